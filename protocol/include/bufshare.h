@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR BSD-3-Clause */
+/*
+ * bufshare.h - user interface of /dev/bufshare
+ *
+ * Structures have the same layout on 32 and 64 bits. Reserved and unknown
+ * flag bits must be zero, else EINVAL. Each ioctl that asks the host has a
+ * status field: on failure errno says the kind and status, a
+ * VIRTIO_BUFSHARE_S_* value of virtio_bufshare.h, the exact reason (0 when the
+ * host was not asked or did not answer).
+ *
+ * Waits for the host end on a fatal signal (EINTR), when the host does not
+ * answer in time (ETIMEDOUT) and when the device goes away (ENODEV).
+ *
+ * read() returns whole struct bufshare_event, poll() tells when there are any;
+ * each open file has its own queue and gets all events from its opening on.
+ */
+#ifndef _UAPI_BUFSHARE_H
+#define _UAPI_BUFSHARE_H
+
+#include <linux/ioctl.h>
+#include <linux/types.h>
+
+#define BUFSHARE_NAME_LEN	32
+#define BUFSHARE_ID_LEN		16
+#define BUFSHARE_MAX_PLANES	4
+#define BUFSHARE_MAX_ACL	16
+#define BUFSHARE_MAX_BLOB	4096
+
+#define BUFSHARE_READ		0x1
+#define BUFSHARE_WRITE		0x2
+
+/**
+ * struct bufshare_id - name of a buffer
+ * @b: bytes
+ */
+struct bufshare_id {
+	__u8 b[BUFSHARE_ID_LEN];
+};
+
+/**
+ * struct bufshare_info - INFO: the device and its limits
+ * @version: of the wire format in force
+ * @caps: VIRTIO_BUFSHARE_CAP_*
+ * @max_windows: VMM mappings this VM may hold at once
+ * @max_extents: pieces per exported buffer
+ * @max_buffers: buffers exported at once
+ * @max_attachments: imports at once
+ * @max_blob: bytes of opaque metadata
+ * @map_align: alignment of pieces, bytes
+ * @shm_size: bytes of the window region
+ * @max_buffer_size: bytes per buffer
+ * @peer_id: our id
+ * @windows_used: VMM mappings held now, idle ones included
+ * @reserved: zero
+ * @name: our name, given by the host's operator
+ */
+struct bufshare_info {
+	__u32 version;
+	__u32 caps;
+	__u32 max_windows;
+	__u32 max_extents;
+	__u32 max_buffers;
+	__u32 max_attachments;
+	__u32 max_blob;
+	__u32 map_align;
+	__u64 shm_size;
+	__u64 max_buffer_size;
+	__u64 peer_id;
+	__u32 windows_used;
+	__u32 reserved;
+	__u8 name[BUFSHARE_NAME_LEN];
+};
+
+/**
+ * struct bufshare_peer - one peer; as struct virtio_bufshare_peer
+ * @id: its id
+ * @name: given by the host's operator
+ * @state: VIRTIO_BUFSHARE_PEER_UP or 0
+ * @export_rights: what we may grant it
+ * @import_rights: what it may grant us
+ * @reserved: zero
+ */
+struct bufshare_peer {
+	__u64 id;
+	__u8 name[BUFSHARE_NAME_LEN];
+	__u32 state;
+	__u32 export_rights;
+	__u32 import_rights;
+	__u32 reserved;
+};
+
+/**
+ * struct bufshare_buffer - one buffer; as struct virtio_bufshare_buffer
+ * @id: its name
+ * @owner: the exporting peer
+ * @size: bytes
+ * @generation: of the export
+ * @meta_seq: sequence number of the metadata
+ * @rights: ours
+ * @flags: VIRTIO_BUFSHARE_BUFFER_*
+ * @extents: number of pieces, if ours
+ * @attachments: of all peers if ours, else our own
+ * @mapped: how many of those are mapped
+ * @fourcc: of the image, 0: none
+ * @name: for people
+ */
+struct bufshare_buffer {
+	struct bufshare_id id;
+	__u64 owner;
+	__u64 size;
+	__u64 generation;
+	__u64 meta_seq;
+	__u32 rights;
+	__u32 flags;
+	__u32 extents;
+	__u32 attachments;
+	__u32 mapped;
+	__u32 fourcc;
+	__u8 name[BUFSHARE_NAME_LEN];
+};
+
+/**
+ * struct bufshare_table - PEERS and LIST: read a table in pieces
+ * @cursor: in: 0 to start, then the last answer's; out: 0: this was all
+ * @entries: in: address of struct bufshare_peer or bufshare_buffer
+ * @count: in: room, entries, not zero; out: entries written
+ * @status: out: status of the host
+ */
+struct bufshare_table {
+	__u64 cursor;
+	__u64 entries;
+	__u32 count;
+	__u32 status;
+};
+
+/**
+ * struct bufshare_alloc - ALLOC: a dma-buf of this VM's RAM in few pieces
+ * @size: in: bytes, rounded up to whole pages
+ * @fd_flags: in: O_CLOEXEC and O_RDWR or O_RDONLY
+ * @flags: in: zero
+ * @fd: out: the dma-buf
+ * @extents: out: pieces it has
+ */
+struct bufshare_alloc {
+	__u64 size;
+	__u32 fd_flags;
+	__u32 flags;
+	__s32 fd;
+	__u32 extents;
+};
+
+/**
+ * struct bufshare_access - one line of an access list
+ * @peer: who may import
+ * @rights: BUFSHARE_READ, or READ | WRITE
+ * @reserved: zero
+ */
+struct bufshare_access {
+	__u64 peer;
+	__u32 rights;
+	__u32 reserved;
+};
+
+/**
+ * struct bufshare_plane - one plane of an image
+ * @offset: bytes from the start of the buffer
+ * @stride: bytes per row
+ * @rows: rows of this plane
+ */
+struct bufshare_plane {
+	__u64 offset;
+	__u32 stride;
+	__u32 rows;
+};
+
+/**
+ * struct bufshare_image - what the pixels mean; all zero: not an image
+ * @fourcc: DRM fourcc
+ * @num_planes: 1 to BUFSHARE_MAX_PLANES
+ * @width: pixels
+ * @height: pixels
+ * @modifier: DRM format modifier
+ * @planes: the planes
+ */
+struct bufshare_image {
+	__u32 fourcc;
+	__u32 num_planes;
+	__u32 width;
+	__u32 height;
+	__u64 modifier;
+	struct bufshare_plane planes[BUFSHARE_MAX_PLANES];
+};
+
+/**
+ * struct bufshare_meta - metadata
+ * @name: for people, UTF-8, NUL padded
+ * @image: typed image description
+ * @blob_len: bytes of opaque data; GET_META: in: room, out: length
+ * @reserved: zero
+ */
+struct bufshare_meta {
+	__u8 name[BUFSHARE_NAME_LEN];
+	struct bufshare_image image;
+	__u32 blob_len;
+	__u32 reserved;
+};
+
+/**
+ * struct bufshare_export - EXPORT: offer a dma-buf, ours or any driver's
+ * @dmabuf_fd: in: the dma-buf
+ * @fd_flags: in: O_CLOEXEC or 0
+ * @flags: in: zero
+ * @num_acl: in: lines of the access list; 0: all peers the operator allows
+ * @acl: in: address of struct bufshare_access
+ * @blob: in: address of meta.blob_len bytes
+ * @meta: in: metadata
+ * @id: out: the buffer's name
+ * @generation: out: number of this export
+ * @export_fd: out: closing the last copy of it ends the export
+ * @status: out: status of the host
+ */
+struct bufshare_export {
+	__s32 dmabuf_fd;
+	__u32 fd_flags;
+	__u32 flags;
+	__u32 num_acl;
+	__u64 acl;
+	__u64 blob;
+	struct bufshare_meta meta;
+	struct bufshare_id id;
+	__u64 generation;
+	__s32 export_fd;
+	__u32 status;
+};
+
+/**
+ * struct bufshare_import - IMPORT: another VM's buffer as a dma-buf
+ * @id: in: the buffer
+ * @rights: in: wanted; out: granted
+ * @fd_flags: in: O_CLOEXEC and O_RDWR or O_RDONLY
+ * @flags: in: zero
+ * @fd: out: the dma-buf; closing its last copy is the detach
+ * @size: out: bytes
+ * @generation: out: of the export
+ * @owner: out: exporting peer
+ * @transport: out: VIRTIO_BUFSHARE_TRANSPORT_*
+ * @windows: out: VMM mappings that mapping it takes
+ * @status: out: status of the host
+ * @reserved: zero
+ */
+struct bufshare_import {
+	struct bufshare_id id;
+	__u32 rights;
+	__u32 fd_flags;
+	__u32 flags;
+	__s32 fd;
+	__u64 size;
+	__u64 generation;
+	__u64 owner;
+	__u32 transport;
+	__u32 windows;
+	__u32 status;
+	__u32 reserved;
+};
+
+/**
+ * struct bufshare_meta_io - SET_META (exporter only) and GET_META
+ * @id: in: the buffer
+ * @blob: in: address of meta.blob_len bytes
+ * @seq: out: sequence number
+ * @meta: in or out: metadata; a GET_META with too little room is EMSGSIZE and
+ *	tells the length needed
+ * @status: out: status of the host
+ * @reserved: zero
+ */
+struct bufshare_meta_io {
+	struct bufshare_id id;
+	__u64 blob;
+	__u64 seq;
+	struct bufshare_meta meta;
+	__u32 status;
+	__u32 reserved;
+};
+
+/**
+ * struct bufshare_query - QUERY
+ * @buffer: in: buffer.id, the rest zero; out: all
+ * @status: out: status of the host
+ * @reserved: zero
+ */
+struct bufshare_query {
+	struct bufshare_buffer buffer;
+	__u32 status;
+	__u32 reserved;
+};
+
+/**
+ * struct bufshare_event - what read() returns; as struct virtio_bufshare_event
+ * @type: VIRTIO_BUFSHARE_EVT_*
+ * @flags: zero
+ * @seq: number of the event; gaps are told by an OVERFLOW event
+ * @peer: whom it is about
+ * @id: the buffer, or zero
+ * @handle: the attachment, or zero
+ * @value: see VIRTIO_BUFSHARE_EVT_*
+ * @reserved: zero
+ */
+struct bufshare_event {
+	__u32 type;
+	__u32 flags;
+	__u64 seq;
+	__u64 peer;
+	struct bufshare_id id;
+	__u64 handle;
+	__u64 value;
+	__u64 reserved;
+};
+
+#define BUFSHARE_IOC_MAGIC	0xB5
+#define BUFSHARE_IOC_INFO	_IOR(BUFSHARE_IOC_MAGIC, 0x00, struct bufshare_info)
+#define BUFSHARE_IOC_PEERS	_IOWR(BUFSHARE_IOC_MAGIC, 0x01, struct bufshare_table)
+#define BUFSHARE_IOC_ALLOC	_IOWR(BUFSHARE_IOC_MAGIC, 0x02, struct bufshare_alloc)
+#define BUFSHARE_IOC_EXPORT	_IOWR(BUFSHARE_IOC_MAGIC, 0x03, struct bufshare_export)
+#define BUFSHARE_IOC_IMPORT	_IOWR(BUFSHARE_IOC_MAGIC, 0x04, struct bufshare_import)
+#define BUFSHARE_IOC_SET_META	_IOWR(BUFSHARE_IOC_MAGIC, 0x05, struct bufshare_meta_io)
+#define BUFSHARE_IOC_GET_META	_IOWR(BUFSHARE_IOC_MAGIC, 0x06, struct bufshare_meta_io)
+#define BUFSHARE_IOC_QUERY	_IOWR(BUFSHARE_IOC_MAGIC, 0x07, struct bufshare_query)
+#define BUFSHARE_IOC_LIST	_IOWR(BUFSHARE_IOC_MAGIC, 0x08, struct bufshare_table)
+
+#endif /* _UAPI_BUFSHARE_H */
