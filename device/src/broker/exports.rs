@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The exporter's side: EXPORT, UNEXPORT, metadata, and taking buffers back.
+
+use std::collections::BTreeMap;
+
+use bufshare_protocol::request::Export;
+use bufshare_protocol::response::{Reply, Response};
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Rights};
+
+use super::limits::{self, MAP_ALIGN};
+use super::types::{DeadlineId, Effect, PeerId, Token};
+use super::windows::State;
+use super::{Broker, Buffer, DONE, Revoking, SyncCounts, region_of};
+
+impl Broker {
+    /// Offers a buffer. Everything is checked before anything changes.
+    pub(super) fn export(&mut self, owner: PeerId, export: Export) -> Reply {
+        self.check_extents(owner, &export)?;
+        self.check_meta(&export.meta, export.size)?;
+        let access = self.narrow(owner, &export.acl)?;
+        let state = self.peers.get_mut(&owner).ok_or(Status::HostError)?;
+        if state.exports >= self.limits.max_buffers {
+            return Err(Status::TooMany);
+        }
+        let id = self.ids.fresh().ok_or(Status::HostError)?;
+        if id == BufferId::ZERO || self.generations.contains_key(&id.0) {
+            return Err(Status::HostError);
+        }
+        state.exports = state.exports.saturating_add(1);
+        let generation = self.next_generation;
+        self.next_generation = generation.wrapping_add(1);
+        self.generations.insert(id.0, generation);
+        let size = export.size;
+        let offered: Vec<PeerId> = access.keys().copied().collect();
+        self.buffers.insert(
+            generation,
+            Buffer {
+                id,
+                owner,
+                size,
+                extents: export.extents,
+                access,
+                meta: export.meta,
+                meta_seq: 1,
+                sync: SyncCounts::default(),
+                revoking: None,
+            },
+        );
+        for peer in offered {
+            if self.peers.get(&peer).is_some_and(|p| p.up) {
+                self.notify(peer, |events| events.offer(owner.to_wire(), id, size));
+            }
+        }
+        Ok(Response::Exported { id, generation })
+    }
+
+    fn check_extents(&self, owner: PeerId, export: &Export) -> Result<(), Status> {
+        let state = self.peers.get(&owner).ok_or(Status::HostError)?;
+        let max = usize::try_from(self.limits.max_extents).unwrap_or(usize::MAX);
+        if export.extents.len() > max {
+            return Err(Status::TooFragmented);
+        }
+        if export.extents.is_empty() || export.size == 0 {
+            return Err(Status::BadField);
+        }
+        let mut sum = 0u64;
+        for extent in &export.extents {
+            if extent.len == 0 {
+                return Err(Status::BadField);
+            }
+            if !extent.addr.is_multiple_of(MAP_ALIGN) || !extent.len.is_multiple_of(MAP_ALIGN) {
+                return Err(Status::Unaligned);
+            }
+            sum = sum.checked_add(extent.len).ok_or(Status::BadField)?;
+        }
+        if sum != export.size {
+            return Err(Status::BadField);
+        }
+        if export.size > self.max_buffer_size() {
+            return Err(Status::TooLarge);
+        }
+        if export
+            .extents
+            .iter()
+            .any(|extent| region_of(&state.ram, *extent).is_none())
+        {
+            return Err(Status::NotRam);
+        }
+        if overlap(&export.extents) {
+            return Err(Status::Overlap);
+        }
+        Ok(())
+    }
+
+    fn check_meta(&self, meta: &Meta, size: u64) -> Result<(), Status> {
+        let max = usize::try_from(self.limits.max_blob).unwrap_or(usize::MAX);
+        if meta.blob.len() > max {
+            return Err(Status::MetaTooLarge);
+        }
+        match &meta.image {
+            Some(image) if !image.fits(size) => Err(Status::BadMeta),
+            _ => Ok(()),
+        }
+    }
+
+    /// The exporter's access list within the operator's policy. An exporter
+    /// can only narrow that: a line beyond it is an error, not cut.
+    fn narrow(&self, owner: PeerId, acl: &[Access]) -> Result<BTreeMap<PeerId, Rights>, Status> {
+        let mut access = BTreeMap::new();
+        if acl.is_empty() {
+            for ((exporter, importer), rights) in &self.policy {
+                if *exporter == owner {
+                    access.insert(*importer, *rights);
+                }
+            }
+            if access.is_empty() {
+                return Err(Status::Denied);
+            }
+        }
+        for line in acl {
+            let peer = PeerId(u32::try_from(line.peer).map_err(|_| Status::Denied)?);
+            if !line.rights.contains(Rights::READ) {
+                return Err(Status::BadField);
+            }
+            if !self.allowed(owner, peer).contains(line.rights) {
+                return Err(Status::Denied);
+            }
+            if access.insert(peer, line.rights).is_some() {
+                return Err(Status::BadField);
+            }
+        }
+        Ok(access)
+    }
+
+    /// Ends an export. Answered at once only if nobody maps the buffer.
+    pub(super) fn unexport(&mut self, owner: PeerId, token: Token, id: BufferId) -> Option<Reply> {
+        let Some(generation) = self.owned(owner, id) else {
+            return Some(Err(Status::NotFound));
+        };
+        match self.buffers.get(&generation) {
+            Some(buffer) if buffer.revoking.is_some() => Some(Err(Status::Busy)),
+            _ => {
+                self.revoke(generation, Some(token));
+                None
+            }
+        }
+    }
+
+    /// Replaces the metadata and tells everybody who may attach.
+    pub(super) fn set_meta(&mut self, owner: PeerId, id: BufferId, meta: Meta) -> Reply {
+        let generation = self.owned(owner, id).ok_or(Status::NotFound)?;
+        let size = self.buffers.get(&generation).ok_or(Status::NotFound)?.size;
+        self.check_meta(&meta, size)?;
+        let buffer = self.buffers.get_mut(&generation).ok_or(Status::NotFound)?;
+        if buffer.revoking.is_some() {
+            return Err(Status::Revoked);
+        }
+        buffer.meta = meta;
+        buffer.meta_seq = buffer.meta_seq.saturating_add(1);
+        let seq = buffer.meta_seq;
+        let told: Vec<PeerId> = buffer.access.keys().copied().collect();
+        for peer in told {
+            if self.peers.get(&peer).is_some_and(|p| p.up) {
+                self.notify(peer, |events| events.meta(owner.to_wire(), id, seq));
+            }
+        }
+        Ok(Response::MetaSet { seq })
+    }
+
+    /// The metadata, for the owner and whoever may attach.
+    pub(super) fn get_meta(&mut self, peer: PeerId, id: BufferId) -> Reply {
+        let generation = self.visible(peer, id).ok_or(Status::NotFound)?;
+        let buffer = self.buffers.get(&generation).ok_or(Status::NotFound)?;
+        Ok(Response::Meta {
+            seq: buffer.meta_seq,
+            meta: buffer.meta.clone(),
+        })
+    }
+
+    /// The buffer `id`, if `peer` exported it.
+    pub(super) fn owned(&self, peer: PeerId, id: BufferId) -> Option<u64> {
+        let generation = *self.generations.get(&id.0)?;
+        (self.buffers.get(&generation)?.owner == peer).then_some(generation)
+    }
+
+    /// The buffer `id`, if `peer` exported it or may attach to it. Anything
+    /// else looks as if it were not there.
+    pub(super) fn visible(&self, peer: PeerId, id: BufferId) -> Option<u64> {
+        let generation = *self.generations.get(&id.0)?;
+        let buffer = self.buffers.get(&generation)?;
+        let visible = buffer.owner == peer
+            || (buffer.revoking.is_none() && buffer.access.contains_key(&peer));
+        visible.then_some(generation)
+    }
+
+    /// The owner's driver learns that its export ended without its asking.
+    pub(super) fn tell_owner_revoked(&mut self, generation: u64) {
+        if let Some(buffer) = self.buffers.get(&generation) {
+            let (owner, id) = (buffer.owner, buffer.id);
+            self.notify(owner, |events| events.revoked(owner.to_wire(), id, 0));
+        }
+    }
+
+    /// Takes a buffer back: nobody may attach or map it from now on, those who
+    /// have it mapped are told and given until the deadline, idle windows go
+    /// at once. It is gone when its last window is proved to be.
+    pub(super) fn revoke(&mut self, generation: u64, waiter: Option<Token>) {
+        let Some(buffer) = self.buffers.get_mut(&generation) else {
+            return;
+        };
+        buffer.revoking = Some(Revoking {
+            waiter,
+            deadline: None,
+        });
+        let (id, owner) = (buffer.id, buffer.owner);
+        let told: Vec<PeerId> = buffer.access.keys().copied().collect();
+        if let Some(state) = self.peers.get_mut(&owner) {
+            state.counters.revocations = state.counters.revocations.saturating_add(1);
+            state
+                .events
+                .forget(id, told.iter().map(|peer| peer.to_wire()));
+        }
+        for peer in told {
+            let Some(state) = self.peers.get_mut(&peer) else {
+                continue;
+            };
+            let mut handles = Vec::new();
+            for (handle, attachment) in &mut state.attachments {
+                if attachment.generation == generation {
+                    attachment.revoked = true;
+                    handles.push(*handle);
+                }
+            }
+            let up = state.up;
+            if up {
+                self.notify(peer, |events| {
+                    if handles.is_empty() {
+                        events.withdrawn(owner.to_wire(), id);
+                    } else {
+                        events.forget(id, core::iter::empty());
+                    }
+                    for handle in handles {
+                        events.revoked(owner.to_wire(), id, handle);
+                    }
+                });
+            }
+            self.with_windows(peer, |windows, ids, out| {
+                for window in windows.of(Some(generation)) {
+                    windows.doom(window, false, Status::Revoked, ids, out);
+                }
+            });
+        }
+        let in_use = self.peers.values().any(|state| {
+            state
+                .windows
+                .iter()
+                .any(|w| w.key.0 == generation && w.state == State::Live)
+        });
+        if in_use {
+            let deadline = DeadlineId(self.next_deadline);
+            self.next_deadline = self.next_deadline.wrapping_add(1);
+            self.deadlines.insert(deadline, generation);
+            if let Some(revoking) = self.revoking(generation) {
+                revoking.deadline = Some(deadline);
+            }
+            self.out.push(Effect::Arm {
+                id: deadline,
+                after: limits::REVOKE_ACK,
+            });
+        }
+        self.bury(generation);
+    }
+
+    fn revoking(&mut self, generation: u64) -> Option<&mut Revoking> {
+        self.buffers.get_mut(&generation)?.revoking.as_mut()
+    }
+
+    /// Importers that have not let go by now lose the window all the same.
+    pub(super) fn revoke_deadline(&mut self, generation: u64) {
+        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            let mut missed = false;
+            self.with_windows(peer, |windows, ids, out| {
+                for id in windows.of(Some(generation)) {
+                    missed |= windows.get(id).is_some_and(|w| w.state == State::Live);
+                    windows.doom(id, true, Status::Revoked, ids, out);
+                }
+            });
+            if missed && let Some(state) = self.peers.get_mut(&peer) {
+                state.counters.deadlines_missed = state.counters.deadlines_missed.saturating_add(1);
+            }
+        }
+    }
+
+    /// Removes a buffer that is being taken back and that no VMM maps.
+    pub(super) fn bury(&mut self, generation: u64) {
+        if self.revoking(generation).is_none() {
+            return;
+        }
+        let mapped = self
+            .peers
+            .values()
+            .any(|state| state.windows.iter().any(|w| w.key.0 == generation));
+        if mapped {
+            return;
+        }
+        let Some(buffer) = self.buffers.remove(&generation) else {
+            return;
+        };
+        self.generations.remove(&buffer.id.0);
+        if let Some(state) = self.peers.get_mut(&buffer.owner) {
+            state.exports = state.exports.saturating_sub(1);
+        }
+        if let Some(revoking) = buffer.revoking {
+            if let Some(deadline) = revoking.deadline {
+                self.deadlines.remove(&deadline);
+            }
+            if let Some(token) = revoking.waiter {
+                self.reply(buffer.owner, token, DONE);
+            }
+        }
+    }
+
+    /// Largest buffer, bytes: what one window can hold.
+    pub(super) fn max_buffer_size(&self) -> u64 {
+        self.shm_size.saturating_sub(limits::GUARD)
+    }
+}
+
+/// Whether any two extents share a byte. None of them overflows.
+fn overlap(extents: &[Extent]) -> bool {
+    let mut sorted = extents.to_vec();
+    sorted.sort_unstable_by_key(|extent| extent.addr);
+    sorted.windows(2).any(|pair| match pair {
+        [a, b] => a.addr.saturating_add(a.len) > b.addr,
+        _ => false,
+    })
+}

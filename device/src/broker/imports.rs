@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The importer's side: ATTACH, MAP, SYNC, and their ends.
+
+use bufshare_protocol::request::{SyncOp, SyncTarget};
+use bufshare_protocol::response::{Reply, Response};
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::{BufferId, Rights, Transport};
+
+use super::limits::{MAX_NESTING, UDMABUF_MAX_EXTENTS, UDMABUF_MAX_SIZE};
+use super::types::{Effect, PeerId, Token};
+use super::windows::{State, Waiter, WindowId};
+use super::{Attachment, Broker, Buffer, DONE, SyncCounts, region_of};
+
+impl Broker {
+    /// Makes `peer` an importer of a buffer. Asks the VMM for nothing.
+    pub(super) fn attach(&mut self, peer: PeerId, id: BufferId, wanted: Rights) -> Reply {
+        if !wanted.contains(Rights::READ) {
+            return Err(Status::BadField);
+        }
+        let generation = self.visible(peer, id).ok_or(Status::NotFound)?;
+        let buffer = self.buffers.get(&generation).ok_or(Status::NotFound)?;
+        if buffer.owner == peer {
+            return Err(Status::Denied);
+        }
+        let granted = buffer.access.get(&peer).copied().unwrap_or(Rights::NONE);
+        if !granted.contains(wanted) {
+            return Err(Status::Denied);
+        }
+        let state = self.peers.get(&peer).ok_or(Status::HostError)?;
+        if !state.can_map {
+            return Err(Status::NoShmem);
+        }
+        if !wanted.contains(Rights::WRITE) && !state.config.enforces_ro {
+            return Err(Status::RoNotEnforced);
+        }
+        let (transport, windows) = self.transport(buffer)?;
+        let max = usize::try_from(self.limits.max_attachments).unwrap_or(usize::MAX);
+        if state.attachments.len() >= max {
+            return Err(Status::TooMany);
+        }
+        let (owner, size) = (buffer.owner, buffer.size);
+        let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
+        let handle = state.next_handle;
+        state.next_handle = handle.wrapping_add(1);
+        state.attachments.insert(
+            handle,
+            Attachment {
+                generation,
+                id,
+                size,
+                rights: wanted,
+                transport,
+                maps: 0,
+                pending: 0,
+                window: None,
+                sync: SyncCounts::default(),
+                revoked: false,
+            },
+        );
+        Ok(Response::Attached {
+            handle,
+            size,
+            generation,
+            owner: owner.to_wire(),
+            rights: wanted,
+            transport,
+            windows,
+        })
+    }
+
+    /// How a buffer is shown to importers, and how many VMM mappings that
+    /// takes. A udmabuf holds just the shared pages, so it goes first.
+    fn transport(&self, buffer: &Buffer) -> Result<(Transport, u32), Status> {
+        let owner = self.peers.get(&buffer.owner).ok_or(Status::HostError)?;
+        let sealed = buffer
+            .extents
+            .iter()
+            .all(|e| region_of(&owner.ram, *e).is_some_and(|region| region.sealed));
+        if self.host_udmabuf
+            && sealed
+            && buffer.extents.len() <= UDMABUF_MAX_EXTENTS
+            && buffer.size <= UDMABUF_MAX_SIZE
+        {
+            return Ok((Transport::Udmabuf, 1));
+        }
+        if !owner.config.raw_ram {
+            return Err(Status::NoTransport);
+        }
+        let windows = u32::try_from(buffer.extents.len()).map_err(|_| Status::TooFragmented)?;
+        if windows > self.limits.max_windows {
+            return Err(Status::TooFragmented);
+        }
+        Ok((Transport::Direct, windows))
+    }
+
+    /// Ends an attachment that is not mapped.
+    pub(super) fn detach(&mut self, peer: PeerId, handle: u64) -> Reply {
+        let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
+        let attachment = state.attachments.get(&handle).ok_or(Status::NotFound)?;
+        if attachment.maps > 0 || attachment.pending > 0 {
+            return Err(Status::Busy);
+        }
+        let (generation, revoked) = (attachment.generation, attachment.revoked);
+        state.attachments.remove(&handle);
+        if !revoked {
+            self.tell_released(peer, generation);
+        }
+        DONE
+    }
+
+    /// Lets go of everything `peer` attached. Its windows are the caller's.
+    /// The events that say so wait for a driver that was merely paused.
+    pub(super) fn drop_attachments(&mut self, peer: PeerId) {
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let attachments = core::mem::take(&mut state.attachments);
+        for (handle, attachment) in &attachments {
+            let owner = self.buffers.get(&attachment.generation).map(|b| b.owner);
+            let owner = owner.map_or(0, PeerId::to_wire);
+            state.events.revoked(owner, attachment.id, *handle);
+        }
+        let mut generations: Vec<u64> = attachments
+            .values()
+            .filter(|attachment| !attachment.revoked)
+            .map(|attachment| attachment.generation)
+            .collect();
+        generations.sort_unstable();
+        generations.dedup();
+        for generation in generations {
+            self.tell_released(peer, generation);
+        }
+    }
+
+    /// Tells the owner if this was the peer's last attachment of the buffer.
+    fn tell_released(&mut self, importer: PeerId, generation: u64) {
+        let still_attached = self.peers.get(&importer).is_some_and(|state| {
+            state
+                .attachments
+                .values()
+                .any(|attachment| attachment.generation == generation)
+        });
+        if still_attached {
+            return;
+        }
+        if let Some(buffer) = self.buffers.get(&generation)
+            && buffer.revoking.is_none()
+        {
+            let (owner, id) = (buffer.owner, buffer.id);
+            self.notify(owner, |events| events.released(importer.to_wire(), id));
+        }
+    }
+
+    /// Makes the buffer visible in the peer's region. Answered at once only
+    /// if it already is: one window serves all maps of a buffer with the same
+    /// rights, and an idle one is used again.
+    pub(super) fn map(
+        &mut self,
+        peer: PeerId,
+        token: Token,
+        handle: u64,
+        offset: u64,
+        len: u64,
+    ) -> Option<Reply> {
+        match self.try_map(peer, token, handle, offset, len) {
+            Ok(reply) => reply.map(Ok),
+            Err(status) => Some(Err(status)),
+        }
+    }
+
+    fn try_map(
+        &mut self,
+        peer: PeerId,
+        token: Token,
+        handle: u64,
+        offset: u64,
+        len: u64,
+    ) -> Result<Option<Response>, Status> {
+        let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
+        state.counters.map_requests = state.counters.map_requests.saturating_add(1);
+        let attachment = state.attachments.get_mut(&handle).ok_or(Status::NotFound)?;
+        if attachment.revoked {
+            return Err(Status::Revoked);
+        }
+        if offset != 0 || len != attachment.size {
+            return Err(Status::Unsupported);
+        }
+        let nested = attachment.maps.saturating_add(attachment.pending);
+        if nested >= MAX_NESTING {
+            return Err(Status::TooMany);
+        }
+        let key = (
+            attachment.generation,
+            attachment.rights.contains(Rights::WRITE),
+        );
+        let waiter = Waiter { token, handle };
+        if let Some(id) = state.windows.current(key)
+            && let Some(window) = state.windows.get(id)
+        {
+            if matches!(window.state, State::Live | State::Idle(_)) {
+                attachment.maps = attachment.maps.saturating_add(1);
+                attachment.window = Some(id);
+                let reply = Response::Mapped {
+                    shm_offset: window.offset,
+                    len: window.size,
+                    coherent: true,
+                    cached: true,
+                };
+                state.windows.enter(id);
+                state.counters.map_cached = state.counters.map_cached.saturating_add(1);
+                return Ok(Some(reply));
+            }
+            attachment.pending = attachment.pending.saturating_add(1);
+            state.windows.wait(id, waiter);
+            return Ok(None);
+        }
+        let buffer = self
+            .buffers
+            .get(&attachment.generation)
+            .ok_or(Status::Revoked)?;
+        attachment.pending = attachment.pending.saturating_add(1);
+        let transport = attachment.transport;
+        let (owner, extents) = (buffer.owner, &buffer.extents);
+        state
+            .windows
+            .request(key, owner, transport, extents, waiter);
+        self.with_windows(peer, |windows, ids, out| windows.pump(ids, out));
+        Ok(None)
+    }
+
+    /// A window is visible and that is proved: its waiters get their answer.
+    pub(super) fn window_ready(&mut self, peer: PeerId, id: WindowId) {
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let waiters = state.windows.take_waiters(id);
+        let Some(window) = state.windows.get(id) else {
+            return;
+        };
+        let reply = Response::Mapped {
+            shm_offset: window.offset,
+            len: window.size,
+            coherent: true,
+            cached: false,
+        };
+        let mut used = false;
+        for waiter in waiters {
+            if let Some(attachment) = state.attachments.get_mut(&waiter.handle) {
+                attachment.pending = attachment.pending.saturating_sub(1);
+                attachment.maps = attachment.maps.saturating_add(1);
+                attachment.window = Some(id);
+                state.windows.enter(id);
+                used = true;
+            }
+            self.out.push(Effect::Reply {
+                peer,
+                token: waiter.token,
+                reply: Ok(reply.clone()),
+            });
+        }
+        if !used {
+            self.with_windows(peer, |windows, ids, out| windows.leave(id, 0, ids, out));
+        }
+    }
+
+    /// One map less. After the last one the window is kept for reuse, unless
+    /// the buffer is being taken back: then this is what the host waits for.
+    pub(super) fn unmap(&mut self, peer: PeerId, handle: u64) -> Reply {
+        let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
+        let attachment = state.attachments.get_mut(&handle).ok_or(Status::NotFound)?;
+        if attachment.maps == 0 {
+            return Err(Status::Unbalanced);
+        }
+        attachment.maps = attachment.maps.saturating_sub(1);
+        if let Some(window) = attachment.window {
+            if attachment.maps == 0 {
+                attachment.window = None;
+            }
+            self.with_windows(peer, |windows, ids, out| windows.leave(window, 1, ids, out));
+        }
+        DONE
+    }
+
+    /// Begin or end of CPU access. Moves no data on the transports served.
+    pub(super) fn sync(
+        &mut self,
+        peer: PeerId,
+        target: SyncTarget,
+        op: SyncOp,
+        access: Rights,
+        offset: u64,
+        len: u64,
+    ) -> Reply {
+        let (counts, size, rights) = match target {
+            SyncTarget::Handle(handle) => {
+                let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
+                let attachment = state.attachments.get_mut(&handle).ok_or(Status::NotFound)?;
+                // The end of an access always balances its begin.
+                if attachment.revoked && matches!(op, SyncOp::Begin) {
+                    return Err(Status::Revoked);
+                }
+                (&mut attachment.sync, attachment.size, attachment.rights)
+            }
+            SyncTarget::Owned(id) => {
+                let generation = self.owned(peer, id).ok_or(Status::NotFound)?;
+                let buffer = self.buffers.get_mut(&generation).ok_or(Status::NotFound)?;
+                (&mut buffer.sync, buffer.size, Rights::RW)
+            }
+        };
+        if access.is_empty() || offset.checked_add(len).is_none_or(|end| end > size) {
+            return Err(Status::BadField);
+        }
+        if !rights.contains(access) {
+            return Err(Status::Denied);
+        }
+        counts.change(op, access)?;
+        DONE
+    }
+}
+
+impl SyncCounts {
+    /// Counts one begin or end for each class in `access`, or nothing.
+    fn change(&mut self, op: SyncOp, access: Rights) -> Result<(), Status> {
+        let step = |count: u32, class: Rights| {
+            if !access.contains(class) {
+                return Ok(count);
+            }
+            match op {
+                SyncOp::Begin if count >= MAX_NESTING => Err(Status::TooMany),
+                SyncOp::Begin => Ok(count.saturating_add(1)),
+                SyncOp::End => count.checked_sub(1).ok_or(Status::Unbalanced),
+            }
+        };
+        let read = step(self.read, Rights::READ)?;
+        let write = step(self.write, Rights::WRITE)?;
+        (self.read, self.write) = (read, write);
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Every limit of the broker, each with its reason.
+
+use core::time::Duration;
+
+use bufshare_protocol::limits as wire;
+
+/// Peers of one daemon: one process, a few threads and descriptors per VM.
+pub const MAX_PEERS: usize = 64;
+
+/// Smallest shared-memory region: a window and the page that is never mapped.
+pub const MIN_SHM_SIZE: u64 = 1 << 20;
+
+/// Alignment of everything that is mapped, bytes: the page of x86-64 hosts.
+pub const MAP_ALIGN: u64 = 4096;
+
+/// The last bytes of each region are never mapped, so that a request to unmap
+/// them is always refused: a proof that the VMM did what was asked before.
+pub const GUARD: u64 = MAP_ALIGN;
+
+/// Most mappings that may ever be allowed per VMM. QEMU 11.1 aborts when
+/// mappings and RAM slots together pass 512.
+pub const HARD_MAX_WINDOWS: u32 = 448;
+
+/// How long an importer's driver may take to zap its mappings before the
+/// window is taken from under them. A reset of the exporter waits for it.
+pub const REVOKE_ACK: Duration = Duration::from_millis(1000);
+
+/// Events of droppable kinds that wait for one peer; more are counted and
+/// told by OVERFLOW.
+pub const MAX_DROPPABLE_EVENTS: usize = 1024;
+
+/// Most list entries of a udmabuf, the default of the Linux driver.
+pub const UDMABUF_MAX_EXTENTS: usize = 1024;
+
+/// Largest udmabuf, bytes, the default of the Linux driver.
+pub const UDMABUF_MAX_SIZE: u64 = 64 << 20;
+
+/// Times one attachment may be mapped, or its access begun, at once: far more
+/// than any driver needs, and no counter can wrap.
+pub const MAX_NESTING: u32 = 1 << 16;
+
+/// Limits per peer that an operator may lower or raise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// VMM mappings, idle ones included. Each makes every later one slower.
+    pub max_windows: u32,
+    /// Pieces of one buffer.
+    pub max_extents: u32,
+    /// Buffers exported at once.
+    pub max_buffers: u32,
+    /// Attachments held at once.
+    pub max_attachments: u32,
+    /// Bytes of opaque metadata per buffer.
+    pub max_blob: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_windows: 256,
+            max_extents: wire::MAX_EXTENTS as u32,
+            max_buffers: 1024,
+            max_attachments: 1024,
+            max_blob: wire::MAX_BLOB as u32,
+        }
+    }
+}
+
+impl Limits {
+    /// Every limit with its name and highest possible value.
+    #[must_use]
+    pub fn checked(&self) -> [(&'static str, u32, u32); 5] {
+        [
+            ("max_windows", self.max_windows, HARD_MAX_WINDOWS),
+            ("max_extents", self.max_extents, wire::MAX_EXTENTS as u32),
+            ("max_buffers", self.max_buffers, 65_536),
+            ("max_attachments", self.max_attachments, 65_536),
+            ("max_blob", self.max_blob, wire::MAX_BLOB as u32),
+        ]
+    }
+}

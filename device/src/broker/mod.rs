@@ -1,0 +1,624 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The broker: who shares what with whom, as a pure state machine.
+//!
+//! It knows no descriptor, thread, clock or virtqueue. Requests and what
+//! happens to the virtual machines come in as calls, what has to be done goes
+//! out as [`Effect`]s, which the adapters carry out in order *after* they have
+//! dropped the lock around the broker, and report by [`Broker::complete`].
+//! So no lock can be held while a VMM is asked for something, and the same code
+//! runs in the daemon, in unit tests and in the model-based property test.
+//!
+//! Rules that hold at every return (checked in tests by `check`):
+//! - every request gets exactly one [`Effect::Reply`], unless its peer is reset
+//!   or gone before;
+//! - windows of one peer never overlap, stay within its region and its budget,
+//!   and a range is used again only after the proof that it was unmapped;
+//! - a buffer is gone only when no VMM can map it any more.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`types`] | what goes in and out |
+//! | [`limits`] | every limit, with its reason |
+//! | `exports` | EXPORT, UNEXPORT, metadata, revocation |
+//! | `imports` | ATTACH, MAP, SYNC and their ends |
+//! | `tables` | PEERS, LIST, QUERY, GET_CAPS, snapshots |
+//! | `windows`, `region` | windows, their budget, cache and quarantine |
+//! | `events` | what waits to be told to a peer |
+
+mod events;
+mod exports;
+mod imports;
+pub mod limits;
+mod region;
+mod tables;
+#[cfg(test)]
+mod tests;
+pub mod types;
+mod windows;
+
+use std::collections::BTreeMap;
+
+use bufshare_protocol::event::Event;
+use bufshare_protocol::request::Request;
+use bufshare_protocol::response::{Reply, Response};
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::{BufferId, Extent, Meta, Rights, Transport};
+
+pub use limits::Limits;
+pub use tables::{PeerSnapshot, Snapshot};
+pub use types::{
+    Allow, Config, ConfigError, DeadlineId, Effect, EffectId, IdSource, MapSource, Outcome,
+    PeerConfig, PeerId, Piece, RamRegion, Token,
+};
+
+use events::EventQueue;
+use windows::{Action, Answer, EffectIds, WindowId, Windows};
+
+/// One exported buffer.
+#[derive(Debug)]
+struct Buffer {
+    id: BufferId,
+    owner: PeerId,
+    size: u64,
+    extents: Vec<Extent>,
+    /// Who may attach, with which rights: the owner's list, already narrowed
+    /// to the operator's policy.
+    access: BTreeMap<PeerId, Rights>,
+    meta: Meta,
+    meta_seq: u64,
+    /// Begun and not ended CPU access of the owner.
+    sync: SyncCounts,
+    /// Set while it is being taken back.
+    revoking: Option<Revoking>,
+}
+
+#[derive(Debug, Default)]
+struct Revoking {
+    /// The UNEXPORT that waits for the end of it.
+    waiter: Option<Token>,
+    deadline: Option<DeadlineId>,
+}
+
+/// One peer's use of one buffer.
+#[derive(Debug)]
+struct Attachment {
+    generation: u64,
+    id: BufferId,
+    size: u64,
+    rights: Rights,
+    transport: Transport,
+    /// Answered MAPs less UNMAPs.
+    maps: u32,
+    /// MAPs that wait for their answer.
+    pending: u32,
+    /// Where those maps are.
+    window: Option<WindowId>,
+    sync: SyncCounts,
+    revoked: bool,
+}
+
+/// Begun and not ended accesses by class.
+#[derive(Debug, Default)]
+struct SyncCounts {
+    read: u32,
+    write: u32,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    requests: u64,
+    refused: u64,
+    map_requests: u64,
+    map_cached: u64,
+    vmm_maps: u64,
+    vmm_unmaps: u64,
+    proofs: u64,
+    revocations: u64,
+    deadlines_missed: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    config: PeerConfig,
+    up: bool,
+    can_map: bool,
+    ram: Vec<RamRegion>,
+    attachments: BTreeMap<u64, Attachment>,
+    next_handle: u64,
+    windows: Windows,
+    events: EventQueue,
+    exports: u32,
+    counters: Counters,
+}
+
+/// The broker. See the module's text.
+pub struct Broker {
+    peers: BTreeMap<PeerId, Peer>,
+    policy: BTreeMap<(PeerId, PeerId), Rights>,
+    /// By generation.
+    buffers: BTreeMap<u64, Buffer>,
+    generations: BTreeMap<[u8; 16], u64>,
+    next_generation: u64,
+    effect_ids: EffectIds,
+    effect_peers: BTreeMap<EffectId, PeerId>,
+    next_deadline: u64,
+    deadlines: BTreeMap<DeadlineId, u64>,
+    limits: Limits,
+    shm_size: u64,
+    host_udmabuf: bool,
+    ids: Box<dyn IdSource + Send>,
+    out: Vec<Effect>,
+}
+
+impl Broker {
+    /// A broker for `config`, with every peer down.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn new(config: Config, ids: Box<dyn IdSource + Send>) -> Result<Self, ConfigError> {
+        if config.peers.is_empty() {
+            return Err(ConfigError::NoPeer);
+        }
+        if config.peers.len() > limits::MAX_PEERS {
+            return Err(ConfigError::TooManyPeers(config.peers.len()));
+        }
+        if config.shm_size < limits::MIN_SHM_SIZE || !config.shm_size.is_power_of_two() {
+            return Err(ConfigError::ShmSize(config.shm_size));
+        }
+        for (name, value, max) in config.limits.checked() {
+            if value == 0 || value > max {
+                return Err(ConfigError::Limit {
+                    name,
+                    value: value.into(),
+                    max: max.into(),
+                });
+            }
+        }
+        let mut peers = BTreeMap::new();
+        for (number, peer) in (1u32..).zip(config.peers) {
+            if peer.name.as_str().is_empty() {
+                return Err(ConfigError::NoName);
+            }
+            if peers.values().any(|p: &Peer| p.config.name == peer.name) {
+                return Err(ConfigError::DuplicateName(peer.name.as_str().to_owned()));
+            }
+            peers.insert(
+                PeerId(number),
+                Peer {
+                    config: peer,
+                    up: false,
+                    can_map: false,
+                    ram: Vec::new(),
+                    attachments: BTreeMap::new(),
+                    next_handle: 1,
+                    windows: Windows::new(config.shm_size, config.limits.max_windows),
+                    events: EventQueue::default(),
+                    exports: 0,
+                    counters: Counters::default(),
+                },
+            );
+        }
+        let mut policy = BTreeMap::new();
+        for line in &config.allow {
+            let Some(exporter) = peers.get(&line.exporter) else {
+                return Err(ConfigError::UnknownPeer(line.exporter));
+            };
+            if !peers.contains_key(&line.importer) {
+                return Err(ConfigError::UnknownPeer(line.importer));
+            }
+            let name = exporter.config.name.as_str();
+            if line.exporter == line.importer {
+                return Err(ConfigError::SelfShare(name.to_owned()));
+            }
+            if !line.rights.contains(Rights::READ) {
+                return Err(ConfigError::NoRights(name.to_owned()));
+            }
+            policy.insert((line.exporter, line.importer), line.rights);
+        }
+        Ok(Self {
+            peers,
+            policy,
+            buffers: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            next_generation: 1,
+            effect_ids: EffectIds::default(),
+            effect_peers: BTreeMap::new(),
+            next_deadline: 1,
+            deadlines: BTreeMap::new(),
+            limits: config.limits,
+            shm_size: config.shm_size,
+            host_udmabuf: config.host_udmabuf,
+            ids,
+            out: Vec::new(),
+        })
+    }
+
+    /// The id of the peer with this name.
+    #[must_use]
+    pub fn peer_named(&self, name: &str) -> Option<PeerId> {
+        self.peers
+            .iter()
+            .find(|(_, peer)| peer.config.name.as_str() == name)
+            .map(|(id, _)| *id)
+    }
+
+    /// The whole own RAM of a VM, each time its memory table changes. Windows
+    /// that the front end lists among it are left out by the adapter: memory
+    /// of others cannot be exported. Buffers that are no longer inside are
+    /// taken back.
+    pub fn set_ram(&mut self, peer: PeerId, ram: Vec<RamRegion>) -> Vec<Effect> {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.ram = ram;
+            let ram = &state.ram;
+            let lost: Vec<u64> = self
+                .buffers
+                .iter()
+                .filter(|(_, buffer)| {
+                    buffer.owner == peer
+                        && buffer.revoking.is_none()
+                        && buffer.extents.iter().any(|e| region_of(ram, *e).is_none())
+                })
+                .map(|(generation, _)| *generation)
+                .collect();
+            for generation in lost {
+                self.tell_owner_revoked(generation);
+                self.revoke(generation, None);
+            }
+        }
+        self.finish()
+    }
+
+    /// The driver of `peer` runs. `can_map`: its VMM takes shared-memory
+    /// requests. Idempotent.
+    pub fn peer_up(&mut self, peer: PeerId, can_map: bool) -> Vec<Effect> {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.can_map = can_map;
+            if !core::mem::replace(&mut state.up, true) {
+                self.tell_peers(peer, true);
+            }
+        }
+        self.finish()
+    }
+
+    /// The driver of `peer` stopped or was reset: all it exported is taken
+    /// back, all it attached is let go, its open requests are forgotten. The
+    /// events that say so wait for it, for the case that the VM was merely
+    /// paused; see [`Broker::discard_events`].
+    pub fn peer_reset(&mut self, peer: PeerId) -> Vec<Effect> {
+        self.stop(peer);
+        self.finish()
+    }
+
+    /// The front end of `peer` is gone, and its VMM with it: as a reset, and
+    /// its windows, its RAM and the effects aimed at it are forgotten.
+    pub fn peer_gone(&mut self, peer: PeerId) -> Vec<Effect> {
+        self.stop(peer);
+        self.effect_peers.retain(|_, target| *target != peer);
+        let mut generations = Vec::new();
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.can_map = false;
+            state.ram.clear();
+            state.events.clear();
+            generations = state.windows.forget();
+        }
+        for generation in generations {
+            self.bury(generation);
+        }
+        self.finish()
+    }
+
+    /// The driver of `peer` is a new one that knows of nothing: events of the
+    /// time before are not for it.
+    pub fn discard_events(&mut self, peer: PeerId) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.events.clear();
+        }
+    }
+
+    /// The peers whose VMM may still map memory of `peer`.
+    #[must_use]
+    pub fn exposed_to(&self, peer: PeerId) -> Vec<PeerId> {
+        self.peers
+            .iter()
+            .filter(|(id, _)| **id != peer)
+            .filter(|(_, state)| state.windows.iter().any(|w| w.owner == peer && w.exposes()))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Whether some other peer's VMM may still map memory of `peer`.
+    #[must_use]
+    pub fn exposed(&self, peer: PeerId) -> bool {
+        !self.exposed_to(peer).is_empty()
+    }
+
+    /// One request. Its answer is one [`Effect::Reply`], among the effects
+    /// returned here or by a later call.
+    pub fn handle(&mut self, peer: PeerId, token: Token, request: Request) -> Vec<Effect> {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.counters.requests = state.counters.requests.saturating_add(1);
+            let reply = match request {
+                Request::GetCaps { version } => Some(self.get_caps(peer, version)),
+                Request::Peers { cursor } => Some(self.list_peers(peer, cursor)),
+                Request::Export(export) => Some(self.export(peer, export)),
+                Request::Unexport { id } => self.unexport(peer, token, id),
+                Request::Attach { id, rights } => Some(self.attach(peer, id, rights)),
+                Request::Detach { handle } => Some(self.detach(peer, handle)),
+                Request::Map {
+                    handle,
+                    offset,
+                    len,
+                } => self.map(peer, token, handle, offset, len),
+                Request::Unmap { handle } => Some(self.unmap(peer, handle)),
+                Request::Sync {
+                    target,
+                    op,
+                    access,
+                    offset,
+                    len,
+                } => Some(self.sync(peer, target, op, access, offset, len)),
+                Request::SetMeta { id, meta } => Some(self.set_meta(peer, id, meta)),
+                Request::GetMeta { id } => Some(self.get_meta(peer, id)),
+                Request::Query { id } => Some(self.query(peer, id)),
+                Request::List { cursor } => Some(self.list(peer, cursor)),
+            };
+            if let Some(reply) = reply {
+                self.reply(peer, token, reply);
+            }
+        }
+        self.finish()
+    }
+
+    /// Counts a request that could not be parsed.
+    pub fn refuse(&mut self, peer: PeerId) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.counters.requests = state.counters.requests.saturating_add(1);
+            state.counters.refused = state.counters.refused.saturating_add(1);
+        }
+    }
+
+    /// An effect ended. One that is not known (any more) does nothing.
+    pub fn complete(&mut self, effect: EffectId, outcome: Outcome) -> Vec<Effect> {
+        if let Some(peer) = self.effect_peers.remove(&effect) {
+            let answer = match outcome {
+                Outcome::Done => Answer::Done,
+                Outcome::Refused => Answer::Refused,
+                Outcome::Stuck => Answer::Stuck,
+                Outcome::HostError => Answer::NotAsked,
+            };
+            self.with_windows(peer, |windows, ids, out| {
+                windows.complete(effect, answer, ids, out);
+            });
+        }
+        self.finish()
+    }
+
+    /// A deadline has passed.
+    pub fn deadline(&mut self, deadline: DeadlineId) -> Vec<Effect> {
+        if let Some(generation) = self.deadlines.remove(&deadline) {
+            self.revoke_deadline(generation);
+        }
+        self.finish()
+    }
+
+    /// Takes the next event of `peer`, to be called with a descriptor at hand.
+    pub fn next_event(&mut self, peer: PeerId) -> Option<Event> {
+        self.peers.get_mut(&peer)?.events.next()
+    }
+
+    /// Whether [`Broker::next_event`] has something.
+    #[must_use]
+    pub fn has_events(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|p| p.events.len() > 0)
+    }
+
+    fn finish(&mut self) -> Vec<Effect> {
+        core::mem::take(&mut self.out)
+    }
+
+    fn reply(&mut self, peer: PeerId, token: Token, reply: Reply) {
+        if reply.is_err()
+            && let Some(state) = self.peers.get_mut(&peer)
+        {
+            state.counters.refused = state.counters.refused.saturating_add(1);
+        }
+        self.out.push(Effect::Reply { peer, token, reply });
+    }
+
+    /// Lets `tell` put something into the event queue of `peer`.
+    fn notify(&mut self, peer: PeerId, tell: impl FnOnce(&mut EventQueue)) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            tell(&mut state.events);
+            let effect = Effect::Events { peer };
+            if !self.out.contains(&effect) {
+                self.out.push(effect);
+            }
+        }
+    }
+
+    /// What the operator lets `exporter` grant to `importer`.
+    fn allowed(&self, exporter: PeerId, importer: PeerId) -> Rights {
+        self.policy
+            .get(&(exporter, importer))
+            .copied()
+            .unwrap_or(Rights::NONE)
+    }
+
+    /// Whether the two may share anything, and so know of each other.
+    fn related(&self, a: PeerId, b: PeerId) -> bool {
+        !self.allowed(a, b).is_empty() || !self.allowed(b, a).is_empty()
+    }
+
+    fn tell_peers(&mut self, about: PeerId, up: bool) {
+        let others: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(id, state)| **id != about && state.up)
+            .map(|(id, _)| *id)
+            .filter(|id| self.related(about, *id))
+            .collect();
+        for other in others {
+            self.notify(other, |events| events.peer(about.to_wire(), up));
+        }
+    }
+
+    fn stop(&mut self, peer: PeerId) {
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        // A pending UNEXPORT or MAP is forgotten, not answered.
+        for buffer in self.buffers.values_mut().filter(|b| b.owner == peer) {
+            if let Some(revoking) = &mut buffer.revoking {
+                revoking.waiter = None;
+            }
+        }
+        let was_up = core::mem::replace(&mut state.up, false);
+        state.events.clear();
+        state.windows.abandon();
+        if was_up {
+            self.tell_peers(peer, false);
+        }
+        let exports: Vec<u64> = self
+            .buffers
+            .iter()
+            .filter(|(_, buffer)| buffer.owner == peer && buffer.revoking.is_none())
+            .map(|(generation, _)| *generation)
+            .collect();
+        for generation in exports {
+            self.tell_owner_revoked(generation);
+            self.revoke(generation, None);
+        }
+        self.drop_attachments(peer);
+        self.with_windows(peer, |windows, ids, out| {
+            for id in windows.of(None) {
+                windows.doom(id, true, Status::Revoked, ids, out);
+            }
+        });
+    }
+
+    /// Changes the windows of `peer` and does what follows from it.
+    fn with_windows(
+        &mut self,
+        peer: PeerId,
+        change: impl FnOnce(&mut Windows, &mut EffectIds, &mut Vec<Action>),
+    ) {
+        let mut actions = Vec::new();
+        if let Some(state) = self.peers.get_mut(&peer) {
+            change(&mut state.windows, &mut self.effect_ids, &mut actions);
+        }
+        for action in actions {
+            self.act(peer, action);
+        }
+    }
+
+    fn act(&mut self, peer: PeerId, action: Action) {
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        match action {
+            Action::Map { id, window } => {
+                let Some(window) = state.windows.get(window) else {
+                    return;
+                };
+                let maps = &mut state.counters.vmm_maps;
+                *maps = maps.saturating_add(count(window.pieces.len()));
+                self.effect_peers.insert(id, peer);
+                self.out.push(Effect::Map {
+                    id,
+                    peer,
+                    source: MapSource {
+                        owner: window.owner,
+                        transport: window.transport,
+                        extents: window.extents.clone(),
+                    },
+                    writable: window.key.1,
+                    shm_offset: window.offset,
+                });
+            }
+            Action::Unmap { id, pieces } => {
+                let unmaps = &mut state.counters.vmm_unmaps;
+                *unmaps = unmaps.saturating_add(count(pieces.len()));
+                self.effect_peers.insert(id, peer);
+                self.out.push(Effect::Unmap { id, peer, pieces });
+            }
+            Action::Prove { id } => {
+                state.counters.proofs = state.counters.proofs.saturating_add(1);
+                self.effect_peers.insert(id, peer);
+                self.out.push(Effect::Prove { id, peer });
+            }
+            Action::Ready { window } => self.window_ready(peer, window),
+            Action::Failed { waiters, status } => {
+                for waiter in waiters {
+                    if let Some(attachment) = state.attachments.get_mut(&waiter.handle) {
+                        attachment.pending = attachment.pending.saturating_sub(1);
+                    }
+                    state.counters.refused = state.counters.refused.saturating_add(1);
+                    self.out.push(Effect::Reply {
+                        peer,
+                        token: waiter.token,
+                        reply: Err(status),
+                    });
+                }
+            }
+            Action::Freed { generation } => self.bury(generation),
+        }
+    }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+/// The region that holds the whole of `extent`.
+fn region_of(ram: &[RamRegion], extent: Extent) -> Option<&RamRegion> {
+    let end = extent.addr.checked_add(extent.len)?;
+    ram.iter().find(|region| {
+        extent.addr >= region.addr
+            && region
+                .addr
+                .checked_add(region.len)
+                .is_some_and(|region_end| end <= region_end)
+    })
+}
+
+const DONE: Reply = Ok(Response::Done);
+
+#[cfg(test)]
+impl Broker {
+    /// What must hold at every return; names what does not.
+    fn check(&self) -> Result<(), String> {
+        for (id, peer) in &self.peers {
+            peer.windows
+                .check()
+                .map_err(|e| format!("peer {id}: {e}"))?;
+            let exports = self.buffers.values().filter(|b| b.owner == *id).count();
+            if exports != peer.exports as usize {
+                return Err(format!("peer {id} counts {} exports", peer.exports));
+            }
+            for window in peer.windows.iter() {
+                if !self.buffers.contains_key(&window.key.0) {
+                    return Err(format!("peer {id} has a window of no buffer"));
+                }
+            }
+            for (handle, attachment) in &peer.attachments {
+                if !attachment.revoked && !self.buffers.contains_key(&attachment.generation) {
+                    return Err(format!("handle {handle} is of no buffer"));
+                }
+            }
+            let users: u32 = peer.windows.iter().map(|w| w.users).sum();
+            let maps: u32 = peer
+                .attachments
+                .values()
+                .filter(|a| a.window.is_some_and(|w| peer.windows.get(w).is_some()))
+                .map(|a| a.maps)
+                .sum();
+            if users != maps {
+                return Err(format!("peer {id}: {users} users, {maps} maps"));
+            }
+        }
+        if self.generations.len() != self.buffers.len() {
+            return Err("an id leads nowhere".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What can be read of the broker: GET_CAPS, PEERS, LIST, QUERY, snapshots.
+
+use bufshare_protocol::device;
+use bufshare_protocol::limits::MAX_LIST;
+use bufshare_protocol::response::{BufferInfo, Caps, PeerInfo, Reply, Response};
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::{BufferId, Rights, Transport};
+use serde::Serialize;
+
+use super::limits::MAP_ALIGN;
+use super::types::PeerId;
+use super::windows::State;
+use super::{Broker, Buffer, count};
+
+/// Capabilities and limits of one peer's device.
+fn caps_bits(can_map: bool, udmabuf: bool, enforces_ro: bool) -> u32 {
+    let mut caps = 0;
+    if can_map {
+        caps |= device::CAP_MAP;
+    }
+    if udmabuf {
+        caps |= device::CAP_UDMABUF;
+    }
+    if enforces_ro {
+        caps |= device::CAP_RO_ENFORCED;
+    }
+    caps
+}
+
+impl Broker {
+    /// Capabilities and limits of one peer's device, as its configuration
+    /// space and GET_CAPS tell them. `None` if there is no such peer.
+    #[must_use]
+    pub fn caps(&self, peer: PeerId) -> Option<Caps> {
+        let state = self.peers.get(&peer)?;
+        Some(Caps {
+            version: device::VERSION,
+            caps: caps_bits(state.can_map, self.host_udmabuf, state.config.enforces_ro),
+            max_windows: self.limits.max_windows,
+            max_extents: self.limits.max_extents,
+            max_buffers: self.limits.max_buffers,
+            max_attachments: self.limits.max_attachments,
+            max_blob: self.limits.max_blob,
+            map_align: u32::try_from(MAP_ALIGN).unwrap_or(u32::MAX),
+            shm_size: self.shm_size,
+            max_buffer_size: self.max_buffer_size(),
+            peer_id: peer.to_wire(),
+            name: state.config.name,
+            windows_used: state.windows.held(),
+        })
+    }
+
+    pub(super) fn get_caps(&self, peer: PeerId, version: u32) -> Reply {
+        if version == 0 {
+            return Err(Status::BadField);
+        }
+        let caps = self.caps(peer).ok_or(Status::HostError)?;
+        Ok(Response::Caps(caps))
+    }
+
+    /// The asker and the peers it may share with.
+    pub(super) fn list_peers(&self, peer: PeerId, cursor: u64) -> Reply {
+        let mut entries = self
+            .peers
+            .iter()
+            .filter(|(id, _)| id.to_wire() > cursor)
+            .filter(|(id, _)| **id == peer || self.related(peer, **id))
+            .map(|(id, state)| PeerInfo {
+                id: id.to_wire(),
+                name: state.config.name,
+                up: state.up,
+                export_rights: self.allowed(peer, *id),
+                import_rights: self.allowed(*id, peer),
+            });
+        let page: Vec<PeerInfo> = entries.by_ref().take(MAX_LIST).collect();
+        let more = entries.next().is_some();
+        Ok(Response::Peers {
+            entries: page,
+            more,
+        })
+    }
+
+    /// The buffers that the asker exported or may attach to.
+    pub(super) fn list(&self, peer: PeerId, cursor: u64) -> Reply {
+        let after = cursor.checked_add(1).ok_or(Status::BadField)?;
+        let mut entries = self
+            .buffers
+            .range(after..)
+            .filter(|(_, buffer)| self.visible(peer, buffer.id).is_some())
+            .map(|(generation, buffer)| self.info(peer, *generation, buffer));
+        let page: Vec<BufferInfo> = entries.by_ref().take(MAX_LIST).collect();
+        let more = entries.next().is_some();
+        Ok(Response::Buffers {
+            entries: page,
+            more,
+        })
+    }
+
+    pub(super) fn query(&self, peer: PeerId, id: BufferId) -> Reply {
+        let generation = self.visible(peer, id).ok_or(Status::NotFound)?;
+        let buffer = self.buffers.get(&generation).ok_or(Status::NotFound)?;
+        Ok(Response::Buffer(self.info(peer, generation, buffer)))
+    }
+
+    fn info(&self, peer: PeerId, generation: u64, buffer: &Buffer) -> BufferInfo {
+        let owned = buffer.owner == peer;
+        let (mut attachments, mut mapped) = (0u32, 0u32);
+        for (id, state) in &self.peers {
+            if !owned && *id != peer {
+                continue;
+            }
+            for attachment in state.attachments.values() {
+                if attachment.generation == generation {
+                    attachments = attachments.saturating_add(1);
+                    mapped = mapped.saturating_add(u32::from(attachment.maps > 0));
+                }
+            }
+        }
+        let rights = if owned {
+            Rights::RW
+        } else {
+            buffer.access.get(&peer).copied().unwrap_or(Rights::NONE)
+        };
+        BufferInfo {
+            id: buffer.id,
+            owner: buffer.owner.to_wire(),
+            size: buffer.size,
+            generation,
+            meta_seq: buffer.meta_seq,
+            rights,
+            owned,
+            revoking: buffer.revoking.is_some(),
+            extents: if owned {
+                u32::try_from(buffer.extents.len()).unwrap_or(u32::MAX)
+            } else {
+                0
+            },
+            attachments,
+            mapped,
+            fourcc: buffer.meta.image.as_ref().map_or(0, |image| image.fourcc),
+            name: buffer.meta.name,
+        }
+    }
+
+    /// Everything the host's operator may see.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            shm_size: self.shm_size,
+            max_windows: self.limits.max_windows,
+            host_udmabuf: self.host_udmabuf,
+            peers: self
+                .peers
+                .keys()
+                .map(|id| self.peer_snapshot(*id))
+                .collect(),
+            buffers: self
+                .buffers
+                .iter()
+                .map(|(generation, buffer)| BufferSnapshot {
+                    id: buffer.id.to_string(),
+                    owner: self.name_of(buffer.owner),
+                    name: buffer.meta.name.as_str().to_owned(),
+                    size: buffer.size,
+                    extents: count(buffer.extents.len()),
+                    generation: *generation,
+                    meta_seq: buffer.meta_seq,
+                    revoking: buffer.revoking.is_some(),
+                    importers: self
+                        .peers
+                        .iter()
+                        .filter(|(_, state)| {
+                            state
+                                .attachments
+                                .values()
+                                .any(|a| a.generation == *generation)
+                        })
+                        .map(|(id, _)| self.name_of(*id))
+                        .collect(),
+                })
+                .collect(),
+        }
+    }
+
+    fn name_of(&self, peer: PeerId) -> String {
+        self.peers
+            .get(&peer)
+            .map(|state| state.config.name.as_str().to_owned())
+            .unwrap_or_default()
+    }
+
+    fn peer_snapshot(&self, peer: PeerId) -> PeerSnapshot {
+        let mut snapshot = PeerSnapshot {
+            id: peer.0,
+            name: self.name_of(peer),
+            ..PeerSnapshot::default()
+        };
+        let Some(state) = self.peers.get(&peer) else {
+            return snapshot;
+        };
+        snapshot.up = state.up;
+        snapshot.can_map = state.can_map;
+        snapshot.ram_bytes = state
+            .ram
+            .iter()
+            .fold(0, |sum, region| sum.saturating_add(region.len));
+        snapshot.exports = state.exports;
+        snapshot.exported_bytes = self
+            .buffers
+            .values()
+            .filter(|buffer| buffer.owner == peer)
+            .fold(0, |sum, buffer| sum.saturating_add(buffer.size));
+        snapshot.attachments = count(state.attachments.len());
+        snapshot.mapped = count(state.attachments.values().filter(|a| a.maps > 0).count());
+        snapshot.windows = state.windows.held();
+        snapshot.windows_peak = state.windows.peak;
+        for window in state.windows.iter() {
+            let number = match window.state {
+                State::Queued => &mut snapshot.windows_queued,
+                State::Live => &mut snapshot.windows_live,
+                State::Idle(_) => &mut snapshot.windows_idle,
+                State::Stuck => &mut snapshot.windows_stuck,
+                State::Mapping | State::Mapped(_) | State::Unmapping | State::Quarantined(_) => {
+                    &mut snapshot.windows_moving
+                }
+            };
+            *number = number.saturating_add(1);
+            let bytes = match window.transport {
+                Transport::Direct => &mut snapshot.direct_bytes,
+                Transport::Udmabuf => &mut snapshot.udmabuf_bytes,
+                Transport::Copy => &mut snapshot.copied_bytes,
+            };
+            *bytes = bytes.saturating_add(window.size);
+        }
+        snapshot.vmm_requests_outstanding = count(state.windows.outstanding());
+        snapshot.events_waiting = count(state.events.len());
+        snapshot.events_dropped = state.events.total_dropped;
+        snapshot.requests = state.counters.requests;
+        snapshot.refused = state.counters.refused;
+        snapshot.map_requests = state.counters.map_requests;
+        snapshot.map_cached = state.counters.map_cached;
+        snapshot.vmm_maps = state.counters.vmm_maps;
+        snapshot.vmm_unmaps = state.counters.vmm_unmaps;
+        snapshot.proofs = state.counters.proofs;
+        snapshot.revocations = state.counters.revocations;
+        snapshot.deadlines_missed = state.counters.deadlines_missed;
+        snapshot
+    }
+}
+
+/// The state of the broker for people and tests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// Bytes of each shared-memory region.
+    pub shm_size: u64,
+    /// VMM mappings each peer may hold.
+    pub max_windows: u32,
+    /// Whether this host makes udmabufs.
+    pub host_udmabuf: bool,
+    /// The peers.
+    pub peers: Vec<PeerSnapshot>,
+    /// The exported buffers.
+    pub buffers: Vec<BufferSnapshot>,
+}
+
+/// The state of one peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PeerSnapshot {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether its driver runs.
+    pub up: bool,
+    /// Whether its VMM takes shared-memory requests.
+    pub can_map: bool,
+    /// Bytes of RAM it may export from.
+    pub ram_bytes: u64,
+    /// Buffers it exports, those being taken back included.
+    pub exports: u32,
+    /// Their bytes.
+    pub exported_bytes: u64,
+    /// Attachments it holds.
+    pub attachments: u64,
+    /// How many of those are mapped.
+    pub mapped: u64,
+    /// VMM mappings it holds.
+    pub windows: u32,
+    /// Most it ever held.
+    pub windows_peak: u32,
+    /// Windows that wait for budget or space.
+    pub windows_queued: u32,
+    /// Windows in use.
+    pub windows_live: u32,
+    /// Windows kept for reuse.
+    pub windows_idle: u32,
+    /// Windows between those states.
+    pub windows_moving: u32,
+    /// Windows whose VMM does not answer.
+    pub windows_stuck: u32,
+    /// Bytes of windows by transport *direct*.
+    pub direct_bytes: u64,
+    /// Bytes of windows by transport *udmabuf*.
+    pub udmabuf_bytes: u64,
+    /// Bytes of windows whose content was copied.
+    pub copied_bytes: u64,
+    /// Requests to its VMM that are not answered yet.
+    pub vmm_requests_outstanding: u64,
+    /// Events that wait for it.
+    pub events_waiting: u64,
+    /// Events dropped since the start.
+    pub events_dropped: u64,
+    /// Requests since the start.
+    pub requests: u64,
+    /// Requests refused.
+    pub refused: u64,
+    /// MAP requests.
+    pub map_requests: u64,
+    /// MAP requests served without asking the VMM.
+    pub map_cached: u64,
+    /// Mappings the VMM was asked for.
+    pub vmm_maps: u64,
+    /// Unmappings the VMM was asked for.
+    pub vmm_unmaps: u64,
+    /// Proofs the VMM was asked for.
+    pub proofs: u64,
+    /// Its buffers that were taken back.
+    pub revocations: u64,
+    /// Windows it did not let go in time.
+    pub deadlines_missed: u64,
+}
+
+/// The state of one buffer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BufferSnapshot {
+    /// Its id.
+    pub id: String,
+    /// Name of the exporting peer.
+    pub owner: String,
+    /// Its own name.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Pieces.
+    pub extents: u64,
+    /// Number of the export.
+    pub generation: u64,
+    /// Sequence number of its metadata.
+    pub meta_seq: u64,
+    /// Whether it is being taken back.
+    pub revoking: bool,
+    /// Names of the peers that have it attached.
+    pub importers: Vec<String>,
+}

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A simulated host: VMMs that map late, and a record of every answer.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bufshare_protocol::event::Event;
+use bufshare_protocol::request::{Export, Request};
+use bufshare_protocol::response::{Reply, Response};
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights, Transport};
+
+use crate::broker::*;
+
+pub(super) const A: PeerId = PeerId(1);
+pub(super) const B: PeerId = PeerId(2);
+pub(super) const C: PeerId = PeerId(3);
+pub(super) const PAGE: u64 = 4096;
+pub(super) const SHM: u64 = 1 << 20;
+/// RAM of every peer: 8 MiB from 1 MiB on.
+pub(super) const RAM: u64 = 1 << 20;
+
+struct Ids(u64);
+
+impl IdSource for Ids {
+    fn fresh(&mut self) -> Option<BufferId> {
+        self.0 += 1;
+        let mut id = [0xab; 16];
+        id[..8].copy_from_slice(&self.0.to_le_bytes());
+        Some(BufferId(id))
+    }
+}
+
+/// What one mapping of a VMM shows.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Shown {
+    pub(super) len: u64,
+    pub(super) owner: PeerId,
+    pub(super) addr: u64,
+}
+
+/// A VMM as QEMU is: it acknowledges a request before that takes effect, and
+/// it takes effect before the next one is looked at.
+#[derive(Default)]
+pub(super) struct Vmm {
+    pub(super) requests: VecDeque<Effect>,
+    /// By offset. What a request under way adds is in it at once, what it
+    /// removes goes only with the next request: the worst of both.
+    pub(super) mappings: BTreeMap<u64, Shown>,
+    /// Mappings whose request was acknowledged but not followed by another.
+    pub(super) unproved: Vec<u64>,
+    leaving: Vec<u64>,
+    pub(super) refuse_maps: bool,
+}
+
+pub(super) struct Host {
+    pub(super) broker: Broker,
+    pub(super) vmms: BTreeMap<PeerId, Vmm>,
+    pub(super) replies: BTreeMap<(PeerId, Token), Reply>,
+    pub(super) deadlines: VecDeque<DeadlineId>,
+    next_token: u64,
+    budget: u32,
+}
+
+pub(super) fn config(limits: Limits) -> Config {
+    let peer = |name: &str| PeerConfig {
+        name: Name::new(name).unwrap(),
+        raw_ram: true,
+        enforces_ro: false,
+    };
+    let allow = |exporter, importer| Allow {
+        exporter,
+        importer,
+        rights: Rights::RW,
+    };
+    Config {
+        peers: vec![peer("a"), peer("b"), peer("c")],
+        allow: vec![allow(A, B), allow(A, C), allow(B, A)],
+        shm_size: SHM,
+        host_udmabuf: false,
+        limits,
+    }
+}
+
+impl Host {
+    pub(super) fn with(config: Config) -> Self {
+        let budget = config.limits.max_windows;
+        let mut host = Self {
+            broker: Broker::new(config, Box::new(Ids(0))).unwrap(),
+            vmms: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            deadlines: VecDeque::new(),
+            next_token: 0,
+            budget,
+        };
+        for peer in [A, B, C] {
+            host.connect(peer);
+        }
+        host
+    }
+
+    pub(super) fn new() -> Self {
+        Self::with(config(Limits::default()))
+    }
+
+    pub(super) fn connect(&mut self, peer: PeerId) {
+        self.vmms.insert(peer, Vmm::default());
+        let ram = vec![RamRegion {
+            addr: RAM,
+            len: 8 << 20,
+            sealed: true,
+        }];
+        let effects = self.broker.set_ram(peer, ram);
+        self.take(effects);
+        let effects = self.broker.peer_up(peer, true);
+        self.take(effects);
+    }
+
+    pub(super) fn disconnect(&mut self, peer: PeerId) {
+        self.vmms.remove(&peer);
+        let effects = self.broker.peer_gone(peer);
+        self.take(effects);
+    }
+
+    pub(super) fn take(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Reply { peer, token, reply } => {
+                    self.check_reply(peer, &reply);
+                    let again = self.replies.insert((peer, token), reply);
+                    assert!(again.is_none(), "{token:?} was answered twice");
+                }
+                Effect::Events { .. } => {}
+                Effect::Arm { id, .. } => self.deadlines.push_back(id),
+                Effect::Map { peer, .. }
+                | Effect::Unmap { peer, .. }
+                | Effect::Prove { peer, .. } => {
+                    if let Some(vmm) = self.vmms.get_mut(&peer) {
+                        vmm.requests.push_back(effect);
+                    }
+                }
+            }
+        }
+        self.broker.check().unwrap();
+    }
+
+    /// A MAP is answered only when the guest can really see it.
+    fn check_reply(&self, peer: PeerId, reply: &Reply) {
+        if let Ok(Response::Mapped {
+            shm_offset, len, ..
+        }) = reply
+        {
+            let vmm = &self.vmms[&peer];
+            let mut at = *shm_offset;
+            while at < shm_offset + len {
+                let shown = vmm.mappings.get(&at).expect("answered, but not mapped");
+                assert!(!vmm.unproved.contains(&at), "answered, but not proved");
+                at += shown.len;
+            }
+            assert_eq!(at, shm_offset + len);
+        }
+    }
+
+    /// The VMM of `peer` serves its next request.
+    pub(super) fn serve(&mut self, peer: PeerId) -> bool {
+        let Some(vmm) = self.vmms.get_mut(&peer) else {
+            return false;
+        };
+        let Some(effect) = vmm.requests.pop_front() else {
+            return false;
+        };
+        vmm.unproved.clear();
+        for offset in core::mem::take(&mut vmm.leaving) {
+            vmm.mappings.remove(&offset);
+        }
+        let (id, outcome) = match effect {
+            Effect::Map { id, .. } if vmm.refuse_maps => (id, Outcome::Refused),
+            Effect::Map {
+                id,
+                source,
+                shm_offset,
+                ..
+            } => {
+                let mut at = shm_offset;
+                let pieces = match source.transport {
+                    Transport::Direct => source.extents,
+                    _ => vec![Extent {
+                        addr: source.extents[0].addr,
+                        len: source.extents.iter().map(|e| e.len).sum(),
+                    }],
+                };
+                for extent in pieces {
+                    for (offset, shown) in &vmm.mappings {
+                        assert!(
+                            at + extent.len <= *offset || offset + shown.len <= at,
+                            "the VMM was asked to map over a mapping"
+                        );
+                    }
+                    vmm.mappings.insert(
+                        at,
+                        Shown {
+                            len: extent.len,
+                            owner: source.owner,
+                            addr: extent.addr,
+                        },
+                    );
+                    vmm.unproved.push(at);
+                    at += extent.len;
+                }
+                assert!(at <= SHM - limits::GUARD, "mapped over the guard");
+                assert!(vmm.mappings.len() <= self.budget as usize, "over budget");
+                (id, Outcome::Done)
+            }
+            Effect::Unmap { id, pieces, .. } => {
+                for piece in pieces {
+                    let shown = vmm.mappings.get(&piece.shm_offset);
+                    assert_eq!(shown.map(|s| s.len), Some(piece.len), "not a mapping");
+                    vmm.leaving.push(piece.shm_offset);
+                }
+                (id, Outcome::Done)
+            }
+            Effect::Prove { id, .. } => (id, Outcome::Refused),
+            other => panic!("{other:?} is not for a VMM"),
+        };
+        let effects = self.broker.complete(id, outcome);
+        self.take(effects);
+        true
+    }
+
+    /// Every VMM serves all it was asked.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..10_000 {
+            let mut served = false;
+            for peer in [A, B, C] {
+                served |= self.serve(peer);
+            }
+            if !served {
+                return;
+            }
+        }
+        panic!("the VMMs are asked for ever");
+    }
+
+    pub(super) fn send(&mut self, peer: PeerId, request: Request) -> Token {
+        self.next_token += 1;
+        let token = Token(self.next_token);
+        let effects = self.broker.handle(peer, token, request);
+        self.take(effects);
+        token
+    }
+
+    pub(super) fn answer(&self, peer: PeerId, token: Token) -> Option<&Reply> {
+        self.replies.get(&(peer, token))
+    }
+
+    /// Sends a request and lets everything settle.
+    pub(super) fn call(&mut self, peer: PeerId, request: Request) -> Reply {
+        let token = self.send(peer, request);
+        self.settle();
+        self.replies
+            .get(&(peer, token))
+            .cloned()
+            .expect("no answer though all has settled")
+    }
+
+    pub(super) fn export(&mut self, peer: PeerId, pages: u64) -> BufferId {
+        match self.call(peer, export(&[(RAM, pages)])) {
+            Ok(Response::Exported { id, .. }) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn attach(&mut self, peer: PeerId, id: BufferId) -> u64 {
+        let rights = Rights::RW;
+        match self.call(peer, Request::Attach { id, rights }) {
+            Ok(Response::Attached { handle, .. }) => handle,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn events(&mut self, peer: PeerId) -> Vec<Event> {
+        core::iter::from_fn(|| self.broker.next_event(peer)).collect()
+    }
+
+    pub(super) fn peer(&self, peer: PeerId) -> PeerSnapshot {
+        self.broker.snapshot().peers[peer.0 as usize - 1].clone()
+    }
+}
+
+pub(super) fn export(extents: &[(u64, u64)]) -> Request {
+    Request::Export(Export {
+        size: extents.iter().map(|(_, pages)| pages * PAGE).sum(),
+        extents: extents
+            .iter()
+            .map(|(addr, pages)| Extent {
+                addr: *addr,
+                len: pages * PAGE,
+            })
+            .collect(),
+        acl: Vec::new(),
+        meta: Meta {
+            name: Name::EMPTY,
+            image: None,
+            blob: Vec::new(),
+        },
+    })
+}
+
+pub(super) fn map(handle: u64, pages: u64) -> Request {
+    Request::Map {
+        handle,
+        offset: 0,
+        len: pages * PAGE,
+    }
+}
+
+pub(super) fn status(reply: Reply) -> Status {
+    reply.expect_err("a refusal was expected")
+}

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Random histories against a model that knows only what users are promised.
+//!
+//! The simulated host of `host` checks at every step that no mapping overlaps,
+//! that no budget is passed, that MAP is answered only when its range is
+//! proved to be visible, and the broker's own invariants. Here the model adds
+//! who may do what, and that an ended export is mapped nowhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bufshare_protocol::request::Request;
+use bufshare_protocol::response::Response;
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::{BufferId, Rights};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::host::*;
+use crate::broker::*;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Export(u8, u64, u64),
+    Unexport(u8, Index),
+    Attach(u8, Index),
+    Detach(u8, Index),
+    Map(u8, Index),
+    Unmap(u8, Index),
+    Serve(u8, u8),
+    Deadline,
+    Reset(u8),
+    Reconnect(u8),
+    RefuseMaps(u8, bool),
+    Events(u8),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let peer = 1u8..4;
+    prop_oneof![
+        3 => (peer.clone(), 1u64..60, 1u64..4).prop_map(|(p, n, k)| Op::Export(p, n, k)),
+        2 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Unexport(p, i)),
+        5 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Attach(p, i)),
+        3 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Detach(p, i)),
+        8 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Map(p, i)),
+        6 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Unmap(p, i)),
+        9 => (peer.clone(), 1u8..5).prop_map(|(p, n)| Op::Serve(p, n)),
+        1 => Just(Op::Deadline),
+        1 => peer.clone().prop_map(Op::Reset),
+        1 => peer.clone().prop_map(Op::Reconnect),
+        1 => (peer.clone(), any::<bool>()).prop_map(|(p, b)| Op::RefuseMaps(p, b)),
+        1 => peer.prop_map(Op::Events),
+    ]
+}
+
+#[derive(Debug)]
+struct Export {
+    owner: PeerId,
+    pages: u64,
+    revoked: bool,
+}
+
+#[derive(Debug)]
+struct Attachment {
+    buffer: BufferId,
+    pages: u64,
+    revoked: bool,
+}
+
+struct Model {
+    host: Host,
+    exports: BTreeMap<BufferId, Export>,
+    attachments: BTreeMap<(PeerId, u64), Attachment>,
+    /// Requests whose answer may come later.
+    maps: BTreeMap<(PeerId, Token), u64>,
+    unexports: BTreeMap<(PeerId, Token), BufferId>,
+}
+
+const ALLOWED: [(PeerId, PeerId); 3] = [(A, B), (A, C), (B, A)];
+
+impl Model {
+    fn new() -> Self {
+        let limits = Limits {
+            max_windows: 6,
+            max_buffers: 8,
+            max_attachments: 12,
+            ..Limits::default()
+        };
+        Self {
+            host: Host::with(config(limits)),
+            exports: BTreeMap::new(),
+            attachments: BTreeMap::new(),
+            maps: BTreeMap::new(),
+            unexports: BTreeMap::new(),
+        }
+    }
+
+    fn now(&mut self, peer: PeerId, request: Request) -> bufshare_protocol::response::Reply {
+        let token = self.host.send(peer, request);
+        self.host
+            .answer(peer, token)
+            .cloned()
+            .expect("this request is answered at once")
+    }
+
+    /// Any buffer ever seen, own or not, gone or not.
+    fn some_buffer(&self, index: &Index) -> Option<BufferId> {
+        let all: Vec<BufferId> = self.exports.keys().copied().collect();
+        (!all.is_empty()).then(|| *index.get(&all))
+    }
+
+    /// Mostly one of the peer's handles, sometimes nonsense.
+    fn some_handle(&self, peer: PeerId, index: &Index) -> u64 {
+        let all: Vec<u64> = self
+            .attachments
+            .keys()
+            .filter(|(p, _)| *p == peer)
+            .map(|(_, handle)| *handle)
+            .chain([0])
+            .collect();
+        *index.get(&all)
+    }
+
+    fn may_attach(&self, peer: PeerId, id: BufferId) -> bool {
+        self.exports
+            .get(&id)
+            .is_some_and(|e| !e.revoked && ALLOWED.contains(&(e.owner, peer)))
+    }
+
+    fn revoke_of(&mut self, owner: PeerId) {
+        let gone: BTreeSet<BufferId> = self
+            .exports
+            .iter()
+            .filter(|(_, e)| e.owner == owner)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.revoke(id);
+        }
+    }
+
+    fn revoke(&mut self, id: BufferId) {
+        if let Some(export) = self.exports.get_mut(&id) {
+            export.revoked = true;
+        }
+        for attachment in self.attachments.values_mut().filter(|a| a.buffer == id) {
+            attachment.revoked = true;
+        }
+    }
+
+    fn forget_driver(&mut self, peer: PeerId) {
+        self.revoke_of(peer);
+        self.attachments.retain(|(p, _), _| *p != peer);
+        self.maps.retain(|(p, _), _| *p != peer);
+        self.unexports.retain(|(p, _), _| *p != peer);
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Export(p, page, pieces) => {
+                let peer = PeerId(p.into());
+                let pages = 60 / pieces;
+                let list: Vec<(u64, u64)> = (0..pieces)
+                    .map(|i| (RAM + (page + i * 100) * PAGE, pages))
+                    .collect();
+                let live = self
+                    .host
+                    .broker
+                    .snapshot()
+                    .buffers
+                    .iter()
+                    .filter(|b| b.owner == ["a", "b", "c"][p as usize - 1])
+                    .count();
+                match self.now(peer, export(&list)) {
+                    Ok(Response::Exported { id, .. }) => {
+                        assert!(peer != C, "nobody may import from c");
+                        self.exports.insert(
+                            id,
+                            Export {
+                                owner: peer,
+                                pages: pages * pieces,
+                                revoked: false,
+                            },
+                        );
+                    }
+                    Err(Status::Denied) => assert_eq!(peer, C),
+                    Err(Status::TooMany) => assert_eq!(live, 8),
+                    other => panic!("{other:?}"),
+                }
+            }
+            Op::Unexport(p, index) => {
+                let peer = PeerId(p.into());
+                let Some(id) = self.some_buffer(&index) else {
+                    return;
+                };
+                let token = self.host.send(peer, Request::Unexport { id });
+                let export = &self.exports[&id];
+                if export.owner != peer {
+                    let answer = self.host.answer(peer, token);
+                    assert_eq!(answer, Some(&Err(Status::NotFound)));
+                } else if export.revoked {
+                    let answer = self.host.answer(peer, token);
+                    assert!(matches!(answer, Some(Err(Status::NotFound | Status::Busy))));
+                } else {
+                    self.revoke(id);
+                    self.unexports.insert((peer, token), id);
+                }
+            }
+            Op::Attach(p, index) => {
+                let peer = PeerId(p.into());
+                let Some(id) = self.some_buffer(&index) else {
+                    return;
+                };
+                let held = self.attachments.keys().filter(|k| k.0 == peer).count();
+                let rights = Rights::RW;
+                let allowed = self.may_attach(peer, id);
+                match self.now(peer, Request::Attach { id, rights }) {
+                    Ok(Response::Attached { handle, size, .. }) => {
+                        assert!(allowed);
+                        let pages = self.exports[&id].pages;
+                        assert_eq!(size, pages * PAGE);
+                        let new = Attachment {
+                            buffer: id,
+                            pages,
+                            revoked: false,
+                        };
+                        assert!(self.attachments.insert((peer, handle), new).is_none());
+                    }
+                    Err(Status::TooMany) => assert_eq!(held, 12),
+                    Err(Status::Denied) => assert_eq!(self.exports[&id].owner, peer),
+                    Err(Status::NotFound) => assert!(!allowed),
+                    other => panic!("{other:?}"),
+                }
+            }
+            Op::Detach(p, index) => {
+                let peer = PeerId(p.into());
+                let handle = self.some_handle(peer, &index);
+                match self.now(peer, Request::Detach { handle }) {
+                    Ok(_) => assert!(self.attachments.remove(&(peer, handle)).is_some()),
+                    Err(Status::NotFound) => {
+                        assert!(!self.attachments.contains_key(&(peer, handle)));
+                    }
+                    Err(Status::Busy) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            Op::Map(p, index) => {
+                let peer = PeerId(p.into());
+                let handle = self.some_handle(peer, &index);
+                let attachment = self.attachments.get(&(peer, handle));
+                let pages = attachment.map_or(1, |a| a.pages);
+                let revoked = attachment.map(|a| a.revoked);
+                let token = self.host.send(peer, map(handle, pages));
+                match (revoked, self.host.answer(peer, token)) {
+                    (None, answer) => assert_eq!(answer, Some(&Err(Status::NotFound))),
+                    (Some(true), answer) => assert_eq!(answer, Some(&Err(Status::Revoked))),
+                    (Some(false), _) => {
+                        self.maps.insert((peer, token), handle);
+                    }
+                }
+            }
+            Op::Unmap(p, index) => {
+                let peer = PeerId(p.into());
+                let handle = self.some_handle(peer, &index);
+                match self.now(peer, Request::Unmap { handle }) {
+                    Ok(_) | Err(Status::Unbalanced) => {
+                        assert!(self.attachments.contains_key(&(peer, handle)));
+                    }
+                    Err(Status::NotFound) => {
+                        assert!(!self.attachments.contains_key(&(peer, handle)));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            Op::Serve(p, n) => {
+                for _ in 0..n {
+                    self.host.serve(PeerId(p.into()));
+                }
+            }
+            Op::Deadline => {
+                if let Some(deadline) = self.host.deadlines.pop_front() {
+                    let effects = self.host.broker.deadline(deadline);
+                    self.host.take(effects);
+                }
+            }
+            Op::Reset(p) => {
+                let peer = PeerId(p.into());
+                self.forget_driver(peer);
+                let effects = self.host.broker.peer_reset(peer);
+                self.host.take(effects);
+                let effects = self.host.broker.peer_up(peer, true);
+                self.host.take(effects);
+            }
+            Op::Reconnect(p) => {
+                let peer = PeerId(p.into());
+                self.forget_driver(peer);
+                self.host.disconnect(peer);
+                self.host.connect(peer);
+            }
+            Op::RefuseMaps(p, refuse) => {
+                if let Some(vmm) = self.host.vmms.get_mut(&PeerId(p.into())) {
+                    vmm.refuse_maps = refuse;
+                }
+            }
+            Op::Events(p) => {
+                self.host.events(PeerId(p.into()));
+            }
+        }
+        self.check();
+    }
+
+    fn check(&mut self) {
+        // An export whose end was answered is mapped nowhere.
+        let done: Vec<(PeerId, Token)> = self
+            .unexports
+            .keys()
+            .filter(|key| self.host.replies.contains_key(key))
+            .copied()
+            .collect();
+        for key in done {
+            let id = self.unexports.remove(&key).unwrap();
+            assert_eq!(self.host.replies[&key], Ok(Response::Done));
+            let listed = self.host.broker.snapshot();
+            assert!(listed.buffers.iter().all(|b| b.id != id.to_string()));
+        }
+        // A peer that is not exposed is mapped nowhere, whatever lags behind.
+        for peer in [A, B, C] {
+            if !self.host.broker.exposed(peer) {
+                for (other, vmm) in &self.host.vmms {
+                    let shown = vmm.mappings.values().any(|s| s.owner == peer);
+                    assert!(!shown || *other == peer, "{peer} is still shown to {other}");
+                }
+            }
+        }
+    }
+
+    /// Ends everything and sees that nothing is left.
+    fn finish(mut self) {
+        for vmm in self.host.vmms.values_mut() {
+            vmm.refuse_maps = false;
+        }
+        self.host.settle();
+        for (key, handle) in &self.maps {
+            let answer = self.host.replies.get(key);
+            assert!(answer.is_some(), "the MAP of {handle} has no answer");
+        }
+        let handles: Vec<(PeerId, u64)> = self.attachments.keys().copied().collect();
+        for (peer, handle) in handles {
+            while self.now(peer, Request::Unmap { handle }).is_ok() {}
+            self.now(peer, Request::Detach { handle }).unwrap();
+        }
+        let ids: Vec<(BufferId, PeerId)> =
+            self.exports.iter().map(|(id, e)| (*id, e.owner)).collect();
+        for (id, owner) in ids {
+            self.host.send(owner, Request::Unexport { id });
+        }
+        self.host.settle();
+        let snapshot = self.host.broker.snapshot();
+        assert_eq!(snapshot.buffers, []);
+        for peer in &snapshot.peers {
+            assert_eq!((peer.windows, peer.attachments), (0, 0), "{}", peer.name);
+            assert_eq!(peer.vmm_requests_outstanding, 0);
+        }
+        for vmm in self.host.vmms.values() {
+            let left = vmm.mappings.len();
+            assert!(left == 0, "{left} mappings are left");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 512,
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_history_keeps_the_promises(ops in prop::collection::vec(op(), 1..120)) {
+        let mut model = Model::new();
+        for op in ops {
+            model.apply(op);
+        }
+        model.finish();
+    }
+}

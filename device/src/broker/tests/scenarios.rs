@@ -1,0 +1,797 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The life of buffers by example.
+
+use bufshare_protocol::event::EventKind;
+use bufshare_protocol::request::{Export, Request, SyncOp, SyncTarget};
+use bufshare_protocol::response::Response;
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::{Access, BufferId, Image, Meta, Name, Plane, Rights, Transport};
+
+use super::host::*;
+use crate::broker::*;
+
+fn mapped(reply: bufshare_protocol::response::Reply) -> (u64, bool) {
+    match reply {
+        Ok(Response::Mapped {
+            shm_offset, cached, ..
+        }) => (shm_offset, cached),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn with_acl(acl: Vec<Access>) -> Request {
+    let Request::Export(mut request) = export(&[(RAM, 1)]) else {
+        unreachable!()
+    };
+    request.acl = acl;
+    Request::Export(request)
+}
+
+fn with_meta(meta: Meta) -> Request {
+    let Request::Export(request) = export(&[(RAM, 1)]) else {
+        unreachable!()
+    };
+    Request::Export(Export { meta, ..request })
+}
+
+fn kinds(host: &mut Host, peer: PeerId) -> Vec<EventKind> {
+    host.events(peer).iter().map(|e| e.kind).collect()
+}
+
+#[test]
+fn attach_alone_asks_the_vmm_for_nothing() {
+    let mut host = Host::new();
+    let id = host.export(A, 2);
+    host.attach(B, id);
+    assert_eq!(host.peer(B).vmm_maps, 0);
+}
+
+#[test]
+fn a_map_is_answered_only_after_its_proof() {
+    let mut host = Host::new();
+    let id = host.export(A, 2);
+    let handle = host.attach(B, id);
+    let token = host.send(B, map(handle, 2));
+    assert!(host.serve(B), "the mapping is asked for");
+    assert!(
+        host.answer(B, token).is_none(),
+        "acknowledged is not visible"
+    );
+    assert!(host.serve(B), "the proof is asked for");
+    assert!(host.answer(B, token).unwrap().is_ok());
+}
+
+#[test]
+fn extents_stand_back_to_back_in_one_range() {
+    let mut host = Host::new();
+    let request = export(&[(RAM + 8 * PAGE, 2), (RAM, 1), (RAM + 4 * PAGE, 3)]);
+    let Ok(Response::Exported { id, .. }) = host.call(A, request) else {
+        panic!()
+    };
+    let handle = host.attach(B, id);
+    let (offset, _) = mapped(host.call(B, map(handle, 6)));
+    let shown: Vec<(u64, u64)> = host.vmms[&B]
+        .mappings
+        .iter()
+        .map(|(at, s)| (at - offset, s.addr))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            (0, RAM + 8 * PAGE),
+            (2 * PAGE, RAM),
+            (3 * PAGE, RAM + 4 * PAGE)
+        ]
+    );
+}
+
+#[test]
+fn a_second_map_uses_the_idle_window_even_after_a_new_attach() {
+    let mut host = Host::new();
+    let id = host.export(A, 2);
+    for round in 0..3 {
+        let handle = host.attach(B, id);
+        let (_, cached) = mapped(host.call(B, map(handle, 2)));
+        assert_eq!(cached, round > 0);
+        host.call(B, Request::Unmap { handle }).unwrap();
+        host.call(B, Request::Detach { handle }).unwrap();
+    }
+    assert_eq!(host.peer(B).vmm_maps, 1);
+}
+
+#[test]
+fn two_attachments_of_one_buffer_share_a_window() {
+    let mut host = Host::new();
+    let id = host.export(A, 2);
+    let (first, second) = (host.attach(B, id), host.attach(B, id));
+    let (at, _) = mapped(host.call(B, map(first, 2)));
+    assert_eq!(mapped(host.call(B, map(second, 2))), (at, true));
+    host.call(B, Request::Unmap { handle: first }).unwrap();
+    assert_eq!(host.peer(B).windows_live, 1);
+    host.call(B, Request::Unmap { handle: second }).unwrap();
+    assert_eq!(host.peer(B).windows_idle, 1);
+}
+
+#[test]
+fn idle_windows_are_evicted_least_recently_used_first() {
+    let limits = Limits {
+        max_windows: 2,
+        ..Limits::default()
+    };
+    let mut host = Host::with(config(limits));
+    let ids: Vec<BufferId> = (0..3).map(|_| host.export(A, 1)).collect();
+    let handles: Vec<u64> = ids.iter().map(|id| host.attach(B, *id)).collect();
+    for handle in &handles[..2] {
+        mapped(host.call(B, map(*handle, 1)));
+        host.call(B, Request::Unmap { handle: *handle }).unwrap();
+    }
+    assert!(!mapped(host.call(B, map(handles[2], 1))).1);
+    assert!(
+        mapped(host.call(B, map(handles[1], 1))).1,
+        "the newer one stayed"
+    );
+    assert_eq!(
+        status(host.call(B, map(handles[0], 1))),
+        Status::NoWindow,
+        "both are in use"
+    );
+}
+
+#[test]
+fn a_range_is_used_again_only_after_the_proof_of_its_unmapping() {
+    let mut host = Host::new();
+    let big = host.export(A, 200);
+    let first = host.attach(B, big);
+    mapped(host.call(B, map(first, 200)));
+    host.call(B, Request::Unmap { handle: first }).unwrap();
+    let other = host.export(A, 100);
+    let second = host.attach(B, other);
+    let token = host.send(B, map(second, 100));
+    assert!(host.serve(B), "the idle window is unmapped");
+    assert!(
+        !host.vmms[&B]
+            .requests
+            .iter()
+            .any(|r| matches!(r, Effect::Map { .. })),
+        "nothing is mapped there before the proof"
+    );
+    host.settle();
+    mapped(host.answer(B, token).unwrap().clone());
+}
+
+#[test]
+fn what_does_not_fit_between_windows_in_use_is_refused() {
+    let mut host = Host::new();
+    let big = host.export(A, 200);
+    let handle = host.attach(B, big);
+    mapped(host.call(B, map(handle, 200)));
+    let other = host.export(A, 100);
+    let second = host.attach(B, other);
+    assert_eq!(status(host.call(B, map(second, 100))), Status::NoSpace);
+}
+
+#[test]
+fn a_buffer_of_more_pieces_than_the_budget_is_refused_at_attach() {
+    let limits = Limits {
+        max_windows: 3,
+        ..Limits::default()
+    };
+    let mut host = Host::with(config(limits));
+    let pieces: Vec<(u64, u64)> = (0..4).map(|i| (RAM + 2 * i * PAGE, 1)).collect();
+    let Ok(Response::Exported { id, .. }) = host.call(A, export(&pieces)) else {
+        panic!()
+    };
+    let rights = Rights::RW;
+    assert_eq!(
+        status(host.call(B, Request::Attach { id, rights })),
+        Status::TooFragmented
+    );
+}
+
+#[test]
+fn udmabuf_is_taken_when_the_host_has_it_and_takes_one_mapping() {
+    let mut config = config(Limits::default());
+    config.host_udmabuf = true;
+    let mut host = Host::with(config);
+    let pieces: Vec<(u64, u64)> = (0..8).map(|i| (RAM + 2 * i * PAGE, 1)).collect();
+    let Ok(Response::Exported { id, .. }) = host.call(A, export(&pieces)) else {
+        panic!()
+    };
+    let rights = Rights::RW;
+    let Ok(Response::Attached {
+        transport,
+        windows,
+        handle,
+        ..
+    }) = host.call(B, Request::Attach { id, rights })
+    else {
+        panic!()
+    };
+    assert_eq!((transport, windows), (Transport::Udmabuf, 1));
+    mapped(host.call(B, map(handle, 8)));
+    assert_eq!(host.peer(B).windows, 1);
+}
+
+#[test]
+fn raw_ram_is_not_handed_out_unless_the_operator_allows_it() {
+    let mut config = config(Limits::default());
+    config.peers[0].raw_ram = false;
+    let mut host = Host::with(config);
+    let id = host.export(A, 1);
+    let rights = Rights::RW;
+    assert_eq!(
+        status(host.call(B, Request::Attach { id, rights })),
+        Status::NoTransport
+    );
+}
+
+#[test]
+fn a_read_only_share_needs_a_vmm_that_enforces_it() {
+    let mut config = config(Limits::default());
+    config.peers[1].enforces_ro = true;
+    let mut host = Host::with(config);
+    let id = host.export(A, 1);
+    let rights = Rights::READ;
+    assert!(host.call(B, Request::Attach { id, rights }).is_ok());
+    assert_eq!(
+        status(host.call(C, Request::Attach { id, rights })),
+        Status::RoNotEnforced
+    );
+}
+
+#[test]
+fn unknown_and_forbidden_ids_look_the_same() {
+    let mut host = Host::new();
+    let of_b = host.export(B, 1);
+    for id in [of_b, BufferId([7; 16])] {
+        let rights = Rights::RW;
+        for request in [
+            Request::Attach { id, rights },
+            Request::Query { id },
+            Request::GetMeta { id },
+            Request::Unexport { id },
+        ] {
+            assert_eq!(status(host.call(C, request)), Status::NotFound);
+        }
+    }
+}
+
+#[test]
+fn handles_of_other_peers_are_unknown() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    for request in [
+        map(handle, 1),
+        Request::Unmap { handle },
+        Request::Detach { handle },
+    ] {
+        assert_eq!(status(host.call(C, request)), Status::NotFound);
+    }
+}
+
+#[test]
+fn bad_extents_are_refused_with_the_reason() {
+    let mut host = Host::new();
+    let cases = [
+        (vec![(RAM - PAGE, 1)], Status::NotRam),
+        (vec![(RAM + (8 << 20) - PAGE, 2)], Status::NotRam),
+        (vec![(RAM + 1, 1)], Status::Unaligned),
+        (vec![(RAM, 2), (RAM + PAGE, 1)], Status::Overlap),
+        (vec![(RAM, 1), (RAM, 1)], Status::Overlap),
+        (vec![(u64::MAX - PAGE + 1, 1)], Status::NotRam),
+        (vec![(RAM, 256)], Status::TooLarge),
+        (vec![(RAM, 0)], Status::BadField),
+    ];
+    for (extents, expected) in cases {
+        assert_eq!(
+            status(host.call(A, export(&extents))),
+            expected,
+            "{extents:?}"
+        );
+    }
+    let Request::Export(mut wrong_sum) = export(&[(RAM, 2)]) else {
+        unreachable!()
+    };
+    wrong_sum.size = PAGE;
+    assert_eq!(
+        status(host.call(A, Request::Export(wrong_sum))),
+        Status::BadField
+    );
+    assert_eq!(host.broker.snapshot().buffers, []);
+}
+
+#[test]
+fn an_exporter_can_only_narrow_the_operators_policy() {
+    let mut host = Host::new();
+    let line = |peer: u64, rights| Access { peer, rights };
+    let rw = Rights::RW;
+    for (acl, expected) in [
+        (vec![line(9, rw)], Status::Denied),
+        (vec![line(u64::MAX, rw)], Status::Denied),
+        (vec![line(1, rw)], Status::Denied),
+        (vec![line(2, Rights::WRITE)], Status::BadField),
+        (vec![line(2, rw), line(2, rw)], Status::BadField),
+    ] {
+        assert_eq!(status(host.call(A, with_acl(acl))), expected);
+    }
+    let Ok(Response::Exported { id, .. }) = host.call(A, with_acl(vec![line(3, rw)])) else {
+        panic!()
+    };
+    assert_eq!(
+        status(host.call(B, Request::Attach { id, rights: rw })),
+        Status::NotFound
+    );
+    host.attach(C, id);
+}
+
+#[test]
+fn nobody_to_share_with_is_told_at_export() {
+    let mut host = Host::new();
+    assert_eq!(status(host.call(C, export(&[(RAM, 1)]))), Status::Denied);
+}
+
+#[test]
+fn an_image_that_leaves_its_buffer_is_refused() {
+    let mut host = Host::new();
+    let image = |rows| Image {
+        fourcc: 0x3432_5258,
+        width: 32,
+        height: rows,
+        modifier: 0,
+        planes: vec![Plane {
+            offset: 0,
+            stride: 128,
+            rows,
+        }],
+    };
+    let meta = |rows| Meta {
+        name: Name::EMPTY,
+        image: Some(image(rows)),
+        blob: Vec::new(),
+    };
+    assert!(host.call(A, with_meta(meta(32))).is_ok());
+    assert_eq!(status(host.call(A, with_meta(meta(33)))), Status::BadMeta);
+}
+
+#[test]
+fn a_blob_that_is_too_large_is_refused_not_cut() {
+    let limits = Limits {
+        max_blob: 8,
+        ..Limits::default()
+    };
+    let mut host = Host::with(config(limits));
+    let meta = |n| Meta {
+        name: Name::EMPTY,
+        image: None,
+        blob: vec![1; n],
+    };
+    let Ok(Response::Exported { id, .. }) = host.call(A, with_meta(meta(8))) else {
+        panic!()
+    };
+    let request = Request::SetMeta { id, meta: meta(9) };
+    assert_eq!(status(host.call(A, request)), Status::MetaTooLarge);
+    let Ok(Response::Meta { seq, meta }) = host.call(B, Request::GetMeta { id }) else {
+        panic!()
+    };
+    assert_eq!((seq, meta.blob.len()), (1, 8));
+}
+
+#[test]
+fn metadata_updates_are_counted_and_told_to_whoever_may_attach() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    host.events(B);
+    let meta = Meta {
+        name: Name::new("frame").unwrap(),
+        image: None,
+        blob: vec![1],
+    };
+    for seq in 2..5 {
+        let request = Request::SetMeta {
+            id,
+            meta: meta.clone(),
+        };
+        assert_eq!(host.call(A, request), Ok(Response::MetaSet { seq }));
+    }
+    let events = host.events(B);
+    assert_eq!(events.len(), 1);
+    assert_eq!((events[0].kind, events[0].value), (EventKind::Meta, 4));
+    let request = Request::SetMeta { id, meta };
+    assert_eq!(status(host.call(B, request)), Status::NotFound);
+}
+
+#[test]
+fn limits_refuse_one_more_and_other_peers_see_nothing() {
+    let limits = Limits {
+        max_buffers: 2,
+        max_attachments: 2,
+        ..Limits::default()
+    };
+    let mut host = Host::with(config(limits));
+    let id = host.export(A, 1);
+    host.export(A, 1);
+    assert_eq!(status(host.call(A, export(&[(RAM, 1)]))), Status::TooMany);
+    host.export(B, 1);
+    host.attach(B, id);
+    host.attach(B, id);
+    let rights = Rights::RW;
+    assert_eq!(
+        status(host.call(B, Request::Attach { id, rights })),
+        Status::TooMany
+    );
+    host.attach(C, id);
+}
+
+#[test]
+fn maps_are_counted_and_a_mapped_attachment_is_busy() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    assert_eq!(
+        status(host.call(B, Request::Unmap { handle })),
+        Status::Unbalanced
+    );
+    mapped(host.call(B, map(handle, 1)));
+    mapped(host.call(B, map(handle, 1)));
+    host.call(B, Request::Unmap { handle }).unwrap();
+    assert_eq!(
+        status(host.call(B, Request::Detach { handle })),
+        Status::Busy
+    );
+    host.call(B, Request::Unmap { handle }).unwrap();
+    host.call(B, Request::Detach { handle }).unwrap();
+    assert_eq!(
+        status(host.call(B, Request::Detach { handle })),
+        Status::NotFound
+    );
+}
+
+#[test]
+fn a_detach_while_its_map_is_under_way_is_busy() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    host.send(B, map(handle, 1));
+    let token = host.send(B, Request::Detach { handle });
+    assert_eq!(host.answer(B, token), Some(&Err(Status::Busy)));
+}
+
+#[test]
+fn released_comes_once_per_importer_after_its_last_attachment() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handles = [host.attach(B, id), host.attach(B, id)];
+    host.events(A);
+    host.call(B, Request::Detach { handle: handles[0] })
+        .unwrap();
+    assert_eq!(kinds(&mut host, A), []);
+    host.call(B, Request::Detach { handle: handles[1] })
+        .unwrap();
+    let events = host.events(A);
+    assert_eq!(events.len(), 1);
+    assert_eq!(
+        (events[0].kind, events[0].peer, events[0].id),
+        (EventKind::Released, B.to_wire(), id)
+    );
+}
+
+#[test]
+fn unexport_is_answered_when_the_importer_has_let_go() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    host.events(B);
+    let unexport = host.send(A, Request::Unexport { id });
+    host.settle();
+    assert!(host.answer(A, unexport).is_none());
+    let events = host.events(B);
+    assert_eq!(
+        (events[0].kind, events[0].handle),
+        (EventKind::Revoked, handle)
+    );
+    assert_eq!(status(host.call(B, map(handle, 1))), Status::Revoked);
+    host.call(B, Request::Unmap { handle }).unwrap();
+    assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
+    assert!(!host.broker.exposed(A));
+    host.call(B, Request::Detach { handle }).unwrap();
+    assert_eq!(
+        status(host.call(A, Request::Unexport { id })),
+        Status::NotFound
+    );
+}
+
+#[test]
+fn an_importer_that_does_not_let_go_loses_the_window_at_the_deadline() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    let unexport = host.send(A, Request::Unexport { id });
+    let again = host.send(A, Request::Unexport { id });
+    assert_eq!(host.answer(A, again), Some(&Err(Status::Busy)));
+    let deadline = host.deadlines.pop_front().unwrap();
+    let effects = host.broker.deadline(deadline);
+    host.take(effects);
+    assert!(host.answer(A, unexport).is_none(), "not before the proof");
+    host.settle();
+    assert!(host.answer(A, unexport).is_some());
+    assert_eq!(host.vmms[&B].mappings.len(), 0);
+    assert_eq!(host.peer(B).deadlines_missed, 1);
+    host.call(B, Request::Unmap { handle }).unwrap();
+    host.call(B, Request::Detach { handle }).unwrap();
+}
+
+#[test]
+fn unexport_while_a_map_is_under_way_ends_both() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    let map = host.send(B, map(handle, 1));
+    let unexport = host.send(A, Request::Unexport { id });
+    assert_eq!(host.answer(B, map), Some(&Err(Status::Revoked)));
+    host.settle();
+    assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
+    assert_eq!(host.vmms[&B].mappings.len(), 0);
+}
+
+#[test]
+fn a_reset_exporter_is_exposed_until_the_importer_has_lost_the_window() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    host.events(B);
+    let effects = host.broker.peer_reset(A);
+    host.take(effects);
+    assert_eq!(host.broker.exposed_to(A), [B]);
+    assert_eq!(
+        kinds(&mut host, B),
+        [EventKind::PeerDown, EventKind::Revoked]
+    );
+    host.call(B, Request::Unmap { handle }).unwrap();
+    assert!(!host.broker.exposed(A));
+    assert_eq!(host.peer(A).exports, 0);
+}
+
+#[test]
+fn a_reset_importer_lets_go_of_everything() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    host.events(A);
+    let effects = host.broker.peer_reset(B);
+    host.take(effects);
+    host.settle();
+    assert_eq!(
+        kinds(&mut host, A),
+        [EventKind::PeerDown, EventKind::Released]
+    );
+    let peer = host.peer(B);
+    assert_eq!((peer.attachments, peer.windows), (0, 0));
+    assert_eq!(host.vmms[&B].mappings.len(), 0);
+}
+
+#[test]
+fn a_driver_that_was_only_paused_learns_what_it_lost() {
+    let mut host = Host::new();
+    let theirs = host.export(A, 1);
+    let handle = host.attach(B, theirs);
+    let own = host.export(B, 1);
+    let effects = host.broker.peer_reset(B);
+    host.take(effects);
+    let mut lost: Vec<(BufferId, u64)> = host
+        .events(B)
+        .iter()
+        .filter(|e| e.kind == EventKind::Revoked)
+        .map(|e| (e.id, e.handle))
+        .collect();
+    lost.sort_unstable_by_key(|(_, handle)| *handle);
+    assert_eq!(lost, [(own, 0), (theirs, handle)]);
+}
+
+#[test]
+fn an_importer_that_vanishes_ends_a_pending_unexport() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    let unexport = host.send(A, Request::Unexport { id });
+    host.disconnect(B);
+    assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
+    assert_eq!(host.peer(B).windows, 0);
+}
+
+#[test]
+fn an_exporter_that_vanishes_is_revoked_at_its_importers() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    host.events(B);
+    host.disconnect(A);
+    assert_eq!(
+        kinds(&mut host, B),
+        [EventKind::PeerDown, EventKind::Revoked]
+    );
+    host.call(B, Request::Unmap { handle }).unwrap();
+    host.call(B, Request::Detach { handle }).unwrap();
+    assert_eq!(host.broker.snapshot().buffers, []);
+    assert_eq!(host.peer(B).windows, 0);
+    host.connect(A);
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+}
+
+#[test]
+fn memory_that_is_unplugged_is_taken_back() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    host.events(A);
+    let effects = host.broker.set_ram(A, Vec::new());
+    host.take(effects);
+    assert_eq!(kinds(&mut host, A), [EventKind::Revoked]);
+    host.call(B, Request::Unmap { handle }).unwrap();
+    assert!(!host.broker.exposed(A));
+}
+
+#[test]
+fn a_vmm_that_refuses_a_map_leaves_no_trace() {
+    let mut host = Host::new();
+    let id = host.export(A, 2);
+    let handle = host.attach(B, id);
+    host.vmms.get_mut(&B).unwrap().refuse_maps = true;
+    assert_eq!(status(host.call(B, map(handle, 2))), Status::MapFailed);
+    assert_eq!(host.peer(B).windows, 0);
+    host.vmms.get_mut(&B).unwrap().refuse_maps = false;
+    mapped(host.call(B, map(handle, 2)));
+}
+
+#[test]
+fn what_the_host_cannot_provide_is_a_status_and_leaves_no_trace() {
+    let mut host = Host::new();
+    let id = host.export(A, 2);
+    let handle = host.attach(B, id);
+    let token = host.send(B, map(handle, 2));
+    let Some(Effect::Map { id: effect, .. }) = host.vmms.get_mut(&B).unwrap().requests.pop_front()
+    else {
+        panic!()
+    };
+    let effects = host.broker.complete(effect, Outcome::HostError);
+    host.take(effects);
+    assert_eq!(host.answer(B, token), Some(&Err(Status::HostError)));
+    assert_eq!(host.peer(B).windows, 0);
+}
+
+#[test]
+fn without_shared_memory_requests_nothing_can_be_attached() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let effects = host.broker.peer_up(B, false);
+    host.take(effects);
+    let rights = Rights::RW;
+    assert_eq!(
+        status(host.call(B, Request::Attach { id, rights })),
+        Status::NoShmem
+    );
+}
+
+#[test]
+fn partial_maps_are_unsupported() {
+    let mut host = Host::new();
+    let id = host.export(A, 2);
+    let handle = host.attach(B, id);
+    assert_eq!(status(host.call(B, map(handle, 1))), Status::Unsupported);
+}
+
+#[test]
+fn accesses_are_counted_and_an_end_needs_its_begin() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    let sync = |target, op, access, len| Request::Sync {
+        target,
+        op,
+        access,
+        offset: 0,
+        len,
+    };
+    let mine = SyncTarget::Handle(handle);
+    let end = sync(mine, SyncOp::End, Rights::READ, PAGE);
+    assert_eq!(status(host.call(B, end.clone())), Status::Unbalanced);
+    host.call(B, sync(mine, SyncOp::Begin, Rights::READ, PAGE))
+        .unwrap();
+    assert_eq!(
+        status(host.call(B, sync(mine, SyncOp::End, Rights::RW, PAGE))),
+        Status::Unbalanced
+    );
+    host.call(B, end).unwrap();
+    assert_eq!(
+        status(host.call(B, sync(mine, SyncOp::Begin, Rights::READ, PAGE + 1))),
+        Status::BadField
+    );
+    let owned = SyncTarget::Owned(id);
+    host.call(A, sync(owned, SyncOp::Begin, Rights::RW, PAGE))
+        .unwrap();
+    assert_eq!(
+        status(host.call(B, sync(owned, SyncOp::Begin, Rights::RW, PAGE))),
+        Status::NotFound
+    );
+}
+
+#[test]
+fn peers_see_only_those_they_may_share_with() {
+    let mut host = Host::new();
+    let names = |host: &mut Host, peer| {
+        let Ok(Response::Peers { entries, more }) = host.call(peer, Request::Peers { cursor: 0 })
+        else {
+            panic!()
+        };
+        assert!(!more);
+        entries
+            .iter()
+            .map(|e| e.name.as_str().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&mut host, A), ["a", "b", "c"]);
+    assert_eq!(names(&mut host, C), ["a", "c"]);
+}
+
+#[test]
+fn a_list_goes_on_from_its_cursor() {
+    let mut host = Host::new();
+    let ids: Vec<BufferId> = (0..70).map(|_| host.export(A, 1)).collect();
+    let mut seen = Vec::new();
+    let mut cursor = 0;
+    loop {
+        let Ok(Response::Buffers { entries, more }) = host.call(B, Request::List { cursor }) else {
+            panic!()
+        };
+        cursor = entries.last().unwrap().generation;
+        seen.extend(entries.iter().map(|e| e.id));
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(seen, ids);
+    assert_eq!(
+        status(host.call(B, Request::List { cursor: u64::MAX })),
+        Status::BadField
+    );
+}
+
+#[test]
+fn impossible_configurations_are_refused() {
+    struct NoIds;
+    impl IdSource for NoIds {
+        fn fresh(&mut self) -> Option<BufferId> {
+            None
+        }
+    }
+    let good = || config(Limits::default());
+    let try_new = |c| Broker::new(c, Box::new(NoIds)).err();
+    assert_eq!(try_new(good()), None);
+    let mut c = good();
+    c.peers[1].name = Name::new("a").unwrap();
+    assert_eq!(try_new(c), Some(ConfigError::DuplicateName("a".into())));
+    let mut c = good();
+    c.allow[0].importer = PeerId(9);
+    assert_eq!(try_new(c), Some(ConfigError::UnknownPeer(PeerId(9))));
+    let mut c = good();
+    c.allow[0].importer = A;
+    assert_eq!(try_new(c), Some(ConfigError::SelfShare("a".into())));
+    let mut c = good();
+    c.shm_size = 3 << 20;
+    assert_eq!(try_new(c), Some(ConfigError::ShmSize(3 << 20)));
+    let mut c = good();
+    c.limits.max_windows = limits::HARD_MAX_WINDOWS + 1;
+    assert!(matches!(try_new(c), Some(ConfigError::Limit { .. })));
+    let mut c = good();
+    c.peers.clear();
+    assert_eq!(try_new(c), Some(ConfigError::NoPeer));
+}

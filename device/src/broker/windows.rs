@@ -1,0 +1,661 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The windows of one peer: ranges of its shared-memory region that show
+//! another peer's memory.
+//!
+//! ```text
+//! Queued -> Mapping -> Mapped -> Live <-> Idle
+//!              |          |        |       |
+//!              v          v        v       v
+//!           Unmapping -> Quarantined -> (free)
+//! ```
+//!
+//! A VMM acknowledges a request *before* it takes effect, but serves requests
+//! one at a time. So a mapping counts as visible, and a range as free, only
+//! when a later request was acknowledged: `Mapped` and `Quarantined` wait for
+//! that proof. Until then a window keeps its range and its share of the budget.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::{Extent, Transport};
+
+use super::limits::GUARD;
+use super::region::FreeRanges;
+use super::types::{EffectId, PeerId, Piece, Token};
+
+/// Number of a window in its table; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct WindowId(u64);
+
+/// What makes two maps of one peer the same window: generation and rights.
+pub(super) type Key = (u64, bool);
+
+/// A MAP request that waits for its window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiter {
+    pub(super) token: Token,
+    pub(super) handle: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Waits for budget or space; holds nothing yet.
+    Queued,
+    /// The VMM has been asked to map.
+    Mapping,
+    /// The VMM said it mapped, by this effect; not proved.
+    Mapped(EffectId),
+    /// Visible to the guest, in use.
+    Live,
+    /// Visible to the guest, not in use since this tick; kept for reuse.
+    Idle(u64),
+    /// The VMM has been asked to unmap.
+    Unmapping,
+    /// The VMM said it unmapped, by this effect; not proved.
+    Quarantined(EffectId),
+    /// Nobody knows what the VMM has mapped here.
+    Stuck,
+}
+
+#[derive(Debug)]
+pub(super) struct Window {
+    pub(super) key: Key,
+    pub(super) owner: PeerId,
+    pub(super) transport: Transport,
+    pub(super) extents: Vec<Extent>,
+    pub(super) size: u64,
+    /// Set once it has a place.
+    pub(super) offset: u64,
+    /// VMM mappings, relative to the region once placed.
+    pub(super) pieces: Vec<Piece>,
+    pub(super) state: State,
+    pub(super) waiters: Vec<Waiter>,
+    /// Sum of the map counts of its attachments.
+    pub(super) users: u32,
+    /// Unmap it as soon as that is possible; nobody may map it any more.
+    pub(super) doomed: bool,
+}
+
+impl Window {
+    /// VMM mappings it takes.
+    fn cost(&self) -> u32 {
+        u32::try_from(self.pieces.len()).unwrap_or(u32::MAX)
+    }
+
+    fn is_leaving(&self) -> bool {
+        matches!(self.state, State::Unmapping | State::Quarantined(_))
+            || (self.state == State::Mapping && self.doomed)
+    }
+
+    /// Whether the guest may be able to see the owner's memory through it.
+    pub(super) fn exposes(&self) -> bool {
+        self.state != State::Queued
+    }
+}
+
+/// What has to be done after a change.
+#[derive(Debug)]
+pub(super) enum Action {
+    /// Send the VMM this map request.
+    Map { id: EffectId, window: WindowId },
+    /// Send the VMM this unmap request.
+    Unmap { id: EffectId, pieces: Vec<Piece> },
+    /// Send the VMM any request.
+    Prove { id: EffectId },
+    /// The window is ready for its waiters.
+    Ready { window: WindowId },
+    /// These requests failed.
+    Failed {
+        waiters: Vec<Waiter>,
+        status: Status,
+    },
+    /// The window of this buffer is gone, and that is proved.
+    Freed { generation: u64 },
+}
+
+/// Gives out effect ids, growing.
+#[derive(Debug, Default)]
+pub(super) struct EffectIds(u64);
+
+impl EffectIds {
+    fn next(&mut self) -> EffectId {
+        self.0 = self.0.wrapping_add(1);
+        EffectId(self.0)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Request {
+    Map(WindowId),
+    Unmap(WindowId),
+    Prove,
+}
+
+/// The answer of the VMM to one effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Done,
+    Refused,
+    Stuck,
+    NotAsked,
+}
+
+/// The windows of one peer.
+#[derive(Debug)]
+pub(super) struct Windows {
+    table: BTreeMap<WindowId, Window>,
+    /// The window that a new map of the key joins.
+    current: BTreeMap<Key, WindowId>,
+    queue: VecDeque<WindowId>,
+    outstanding: BTreeMap<EffectId, Request>,
+    region: FreeRanges,
+    shm_size: u64,
+    max: u32,
+    /// VMM mappings held, those on their way out included.
+    held: u32,
+    next: u64,
+    tick: u64,
+    /// The VMM does not answer: nothing can be proved in this session.
+    broken: bool,
+    pub(super) peak: u32,
+}
+
+impl Windows {
+    pub(super) fn new(shm_size: u64, max: u32) -> Self {
+        Self {
+            table: BTreeMap::new(),
+            current: BTreeMap::new(),
+            queue: VecDeque::new(),
+            outstanding: BTreeMap::new(),
+            region: FreeRanges::new(shm_size.saturating_sub(GUARD)),
+            shm_size,
+            max,
+            held: 0,
+            next: 0,
+            tick: 0,
+            broken: false,
+            peak: 0,
+        }
+    }
+
+    /// The session is over: its VMM is not ours any more.
+    pub(super) fn forget(&mut self) -> Vec<u64> {
+        let generations = self.table.values().map(|w| w.key.0).collect();
+        *self = Self {
+            next: self.next,
+            peak: self.peak,
+            ..Self::new(self.shm_size, self.max)
+        };
+        generations
+    }
+
+    pub(super) fn held(&self) -> u32 {
+        self.held
+    }
+
+    pub(super) fn get(&self, id: WindowId) -> Option<&Window> {
+        self.table.get(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Window> {
+        self.table.values()
+    }
+
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding.len()
+    }
+
+    /// The window that a map of `key` would join.
+    pub(super) fn current(&self, key: Key) -> Option<WindowId> {
+        self.current.get(&key).copied()
+    }
+
+    /// A new window in the queue. `cost_per_extent`: direct; else one for all.
+    pub(super) fn request(
+        &mut self,
+        key: Key,
+        owner: PeerId,
+        transport: Transport,
+        extents: &[Extent],
+        waiter: Waiter,
+    ) -> WindowId {
+        let mut pieces = Vec::new();
+        let mut size = 0u64;
+        for extent in extents {
+            if transport == Transport::Direct {
+                pieces.push(Piece {
+                    shm_offset: size,
+                    len: extent.len,
+                });
+            }
+            size = size.saturating_add(extent.len);
+        }
+        if transport != Transport::Direct {
+            pieces.push(Piece {
+                shm_offset: 0,
+                len: size,
+            });
+        }
+        let id = WindowId(self.next);
+        self.next = self.next.wrapping_add(1);
+        self.table.insert(
+            id,
+            Window {
+                key,
+                owner,
+                transport,
+                extents: extents.to_vec(),
+                size,
+                offset: 0,
+                pieces,
+                state: State::Queued,
+                waiters: vec![waiter],
+                users: 0,
+                doomed: false,
+            },
+        );
+        self.current.insert(key, id);
+        self.queue.push_back(id);
+        id
+    }
+
+    /// Lets a waiter wait for a window that is not visible yet.
+    pub(super) fn wait(&mut self, id: WindowId, waiter: Waiter) {
+        if let Some(window) = self.table.get_mut(&id) {
+            window.waiters.push(waiter);
+        }
+    }
+
+    /// One more user of a visible window.
+    pub(super) fn enter(&mut self, id: WindowId) {
+        if let Some(window) = self.table.get_mut(&id) {
+            window.users = window.users.saturating_add(1);
+            window.state = State::Live;
+        }
+    }
+
+    /// `users` fewer users.
+    pub(super) fn leave(
+        &mut self,
+        id: WindowId,
+        users: u32,
+        ids: &mut EffectIds,
+        out: &mut Vec<Action>,
+    ) {
+        self.tick = self.tick.wrapping_add(1);
+        let tick = self.tick;
+        let Some(window) = self.table.get_mut(&id) else {
+            return;
+        };
+        window.users = window.users.saturating_sub(users);
+        if window.state != State::Live || window.users > 0 {
+            return;
+        }
+        if window.doomed {
+            self.unmap(id, ids, out);
+        } else {
+            window.state = State::Idle(tick);
+            self.pump(ids, out);
+        }
+    }
+
+    /// Forgets users and waiters: the driver they belong to is gone.
+    pub(super) fn abandon(&mut self) {
+        for window in self.table.values_mut() {
+            window.users = 0;
+            window.waiters.clear();
+        }
+    }
+
+    /// Takes the waiters of a window.
+    pub(super) fn take_waiters(&mut self, id: WindowId) -> Vec<Waiter> {
+        self.table
+            .get_mut(&id)
+            .map(|window| core::mem::take(&mut window.waiters))
+            .unwrap_or_default()
+    }
+
+    /// Nobody may map this window any more; it is unmapped at once, or when
+    /// its last user leaves if it is in use and not `forced`. Its waiters get
+    /// `status`.
+    pub(super) fn doom(
+        &mut self,
+        id: WindowId,
+        forced: bool,
+        status: Status,
+        ids: &mut EffectIds,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(window) = self.table.get_mut(&id) else {
+            return;
+        };
+        window.doomed = true;
+        let waiters = core::mem::take(&mut window.waiters);
+        if !waiters.is_empty() {
+            out.push(Action::Failed { waiters, status });
+        }
+        if self.current.get(&window.key) == Some(&id) {
+            self.current.remove(&window.key);
+        }
+        match window.state {
+            State::Queued => {
+                let generation = window.key.0;
+                self.table.remove(&id);
+                self.queue.retain(|queued| *queued != id);
+                out.push(Action::Freed { generation });
+                self.pump(ids, out);
+            }
+            State::Mapped(_) | State::Idle(_) => self.unmap(id, ids, out),
+            State::Live if forced || window.users == 0 => self.unmap(id, ids, out),
+            State::Live
+            | State::Mapping
+            | State::Unmapping
+            | State::Quarantined(_)
+            | State::Stuck => {}
+        }
+    }
+
+    /// Every window of `generation`, or all.
+    pub(super) fn of(&self, generation: Option<u64>) -> Vec<WindowId> {
+        self.table
+            .iter()
+            .filter(|(_, window)| generation.is_none_or(|g| window.key.0 == g))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    fn unmap(&mut self, id: WindowId, ids: &mut EffectIds, out: &mut Vec<Action>) {
+        let Some(window) = self.table.get_mut(&id) else {
+            return;
+        };
+        window.state = State::Unmapping;
+        if self.current.get(&window.key) == Some(&id) {
+            self.current.remove(&window.key);
+        }
+        let effect = ids.next();
+        self.outstanding.insert(effect, Request::Unmap(id));
+        out.push(Action::Unmap {
+            id: effect,
+            pieces: window.pieces.clone(),
+        });
+    }
+
+    /// Places queued windows in their order, evicting idle ones, least
+    /// recently used first, as far as that helps.
+    pub(super) fn pump(&mut self, ids: &mut EffectIds, out: &mut Vec<Action>) {
+        while let Some(&id) = self.queue.front() {
+            let Some(window) = self.table.get(&id) else {
+                self.queue.pop_front();
+                continue;
+            };
+            let (cost, size) = (window.cost(), window.size);
+            if self.broken {
+                self.fail_front(id, Status::MapFailed, out);
+            } else if self.budget_for(cost) && self.region.fits(size) {
+                self.place(id, cost, size, ids, out);
+            } else {
+                // What is leaving already counts before anything is evicted.
+                let (slots, region) = self.after_leaving();
+                if slots >= cost && region.fits(size) {
+                    return;
+                }
+                if let Some(victim) = self.least_recently_used() {
+                    self.unmap(victim, ids, out);
+                } else {
+                    let status = if slots < cost {
+                        Status::NoWindow
+                    } else {
+                        Status::NoSpace
+                    };
+                    self.fail_front(id, status, out);
+                }
+            }
+        }
+    }
+
+    fn budget_for(&self, cost: u32) -> bool {
+        self.held
+            .checked_add(cost)
+            .is_some_and(|held| held <= self.max)
+    }
+
+    fn place(
+        &mut self,
+        id: WindowId,
+        cost: u32,
+        size: u64,
+        ids: &mut EffectIds,
+        out: &mut Vec<Action>,
+    ) {
+        self.queue.pop_front();
+        let Some(offset) = self.region.take(size) else {
+            return;
+        };
+        let Some(window) = self.table.get_mut(&id) else {
+            self.region.give(offset, size);
+            return;
+        };
+        window.offset = offset;
+        for piece in &mut window.pieces {
+            piece.shm_offset = piece.shm_offset.saturating_add(offset);
+        }
+        window.state = State::Mapping;
+        self.held = self.held.saturating_add(cost);
+        self.peak = self.peak.max(self.held);
+        let effect = ids.next();
+        self.outstanding.insert(effect, Request::Map(id));
+        out.push(Action::Map {
+            id: effect,
+            window: id,
+        });
+    }
+
+    fn fail_front(&mut self, id: WindowId, status: Status, out: &mut Vec<Action>) {
+        self.queue.pop_front();
+        if let Some(window) = self.table.remove(&id) {
+            if self.current.get(&window.key) == Some(&id) {
+                self.current.remove(&window.key);
+            }
+            out.push(Action::Failed {
+                waiters: window.waiters,
+                status,
+            });
+            out.push(Action::Freed {
+                generation: window.key.0,
+            });
+        }
+    }
+
+    /// Budget and space once everything that is on its way out has left.
+    fn after_leaving(&self) -> (u32, FreeRanges) {
+        let mut held = self.held;
+        let mut region = self.region.clone();
+        for window in self.table.values().filter(|window| window.is_leaving()) {
+            held = held.saturating_sub(window.cost());
+            region.give(window.offset, window.size);
+        }
+        (self.max.saturating_sub(held), region)
+    }
+
+    fn least_recently_used(&self) -> Option<WindowId> {
+        self.table
+            .iter()
+            .filter_map(|(id, window)| match window.state {
+                State::Idle(tick) => Some((tick, *id)),
+                _ => None,
+            })
+            .min()
+            .map(|(_, id)| id)
+    }
+
+    /// The VMM answered an effect. Unknown ones (of an earlier session) do
+    /// nothing.
+    pub(super) fn complete(
+        &mut self,
+        effect: EffectId,
+        answer: Answer,
+        ids: &mut EffectIds,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(request) = self.outstanding.remove(&effect) else {
+            return;
+        };
+        match request {
+            Request::Map(id) => self.mapped(id, effect, answer, ids, out),
+            Request::Unmap(id) => {
+                if let Some(window) = self.table.get_mut(&id) {
+                    window.state = match answer {
+                        Answer::Done | Answer::Refused => State::Quarantined(effect),
+                        Answer::Stuck | Answer::NotAsked => State::Stuck,
+                    };
+                }
+            }
+            Request::Prove => {}
+        }
+        match answer {
+            Answer::Done | Answer::Refused => self.proven(effect, out),
+            Answer::Stuck => self.broken = true,
+            Answer::NotAsked if !matches!(request, Request::Map(_)) => self.broken = true,
+            Answer::NotAsked => {}
+        }
+        self.ask_for_proof(ids, out);
+        self.pump(ids, out);
+    }
+
+    fn mapped(
+        &mut self,
+        id: WindowId,
+        effect: EffectId,
+        answer: Answer,
+        ids: &mut EffectIds,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(window) = self.table.get_mut(&id) else {
+            return;
+        };
+        match answer {
+            Answer::Done if window.doomed => self.unmap(id, ids, out),
+            Answer::Done => window.state = State::Mapped(effect),
+            Answer::Refused | Answer::Stuck | Answer::NotAsked => {
+                let status = if answer == Answer::NotAsked {
+                    Status::HostError
+                } else {
+                    Status::MapFailed
+                };
+                let waiters = core::mem::take(&mut window.waiters);
+                window.doomed = true;
+                if self.current.get(&window.key) == Some(&id) {
+                    self.current.remove(&window.key);
+                }
+                match answer {
+                    // Its earlier pieces were mapped and unmapped again.
+                    Answer::Refused => window.state = State::Quarantined(effect),
+                    Answer::Stuck => window.state = State::Stuck,
+                    Answer::NotAsked | Answer::Done => self.free(id, out),
+                }
+                out.push(Action::Failed { waiters, status });
+            }
+        }
+    }
+
+    /// Everything acknowledged before `effect` was sent has happened.
+    fn proven(&mut self, effect: EffectId, out: &mut Vec<Action>) {
+        let mut free = Vec::new();
+        for (id, window) in &mut self.table {
+            match window.state {
+                State::Mapped(since) if since < effect => {
+                    window.state = State::Live;
+                    out.push(Action::Ready { window: *id });
+                }
+                State::Quarantined(since) if since < effect => free.push(*id),
+                _ => {}
+            }
+        }
+        for id in free {
+            self.free(id, out);
+        }
+    }
+
+    fn free(&mut self, id: WindowId, out: &mut Vec<Action>) {
+        if let Some(window) = self.table.remove(&id) {
+            self.held = self.held.saturating_sub(window.cost());
+            self.region.give(window.offset, window.size);
+            out.push(Action::Freed {
+                generation: window.key.0,
+            });
+        }
+    }
+
+    /// If something waits for a proof and no request is under way that will
+    /// bring it, sends one.
+    fn ask_for_proof(&mut self, ids: &mut EffectIds, out: &mut Vec<Action>) {
+        if self.broken {
+            return;
+        }
+        let newest = self
+            .table
+            .values()
+            .filter_map(|window| match window.state {
+                State::Mapped(since) | State::Quarantined(since) => Some(since),
+                _ => None,
+            })
+            .max();
+        let Some(newest) = newest else {
+            return;
+        };
+        let under_way = self
+            .outstanding
+            .last_key_value()
+            .is_some_and(|(last, _)| *last > newest);
+        if !under_way {
+            let effect = ids.next();
+            self.outstanding.insert(effect, Request::Prove);
+            out.push(Action::Prove { id: effect });
+        }
+    }
+
+    /// What must hold at all times; names what does not.
+    #[cfg(test)]
+    pub(super) fn check(&self) -> Result<(), String> {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let mut held = 0;
+        for (id, window) in &self.table {
+            if window.state == State::Queued {
+                if !self.queue.contains(id) {
+                    return Err(format!("{id:?} is queued but not in the queue"));
+                }
+                continue;
+            }
+            held += window.cost();
+            if window.offset + window.size > self.shm_size - GUARD {
+                return Err(format!("{id:?} leaves the region"));
+            }
+            for (start, len) in &ranges {
+                if window.offset < start + len && *start < window.offset + window.size {
+                    return Err(format!("{id:?} overlaps another window"));
+                }
+            }
+            ranges.push((window.offset, window.size));
+            if matches!(window.state, State::Idle(_)) && window.users != 0 {
+                return Err(format!("{id:?} is idle with {} users", window.users));
+            }
+        }
+        if held != self.held || held > self.max {
+            return Err(format!(
+                "{held} mappings held, {} counted, {} allowed",
+                self.held, self.max
+            ));
+        }
+        let taken: u64 = ranges.iter().map(|(_, len)| len).sum();
+        if taken + self.region.total() != self.shm_size - GUARD {
+            return Err("space was lost".into());
+        }
+        for (key, id) in &self.current {
+            match self.table.get(id) {
+                Some(window) if window.key == *key && !window.doomed => {}
+                _ => return Err(format!("{key:?} leads to a window that is gone")),
+            }
+        }
+        Ok(())
+    }
+}
