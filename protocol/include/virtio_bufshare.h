@@ -109,29 +109,29 @@ struct virtio_bufshare_config {
 /* Status of a response. An unknown id and a forbidden one are NOT_FOUND. */
 #define VIRTIO_BUFSHARE_S_OK			0
 #define VIRTIO_BUFSHARE_S_UNSUPPORTED		1	/* command or option unknown */
-#define VIRTIO_BUFSHARE_S_BAD_LENGTH		2	/* request shorter or longer than its fields say */
-#define VIRTIO_BUFSHARE_S_BAD_FIELD		3	/* reserved not zero, or value out of range */
-#define VIRTIO_BUFSHARE_S_NO_ROOM		4	/* response room too small for the answer */
+#define VIRTIO_BUFSHARE_S_BAD_LENGTH		2	/* not the length its fields say */
+#define VIRTIO_BUFSHARE_S_BAD_FIELD		3	/* not zero, or out of range */
+#define VIRTIO_BUFSHARE_S_NO_ROOM		4	/* response room too small */
 #define VIRTIO_BUFSHARE_S_NOT_FOUND		5	/* no such buffer or handle for you */
-#define VIRTIO_BUFSHARE_S_DENIED		6	/* operator allows no such sharing */
+#define VIRTIO_BUFSHARE_S_DENIED		6	/* operator does not allow it */
 #define VIRTIO_BUFSHARE_S_NOT_RAM		7	/* extent is not this VM's own RAM */
 #define VIRTIO_BUFSHARE_S_OVERLAP		8	/* extents overlap each other */
-#define VIRTIO_BUFSHARE_S_UNALIGNED		9	/* extent, offset or size not aligned to map_align */
+#define VIRTIO_BUFSHARE_S_UNALIGNED		9	/* not a multiple of map_align */
 #define VIRTIO_BUFSHARE_S_TOO_LARGE		10	/* buffer over max_buffer_size */
-#define VIRTIO_BUFSHARE_S_TOO_MANY		11	/* max_buffers or max_attachments reached */
-#define VIRTIO_BUFSHARE_S_TOO_FRAGMENTED	12	/* more extents than max_extents or the window budget */
+#define VIRTIO_BUFSHARE_S_TOO_MANY		11	/* max_buffers or max_attachments */
+#define VIRTIO_BUFSHARE_S_TOO_FRAGMENTED	12	/* over max_extents or max_windows */
 #define VIRTIO_BUFSHARE_S_NO_WINDOW		13	/* window budget used up */
-#define VIRTIO_BUFSHARE_S_NO_SPACE		14	/* no free range in the shared-memory region */
+#define VIRTIO_BUFSHARE_S_NO_SPACE		14	/* no free range in the region */
 #define VIRTIO_BUFSHARE_S_BUSY			15	/* still mapped */
-#define VIRTIO_BUFSHARE_S_REVOKED		16	/* the exporter took the buffer back */
-#define VIRTIO_BUFSHARE_S_META_TOO_LARGE	17	/* blob over max_blob: refused, never cut */
-#define VIRTIO_BUFSHARE_S_BAD_META		18	/* image does not fit the buffer, or name not UTF-8 */
-#define VIRTIO_BUFSHARE_S_NO_TRANSPORT		19	/* no udmabuf here and raw RAM fds not allowed */
-#define VIRTIO_BUFSHARE_S_RO_NOT_ENFORCED	20	/* read-only asked, VMM would not enforce it */
-#define VIRTIO_BUFSHARE_S_NO_SHMEM		21	/* VMM cannot map: shared-memory requests missing */
+#define VIRTIO_BUFSHARE_S_REVOKED		16	/* the exporter took it back */
+#define VIRTIO_BUFSHARE_S_META_TOO_LARGE	17	/* over max_blob: refused, not cut */
+#define VIRTIO_BUFSHARE_S_BAD_META		18	/* image beyond buffer, name not UTF-8 */
+#define VIRTIO_BUFSHARE_S_NO_TRANSPORT		19	/* no udmabuf, raw RAM not allowed */
+#define VIRTIO_BUFSHARE_S_RO_NOT_ENFORCED	20	/* VMM would not enforce read-only */
+#define VIRTIO_BUFSHARE_S_NO_SHMEM		21	/* VMM has no shared-memory requests */
 #define VIRTIO_BUFSHARE_S_MAP_FAILED		22	/* VMM refused the mapping */
-#define VIRTIO_BUFSHARE_S_UNBALANCED		23	/* UNMAP without MAP, SYNC end without begin */
-#define VIRTIO_BUFSHARE_S_HOST_ERROR		24	/* host ran out of something; see its log */
+#define VIRTIO_BUFSHARE_S_UNBALANCED		23	/* UNMAP or SYNC end with no begin */
+#define VIRTIO_BUFSHARE_S_HOST_ERROR		24	/* host failed; see its log */
 
 /**
  * struct virtio_bufshare_req - header of each request

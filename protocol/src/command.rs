@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Numbers of the commands on queue 0
+
+macro_rules! commands {
+    ($($(#[$doc:meta])* $name:ident = $value:literal,)+) => {
+        $($(#[$doc])* pub const $name: u32 = $value;)+
+
+        /// Every command number of this version, in numeric order.
+        pub const ALL: &[u32] = &[$($name),+];
+
+        /// Name of a command for people, `None` if it is unknown.
+        ///
+        /// ```
+        /// use bufshare_protocol::command;
+        /// assert_eq!(command::name(command::ATTACH), Some("ATTACH"));
+        /// assert_eq!(command::name(0), None);
+        /// ```
+        #[must_use]
+        pub const fn name(kind: u32) -> Option<&'static str> {
+            match kind {
+                $($value => Some(stringify!($name)),)+
+                _ => None,
+            }
+        }
+    };
+}
+
+commands! {
+    /// Agree on a version, tell the device's limits.
+    GET_CAPS = 0x0100,
+    /// Tell the peers.
+    PEERS = 0x0101,
+    /// Offer a buffer of one's own RAM.
+    EXPORT = 0x0200,
+    /// Take an offered buffer back.
+    UNEXPORT = 0x0201,
+    /// Begin to use another peer's buffer.
+    ATTACH = 0x0202,
+    /// End that use.
+    DETACH = 0x0203,
+    /// Make an attached buffer appear in the shared-memory region.
+    MAP = 0x0204,
+    /// Take back one MAP.
+    UNMAP = 0x0205,
+    /// Begin or end CPU access.
+    SYNC = 0x0206,
+    /// Replace a buffer's metadata.
+    SET_META = 0x0300,
+    /// Tell a buffer's metadata.
+    GET_META = 0x0301,
+    /// Tell about one buffer.
+    QUERY = 0x0302,
+    /// Tell the buffers one owns or may attach to.
+    LIST = 0x0303,
+}

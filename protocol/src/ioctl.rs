@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Structs and request numbers of `/dev/bufshare`
+//!
+//! The structs have the layout that the kernel reads and writes, with native
+//! integers. The numbers are those of the `_IOC` encoding that x86, Arm and
+//! RISC-V have.
+
+use crate::limits::NAME_LEN;
+use crate::wire::layout_struct;
+pub use crate::wire::{Access, Buffer, Event, Id, Image, Meta, Peer, Plane};
+
+layout_struct! {
+    /// INFO: the device and its limits
+    Info = "bufshare_info" {
+        /// Version of the wire format in force.
+        version: u32,
+        /// Bits of [`device`](crate::device)`::CAP_*`.
+        caps: u32,
+        /// VMM mappings this VM may hold at once.
+        max_windows: u32,
+        /// Pieces per exported buffer.
+        max_extents: u32,
+        /// Buffers exported at once.
+        max_buffers: u32,
+        /// Imports at once.
+        max_attachments: u32,
+        /// Bytes of opaque metadata.
+        max_blob: u32,
+        /// Alignment of pieces, bytes.
+        map_align: u32,
+        /// Bytes of the window region.
+        shm_size: u64,
+        /// Bytes per buffer.
+        max_buffer_size: u64,
+        /// Our id.
+        peer_id: u64,
+        /// VMM mappings held now, idle ones included.
+        windows_used: u32,
+        /// Zero.
+        reserved: u32,
+        /// Our name, given by the host's operator.
+        name: [u8; NAME_LEN],
+    }
+}
+
+layout_struct! {
+    /// PEERS and LIST: read a table in pieces
+    Table = "bufshare_table" {
+        /// In: 0 to start, then the last answer's. Out: 0: this was all.
+        cursor: u64,
+        /// In: address of an array of [`Peer`] or [`Buffer`].
+        entries: u64,
+        /// In: room, entries, not zero. Out: entries written.
+        count: u32,
+        /// Out: status of the host.
+        status: u32,
+    }
+}
+
+layout_struct! {
+    /// ALLOC: a dma-buf of this VM's RAM in few pieces
+    Alloc = "bufshare_alloc" {
+        /// In: bytes, rounded up to whole pages.
+        size: u64,
+        /// In: `O_CLOEXEC` and `O_RDWR` or `O_RDONLY`.
+        fd_flags: u32,
+        /// In: zero.
+        flags: u32,
+        /// Out: the dma-buf.
+        fd: i32,
+        /// Out: pieces it has.
+        extents: u32,
+    }
+}
+
+layout_struct! {
+    /// EXPORT: offer a dma-buf, ours or any driver's
+    Export = "bufshare_export" {
+        /// In: the dma-buf.
+        dmabuf_fd: i32,
+        /// In: `O_CLOEXEC` or 0.
+        fd_flags: u32,
+        /// In: zero.
+        flags: u32,
+        /// In: lines of the access list; 0: all peers the operator allows.
+        num_acl: u32,
+        /// In: address of an array of [`Access`].
+        acl: u64,
+        /// In: address of `meta.blob_len` bytes.
+        blob: u64,
+        /// In: metadata.
+        meta: Meta,
+        /// Out: the buffer's name.
+        id: Id,
+        /// Out: number of this export.
+        generation: u64,
+        /// Out: closing the last copy of it ends the export.
+        export_fd: i32,
+        /// Out: status of the host.
+        status: u32,
+    }
+}
+
+layout_struct! {
+    /// IMPORT: another VM's buffer as a dma-buf
+    Import = "bufshare_import" {
+        /// In: the buffer.
+        id: Id,
+        /// In: wanted. Out: granted.
+        rights: u32,
+        /// In: `O_CLOEXEC` and `O_RDWR` or `O_RDONLY`.
+        fd_flags: u32,
+        /// In: zero.
+        flags: u32,
+        /// Out: the dma-buf; closing its last copy is the detach.
+        fd: i32,
+        /// Out: bytes.
+        size: u64,
+        /// Out: of the export.
+        generation: u64,
+        /// Out: exporting peer.
+        owner: u64,
+        /// Out: a [`Transport`](crate::types::Transport).
+        transport: u32,
+        /// Out: VMM mappings that mapping it takes.
+        windows: u32,
+        /// Out: status of the host.
+        status: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+layout_struct! {
+    /// SET_META (exporter only) and GET_META
+    MetaIo = "bufshare_meta_io" {
+        /// In: the buffer.
+        id: Id,
+        /// In: address of `meta.blob_len` bytes.
+        blob: u64,
+        /// Out: sequence number.
+        seq: u64,
+        /// In or out: metadata. A GET_META with too little room is `EMSGSIZE`
+        /// and tells the length needed.
+        meta: Meta,
+        /// Out: status of the host.
+        status: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+layout_struct! {
+    /// QUERY
+    Query = "bufshare_query" {
+        /// In: `buffer.id`, the rest zero. Out: all.
+        buffer: Buffer,
+        /// Out: status of the host.
+        status: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+/// The letter of our requests.
+pub const MAGIC: u32 = 0xB5;
+
+const DIR_READ: u32 = 2;
+const DIR_WRITE: u32 = 1;
+
+/// `_IOC` of the kernel's `asm-generic/ioctl.h`: 2 bits direction, 14 bits
+/// size, 8 bits letter, 8 bits number.
+#[expect(clippy::cast_possible_truncation, reason = "checked when compiled")]
+const fn ioc(dir: u32, nr: u32, size: usize) -> u32 {
+    assert!(size < 1 << 14 && nr < 1 << 8);
+    (dir << 30) | ((size as u32) << 16) | (MAGIC << 8) | nr
+}
+
+/// INFO; the argument is an [`Info`].
+pub const INFO: u32 = ioc(DIR_READ, 0x00, Info::SIZE);
+/// PEERS; the argument is a [`Table`] of [`Peer`].
+pub const PEERS: u32 = ioc(DIR_READ | DIR_WRITE, 0x01, Table::SIZE);
+/// ALLOC; the argument is an [`Alloc`].
+pub const ALLOC: u32 = ioc(DIR_READ | DIR_WRITE, 0x02, Alloc::SIZE);
+/// EXPORT; the argument is an [`Export`].
+pub const EXPORT: u32 = ioc(DIR_READ | DIR_WRITE, 0x03, Export::SIZE);
+/// IMPORT; the argument is an [`Import`].
+pub const IMPORT: u32 = ioc(DIR_READ | DIR_WRITE, 0x04, Import::SIZE);
+/// SET_META; the argument is a [`MetaIo`].
+pub const SET_META: u32 = ioc(DIR_READ | DIR_WRITE, 0x05, MetaIo::SIZE);
+/// GET_META; the argument is a [`MetaIo`].
+pub const GET_META: u32 = ioc(DIR_READ | DIR_WRITE, 0x06, MetaIo::SIZE);
+/// QUERY; the argument is a [`Query`].
+pub const QUERY: u32 = ioc(DIR_READ | DIR_WRITE, 0x07, Query::SIZE);
+/// LIST; the argument is a [`Table`] of [`Buffer`].
+pub const LIST: u32 = ioc(DIR_READ | DIR_WRITE, 0x08, Table::SIZE);

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Tables of every struct and constant that the C headers define
+//!
+//! `tests/header_layout.rs` compares them with the headers in both directions.
+
+use crate::wire::Layout;
+use crate::{command, device, event, ioctl, limits, response, status, types, wire};
+
+/// A struct of a C header
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Struct {
+    /// Its name in C.
+    pub name: &'static str,
+    /// Bytes.
+    pub size: usize,
+    /// Its fields in order.
+    pub fields: &'static [Field],
+}
+
+/// A field of a [`Struct`]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field {
+    /// Its name in C.
+    pub name: &'static str,
+    /// Bytes from the start of the struct.
+    pub offset: usize,
+    /// Bytes.
+    pub size: usize,
+}
+
+/// A field's name in C: `type` for Rust's `r#type`.
+pub(crate) const fn plain(name: &'static str) -> &'static str {
+    match name.as_bytes() {
+        [b'r', b'#', ..] => name.split_at(2).1,
+        _ => name,
+    }
+}
+
+/// The row of a wire struct under the name of its twin in `bufshare.h`.
+const fn twin(name: &'static str, of: Struct) -> Struct {
+    Struct { name, ..of }
+}
+
+/// Every struct of `virtio_bufshare.h` and `bufshare.h`.
+pub const LAYOUT: &[Struct] = &[
+    wire::Config::LAYOUT,
+    wire::Req::LAYOUT,
+    wire::Resp::LAYOUT,
+    wire::Id::LAYOUT,
+    wire::Extent::LAYOUT,
+    wire::Access::LAYOUT,
+    wire::Plane::LAYOUT,
+    wire::Image::LAYOUT,
+    wire::Meta::LAYOUT,
+    wire::GetCaps::LAYOUT,
+    wire::GetCapsResp::LAYOUT,
+    wire::Cursor::LAYOUT,
+    wire::Peer::LAYOUT,
+    wire::ListResp::LAYOUT,
+    wire::Export::LAYOUT,
+    wire::ExportResp::LAYOUT,
+    wire::ById::LAYOUT,
+    wire::Attach::LAYOUT,
+    wire::AttachResp::LAYOUT,
+    wire::ByHandle::LAYOUT,
+    wire::Map::LAYOUT,
+    wire::MapResp::LAYOUT,
+    wire::Sync::LAYOUT,
+    wire::SetMeta::LAYOUT,
+    wire::SetMetaResp::LAYOUT,
+    wire::GetMetaResp::LAYOUT,
+    wire::Buffer::LAYOUT,
+    wire::QueryResp::LAYOUT,
+    wire::Event::LAYOUT,
+    twin("bufshare_id", ioctl::Id::LAYOUT),
+    twin("bufshare_access", ioctl::Access::LAYOUT),
+    twin("bufshare_plane", ioctl::Plane::LAYOUT),
+    twin("bufshare_image", ioctl::Image::LAYOUT),
+    twin("bufshare_meta", ioctl::Meta::LAYOUT),
+    twin("bufshare_peer", ioctl::Peer::LAYOUT),
+    twin("bufshare_buffer", ioctl::Buffer::LAYOUT),
+    twin("bufshare_event", ioctl::Event::LAYOUT),
+    ioctl::Info::LAYOUT,
+    ioctl::Table::LAYOUT,
+    ioctl::Alloc::LAYOUT,
+    ioctl::Export::LAYOUT,
+    ioctl::Import::LAYOUT,
+    ioctl::MetaIo::LAYOUT,
+    ioctl::Query::LAYOUT,
+];
+
+macro_rules! constants {
+    ($($c_name:ident = $value:expr,)+) => {
+        /// Every numeric constant of `virtio_bufshare.h` and `bufshare.h`.
+        pub const CONSTS: &[(&str, u64)] = &[$((stringify!($c_name), $value as u64),)+];
+    };
+}
+
+constants! {
+    VIRTIO_BUFSHARE_ID = device::ID,
+    VIRTIO_BUFSHARE_VERSION = device::VERSION,
+    VIRTIO_BUFSHARE_QUEUE_CONTROL = device::QUEUE_CONTROL,
+    VIRTIO_BUFSHARE_QUEUE_EVENT = device::QUEUE_EVENT,
+    VIRTIO_BUFSHARE_NUM_QUEUES = device::NUM_QUEUES,
+    VIRTIO_BUFSHARE_SHMID = device::SHMID,
+    VIRTIO_BUFSHARE_NAME_LEN = limits::NAME_LEN,
+    VIRTIO_BUFSHARE_ID_LEN = limits::ID_LEN,
+    VIRTIO_BUFSHARE_MAX_PLANES = limits::MAX_PLANES,
+    VIRTIO_BUFSHARE_MAX_ACL = limits::MAX_ACL,
+    VIRTIO_BUFSHARE_MAX_EXTENTS = limits::MAX_EXTENTS,
+    VIRTIO_BUFSHARE_MAX_BLOB = limits::MAX_BLOB,
+    VIRTIO_BUFSHARE_MAX_LIST = limits::MAX_LIST,
+    VIRTIO_BUFSHARE_CAP_MAP = device::CAP_MAP,
+    VIRTIO_BUFSHARE_CAP_UDMABUF = device::CAP_UDMABUF,
+    VIRTIO_BUFSHARE_CAP_RO_ENFORCED = device::CAP_RO_ENFORCED,
+    VIRTIO_BUFSHARE_READ = types::Rights::READ.to_wire(),
+    VIRTIO_BUFSHARE_WRITE = types::Rights::WRITE.to_wire(),
+    VIRTIO_BUFSHARE_TRANSPORT_DIRECT = types::Transport::Direct,
+    VIRTIO_BUFSHARE_TRANSPORT_UDMABUF = types::Transport::Udmabuf,
+    VIRTIO_BUFSHARE_TRANSPORT_COPY = types::Transport::Copy,
+    VIRTIO_BUFSHARE_CMD_GET_CAPS = command::GET_CAPS,
+    VIRTIO_BUFSHARE_CMD_PEERS = command::PEERS,
+    VIRTIO_BUFSHARE_CMD_EXPORT = command::EXPORT,
+    VIRTIO_BUFSHARE_CMD_UNEXPORT = command::UNEXPORT,
+    VIRTIO_BUFSHARE_CMD_ATTACH = command::ATTACH,
+    VIRTIO_BUFSHARE_CMD_DETACH = command::DETACH,
+    VIRTIO_BUFSHARE_CMD_MAP = command::MAP,
+    VIRTIO_BUFSHARE_CMD_UNMAP = command::UNMAP,
+    VIRTIO_BUFSHARE_CMD_SYNC = command::SYNC,
+    VIRTIO_BUFSHARE_CMD_SET_META = command::SET_META,
+    VIRTIO_BUFSHARE_CMD_GET_META = command::GET_META,
+    VIRTIO_BUFSHARE_CMD_QUERY = command::QUERY,
+    VIRTIO_BUFSHARE_CMD_LIST = command::LIST,
+    VIRTIO_BUFSHARE_EVT_PEER_UP = event::EventKind::PeerUp,
+    VIRTIO_BUFSHARE_EVT_PEER_DOWN = event::EventKind::PeerDown,
+    VIRTIO_BUFSHARE_EVT_OFFER = event::EventKind::Offer,
+    VIRTIO_BUFSHARE_EVT_RELEASED = event::EventKind::Released,
+    VIRTIO_BUFSHARE_EVT_REVOKED = event::EventKind::Revoked,
+    VIRTIO_BUFSHARE_EVT_META = event::EventKind::Meta,
+    VIRTIO_BUFSHARE_EVT_OVERFLOW = event::EventKind::Overflow,
+    VIRTIO_BUFSHARE_S_OK = status::Status::Ok,
+    VIRTIO_BUFSHARE_S_UNSUPPORTED = status::Status::Unsupported,
+    VIRTIO_BUFSHARE_S_BAD_LENGTH = status::Status::BadLength,
+    VIRTIO_BUFSHARE_S_BAD_FIELD = status::Status::BadField,
+    VIRTIO_BUFSHARE_S_NO_ROOM = status::Status::NoRoom,
+    VIRTIO_BUFSHARE_S_NOT_FOUND = status::Status::NotFound,
+    VIRTIO_BUFSHARE_S_DENIED = status::Status::Denied,
+    VIRTIO_BUFSHARE_S_NOT_RAM = status::Status::NotRam,
+    VIRTIO_BUFSHARE_S_OVERLAP = status::Status::Overlap,
+    VIRTIO_BUFSHARE_S_UNALIGNED = status::Status::Unaligned,
+    VIRTIO_BUFSHARE_S_TOO_LARGE = status::Status::TooLarge,
+    VIRTIO_BUFSHARE_S_TOO_MANY = status::Status::TooMany,
+    VIRTIO_BUFSHARE_S_TOO_FRAGMENTED = status::Status::TooFragmented,
+    VIRTIO_BUFSHARE_S_NO_WINDOW = status::Status::NoWindow,
+    VIRTIO_BUFSHARE_S_NO_SPACE = status::Status::NoSpace,
+    VIRTIO_BUFSHARE_S_BUSY = status::Status::Busy,
+    VIRTIO_BUFSHARE_S_REVOKED = status::Status::Revoked,
+    VIRTIO_BUFSHARE_S_META_TOO_LARGE = status::Status::MetaTooLarge,
+    VIRTIO_BUFSHARE_S_BAD_META = status::Status::BadMeta,
+    VIRTIO_BUFSHARE_S_NO_TRANSPORT = status::Status::NoTransport,
+    VIRTIO_BUFSHARE_S_RO_NOT_ENFORCED = status::Status::RoNotEnforced,
+    VIRTIO_BUFSHARE_S_NO_SHMEM = status::Status::NoShmem,
+    VIRTIO_BUFSHARE_S_MAP_FAILED = status::Status::MapFailed,
+    VIRTIO_BUFSHARE_S_UNBALANCED = status::Status::Unbalanced,
+    VIRTIO_BUFSHARE_S_HOST_ERROR = status::Status::HostError,
+    VIRTIO_BUFSHARE_PEER_UP = response::PEER_UP,
+    VIRTIO_BUFSHARE_MAP_COHERENT = response::MAP_COHERENT,
+    VIRTIO_BUFSHARE_MAP_CACHED = response::MAP_CACHED,
+    VIRTIO_BUFSHARE_SYNC_BEGIN = crate::request::SyncOp::Begin,
+    VIRTIO_BUFSHARE_SYNC_END = crate::request::SyncOp::End,
+    VIRTIO_BUFSHARE_BUFFER_OWNED = response::BUFFER_OWNED,
+    VIRTIO_BUFSHARE_BUFFER_REVOKING = response::BUFFER_REVOKING,
+    BUFSHARE_NAME_LEN = limits::NAME_LEN,
+    BUFSHARE_ID_LEN = limits::ID_LEN,
+    BUFSHARE_MAX_PLANES = limits::MAX_PLANES,
+    BUFSHARE_MAX_ACL = limits::MAX_ACL,
+    BUFSHARE_MAX_BLOB = limits::MAX_BLOB,
+    BUFSHARE_READ = types::Rights::READ.to_wire(),
+    BUFSHARE_WRITE = types::Rights::WRITE.to_wire(),
+    BUFSHARE_IOC_MAGIC = ioctl::MAGIC,
+    BUFSHARE_IOC_INFO = ioctl::INFO,
+    BUFSHARE_IOC_PEERS = ioctl::PEERS,
+    BUFSHARE_IOC_ALLOC = ioctl::ALLOC,
+    BUFSHARE_IOC_EXPORT = ioctl::EXPORT,
+    BUFSHARE_IOC_IMPORT = ioctl::IMPORT,
+    BUFSHARE_IOC_SET_META = ioctl::SET_META,
+    BUFSHARE_IOC_GET_META = ioctl::GET_META,
+    BUFSHARE_IOC_QUERY = ioctl::QUERY,
+    BUFSHARE_IOC_LIST = ioctl::LIST,
+}

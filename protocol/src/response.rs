@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the device answers
+//!
+//! [`encode`] is the device's side; [`parse`] is the driver's, for tests and
+//! tools.
+
+mod encode;
+mod info;
+mod parse;
+
+pub use encode::encode;
+pub use info::{BUFFER_OWNED, BUFFER_REVOKING, BufferInfo, Caps, PEER_UP, PeerInfo};
+pub use parse::parse;
+
+use alloc::vec::Vec;
+
+use crate::status::Status;
+use crate::types::{BufferId, Meta, Rights, Transport};
+
+/// Flag of MAP's answer: SYNC moves no data and may be left out.
+pub const MAP_COHERENT: u32 = 0x1;
+/// Flag of MAP's answer: an idle window served it, the VMM was not asked.
+pub const MAP_CACHED: u32 = 0x2;
+
+/// An answer, or why there is none. `Err(Status::Ok)` does not occur; on the
+/// wire it would be an answer without contents.
+pub type Reply = Result<Response, Status>;
+
+/// An answer
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// To UNEXPORT, DETACH, UNMAP and SYNC.
+    Done,
+    /// To GET_CAPS.
+    Caps(Caps),
+    /// To PEERS.
+    Peers {
+        /// Peers with an id above the cursor, in the order of their ids.
+        entries: Vec<PeerInfo>,
+        /// Whether there are peers behind the last entry.
+        more: bool,
+    },
+    /// To EXPORT.
+    Exported {
+        /// The buffer's name.
+        id: BufferId,
+        /// Number of this export.
+        generation: u64,
+    },
+    /// To ATTACH.
+    Attached {
+        /// Of this attachment, never 0.
+        handle: u64,
+        /// Bytes of the buffer.
+        size: u64,
+        /// Of the export.
+        generation: u64,
+        /// The exporting peer.
+        owner: u64,
+        /// Granted.
+        rights: Rights,
+        /// How the bytes become visible.
+        transport: Transport,
+        /// VMM mappings that a MAP will take.
+        windows: u32,
+    },
+    /// To MAP.
+    Mapped {
+        /// Where the buffer begins in the shared-memory region, bytes.
+        shm_offset: u64,
+        /// Bytes.
+        len: u64,
+        /// SYNC moves no data and may be left out.
+        coherent: bool,
+        /// An idle window served it, the VMM was not asked.
+        cached: bool,
+    },
+    /// To SET_META.
+    MetaSet {
+        /// Sequence number in force now.
+        seq: u64,
+    },
+    /// To GET_META.
+    Meta {
+        /// Its sequence number.
+        seq: u64,
+        /// The metadata.
+        meta: Meta,
+    },
+    /// To QUERY.
+    Buffer(BufferInfo),
+    /// To LIST.
+    Buffers {
+        /// Buffers with a generation above the cursor, in the order of their
+        /// generations.
+        entries: Vec<BufferInfo>,
+        /// Whether there are buffers behind the last entry.
+        more: bool,
+    },
+}

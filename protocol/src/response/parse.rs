@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Bytes to an answer, the driver's side
+
+use alloc::vec::Vec;
+
+use crate::command;
+use crate::limits::MAX_LIST;
+use crate::response::{BufferInfo, Caps, MAP_CACHED, MAP_COHERENT, PeerInfo, Reply, Response};
+use crate::status::Status;
+use crate::types::{BufferId, Meta, Rights, Transport};
+use crate::wire::{self, Wire};
+
+/// Parses the answer to a request of this `kind`: its cookie, the reply, and
+/// for lists the cursor of the next request (0: that was all).
+///
+/// Total: any bytes give an answer or a status.
+///
+/// # Errors
+/// The answer is not well-formed. [`BadLength`](Status::BadLength): not
+/// exactly as long as it says. [`BadField`](Status::BadField): another kind, an
+/// unknown status or bit, or a reserved field that is set.
+/// [`BadMeta`](Status::BadMeta), [`MetaTooLarge`](Status::MetaTooLarge): a name,
+/// image or blob that is not well-formed. [`Unsupported`](Status::Unsupported):
+/// `kind` is no command.
+pub fn parse(kind: u32, bytes: &[u8]) -> Result<(u64, Reply, u64), Status> {
+    let (hdr, rest) = wire::Resp::split(bytes).ok_or(Status::BadLength)?;
+    if hdr.r#type != kind {
+        return Err(Status::BadField);
+    }
+    match Status::from_wire(hdr.status).ok_or(Status::BadField)? {
+        Status::Ok => {
+            let (response, next) = answer(kind, bytes)?;
+            Ok((hdr.cookie, Ok(response), next))
+        }
+        status if rest.is_empty() => Ok((hdr.cookie, Err(status), 0)),
+        _ => Err(Status::BadLength),
+    }
+}
+
+fn answer(kind: u32, bytes: &[u8]) -> Result<(Response, u64), Status> {
+    let response = match kind {
+        command::GET_CAPS => Response::Caps(Caps::from_wire(&exact(bytes)?)?),
+        command::PEERS => {
+            let (entries, next) = list(bytes, PeerInfo::from_wire)?;
+            return Ok((
+                Response::Peers {
+                    entries,
+                    more: next != 0,
+                },
+                next,
+            ));
+        }
+        command::EXPORT => {
+            let raw: wire::ExportResp = exact(bytes)?;
+            Response::Exported {
+                id: BufferId::from_wire(&raw.id),
+                generation: raw.generation,
+            }
+        }
+        command::UNEXPORT | command::DETACH | command::UNMAP | command::SYNC => {
+            exact::<wire::Resp>(bytes)?;
+            Response::Done
+        }
+        command::ATTACH => attached(&exact(bytes)?)?,
+        command::MAP => mapped(&exact(bytes)?)?,
+        command::SET_META => {
+            let raw: wire::SetMetaResp = exact(bytes)?;
+            Response::MetaSet { seq: raw.seq }
+        }
+        command::GET_META => {
+            let (raw, blob) = wire::GetMetaResp::split(bytes).ok_or(Status::BadLength)?;
+            Response::Meta {
+                seq: raw.seq,
+                meta: Meta::from_wire(&raw.meta, blob)?,
+            }
+        }
+        command::QUERY => {
+            let raw: wire::QueryResp = exact(bytes)?;
+            Response::Buffer(BufferInfo::from_wire(&raw.buffer)?)
+        }
+        command::LIST => {
+            let (entries, next) = list(bytes, BufferInfo::from_wire)?;
+            return Ok((
+                Response::Buffers {
+                    entries,
+                    more: next != 0,
+                },
+                next,
+            ));
+        }
+        _ => return Err(Status::Unsupported),
+    };
+    Ok((response, 0))
+}
+
+/// A struct that is the whole message.
+fn exact<T: Wire>(bytes: &[u8]) -> Result<T, Status> {
+    match T::split(bytes) {
+        Some((value, [])) => Ok(value),
+        _ => Err(Status::BadLength),
+    }
+}
+
+fn attached(raw: &wire::AttachResp) -> Result<Response, Status> {
+    if raw.handle == 0 || raw.reserved != 0 {
+        return Err(Status::BadField);
+    }
+    Ok(Response::Attached {
+        handle: raw.handle,
+        size: raw.size,
+        generation: raw.generation,
+        owner: raw.owner,
+        rights: Rights::grant_from_wire(raw.rights).ok_or(Status::BadField)?,
+        transport: Transport::from_wire(raw.transport).ok_or(Status::BadField)?,
+        windows: raw.windows,
+    })
+}
+
+fn mapped(raw: &wire::MapResp) -> Result<Response, Status> {
+    if raw.reserved != 0 || raw.flags & !(MAP_COHERENT | MAP_CACHED) != 0 {
+        return Err(Status::BadField);
+    }
+    Ok(Response::Mapped {
+        shm_offset: raw.shm_offset,
+        len: raw.len,
+        coherent: raw.flags & MAP_COHERENT != 0,
+        cached: raw.flags & MAP_CACHED != 0,
+    })
+}
+
+fn list<T: Wire, E>(
+    bytes: &[u8],
+    check: impl Fn(&T) -> Result<E, Status>,
+) -> Result<(Vec<E>, u64), Status> {
+    let (head, mut rest) = wire::ListResp::split(bytes).ok_or(Status::BadLength)?;
+    let count = match usize::try_from(head.count) {
+        Ok(count) if count <= MAX_LIST && head.reserved == 0 => count,
+        _ => return Err(Status::BadField),
+    };
+    if count.checked_mul(T::LEN) != Some(rest.len()) {
+        return Err(Status::BadLength);
+    }
+    let mut entries = Vec::with_capacity(count);
+    while let Some((raw, tail)) = T::split(rest) {
+        entries.push(check(&raw)?);
+        rest = tail;
+    }
+    Ok((entries, head.next))
+}

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Status codes of a response
+
+use core::fmt;
+
+macro_rules! statuses {
+    ($($(#[$doc:meta])* $variant:ident = $value:literal, $name:literal, $text:literal;)+) => {
+        /// How a request ended
+        ///
+        /// An unknown buffer and a forbidden one are both
+        /// [`NotFound`](Status::NotFound), so that nobody can probe for ids.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Status {
+            $($(#[$doc])* $variant = $value,)+
+        }
+
+        impl Status {
+            /// Every status, in numeric order.
+            pub const ALL: &[Status] = &[$(Status::$variant),+];
+
+            /// The status with this number, `None` if it is unknown.
+            #[must_use]
+            pub const fn from_wire(value: u32) -> Option<Self> {
+                match value {
+                    $($value => Some(Status::$variant),)+
+                    _ => None,
+                }
+            }
+
+            /// The number on the wire.
+            #[must_use]
+            pub const fn to_wire(self) -> u32 {
+                match self {
+                    $(Status::$variant => $value,)+
+                }
+            }
+
+            /// The name in the C header without its prefix.
+            ///
+            /// ```
+            /// use bufshare_protocol::status::Status;
+            /// assert_eq!(Status::NotFound.name(), "NOT_FOUND");
+            /// ```
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Status::$variant => $name,)+
+                }
+            }
+        }
+
+        impl fmt::Display for Status {
+            /// A sentence for people.
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self {
+                    $(Status::$variant => $text,)+
+                })
+            }
+        }
+    };
+}
+
+statuses! {
+    /// Done.
+    Ok = 0, "OK", "done";
+    /// Command or option unknown.
+    Unsupported = 1, "UNSUPPORTED", "the device does not know this command or option";
+    /// Request shorter or longer than its fields say.
+    BadLength = 2, "BAD_LENGTH", "the message is shorter or longer than its fields say";
+    /// Reserved not zero, or value out of range.
+    BadField = 3, "BAD_FIELD", "a reserved field is not zero, or a value is out of range";
+    /// Response room too small for the answer.
+    NoRoom = 4, "NO_ROOM", "there is too little room for the answer";
+    /// No such buffer or handle for this peer.
+    NotFound = 5, "NOT_FOUND", "there is no such buffer for this VM: unknown, taken back or not granted";
+    /// The operator allows no such sharing.
+    Denied = 6, "DENIED", "the host's operator does not allow these VMs to share this way";
+    /// An extent is not this VM's own RAM.
+    NotRam = 7, "NOT_RAM", "the buffer does not lie in this VM's own RAM";
+    /// Extents overlap each other.
+    Overlap = 8, "OVERLAP", "pieces of the buffer overlap each other";
+    /// Extent, offset or size is not aligned to `map_align`.
+    Unaligned = 9, "UNALIGNED", "a piece, an offset or the size is not a multiple of the device's alignment";
+    /// Buffer over `max_buffer_size`.
+    TooLarge = 10, "TOO_LARGE", "the buffer is larger than the device allows";
+    /// `max_buffers` or `max_attachments` reached.
+    TooMany = 11, "TOO_MANY", "this VM already has as many buffers or imports as the device allows";
+    /// More extents than `max_extents` or the window budget.
+    TooFragmented = 12, "TOO_FRAGMENTED", "the buffer lies in more pieces than the device can map";
+    /// Window budget used up.
+    NoWindow = 13, "NO_WINDOW", "this VM holds as many mappings as its VMM may have";
+    /// No free range in the shared-memory region.
+    NoSpace = 14, "NO_SPACE", "the shared-memory region has no free range of this size";
+    /// Still mapped.
+    Busy = 15, "BUSY", "the buffer is still mapped";
+    /// The exporter took the buffer back.
+    Revoked = 16, "REVOKED", "the exporter took the buffer back";
+    /// Blob over `max_blob`; refused, never cut.
+    MetaTooLarge = 17, "META_TOO_LARGE", "the opaque metadata is longer than the device allows";
+    /// Image does not fit the buffer, or name not UTF-8.
+    BadMeta = 18, "BAD_META", "the image does not fit the buffer, or the name is not valid";
+    /// No udmabuf here and raw RAM descriptors not allowed.
+    NoTransport = 19, "NO_TRANSPORT", "the host has no safe way to share this VM's memory";
+    /// Read-only asked, but the VMM would not enforce it.
+    RoNotEnforced = 20, "RO_NOT_ENFORCED", "this VM's VMM would not enforce a read-only mapping";
+    /// The VMM cannot map: shared-memory requests are missing.
+    NoShmem = 21, "NO_SHMEM", "this VM's VMM cannot map other VMs' memory";
+    /// The VMM refused the mapping.
+    MapFailed = 22, "MAP_FAILED", "this VM's VMM refused the mapping";
+    /// UNMAP without MAP, or SYNC end without begin.
+    Unbalanced = 23, "UNBALANCED", "an end without its begin, or an unmap without its map";
+    /// The host ran out of something; see its log.
+    HostError = 24, "HOST_ERROR", "the host ran out of something; its log says what";
+}
+
+impl core::error::Error for Status {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_all_round_trips() {
+        for (n, status) in Status::ALL.iter().enumerate() {
+            assert_eq!(status.to_wire() as usize, n);
+            assert_eq!(Status::from_wire(status.to_wire()), Some(*status));
+        }
+        assert_eq!(Status::from_wire(25), None);
+    }
+}

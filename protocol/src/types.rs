@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Checked values that requests, responses and the broker share
+
+mod extent;
+mod id;
+mod meta;
+mod name;
+mod rights;
+mod transport;
+
+pub use extent::{Access, Extent};
+pub use id::{BufferId, ParseIdError};
+pub use meta::{Image, Meta, Plane};
+pub use name::Name;
+pub use rights::Rights;
+pub use transport::Transport;

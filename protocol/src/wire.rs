@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The structs of `virtio_bufshare.h`, field by field
+//!
+//! Native integers in memory, little endian on the wire, no padding. Nothing
+//! is checked here: [`request`](crate::request), [`response`](crate::response)
+//! and [`types`](crate::types) do.
+
+mod codec;
+
+pub use codec::{Layout, Reader, Wire, Writer};
+pub(crate) use codec::{layout_struct, wire_struct};
+
+use crate::limits::{ID_LEN, MAX_PLANES, NAME_LEN};
+
+wire_struct! {
+    /// Device configuration space, read-only
+    Config = "virtio_bufshare_config" {
+        /// [`device::VERSION`](crate::device::VERSION).
+        version: u32,
+        /// Bits of [`device`](crate::device)`::CAP_*`.
+        caps: u32,
+        /// VMM mappings this peer may hold at once, idle ones included.
+        max_windows: u32,
+        /// Extents per EXPORT.
+        max_extents: u32,
+        /// Buffers this peer may export at once.
+        max_buffers: u32,
+        /// Attachments this peer may hold at once.
+        max_attachments: u32,
+        /// Bytes of opaque metadata per buffer.
+        max_blob: u32,
+        /// Alignment of addresses and sizes, bytes, a power of two.
+        map_align: u32,
+        /// Bytes of the shared-memory region.
+        shm_size: u64,
+        /// Bytes per buffer.
+        max_buffer_size: u64,
+        /// This peer's id.
+        peer_id: u64,
+        /// Zero.
+        reserved: u64,
+    }
+}
+
+wire_struct! {
+    /// Header of each request
+    Req = "virtio_bufshare_req" {
+        /// A number of [`command`](crate::command).
+        r#type: u32,
+        /// Zero in version 1.
+        flags: u32,
+        /// Chosen by the driver, returned as it is.
+        cookie: u64,
+    }
+}
+
+wire_struct! {
+    /// Header of each response
+    Resp = "virtio_bufshare_resp" {
+        /// The request's type.
+        r#type: u32,
+        /// A [`Status`](crate::status::Status); unless OK nothing follows.
+        status: u32,
+        /// The request's cookie.
+        cookie: u64,
+    }
+}
+
+wire_struct! {
+    /// Name of a buffer
+    Id = "virtio_bufshare_id" {
+        /// Bytes; all zero is never a buffer.
+        b: [u8; ID_LEN],
+    }
+}
+
+wire_struct! {
+    /// A piece of the exporter's RAM
+    Extent = "virtio_bufshare_extent" {
+        /// Guest-physical address, a multiple of `map_align`.
+        addr: u64,
+        /// Bytes, a multiple of `map_align`, not zero.
+        len: u64,
+    }
+}
+
+wire_struct! {
+    /// One line of an access list
+    Access = "virtio_bufshare_access" {
+        /// Who may attach.
+        peer: u64,
+        /// READ, or READ and WRITE.
+        rights: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+wire_struct! {
+    /// One plane of an image
+    Plane = "virtio_bufshare_plane" {
+        /// Bytes from the start of the buffer.
+        offset: u64,
+        /// Bytes per row.
+        stride: u32,
+        /// Rows of this plane.
+        rows: u32,
+    }
+}
+
+wire_struct! {
+    /// What the pixels mean
+    Image = "virtio_bufshare_image" {
+        /// DRM fourcc; 0: not an image, then every other field is zero.
+        fourcc: u32,
+        /// 1 to [`MAX_PLANES`]; planes beyond are zero.
+        num_planes: u32,
+        /// Pixels.
+        width: u32,
+        /// Pixels.
+        height: u32,
+        /// DRM format modifier.
+        modifier: u64,
+        /// The planes.
+        planes: [Plane; MAX_PLANES],
+    }
+}
+
+wire_struct! {
+    /// Metadata; `blob_len` bytes of blob end the message
+    Meta = "virtio_bufshare_meta" {
+        /// For people, UTF-8, NUL padded, may be empty.
+        name: [u8; NAME_LEN],
+        /// Typed image description.
+        image: Image,
+        /// Bytes of opaque data.
+        blob_len: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+wire_struct! {
+    /// GET_CAPS
+    GetCaps = "virtio_bufshare_get_caps" {
+        /// Request header.
+        hdr: Req,
+        /// Highest version the driver speaks, not zero.
+        version: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+wire_struct! {
+    /// Answer to GET_CAPS
+    GetCapsResp = "virtio_bufshare_get_caps_resp" {
+        /// Response header.
+        hdr: Resp,
+        /// As the configuration space; `version` is the one in force.
+        config: Config,
+        /// This peer's name, given by the operator.
+        name: [u8; NAME_LEN],
+        /// VMM mappings held now, idle ones included.
+        windows_used: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+wire_struct! {
+    /// PEERS and LIST
+    Cursor = "virtio_bufshare_cursor" {
+        /// Request header.
+        hdr: Req,
+        /// 0 to start, then the answer's `next`.
+        cursor: u64,
+    }
+}
+
+wire_struct! {
+    /// One peer; the asker itself is listed too
+    Peer = "virtio_bufshare_peer" {
+        /// Its id, constant while the device process lives.
+        id: u64,
+        /// Given by the operator.
+        name: [u8; NAME_LEN],
+        /// [`PEER_UP`](crate::response::PEER_UP) or 0.
+        state: u32,
+        /// What the asker may grant it.
+        export_rights: u32,
+        /// What it may grant the asker.
+        import_rights: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+wire_struct! {
+    /// Head of the answer to PEERS and LIST
+    ListResp = "virtio_bufshare_list_resp" {
+        /// Response header.
+        hdr: Resp,
+        /// Cursor of the next request, 0: this was all.
+        next: u64,
+        /// Entries that follow: [`Peer`] or [`Buffer`].
+        count: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+wire_struct! {
+    /// EXPORT; access list, extents and blob follow
+    Export = "virtio_bufshare_export" {
+        /// Request header.
+        hdr: Req,
+        /// Bytes, the sum of the extents.
+        size: u64,
+        /// 1 to `config.max_extents`.
+        num_extents: u32,
+        /// 0 to [`MAX_ACL`](crate::limits::MAX_ACL); 0: all peers the operator
+        /// allows.
+        num_acl: u32,
+        /// Metadata.
+        meta: Meta,
+    }
+}
+
+wire_struct! {
+    /// Answer to EXPORT
+    ExportResp = "virtio_bufshare_export_resp" {
+        /// Response header.
+        hdr: Resp,
+        /// The buffer's name.
+        id: Id,
+        /// Number of this export, never used again by this device process.
+        generation: u64,
+    }
+}
+
+wire_struct! {
+    /// UNEXPORT, GET_META, QUERY
+    ById = "virtio_bufshare_by_id" {
+        /// Request header.
+        hdr: Req,
+        /// The buffer.
+        id: Id,
+    }
+}
+
+wire_struct! {
+    /// ATTACH
+    Attach = "virtio_bufshare_attach" {
+        /// Request header.
+        hdr: Req,
+        /// The buffer.
+        id: Id,
+        /// Wanted: READ, or READ and WRITE.
+        rights: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+wire_struct! {
+    /// Answer to ATTACH
+    AttachResp = "virtio_bufshare_attach_resp" {
+        /// Response header.
+        hdr: Resp,
+        /// Of this attachment, never zero, never used again in a session.
+        handle: u64,
+        /// Bytes of the buffer.
+        size: u64,
+        /// Of the export.
+        generation: u64,
+        /// The exporting peer.
+        owner: u64,
+        /// Granted.
+        rights: u32,
+        /// A [`Transport`](crate::types::Transport).
+        transport: u32,
+        /// VMM mappings that a MAP will take.
+        windows: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+wire_struct! {
+    /// UNMAP, DETACH
+    ByHandle = "virtio_bufshare_by_handle" {
+        /// Request header.
+        hdr: Req,
+        /// Of the attachment.
+        handle: u64,
+    }
+}
+
+wire_struct! {
+    /// MAP
+    Map = "virtio_bufshare_map" {
+        /// Request header.
+        hdr: Req,
+        /// Of the attachment.
+        handle: u64,
+        /// Bytes into the buffer; 0 in version 1.
+        offset: u64,
+        /// Bytes; the buffer's size in version 1.
+        len: u64,
+    }
+}
+
+wire_struct! {
+    /// Answer to MAP
+    MapResp = "virtio_bufshare_map_resp" {
+        /// Response header.
+        hdr: Resp,
+        /// Where the buffer begins in the shared-memory region.
+        shm_offset: u64,
+        /// Bytes, contiguous there whatever the extents.
+        len: u64,
+        /// Bits of [`response`](crate::response)`::MAP_*`.
+        flags: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+wire_struct! {
+    /// SYNC: begin or end of CPU access
+    Sync = "virtio_bufshare_sync" {
+        /// Request header.
+        hdr: Req,
+        /// Of the attachment; 0: the owner speaks, by `id`.
+        handle: u64,
+        /// The owner's buffer, zero when `handle` is not.
+        id: Id,
+        /// A [`SyncOp`](crate::request::SyncOp).
+        op: u32,
+        /// READ, WRITE or both.
+        access: u32,
+        /// Bytes into the buffer.
+        offset: u64,
+        /// Bytes; `offset + len` is at most the size.
+        len: u64,
+    }
+}
+
+wire_struct! {
+    /// SET_META, owner only; the blob follows
+    SetMeta = "virtio_bufshare_set_meta" {
+        /// Request header.
+        hdr: Req,
+        /// The buffer.
+        id: Id,
+        /// Replaces all metadata.
+        meta: Meta,
+    }
+}
+
+wire_struct! {
+    /// Answer to SET_META
+    SetMetaResp = "virtio_bufshare_set_meta_resp" {
+        /// Response header.
+        hdr: Resp,
+        /// Sequence number in force now; EXPORT's metadata has 1.
+        seq: u64,
+    }
+}
+
+wire_struct! {
+    /// Answer to GET_META; the blob follows
+    GetMetaResp = "virtio_bufshare_get_meta_resp" {
+        /// Response header.
+        hdr: Resp,
+        /// Its sequence number.
+        seq: u64,
+        /// Metadata.
+        meta: Meta,
+    }
+}
+
+wire_struct! {
+    /// One buffer as QUERY and LIST tell it
+    Buffer = "virtio_bufshare_buffer" {
+        /// Its name.
+        id: Id,
+        /// The exporting peer.
+        owner: u64,
+        /// Bytes.
+        size: u64,
+        /// Of the export.
+        generation: u64,
+        /// Sequence number of the metadata.
+        meta_seq: u64,
+        /// The asker's.
+        rights: u32,
+        /// Bits of [`response`](crate::response)`::BUFFER_*`.
+        flags: u32,
+        /// Number of pieces; 0 unless the asker owns it.
+        extents: u32,
+        /// Of all peers if the asker owns it, else of the asker.
+        attachments: u32,
+        /// How many of those are mapped.
+        mapped: u32,
+        /// Of the image, 0: none.
+        fourcc: u32,
+        /// For people.
+        name: [u8; NAME_LEN],
+    }
+}
+
+wire_struct! {
+    /// Answer to QUERY
+    QueryResp = "virtio_bufshare_query_resp" {
+        /// Response header.
+        hdr: Resp,
+        /// The buffer.
+        buffer: Buffer,
+    }
+}
+
+wire_struct! {
+    /// One event
+    Event = "virtio_bufshare_event" {
+        /// An [`EventKind`](crate::event::EventKind).
+        r#type: u32,
+        /// Zero.
+        flags: u32,
+        /// Number of the event in this session, from 1, without gaps.
+        seq: u64,
+        /// Whom it is about.
+        peer: u64,
+        /// The buffer, or zero.
+        id: Id,
+        /// The attachment, or zero.
+        handle: u64,
+        /// See [`EventKind`](crate::event::EventKind).
+        value: u64,
+        /// Zero.
+        reserved: u64,
+    }
+}
