@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A dma-buf: a descriptor and its size
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use bufshare_protocol::types::Rights;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::mapping::Mapping;
+
+/// A dma-buf of any driver
+///
+/// ```no_run
+/// use bufshare::{DmaBuf, Rights};
+///
+/// # fn capture() -> std::os::fd::OwnedFd { unimplemented!() }
+/// let buffer = DmaBuf::from_fd(capture())?;
+/// let mapping = buffer.map(Rights::READ)?;
+/// let access = mapping.begin(Rights::READ)?;
+/// let mut sum = 0u64;
+/// access.chunks(0, mapping.len(), |bytes| {
+///     sum += bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+/// })?;
+/// access.finish()?;
+/// # Ok::<(), bufshare::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct DmaBuf {
+    fd: OwnedFd,
+    len: usize,
+}
+
+impl DmaBuf {
+    /// Takes a descriptor. Whether it really is a dma-buf shows when it is
+    /// exported or its first CPU access begins.
+    ///
+    /// # Errors
+    /// It tells no size (as on kernels whose dma-bufs cannot seek), or one that
+    /// the address space cannot hold.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        let op = "tell the size of the buffer";
+        let size = rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(|e| Error::new(op, e))?;
+        // A dma-buf can be sought to its ends only; it has no position that
+        // others could miss.
+        let len = usize::try_from(size).map_err(|_| Error::new(op, Errno::OVERFLOW))?;
+        Ok(Self { fd, len })
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no bytes; no driver makes such a dma-buf.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Maps all of it into this process.
+    ///
+    /// The mapping is independent: it keeps the dma-buf alive.
+    ///
+    /// # Errors
+    /// The driver cannot, or the descriptor was opened with fewer rights
+    /// (`EACCES`).
+    pub fn map(&self, rights: Rights) -> Result<Mapping> {
+        Mapping::new(self.fd.as_fd(), self.len, rights)
+    }
+
+    /// Another descriptor of the same dma-buf.
+    ///
+    /// # Errors
+    /// There are too many descriptors.
+    pub fn try_clone(&self) -> Result<Self> {
+        let fd = self
+            .fd
+            .try_clone()
+            .map_err(|e| Error::new("duplicate the descriptor", e))?;
+        Ok(Self { fd, len: self.len })
+    }
+}
+
+impl AsFd for DmaBuf {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl From<DmaBuf> for OwnedFd {
+    fn from(buffer: DmaBuf) -> Self {
+        buffer.fd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn size_is_told_by_the_descriptor() {
+        let fd = memfd_create("dmabuf", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&fd, 12288).unwrap();
+        let buffer = DmaBuf::from_fd(fd).unwrap();
+        assert_eq!((buffer.len(), buffer.is_empty()), (12288, false));
+        assert_eq!(buffer.try_clone().unwrap().len(), 12288);
+        assert_eq!(buffer.map(Rights::READ).unwrap().len(), 12288);
+    }
+
+    #[test]
+    fn descriptor_that_cannot_seek_is_refused() {
+        let (pipe, _) = std::io::pipe().unwrap();
+        let error = DmaBuf::from_fd(pipe.into()).unwrap_err();
+        assert_eq!(Errno::from_io_error(&error.errno), Some(Errno::SPIPE));
+    }
+}

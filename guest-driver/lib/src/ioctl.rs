@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Every ioctl: those of `/dev/bufshare` and `DMA_BUF_IOCTL_SYNC`
+//!
+//! Addresses and counts in the arguments are set here, from slices that live
+//! until the call returns, so that the functions are safe to call.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use bufshare_protocol::ioctl::{
+    self as abi, Access, Alloc, Buffer, Export, Import, Info, MetaIo, Peer, Query, Table,
+};
+use bufshare_protocol::types::Rights;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+/// Flags of a new descriptor: closed on exec, else we would leak buffers.
+const CLOEXEC: u32 = OFlags::CLOEXEC.bits();
+
+/// An argument struct of an ioctl: plain integers that any bytes are valid for.
+trait Argument {}
+
+impl Argument for Info {}
+impl Argument for Table {}
+impl Argument for Alloc {}
+impl Argument for Export {}
+impl Argument for Import {}
+impl Argument for MetaIo {}
+impl Argument for Query {}
+impl Argument for DmaBufSync {}
+
+/// Calls the kernel, which must read and write no memory but `argument` and
+/// what its addresses say.
+///
+/// # Safety
+/// `request` must be the number that belongs to `T`, and each address in
+/// `argument` must be good for what that request does there.
+unsafe fn call<T: Argument>(fd: BorrowedFd<'_>, request: u32, argument: &mut T) -> io::Result<()> {
+    #[allow(
+        clippy::cast_lossless,
+        clippy::cast_possible_wrap,
+        reason = "the C library's type of a request number differs"
+    )]
+    let request = request as libc::Ioctl;
+    let argument: *mut T = argument;
+    // SAFETY: `argument` is exclusively borrowed and as large as `request`
+    // says; the rest is the caller's promise.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) } {
+        ret if ret < 0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The address of a slice as the kernel takes it.
+fn address<T>(slice: &[T]) -> u64 {
+    slice.as_ptr().expose_provenance() as u64
+}
+
+fn address_mut<T>(slice: &mut [T]) -> u64 {
+    slice.as_mut_ptr().expose_provenance() as u64
+}
+
+fn count<T>(slice: &[T]) -> io::Result<u32> {
+    u32::try_from(slice.len()).map_err(|_| Errno::INVAL.into())
+}
+
+/// A descriptor that the kernel has just made for us.
+fn own(fd: i32) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(Errno::PROTO.into());
+    }
+    // SAFETY: a successful ioctl installed it for us; nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// INFO.
+pub(crate) fn info(fd: BorrowedFd<'_>) -> io::Result<Info> {
+    let mut info = Info::default();
+    // SAFETY: an `Info` belongs to INFO; it has no addresses.
+    unsafe { call(fd, abi::INFO, &mut info) }?;
+    Ok(info)
+}
+
+/// PEERS: fills `entries` from `table.cursor` on.
+pub(crate) fn peers(fd: BorrowedFd<'_>, table: &mut Table, entries: &mut [Peer]) -> io::Result<()> {
+    table.count = count(entries)?;
+    table.entries = address_mut(entries);
+    // SAFETY: a `Table` belongs to PEERS; its address is of `count` entries
+    // that are exclusively borrowed.
+    unsafe { call(fd, abi::PEERS, table) }
+}
+
+/// LIST: fills `entries` from `table.cursor` on.
+pub(crate) fn list(
+    fd: BorrowedFd<'_>,
+    table: &mut Table,
+    entries: &mut [Buffer],
+) -> io::Result<()> {
+    table.count = count(entries)?;
+    table.entries = address_mut(entries);
+    // SAFETY: a `Table` belongs to LIST; its address is of `count` entries
+    // that are exclusively borrowed.
+    unsafe { call(fd, abi::LIST, table) }
+}
+
+/// ALLOC: a dma-buf of `size` bytes.
+pub(crate) fn alloc(fd: BorrowedFd<'_>, size: u64) -> io::Result<OwnedFd> {
+    let fd_flags = CLOEXEC | OFlags::RDWR.bits();
+    let mut alloc = Alloc {
+        size,
+        fd_flags,
+        ..Alloc::default()
+    };
+    // SAFETY: an `Alloc` belongs to ALLOC; it has no addresses.
+    unsafe { call(fd, abi::ALLOC, &mut alloc) }?;
+    own(alloc.fd)
+}
+
+/// EXPORT: `export` is the dma-buf and metadata; the rest is set here. Its
+/// status is valid when this fails.
+pub(crate) fn export(
+    fd: BorrowedFd<'_>,
+    export: &mut Export,
+    dmabuf: BorrowedFd<'_>,
+    acl: &[Access],
+    blob: &[u8],
+) -> io::Result<OwnedFd> {
+    export.dmabuf_fd = dmabuf.as_raw_fd();
+    export.fd_flags = CLOEXEC;
+    export.num_acl = count(acl)?;
+    export.acl = address(acl);
+    export.meta.blob_len = count(blob)?;
+    export.blob = address(blob);
+    // SAFETY: an `Export` belongs to EXPORT, which only reads at its two
+    // addresses, of slices as long as its counts say.
+    unsafe { call(fd, abi::EXPORT, export) }?;
+    own(export.export_fd)
+}
+
+/// IMPORT: `import` is the id and the rights; the rest is set here. Its status
+/// is valid when this fails.
+pub(crate) fn import(fd: BorrowedFd<'_>, import: &mut Import) -> io::Result<OwnedFd> {
+    let writes = import.rights & Rights::WRITE.to_wire() != 0;
+    let mode = if writes { OFlags::RDWR } else { OFlags::RDONLY };
+    import.fd_flags = CLOEXEC | mode.bits();
+    // SAFETY: an `Import` belongs to IMPORT; it has no addresses.
+    unsafe { call(fd, abi::IMPORT, import) }?;
+    own(import.fd)
+}
+
+/// SET_META: `io` is the id and the metadata; the blob is set here.
+pub(crate) fn set_meta(fd: BorrowedFd<'_>, io: &mut MetaIo, blob: &[u8]) -> io::Result<()> {
+    io.meta.blob_len = count(blob)?;
+    io.blob = address(blob);
+    // SAFETY: a `MetaIo` belongs to SET_META, which only reads at its address,
+    // of `blob_len` bytes.
+    unsafe { call(fd, abi::SET_META, io) }
+}
+
+/// GET_META: `io` is the id; `blob` is the room for the blob.
+pub(crate) fn get_meta(fd: BorrowedFd<'_>, io: &mut MetaIo, blob: &mut [u8]) -> io::Result<()> {
+    io.meta.blob_len = count(blob)?;
+    io.blob = address_mut(blob);
+    // SAFETY: a `MetaIo` belongs to GET_META; its address is of `blob_len`
+    // bytes that are exclusively borrowed.
+    unsafe { call(fd, abi::GET_META, io) }
+}
+
+/// QUERY: `query` is the id.
+pub(crate) fn query(fd: BorrowedFd<'_>, query: &mut Query) -> io::Result<()> {
+    // SAFETY: a `Query` belongs to QUERY; it has no addresses.
+    unsafe { call(fd, abi::QUERY, query) }
+}
+
+/// `struct dma_buf_sync` of `linux/dma-buf.h`.
+#[repr(C)]
+struct DmaBufSync {
+    flags: u64,
+}
+
+/// `DMA_BUF_IOCTL_SYNC`: `_IOW('b', 0, struct dma_buf_sync)`.
+const DMA_BUF_IOCTL_SYNC: u32 = 0x4008_6200;
+const DMA_BUF_SYNC_END: u64 = 1 << 2;
+
+/// Which end of CPU access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Edge {
+    Start,
+    End,
+}
+
+/// `DMA_BUF_IOCTL_SYNC`, restarted when it was interrupted, as the kernel's
+/// documentation demands.
+pub(crate) fn sync(fd: BorrowedFd<'_>, rights: Rights, edge: Edge) -> io::Result<()> {
+    // DMA_BUF_SYNC_READ and _WRITE are the bits of `Rights`.
+    let class = u64::from(rights.to_wire());
+    let flags = match edge {
+        Edge::Start => class,
+        Edge::End => class | DMA_BUF_SYNC_END,
+    };
+    loop {
+        let mut sync = DmaBufSync { flags };
+        // SAFETY: a `DmaBufSync` belongs to this request; it has no addresses.
+        match unsafe { call(fd, DMA_BUF_IOCTL_SYNC, &mut sync) } {
+            Err(error) if restarts(&error) => {}
+            result => return result,
+        }
+    }
+}
+
+fn restarts(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::INTR | Errno::AGAIN)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// A descriptor that knows none of our requests.
+    fn null() -> std::fs::File {
+        std::fs::File::open("/dev/null").unwrap()
+    }
+
+    #[test]
+    fn request_to_another_device_is_enotty() {
+        let null = null();
+        let fd = null.as_fd();
+        let errors = [
+            info(fd).unwrap_err(),
+            peers(fd, &mut Table::default(), &mut [Peer::default(); 2]).unwrap_err(),
+            list(fd, &mut Table::default(), &mut [Buffer::default(); 2]).unwrap_err(),
+            alloc(fd, 4096).unwrap_err(),
+            export(
+                fd,
+                &mut Export::default(),
+                fd,
+                &[Access::default()],
+                b"blob",
+            )
+            .unwrap_err(),
+            import(fd, &mut Import::default()).unwrap_err(),
+            set_meta(fd, &mut MetaIo::default(), b"blob").unwrap_err(),
+            get_meta(fd, &mut MetaIo::default(), &mut [0; 16]).unwrap_err(),
+            query(fd, &mut Query::default()).unwrap_err(),
+            sync(fd, Rights::RW, Edge::Start).unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(Errno::from_io_error(&error), Some(Errno::NOTTY), "{error}");
+        }
+    }
+
+    #[test]
+    fn export_argument_tells_addresses_and_lengths() {
+        let null = null();
+        let (acl, blob) = ([Access::default(); 3], [7; 5]);
+        let mut argument = Export::default();
+        export(null.as_fd(), &mut argument, null.as_fd(), &acl, &blob).unwrap_err();
+        assert_eq!(
+            (argument.num_acl, argument.acl),
+            (3, acl.as_ptr().addr() as u64)
+        );
+        assert_eq!(
+            (argument.meta.blob_len, argument.blob),
+            (5, blob.as_ptr().addr() as u64)
+        );
+        assert_eq!(argument.dmabuf_fd, null.as_raw_fd());
+        assert_eq!(argument.fd_flags, libc::O_CLOEXEC as u32);
+    }
+
+    #[test]
+    fn import_descriptor_is_writable_only_if_asked() {
+        let null = null();
+        for (rights, mode) in [(Rights::READ, libc::O_RDONLY), (Rights::RW, libc::O_RDWR)] {
+            let mut argument = Import {
+                rights: rights.to_wire(),
+                ..Import::default()
+            };
+            import(null.as_fd(), &mut argument).unwrap_err();
+            assert_eq!(argument.fd_flags, (mode | libc::O_CLOEXEC) as u32);
+        }
+    }
+
+    #[test]
+    fn interrupted_sync_is_restarted() {
+        assert!(restarts(&Errno::INTR.into()));
+        assert!(restarts(&Errno::AGAIN.into()));
+        assert!(!restarts(&Errno::NODEV.into()));
+    }
+
+    #[test]
+    fn descriptor_below_zero_is_no_descriptor() {
+        assert_eq!(
+            Errno::from_io_error(&own(-1).unwrap_err()),
+            Some(Errno::PROTO)
+        );
+    }
+}
