@@ -102,7 +102,7 @@ struct virtio_bufshare_config {
 #define VIRTIO_BUFSHARE_EVT_PEER_DOWN	0x1001	/* peer; before its REVOKEDs */
 #define VIRTIO_BUFSHARE_EVT_OFFER	0x1002	/* peer, id, value = size */
 #define VIRTIO_BUFSHARE_EVT_RELEASED	0x1003	/* peer's last attachment, id */
-#define VIRTIO_BUFSHARE_EVT_REVOKED	0x1004	/* id, handle (0: own export) */
+#define VIRTIO_BUFSHARE_EVT_REVOKED	0x1004	/* id, handle; 0: see below */
 #define VIRTIO_BUFSHARE_EVT_META	0x1005	/* id, value = sequence number */
 #define VIRTIO_BUFSHARE_EVT_OVERFLOW	0x1006	/* value = events dropped; LIST */
 
@@ -463,7 +463,7 @@ struct virtio_bufshare_sync {
  * @id: the buffer
  * @meta: replaces all metadata
  *
- * Raises the sequence number and sends META to every attached peer.
+ * Raises the sequence number and sends META to every peer that may attach.
  */
 struct virtio_bufshare_set_meta {
 	struct virtio_bufshare_req hdr;
@@ -547,9 +547,13 @@ struct virtio_bufshare_query_resp {
  * @value: see VIRTIO_BUFSHARE_EVT_*
  * @reserved: zero
  *
- * REVOKED and RELEASED are never dropped. META and OFFER of one buffer are
- * coalesced, the newest value counts. Others may be dropped, which OVERFLOW
- * tells.
+ * REVOKED with a handle ends that attachment. With handle 0 and the receiver
+ * as peer its own export ended without its asking; with another peer, a
+ * buffer that it never attached is not offered any more.
+ *
+ * RELEASED, and REVOKED of an attachment or an own export, are never dropped.
+ * META and OFFER of one buffer are coalesced, the newest value counts. What is
+ * dropped is told by OVERFLOW. Events are numbered when they are delivered.
  */
 struct virtio_bufshare_event {
 	__le32 type;
