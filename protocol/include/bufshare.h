@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR BSD-3-Clause */
 /*
- * bufshare.h - user interface of /dev/bufshare
+ * User interface of /dev/bufshare
  *
  * Structures have the same layout on 32 and 64 bits. Reserved and unknown
  * flag bits must be zero, else EINVAL. Each ioctl that asks the host has a

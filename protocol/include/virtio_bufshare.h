@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0 WITH Linux-syscall-note) OR BSD-3-Clause */
 /*
- * virtio_bufshare.h - wire format of the buffer-sharing virtio device
+ * Wire format of the buffer-sharing virtio device
  *
  * One device per virtual machine ("peer"). A peer EXPORTs a buffer whose
  * backing is its own RAM; another peer ATTACHes to it and MAPs it into its
