@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * bufshare_alloc.c - ALLOC: dma-bufs of this VM's RAM in few pieces
+ *
+ * Each piece costs the importing VMM a mapping unless its host has udmabuf, so
+ * one contiguous piece is tried first. All pages are single ones (split), which
+ * makes mapping and freeing them the same whatever they came from.
+ */
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/highmem.h>
+#include <linux/iosys-map.h>
+#include <linux/log2.h>
+#include <linux/mm.h>
+#include <linux/overflow.h>
+#include <linux/sched/signal.h>
+#include <linux/slab.h>
+#include <linux/vmalloc.h>
+
+#include "bufshare_priv.h"
+
+static void bufshare_free_pages(struct page *page, unsigned long nr)
+{
+	unsigned long i;
+
+	for (i = 0; i < nr; i++) {
+		__free_page(page + i);
+		if (!(i % SZ_1K))
+			cond_resched();
+	}
+}
+
+static void bufshare_mem_free(struct bufshare_mem *mem)
+{
+	u32 i;
+
+	for (i = 0; i < mem->nr_pieces; i++)
+		bufshare_free_pages(mem->pieces[i].page, mem->pieces[i].nr);
+	kvfree(mem->pieces);
+	kfree(mem);
+}
+
+/* Up to 1 << MAX_PAGE_ORDER pages; the tail that is too much is given back. */
+static struct page *bufshare_get_block(unsigned long nr, gfp_t gfp)
+{
+	unsigned int order = get_order(nr << PAGE_SHIFT);
+	struct page *page;
+
+	if (order > MAX_PAGE_ORDER)
+		return NULL;
+	page = alloc_pages(gfp, order);
+	if (!page)
+		return NULL;
+	if (order)
+		split_page(page, order);
+	bufshare_free_pages(page + nr, (1UL << order) - nr);
+	return page;
+}
+
+static struct page *bufshare_get_contig(unsigned long nr, unsigned long align)
+{
+	struct page *page = NULL;
+
+#ifdef CONFIG_CONTIG_ALLOC
+	page = alloc_contig_pages(nr, GFP_KERNEL | __GFP_NOWARN, numa_mem_id(), NULL);
+	if (page && !IS_ALIGNED(page_to_pfn(page), align)) {
+		bufshare_free_pages(page, nr);
+		page = NULL;
+	}
+#endif
+	return page;
+}
+
+/*
+ * The next piece: the whole rest if it can be had, else the largest power of
+ * two, not less than align pages.
+ */
+static struct page *bufshare_get_piece(unsigned long rest, unsigned long align, bool first,
+				       unsigned long *nr)
+{
+	const gfp_t gfp = GFP_HIGHUSER | __GFP_ACCOUNT;
+	const gfp_t hard = gfp | __GFP_NORETRY | __GFP_NOWARN;
+	struct page *page;
+	int order;
+
+	*nr = rest;
+	page = bufshare_get_block(rest, rest == 1 ? gfp : hard);
+	if (!page && first && rest > 1)
+		page = bufshare_get_contig(rest, align);
+	if (page)
+		return page;
+
+	for (order = min(ilog2(rest), MAX_PAGE_ORDER); order >= ilog2(align); order--) {
+		if (fatal_signal_pending(current))
+			return NULL;
+		*nr = 1UL << order;
+		page = bufshare_get_block(*nr, order ? hard : gfp);
+		if (page)
+			return page;
+	}
+	return NULL;
+}
+
+static int bufshare_mem_add(struct bufshare_mem *mem, u32 *room, struct page *page,
+			    unsigned long nr)
+{
+	struct bufshare_piece *last, *grown;
+	u32 want;
+
+	if (mem->nr_pieces) {
+		last = &mem->pieces[mem->nr_pieces - 1];
+		if (page_to_pfn(last->page) + last->nr == page_to_pfn(page)) {
+			last->nr += nr;
+			return 0;
+		}
+		/* The buddy allocator often hands out descending blocks. */
+		if (page_to_pfn(page) + nr == page_to_pfn(last->page)) {
+			last->page = page;
+			last->nr += nr;
+			return 0;
+		}
+	}
+	if (mem->nr_pieces == *room) {
+		want = *room ? *room * 2 : 8;
+		grown = kvmalloc_objs(*grown, want, GFP_KERNEL_ACCOUNT);
+		if (!grown)
+			return -ENOMEM;
+		if (mem->pieces)
+			memcpy(grown, mem->pieces, array_size(*room, sizeof(*grown)));
+		kvfree(mem->pieces);
+		mem->pieces = grown;
+		*room = want;
+	}
+	mem->pieces[mem->nr_pieces].page = page;
+	mem->pieces[mem->nr_pieces].nr = nr;
+	mem->nr_pieces++;
+	return 0;
+}
+
+/* All zero: what was there before is nobody's business, here or elsewhere. */
+static int bufshare_mem_clear(struct page *page, unsigned long nr)
+{
+	unsigned long i;
+
+	for (i = 0; i < nr; i++) {
+		clear_highpage(page + i);
+		if (i % SZ_1K)
+			continue;
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	return 0;
+}
+
+static struct bufshare_mem *bufshare_mem_make(u64 size, unsigned long align)
+{
+	unsigned long rest = size >> PAGE_SHIFT, nr;
+	struct bufshare_mem *mem;
+	struct page *page;
+	u32 room = 0;
+	int ret;
+
+	mem = kzalloc_obj(*mem, GFP_KERNEL_ACCOUNT);
+	if (!mem)
+		return ERR_PTR(-ENOMEM);
+	mem->size = size;
+	bufshare_maps_init(&mem->maps);
+	while (rest) {
+		ret = -EINTR;
+		if (fatal_signal_pending(current))
+			goto err;
+		page = bufshare_get_piece(rest, align, !mem->nr_pieces, &nr);
+		ret = -ENOMEM;
+		if (!page)
+			goto err;
+		ret = bufshare_mem_clear(page, nr);
+		if (!ret)
+			ret = bufshare_mem_add(mem, &room, page, nr);
+		if (ret) {
+			bufshare_free_pages(page, nr);
+			goto err;
+		}
+		rest -= nr;
+		cond_resched();
+	}
+	return mem;
+
+err:
+	bufshare_mem_free(mem);
+	return ERR_PTR(ret);
+}
+
+static int bufshare_mem_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
+{
+	struct bufshare_mem *mem = dmabuf->priv;
+
+	return bufshare_maps_attach(&mem->maps, attach, mem->pieces, mem->nr_pieces);
+}
+
+static void bufshare_mem_detach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
+{
+	struct bufshare_mem *mem = dmabuf->priv;
+
+	bufshare_maps_detach(&mem->maps, attach);
+}
+
+static struct sg_table *bufshare_mem_map_dma_buf(struct dma_buf_attachment *attach,
+						 enum dma_data_direction dir)
+{
+	struct bufshare_mem *mem = attach->dmabuf->priv;
+
+	return bufshare_maps_map(&mem->maps, attach, dir);
+}
+
+static void bufshare_mem_unmap_dma_buf(struct dma_buf_attachment *attach, struct sg_table *sgt,
+				       enum dma_data_direction dir)
+{
+	struct bufshare_mem *mem = attach->dmabuf->priv;
+
+	bufshare_maps_unmap(&mem->maps, attach, dir);
+}
+
+static int bufshare_mem_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
+{
+	struct bufshare_mem *mem = dmabuf->priv;
+
+	bufshare_maps_sync(&mem->maps, dir, true);
+	return 0;
+}
+
+static int bufshare_mem_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
+{
+	struct bufshare_mem *mem = dmabuf->priv;
+
+	bufshare_maps_sync(&mem->maps, dir, false);
+	return 0;
+}
+
+static int bufshare_mem_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
+{
+	struct bufshare_mem *mem = dmabuf->priv;
+	unsigned long addr = vma->vm_start, skip = vma->vm_pgoff, nr;
+	u32 i;
+	int ret;
+
+	/* A private copy of shared memory would go stale in silence. */
+	if (!(vma->vm_flags & VM_MAYSHARE))
+		return -EINVAL;
+	if (skip + vma_pages(vma) < skip || skip + vma_pages(vma) > mem->size >> PAGE_SHIFT)
+		return -EINVAL;
+
+	for (i = 0; i < mem->nr_pieces && addr < vma->vm_end; i++) {
+		if (skip >= mem->pieces[i].nr) {
+			skip -= mem->pieces[i].nr;
+			continue;
+		}
+		nr = min(mem->pieces[i].nr - skip, (vma->vm_end - addr) >> PAGE_SHIFT);
+		ret = remap_pfn_range(vma, addr, page_to_pfn(mem->pieces[i].page) + skip,
+				      nr << PAGE_SHIFT, vma->vm_page_prot);
+		if (ret)
+			return ret;
+		addr += nr << PAGE_SHIFT;
+		skip = 0;
+	}
+	return 0;
+}
+
+static int bufshare_mem_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	struct bufshare_mem *mem = dmabuf->priv;
+	unsigned long n = 0, j;
+	struct page **pages;
+	u32 i;
+
+	/* The core calls this once for all users, under the reservation lock. */
+	pages = kvmalloc_objs(*pages, mem->size >> PAGE_SHIFT);
+	if (!pages)
+		return -ENOMEM;
+	for (i = 0; i < mem->nr_pieces; i++)
+		for (j = 0; j < mem->pieces[i].nr; j++)
+			pages[n++] = mem->pieces[i].page + j;
+	mem->vmap = vmap(pages, n, VM_MAP, PAGE_KERNEL);
+	kvfree(pages);
+	if (!mem->vmap)
+		return -ENOMEM;
+	iosys_map_set_vaddr(map, mem->vmap);
+	return 0;
+}
+
+static void bufshare_mem_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	struct bufshare_mem *mem = dmabuf->priv;
+
+	vunmap(mem->vmap);
+	mem->vmap = NULL;
+	iosys_map_clear(map);
+}
+
+static void bufshare_mem_release(struct dma_buf *dmabuf)
+{
+	bufshare_mem_free(dmabuf->priv);
+}
+
+static const struct dma_buf_ops bufshare_mem_ops = {
+	.attach = bufshare_mem_attach,
+	.detach = bufshare_mem_detach,
+	.map_dma_buf = bufshare_mem_map_dma_buf,
+	.unmap_dma_buf = bufshare_mem_unmap_dma_buf,
+	.begin_cpu_access = bufshare_mem_begin_cpu_access,
+	.end_cpu_access = bufshare_mem_end_cpu_access,
+	.mmap = bufshare_mem_mmap,
+	.vmap = bufshare_mem_vmap,
+	.vunmap = bufshare_mem_vunmap,
+	.release = bufshare_mem_release,
+};
+
+/**
+ * bufshare_mem_of() - is this a dma-buf that ALLOC made
+ * @dmabuf: any dma-buf
+ *
+ * Return: its memory, or NULL.
+ */
+struct bufshare_mem *bufshare_mem_of(struct dma_buf *dmabuf)
+{
+	return dmabuf->ops == &bufshare_mem_ops ? dmabuf->priv : NULL;
+}
+
+/**
+ * bufshare_ioc_alloc() - ALLOC
+ * @bd: the device
+ * @arg: what is asked and answered
+ * @newfd: the dma-buf
+ *
+ * Return: 0 or a negative errno.
+ */
+int bufshare_ioc_alloc(struct bufshare_device *bd, struct bufshare_alloc *arg,
+		       struct bufshare_newfd *newfd)
+{
+	DEFINE_DMA_BUF_EXPORT_INFO(info);
+	unsigned long align = max_t(u32, bd->caps.map_align, PAGE_SIZE);
+	struct bufshare_mem *mem;
+	struct dma_buf *dmabuf;
+	u64 size;
+	int ret;
+
+	if (arg->flags || !arg->size || arg->size > bd->caps.max_buffer_size)
+		return !arg->flags && arg->size ? -EFBIG : -EINVAL;
+	size = ALIGN(arg->size, align);
+	if (size < arg->size || size > bd->caps.max_buffer_size || size > SIZE_MAX)
+		return -EFBIG;
+	if (arg->fd_flags & ~(O_CLOEXEC | O_ACCMODE) || (arg->fd_flags & O_ACCMODE) == O_WRONLY)
+		return -EINVAL;
+	/* More than there is would only make the system search. */
+	if (size >> PAGE_SHIFT > totalram_pages())
+		return -ENOMEM;
+
+	mem = bufshare_mem_make(size, align >> PAGE_SHIFT);
+	if (IS_ERR(mem))
+		return PTR_ERR(mem);
+	info.ops = &bufshare_mem_ops;
+	info.size = size;
+	info.flags = arg->fd_flags & O_ACCMODE;
+	info.priv = mem;
+	dmabuf = dma_buf_export(&info);
+	if (IS_ERR(dmabuf)) {
+		bufshare_mem_free(mem);
+		return PTR_ERR(dmabuf);
+	}
+	ret = bufshare_newfd_prepare(newfd, arg->fd_flags, dmabuf->file);
+	if (ret) {
+		dma_buf_put(dmabuf);
+		return ret;
+	}
+	arg->fd = newfd->fd;
+	arg->extents = mem->nr_pieces;
+	return 0;
+}

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * bufshare_debugfs.c - /sys/kernel/debug/bufshare/state
+ *
+ * For people; not an interface for programs.
+ */
+#include <linux/debugfs.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+
+#include "bufshare_priv.h"
+
+/* Beyond this a table is cut, and says so. */
+#define BUFSHARE_DEBUG_LINES	256
+
+static const char * const bufshare_export_wires[] = {
+	[BUFSHARE_EXPORT_NEW] = "new",
+	[BUFSHARE_EXPORT_SENT] = "sent",
+	[BUFSHARE_EXPORT_LIVE] = "live",
+	[BUFSHARE_EXPORT_CLOSING] = "closing",
+	[BUFSHARE_EXPORT_STUCK] = "stuck",
+	[BUFSHARE_EXPORT_GONE] = "gone",
+};
+
+static const char * const bufshare_import_wires[] = {
+	[BUFSHARE_IMPORT_NEW] = "new",
+	[BUFSHARE_IMPORT_ATTACHING] = "attaching",
+	[BUFSHARE_IMPORT_ATTACHED] = "attached",
+	[BUFSHARE_IMPORT_MAPPING] = "mapping",
+	[BUFSHARE_IMPORT_MAPPED] = "mapped",
+	[BUFSHARE_IMPORT_UNMAPPING] = "unmapping",
+	[BUFSHARE_IMPORT_DETACHING] = "detaching",
+	[BUFSHARE_IMPORT_GONE] = "gone",
+};
+
+/**
+ * struct bufshare_line - what is shown of an export or import
+ * @id: the buffer
+ * @state: what the host knows of it
+ * @size: bytes
+ * @handle: imports: of the attachment
+ * @shm_offset: imports: place in the window
+ * @owner: imports: exporting peer
+ * @number: exports: pieces; imports: device and kernel mappings
+ * @ended: taken back
+ * @closed: its file is gone
+ */
+struct bufshare_line {
+	struct virtio_bufshare_id id;
+	const char *state;
+	u64 size;
+	u64 handle;
+	u64 shm_offset;
+	u64 owner;
+	u32 number;
+	bool ended;
+	bool closed;
+};
+
+static u32 bufshare_exports_snapshot(struct bufshare_device *bd, struct bufshare_line *lines,
+				     u32 *total)
+{
+	struct bufshare_exp *exp;
+	u32 n = 0;
+
+	*total = 0;
+	spin_lock_irq(&bd->lock);
+	list_for_each_entry(exp, &bd->exports, node) {
+		if ((*total)++ >= BUFSHARE_DEBUG_LINES)
+			continue;
+		lines[n++] = (struct bufshare_line) {
+			.id = exp->id,
+			.state = bufshare_export_wires[exp->wire],
+			.size = exp->size,
+			.number = exp->nr_extents,
+			.ended = exp->dead,
+			.closed = exp->closed,
+		};
+	}
+	spin_unlock_irq(&bd->lock);
+	return n;
+}
+
+static u32 bufshare_imports_snapshot(struct bufshare_device *bd, struct bufshare_line *lines,
+				     u32 *total)
+{
+	struct bufshare_imp *imp;
+	u32 n = 0;
+
+	*total = 0;
+	spin_lock_irq(&bd->lock);
+	list_for_each_entry(imp, &bd->imports, node) {
+		if ((*total)++ >= BUFSHARE_DEBUG_LINES)
+			continue;
+		lines[n++] = (struct bufshare_line) {
+			.id = imp->id,
+			.state = bufshare_import_wires[imp->wire],
+			.size = imp->size,
+			.handle = imp->handle,
+			.shm_offset = imp->shm_offset,
+			.owner = imp->owner,
+			.number = imp->users,
+			.ended = imp->revoked,
+			.closed = imp->released,
+		};
+	}
+	spin_unlock_irq(&bd->lock);
+	return n;
+}
+
+static int state_show(struct seq_file *m, void *unused)
+{
+	struct bufshare_device *bd = m->private;
+	struct bufshare_stats stats;
+	struct bufshare_line *lines;
+	u32 n, i, total;
+	bool alive;
+
+	lines = kvmalloc_objs(*lines, BUFSHARE_DEBUG_LINES);
+	if (!lines)
+		return -ENOMEM;
+	spin_lock_irq(&bd->lock);
+	stats = bd->stats;
+	alive = bd->alive;
+	spin_unlock_irq(&bd->lock);
+
+	seq_printf(m, "peer %llu \"%.*s\" %s, caps %#x\n", bd->caps.peer_id,
+		   VIRTIO_BUFSHARE_NAME_LEN, bd->name, alive ? "alive" : "dead", bd->caps.caps);
+	if (bd->shm)
+		seq_printf(m, "window %#llx bytes at %pa\n", bd->shm->size, &bd->shm->start);
+	seq_printf(m, "dma-is-phys %d\n", bd->dma_is_phys);
+	seq_printf(m, "requests %llu\nrefused %llu\nmalformed %llu\ntimeouts %llu\norphans %llu\n",
+		   stats.requests, stats.refused, stats.malformed, stats.timeouts, stats.orphans);
+	seq_printf(m, "events %llu\nlost %llu\nrevoked %llu\n", stats.events, stats.lost,
+		   stats.revoked);
+
+	n = bufshare_exports_snapshot(bd, lines, &total);
+	seq_printf(m, "exports %u\n", total);
+	for (i = 0; i < n; i++)
+		seq_printf(m, "  %*phN size %llu extents %u %s%s%s\n", (int)sizeof(lines[i].id),
+			   &lines[i].id, lines[i].size, lines[i].number, lines[i].state,
+			   lines[i].ended ? " dead" : "", lines[i].closed ? " closed" : "");
+	if (n < total)
+		seq_puts(m, "  ...\n");
+
+	n = bufshare_imports_snapshot(bd, lines, &total);
+	seq_printf(m, "imports %u\n", total);
+	for (i = 0; i < n; i++)
+		seq_printf(m, "  %*phN size %llu owner %llu handle %llu offset %#llx users %u %s%s%s\n",
+			   (int)sizeof(lines[i].id), &lines[i].id, lines[i].size, lines[i].owner,
+			   lines[i].handle, lines[i].shm_offset, lines[i].number, lines[i].state,
+			   lines[i].ended ? " revoked" : "", lines[i].closed ? " closed" : "");
+	if (n < total)
+		seq_puts(m, "  ...\n");
+	kvfree(lines);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(state);
+
+/**
+ * bufshare_debugfs_add() - make our folder
+ * @bd: the device; bufshare_device.debugfs is to be removed before it goes
+ */
+void bufshare_debugfs_add(struct bufshare_device *bd)
+{
+	bd->debugfs = debugfs_create_dir("bufshare", NULL);
+	debugfs_create_file("state", 0400, bd->debugfs, bd, &state_fops);
+}

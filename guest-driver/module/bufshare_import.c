@@ -1,0 +1,773 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * bufshare_import.c - IMPORT: another VM's buffer as a dma-buf of this one
+ *
+ * The buffer is mapped into the window region when it is first needed, and
+ * stays there until its dma-buf goes or its exporter takes it back.
+ *
+ * Taking back (revocation): revoked is set, so that nothing new begins; then
+ * the revoke work waits out the faults that are between their check and their
+ * insertion, zaps all user space mappings, and tells dynamic importers. UNMAP
+ * is what tells the host that this is done. Devices of static importers and
+ * kernel mappings cannot be stopped: while there are any, UNMAP is held back,
+ * so that the host does not take the place for unused; it takes the memory
+ * away without us when its patience ends. Until they are gone, no other buffer
+ * is accepted in that place.
+ */
+#include <linux/dma-resv.h>
+#include <linux/errno.h>
+#include <linux/fcntl.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/iosys-map.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/slab.h>
+
+#include "bufshare_priv.h"
+
+/* Pages inserted by one fault at most, all in one page of page table entries. */
+#define BUFSHARE_FAULT_AROUND	64
+
+/* The host takes the window after about a second. */
+#define BUFSHARE_REVOKE_WAIT	msecs_to_jiffies(500)
+
+bool bufshare_force_sync;
+module_param_named(force_sync, bufshare_force_sync, bool, 0644);
+MODULE_PARM_DESC(force_sync, "Tell the host of CPU access even where memory is coherent (default off)");
+
+static void bufshare_imp_put_locked(struct bufshare_imp *imp)
+{
+	lockdep_assert_held(&imp->bd->lock);
+	if (--imp->refs)
+		return;
+	list_del(&imp->node);
+	bufshare_req_put(imp->unmap_req);
+	bufshare_req_put(imp->detach_req);
+	kfree(imp);
+}
+
+static void bufshare_imp_settle_locked(struct bufshare_imp *imp);
+
+static void bufshare_unmap_complete(struct bufshare_device *bd, struct bufshare_req *req)
+{
+	struct bufshare_imp *imp = req->owner;
+
+	/* Whatever the answer, there is nothing else that could be done. */
+	if (req->err && req->status != VIRTIO_BUFSHARE_S_REVOKED && bd->alive)
+		dev_dbg(bd->dev, "UNMAP: status %u (%d)\n", req->status, req->err);
+	imp->wire = BUFSHARE_IMPORT_ATTACHED;
+	bufshare_imp_settle_locked(imp);
+	bufshare_imp_put_locked(imp);
+}
+
+static void bufshare_detach_complete(struct bufshare_device *bd, struct bufshare_req *req)
+{
+	struct bufshare_imp *imp = req->owner;
+
+	if (req->err && req->status != VIRTIO_BUFSHARE_S_NOT_FOUND && bd->alive)
+		dev_dbg(bd->dev, "DETACH: status %u (%d)\n", req->status, req->err);
+	imp->wire = BUFSHARE_IMPORT_GONE;
+	bufshare_imp_put_locked(imp);
+}
+
+static void bufshare_imp_send_locked(struct bufshare_imp *imp, struct bufshare_req *req,
+				     enum bufshare_import_wire wire,
+				     void (*complete)(struct bufshare_device *bd,
+						      struct bufshare_req *req))
+{
+	struct virtio_bufshare_by_handle *out = req->out;
+
+	out->handle = cpu_to_le64(imp->handle);
+	req->owner = imp;
+	req->complete = complete;
+	imp->refs++;
+	imp->wire = wire;
+	if (bufshare_send_locked(imp->bd, req)) {
+		imp->wire = BUFSHARE_IMPORT_GONE;
+		imp->refs--;	/* not the last: the caller has one */
+	}
+}
+
+/* Take the next step, if there is one to take. The caller has a reference. */
+static void bufshare_imp_settle_locked(struct bufshare_imp *imp)
+{
+	if (imp->wire == BUFSHARE_IMPORT_MAPPED && !imp->users &&
+	    (imp->released || imp->zapped))
+		bufshare_imp_send_locked(imp, imp->unmap_req, BUFSHARE_IMPORT_UNMAPPING,
+					 bufshare_unmap_complete);
+	else if (imp->wire == BUFSHARE_IMPORT_ATTACHED && imp->released)
+		bufshare_imp_send_locked(imp, imp->detach_req, BUFSHARE_IMPORT_DETACHING,
+					 bufshare_detach_complete);
+}
+
+/* Is the place still used for a buffer that was taken back? */
+static bool bufshare_place_stale_locked(struct bufshare_imp *imp, u64 offset)
+{
+	struct bufshare_imp *other;
+
+	list_for_each_entry(other, &imp->bd->imports, node) {
+		if (other != imp && other->revoked && other->users &&
+		    offset < other->shm_offset + other->size &&
+		    other->shm_offset < offset + imp->size)
+			return true;
+	}
+	return false;
+}
+
+static int bufshare_map_result_locked(struct bufshare_imp *imp, struct bufshare_req *req)
+{
+	struct virtio_bufshare_map_resp resp;
+	u64 offset;
+
+	if (req->err) {
+		imp->wire = BUFSHARE_IMPORT_ATTACHED;
+		return req->status == VIRTIO_BUFSHARE_S_REVOKED ? -ENODEV : req->err;
+	}
+
+	memcpy(&resp, req->in, sizeof(resp));
+	offset = le64_to_cpu(resp.shm_offset);
+	imp->wire = BUFSHARE_IMPORT_MAPPED;
+	imp->coherent = le32_to_cpu(resp.flags) & VIRTIO_BUFSHARE_MAP_COHERENT;
+	if (le64_to_cpu(resp.len) == imp->size && PAGE_ALIGNED(offset) &&
+	    offset <= imp->shm->size && imp->size <= imp->shm->size - offset) {
+		if (!bufshare_place_stale_locked(imp, offset)) {
+			imp->shm_offset = offset;
+			return 0;
+		}
+		dev_err_ratelimited(imp->bd->dev, "the host maps where a device still uses a buffer that was taken back\n");
+	} else {
+		imp->bd->stats.malformed++;
+		dev_err_ratelimited(imp->bd->dev, "the host maps %llu bytes at %#llx of a region of %#llx\n",
+				    le64_to_cpu(resp.len), offset, imp->shm->size);
+	}
+	/* Never used, so nothing to zap: only UNMAP is left to do. */
+	WRITE_ONCE(imp->revoked, true);
+	imp->zapped = true;
+	return -EPROTO;
+}
+
+static void bufshare_map_complete(struct bufshare_device *bd, struct bufshare_req *req)
+{
+	struct bufshare_imp *imp = req->owner;
+
+	imp->map_err = bufshare_map_result_locked(imp, req);
+	bufshare_imp_settle_locked(imp);
+	wake_up_all(&imp->wait);
+	bufshare_imp_put_locked(imp);
+}
+
+static int bufshare_imp_start_map_locked(struct bufshare_imp *imp, struct bufshare_req *req)
+{
+	struct virtio_bufshare_map *out = req->out;
+	int ret;
+
+	out->handle = cpu_to_le64(imp->handle);
+	out->len = cpu_to_le64(imp->size);
+	req->owner = imp;
+	req->complete = bufshare_map_complete;
+	imp->refs++;
+	imp->wire = BUFSHARE_IMPORT_MAPPING;
+	ret = bufshare_send_locked(imp->bd, req);
+	if (ret) {
+		imp->wire = BUFSHARE_IMPORT_ATTACHED;
+		imp->refs--;
+	}
+	return ret;
+}
+
+static bool bufshare_imp_map_ended(const struct bufshare_imp *imp)
+{
+	return READ_ONCE(imp->wire) != BUFSHARE_IMPORT_MAPPING || READ_ONCE(imp->revoked) ||
+	       !READ_ONCE(imp->bd->alive);
+}
+
+/* Have the buffer in the window. May sleep; the dma-buf is held. */
+static int bufshare_imp_map(struct bufshare_imp *imp)
+{
+	struct bufshare_device *bd = imp->bd;
+	struct bufshare_req *req = NULL;
+	bool asked = false;
+	long left;
+	int ret;
+
+	spin_lock_irq(&bd->lock);
+	for (;;) {
+		ret = -ENODEV;
+		if (imp->revoked)
+			break;
+		ret = 0;
+		if (imp->wire == BUFSHARE_IMPORT_MAPPED)
+			break;	/* stays of use even if the host has died */
+		ret = -ENODEV;
+		if (!bd->alive)
+			break;
+		if (imp->wire == BUFSHARE_IMPORT_ATTACHED && asked) {
+			ret = imp->map_err;
+			break;
+		}
+		if (imp->wire == BUFSHARE_IMPORT_ATTACHED && !req) {
+			spin_unlock_irq(&bd->lock);
+			req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_MAP,
+						 sizeof(struct virtio_bufshare_map),
+						 sizeof(struct virtio_bufshare_map_resp));
+			if (!req)
+				return -ENOMEM;
+			spin_lock_irq(&bd->lock);
+			continue;
+		}
+		if (imp->wire == BUFSHARE_IMPORT_ATTACHED) {
+			ret = bufshare_imp_start_map_locked(imp, req);
+			if (ret)
+				break;
+		}
+		/* If this waiter leaves, the answer is still used: see map_complete(). */
+		asked = true;
+		spin_unlock_irq(&bd->lock);
+		left = wait_event_killable_timeout(imp->wait,
+						   bufshare_imp_map_ended(imp), bufshare_timeout());
+		spin_lock_irq(&bd->lock);
+		if (left <= 0) {
+			if (!left)
+				bd->stats.timeouts++;
+			ret = left ? -EINTR : -ETIMEDOUT;
+			break;
+		}
+	}
+	spin_unlock_irq(&bd->lock);
+	bufshare_req_put(req);
+	return ret;
+}
+
+/* Count a user that cannot be stopped, unless it is too late. */
+static int bufshare_imp_use(struct bufshare_imp *imp)
+{
+	struct bufshare_device *bd = imp->bd;
+	int ret = -ENODEV;
+
+	spin_lock_irq(&bd->lock);
+	if (!imp->revoked && imp->wire == BUFSHARE_IMPORT_MAPPED) {
+		imp->users++;
+		ret = 0;
+	}
+	spin_unlock_irq(&bd->lock);
+	return ret;
+}
+
+static void bufshare_imp_unuse(struct bufshare_imp *imp)
+{
+	struct bufshare_device *bd = imp->bd;
+
+	spin_lock_irq(&bd->lock);
+	imp->users--;
+	bufshare_imp_settle_locked(imp);
+	spin_unlock_irq(&bd->lock);
+}
+
+static unsigned long bufshare_imp_pfn(const struct bufshare_imp *imp)
+{
+	return PHYS_PFN(imp->shm->start + imp->shm_offset);
+}
+
+static int bufshare_imp_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
+{
+	struct bufshare_imp *imp = dmabuf->priv;
+	struct bufshare_piece piece;
+	int ret;
+
+	ret = bufshare_imp_map(imp);
+	if (ret)
+		return ret;
+	piece.page = pfn_to_page(bufshare_imp_pfn(imp));
+	piece.nr = imp->size >> PAGE_SHIFT;
+	return bufshare_maps_attach(&imp->maps, attach, &piece, 1);
+}
+
+static void bufshare_imp_detach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
+{
+	struct bufshare_imp *imp = dmabuf->priv;
+
+	bufshare_maps_detach(&imp->maps, attach);
+}
+
+static struct sg_table *bufshare_imp_map_dma_buf(struct dma_buf_attachment *attach,
+						 enum dma_data_direction dir)
+{
+	struct bufshare_imp *imp = attach->dmabuf->priv;
+	struct sg_table *sgt;
+	int ret;
+
+	/*
+	 * Many importers say BIDIRECTIONAL for a buffer that they only read; it
+	 * is the VMM that enforces a read-only share. Plain writing is a mistake.
+	 */
+	if (dir == DMA_FROM_DEVICE && !(imp->rights & VIRTIO_BUFSHARE_WRITE))
+		return ERR_PTR(-EACCES);
+	ret = bufshare_imp_use(imp);
+	if (ret)
+		return ERR_PTR(ret);
+	sgt = bufshare_maps_map(&imp->maps, attach, dir);
+	if (IS_ERR(sgt))
+		bufshare_imp_unuse(imp);
+	return sgt;
+}
+
+static void bufshare_imp_unmap_dma_buf(struct dma_buf_attachment *attach, struct sg_table *sgt,
+				       enum dma_data_direction dir)
+{
+	struct bufshare_imp *imp = attach->dmabuf->priv;
+
+	bufshare_maps_unmap(&imp->maps, attach, dir);
+	bufshare_imp_unuse(imp);
+}
+
+static int bufshare_imp_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	struct bufshare_imp *imp = dmabuf->priv;
+	int ret;
+
+	ret = bufshare_imp_map(imp);
+	if (!ret)
+		ret = bufshare_imp_use(imp);
+	if (!ret)
+		iosys_map_set_vaddr(map, imp->shm->virt + imp->shm_offset);
+	return ret;
+}
+
+static void bufshare_imp_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	struct bufshare_imp *imp = dmabuf->priv;
+
+	iosys_map_clear(map);
+	bufshare_imp_unuse(imp);
+}
+
+static vm_fault_t bufshare_imp_fault(struct vm_fault *vmf)
+{
+	struct vm_area_struct *vma = vmf->vma;
+	struct bufshare_imp *imp = vma->vm_private_data;
+	unsigned long addr = vmf->address & PAGE_MASK, nr = imp->size >> PAGE_SHIFT;
+	unsigned long i, pfn, around;
+	vm_fault_t ret = VM_FAULT_SIGBUS;
+
+	if (vmf->pgoff >= nr)
+		return VM_FAULT_SIGBUS;
+	around = min(nr - vmf->pgoff, (vma->vm_end - addr) >> PAGE_SHIFT);
+	around = min(around, (PMD_SIZE - (addr & ~PMD_MASK)) >> PAGE_SHIFT);
+	around = min(around, BUFSHARE_FAULT_AROUND);
+
+	down_read(&imp->fault_sem);
+	if (!READ_ONCE(imp->revoked)) {
+		pfn = bufshare_imp_pfn(imp) + vmf->pgoff;
+		ret = vmf_insert_pfn(vma, addr, pfn);
+		for (i = 1; i < around && ret == VM_FAULT_NOPAGE; i++) {
+			if (vmf_insert_pfn(vma, addr + i * PAGE_SIZE, pfn + i) != VM_FAULT_NOPAGE)
+				break;
+		}
+	}
+	up_read(&imp->fault_sem);
+	return ret;
+}
+
+static const struct vm_operations_struct bufshare_imp_vm_ops = {
+	.fault = bufshare_imp_fault,
+};
+
+static int bufshare_imp_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
+{
+	struct bufshare_imp *imp = dmabuf->priv;
+	unsigned long nr = imp->size >> PAGE_SHIFT;
+	int ret;
+
+	/* A private copy of shared memory would go stale in silence. */
+	if (!(vma->vm_flags & VM_MAYSHARE))
+		return -EINVAL;
+	if (vma->vm_pgoff + vma_pages(vma) < vma->vm_pgoff ||
+	    vma->vm_pgoff + vma_pages(vma) > nr)
+		return -EINVAL;
+	if (!(imp->rights & VIRTIO_BUFSHARE_WRITE)) {
+		if (vma->vm_flags & VM_WRITE)
+			return -EACCES;
+		vm_flags_clear(vma, VM_MAYWRITE);
+	}
+	ret = bufshare_imp_map(imp);
+	if (ret)
+		return ret;
+	/* No page is inserted here: a zap could miss it, as the vma is not linked yet. */
+	vm_flags_set(vma, VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
+	vma->vm_ops = &bufshare_imp_vm_ops;
+	vma->vm_private_data = imp;	/* the vma holds the dma-buf */
+	return 0;
+}
+
+/* Tell the host of CPU access, where that moves data. */
+static int bufshare_imp_sync(struct bufshare_imp *imp, enum dma_data_direction dir, u32 op)
+{
+	struct virtio_bufshare_sync *out;
+	struct bufshare_req *req;
+	u32 access;
+	int ret;
+
+	ret = bufshare_imp_map(imp);
+	if (ret || (imp->coherent && !READ_ONCE(bufshare_force_sync)))
+		return ret;
+	access = dir == DMA_TO_DEVICE ? VIRTIO_BUFSHARE_WRITE :
+		 dir == DMA_FROM_DEVICE ? VIRTIO_BUFSHARE_READ :
+		 VIRTIO_BUFSHARE_READ | VIRTIO_BUFSHARE_WRITE;
+	/* Who may not write has nothing to publish. */
+	access &= imp->rights;
+	if (!access)
+		return -EACCES;
+
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_SYNC, sizeof(*out),
+				 sizeof(struct virtio_bufshare_resp));
+	if (!req)
+		return -ENOMEM;
+	out = req->out;
+	out->handle = cpu_to_le64(imp->handle);
+	out->op = cpu_to_le32(op);
+	out->access = cpu_to_le32(access);
+	out->len = cpu_to_le64(imp->size);
+	ret = bufshare_call(imp->bd, req, NULL);
+	bufshare_req_put(req);
+	return ret == -ESTALE ? -ENODEV : ret;
+}
+
+static int bufshare_imp_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
+{
+	struct bufshare_imp *imp = dmabuf->priv;
+	int ret;
+
+	ret = bufshare_imp_sync(imp, dir, VIRTIO_BUFSHARE_SYNC_BEGIN);
+	if (!ret)
+		bufshare_maps_sync(&imp->maps, dir, true);
+	return ret;
+}
+
+static int bufshare_imp_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
+{
+	struct bufshare_imp *imp = dmabuf->priv;
+
+	bufshare_maps_sync(&imp->maps, dir, false);
+	return bufshare_imp_sync(imp, dir, VIRTIO_BUFSHARE_SYNC_END);
+}
+
+static void bufshare_imp_release(struct dma_buf *dmabuf)
+{
+	struct bufshare_imp *imp = dmabuf->priv;
+	struct bufshare_device *bd = imp->bd;
+	struct bufshare_shm *shm = imp->shm;
+
+	/* All mappings hold the dma-buf, and so does the revoke work. */
+	spin_lock_irq(&bd->lock);
+	imp->dmabuf = NULL;
+	imp->released = true;
+	bufshare_imp_settle_locked(imp);
+	bufshare_imp_put_locked(imp);
+	spin_unlock_irq(&bd->lock);
+	bufshare_shm_put(shm);
+	bufshare_device_put(bd);
+}
+
+static const struct dma_buf_ops bufshare_imp_ops = {
+	.attach = bufshare_imp_attach,
+	.detach = bufshare_imp_detach,
+	.map_dma_buf = bufshare_imp_map_dma_buf,
+	.unmap_dma_buf = bufshare_imp_unmap_dma_buf,
+	.begin_cpu_access = bufshare_imp_begin_cpu_access,
+	.end_cpu_access = bufshare_imp_end_cpu_access,
+	.mmap = bufshare_imp_mmap,
+	.vmap = bufshare_imp_vmap,
+	.vunmap = bufshare_imp_vunmap,
+	.release = bufshare_imp_release,
+};
+
+/**
+ * bufshare_is_import() - is this a dma-buf that IMPORT made
+ * @dmabuf: any dma-buf
+ *
+ * Return: true if so.
+ */
+bool bufshare_is_import(struct dma_buf *dmabuf)
+{
+	return dmabuf->ops == &bufshare_imp_ops;
+}
+
+static void bufshare_revoke_work(struct work_struct *work)
+{
+	struct bufshare_imp *imp = container_of(work, struct bufshare_imp, revoke_work);
+	struct dma_buf *dmabuf = imp->dmabuf;	/* stays: we have a reference */
+	struct bufshare_device *bd = imp->bd;
+	bool used;
+
+	/*
+	 * A fault that did not see revoked is inside fault_sem: wait for it.
+	 * Its page table entry is there when the zap begins. Later ones see it.
+	 */
+	down_write(&imp->fault_sem);
+	up_write(&imp->fault_sem);
+	unmap_mapping_range(dmabuf->file->f_mapping, 0, 0, 1);
+
+	spin_lock_irq(&bd->lock);
+	used = imp->users;
+	spin_unlock_irq(&bd->lock);
+	if (used) {
+		dma_resv_lock(dmabuf->resv, NULL);
+		dma_buf_invalidate_mappings(dmabuf);
+		dma_resv_wait_timeout(dmabuf->resv, DMA_RESV_USAGE_BOOKKEEP, false,
+				      BUFSHARE_REVOKE_WAIT);
+		dma_resv_unlock(dmabuf->resv);
+	}
+
+	spin_lock_irq(&bd->lock);
+	imp->zapped = true;
+	if (imp->users)
+		dev_dbg(bd->dev, "import %llu was taken back and is still mapped by %u devices or drivers\n",
+			imp->handle, imp->users);
+	bufshare_imp_settle_locked(imp);
+	spin_unlock_irq(&bd->lock);
+	dma_buf_put(dmabuf);
+}
+
+static void bufshare_imp_revoke_locked(struct bufshare_imp *imp)
+{
+	if (imp->revoked)
+		return;
+	imp->bd->stats.revoked++;
+	WRITE_ONCE(imp->revoked, true);
+	wake_up_all(&imp->wait);
+	/*
+	 * A dma-buf whose last reference has gone is not to be touched: its
+	 * inode may be gone, too. It has no mapping left, and will be released.
+	 */
+	if (imp->dmabuf && get_file_active(&imp->dmabuf->file))
+		queue_work(imp->bd->revoke_wq, &imp->revoke_work);
+	else
+		imp->zapped = true;
+}
+
+/**
+ * bufshare_import_revoked_locked() - the host says that a buffer is taken back
+ * @bd: the device; its lock is held
+ * @handle: of the attachment
+ */
+void bufshare_import_revoked_locked(struct bufshare_device *bd, u64 handle)
+{
+	struct bufshare_imp *imp;
+
+	list_for_each_entry(imp, &bd->imports, node) {
+		if (imp->handle == handle && imp->wire != BUFSHARE_IMPORT_GONE) {
+			bufshare_imp_revoke_locked(imp);
+			return;
+		}
+	}
+}
+
+/**
+ * bufshare_imports_revoke_all() - no import may be used any more
+ * @bd: the device, not alive
+ *
+ * Returns when no user space mapping is left.
+ */
+void bufshare_imports_revoke_all(struct bufshare_device *bd)
+{
+	struct bufshare_imp *imp;
+
+	spin_lock_irq(&bd->lock);
+	list_for_each_entry(imp, &bd->imports, node)
+		bufshare_imp_revoke_locked(imp);
+	spin_unlock_irq(&bd->lock);
+	flush_workqueue(bd->revoke_wq);
+}
+
+/**
+ * bufshare_imports_gone() - the device was reset: it knows no import any more
+ * @bd: the device, not alive
+ */
+void bufshare_imports_gone(struct bufshare_device *bd)
+{
+	struct bufshare_imp *imp;
+
+	spin_lock_irq(&bd->lock);
+	list_for_each_entry(imp, &bd->imports, node)
+		imp->wire = BUFSHARE_IMPORT_GONE;
+	spin_unlock_irq(&bd->lock);
+}
+
+static void bufshare_attach_complete(struct bufshare_device *bd, struct bufshare_req *req)
+{
+	struct bufshare_imp *imp = req->owner;
+	struct virtio_bufshare_attach_resp resp;
+
+	imp->wire = BUFSHARE_IMPORT_GONE;
+	if (!req->err) {
+		memcpy(&resp, req->in, sizeof(resp));
+		imp->handle = le64_to_cpu(resp.handle);
+		imp->size = le64_to_cpu(resp.size);
+		imp->generation = le64_to_cpu(resp.generation);
+		imp->owner = le64_to_cpu(resp.owner);
+		imp->rights = le32_to_cpu(resp.rights);
+		imp->transport = le32_to_cpu(resp.transport);
+		imp->windows = le32_to_cpu(resp.windows);
+		imp->wire = BUFSHARE_IMPORT_ATTACHED;
+		bufshare_imp_settle_locked(imp);
+	}
+	bufshare_imp_put_locked(imp);
+}
+
+static struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
+					       const struct bufshare_import *arg)
+{
+	struct bufshare_imp *imp;
+
+	imp = kzalloc_obj(*imp, GFP_KERNEL_ACCOUNT);
+	if (!imp)
+		return NULL;
+	imp->unmap_req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_UNMAP,
+					    sizeof(struct virtio_bufshare_by_handle),
+					    sizeof(struct virtio_bufshare_resp));
+	imp->detach_req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_DETACH,
+					     sizeof(struct virtio_bufshare_by_handle),
+					     sizeof(struct virtio_bufshare_resp));
+	if (!imp->unmap_req || !imp->detach_req) {
+		bufshare_req_put(imp->unmap_req);
+		bufshare_req_put(imp->detach_req);
+		kfree(imp);
+		return NULL;
+	}
+	imp->refs = 1;
+	imp->bd = bd;
+	memcpy(&imp->id, &arg->id, sizeof(imp->id));
+	imp->wanted = arg->rights;
+	init_rwsem(&imp->fault_sem);
+	init_waitqueue_head(&imp->wait);
+	INIT_WORK(&imp->revoke_work, bufshare_revoke_work);
+	bufshare_maps_init(&imp->maps);
+	spin_lock_irq(&bd->lock);
+	list_add_tail(&imp->node, &bd->imports);
+	spin_unlock_irq(&bd->lock);
+	return imp;
+}
+
+static int bufshare_imp_request(struct bufshare_imp *imp, u32 *status)
+{
+	struct bufshare_device *bd = imp->bd;
+	struct virtio_bufshare_attach *out;
+	struct bufshare_req *req;
+	int ret;
+
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_ATTACH, sizeof(*out),
+				 sizeof(struct virtio_bufshare_attach_resp));
+	if (!req)
+		return -ENOMEM;
+	out = req->out;
+	out->id = imp->id;
+	out->rights = cpu_to_le32(imp->wanted);
+	req->owner = imp;
+	req->complete = bufshare_attach_complete;
+
+	spin_lock_irq(&bd->lock);
+	imp->refs++;
+	imp->wire = BUFSHARE_IMPORT_ATTACHING;
+	ret = bufshare_send_locked(bd, req);
+	if (ret) {
+		imp->wire = BUFSHARE_IMPORT_GONE;
+		imp->refs--;
+	}
+	spin_unlock_irq(&bd->lock);
+	if (!ret)
+		ret = bufshare_wait(bd, req, status);
+	bufshare_req_put(req);
+	return ret;
+}
+
+/* Is what the host granted something that we can serve? */
+static int bufshare_imp_check(const struct bufshare_imp *imp)
+{
+	struct bufshare_device *bd = imp->bd;
+
+	if (!imp->handle || !imp->size || imp->rights & ~imp->wanted ||
+	    !(imp->rights & VIRTIO_BUFSHARE_READ)) {
+		dev_err_ratelimited(bd->dev, "the host granted handle %llu, %llu bytes, rights %#x\n",
+				    imp->handle, imp->size, imp->rights);
+		return -EPROTO;
+	}
+	if (!bd->shm)
+		return -EOPNOTSUPP;
+	/* The exporter's pages may be smaller than ours. */
+	if (!PAGE_ALIGNED(imp->size))
+		return -EOPNOTSUPP;
+	if (imp->size > bd->shm->size)
+		return -EFBIG;
+	return 0;
+}
+
+/**
+ * bufshare_ioc_import() - IMPORT
+ * @bd: the device
+ * @arg: what is asked and answered
+ * @newfd: the dma-buf
+ *
+ * Return: 0 or a negative errno.
+ */
+int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
+			struct bufshare_newfd *newfd)
+{
+	DEFINE_DMA_BUF_EXPORT_INFO(info);
+	struct bufshare_imp *imp;
+	struct dma_buf *dmabuf;
+	int ret;
+
+	if (arg->flags || arg->reserved ||
+	    arg->fd_flags & ~(O_CLOEXEC | O_ACCMODE) || (arg->fd_flags & O_ACCMODE) == O_WRONLY)
+		return -EINVAL;
+	if (arg->rights != BUFSHARE_READ && arg->rights != (BUFSHARE_READ | BUFSHARE_WRITE))
+		return -EINVAL;
+
+	imp = bufshare_imp_alloc(bd, arg);
+	if (!imp)
+		return -ENOMEM;
+	ret = bufshare_imp_request(imp, &arg->status);
+	if (!ret)
+		ret = bufshare_imp_check(imp);
+	if (ret)
+		goto drop;
+
+	info.ops = &bufshare_imp_ops;
+	info.size = imp->size;
+	info.flags = arg->fd_flags & O_ACCMODE;
+	info.priv = imp;
+	dmabuf = dma_buf_export(&info);
+	if (IS_ERR(dmabuf)) {
+		ret = PTR_ERR(dmabuf);
+		goto drop;
+	}
+	/* From here on the dma-buf has our reference. */
+	bufshare_device_get(bd);
+	imp->shm = bufshare_shm_get(bd->shm);
+	spin_lock_irq(&bd->lock);
+	imp->dmabuf = dmabuf;
+	spin_unlock_irq(&bd->lock);
+
+	ret = bufshare_newfd_prepare(newfd, arg->fd_flags, dmabuf->file);
+	if (ret) {
+		dma_buf_put(dmabuf);
+		return ret;
+	}
+	arg->fd = newfd->fd;
+	arg->rights = imp->rights;
+	arg->size = imp->size;
+	arg->generation = imp->generation;
+	arg->owner = imp->owner;
+	arg->transport = imp->transport;
+	arg->windows = imp->windows;
+	return 0;
+
+drop:
+	spin_lock_irq(&bd->lock);
+	imp->released = true;
+	bufshare_imp_settle_locked(imp);
+	bufshare_imp_put_locked(imp);
+	spin_unlock_irq(&bd->lock);
+	return ret;
+}

@@ -1,0 +1,506 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * bufshare_ioctl.c - /dev/bufshare
+ *
+ * The argument of each ioctl is copied in once, and copied out also when it
+ * failed, for its status. A new file descriptor is installed last, when nothing
+ * can fail any more.
+ */
+#include <linux/errno.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/module.h>
+#include <linux/poll.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+
+#include "bufshare_priv.h"
+
+static_assert(sizeof(struct virtio_bufshare_peer) == sizeof(struct bufshare_peer));
+static_assert(sizeof(struct virtio_bufshare_buffer) == sizeof(struct bufshare_buffer));
+static_assert(sizeof(struct virtio_bufshare_meta) == sizeof(struct bufshare_meta));
+static_assert(sizeof(struct virtio_bufshare_event) == sizeof(struct bufshare_event));
+
+/**
+ * bufshare_newfd_prepare() - reserve a descriptor for a new file
+ * @newfd: where to keep it
+ * @fd_flags: O_CLOEXEC counts
+ * @file: the file; on success its reference is @newfd's
+ *
+ * Return: 0 or a negative errno.
+ */
+int bufshare_newfd_prepare(struct bufshare_newfd *newfd, u32 fd_flags, struct file *file)
+{
+	int fd = get_unused_fd_flags(fd_flags & O_CLOEXEC);
+
+	if (fd < 0)
+		return fd;
+	newfd->fd = fd;
+	newfd->file = file;
+	return 0;
+}
+
+/**
+ * bufshare_meta_to_wire() - metadata as the host wants it
+ * @to: its form
+ * @from: ours
+ */
+void bufshare_meta_to_wire(struct virtio_bufshare_meta *to, const struct bufshare_meta *from)
+{
+	u32 i;
+
+	memcpy(to->name, from->name, sizeof(to->name));
+	to->image.fourcc = cpu_to_le32(from->image.fourcc);
+	to->image.num_planes = cpu_to_le32(from->image.num_planes);
+	to->image.width = cpu_to_le32(from->image.width);
+	to->image.height = cpu_to_le32(from->image.height);
+	to->image.modifier = cpu_to_le64(from->image.modifier);
+	for (i = 0; i < BUFSHARE_MAX_PLANES; i++) {
+		to->image.planes[i].offset = cpu_to_le64(from->image.planes[i].offset);
+		to->image.planes[i].stride = cpu_to_le32(from->image.planes[i].stride);
+		to->image.planes[i].rows = cpu_to_le32(from->image.planes[i].rows);
+	}
+	to->blob_len = cpu_to_le32(from->blob_len);
+}
+
+static void bufshare_meta_from_wire(struct bufshare_meta *to,
+				    const struct virtio_bufshare_meta *from)
+{
+	u32 i;
+
+	memset(to, 0, sizeof(*to));
+	memcpy(to->name, from->name, sizeof(to->name));
+	to->image.fourcc = le32_to_cpu(from->image.fourcc);
+	to->image.num_planes = le32_to_cpu(from->image.num_planes);
+	to->image.width = le32_to_cpu(from->image.width);
+	to->image.height = le32_to_cpu(from->image.height);
+	to->image.modifier = le64_to_cpu(from->image.modifier);
+	for (i = 0; i < BUFSHARE_MAX_PLANES; i++) {
+		to->image.planes[i].offset = le64_to_cpu(from->image.planes[i].offset);
+		to->image.planes[i].stride = le32_to_cpu(from->image.planes[i].stride);
+		to->image.planes[i].rows = le32_to_cpu(from->image.planes[i].rows);
+	}
+	to->blob_len = le32_to_cpu(from->blob_len);
+}
+
+static void bufshare_buffer_from_wire(struct bufshare_buffer *to,
+				      const struct virtio_bufshare_buffer *from)
+{
+	memcpy(&to->id, &from->id, sizeof(to->id));
+	to->owner = le64_to_cpu(from->owner);
+	to->size = le64_to_cpu(from->size);
+	to->generation = le64_to_cpu(from->generation);
+	to->meta_seq = le64_to_cpu(from->meta_seq);
+	to->rights = le32_to_cpu(from->rights);
+	to->flags = le32_to_cpu(from->flags);
+	to->extents = le32_to_cpu(from->extents);
+	to->attachments = le32_to_cpu(from->attachments);
+	to->mapped = le32_to_cpu(from->mapped);
+	to->fourcc = le32_to_cpu(from->fourcc);
+	memcpy(to->name, from->name, sizeof(to->name));
+}
+
+static void bufshare_buffer_entry(void *to, const void *from)
+{
+	bufshare_buffer_from_wire(to, from);
+}
+
+static void bufshare_peer_entry(void *to, const void *from)
+{
+	const struct virtio_bufshare_peer *wire = from;
+	struct bufshare_peer *peer = to;
+
+	peer->id = le64_to_cpu(wire->id);
+	memcpy(peer->name, wire->name, sizeof(peer->name));
+	peer->state = le32_to_cpu(wire->state);
+	peer->export_rights = le32_to_cpu(wire->export_rights);
+	peer->import_rights = le32_to_cpu(wire->import_rights);
+	peer->reserved = 0;
+}
+
+static int bufshare_malformed(struct bufshare_device *bd)
+{
+	dev_err_ratelimited(bd->dev, "malformed answer\n");
+	spin_lock_irq(&bd->lock);
+	bd->stats.malformed++;
+	spin_unlock_irq(&bd->lock);
+	return -EPROTO;
+}
+
+/* INFO */
+static int bufshare_ioc_info(struct bufshare_device *bd, void *data, struct bufshare_newfd *newfd)
+{
+	struct bufshare_info *info = data;
+	int ret;
+
+	memset(info, 0, sizeof(*info));
+	ret = bufshare_get_caps(bd, &info->windows_used);
+	if (ret)
+		return ret;
+	info->version = bd->caps.version;
+	info->caps = bd->caps.caps;
+	info->max_windows = bd->caps.max_windows;
+	info->max_extents = bd->caps.max_extents;
+	info->max_buffers = bd->caps.max_buffers;
+	info->max_attachments = bd->caps.max_attachments;
+	info->max_blob = bd->caps.max_blob;
+	info->map_align = bd->caps.map_align;
+	info->shm_size = bd->caps.shm_size;
+	info->max_buffer_size = bd->caps.max_buffer_size;
+	info->peer_id = bd->caps.peer_id;
+	memcpy(info->name, bd->name, sizeof(info->name));
+	return 0;
+}
+
+/* PEERS and LIST: as many entries as one answer may have; the loop is the caller's. */
+static int bufshare_table(struct bufshare_device *bd, struct bufshare_table *arg, u32 type,
+			  size_t entry, void (*convert)(void *to, const void *from))
+{
+	struct virtio_bufshare_list_resp resp;
+	struct virtio_bufshare_cursor *out;
+	struct bufshare_req *req;
+	void *table = NULL;
+	u32 room, count, i;
+	int ret;
+
+	arg->status = 0;
+	if (!arg->count)
+		return -EINVAL;
+	room = min(arg->count, VIRTIO_BUFSHARE_MAX_LIST);
+	req = bufshare_req_alloc(type, sizeof(*out), sizeof(resp) + room * entry);
+	if (!req)
+		return -ENOMEM;
+	req->in_min = sizeof(resp);
+	out = req->out;
+	out->cursor = cpu_to_le64(arg->cursor);
+	ret = bufshare_call(bd, req, &arg->status);
+	if (ret)
+		goto out;
+
+	memcpy(&resp, req->in, sizeof(resp));
+	count = le32_to_cpu(resp.count);
+	if (count > room || req->used != sizeof(resp) + count * entry) {
+		ret = bufshare_malformed(bd);
+		goto out;
+	}
+	ret = -ENOMEM;
+	table = kcalloc(max(count, 1U), entry, GFP_KERNEL);
+	if (!table)
+		goto out;
+	for (i = 0; i < count; i++)
+		convert(table + i * entry, req->in + sizeof(resp) + i * entry);
+	ret = -EFAULT;
+	if (copy_to_user(u64_to_user_ptr(arg->entries), table, count * entry))
+		goto out;
+	arg->cursor = le64_to_cpu(resp.next);
+	arg->count = count;
+	ret = 0;
+out:
+	kfree(table);
+	bufshare_req_put(req);
+	return ret;
+}
+
+static int bufshare_ioc_peers(struct bufshare_device *bd, void *data, struct bufshare_newfd *newfd)
+{
+	return bufshare_table(bd, data, VIRTIO_BUFSHARE_CMD_PEERS, sizeof(struct bufshare_peer),
+			      bufshare_peer_entry);
+}
+
+static int bufshare_ioc_list(struct bufshare_device *bd, void *data, struct bufshare_newfd *newfd)
+{
+	return bufshare_table(bd, data, VIRTIO_BUFSHARE_CMD_LIST, sizeof(struct bufshare_buffer),
+			      bufshare_buffer_entry);
+}
+
+static int bufshare_ioc_alloc_any(struct bufshare_device *bd, void *data,
+				  struct bufshare_newfd *newfd)
+{
+	return bufshare_ioc_alloc(bd, data, newfd);
+}
+
+static int bufshare_ioc_export_any(struct bufshare_device *bd, void *data,
+				   struct bufshare_newfd *newfd)
+{
+	struct bufshare_export *arg = data;
+
+	arg->status = 0;
+	return bufshare_ioc_export(bd, arg, newfd);
+}
+
+static int bufshare_ioc_import_any(struct bufshare_device *bd, void *data,
+				   struct bufshare_newfd *newfd)
+{
+	struct bufshare_import *arg = data;
+
+	arg->status = 0;
+	return bufshare_ioc_import(bd, arg, newfd);
+}
+
+/* SET_META */
+static int bufshare_ioc_set_meta(struct bufshare_device *bd, void *data,
+				 struct bufshare_newfd *newfd)
+{
+	struct bufshare_meta_io *arg = data;
+	struct virtio_bufshare_set_meta_resp resp;
+	struct virtio_bufshare_set_meta *out;
+	struct bufshare_req *req;
+	int ret;
+
+	arg->status = 0;
+	if (arg->reserved || arg->meta.reserved)
+		return -EINVAL;
+	if (arg->meta.blob_len > bd->caps.max_blob) {
+		arg->status = VIRTIO_BUFSHARE_S_META_TOO_LARGE;
+		return -EMSGSIZE;
+	}
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_SET_META, sizeof(*out) + arg->meta.blob_len,
+				 sizeof(resp));
+	if (!req)
+		return -ENOMEM;
+	out = req->out;
+	memcpy(&out->id, &arg->id, sizeof(out->id));
+	bufshare_meta_to_wire(&out->meta, &arg->meta);
+	ret = -EFAULT;
+	if (copy_from_user(out + 1, u64_to_user_ptr(arg->blob), arg->meta.blob_len))
+		goto out;
+	ret = bufshare_call(bd, req, &arg->status);
+	if (!ret) {
+		memcpy(&resp, req->in, sizeof(resp));
+		arg->seq = le64_to_cpu(resp.seq);
+	}
+out:
+	bufshare_req_put(req);
+	return ret;
+}
+
+/* GET_META */
+static int bufshare_ioc_get_meta(struct bufshare_device *bd, void *data,
+				 struct bufshare_newfd *newfd)
+{
+	struct bufshare_meta_io *arg = data;
+	u32 room = arg->meta.blob_len;
+	struct virtio_bufshare_get_meta_resp resp;
+	struct virtio_bufshare_by_id *out;
+	struct bufshare_req *req;
+	int ret;
+
+	arg->status = 0;
+	if (arg->reserved || arg->meta.reserved)
+		return -EINVAL;
+	/* Always room for the largest: the length needed is to be told. */
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_GET_META, sizeof(*out),
+				 sizeof(resp) + VIRTIO_BUFSHARE_MAX_BLOB);
+	if (!req)
+		return -ENOMEM;
+	req->in_min = sizeof(resp);
+	out = req->out;
+	memcpy(&out->id, &arg->id, sizeof(out->id));
+	ret = bufshare_call(bd, req, &arg->status);
+	if (ret)
+		goto out;
+
+	memcpy(&resp, req->in, sizeof(resp));
+	if (le32_to_cpu(resp.meta.blob_len) != req->used - sizeof(resp)) {
+		ret = bufshare_malformed(bd);
+		goto out;
+	}
+	arg->seq = le64_to_cpu(resp.seq);
+	bufshare_meta_from_wire(&arg->meta, &resp.meta);
+	if (arg->meta.blob_len > room)
+		ret = -EMSGSIZE;
+	else if (copy_to_user(u64_to_user_ptr(arg->blob), req->in + sizeof(resp),
+			      arg->meta.blob_len))
+		ret = -EFAULT;
+out:
+	bufshare_req_put(req);
+	return ret;
+}
+
+/* QUERY */
+static int bufshare_ioc_query(struct bufshare_device *bd, void *data, struct bufshare_newfd *newfd)
+{
+	const size_t after_id = offsetof(struct bufshare_buffer, owner);
+	struct bufshare_query *arg = data;
+	struct virtio_bufshare_query_resp resp;
+	struct virtio_bufshare_by_id *out;
+	struct bufshare_req *req;
+	int ret;
+
+	arg->status = 0;
+	if (arg->reserved ||
+	    memchr_inv(&arg->buffer.owner, 0, sizeof(arg->buffer) - after_id))
+		return -EINVAL;
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_QUERY, sizeof(*out), sizeof(resp));
+	if (!req)
+		return -ENOMEM;
+	out = req->out;
+	memcpy(&out->id, &arg->buffer.id, sizeof(out->id));
+	ret = bufshare_call(bd, req, &arg->status);
+	if (!ret) {
+		memcpy(&resp, req->in, sizeof(resp));
+		bufshare_buffer_from_wire(&arg->buffer, &resp.buffer);
+	}
+	bufshare_req_put(req);
+	return ret;
+}
+
+/**
+ * struct bufshare_ioc - one ioctl
+ * @cmd: its number, with the size of its argument
+ * @call: what it does
+ */
+struct bufshare_ioc {
+	unsigned int cmd;
+	int (*call)(struct bufshare_device *bd, void *data, struct bufshare_newfd *newfd);
+};
+
+#define BUFSHARE_IOC(name, func) \
+	[_IOC_NR(BUFSHARE_IOC_##name)] = { BUFSHARE_IOC_##name, func }
+
+static const struct bufshare_ioc bufshare_iocs[] = {
+	BUFSHARE_IOC(INFO, bufshare_ioc_info),
+	BUFSHARE_IOC(PEERS, bufshare_ioc_peers),
+	BUFSHARE_IOC(ALLOC, bufshare_ioc_alloc_any),
+	BUFSHARE_IOC(EXPORT, bufshare_ioc_export_any),
+	BUFSHARE_IOC(IMPORT, bufshare_ioc_import_any),
+	BUFSHARE_IOC(SET_META, bufshare_ioc_set_meta),
+	BUFSHARE_IOC(GET_META, bufshare_ioc_get_meta),
+	BUFSHARE_IOC(QUERY, bufshare_ioc_query),
+	BUFSHARE_IOC(LIST, bufshare_ioc_list),
+};
+
+static long bufshare_fop_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct bufshare_newfd newfd = { .fd = -1 };
+	struct bufshare_file *bf = file->private_data;
+	void __user *user = (void __user *)arg;
+	unsigned int nr = _IOC_NR(cmd);
+	union {
+		struct bufshare_info info;
+		struct bufshare_table table;
+		struct bufshare_alloc alloc;
+		struct bufshare_export export;
+		struct bufshare_import import;
+		struct bufshare_meta_io meta;
+		struct bufshare_query query;
+	} data;
+	int ret;
+
+	if (nr >= ARRAY_SIZE(bufshare_iocs) || bufshare_iocs[nr].cmd != cmd)
+		return -ENOTTY;
+	if (!READ_ONCE(bf->bd->alive))
+		return -ENODEV;
+	memset(&data, 0, sizeof(data));
+	if (_IOC_DIR(cmd) & _IOC_WRITE && copy_from_user(&data, user, _IOC_SIZE(cmd)))
+		return -EFAULT;
+
+	ret = bufshare_iocs[nr].call(bf->bd, &data, &newfd);
+
+	if (copy_to_user(user, &data, _IOC_SIZE(cmd)) && !ret)
+		ret = -EFAULT;
+	if (newfd.fd >= 0) {
+		if (ret) {
+			put_unused_fd(newfd.fd);
+			fput(newfd.file);
+		} else {
+			fd_install(newfd.fd, newfd.file);
+		}
+	}
+	return ret;
+}
+
+static int bufshare_fop_open(struct inode *inode, struct file *file)
+{
+	/* The misc device cannot be deregistered during this call. */
+	struct bufshare_device *bd = container_of(file->private_data, struct bufshare_device,
+						  misc);
+	struct bufshare_file *bf;
+
+	bf = kvzalloc_obj(*bf, GFP_KERNEL_ACCOUNT);
+	if (!bf)
+		return -ENOMEM;
+	spin_lock_init(&bf->lock);
+	mutex_init(&bf->read_lock);
+	init_waitqueue_head(&bf->wait);
+	bf->bd = bufshare_device_get(bd);
+	file->private_data = bf;
+	mutex_lock(&bd->files_lock);
+	list_add_tail(&bf->node, &bd->files);
+	mutex_unlock(&bd->files_lock);
+	return stream_open(inode, file);
+}
+
+static int bufshare_fop_release(struct inode *inode, struct file *file)
+{
+	struct bufshare_file *bf = file->private_data;
+	struct bufshare_device *bd = bf->bd;
+
+	mutex_lock(&bd->files_lock);
+	list_del(&bf->node);
+	mutex_unlock(&bd->files_lock);
+	kvfree(bf);
+	bufshare_device_put(bd);
+	return 0;
+}
+
+static ssize_t bufshare_fop_read(struct file *file, char __user *buf, size_t len, loff_t *pos)
+{
+	struct bufshare_file *bf = file->private_data;
+	struct bufshare_event ev;
+	size_t done = 0;
+	int ret = 0;
+
+	if (len < sizeof(ev))
+		return -EINVAL;
+	if (mutex_lock_interruptible(&bf->read_lock))
+		return -ERESTARTSYS;
+	while (len - done >= sizeof(ev)) {
+		if (!bufshare_file_peek(bf, &ev)) {
+			if (done)
+				break;
+			ret = -ENODEV;
+			if (!READ_ONCE(bf->bd->alive))
+				break;
+			ret = -EAGAIN;
+			if (file->f_flags & O_NONBLOCK)
+				break;
+			ret = wait_event_interruptible(bf->wait, bufshare_file_readable(bf) ||
+						       !READ_ONCE(bf->bd->alive));
+			if (ret)
+				break;
+			continue;
+		}
+		if (copy_to_user(buf + done, &ev, sizeof(ev))) {
+			ret = -EFAULT;
+			break;
+		}
+		bufshare_file_consume(bf, &ev);
+		done += sizeof(ev);
+	}
+	mutex_unlock(&bf->read_lock);
+	return done ? done : ret;
+}
+
+static __poll_t bufshare_fop_poll(struct file *file, poll_table *wait)
+{
+	struct bufshare_file *bf = file->private_data;
+	__poll_t mask = 0;
+
+	poll_wait(file, &bf->wait, wait);
+	if (bufshare_file_readable(bf))
+		mask |= EPOLLIN | EPOLLRDNORM;
+	if (!READ_ONCE(bf->bd->alive))
+		mask |= EPOLLHUP;
+	return mask;
+}
+
+const struct file_operations bufshare_fops = {
+	.owner = THIS_MODULE,
+	.open = bufshare_fop_open,
+	.release = bufshare_fop_release,
+	.read = bufshare_fop_read,
+	.poll = bufshare_fop_poll,
+	.unlocked_ioctl = bufshare_fop_ioctl,
+	.compat_ioctl = compat_ptr_ioctl,
+};

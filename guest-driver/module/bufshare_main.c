@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * bufshare_main.c - the driver of the buffer-sharing virtio device
+ */
+#include <linux/bitops.h>
+#include <linux/debugfs.h>
+#include <linux/dma-mapping.h>
+#include <linux/errno.h>
+#include <linux/log2.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/sizes.h>
+#include <linux/slab.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_features.h>
+
+#include "bufshare_priv.h"
+
+/* The wire: what the compiler lays out is what the header says. */
+static_assert(sizeof(struct virtio_bufshare_config) == 64);
+static_assert(sizeof(struct virtio_bufshare_req) == 16);
+static_assert(sizeof(struct virtio_bufshare_resp) == 16);
+static_assert(sizeof(struct virtio_bufshare_id) == 16);
+static_assert(sizeof(struct virtio_bufshare_extent) == 16);
+static_assert(sizeof(struct virtio_bufshare_access) == 16);
+static_assert(sizeof(struct virtio_bufshare_plane) == 16);
+static_assert(sizeof(struct virtio_bufshare_image) == 88);
+static_assert(sizeof(struct virtio_bufshare_meta) == 128);
+static_assert(sizeof(struct virtio_bufshare_get_caps) == 24);
+static_assert(sizeof(struct virtio_bufshare_get_caps_resp) == 120);
+static_assert(sizeof(struct virtio_bufshare_cursor) == 24);
+static_assert(sizeof(struct virtio_bufshare_peer) == 56);
+static_assert(sizeof(struct virtio_bufshare_list_resp) == 32);
+static_assert(sizeof(struct virtio_bufshare_export) == 160);
+static_assert(sizeof(struct virtio_bufshare_export_resp) == 40);
+static_assert(sizeof(struct virtio_bufshare_by_id) == 32);
+static_assert(sizeof(struct virtio_bufshare_attach) == 40);
+static_assert(sizeof(struct virtio_bufshare_attach_resp) == 64);
+static_assert(sizeof(struct virtio_bufshare_by_handle) == 24);
+static_assert(sizeof(struct virtio_bufshare_map) == 40);
+static_assert(sizeof(struct virtio_bufshare_map_resp) == 40);
+static_assert(sizeof(struct virtio_bufshare_sync) == 64);
+static_assert(sizeof(struct virtio_bufshare_set_meta) == 160);
+static_assert(sizeof(struct virtio_bufshare_set_meta_resp) == 24);
+static_assert(sizeof(struct virtio_bufshare_get_meta_resp) == 152);
+static_assert(sizeof(struct virtio_bufshare_buffer) == 104);
+static_assert(sizeof(struct virtio_bufshare_query_resp) == 120);
+static_assert(sizeof(struct virtio_bufshare_event) == 64);
+
+/* The user interface: the same on 32 and 64 bits. */
+static_assert(sizeof(struct bufshare_info) == 96);
+static_assert(sizeof(struct bufshare_table) == 24);
+static_assert(sizeof(struct bufshare_alloc) == 24);
+static_assert(sizeof(struct bufshare_export) == 192);
+static_assert(sizeof(struct bufshare_import) == 72);
+static_assert(sizeof(struct bufshare_meta_io) == 168);
+static_assert(sizeof(struct bufshare_query) == 112);
+
+static_assert(VIRTIO_BUFSHARE_READ == BUFSHARE_READ && VIRTIO_BUFSHARE_WRITE == BUFSHARE_WRITE);
+
+/* Bit 0: a device is bound. There is one /dev/bufshare. */
+static unsigned long bufshare_bound;
+
+static void bufshare_device_free(struct kref *ref)
+{
+	struct bufshare_device *bd = container_of(ref, struct bufshare_device, ref);
+
+	put_device(bd->dma_dev);
+	put_device(bd->dev);
+	kfree(bd->event_bufs);
+	kfree(bd);
+}
+
+/**
+ * bufshare_device_put() - drop a reference
+ * @bd: the device
+ */
+void bufshare_device_put(struct bufshare_device *bd)
+{
+	kref_put(&bd->ref, bufshare_device_free);
+}
+
+static struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev)
+{
+	struct bufshare_device *bd;
+
+	bd = kzalloc_obj(*bd);
+	if (!bd)
+		return NULL;
+	bd->event_bufs = kzalloc_objs(*bd->event_bufs, BUFSHARE_NUM_EVENT_BUFS);
+	if (!bd->event_bufs) {
+		kfree(bd);
+		return NULL;
+	}
+	kref_init(&bd->ref);
+	bd->vdev = vdev;
+	bd->dev = get_device(&vdev->dev);
+	bd->dma_dev = get_device(vdev->dev.parent);
+	spin_lock_init(&bd->lock);
+	INIT_LIST_HEAD(&bd->pending);
+	INIT_LIST_HEAD(&bd->inflight);
+	INIT_LIST_HEAD(&bd->exports);
+	INIT_LIST_HEAD(&bd->imports);
+	INIT_WORK(&bd->event_work, bufshare_event_work);
+	mutex_init(&bd->files_lock);
+	INIT_LIST_HEAD(&bd->files);
+	return bd;
+}
+
+/*
+ * The addresses of an EXPORT are guest-physical. Those that the DMA interface
+ * gives are so only without an IOMMU, an offset or bounce buffers in between:
+ * ask it for a page.
+ */
+static bool bufshare_dma_is_phys(struct bufshare_device *bd)
+{
+	struct page *page;
+	dma_addr_t addr;
+	bool same;
+
+	if (virtio_has_feature(bd->vdev, VIRTIO_F_ACCESS_PLATFORM))
+		return false;
+	page = alloc_page(GFP_KERNEL);
+	if (!page)
+		return false;
+	addr = dma_map_page(bd->dma_dev, page, 0, PAGE_SIZE, DMA_BIDIRECTIONAL);
+	same = !dma_mapping_error(bd->dma_dev, addr);
+	if (same) {
+		same = addr == page_to_phys(page);
+		dma_unmap_page(bd->dma_dev, addr, PAGE_SIZE, DMA_BIDIRECTIONAL);
+	}
+	__free_page(page);
+	return same;
+}
+
+/* Take over what the device says of itself, as far as it makes sense. */
+static int bufshare_set_caps(struct bufshare_device *bd,
+			     const struct virtio_bufshare_config *config)
+{
+	struct bufshare_caps caps = {
+		.version = le32_to_cpu(config->version),
+		.caps = le32_to_cpu(config->caps),
+		.max_windows = le32_to_cpu(config->max_windows),
+		.max_extents = min(le32_to_cpu(config->max_extents), VIRTIO_BUFSHARE_MAX_EXTENTS),
+		.max_buffers = le32_to_cpu(config->max_buffers),
+		.max_attachments = le32_to_cpu(config->max_attachments),
+		.max_blob = min(le32_to_cpu(config->max_blob), VIRTIO_BUFSHARE_MAX_BLOB),
+		.map_align = le32_to_cpu(config->map_align),
+		.shm_size = le64_to_cpu(config->shm_size),
+		.max_buffer_size = le64_to_cpu(config->max_buffer_size),
+		.peer_id = le64_to_cpu(config->peer_id),
+	};
+
+	if (!caps.version || config->reserved || !is_power_of_2(caps.map_align) ||
+	    caps.map_align > PAGE_SIZE << MAX_PAGE_ORDER || !caps.max_extents) {
+		dev_err(bd->dev, "configuration space: version %u, alignment %u, %u extents: not a buffer-sharing device of this driver's kind\n",
+			caps.version, caps.map_align, caps.max_extents);
+		return -EINVAL;
+	}
+	bd->caps = caps;
+	return 0;
+}
+
+static int bufshare_read_config(struct bufshare_device *bd)
+{
+	struct virtio_bufshare_config config;
+
+	virtio_cread_bytes(bd->vdev, 0, &config, sizeof(config));
+	return bufshare_set_caps(bd, &config);
+}
+
+static int bufshare_ask_caps(struct bufshare_device *bd,
+			     struct virtio_bufshare_get_caps_resp *resp)
+{
+	struct virtio_bufshare_get_caps *out;
+	struct bufshare_req *req;
+	int ret;
+
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_GET_CAPS, sizeof(*out), sizeof(*resp));
+	if (!req)
+		return -ENOMEM;
+	out = req->out;
+	out->version = cpu_to_le32(VIRTIO_BUFSHARE_VERSION);
+	ret = bufshare_call(bd, req, NULL);
+	if (!ret)
+		memcpy(resp, req->in, sizeof(*resp));
+	bufshare_req_put(req);
+	return ret;
+}
+
+/**
+ * bufshare_get_caps() - ask the device for what changes of its capabilities
+ * @bd: the device
+ * @windows_used: VMM mappings that this VM holds
+ *
+ * Return: 0 or a negative errno.
+ */
+int bufshare_get_caps(struct bufshare_device *bd, u32 *windows_used)
+{
+	struct virtio_bufshare_get_caps_resp resp;
+	int ret;
+
+	ret = bufshare_ask_caps(bd, &resp);
+	if (!ret)
+		*windows_used = le32_to_cpu(resp.windows_used);
+	return ret;
+}
+
+static int bufshare_greet(struct bufshare_device *bd)
+{
+	struct virtio_bufshare_get_caps_resp resp;
+	int ret;
+
+	ret = bufshare_ask_caps(bd, &resp);
+	if (!ret)
+		ret = bufshare_set_caps(bd, &resp.config);
+	if (ret) {
+		dev_err(bd->dev, "the device did not tell its capabilities: %d\n", ret);
+		return ret;
+	}
+	if (bd->caps.version != VIRTIO_BUFSHARE_VERSION) {
+		dev_err(bd->dev, "the device wants version %u, this driver speaks %u\n",
+			bd->caps.version, VIRTIO_BUFSHARE_VERSION);
+		return -EPROTO;
+	}
+	memcpy(bd->name, resp.name, sizeof(bd->name));
+	if (!bd->shm)
+		bd->caps.caps &= ~VIRTIO_BUFSHARE_CAP_MAP;
+	return 0;
+}
+
+/* Queues, events, and the first words. On failure the device has been reset. */
+static int bufshare_start(struct bufshare_device *bd)
+{
+	struct virtqueue_info infos[VIRTIO_BUFSHARE_NUM_QUEUES] = {
+		[VIRTIO_BUFSHARE_QUEUE_CONTROL] = { "control", bufshare_ctrl_done },
+		[VIRTIO_BUFSHARE_QUEUE_EVENT] = { "event", bufshare_event_done },
+	};
+	struct virtqueue *vqs[VIRTIO_BUFSHARE_NUM_QUEUES];
+	int ret;
+
+	ret = bufshare_read_config(bd);
+	if (ret)
+		return ret;
+	ret = virtio_find_vqs(bd->vdev, VIRTIO_BUFSHARE_NUM_QUEUES, vqs, infos, NULL);
+	if (ret) {
+		dev_err(bd->dev, "no virtqueues: %d\n", ret);
+		return ret;
+	}
+	bd->event_seq = 0;
+	spin_lock_irq(&bd->lock);
+	bd->ctrl = vqs[VIRTIO_BUFSHARE_QUEUE_CONTROL];
+	bd->eventq = vqs[VIRTIO_BUFSHARE_QUEUE_EVENT];
+	spin_unlock_irq(&bd->lock);
+
+	virtio_device_ready(bd->vdev);
+	ret = bufshare_event_fill(bd);
+	if (ret)
+		return ret;
+	spin_lock_irq(&bd->lock);
+	WRITE_ONCE(bd->alive, true);
+	spin_unlock_irq(&bd->lock);
+	/* Events may have come while we were not alive. */
+	queue_work(bd->wq, &bd->event_work);
+	return bufshare_greet(bd);
+}
+
+/*
+ * The end of a session, with whatever is open: nobody waits for the host any
+ * more, no user space mapping of a window is left, then the device is reset,
+ * which makes the host take everything from everybody. Only then are our
+ * buffers given up.
+ */
+static void bufshare_stop(struct bufshare_device *bd)
+{
+	spin_lock_irq(&bd->lock);
+	bufshare_fail_locked(bd);
+	spin_unlock_irq(&bd->lock);
+	bufshare_files_wake(bd);
+	bufshare_imports_revoke_all(bd);
+
+	virtio_reset_device(bd->vdev);
+	cancel_work_sync(&bd->event_work);
+	bufshare_cancel_all(bd);
+	bufshare_imports_gone(bd);
+	bufshare_exports_gone(bd);
+	flush_workqueue(bd->wq);
+	bd->vdev->config->del_vqs(bd->vdev);
+}
+
+static int bufshare_probe(struct virtio_device *vdev)
+{
+	struct bufshare_device *bd;
+	int ret;
+
+	if (!vdev->config->get || !virtio_has_feature(vdev, VIRTIO_F_VERSION_1)) {
+		dev_err(&vdev->dev, "not a virtio 1 device with a configuration space\n");
+		return -EINVAL;
+	}
+	if (test_and_set_bit(0, &bufshare_bound)) {
+		dev_err(&vdev->dev, "this VM has a buffer-sharing device already, one is supported\n");
+		return -EBUSY;
+	}
+	ret = -ENOMEM;
+	bd = bufshare_device_alloc(vdev);
+	if (!bd)
+		goto err_bound;
+	vdev->priv = bd;
+	bd->wq = alloc_ordered_workqueue("bufshare", WQ_HIGHPRI | WQ_MEM_RECLAIM);
+	if (!bd->wq)
+		goto err_device;
+	bd->revoke_wq = alloc_workqueue("bufshare-revoke",
+					WQ_UNBOUND | WQ_HIGHPRI | WQ_MEM_RECLAIM, 0);
+	if (!bd->revoke_wq)
+		goto err_wq;
+
+	bd->dma_is_phys = bufshare_dma_is_phys(bd);
+	bd->shm = bufshare_shm_open(bd);
+	if (IS_ERR(bd->shm)) {
+		ret = PTR_ERR(bd->shm);
+		goto err_revoke_wq;
+	}
+	ret = bufshare_start(bd);
+	if (ret)
+		goto err_start;
+
+	bufshare_debugfs_add(bd);
+	bd->misc.minor = MISC_DYNAMIC_MINOR;
+	bd->misc.name = "bufshare";
+	bd->misc.fops = &bufshare_fops;
+	bd->misc.parent = &vdev->dev;
+	bd->misc.mode = 0660;
+	ret = misc_register(&bd->misc);
+	if (ret)
+		goto err_debugfs;
+
+	dev_info(bd->dev, "peer %llu \"%.*s\", %s%s\n", bd->caps.peer_id,
+		 VIRTIO_BUFSHARE_NAME_LEN, bd->name,
+		 bd->caps.caps & VIRTIO_BUFSHARE_CAP_MAP ? "exports and imports" : "exports only",
+		 bd->dma_is_phys ? "" : ", behind an IOMMU: exports own buffers only");
+	return 0;
+
+err_debugfs:
+	debugfs_remove_recursive(bd->debugfs);
+err_start:
+	if (bd->ctrl)
+		bufshare_stop(bd);
+	bufshare_shm_put(bd->shm);
+err_revoke_wq:
+	destroy_workqueue(bd->revoke_wq);
+err_wq:
+	destroy_workqueue(bd->wq);
+err_device:
+	bufshare_device_put(bd);
+err_bound:
+	clear_bit(0, &bufshare_bound);
+	return ret;
+}
+
+static void bufshare_remove(struct virtio_device *vdev)
+{
+	struct bufshare_device *bd = vdev->priv;
+
+	misc_deregister(&bd->misc);
+	if (bd->ctrl)
+		bufshare_stop(bd);
+	debugfs_remove_recursive(bd->debugfs);
+	destroy_workqueue(bd->revoke_wq);
+	destroy_workqueue(bd->wq);
+	bufshare_shm_put(bd->shm);
+	bufshare_device_put(bd);
+	clear_bit(0, &bufshare_bound);
+}
+
+#ifdef CONFIG_PM_SLEEP
+static int bufshare_freeze(struct virtio_device *vdev)
+{
+	struct bufshare_device *bd = vdev->priv;
+
+	if (bd->ctrl)
+		bufshare_stop(bd);
+	return 0;
+}
+
+static int bufshare_restore(struct virtio_device *vdev)
+{
+	struct bufshare_device *bd = vdev->priv;
+	int ret;
+
+	ret = bufshare_start(bd);
+	if (ret) {
+		if (bd->ctrl)
+			bufshare_stop(bd);
+		return ret;
+	}
+	/* What there was is gone: have programs look anew. */
+	bufshare_event_lost(bd, 0);
+	return 0;
+}
+#endif
+
+static const struct virtio_device_id bufshare_ids[] = {
+	{ VIRTIO_BUFSHARE_ID, VIRTIO_DEV_ANY_ID },
+	{ 0 },
+};
+MODULE_DEVICE_TABLE(virtio, bufshare_ids);
+
+static struct virtio_driver bufshare_driver = {
+	.driver.name = KBUILD_MODNAME,
+	.id_table = bufshare_ids,
+	.probe = bufshare_probe,
+	.remove = bufshare_remove,
+#ifdef CONFIG_PM_SLEEP
+	.freeze = bufshare_freeze,
+	.restore = bufshare_restore,
+#endif
+};
+module_virtio_driver(bufshare_driver);
+
+MODULE_DESCRIPTION("Share dma-bufs between virtual machines");
+MODULE_AUTHOR("The bufshare developers");
+MODULE_LICENSE("GPL");
+MODULE_IMPORT_NS("DMA_BUF");

@@ -1,0 +1,522 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * bufshare_priv.h - what the files of this driver share
+ *
+ * Objects
+ *   struct bufshare_device  one virtio device, from probe on. Counted: open
+ *			     files, exports and imported dma-bufs outlive an
+ *			     unbind and find it dead (alive is false).
+ *   struct bufshare_shm     the window region and its struct pages. Counted:
+ *			     stays until the last imported dma-buf is gone.
+ *   struct bufshare_req     one request on the control queue. Counted: one
+ *			     reference of who waits, one of the queue. A waiter
+ *			     may leave at any time; the buffers stay until the
+ *			     device gave them back.
+ *   struct bufshare_exp     an EXPORT. Its backing is kept until the host has
+ *			     said that no importer can reach it (or was reset).
+ *   struct bufshare_imp     an ATTACH, with its dma-buf.
+ *
+ * Exports and imports are state machines driven from complete() callbacks of
+ * requests, under bufshare_device.lock. So whatever a waiter that gave up had
+ * asked for is undone when the answer comes: an import without an owner is
+ * unmapped and detached, an export without an owner is unexported.
+ *
+ * Lock order, outermost first:
+ *   mmap_lock			taken by the kernel around mmap and faults
+ *   dma_resv of a dma-buf	taken by importers, and by us in process context
+ *   bufshare_imp.fault_sem	read: check and insert of a PTE
+ *   bufshare_maps.lock		attachments of one dma-buf
+ *   bufshare_device.files_lock	list of open files
+ *   bufshare_device.lock	everything else; taken in hard interrupts
+ *   bufshare_file.lock		one file's events
+ *   wait queues
+ * No lock but mmap_lock and dma_resv (when the kernel calls us with them) is
+ * held while waiting for the host, and the work that revokes an import takes
+ * only the locks of that import.
+ */
+#ifndef _BUFSHARE_PRIV_H
+#define _BUFSHARE_PRIV_H
+
+#include <linux/completion.h>
+#include <linux/dma-buf.h>
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/memremap.h>
+#include <linux/miscdevice.h>
+#include <linux/mutex.h>
+#include <linux/rwsem.h>
+#include <linux/scatterlist.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+#include <linux/virtio.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+
+#include "compat.h"
+#include <virtio_bufshare.h>
+#include <bufshare.h>
+
+#define BUFSHARE_NUM_EVENT_BUFS		32
+#define BUFSHARE_FILE_EVENTS		256
+
+/**
+ * struct bufshare_caps - limits of the device, checked and in CPU byte order
+ * @version: of the wire format in force
+ * @caps: VIRTIO_BUFSHARE_CAP_*, without MAP when the region cannot be used
+ * @max_windows: VMM mappings this VM may hold
+ * @max_extents: pieces per export
+ * @max_buffers: exports at once
+ * @max_attachments: imports at once
+ * @max_blob: bytes of opaque metadata
+ * @map_align: alignment of pieces, a power of two
+ * @shm_size: bytes of the window region
+ * @max_buffer_size: bytes per buffer
+ * @peer_id: our id
+ */
+struct bufshare_caps {
+	u32 version;
+	u32 caps;
+	u32 max_windows;
+	u32 max_extents;
+	u32 max_buffers;
+	u32 max_attachments;
+	u32 max_blob;
+	u32 map_align;
+	u64 shm_size;
+	u64 max_buffer_size;
+	u64 peer_id;
+};
+
+/**
+ * struct bufshare_stats - counters for debugfs
+ * @requests: requests given to the device
+ * @refused: answers that were not OK
+ * @malformed: answers and events that made no sense
+ * @timeouts: waiters that gave up
+ * @orphans: answers that came after their waiter had gone
+ * @events: events taken
+ * @lost: events that the device or a full file queue dropped
+ * @revoked: imports taken back by their exporters
+ */
+struct bufshare_stats {
+	u64 requests;
+	u64 refused;
+	u64 malformed;
+	u64 timeouts;
+	u64 orphans;
+	u64 events;
+	u64 lost;
+	u64 revoked;
+};
+
+/**
+ * struct bufshare_shm - the window region
+ * @ref: of the device and of each import
+ * @pgmap: its struct pages
+ * @start: physical address
+ * @size: bytes
+ * @virt: kernel address, write-back cached
+ *
+ * Constant after its making.
+ */
+struct bufshare_shm {
+	struct kref ref;
+	struct dev_pagemap pgmap;
+	phys_addr_t start;
+	u64 size;
+	void *virt;
+};
+
+/**
+ * struct bufshare_device - one device
+ * @ref: of the driver, open files, exports, imported dma-bufs
+ * @vdev: the virtio device; constant; used only while bound
+ * @dev: for messages; constant, counted
+ * @dma_dev: whose DMA addresses foreign exports use; constant; only while bound
+ * @misc: /dev/bufshare; constant while registered
+ * @debugfs: our folder; constant while bound
+ * @wq: dispatch of events, release of exports; constant while bound
+ * @revoke_wq: revocation of imports, in parallel; constant while bound
+ * @caps: limits; written when no file is open or all user space is frozen
+ * @name: our name; likewise
+ * @shm: window region or NULL; constant while bound
+ * @dma_is_phys: DMA addresses of @dma_dev are guest-physical; constant
+ * @lock: see each field
+ * @alive: requests can be sent; @lock to write
+ * @pumping: bufshare_pump() is running; @lock
+ * @ctrl: control queue, NULL when there is none; @lock
+ * @eventq: event queue; @lock
+ * @pending: requests waiting for room in @ctrl; @lock
+ * @inflight: requests the device has; @lock
+ * @cookie: of the last request; @lock
+ * @exports: struct bufshare_exp.node; @lock
+ * @imports: struct bufshare_imp.node; @lock
+ * @stats: counters; @lock
+ * @event_bufs: buffers for @eventq, device-writable; constant while bound
+ * @event_work: takes them; on @wq
+ * @event_seq: number of the last event; only @event_work and when it cannot run
+ * @files_lock: protects @files
+ * @files: struct bufshare_file.node
+ */
+struct bufshare_device {
+	struct kref ref;
+	struct virtio_device *vdev;
+	struct device *dev;
+	struct device *dma_dev;
+	struct miscdevice misc;
+	struct dentry *debugfs;
+	struct workqueue_struct *wq;
+	struct workqueue_struct *revoke_wq;
+	struct bufshare_caps caps;
+	u8 name[VIRTIO_BUFSHARE_NAME_LEN];
+	struct bufshare_shm *shm;
+	bool dma_is_phys;
+
+	spinlock_t lock;	/* all of the following, where it says so */
+	bool alive;
+	bool pumping;
+	struct virtqueue *ctrl;
+	struct virtqueue *eventq;
+	struct list_head pending;
+	struct list_head inflight;
+	u64 cookie;
+	struct list_head exports;
+	struct list_head imports;
+	struct bufshare_stats stats;
+
+	struct virtio_bufshare_event *event_bufs;
+	struct work_struct event_work;
+	u64 event_seq;
+
+	struct mutex files_lock;	/* files */
+	struct list_head files;
+};
+
+/* Where a request is. */
+enum bufshare_req_state {
+	BUFSHARE_REQ_NEW,	/* not sent */
+	BUFSHARE_REQ_PENDING,	/* on bufshare_device.pending */
+	BUFSHARE_REQ_INFLIGHT,	/* on bufshare_device.inflight; the device owns the buffers */
+	BUFSHARE_REQ_DONE,	/* answered or given up; ours again */
+};
+
+/**
+ * struct bufshare_req - one request
+ * @ref: of the waiter and of the queue
+ * @node: on bufshare_device.pending or .inflight; bufshare_device.lock
+ * @state: where it is; bufshare_device.lock
+ * @reached: the device has had it; bufshare_device.lock
+ * @orphan: its waiter has gone; bufshare_device.lock
+ * @out: the request; constant from the sending on
+ * @out_len: its bytes; constant
+ * @in: room for the answer; the device's while INFLIGHT
+ * @in_len: its bytes; constant
+ * @in_min: bytes that an OK answer has at least; constant
+ * @used: bytes of the answer; valid when DONE
+ * @err: 0 or a negative errno; valid when DONE
+ * @status: VIRTIO_BUFSHARE_S_* of the answer, OK when there was none; when DONE
+ * @cookie: as sent; constant from the sending on
+ * @done: completed when DONE, or when waiting has become pointless
+ * @owner: for @complete; constant from the sending on
+ * @complete: called once when DONE, under bufshare_device.lock, maybe in a hard
+ *	interrupt; may send other requests; may be NULL
+ */
+struct bufshare_req {
+	struct kref ref;
+	struct list_head node;
+	enum bufshare_req_state state;
+	bool reached;
+	bool orphan;
+	void *out;
+	u32 out_len;
+	void *in;
+	u32 in_len;
+	u32 in_min;
+	u32 used;
+	int err;
+	u32 status;
+	u64 cookie;
+	struct completion done;
+	void *owner;
+	void (*complete)(struct bufshare_device *bd, struct bufshare_req *req);
+};
+
+/**
+ * struct bufshare_piece - physically contiguous memory
+ * @page: the first page
+ * @nr: number of pages
+ */
+struct bufshare_piece {
+	struct page *page;
+	unsigned long nr;
+};
+
+/**
+ * struct bufshare_maps - device attachments of one dma-buf of ours
+ * @lock: protects @list and the mapped state of its entries
+ * @list: struct bufshare_map.node
+ */
+struct bufshare_maps {
+	struct mutex lock;	/* list, and what is mapped */
+	struct list_head list;
+};
+
+/**
+ * struct bufshare_mem - ALLOC: RAM of our own, behind a dma-buf
+ * @size: bytes; constant
+ * @nr_pieces: number of @pieces; constant
+ * @pieces: the memory; constant
+ * @maps: device attachments
+ * @vmap: kernel address; the dma-buf's reservation lock
+ */
+struct bufshare_mem {
+	u64 size;
+	u32 nr_pieces;
+	struct bufshare_piece *pieces;
+	struct bufshare_maps maps;
+	void *vmap;
+};
+
+/* What the host knows of an export. */
+enum bufshare_export_wire {
+	BUFSHARE_EXPORT_NEW,		/* nothing */
+	BUFSHARE_EXPORT_SENT,		/* EXPORT under way */
+	BUFSHARE_EXPORT_LIVE,		/* others may attach */
+	BUFSHARE_EXPORT_CLOSING,	/* UNEXPORT under way */
+	BUFSHARE_EXPORT_STUCK,		/* unknown: backing is kept until a reset */
+	BUFSHARE_EXPORT_GONE,		/* nobody can reach the backing */
+};
+
+/**
+ * struct bufshare_exp - one export
+ * @ref: of the file, and of the backing until it is released
+ * @bd: the device; constant, counted
+ * @node: on bufshare_device.exports; bufshare_device.lock
+ * @wire: what the host knows; bufshare_device.lock
+ * @closed: UNEXPORT when possible; bufshare_device.lock
+ * @dead: taken back, or the device is gone; bufshare_device.lock to write
+ * @id: the buffer's name, valid from LIVE on; bufshare_device.lock to write
+ * @generation: likewise
+ * @size: bytes; constant
+ * @nr_extents: pieces; constant
+ * @unexport_req: made in advance, since a close cannot fail; owned
+ * @wait: pollers of the export file
+ * @release_work: releases the backing; on bufshare_device.wq, once
+ * @dmabuf: the backing; constant until released
+ * @attach: foreign backing: our attachment, or NULL; likewise
+ * @sgt: foreign backing: its mapping, or NULL; likewise
+ * @pinned: foreign backing: it is pinned; likewise
+ */
+struct bufshare_exp {
+	struct kref ref;
+	struct bufshare_device *bd;
+	struct list_head node;
+	enum bufshare_export_wire wire;
+	bool closed;
+	bool dead;
+	struct virtio_bufshare_id id;
+	u64 generation;
+	u64 size;
+	u32 nr_extents;
+	struct bufshare_req *unexport_req;
+	wait_queue_head_t wait;
+	struct work_struct release_work;
+	struct dma_buf *dmabuf;
+	struct dma_buf_attachment *attach;
+	struct sg_table *sgt;
+	bool pinned;
+};
+
+/* What the host knows of an import. */
+enum bufshare_import_wire {
+	BUFSHARE_IMPORT_NEW,		/* nothing */
+	BUFSHARE_IMPORT_ATTACHING,	/* ATTACH under way */
+	BUFSHARE_IMPORT_ATTACHED,	/* not mapped */
+	BUFSHARE_IMPORT_MAPPING,	/* MAP under way */
+	BUFSHARE_IMPORT_MAPPED,		/* in the window */
+	BUFSHARE_IMPORT_UNMAPPING,	/* UNMAP under way */
+	BUFSHARE_IMPORT_DETACHING,	/* DETACH under way */
+	BUFSHARE_IMPORT_GONE,		/* detached, refused, or forgotten by a reset */
+};
+
+/**
+ * struct bufshare_imp - one import
+ * @refs: of the dma-buf (before: of the maker) and of each request under way;
+ *	bufshare_device.lock
+ * @bd: the device; constant, counted by the dma-buf
+ * @shm: the window region; constant, counted by the dma-buf
+ * @node: on bufshare_device.imports; bufshare_device.lock
+ * @wire: what the host knows; bufshare_device.lock to write
+ * @id: the buffer; constant
+ * @wanted: rights asked for; constant
+ * @handle: of the attachment, 0 until ATTACHED; bufshare_device.lock
+ * @size: bytes; constant once ATTACHED
+ * @generation: likewise
+ * @owner: exporting peer; likewise
+ * @rights: granted; likewise
+ * @transport: likewise
+ * @windows: likewise
+ * @shm_offset: place in the window; constant once MAPPED
+ * @coherent: SYNC may be left out; likewise
+ * @map_err: why the last MAP failed; bufshare_device.lock
+ * @users: device mappings and kernel mappings; bufshare_device.lock
+ * @released: the dma-buf is gone or never came; bufshare_device.lock
+ * @revoked: no new use; bufshare_device.lock to write
+ * @zapped: no user space mapping is left, nor comes; bufshare_device.lock
+ * @fault_sem: read: a fault checks @revoked and inserts; write: none is between
+ * @wait: waiters for the end of MAPPING
+ * @unmap_req: made in advance, since a close cannot fail; owned
+ * @detach_req: likewise
+ * @dmabuf: NULL before and after its life; bufshare_device.lock
+ * @revoke_work: on bufshare_device.revoke_wq, holds a reference of the dma-buf
+ * @maps: device attachments
+ */
+struct bufshare_imp {
+	u32 refs;
+	struct bufshare_device *bd;
+	struct bufshare_shm *shm;
+	struct list_head node;
+	enum bufshare_import_wire wire;
+	struct virtio_bufshare_id id;
+	u32 wanted;
+	u64 handle;
+	u64 size;
+	u64 generation;
+	u64 owner;
+	u32 rights;
+	u32 transport;
+	u32 windows;
+	u64 shm_offset;
+	bool coherent;
+	int map_err;
+	u32 users;
+	bool released;
+	bool revoked;
+	bool zapped;
+	struct rw_semaphore fault_sem;
+	wait_queue_head_t wait;
+	struct bufshare_req *unmap_req;
+	struct bufshare_req *detach_req;
+	struct dma_buf *dmabuf;
+	struct work_struct revoke_work;
+	struct bufshare_maps maps;
+};
+
+/**
+ * struct bufshare_file - one opening of /dev/bufshare
+ * @bd: the device; constant, counted
+ * @node: on bufshare_device.files; bufshare_device.files_lock
+ * @lock: protects @head, @count and @dropped
+ * @head: index of the oldest event
+ * @count: events in @ring
+ * @dropped: events that found @ring full since
+ * @ring: the events; written under @lock where they are not yet counted
+ * @read_lock: one reader at a time
+ * @wait: readers and pollers
+ */
+struct bufshare_file {
+	struct bufshare_device *bd;
+	struct list_head node;
+	spinlock_t lock;	/* head, count, dropped */
+	u32 head;
+	u32 count;
+	u64 dropped;
+	struct bufshare_event ring[BUFSHARE_FILE_EVENTS];
+	struct mutex read_lock;	/* one reader at a time */
+	wait_queue_head_t wait;
+};
+
+/**
+ * struct bufshare_newfd - a file that an ioctl gives to its caller
+ * @fd: reserved number, -1: none
+ * @file: goes there once the answer has been copied out
+ */
+struct bufshare_newfd {
+	int fd;
+	struct file *file;
+};
+
+/* bufshare_main.c */
+extern bool bufshare_force_sync;
+void bufshare_device_put(struct bufshare_device *bd);
+int bufshare_get_caps(struct bufshare_device *bd, u32 *windows_used);
+
+static inline struct bufshare_device *bufshare_device_get(struct bufshare_device *bd)
+{
+	kref_get(&bd->ref);
+	return bd;
+}
+
+/* bufshare_vq.c */
+struct bufshare_req *bufshare_req_alloc(u32 type, size_t out_len, size_t in_len);
+void bufshare_req_put(struct bufshare_req *req);
+int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req);
+int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *status);
+int bufshare_call(struct bufshare_device *bd, struct bufshare_req *req, u32 *status);
+long bufshare_timeout(void);
+void bufshare_ctrl_done(struct virtqueue *vq);
+void bufshare_ctrl_drain_locked(struct bufshare_device *bd);
+void bufshare_fail_locked(struct bufshare_device *bd);
+void bufshare_cancel_all(struct bufshare_device *bd);
+
+/* bufshare_event.c */
+void bufshare_event_done(struct virtqueue *vq);
+void bufshare_event_work(struct work_struct *work);
+int bufshare_event_fill(struct bufshare_device *bd);
+void bufshare_event_lost(struct bufshare_device *bd, u64 lost);
+bool bufshare_file_readable(struct bufshare_file *bf);
+bool bufshare_file_peek(struct bufshare_file *bf, struct bufshare_event *ev);
+void bufshare_file_consume(struct bufshare_file *bf, const struct bufshare_event *ev);
+void bufshare_files_wake(struct bufshare_device *bd);
+
+/* bufshare_shm.c */
+struct bufshare_shm *bufshare_shm_open(struct bufshare_device *bd);
+void bufshare_shm_put(struct bufshare_shm *shm);
+
+static inline struct bufshare_shm *bufshare_shm_get(struct bufshare_shm *shm)
+{
+	kref_get(&shm->ref);
+	return shm;
+}
+
+/* bufshare_sg.c */
+void bufshare_maps_init(struct bufshare_maps *maps);
+int bufshare_maps_attach(struct bufshare_maps *maps, struct dma_buf_attachment *attach,
+			 const struct bufshare_piece *pieces, u32 nr_pieces);
+void bufshare_maps_detach(struct bufshare_maps *maps, struct dma_buf_attachment *attach);
+struct sg_table *bufshare_maps_map(struct bufshare_maps *maps,
+				   struct dma_buf_attachment *attach,
+				   enum dma_data_direction dir);
+void bufshare_maps_unmap(struct bufshare_maps *maps, struct dma_buf_attachment *attach,
+			 enum dma_data_direction dir);
+void bufshare_maps_sync(struct bufshare_maps *maps, enum dma_data_direction dir, bool for_cpu);
+
+/* bufshare_alloc.c */
+int bufshare_ioc_alloc(struct bufshare_device *bd, struct bufshare_alloc *arg,
+		       struct bufshare_newfd *newfd);
+struct bufshare_mem *bufshare_mem_of(struct dma_buf *dmabuf);
+
+/* bufshare_export.c */
+int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
+			struct bufshare_newfd *newfd);
+void bufshare_export_revoked_locked(struct bufshare_device *bd,
+				    const struct virtio_bufshare_id *id);
+void bufshare_exports_gone(struct bufshare_device *bd);
+
+/* bufshare_import.c */
+int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
+			struct bufshare_newfd *newfd);
+bool bufshare_is_import(struct dma_buf *dmabuf);
+void bufshare_import_revoked_locked(struct bufshare_device *bd, u64 handle);
+void bufshare_imports_revoke_all(struct bufshare_device *bd);
+void bufshare_imports_gone(struct bufshare_device *bd);
+
+/* bufshare_ioctl.c */
+extern const struct file_operations bufshare_fops;
+int bufshare_newfd_prepare(struct bufshare_newfd *newfd, u32 fd_flags, struct file *file);
+void bufshare_meta_to_wire(struct virtio_bufshare_meta *to, const struct bufshare_meta *from);
+
+/* bufshare_debugfs.c */
+void bufshare_debugfs_add(struct bufshare_device *bd);
+
+#endif /* _BUFSHARE_PRIV_H */

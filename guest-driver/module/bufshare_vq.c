@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * bufshare_vq.c - requests on the control queue
+ *
+ * A request belongs to its waiter and to the queue at the same time. A waiter
+ * that is killed or out of patience just leaves; the buffers stay the device's
+ * until it gives them back or is reset. Nothing that the device writes is
+ * believed: length, type, cookie and status of an answer are checked here, the
+ * rest where it is used.
+ */
+#include <linux/errno.h>
+#include <linux/jiffies.h>
+#include <linux/module.h>
+#include <linux/scatterlist.h>
+#include <linux/slab.h>
+
+#include "bufshare_priv.h"
+
+static unsigned int request_timeout_ms = 10000;
+module_param(request_timeout_ms, uint, 0644);
+MODULE_PARM_DESC(request_timeout_ms, "Patience with the host, milliseconds (default 10000)");
+
+/* What a status of the host is to a program. */
+static const int bufshare_errno[] = {
+	[VIRTIO_BUFSHARE_S_OK] = 0,
+	[VIRTIO_BUFSHARE_S_UNSUPPORTED] = -EOPNOTSUPP,
+	[VIRTIO_BUFSHARE_S_BAD_LENGTH] = -EPROTO,	/* we made it: a bug on one side */
+	[VIRTIO_BUFSHARE_S_BAD_FIELD] = -EINVAL,
+	[VIRTIO_BUFSHARE_S_NO_ROOM] = -EPROTO,		/* likewise */
+	[VIRTIO_BUFSHARE_S_NOT_FOUND] = -ENOENT,
+	[VIRTIO_BUFSHARE_S_DENIED] = -EACCES,
+	[VIRTIO_BUFSHARE_S_NOT_RAM] = -EOPNOTSUPP,
+	[VIRTIO_BUFSHARE_S_OVERLAP] = -EINVAL,
+	[VIRTIO_BUFSHARE_S_UNALIGNED] = -EINVAL,
+	[VIRTIO_BUFSHARE_S_TOO_LARGE] = -EFBIG,
+	[VIRTIO_BUFSHARE_S_TOO_MANY] = -EDQUOT,
+	[VIRTIO_BUFSHARE_S_TOO_FRAGMENTED] = -E2BIG,
+	[VIRTIO_BUFSHARE_S_NO_WINDOW] = -ENOSPC,
+	[VIRTIO_BUFSHARE_S_NO_SPACE] = -ENOSPC,
+	[VIRTIO_BUFSHARE_S_BUSY] = -EBUSY,
+	[VIRTIO_BUFSHARE_S_REVOKED] = -ESTALE,
+	[VIRTIO_BUFSHARE_S_META_TOO_LARGE] = -EMSGSIZE,
+	[VIRTIO_BUFSHARE_S_BAD_META] = -EINVAL,
+	[VIRTIO_BUFSHARE_S_NO_TRANSPORT] = -EOPNOTSUPP,
+	[VIRTIO_BUFSHARE_S_RO_NOT_ENFORCED] = -EROFS,
+	[VIRTIO_BUFSHARE_S_NO_SHMEM] = -EOPNOTSUPP,
+	[VIRTIO_BUFSHARE_S_MAP_FAILED] = -EIO,
+	[VIRTIO_BUFSHARE_S_UNBALANCED] = -EINVAL,
+	[VIRTIO_BUFSHARE_S_HOST_ERROR] = -EREMOTEIO,
+};
+
+/**
+ * bufshare_timeout() - how long to wait for the host
+ *
+ * Return: jiffies, not zero.
+ */
+long bufshare_timeout(void)
+{
+	unsigned long t = msecs_to_jiffies(READ_ONCE(request_timeout_ms));
+
+	return clamp(t, 1UL, (unsigned long)MAX_SCHEDULE_TIMEOUT - 1);
+}
+
+/**
+ * bufshare_req_alloc() - make a request
+ * @type: VIRTIO_BUFSHARE_CMD_*
+ * @out_len: bytes of the request, zeroed here but for its header
+ * @in_len: bytes of room for the answer; an OK answer has at least so many,
+ *	unless the caller lowers in_min
+ *
+ * Return: the request, one reference, or NULL.
+ */
+struct bufshare_req *bufshare_req_alloc(u32 type, size_t out_len, size_t in_len)
+{
+	struct virtio_bufshare_req *hdr;
+	struct bufshare_req *req;
+
+	req = kzalloc_obj(*req);
+	if (!req)
+		return NULL;
+	/* The device reads and writes these: plain kmalloc memory, never the stack. */
+	req->out = kzalloc(out_len, GFP_KERNEL);
+	req->in = kzalloc(in_len, GFP_KERNEL);
+	if (!req->out || !req->in) {
+		kfree(req->out);
+		kfree(req->in);
+		kfree(req);
+		return NULL;
+	}
+	kref_init(&req->ref);
+	INIT_LIST_HEAD(&req->node);
+	init_completion(&req->done);
+	req->out_len = out_len;
+	req->in_len = in_len;
+	req->in_min = in_len;
+	hdr = req->out;
+	hdr->type = cpu_to_le32(type);
+	return req;
+}
+
+static void bufshare_req_free(struct kref *ref)
+{
+	struct bufshare_req *req = container_of(ref, struct bufshare_req, ref);
+
+	kfree(req->out);
+	kfree(req->in);
+	kfree(req);
+}
+
+/**
+ * bufshare_req_put() - drop a reference of a request
+ * @req: the request, may be NULL
+ */
+void bufshare_req_put(struct bufshare_req *req)
+{
+	if (req)
+		kref_put(&req->ref, bufshare_req_free);
+}
+
+/* The end of a request, whatever it was. Drops the queue's reference. */
+static void bufshare_finish_locked(struct bufshare_device *bd, struct bufshare_req *req, int err)
+{
+	list_del_init(&req->node);
+	req->err = err;
+	req->state = BUFSHARE_REQ_DONE;
+	if (req->orphan)
+		bd->stats.orphans++;
+	if (req->complete)
+		req->complete(bd, req);
+	complete(&req->done);
+	bufshare_req_put(req);
+}
+
+/* Judge the answer that the device says it has written. */
+static int bufshare_parse_locked(struct bufshare_device *bd, struct bufshare_req *req, u32 used)
+{
+	const struct virtio_bufshare_req *out = req->out;
+	struct virtio_bufshare_resp resp;
+	u32 status;
+
+	if (used < sizeof(resp) || used > req->in_len)
+		goto malformed;
+	memcpy(&resp, req->in, sizeof(resp));
+	if (resp.type != out->type || resp.cookie != out->cookie)
+		goto malformed;
+	status = le32_to_cpu(resp.status);
+	if (status >= ARRAY_SIZE(bufshare_errno))
+		goto malformed;
+	if (status == VIRTIO_BUFSHARE_S_OK) {
+		if (used < req->in_min)
+			goto malformed;
+		req->used = used;
+		return 0;
+	}
+	req->status = status;
+	bd->stats.refused++;
+	dev_dbg(bd->dev, "command %#x: the host answered with status %u\n",
+		le32_to_cpu(out->type), status);
+	return bufshare_errno[status];
+
+malformed:
+	bd->stats.malformed++;
+	dev_err_ratelimited(bd->dev, "malformed answer to command %#x, %u bytes\n",
+			    le32_to_cpu(out->type), used);
+	return -EPROTO;
+}
+
+/* Move requests to the queue while it has room. */
+static void bufshare_pump_locked(struct bufshare_device *bd)
+{
+	struct scatterlist out, in, *sgs[] = { &out, &in };
+	struct bufshare_req *req;
+	bool kick = false;
+	int ret;
+
+	/* A complete() callback below may send: the loop takes that, too. */
+	if (bd->pumping)
+		return;
+	bd->pumping = true;
+	while (bd->ctrl && (req = list_first_entry_or_null(&bd->pending, struct bufshare_req,
+							   node))) {
+		sg_init_one(&out, req->out, req->out_len);
+		sg_init_one(&in, req->in, req->in_len);
+		ret = virtqueue_add_sgs(bd->ctrl, sgs, 1, 1, req, GFP_ATOMIC);
+		if (!ret) {
+			req->state = BUFSHARE_REQ_INFLIGHT;
+			req->reached = true;
+			list_move_tail(&req->node, &bd->inflight);
+			bd->stats.requests++;
+			kick = true;
+			continue;
+		}
+		/* The next answer makes room, if there will be one. */
+		if (ret != -EIO && !list_empty(&bd->inflight))
+			break;
+		dev_err_ratelimited(bd->dev, "control queue: %d\n", ret);
+		bufshare_finish_locked(bd, req, -EIO);
+	}
+	bd->pumping = false;
+	if (kick)
+		virtqueue_kick(bd->ctrl);
+}
+
+/**
+ * bufshare_send_locked() - give a request to the device, as soon as it has room
+ * @bd: the device; its lock is held
+ * @req: the request, new
+ *
+ * Return: 0, then complete() and the completion will come; or -ENODEV, then
+ * nothing has happened.
+ */
+int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req)
+{
+	struct virtio_bufshare_req *hdr = req->out;
+
+	lockdep_assert_held(&bd->lock);
+	if (!bd->alive)
+		return -ENODEV;
+	req->cookie = ++bd->cookie;
+	hdr->cookie = cpu_to_le64(req->cookie);
+	kref_get(&req->ref);
+	req->state = BUFSHARE_REQ_PENDING;
+	list_add_tail(&req->node, &bd->pending);
+	bufshare_pump_locked(bd);
+	return 0;
+}
+
+/**
+ * bufshare_wait() - wait for the end of a request
+ * @bd: the device
+ * @req: the request, sent
+ * @status: where to put the answer's status, may be NULL
+ *
+ * Unless this returns 0, the answer's room may still be the device's.
+ *
+ * Return: 0 or a negative errno: the answer's, -EINTR: we were killed,
+ * -ETIMEDOUT, -ENODEV: the device has gone.
+ */
+int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *status)
+{
+	long left;
+	int ret;
+
+	left = wait_for_completion_killable_timeout(&req->done, bufshare_timeout());
+
+	spin_lock_irq(&bd->lock);
+	if (req->state == BUFSHARE_REQ_DONE) {
+		ret = req->err;
+		if (status)
+			*status = req->status;
+	} else {
+		if (!bd->alive)
+			ret = -ENODEV;
+		else
+			ret = left ? -EINTR : -ETIMEDOUT;
+		if (ret == -ETIMEDOUT) {
+			bd->stats.timeouts++;
+			dev_err_ratelimited(bd->dev, "the host does not answer\n");
+		}
+		if (req->state == BUFSHARE_REQ_PENDING)
+			bufshare_finish_locked(bd, req, ret);
+		else
+			req->orphan = true;
+	}
+	spin_unlock_irq(&bd->lock);
+	return ret;
+}
+
+/**
+ * bufshare_call() - send a request and wait for its end
+ * @bd: the device
+ * @req: the request, new
+ * @status: where to put the answer's status, may be NULL
+ *
+ * Return: as bufshare_wait().
+ */
+int bufshare_call(struct bufshare_device *bd, struct bufshare_req *req, u32 *status)
+{
+	int ret;
+
+	spin_lock_irq(&bd->lock);
+	ret = bufshare_send_locked(bd, req);
+	spin_unlock_irq(&bd->lock);
+	return ret ?: bufshare_wait(bd, req, status);
+}
+
+/**
+ * bufshare_fail_locked() - no further request; whoever waits may go
+ * @bd: the device; its lock is held
+ *
+ * What the device has stays its own until a reset.
+ */
+void bufshare_fail_locked(struct bufshare_device *bd)
+{
+	struct bufshare_req *req, *next;
+	struct bufshare_imp *imp;
+	struct bufshare_exp *exp;
+
+	lockdep_assert_held(&bd->lock);
+	WRITE_ONCE(bd->alive, false);
+	list_for_each_entry_safe(req, next, &bd->pending, node)
+		bufshare_finish_locked(bd, req, -ENODEV);
+	list_for_each_entry(req, &bd->inflight, node)
+		complete(&req->done);
+	list_for_each_entry(imp, &bd->imports, node)
+		wake_up_all(&imp->wait);
+	list_for_each_entry(exp, &bd->exports, node)
+		wake_up_all(&exp->wait);
+}
+
+/**
+ * bufshare_ctrl_drain_locked() - take all answers that are there
+ * @bd: the device; its lock is held
+ */
+void bufshare_ctrl_drain_locked(struct bufshare_device *bd)
+{
+	struct bufshare_req *req;
+	unsigned int used;
+
+	lockdep_assert_held(&bd->lock);
+	if (!bd->ctrl)
+		return;
+	do {
+		virtqueue_disable_cb(bd->ctrl);
+		while ((req = virtqueue_get_buf(bd->ctrl, &used)))
+			bufshare_finish_locked(bd, req, bufshare_parse_locked(bd, req, used));
+	} while (!virtqueue_enable_cb(bd->ctrl));
+
+	if (virtqueue_is_broken(bd->ctrl) && bd->alive) {
+		dev_err(bd->dev, "the control queue is broken: the device is not used any more\n");
+		bufshare_fail_locked(bd);
+		queue_work(bd->wq, &bd->event_work);	/* tells readers */
+	}
+	bufshare_pump_locked(bd);
+}
+
+/**
+ * bufshare_ctrl_done() - interrupt of the control queue, maybe a spurious one
+ * @vq: the queue
+ */
+void bufshare_ctrl_done(struct virtqueue *vq)
+{
+	struct bufshare_device *bd = vq->vdev->priv;
+	unsigned long flags;
+
+	spin_lock_irqsave(&bd->lock, flags);
+	bufshare_ctrl_drain_locked(bd);
+	spin_unlock_irqrestore(&bd->lock, flags);
+}
+
+/**
+ * bufshare_cancel_all() - end every request of a device that has been reset
+ * @bd: the device, not alive
+ */
+void bufshare_cancel_all(struct bufshare_device *bd)
+{
+	struct bufshare_req *req;
+
+	spin_lock_irq(&bd->lock);
+	while (bd->ctrl && virtqueue_detach_unused_buf(bd->ctrl))
+		;
+	while ((req = list_first_entry_or_null(&bd->inflight, struct bufshare_req, node)))
+		bufshare_finish_locked(bd, req, -ENODEV);
+	while (bd->eventq && virtqueue_detach_unused_buf(bd->eventq))
+		;
+	bd->ctrl = NULL;
+	bd->eventq = NULL;
+	spin_unlock_irq(&bd->lock);
+}
