@@ -1,3 +1,79 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The bufshare command
-fn main() {}
+//! The `bufshare` command: share dma-bufs with other virtual machines.
+
+mod args;
+mod camera;
+mod cmd;
+mod content;
+#[cfg(test)]
+mod ctest;
+mod drm;
+mod failure;
+mod fourcc;
+mod frame;
+mod inbox;
+mod ioctl;
+mod output;
+mod pump;
+mod session;
+mod sources;
+mod stop;
+mod v4l2;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Cli;
+use crate::failure::{Failure, Result};
+use crate::output::Output;
+use crate::session::Session;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    let json = cli.json;
+    stop::tell_lost_buffers(json);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_broken_pipe() => ExitCode::FAILURE,
+        Err(failure) => {
+            complain(&failure, json);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let session = Session {
+        output: Output { json: cli.json },
+        node: cli.node,
+    };
+    cmd::run(&session, cli.command)
+}
+
+/// Tells what is wrong with the command line; help and version come here, too.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|argument| argument == "--json");
+    if json && error.use_stderr() {
+        let text = error.render().to_string();
+        let first = text.lines().next().unwrap_or_default();
+        complain(&Failure::new(first.trim_start_matches("error: ")), true);
+    } else if error.print().is_err() {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+fn complain(failure: &Failure, json: bool) {
+    use std::io::Write as _;
+    let line = if json {
+        failure.to_json()
+    } else {
+        format!("bufshare: {failure}")
+    };
+    // Nobody to tell when even this fails.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `bufshare dump`
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use crate::args::Dump;
+use crate::content::{self, Hasher};
+use crate::failure::{Failure, Result};
+use crate::output::{self, Record, micros};
+use crate::session::Session;
+
+/// Reads a buffer once, hashes it and writes it where asked.
+pub(crate) fn run(session: &Session, args: &Dump) -> Result<()> {
+    let to_stdout = args.out.as_deref() == Some(Path::new("-"));
+    let mut out: Option<Box<dyn Write>> = match &args.out {
+        None => None,
+        Some(_) if to_stdout => Some(Box::new(io::stdout().lock())),
+        Some(path) => {
+            let file = File::create(path).map_err(|e| Failure::io(path.display(), &e))?;
+            Some(Box::new(file))
+        }
+    };
+    let device = session.open()?;
+    let start = Instant::now();
+    let import = device.import(args.id.0, args.rights)?;
+    let mapping = import.buffer.map(args.rights)?;
+    content::byte_at(&mapping, 0)?;
+    let map_us = micros(start.elapsed());
+    let mut hash = Hasher::new(args.hash);
+    let start = Instant::now();
+    content::each_chunk(&mapping, mapping.len(), |bytes| {
+        hash.update(bytes);
+        match &mut out {
+            Some(out) => out
+                .write_all(bytes)
+                .map_err(|e| Failure::io("cannot write", &e)),
+            None => Ok(()),
+        }
+    })?;
+    let read_us = micros(start.elapsed());
+    if let Some(mut out) = out {
+        out.flush().map_err(|e| Failure::io("cannot write", &e))?;
+    }
+    if to_stdout {
+        return Ok(());
+    }
+    let (sha256, xxh3) = hash.finish();
+    session.output.print(&Record::Dump(output::Dump {
+        id: args.id.0.to_string(),
+        size: mapping.len() as u64,
+        transport: import.transport.name(),
+        sha256,
+        xxh3,
+        out: args.out.as_ref().map(|path| path.display().to_string()),
+        map_us,
+        read_us,
+    }))
+}

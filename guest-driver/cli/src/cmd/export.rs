@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `bufshare export`
+
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+
+use bufshare::{Device, DmaBuf, ExportOptions};
+use bufshare_protocol::types::{Meta, Name};
+
+use crate::args::{Export, Offer, Source};
+use crate::content::{self, Pattern};
+use crate::failure::{Failure, Result};
+use crate::output::{Exported, Record};
+use crate::session::{Session, access_list};
+use crate::stop::{Input, Stop};
+use crate::{drm, sources};
+
+/// Has another driver make a dma-buf, exports it and holds.
+pub(crate) fn run(session: &Session, args: &Export) -> Result<()> {
+    let stop = Stop::new(args.offer.until.input(Input::End))?;
+    let device = session.open()?;
+    let size = args.size.map_or(0, |size| size.0);
+    let (fd, source) = make(&args.source, size)?;
+    let buffer = DmaBuf::from_fd(fd)?;
+    offer(session, &device, stop, &buffer, source, &args.offer)
+}
+
+fn make(source: &Source, size: u64) -> Result<(OwnedFd, &'static str)> {
+    if let Some(name) = &source.heap {
+        let fd =
+            sources::heap(name, size).map_err(|e| Failure::io(format!("dma-heap {name}"), &e))?;
+        Ok((fd, "heap"))
+    } else if source.udmabuf {
+        let fd = sources::udmabuf(size).map_err(|e| Failure::io("/dev/udmabuf", &e))?;
+        Ok((fd, "udmabuf"))
+    } else if source.vgem {
+        let fd = drm::dumb_dmabuf("vgem", size).map_err(|e| Failure::io("vgem", &e))?;
+        Ok((fd, "vgem"))
+    } else {
+        let number = source
+            .fd
+            .and_then(|fd| RawFd::try_from(fd).ok())
+            .unwrap_or(-1);
+        Ok((duplicate(number)?, "fd"))
+    }
+}
+
+/// A copy of a descriptor that the caller passed.
+fn duplicate(number: RawFd) -> Result<OwnedFd> {
+    let wrong = |error: &std::io::Error| Failure::io(format!("descriptor {number}"), error);
+    // SAFETY: only asks whether the number is open; nothing here closes it.
+    if number < 0 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(wrong(&std::io::Error::from_raw_os_error(libc::EBADF)));
+    }
+    // SAFETY: it is open, and stays so: the caller passed it for us to use.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    fd.try_clone_to_owned().map_err(|e| wrong(&e))
+}
+
+/// Fills if asked, exports, prints and holds until told.
+pub(crate) fn offer(
+    session: &Session,
+    device: &Device,
+    mut stop: Stop,
+    buffer: &DmaBuf,
+    source: &'static str,
+    offer: &Offer,
+) -> Result<()> {
+    let pattern = match (&offer.fill, offer.fill_seed) {
+        (Some(bytes), _) => Some(Pattern::Repeat(&bytes.0)),
+        (None, Some(seed)) => Some(Pattern::Seed(seed)),
+        (None, None) => None,
+    };
+    let hashes = pattern
+        .map(|pattern| content::fill(buffer, &pattern))
+        .transpose()?;
+    let (sha256, xxh3) = hashes.unzip();
+    let name =
+        Name::new(&offer.name).map_err(|status| Failure::new(format!("--name: {status}")))?;
+    let options = ExportOptions {
+        access: access_list(&device.peers()?, &offer.to)?,
+        meta: Meta {
+            name,
+            image: None,
+            blob: Vec::new(),
+        },
+    };
+    let events = session.events()?;
+    let export = device.export(buffer, &options)?;
+    let extents = device.query(export.id())?.extents;
+    session.output.print(&Record::Exported(Exported {
+        id: export.id().to_string(),
+        generation: export.generation(),
+        size: buffer.len() as u64,
+        extents,
+        source,
+        buffer: None,
+        image: None,
+        sha256,
+        xxh3,
+    }))?;
+    session.hold(&mut stop, &events, Some(export.id()))
+}

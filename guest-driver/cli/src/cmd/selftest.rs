@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `bufshare selftest`: camera to screen within one machine, as `capture` and `view`
+//! do it but with nothing in between. When this fails, so will they.
+
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use crate::args::Selftest;
+use crate::camera::Camera;
+use crate::content;
+use crate::drm::Screen;
+use crate::failure::{Failure, Result};
+use crate::output::{self, Record, Spread, micros};
+use crate::session::Session;
+use crate::stop::{Input, Stop};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Shows some frames.
+pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
+    let mut stop = Stop::new(Input::Ignored)?;
+    let mut camera = Camera::new(&args.camera)?;
+    let (width, height) = (camera.picture.width, camera.picture.height);
+    let screen = Screen::find(args.card.as_deref(), width, height)?;
+    camera.start()?;
+    let mut on_screen = None;
+    let (mut hashes, mut times, mut replies_ok, mut frames) = (HashSet::new(), Vec::new(), 0, 0);
+    while frames < args.frames {
+        let [ready] = stop.wait([camera.stream.as_fd()], Some(TIMEOUT))?;
+        if stop.told() {
+            break;
+        }
+        if !ready {
+            return Err(Failure::timeout("the camera gave no frame"));
+        }
+        let Some((filled, slot)) = camera.dequeue()? else {
+            continue;
+        };
+        frames = frames.saturating_add(1);
+        hashes.insert(content::xxh3(&slot.mapping, camera.frame_bytes())?);
+        let reply = camera.reply(slot, frames)?;
+        let start = Instant::now();
+        let picture = screen.import(slot.dmabuf.as_fd(), &camera.image)?;
+        screen.show(&picture)?;
+        times.push(micros(start.elapsed()));
+        let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
+        let writable = slot.dmabuf.map(bufshare_protocol::types::Rights::RW)?;
+        content::write_at(&writable, offset, &[reply.value])?;
+        if content::byte_at(&slot.mapping, offset)? == reply.value {
+            replies_ok = u64::saturating_add(replies_ok, 1);
+        }
+        if let Some((index, previous)) = on_screen.replace((filled.index, picture)) {
+            drop(previous);
+            camera.queue(index)?;
+        }
+    }
+    session.output.print(&Record::Selftest(output::Selftest {
+        frames,
+        format: camera.picture.format.to_string(),
+        width,
+        height,
+        stride: camera.picture.stride,
+        frame_bytes: u64::from(camera.picture.size),
+        different_frames: hashes.len(),
+        replies_ok,
+        show_us: Spread::of(&times),
+        screen: screen.name.clone(),
+    }))?;
+    if args.hold && !stop.told() {
+        stop.listen_to(Input::Line);
+        stop.wait_for_it(None)?;
+    }
+    drop(on_screen);
+    Ok(())
+}

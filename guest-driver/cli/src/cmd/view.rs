@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `bufshare view`: another machine's frames on this one's screen.
+
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use bufshare::{Device, Event, Import, Mapping};
+use bufshare_protocol::event::EventKind;
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::{BufferId, Image, Rights};
+
+use crate::args::View;
+use crate::cmd::capture::Deadline;
+use crate::content;
+use crate::drm::{Picture, Screen};
+use crate::failure::{Failure, Result};
+use crate::frame::Frame;
+use crate::inbox::{Inbox, Waiting};
+use crate::output::{EventRecord, Output, Record, Spread, ViewSummary, Viewed, micros};
+use crate::pump::Pump;
+use crate::session::{Session, find_peer};
+use crate::stop::{Input, Stop, ended};
+
+/// Looks at frames until there were enough.
+pub(crate) fn run(session: &Session, args: &View) -> Result<()> {
+    let mut stop = Stop::new(Input::Ignored)?;
+    let device = session.open()?;
+    let camera = find_peer(&device.peers()?, &args.from)?.id;
+    let events = session.events()?;
+    let mut viewer = Viewer::new(session.output, &device, camera, args);
+
+    let started = Instant::now();
+    let result = viewer.look(&mut stop, &events, args);
+    let seconds = started.elapsed().as_secs_f64();
+    let ended = ended(&stop, &result);
+    if !args.hold || result.is_err() {
+        viewer.let_go()?;
+    }
+    // The one on the screen is told of now and again when it is let go.
+    viewer.tell_shown()?;
+    session
+        .output
+        .print(&Record::ViewSummary(viewer.summary(seconds, ended)))?;
+    result?;
+
+    if args.hold && !stop.told() {
+        stop.listen_to(args.until.input(Input::Line));
+        viewer.hold(&mut stop, &events)?;
+    }
+    viewer.let_go()?;
+    match viewer.mismatches {
+        0 => Ok(()),
+        wrong => Err(Failure::new(format!(
+            "{wrong} of {} frames are not what the camera sent",
+            viewer.frames
+        ))),
+    }
+}
+
+/// A camera without viewer announces nothing new for that long.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Longest wait for that.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The buffer does not exist any more.
+fn is_gone(failure: &Failure) -> bool {
+    matches!(failure.status(), Some(Status::NotFound | Status::Revoked))
+}
+
+/// The reply is there already.
+fn answered(mapping: &Mapping, frame: &Frame) -> Result<bool> {
+    match frame.reply {
+        Some(reply) => {
+            let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
+            Ok(content::byte_at(mapping, offset)? == reply.value)
+        }
+        None => Ok(false),
+    }
+}
+
+/// A frame in our hands. The card gives it up before the import ends.
+struct Shown {
+    picture: Option<Picture>,
+    import: Import,
+    since: Instant,
+    record: Viewed,
+}
+
+struct Viewer<'a> {
+    output: Output,
+    device: &'a Device,
+    camera: u64,
+    display: bool,
+    card: Option<std::path::PathBuf>,
+    screen: Option<Screen>,
+    inbox: Inbox,
+    shown: Option<Shown>,
+    mapped: HashSet<BufferId>,
+    frames: u64,
+    mismatches: u64,
+    bytes: u64,
+    transports: Vec<&'static str>,
+    first_maps: Vec<f64>,
+    repeat_maps: Vec<f64>,
+    holds: Vec<f64>,
+    windows_peak: u32,
+    last_seen: bool,
+    /// Some frames may have been looked at by a viewer before us.
+    joining: bool,
+}
+
+impl<'a> Viewer<'a> {
+    fn new(output: Output, device: &'a Device, camera: u64, args: &View) -> Self {
+        Self {
+            output,
+            device,
+            camera,
+            display: !args.no_display,
+            card: args.card.clone(),
+            screen: None,
+            inbox: Inbox::default(),
+            shown: None,
+            mapped: HashSet::new(),
+            frames: 0,
+            mismatches: 0,
+            bytes: 0,
+            transports: Vec::new(),
+            first_maps: Vec::new(),
+            repeat_maps: Vec::new(),
+            holds: Vec::new(),
+            windows_peak: 0,
+            last_seen: false,
+            joining: false,
+        }
+    }
+
+    fn look(&mut self, stop: &mut Stop, events: &Pump, args: &View) -> Result<()> {
+        let poll = Duration::from_millis(args.poll);
+        let mut deadline = Deadline::new(args.timeout);
+        self.join(stop)?;
+        while !stop.told() && !self.enough(args.frames) {
+            if let Some(waiting) = self.inbox.take() {
+                self.show(waiting)?;
+                deadline.restart();
+                // Collect what came meanwhile, without waiting for it.
+                while let [true] = stop.wait([events.as_fd()], Some(Duration::ZERO))? {
+                    if let Some((at, event)) = events.take()? {
+                        self.event(at, &event)?;
+                    }
+                }
+                continue;
+            }
+            let [ready] = stop.wait([events.as_fd()], Some(poll.min(deadline.left())))?;
+            if ready {
+                if let Some((at, event)) = events.take()? {
+                    self.event(at, &event)?;
+                }
+            } else if deadline.passed() && !stop.told() {
+                let seconds = args.timeout.as_secs_f64();
+                return Err(Failure::timeout(format!(
+                    "no new frame from \"{}\" within {seconds} s; does `bufshare capture` run there?",
+                    args.from
+                )));
+            } else if !stop.told() {
+                self.ask()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes stock. A camera that had another viewer may have frames that we find
+    /// in the hands of its driver again. It runs out of buffers soon, as nobody
+    /// hands any back; from then on what is announced is what waits for us.
+    fn join(&mut self, stop: &mut Stop) -> Result<()> {
+        self.ask()?;
+        if !self.inbox.had_viewer() {
+            return Ok(());
+        }
+        let limit = Instant::now().checked_add(SETTLE_LIMIT);
+        let mut before = None;
+        while before.as_ref() != Some(&self.inbox.state())
+            && limit.is_none_or(|limit| Instant::now() < limit)
+            && !stop.told()
+        {
+            before = Some(self.inbox.state());
+            stop.wait_for_it(Some(SETTLE))?;
+            self.ask()?;
+        }
+        self.joining = true;
+        Ok(())
+    }
+
+    fn enough(&self, frames: u64) -> bool {
+        if frames == 0 {
+            self.last_seen && self.inbox.is_empty()
+        } else {
+            self.frames >= frames
+        }
+    }
+
+    /// Looks for buffers whose metadata is newer than what we saw.
+    fn ask(&mut self) -> Result<()> {
+        let since = Instant::now();
+        let buffers = self.device.list()?;
+        let gone: Vec<BufferId> = self
+            .inbox
+            .buffers()
+            .filter(|id| buffers.iter().all(|buffer| buffer.id != *id))
+            .collect();
+        for id in gone {
+            self.forget(id);
+        }
+        for buffer in buffers {
+            let offered = buffer.owner == self.camera && !buffer.owned;
+            if offered && self.inbox.is_news(buffer.id, buffer.meta_seq) {
+                self.read_meta(buffer.id, since, "list")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, at: Instant, event: &Event) -> Result<()> {
+        if event.kind == EventKind::Overflow {
+            return self.ask();
+        }
+        if event.peer != self.camera {
+            return Ok(());
+        }
+        match event.kind {
+            EventKind::Offer => self.read_meta(event.id, at, "event"),
+            EventKind::Meta if self.inbox.is_news(event.id, event.value) => {
+                self.read_meta(event.id, at, "event")
+            }
+            EventKind::Revoked => {
+                self.forget(event.id);
+                Ok(())
+            }
+            EventKind::PeerDown => {
+                self.output
+                    .print(&Record::Event(EventRecord::from(event)))?;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn forget(&mut self, id: BufferId) {
+        self.inbox.forget(id);
+        self.mapped.remove(&id);
+    }
+
+    /// Notes the frame in a buffer, if it is one and a new one.
+    fn read_meta(&mut self, id: BufferId, since: Instant, woken_by: &'static str) -> Result<()> {
+        let (seq, meta) = match self.device.get_meta(id) {
+            Ok(answer) => answer,
+            Err(error) => {
+                let failure = Failure::from(error);
+                if is_gone(&failure) {
+                    // Gone already; its REVOKED is on the way.
+                    self.forget(id);
+                    return Ok(());
+                }
+                return Err(failure);
+            }
+        };
+        // The size is checked again against the import.
+        if self.inbox.read(id, seq)
+            && let Some(frame) = Frame::decode(&meta.blob, u64::MAX)
+        {
+            self.inbox.put(Waiting {
+                id,
+                frame,
+                image: meta.image,
+                since,
+                woken_by,
+            });
+        }
+        Ok(())
+    }
+
+    /// Imports a frame, checks it, puts it on the screen, answers, and lets the
+    /// one before go.
+    fn show(&mut self, waiting: Waiting) -> Result<()> {
+        let Waiting {
+            id,
+            frame,
+            image,
+            since,
+            woken_by,
+        } = waiting;
+        let about = |e: Failure| e.about(format!("frame {}", frame.number));
+        let rights = if frame.reply.is_some() {
+            Rights::RW
+        } else {
+            Rights::READ
+        };
+        let start = Instant::now();
+        let import = match self.device.import(id, rights).map_err(Failure::from) {
+            Ok(import) => import,
+            Err(failure) if is_gone(&failure) => {
+                self.forget(id);
+                return Ok(());
+            }
+            Err(failure) => return Err(about(failure)),
+        };
+        let mapping = import.buffer.map(rights).map_err(|e| about(e.into()))?;
+        content::byte_at(&mapping, 0).map_err(about)?;
+        let map_us = micros(start.elapsed());
+
+        let size = mapping.len();
+        let bytes = usize::try_from(frame.bytes).unwrap_or(usize::MAX);
+        if bytes > size || frame.reply.is_some_and(|reply| reply.offset >= size as u64) {
+            return Err(about(Failure::new(
+                "its description does not fit its buffer",
+            )));
+        }
+        if self.joining && answered(&mapping, &frame).map_err(about)? {
+            // It has been looked at already; the camera keeps it for nobody.
+            return Ok(());
+        }
+        let start = Instant::now();
+        let hash = content::xxh3(&mapping, bytes).map_err(about)?;
+        let hash_us = micros(start.elapsed());
+
+        let start = Instant::now();
+        // One that comes late is checked, but older than what is on the screen.
+        let picture = if self.display && !self.inbox.is_late(&frame) {
+            Some(self.put_on_screen(&import, image.as_ref()).map_err(about)?)
+        } else {
+            None
+        };
+        let show_us = picture.is_some().then(|| micros(start.elapsed()));
+        if let Some(reply) = frame.reply {
+            let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
+            content::write_at(&mapping, offset, &[reply.value]).map_err(about)?;
+        }
+        drop(mapping);
+
+        let first = self.mapped.insert(id);
+        let transport = import.transport.name();
+        let shown = Shown {
+            picture,
+            record: Viewed {
+                frame: frame.number,
+                id: id.to_string(),
+                sequence: frame.sequence,
+                hash_ok: hash == frame.hash,
+                xxh3: format!("{hash:016x}"),
+                map_us,
+                map: if first { "first" } else { "repeat" },
+                hash_us,
+                show_us,
+                hold_us: None,
+                release_us: None,
+                transport,
+                windows: import.windows,
+                replied: frame.reply.is_some(),
+                woken_by,
+            },
+            import,
+            since,
+        };
+        self.count(&frame, &shown.record, first);
+        if shown.picture.is_some() {
+            // The one before is off the screen now.
+            self.let_go()?;
+            self.shown = Some(shown);
+        } else {
+            self.hand_back(shown)?;
+        }
+        if first {
+            let used = self.device.info()?.windows_used;
+            self.windows_peak = self.windows_peak.max(used);
+        }
+        Ok(())
+    }
+
+    fn put_on_screen(&mut self, import: &Import, image: Option<&Image>) -> Result<Picture> {
+        let image = image
+            .filter(|image| image.fits(import.buffer.len() as u64))
+            .ok_or_else(|| Failure::new("it is not described as an image, or does not fit"))?;
+        if self.screen.is_none() {
+            let screen = Screen::find(self.card.as_deref(), image.width, image.height)?;
+            self.screen = Some(screen);
+        }
+        let screen = self
+            .screen
+            .as_ref()
+            .ok_or_else(|| Failure::new("no screen"))?;
+        let picture = screen.import(import.buffer.as_fd(), image)?;
+        screen.show(&picture)?;
+        Ok(picture)
+    }
+
+    fn count(&mut self, frame: &Frame, record: &Viewed, first: bool) {
+        self.inbox.done(frame);
+        self.last_seen |= frame.last;
+        self.frames = self.frames.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(frame.bytes);
+        if !record.hash_ok {
+            self.mismatches = self.mismatches.saturating_add(1);
+        }
+        if !self.transports.contains(&record.transport) {
+            self.transports.push(record.transport);
+        }
+        if first {
+            self.first_maps.push(record.map_us);
+        } else {
+            self.repeat_maps.push(record.map_us);
+        }
+    }
+
+    /// Hands the frame on the screen back.
+    fn let_go(&mut self) -> Result<()> {
+        self.shown
+            .take()
+            .map_or(Ok(()), |shown| self.hand_back(shown))
+    }
+
+    fn hand_back(&mut self, shown: Shown) -> Result<()> {
+        let Shown {
+            picture,
+            import,
+            since,
+            mut record,
+        } = shown;
+        drop(picture);
+        // The last thing that keeps the attachment: with it begins the way back.
+        let hold = micros(since.elapsed());
+        let release = Instant::now();
+        drop(import);
+        record.hold_us = Some(hold);
+        record.release_us = Some(micros(release.elapsed()));
+        self.holds.push(hold);
+        self.output.print(&Record::Viewed(record))
+    }
+
+    fn tell_shown(&self) -> Result<()> {
+        match &self.shown {
+            Some(shown) => self.output.print(&Record::Viewed(shown.record.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps the last frame until told, or until the camera takes it back.
+    fn hold(&mut self, stop: &mut Stop, events: &Pump) -> Result<()> {
+        while !stop.told() {
+            let [ready] = stop.wait([events.as_fd()], None)?;
+            if !ready {
+                continue;
+            }
+            let Some((_, event)) = events.take()? else {
+                continue;
+            };
+            let ours = self
+                .shown
+                .as_ref()
+                .is_some_and(|shown| shown.record.id == event.id.to_string());
+            if event.kind == EventKind::Revoked && ours {
+                self.output
+                    .print(&Record::Event(EventRecord::from(&event)))?;
+                self.let_go()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn summary(&self, seconds: f64, ended: &'static str) -> ViewSummary {
+        let copied = self.transports.contains(&"copy");
+        ViewSummary {
+            frames: self.frames,
+            hashes_match: self.frames > 0 && self.mismatches == 0,
+            mismatches: self.mismatches,
+            missed: self.inbox.missed(),
+            bytes_shared: self.bytes,
+            bytes_copied: if copied { self.bytes } else { 0 },
+            transports: self.transports.clone(),
+            buffers: self.mapped.len(),
+            first_map_us: Spread::of(&self.first_maps),
+            repeat_map_us: Spread::of(&self.repeat_maps),
+            hold_us: Spread::of(&self.holds),
+            windows_used_peak: self.windows_peak,
+            on_screen: self.shown.as_ref().map(|shown| shown.record.frame),
+            screen: self.screen.as_ref().map(|screen| screen.name.clone()),
+            seconds,
+            ended,
+        }
+    }
+}

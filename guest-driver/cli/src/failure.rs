@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Why a command failed, for people and for programs.
+
+use std::fmt;
+use std::io;
+
+use bufshare_protocol::status::Status;
+use serde::Serialize;
+
+/// Result of most functions here.
+pub(crate) type Result<T> = std::result::Result<T, Failure>;
+
+/// One reason, ready to be printed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    errno: Option<i32>,
+    status: Option<Status>,
+}
+
+/// A failure as JSON.
+#[derive(Serialize)]
+struct Json<'a> {
+    error: &'a str,
+    errno: Option<i32>,
+    status: Option<&'a str>,
+}
+
+impl Failure {
+    /// One of our own making.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            errno: None,
+            status: None,
+        }
+    }
+
+    /// Of the system: what was tried, and what came of it.
+    pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
+        Self {
+            message: format!("{what}: {error}"),
+            errno: error.raw_os_error(),
+            status: None,
+        }
+    }
+
+    /// A wait that took too long.
+    pub(crate) fn timeout(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            errno: Some(libc::ETIMEDOUT),
+            status: None,
+        }
+    }
+
+    /// A buffer that we need does not exist any more.
+    pub(crate) fn revoked(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            errno: None,
+            status: Some(Status::Revoked),
+        }
+    }
+
+    /// Says what it was about.
+    pub(crate) fn about(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
+    /// The host's reason.
+    pub(crate) fn status(&self) -> Option<Status> {
+        self.status
+    }
+
+    /// The reader of our output is gone, which is not worth a word.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        self.errno == Some(libc::EPIPE)
+    }
+
+    /// One JSON object.
+    pub(crate) fn to_json(&self) -> String {
+        let json = Json {
+            error: &self.message,
+            errno: self.errno,
+            status: self.status.map(Status::name),
+        };
+        serde_json::to_string(&json).unwrap_or_else(|_| "{\"error\":\"unprintable\"}".to_owned())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self {
+            errno: error.raw_os_error(),
+            status: None,
+            message: error.to_string(),
+        }
+    }
+}
+
+impl From<bufshare::Error> for Failure {
+    fn from(error: bufshare::Error) -> Self {
+        Self {
+            errno: error.errno.raw_os_error(),
+            status: error.status,
+            message: error.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_the_three_members() {
+        let failure = Failure {
+            message: "no \"such\" buffer".to_owned(),
+            errno: Some(2),
+            status: Some(Status::NotFound),
+        };
+        assert_eq!(
+            failure.about("import").to_json(),
+            r#"{"error":"import: no \"such\" buffer","errno":2,"status":"NOT_FOUND"}"#
+        );
+        assert_eq!(
+            Failure::new("x").to_json(),
+            r#"{"error":"x","errno":null,"status":null}"#
+        );
+    }
+}

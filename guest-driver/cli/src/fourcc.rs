@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Four-character codes. V4L2 and DRM each have their own; one memory layout often
+//! has two names, and one name may mean two layouts.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bufshare_protocol::types::{Image, Plane};
+
+use crate::v4l2::Picture;
+
+/// A four-character code as the kernel's headers make it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Fourcc(pub(crate) u32);
+
+impl Fourcc {
+    /// The code of four characters.
+    pub(crate) const fn new(code: &[u8; 4]) -> Self {
+        Self(u32::from_le_bytes(*code))
+    }
+}
+
+impl fmt::Display for Fourcc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0.to_le_bytes();
+        if bytes.iter().all(|b| b.is_ascii_graphic() || *b == b' ') {
+            let text: String = bytes.iter().map(|b| char::from(*b)).collect();
+            f.write_str(text.trim_end())
+        } else {
+            write!(f, "{:#010x}", self.0)
+        }
+    }
+}
+
+impl fmt::Debug for Fourcc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Rows of each plane and their strides, as fractions of the picture's:
+/// (stride numerator, stride denominator, row denominator).
+type PlaneShape = (u32, u32, u32);
+
+/// One memory layout under its V4L2 and its DRM name.
+struct Layout {
+    v4l2: Fourcc,
+    drm: Fourcc,
+    names: &'static [&'static str],
+    planes: &'static [PlaneShape],
+}
+
+const PACKED: &[PlaneShape] = &[(1, 1, 1)];
+const SEMI_420: &[PlaneShape] = &[(1, 1, 1), (1, 1, 2)];
+
+/// DRM names say the bits of a little-endian word, V4L2's the bytes in memory.
+const LAYOUTS: &[Layout] = &[
+    // B G R x in memory
+    Layout {
+        v4l2: Fourcc::new(b"XR24"),
+        drm: Fourcc::new(b"XR24"),
+        names: &["XRGB8888"],
+        planes: PACKED,
+    },
+    Layout {
+        v4l2: Fourcc::new(b"BGR4"),
+        drm: Fourcc::new(b"XR24"),
+        names: &["BGR32"],
+        planes: PACKED,
+    },
+    // B G R A
+    Layout {
+        v4l2: Fourcc::new(b"AR24"),
+        drm: Fourcc::new(b"AR24"),
+        names: &["ARGB8888"],
+        planes: PACKED,
+    },
+    // R G B x
+    Layout {
+        v4l2: Fourcc::new(b"XB24"),
+        drm: Fourcc::new(b"XB24"),
+        names: &["XBGR8888"],
+        planes: PACKED,
+    },
+    // R G B A
+    Layout {
+        v4l2: Fourcc::new(b"AB24"),
+        drm: Fourcc::new(b"AB24"),
+        names: &["ABGR8888"],
+        planes: PACKED,
+    },
+    // x R G B
+    Layout {
+        v4l2: Fourcc::new(b"BX24"),
+        drm: Fourcc::new(b"BX24"),
+        names: &["BGRX8888"],
+        planes: PACKED,
+    },
+    // R G B
+    Layout {
+        v4l2: Fourcc::new(b"RGB3"),
+        drm: Fourcc::new(b"BG24"),
+        names: &["BGR888"],
+        planes: PACKED,
+    },
+    // B G R
+    Layout {
+        v4l2: Fourcc::new(b"BGR3"),
+        drm: Fourcc::new(b"RG24"),
+        names: &["RGB888"],
+        planes: PACKED,
+    },
+    Layout {
+        v4l2: Fourcc::new(b"RGBP"),
+        drm: Fourcc::new(b"RG16"),
+        names: &["RGB565"],
+        planes: PACKED,
+    },
+    Layout {
+        v4l2: Fourcc::new(b"YUYV"),
+        drm: Fourcc::new(b"YUYV"),
+        names: &[],
+        planes: PACKED,
+    },
+    Layout {
+        v4l2: Fourcc::new(b"UYVY"),
+        drm: Fourcc::new(b"UYVY"),
+        names: &[],
+        planes: PACKED,
+    },
+    Layout {
+        v4l2: Fourcc::new(b"NV12"),
+        drm: Fourcc::new(b"NV12"),
+        names: &[],
+        planes: SEMI_420,
+    },
+    Layout {
+        v4l2: Fourcc::new(b"GREY"),
+        drm: Fourcc::new(b"R8  "),
+        names: &["R8"],
+        planes: PACKED,
+    },
+];
+
+/// A V4L2 pixel format given by its code or by the DRM name of its layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PixelFormat(pub(crate) Fourcc);
+
+impl FromStr for PixelFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let upper = text.to_ascii_uppercase();
+        LAYOUTS
+            .iter()
+            .find(|layout| {
+                layout.v4l2.to_string() == upper || layout.names.contains(&upper.as_str())
+            })
+            .map(|layout| Self(layout.v4l2))
+            .ok_or_else(|| format!("unknown pixel format; known: {}", known()))
+    }
+}
+
+fn known() -> String {
+    let mut names = Vec::new();
+    for layout in LAYOUTS {
+        names.push(layout.v4l2.to_string());
+        names.extend(layout.names.iter().map(|name| (*name).to_owned()));
+    }
+    names.join(" ")
+}
+
+/// The typed description of a captured picture, for other machines.
+pub(crate) fn describe(picture: &Picture) -> Option<Image> {
+    let layout = LAYOUTS
+        .iter()
+        .find(|layout| layout.v4l2 == picture.format)?;
+    let mut offset = 0u64;
+    let mut planes = Vec::new();
+    for (numerator, denominator, rows) in layout.planes {
+        let stride = picture
+            .stride
+            .checked_mul(*numerator)?
+            .checked_div(*denominator)?;
+        let rows = picture.height.checked_div(*rows)?;
+        planes.push(Plane {
+            offset,
+            stride,
+            rows,
+        });
+        offset = offset.checked_add(u64::from(stride).checked_mul(u64::from(rows))?)?;
+    }
+    Some(Image {
+        fourcc: layout.drm.0,
+        width: picture.width,
+        height: picture.height,
+        modifier: 0,
+        planes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VGA: Picture = Picture {
+        width: 640,
+        height: 480,
+        format: Fourcc::new(b"XR24"),
+        stride: 2560,
+        size: 1_228_800,
+    };
+
+    #[test]
+    fn a_code_is_shown_as_its_characters() {
+        assert_eq!(Fourcc::new(b"XR24").to_string(), "XR24");
+        assert_eq!(Fourcc::new(b"R8  ").to_string(), "R8");
+        assert_eq!(Fourcc(3).to_string(), "0x00000003");
+    }
+
+    #[test]
+    fn a_format_has_a_v4l2_and_a_drm_name() {
+        assert_eq!("XRGB8888".parse(), Ok(PixelFormat(Fourcc::new(b"XR24"))));
+        assert_eq!("xr24".parse(), Ok(PixelFormat(Fourcc::new(b"XR24"))));
+        assert_eq!("rgb888".parse(), Ok(PixelFormat(Fourcc::new(b"BGR3"))));
+        assert!(
+            "H264"
+                .parse::<PixelFormat>()
+                .unwrap_err()
+                .contains("XRGB8888")
+        );
+    }
+
+    #[test]
+    fn a_packed_picture_has_one_plane() {
+        let image = describe(&VGA).unwrap();
+        assert_eq!(image.fourcc, Fourcc::new(b"XR24").0);
+        assert_eq!(
+            image.planes,
+            [Plane {
+                offset: 0,
+                stride: 2560,
+                rows: 480
+            }]
+        );
+        assert!(image.fits(u64::from(VGA.size)));
+    }
+
+    #[test]
+    fn nv12_has_its_colours_behind_its_brightness() {
+        let picture = Picture {
+            format: Fourcc::new(b"NV12"),
+            stride: 640,
+            size: 460_800,
+            ..VGA
+        };
+        let image = describe(&picture).unwrap();
+        assert_eq!(
+            image.planes[1],
+            Plane {
+                offset: 307_200,
+                stride: 640,
+                rows: 240
+            }
+        );
+        assert!(image.fits(u64::from(picture.size)));
+    }
+
+    #[test]
+    fn names_of_equal_layouts_meet() {
+        let picture = Picture {
+            format: Fourcc::new(b"BGR4"),
+            ..VGA
+        };
+        assert_eq!(describe(&picture).unwrap().fourcc, Fourcc::new(b"XR24").0);
+    }
+}

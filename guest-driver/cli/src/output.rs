@@ -1,0 +1,682 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What is printed: each thing once as text for people and as one JSON object.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use bufshare::Event;
+use bufshare_protocol::event::EventKind;
+use bufshare_protocol::response::{BufferInfo, PeerInfo};
+use bufshare_protocol::types::{Image, Rights};
+use serde::Serialize;
+
+use crate::failure::{Failure, Result};
+use crate::fourcc::Fourcc;
+
+/// Prints records.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    /// As JSON.
+    pub(crate) json: bool,
+}
+
+impl Output {
+    /// One line, at once.
+    pub(crate) fn print(self, record: &Record) -> Result<()> {
+        let line = if self.json {
+            serde_json::to_string(record).map_err(|e| Failure::new(e.to_string()))?
+        } else {
+            record.text()
+        };
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{line}")
+            .and_then(|()| out.flush())
+            .map_err(|e| Failure::io("cannot write to the standard output", &e))
+    }
+}
+
+/// One thing to print; the variant's name is the JSON member `type`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Record {
+    Info(Info),
+    Peer(Peer),
+    Buffer(Buffer),
+    /// A buffer is exported now.
+    Exported(Exported),
+    Imported(Imported),
+    Dump(Dump),
+    Written(Written),
+    Event(EventRecord),
+    /// The camera gave a frame and got it back.
+    Captured(Captured),
+    CaptureSummary(CaptureSummary),
+    /// A frame was looked at and handed back.
+    Viewed(Viewed),
+    ViewSummary(ViewSummary),
+    /// Camera and screen in one machine.
+    Selftest(Selftest),
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Info {
+    pub(crate) name: String,
+    pub(crate) peer_id: u64,
+    pub(crate) version: u32,
+    /// Of "map", "udmabuf", "ro_enforced".
+    pub(crate) caps: Vec<&'static str>,
+    pub(crate) max_windows: u32,
+    pub(crate) windows_used: u32,
+    pub(crate) max_extents: u32,
+    pub(crate) max_buffers: u32,
+    pub(crate) max_attachments: u32,
+    pub(crate) max_blob: u32,
+    pub(crate) map_align: u32,
+    pub(crate) shm_size: u64,
+    pub(crate) max_buffer_size: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Peer {
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    pub(crate) up: bool,
+    pub(crate) itself: bool,
+    /// What we may grant it: "-", "r", "rw".
+    pub(crate) export_rights: &'static str,
+    /// What it may grant us.
+    pub(crate) import_rights: &'static str,
+}
+
+impl Peer {
+    pub(crate) fn new(peer: &PeerInfo, own_id: u64) -> Self {
+        Self {
+            id: peer.id,
+            name: peer.name.to_string(),
+            up: peer.up,
+            itself: peer.id == own_id,
+            export_rights: rights(peer.export_rights),
+            import_rights: rights(peer.import_rights),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Buffer {
+    pub(crate) id: String,
+    pub(crate) owner: u64,
+    pub(crate) owned: bool,
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) rights: &'static str,
+    pub(crate) generation: u64,
+    pub(crate) meta_seq: u64,
+    pub(crate) extents: u32,
+    pub(crate) attachments: u32,
+    pub(crate) mapped: u32,
+    pub(crate) fourcc: Option<String>,
+    pub(crate) revoking: bool,
+}
+
+impl From<&BufferInfo> for Buffer {
+    fn from(buffer: &BufferInfo) -> Self {
+        Self {
+            id: buffer.id.to_string(),
+            owner: buffer.owner,
+            owned: buffer.owned,
+            name: buffer.name.to_string(),
+            size: buffer.size,
+            rights: rights(buffer.rights),
+            generation: buffer.generation,
+            meta_seq: buffer.meta_seq,
+            extents: buffer.extents,
+            attachments: buffer.attachments,
+            mapped: buffer.mapped,
+            fourcc: (buffer.fourcc != 0).then(|| Fourcc(buffer.fourcc).to_string()),
+            revoking: buffer.revoking,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Exported {
+    pub(crate) id: String,
+    pub(crate) generation: u64,
+    pub(crate) size: u64,
+    /// Pieces of memory it consists of.
+    pub(crate) extents: u32,
+    /// "alloc", "heap", "udmabuf", "vgem", "fd" or "camera".
+    pub(crate) source: &'static str,
+    /// Of the camera's buffer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) buffer: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) image: Option<ImageRecord>,
+    /// Of the content, when this command filled it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) xxh3: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ImageRecord {
+    pub(crate) fourcc: String,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) stride: u32,
+    pub(crate) planes: usize,
+}
+
+impl From<&Image> for ImageRecord {
+    fn from(image: &Image) -> Self {
+        Self {
+            fourcc: Fourcc(image.fourcc).to_string(),
+            width: image.width,
+            height: image.height,
+            stride: image.planes.first().map_or(0, |plane| plane.stride),
+            planes: image.planes.len(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Imported {
+    pub(crate) id: String,
+    pub(crate) owner: u64,
+    pub(crate) size: u64,
+    pub(crate) generation: u64,
+    pub(crate) rights: &'static str,
+    pub(crate) transport: &'static str,
+    pub(crate) windows: u32,
+    pub(crate) import_us: f64,
+    /// From before the import until the first byte was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) map_us: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) first_byte: Option<u8>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Dump {
+    pub(crate) id: String,
+    pub(crate) size: u64,
+    pub(crate) transport: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) xxh3: Option<String>,
+    /// Where the bytes went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) out: Option<String>,
+    pub(crate) map_us: f64,
+    pub(crate) read_us: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Written {
+    pub(crate) id: String,
+    pub(crate) offset: u64,
+    pub(crate) bytes: usize,
+    pub(crate) transport: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct EventRecord {
+    /// "PEER_UP", "OFFER", … as in the header.
+    pub(crate) event: &'static str,
+    pub(crate) seq: u64,
+    pub(crate) peer: u64,
+    /// None: not about a buffer.
+    pub(crate) id: Option<String>,
+    pub(crate) handle: u64,
+    pub(crate) value: u64,
+}
+
+impl From<&Event> for EventRecord {
+    fn from(event: &Event) -> Self {
+        Self {
+            event: event.kind.name(),
+            seq: event.seq,
+            peer: event.peer,
+            id: (!event.id.is_zero()).then(|| event.id.to_string()),
+            handle: event.handle,
+            value: event.value,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Captured {
+    pub(crate) frame: u64,
+    pub(crate) buffer: u32,
+    pub(crate) id: String,
+    /// The driver's frame counter.
+    pub(crate) sequence: u32,
+    pub(crate) xxh3: String,
+    /// From before its publication until its hand-back was known.
+    pub(crate) round_trip_us: f64,
+    /// None: the viewer may not write.
+    pub(crate) reply_ok: Option<bool>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct CaptureSummary {
+    /// Published.
+    pub(crate) frames: u64,
+    /// Handed back.
+    pub(crate) returned: u64,
+    pub(crate) replies_ok: u64,
+    /// Wrong reply bytes.
+    pub(crate) mismatches: u64,
+    /// Frames that the camera dropped for want of a free buffer.
+    pub(crate) sequence_gaps: u64,
+    pub(crate) broken: u64,
+    pub(crate) frame_bytes: u64,
+    pub(crate) bytes_shared: u64,
+    pub(crate) bytes_copied: u64,
+    pub(crate) copied_basis: &'static str,
+    /// Per buffer.
+    pub(crate) extents: Vec<u32>,
+    pub(crate) round_trip_us: Option<Spread>,
+    pub(crate) seconds: f64,
+    /// Why it ended: "done", "told" or "failed".
+    pub(crate) ended: &'static str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Viewed {
+    pub(crate) frame: u64,
+    pub(crate) id: String,
+    pub(crate) sequence: u32,
+    pub(crate) hash_ok: bool,
+    pub(crate) xxh3: String,
+    /// From before the import until the first byte was read through the mapping.
+    pub(crate) map_us: f64,
+    /// "first" of this buffer, or "repeat".
+    pub(crate) map: &'static str,
+    pub(crate) hash_us: f64,
+    /// Import into the card and switching to it.
+    pub(crate) show_us: Option<f64>,
+    /// From when its event came until its hand-back began; None while it is on
+    /// the screen.
+    pub(crate) hold_us: Option<f64>,
+    /// What the hand-back took: closing the dma-buf.
+    pub(crate) release_us: Option<f64>,
+    pub(crate) transport: &'static str,
+    pub(crate) windows: u32,
+    pub(crate) replied: bool,
+    /// "event", or "list" when asking found it before an event came.
+    pub(crate) woken_by: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ViewSummary {
+    pub(crate) frames: u64,
+    pub(crate) hashes_match: bool,
+    pub(crate) mismatches: u64,
+    /// Frame numbers never seen between the first and the last.
+    pub(crate) missed: u64,
+    pub(crate) bytes_shared: u64,
+    pub(crate) bytes_copied: u64,
+    pub(crate) transports: Vec<&'static str>,
+    pub(crate) buffers: usize,
+    pub(crate) first_map_us: Option<Spread>,
+    pub(crate) repeat_map_us: Option<Spread>,
+    pub(crate) hold_us: Option<Spread>,
+    pub(crate) windows_used_peak: u32,
+    /// The frame on the screen now.
+    pub(crate) on_screen: Option<u64>,
+    pub(crate) screen: Option<String>,
+    pub(crate) seconds: f64,
+    pub(crate) ended: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Selftest {
+    pub(crate) frames: u64,
+    pub(crate) format: String,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) stride: u32,
+    pub(crate) frame_bytes: u64,
+    pub(crate) different_frames: usize,
+    pub(crate) replies_ok: u64,
+    pub(crate) show_us: Option<Spread>,
+    pub(crate) screen: String,
+}
+
+/// Of many durations, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) count: usize,
+    pub(crate) min: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    /// Nearest-rank percentiles; None of nothing.
+    pub(crate) fn of(durations: &[f64]) -> Option<Self> {
+        let mut sorted = durations.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let rank = |percent: usize| {
+            let place = sorted
+                .len()
+                .saturating_mul(percent)
+                .div_ceil(100)
+                .saturating_sub(1);
+            sorted.get(place).copied()
+        };
+        Some(Self {
+            count: sorted.len(),
+            min: *sorted.first()?,
+            p50: rank(50)?,
+            p99: rank(99)?,
+            max: *sorted.last()?,
+        })
+    }
+}
+
+/// Rights in short.
+pub(crate) fn rights(rights: Rights) -> &'static str {
+    if rights.contains(Rights::RW) {
+        "rw"
+    } else if rights.contains(Rights::READ) {
+        "r"
+    } else if rights.contains(Rights::WRITE) {
+        "w"
+    } else {
+        "-"
+    }
+}
+
+/// Microseconds with one decimal.
+pub(crate) fn micros(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1e7).round() / 10.0
+}
+
+impl Record {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write(&mut text);
+        text
+    }
+
+    fn write(&self, to: &mut String) -> std::fmt::Result {
+        match self {
+            Self::Info(info) => info.write(to),
+            Self::Peer(peer) => write!(
+                to,
+                "{:>3} {:<16} {:<4} export {:<2} import {:<2}{}",
+                peer.id,
+                printable(&peer.name),
+                if peer.up { "up" } else { "down" },
+                peer.export_rights,
+                peer.import_rights,
+                if peer.itself { " (this machine)" } else { "" },
+            ),
+            Self::Buffer(buffer) => buffer.write(to),
+            Self::Exported(exported) => exported.write(to),
+            Self::Imported(imported) => imported.write(to),
+            Self::Dump(dump) => {
+                let hash = dump
+                    .sha256
+                    .as_ref()
+                    .or(dump.xxh3.as_ref())
+                    .map_or("-", String::as_str);
+                write!(
+                    to,
+                    "{hash}  {} ({} bytes, {})",
+                    dump.id, dump.size, dump.transport
+                )
+            }
+            Self::Written(written) => write!(
+                to,
+                "{} bytes written at {:#x} of {} ({})",
+                written.bytes, written.offset, written.id, written.transport
+            ),
+            Self::Event(event) => {
+                write!(to, "{:<9} peer {}", event.event, event.peer)?;
+                if let Some(id) = &event.id {
+                    write!(to, " buffer {id}")?;
+                }
+                if event.handle != 0 {
+                    write!(to, " handle {}", event.handle)?;
+                }
+                match EventKind::ALL
+                    .iter()
+                    .find(|kind| kind.name() == event.event)
+                {
+                    Some(EventKind::Offer) => write!(to, " {} bytes", event.value),
+                    Some(EventKind::Meta) => write!(to, " sequence {}", event.value),
+                    Some(EventKind::Overflow) => write!(to, " {} events lost", event.value),
+                    _ => Ok(()),
+                }
+            }
+            Self::Captured(frame) => write!(
+                to,
+                "frame {} buffer {} back after {:.1} us{}",
+                frame.frame,
+                frame.buffer,
+                frame.round_trip_us,
+                match frame.reply_ok {
+                    Some(true) => ", reply right",
+                    Some(false) => ", reply WRONG",
+                    None => "",
+                }
+            ),
+            Self::CaptureSummary(summary) => summary.write(to),
+            Self::Viewed(frame) => {
+                write!(
+                    to,
+                    "frame {} {} ({}), {} map {:.1} us",
+                    frame.frame,
+                    if frame.hash_ok { "right" } else { "WRONG" },
+                    frame.transport,
+                    frame.map,
+                    frame.map_us,
+                )?;
+                match frame.hold_us {
+                    Some(hold) => write!(to, ", held {hold:.1} us"),
+                    None => write!(to, ", on the screen"),
+                }
+            }
+            Self::ViewSummary(summary) => summary.write(to),
+            Self::Selftest(test) => write!(
+                to,
+                "{} frames of {}x{} {} on {}: {} different, {} replies right",
+                test.frames,
+                test.width,
+                test.height,
+                test.format,
+                test.screen,
+                test.different_frames,
+                test.replies_ok
+            ),
+        }
+    }
+}
+
+impl Info {
+    fn write(&self, to: &mut String) -> std::fmt::Result {
+        writeln!(to, "name             {}", printable(&self.name))?;
+        writeln!(to, "peer             {}", self.peer_id)?;
+        writeln!(to, "version          {}", self.version)?;
+        writeln!(to, "capabilities     {}", self.caps.join(" "))?;
+        writeln!(
+            to,
+            "windows          {} of {}",
+            self.windows_used, self.max_windows
+        )?;
+        writeln!(to, "window region    {} bytes", self.shm_size)?;
+        writeln!(to, "largest buffer   {} bytes", self.max_buffer_size)?;
+        writeln!(to, "pieces a buffer  {}", self.max_extents)?;
+        writeln!(to, "exports          up to {}", self.max_buffers)?;
+        writeln!(to, "imports          up to {}", self.max_attachments)?;
+        writeln!(to, "metadata         up to {} bytes", self.max_blob)?;
+        write!(to, "alignment        {} bytes", self.map_align)
+    }
+}
+
+impl Buffer {
+    fn write(&self, to: &mut String) -> std::fmt::Result {
+        let whose = if self.owned {
+            format!("own, {} pieces", self.extents)
+        } else {
+            format!("of peer {}", self.owner)
+        };
+        write!(
+            to,
+            "{} {:>10} bytes {:<2} {whose}, {} imports, {} mapped",
+            self.id, self.size, self.rights, self.attachments, self.mapped
+        )?;
+        if let Some(fourcc) = &self.fourcc {
+            write!(to, ", image {}", printable(fourcc))?;
+        }
+        if !self.name.is_empty() {
+            write!(to, ", \"{}\"", printable(&self.name))?;
+        }
+        if self.revoking {
+            write!(to, ", being taken back")?;
+        }
+        Ok(())
+    }
+}
+
+impl Exported {
+    fn write(&self, to: &mut String) -> std::fmt::Result {
+        write!(
+            to,
+            "{} {} bytes in {} pieces",
+            self.id, self.size, self.extents
+        )?;
+        if let Some(image) = &self.image {
+            write!(to, ", {}x{} {}", image.width, image.height, image.fourcc)?;
+        }
+        if let Some(sha256) = &self.sha256 {
+            write!(to, ", sha256 {sha256}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Imported {
+    fn write(&self, to: &mut String) -> std::fmt::Result {
+        write!(
+            to,
+            "{} {} bytes of peer {}, {}, {}, {} windows, imported in {:.1} us",
+            self.id,
+            self.size,
+            self.owner,
+            self.rights,
+            self.transport,
+            self.windows,
+            self.import_us
+        )?;
+        if let (Some(map), Some(byte)) = (self.map_us, self.first_byte) {
+            write!(to, ", first byte {byte:#04x} after {map:.1} us")?;
+        }
+        Ok(())
+    }
+}
+
+impl CaptureSummary {
+    fn write(&self, to: &mut String) -> std::fmt::Result {
+        write!(
+            to,
+            "{} frames, {} back, {} replies right, {} wrong; {} bytes shared, {} copied",
+            self.frames,
+            self.returned,
+            self.replies_ok,
+            self.mismatches,
+            self.bytes_shared,
+            self.bytes_copied
+        )?;
+        if let Some(spread) = &self.round_trip_us {
+            write!(
+                to,
+                "; round trip {:.1} us, p99 {:.1} us",
+                spread.p50, spread.p99
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl ViewSummary {
+    fn write(&self, to: &mut String) -> std::fmt::Result {
+        write!(
+            to,
+            "{} frames, {} wrong, {} missed",
+            self.frames, self.mismatches, self.missed
+        )?;
+        if !self.transports.is_empty() {
+            write!(to, ", over {}", self.transports.join(" and "))?;
+        }
+        if let Some(first) = &self.first_map_us {
+            write!(to, "; first map {:.1} us", first.p50)?;
+        }
+        if let Some(repeat) = &self.repeat_map_us {
+            write!(to, ", repeated {:.1} us", repeat.p50)?;
+        }
+        write!(to, "; up to {} windows", self.windows_used_peak)
+    }
+}
+
+/// What another machine wrote must not move the cursor.
+fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let plain = !c.is_control();
+            plain
+                .then_some(c)
+                .into_iter()
+                .chain((!plain).then(|| c.escape_default()).into_iter().flatten())
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_members() {
+        let durations: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        let spread = Spread::of(&durations).unwrap();
+        assert_eq!(
+            (spread.min, spread.p50, spread.p99, spread.max),
+            (1.0, 100.0, 198.0, 200.0)
+        );
+        assert_eq!(Spread::of(&[7.0]).unwrap().p99, 7.0);
+        assert_eq!(Spread::of(&[]), None);
+    }
+
+    #[test]
+    fn a_record_tells_its_type_first() {
+        let written = Record::Written(Written {
+            id: "ab".to_owned(),
+            offset: 4096,
+            bytes: 2,
+            transport: "direct",
+        });
+        assert_eq!(
+            serde_json::to_string(&written).unwrap(),
+            r#"{"type":"written","id":"ab","offset":4096,"bytes":2,"transport":"direct"}"#
+        );
+        assert_eq!(written.text(), "2 bytes written at 0x1000 of ab (direct)");
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(printable("a\u{1b}[2Jé"), "a\\u{1b}[2Jé");
+    }
+
+    #[test]
+    fn microseconds_have_one_decimal() {
+        assert_eq!(micros(std::time::Duration::from_nanos(1_234_567)), 1234.6);
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What several commands do with the device.
+
+use std::path::{Path, PathBuf};
+
+use bufshare::Device;
+use bufshare_protocol::response::PeerInfo;
+use bufshare_protocol::types::{Access, BufferId};
+
+use crate::args::{Grant, Until};
+use crate::failure::{Failure, Result};
+use crate::output::{EventRecord, Output, Record};
+use crate::pump::Pump;
+use crate::stop::{Input, Stop};
+
+/// The common part of all commands.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    pub(crate) output: Output,
+    pub(crate) node: PathBuf,
+}
+
+impl Session {
+    /// Opens the device.
+    pub(crate) fn open(&self) -> Result<Device> {
+        Ok(Device::open_at(Path::new(&self.node))?)
+    }
+
+    /// Opens it once more, for events alone.
+    pub(crate) fn events(&self) -> Result<Pump> {
+        Pump::start(self.open()?)
+    }
+
+    /// Prints what happens until the end is told, or until `gone` is taken back.
+    pub(crate) fn hold(
+        &self,
+        stop: &mut Stop,
+        events: &Pump,
+        gone: Option<BufferId>,
+    ) -> Result<()> {
+        while !stop.told() {
+            let [ready] = stop.wait([events.as_fd()], None)?;
+            if !ready {
+                continue;
+            }
+            let Some((_, event)) = events.take()? else {
+                continue;
+            };
+            self.output
+                .print(&Record::Event(EventRecord::from(&event)))?;
+            let revoked = event.kind == bufshare_protocol::event::EventKind::Revoked;
+            if revoked && gone == Some(event.id) {
+                return Err(Failure::revoked(format!(
+                    "buffer {} was taken back",
+                    event.id
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Until {
+    /// What of the standard input ends a hold, if `input` normally would.
+    pub(crate) fn input(self, input: Input) -> Input {
+        if self.ignore_stdin {
+            Input::Ignored
+        } else {
+            input
+        }
+    }
+}
+
+/// The peer called `text`, a name or a number.
+pub(crate) fn find_peer<'a>(peers: &'a [PeerInfo], text: &str) -> Result<&'a PeerInfo> {
+    peers
+        .iter()
+        .find(|peer| peer.name.as_str() == text)
+        .or_else(|| {
+            let id = text.parse::<u64>().ok()?;
+            peers.iter().find(|peer| peer.id == id)
+        })
+        .ok_or_else(|| {
+            let known: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+            Failure::new(format!(
+                "no peer \"{text}\"; there are: {}",
+                known.join(" ")
+            ))
+        })
+}
+
+/// The access list that was typed.
+pub(crate) fn access_list(peers: &[PeerInfo], grants: &[Grant]) -> Result<Vec<Access>> {
+    grants
+        .iter()
+        .map(|grant| {
+            let peer = find_peer(peers, &grant.peer)?;
+            Ok(Access {
+                peer: peer.id,
+                rights: grant.rights,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use bufshare_protocol::types::{Name, Rights};
+
+    use super::*;
+
+    fn peer(id: u64, name: &str) -> PeerInfo {
+        PeerInfo {
+            id,
+            name: Name::new(name).unwrap(),
+            up: true,
+            export_rights: Rights::RW,
+            import_rights: Rights::RW,
+        }
+    }
+
+    #[test]
+    fn a_peer_has_a_name_and_a_number() {
+        let peers = [peer(1, "camera"), peer(2, "display"), peer(3, "1")];
+        assert_eq!(find_peer(&peers, "display").unwrap().id, 2);
+        assert_eq!(find_peer(&peers, "2").unwrap().id, 2);
+        assert_eq!(find_peer(&peers, "1").unwrap().id, 3, "a name goes first");
+        let unknown = find_peer(&peers, "x").unwrap_err().to_string();
+        assert_eq!(unknown, "no peer \"x\"; there are: camera display 1");
+    }
+
+    #[test]
+    fn grants_become_an_access_list() {
+        let peers = [peer(1, "camera"), peer(2, "display")];
+        let list = access_list(&peers, &["display:rw".parse().unwrap()]).unwrap();
+        assert_eq!(
+            list,
+            [Access {
+                peer: 2,
+                rights: Rights::RW
+            }]
+        );
+    }
+}
