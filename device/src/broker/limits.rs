@@ -5,6 +5,11 @@ use core::time::Duration;
 
 use bufshare_protocol::limits as wire;
 
+#[allow(clippy::cast_possible_truncation, reason = "1024")]
+const MAX_EXTENTS: u32 = wire::MAX_EXTENTS as u32;
+#[allow(clippy::cast_possible_truncation, reason = "4096")]
+const MAX_BLOB: u32 = wire::MAX_BLOB as u32;
+
 /// Peers of one daemon: one process, a few threads and descriptors per VM.
 pub const MAX_PEERS: usize = 64;
 
@@ -59,10 +64,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_windows: 256,
-            max_extents: wire::MAX_EXTENTS as u32,
+            max_extents: MAX_EXTENTS,
             max_buffers: 1024,
             max_attachments: 1024,
-            max_blob: wire::MAX_BLOB as u32,
+            max_blob: MAX_BLOB,
         }
     }
 }
@@ -73,10 +78,10 @@ impl Limits {
     pub fn checked(&self) -> [(&'static str, u32, u32); 5] {
         [
             ("max_windows", self.max_windows, HARD_MAX_WINDOWS),
-            ("max_extents", self.max_extents, wire::MAX_EXTENTS as u32),
+            ("max_extents", self.max_extents, MAX_EXTENTS),
             ("max_buffers", self.max_buffers, 65_536),
             ("max_attachments", self.max_attachments, 65_536),
-            ("max_blob", self.max_blob, wire::MAX_BLOB as u32),
+            ("max_blob", self.max_blob, MAX_BLOB),
         ]
     }
 }

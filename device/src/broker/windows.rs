@@ -616,6 +616,7 @@ impl Windows {
 
     /// What must hold at all times; names what does not.
     #[cfg(test)]
+    #[allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
     pub(super) fn check(&self) -> Result<(), String> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let mut held = 0;

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line. Its help text is the manual.
+
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use super::config::{AllowSpec, LogLevel, PeerSpec, Size};
+
+/// What stands after the options in `--help`.
+const EXAMPLES: &str = "\
+Peers:
+  Each virtual machine is a peer. Its name comes from here, never from the
+  guest. --peer takes these keys, separated by commas:
+    name=NAME           1 to 31 bytes, unique
+    socket=PATH         listening socket to make, for the VMM to connect to
+    fd=N                or one that is open already, as handed over by systemd
+    ram-fd=allow|deny   whether the VMMs of its importers may be given the file
+                        descriptor of this VM's whole RAM (not their guests).
+                        Without it, sharing needs /dev/udmabuf on this host.
+                        Default: deny
+    enforces-ro=yes|no  whether its VMM maps read-only what was granted
+                        read-only. QEMU 11.1 does not, crosvm does. Default: no
+  --socket-path and --fd alone serve one more peer, named vm0.
+
+Policy:
+  Nothing is shared unless --allow EXPORTER:IMPORTER:RIGHTS says so; RIGHTS is
+  r or rw. The guest that exports decides further, within this.
+
+Configuration file:
+  TOML with the same names as the options; unknown keys are errors. Options on
+  the command line win; --peer and --allow add to those of the file.
+    shm-size = \"256M\"
+    max-windows = 256
+    control = \"/run/bufshare/control\"
+    log-level = \"info\"
+    allow = [\"camera:compositor:rw\"]
+    [[peer]]
+    name = \"camera\"
+    socket = \"/run/bufshare/camera\"
+    ram-fd = \"allow\"
+    enforces-ro = false
+
+Front end (QEMU 11.1 and newer):
+  -object memory-backend-memfd,id=m,size=1G,share=on -machine q35,memory-backend=m
+  -chardev socket,id=c,path=/run/bufshare/camera
+  -device vhost-user-test-device-pci,virtio-id=37,num_vqs=2,vq_size=64,config_size=64,chardev=c
+
+Signals:
+  SIGTERM and SIGINT end the program, with status 0. Guests keep what is mapped
+  until their VMM ends; QEMU's generic device cannot connect again.
+
+Exit status:
+  0  ended by a signal, or --print-capabilities, --help, --version
+  1  something did not work; standard error says what
+  2  wrong usage: options or configuration
+
+Examples:
+  vhost-device-bufshare \\
+    --peer name=camera,socket=/run/camera.sock,ram-fd=allow \\
+    --peer name=compositor,socket=/run/compositor.sock \\
+    --allow camera:compositor:rw --control /run/bufshare.sock
+  socat - UNIX-CONNECT:/run/bufshare.sock | jq .broker";
+
+/// Share buffers between virtual machines: the vhost-user back end of the
+/// bufshare virtio device.
+///
+/// A guest exports a dma-buf of its own RAM; another guest imports it, and sees
+/// the same memory, without a copy. This program serves the devices of all
+/// virtual machines that take part, and decides who gets what. It runs in the
+/// foreground until a signal ends it.
+#[derive(Debug, Default, Parser)]
+#[command(name = "vhost-device-bufshare", version, after_long_help = EXAMPLES, after_help = "See --help for peers, policy, files and examples.")]
+pub struct Args {
+    /// A virtual machine: name=NAME,socket=PATH|fd=N[,ram-fd=allow|deny]
+    /// [,enforces-ro=yes|no]. Repeatable.
+    #[arg(long = "peer", value_name = "SPEC")]
+    pub peers: Vec<PeerSpec>,
+
+    /// Serve one peer, named vm0, on a socket made at PATH.
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    pub socket_path: Option<PathBuf>,
+
+    /// Serve one peer, named vm0, on the listening socket that is open as FDNUM.
+    #[arg(long, value_name = "FDNUM")]
+    pub fd: Option<RawFd>,
+
+    /// Let IMPORTER import what EXPORTER exports: EXPORTER:IMPORTER:r or :rw.
+    /// Repeatable. What is not allowed is forbidden.
+    #[arg(long = "allow", value_name = "RULE")]
+    pub allow: Vec<AllowSpec>,
+
+    /// Read a configuration file (TOML).
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Size of each VM's shared-memory region, a power of two; suffixes K, M, G.
+    /// [default: 256M]
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size: Option<Size>,
+
+    /// Mappings that each VMM may hold at once, 1 to 448. Each makes every later
+    /// one slower; QEMU 11.1 aborts at 512. [default: 256]
+    #[arg(long, value_name = "N")]
+    pub max_windows: Option<u32>,
+
+    /// Make a socket at PATH that answers each connection with one JSON
+    /// document of everything that is going on.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
+    /// How much to log on standard error. [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<LogLevel>,
+
+    /// Print what this program can do as JSON, and exit. All other options are
+    /// ignored.
+    #[arg(long)]
+    pub print_capabilities: bool,
+}

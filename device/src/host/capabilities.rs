@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `--print-capabilities`.
+
+use serde_json::{Value, json};
+
+use crate::transport::udmabuf;
+use crate::vhost::backend;
+
+/// What management software asks for. `type` is our own: the list of QEMU's
+/// `vhost-user.json` is closed and has none for this device.
+#[must_use]
+pub fn capabilities() -> Value {
+    let mut transports = vec!["direct"];
+    if udmabuf::Device::open().is_ok() {
+        transports.push("udmabuf");
+    }
+    json!({
+        "type": "bufshare",
+        "features": transports,
+        "virtio-id": bufshare_protocol::device::ID,
+        "queues": bufshare_protocol::device::NUM_QUEUES,
+        "config-size": bufshare_protocol::limits::CONFIG_SIZE,
+        "virtio-features": backend::features(),
+        "protocol-features": backend::protocol_features().bits(),
+    })
+}

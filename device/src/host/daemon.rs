@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The daemon as a whole: made of a configuration, ended by one call.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::config::{self, Config};
+use super::listen::{self, Bound};
+use super::random::RandomIds;
+use super::stop::Stop;
+use super::{control, notify, signals};
+use crate::broker::{Broker, PeerId};
+use crate::hub::Hub;
+use crate::transport::udmabuf;
+use crate::vhost::session::Server;
+
+/// How long the end of the program waits for its threads. A front end that does
+/// not answer cannot hold it up for longer.
+const END_WAIT: Duration = Duration::from_secs(2);
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Config(#[from] config::Error),
+    /// A socket cannot be had.
+    #[error("peer '{peer}': {source}")]
+    Listen {
+        /// Whose.
+        peer: String,
+        /// Why.
+        source: listen::Error,
+    },
+    /// The control socket cannot be had.
+    #[error("control socket: {0}")]
+    Control(listen::Error),
+    /// The system has no more of something.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
+
+/// Runs until a signal comes. To be called before any thread is started.
+///
+/// # Errors
+/// [`Error`], before anything was served.
+pub fn run(config: &Config) -> Result<(), Error> {
+    let signals = signals::Signals::block().map_err(system("block signals"))?;
+    let daemon = Daemon::start(config)?;
+    if let Err(error) = notify::ready() {
+        log::warn!("cannot tell the service manager that all is ready: {error}");
+    }
+    let name = signals.wait().map_err(system("wait for signals"))?;
+    log::info!("{name}: ending");
+    daemon.end();
+    Ok(())
+}
+
+/// A running daemon.
+pub struct Daemon {
+    hub: Arc<Hub>,
+    stop: Arc<Stop>,
+    servers: Vec<Arc<Server>>,
+    threads: Vec<JoinHandle<()>>,
+    /// Removes the socket files.
+    _sockets: Vec<Bound>,
+}
+
+impl Daemon {
+    /// Makes all sockets, then serves them.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn start(config: &Config) -> Result<Self, Error> {
+        // Sockets first: whoever sees the file can connect.
+        let mut sockets = Vec::new();
+        for peer in &config.peers {
+            let bound = Bound::new(&peer.endpoint).map_err(|source| Error::Listen {
+                peer: peer.name.clone(),
+                source,
+            })?;
+            sockets.push(bound);
+        }
+        let control = config.control.as_deref().map(Bound::bind);
+        let control = control.transpose().map_err(Error::Control)?;
+
+        let udmabuf = find_udmabuf(config);
+        let broker = Broker::new(config.broker(udmabuf.is_some())?, Box::new(RandomIds))
+            .map_err(config::Error::from)?;
+        let names: Vec<String> = config.peers.iter().map(|peer| peer.name.clone()).collect();
+        let hub = Hub::new(broker, &names);
+        let stop = Arc::new(Stop::new().map_err(system("make an event descriptor"))?);
+        let timer = hub.start_timer().map_err(system("start a thread"))?;
+        let mut daemon = Self {
+            hub: hub.clone(),
+            stop: stop.clone(),
+            servers: Vec::new(),
+            threads: vec![timer],
+            _sockets: Vec::new(),
+        };
+        for ((number, peer), socket) in (1_u32..).zip(&config.peers).zip(&sockets) {
+            let server = Arc::new(Server::new(
+                PeerId(number),
+                &peer.name,
+                hub.clone(),
+                stop.clone(),
+                udmabuf.clone(),
+                config.shm_size,
+            ));
+            let listener = socket.listener().map_err(system("duplicate a socket"))?;
+            daemon.servers.push(server.clone());
+            daemon.spawn("accept", move || server.run(listener))?;
+            log::info!("{}: listening on {}", peer.name, peer.endpoint);
+        }
+        if let Some(control) = &control {
+            let listener = control.listener().map_err(system("duplicate a socket"))?;
+            daemon.spawn("control", move || control::serve(&listener, &hub, &stop))?;
+        }
+        if config.allow.is_empty() {
+            log::warn!("the policy allows nothing: no guest can import anything (--allow)");
+        }
+        sockets.extend(control);
+        daemon._sockets = sockets;
+        Ok(daemon)
+    }
+
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(body)
+            .map_err(system("start a thread"))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Ends all sessions and removes the sockets.
+    pub fn end(self) {
+        self.stop.request();
+        for server in &self.servers {
+            server.end();
+        }
+        self.hub.stop_timer();
+        let end = Instant::now().checked_add(END_WAIT);
+        for thread in self.threads {
+            while !thread.is_finished() {
+                if end.is_none_or(|end| Instant::now() >= end) {
+                    log::warn!("a front end holds a thread up; not waiting for it");
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // Finished, so this does not wait; a panic was logged where it was.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn find_udmabuf(config: &Config) -> Option<Arc<dyn udmabuf::Maker>> {
+    match udmabuf::Device::open() {
+        Ok(device) => {
+            log::info!("udmabuf works here: VMMs are given no more than what is shared");
+            Some(Arc::new(device))
+        }
+        Err(error) => {
+            log::info!("no udmabuf here ({error})");
+            if !config.peers.iter().any(|peer| peer.raw_ram) {
+                log::warn!(
+                    "without udmabuf, only peers with ram-fd=allow can share anything, and there \
+                     is none"
+                );
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The host's side: options, sockets, signals, and the daemon as a whole.
+
+pub mod args;
+pub mod capabilities;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod listen;
+pub mod notify;
+pub mod random;
+pub mod signals;
+pub mod stop;

@@ -1,0 +1,565 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The one broker of the process, and the dispatch of its effects.
+//!
+//! Every call locks the broker, lets it change its state, queues the mapping
+//! jobs that follow (so that one peer's jobs stay in the order in which the
+//! broker meant them), unlocks, and only then completes requests and delivers
+//! events.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bufshare_protocol::event::Event;
+use bufshare_protocol::request::Request;
+use bufshare_protocol::response::{Caps, Reply};
+use serde::Serialize;
+
+use crate::broker::{
+    Broker, DeadlineId, Effect, EffectId, MapSource, Outcome, PeerId, Piece, RamRegion, Snapshot,
+    Token,
+};
+use crate::sync::lock;
+use crate::transport::Ram;
+
+/// How long the answer to a front end that stops its device waits for the proof
+/// that nobody maps that VM's memory any more. Five times what an importer's
+/// driver is given to let go.
+pub const REVOKE_WAIT: Duration = Duration::from_secs(5);
+
+/// A mapping request for one session's port thread.
+#[derive(Clone, Debug)]
+pub enum Job {
+    /// Map a buffer.
+    Map {
+        /// To be reported.
+        id: EffectId,
+        /// The owner's RAM at the time the broker decided.
+        ram: Arc<Ram>,
+        /// What.
+        source: MapSource,
+        /// Whether the guest may write.
+        writable: bool,
+        /// Where.
+        shm_offset: u64,
+    },
+    /// Unmap exactly what was mapped.
+    Unmap {
+        /// To be reported.
+        id: EffectId,
+        /// What.
+        pieces: Vec<Piece>,
+    },
+    /// Any acknowledged request.
+    Prove {
+        /// To be reported.
+        id: EffectId,
+    },
+}
+
+/// What the control socket tells about one session.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SessionFacts {
+    /// Whether the front end gave a back-end channel.
+    pub backend_req: bool,
+    /// Whether SHMEM was negotiated.
+    pub shmem: bool,
+    /// Whether SHARED_OBJECT was negotiated.
+    pub shared_object: bool,
+    /// Whether REPLY_ACK was; not known before the first mapping request.
+    pub reply_ack: Option<bool>,
+    /// Whether the queues run.
+    pub running: bool,
+    /// Regions of the VM's own RAM.
+    pub ram_regions: usize,
+    /// Regions of its memory table that are windows, and so cannot be exported.
+    pub window_regions: usize,
+    /// Requests that wait for their answer.
+    pub pending: usize,
+    /// Chains taken from the control queue.
+    pub chains: u64,
+    /// Chains that were malformed.
+    pub malformed: u64,
+    /// Chains that had no room for a response.
+    pub no_room: u64,
+    /// Events written.
+    pub events: u64,
+    /// Event buffers that were too small.
+    pub short_event_buffers: u64,
+    /// Mapping jobs that wait or run.
+    pub jobs: usize,
+    /// Mapping requests that the front end refused.
+    pub refused: u64,
+}
+
+/// A session, as the hub sees it.
+pub trait Link: Send + Sync {
+    /// Queues a mapping job. Called with the broker locked: must not block.
+    fn job(&self, job: Job);
+    /// Answers a request.
+    fn reply(&self, token: Token, reply: &Reply);
+    /// Takes events from [`Hub::next_event`] as long as there is room.
+    fn events(&self);
+    /// For the control socket.
+    fn facts(&self) -> SessionFacts;
+}
+
+#[derive(Default)]
+struct Slot {
+    name: Arc<str>,
+    link: Option<Arc<dyn Link>>,
+    ram: Arc<Ram>,
+    /// Counts stops: a request read before the last one is not handled.
+    epoch: u64,
+    /// Its queues run.
+    running: bool,
+    sessions: u64,
+    unproved_stops: u64,
+}
+
+struct State {
+    broker: Broker,
+    slots: BTreeMap<PeerId, Slot>,
+}
+
+/// What is left to do when the broker is unlocked.
+#[derive(Default)]
+struct After {
+    replies: Vec<(Arc<dyn Link>, Token, Reply)>,
+    events: Vec<Arc<dyn Link>>,
+}
+
+impl After {
+    fn run(self) {
+        for (link, token, reply) in self.replies {
+            link.reply(token, &reply);
+        }
+        for link in self.events {
+            link.events();
+        }
+    }
+}
+
+/// The one broker and what it needs around it.
+pub struct Hub {
+    state: Mutex<State>,
+    changed: Condvar,
+    timer: Timer,
+}
+
+/// One peer on the control socket.
+#[derive(Debug, Serialize)]
+pub struct PeerReport {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// Sessions until now.
+    pub sessions: u64,
+    /// Stops that were answered before all importers had let go.
+    pub unproved_stops: u64,
+    /// The session, if a front end is connected.
+    pub session: Option<SessionFacts>,
+}
+
+/// All that the control socket tells.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Version of the program.
+    pub version: &'static str,
+    /// The peers.
+    pub peers: Vec<PeerReport>,
+    /// The broker.
+    pub broker: Snapshot,
+}
+
+impl Hub {
+    /// A hub for `names`, the peers of `broker` in their order.
+    #[must_use]
+    pub fn new(broker: Broker, names: &[String]) -> Arc<Self> {
+        let slots = (1_u32..)
+            .zip(names)
+            .map(|(number, name)| {
+                let slot = Slot {
+                    name: Arc::from(name.as_str()),
+                    ..Slot::default()
+                };
+                (PeerId(number), slot)
+            })
+            .collect();
+        Arc::new(Self {
+            state: Mutex::new(State { broker, slots }),
+            changed: Condvar::new(),
+            timer: Timer::default(),
+        })
+    }
+
+    /// Starts the thread that tells the broker of passed deadlines. It ends
+    /// with the hub.
+    ///
+    /// # Errors
+    /// As `pthread_create`.
+    pub fn start_timer(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
+        let hub = Arc::downgrade(self);
+        std::thread::Builder::new()
+            .name("deadlines".into())
+            .spawn(move || Timer::run(&hub))
+    }
+
+    /// Ends the timer thread.
+    pub fn stop_timer(&self) {
+        self.timer.stop();
+    }
+
+    /// A front end has connected.
+    pub fn connect(&self, peer: PeerId, link: Arc<dyn Link>) {
+        let mut state = lock(&self.state);
+        if let Some(slot) = state.slots.get_mut(&peer) {
+            slot.link = Some(link);
+            slot.sessions = slot.sessions.saturating_add(1);
+        }
+    }
+
+    /// The front end is gone, with all that it had.
+    pub fn disconnect(&self, peer: PeerId) {
+        // Dropped only when the lock is: a session may hold the last reference
+        // to much.
+        let mut link = None;
+        self.step(|broker, slots| {
+            if let Some(slot) = slots.get_mut(&peer) {
+                link = slot.link.take();
+                slot.ram = Arc::default();
+                slot.epoch = slot.epoch.wrapping_add(1);
+                slot.running = false;
+            }
+            broker.peer_gone(peer)
+        });
+    }
+
+    /// The driver's queues run. `fresh`: it is a new driver, to which nothing
+    /// of the time before matters. Returns the epoch for [`Hub::request`].
+    pub fn start(&self, peer: PeerId, can_map: bool, fresh: bool) -> u64 {
+        let mut epoch = 0;
+        self.step(|broker, slots| {
+            if let Some(slot) = slots.get_mut(&peer) {
+                slot.running = true;
+                epoch = slot.epoch;
+            }
+            if fresh {
+                broker.discard_events(peer);
+            }
+            broker.peer_up(peer, can_map)
+        });
+        epoch
+    }
+
+    /// The front end stops the device: takes back what the VM exported, and
+    /// returns when no other VMM can map any of it, or the time is over.
+    /// Returns whether the former.
+    ///
+    /// An importer that is stopped itself is not waited for: its VMM must not
+    /// be asked for anything before it runs again (see [`crate::vhost::port`]).
+    /// If it was reset, QEMU has unmapped everything; if it is paused, its guest
+    /// does not run, and the first thing done when it does is the unmapping. So
+    /// two VMs that stop at once and import from each other do not wait for each
+    /// other either.
+    pub fn stop(&self, peer: PeerId) -> bool {
+        self.step(|broker, slots| {
+            if let Some(slot) = slots.get_mut(&peer) {
+                slot.epoch = slot.epoch.wrapping_add(1);
+                slot.running = false;
+            }
+            broker.peer_reset(peer)
+        });
+        self.changed.notify_all();
+
+        let end = Instant::now().checked_add(REVOKE_WAIT);
+        let mut state = lock(&self.state);
+        let (mut left, mut waived) = state.exposed_to(peer);
+        while !left.is_empty() {
+            let rest = end.map_or(Duration::ZERO, |end| {
+                end.saturating_duration_since(Instant::now())
+            });
+            if rest.is_zero() {
+                break;
+            }
+            (state, _) = self
+                .changed
+                .wait_timeout(state, rest)
+                .unwrap_or_else(PoisonError::into_inner);
+            (left, waived) = state.exposed_to(peer);
+        }
+        let proved = left.is_empty() && waived.is_empty();
+        let names = state.names(left.iter().chain(&waived));
+        let mut name = Arc::from("");
+        if let Some(slot) = state.slots.get_mut(&peer) {
+            name = slot.name.clone();
+            if !proved {
+                slot.unproved_stops = slot.unproved_stops.saturating_add(1);
+            }
+        }
+        drop(state);
+        if !left.is_empty() {
+            log::error!(
+                "{name}: stopped, but the VMM of {names} did not prove within {REVOKE_WAIT:?} \
+                 that it unmapped this VM's memory"
+            );
+        } else if !waived.is_empty() {
+            log::warn!(
+                "{name}: stopped while {names} is stopped too, whose VMM unmaps this VM's memory \
+                 when it runs again"
+            );
+        }
+        proved
+    }
+
+    /// The VM's own RAM, if it changed.
+    pub fn set_ram(&self, peer: PeerId, ram: Ram) {
+        let regions = ram
+            .regions
+            .iter()
+            .map(|region| RamRegion {
+                addr: region.addr,
+                len: region.len,
+                sealed: region.sealed,
+            })
+            .collect();
+        let mut old = None;
+        self.step(|broker, slots| {
+            let Some(slot) = slots.get_mut(&peer) else {
+                return Vec::new();
+            };
+            if slot.ram.same(&ram) {
+                return Vec::new();
+            }
+            old = Some(std::mem::replace(&mut slot.ram, Arc::new(ram)));
+            broker.set_ram(peer, regions)
+        });
+    }
+
+    /// One request, read in `epoch`.
+    pub fn request(&self, peer: PeerId, epoch: u64, token: Token, request: Request) {
+        self.step(|broker, slots| match slots.get(&peer) {
+            Some(slot) if slot.epoch == epoch => broker.handle(peer, token, request),
+            _ => Vec::new(),
+        });
+    }
+
+    /// Counts a request that could not be parsed.
+    pub fn refuse(&self, peer: PeerId) {
+        lock(&self.state).broker.refuse(peer);
+    }
+
+    /// A mapping job ended.
+    pub fn complete(&self, id: EffectId, outcome: Outcome) {
+        self.step(|broker, _| broker.complete(id, outcome));
+    }
+
+    /// A deadline has passed.
+    pub fn deadline(&self, id: DeadlineId) {
+        self.step(|broker, _| broker.deadline(id));
+    }
+
+    /// The next event for `peer`, for which the caller has room.
+    #[must_use]
+    pub fn next_event(&self, peer: PeerId) -> Option<Event> {
+        lock(&self.state).broker.next_event(peer)
+    }
+
+    /// Capabilities of one peer's device.
+    #[must_use]
+    pub fn caps(&self, peer: PeerId) -> Option<Caps> {
+        lock(&self.state).broker.caps(peer)
+    }
+
+    /// Everything, for the control socket.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let (broker, rows) = {
+            let state = lock(&self.state);
+            let rows: Vec<_> = state
+                .slots
+                .iter()
+                .map(|(id, slot)| {
+                    let report = PeerReport {
+                        id: id.0,
+                        name: slot.name.to_string(),
+                        sessions: slot.sessions,
+                        unproved_stops: slot.unproved_stops,
+                        session: None,
+                    };
+                    (report, slot.link.clone())
+                })
+                .collect();
+            (state.broker.snapshot(), rows)
+        };
+        let peers = rows
+            .into_iter()
+            .map(|(mut report, link)| {
+                report.session = link.map(|link| link.facts());
+                report
+            })
+            .collect();
+        Report {
+            version: env!("CARGO_PKG_VERSION"),
+            peers,
+            broker,
+        }
+    }
+
+    /// One change of the broker, and all that follows.
+    fn step(&self, change: impl FnOnce(&mut Broker, &mut BTreeMap<PeerId, Slot>) -> Vec<Effect>) {
+        let after = {
+            let mut state: MutexGuard<'_, State> = lock(&self.state);
+            let State { broker, slots } = &mut *state;
+            let effects = change(broker, slots);
+            self.route(slots, effects)
+        };
+        self.changed.notify_all();
+        after.run();
+    }
+
+    /// Queues jobs and deadlines; returns what needs the lock dropped.
+    fn route(&self, slots: &BTreeMap<PeerId, Slot>, effects: Vec<Effect>) -> After {
+        let mut after = After::default();
+        let mut told = BTreeSet::new();
+        let link = |peer: PeerId| slots.get(&peer).and_then(|slot| slot.link.clone());
+        for effect in effects {
+            match effect {
+                Effect::Reply { peer, token, reply } => {
+                    if let Some(link) = link(peer) {
+                        after.replies.push((link, token, reply));
+                    }
+                }
+                Effect::Events { peer } => {
+                    if told.insert(peer)
+                        && let Some(link) = link(peer)
+                    {
+                        after.events.push(link);
+                    }
+                }
+                Effect::Map {
+                    id,
+                    peer,
+                    source,
+                    writable,
+                    shm_offset,
+                } => {
+                    let ram = slots
+                        .get(&source.owner)
+                        .map(|slot| slot.ram.clone())
+                        .unwrap_or_default();
+                    if let Some(link) = link(peer) {
+                        link.job(Job::Map {
+                            id,
+                            ram,
+                            source,
+                            writable,
+                            shm_offset,
+                        });
+                    }
+                }
+                Effect::Unmap { id, peer, pieces } => {
+                    if let Some(link) = link(peer) {
+                        link.job(Job::Unmap { id, pieces });
+                    }
+                }
+                Effect::Prove { id, peer } => {
+                    if let Some(link) = link(peer) {
+                        link.job(Job::Prove { id });
+                    }
+                }
+                Effect::Arm { id, after } => self.timer.arm(id, after),
+            }
+        }
+        after
+    }
+}
+
+impl State {
+    /// Who may still map memory of `peer`: those to wait for, and those that
+    /// cannot be waited for (see [`Hub::stop`]).
+    fn exposed_to(&self, peer: PeerId) -> (Vec<PeerId>, Vec<PeerId>) {
+        self.broker
+            .exposed_to(peer)
+            .into_iter()
+            .partition(|importer| self.slots.get(importer).is_some_and(|slot| slot.running))
+    }
+
+    fn names<'a>(&self, peers: impl Iterator<Item = &'a PeerId>) -> String {
+        let names: Vec<&str> = peers
+            .filter_map(|peer| self.slots.get(peer))
+            .map(|slot| &*slot.name)
+            .collect();
+        names.join(", ")
+    }
+}
+
+/// Deadlines by time.
+#[derive(Default)]
+struct Timer {
+    queue: Mutex<TimerQueue>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct TimerQueue {
+    heap: BinaryHeap<Reverse<(Instant, DeadlineId)>>,
+    stopped: bool,
+}
+
+impl Timer {
+    fn arm(&self, id: DeadlineId, after: Duration) {
+        let now = Instant::now();
+        let at = now.checked_add(after).unwrap_or(now);
+        lock(&self.queue).heap.push(Reverse((at, id)));
+        self.wake.notify_one();
+    }
+
+    fn stop(&self) {
+        lock(&self.queue).stopped = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits for the next deadline; `None` at the end.
+    fn next(&self) -> Option<DeadlineId> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if queue.stopped {
+                return None;
+            }
+            let now = Instant::now();
+            match queue.heap.peek().map(|Reverse((at, _))| *at) {
+                Some(at) if at <= now => {
+                    return queue.heap.pop().map(|Reverse((_, id))| id);
+                }
+                Some(at) => {
+                    let rest = at.saturating_duration_since(now);
+                    queue = self
+                        .wake
+                        .wait_timeout(queue, rest)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0;
+                }
+                None => {
+                    queue = self
+                        .wake
+                        .wait(queue)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    fn run(hub: &Weak<Hub>) {
+        while let Some(hub) = hub.upgrade() {
+            match hub.timer.next() {
+                Some(id) => hub.deadline(id),
+                None => return,
+            }
+        }
+    }
+}

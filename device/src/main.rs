@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! vhost-user back end that shares buffers between virtual machines.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use vhost_device_bufshare::host::args::Args;
+use vhost_device_bufshare::host::capabilities::capabilities;
+use vhost_device_bufshare::host::config::{Config, LogLevel};
+use vhost_device_bufshare::host::daemon;
+
+fn main() -> ExitCode {
+    // Whatever else is there, and however wrong.
+    if std::env::args_os().any(|arg| arg == "--print-capabilities") {
+        println!("{}", capabilities());
+        return ExitCode::SUCCESS;
+    }
+    let config = match Config::try_from(Args::parse()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("vhost-device-bufshare: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    log_to_stderr(config.log_level);
+    match daemon::run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vhost-device-bufshare: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `RUST_LOG` wins. The queue crate logs errors of guests without limit, and we
+/// say them ourselves.
+fn log_to_stderr(level: LogLevel) {
+    let mut builder = env_logger::Builder::new();
+    builder
+        .filter_level(level.into())
+        .filter_module("virtio_queue", log::LevelFilter::Off)
+        .parse_default_env()
+        .format_timestamp_millis()
+        .init();
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Locks that survive a panic of another thread, and a limit for log lines.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Locks. A thread that panicked with the lock held has ended its session; the
+/// others go on with the state it left.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Lines per period that one guest may cause in the log.
+const LINES: u32 = 10;
+
+/// Period of [`LINES`].
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Keeps one guest from filling the host's disk with warnings.
+#[derive(Debug)]
+pub(crate) struct Limiter(Mutex<Spent>);
+
+#[derive(Debug)]
+struct Spent {
+    since: Instant,
+    lines: u32,
+    dropped: u64,
+}
+
+impl Limiter {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(Spent {
+            since: Instant::now(),
+            lines: 0,
+            dropped: 0,
+        }))
+    }
+
+    /// Whether a line may be written now; if so, how many were not since the
+    /// last one.
+    fn pass(&self, now: Instant) -> Option<u64> {
+        let mut spent = lock(&self.0);
+        if now.saturating_duration_since(spent.since) >= PERIOD {
+            spent.since = now;
+            spent.lines = 0;
+        }
+        if spent.lines >= LINES {
+            spent.dropped = spent.dropped.saturating_add(1);
+            return None;
+        }
+        spent.lines = spent.lines.saturating_add(1);
+        Some(std::mem::take(&mut spent.dropped))
+    }
+
+    /// Warns about something that the guest of `peer` did.
+    pub(crate) fn warn(&self, peer: &str, what: fmt::Arguments<'_>) {
+        match self.pass(Instant::now()) {
+            None => {}
+            Some(0) => log::warn!("{peer}: {what}"),
+            Some(dropped) => log::warn!("{peer}: {what} ({dropped} warnings left out before)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limiter_beyond_its_lines_drops_and_tells_later() {
+        let limiter = Limiter::new();
+        let start = Instant::now();
+
+        let passed = (0..25).filter(|_| limiter.pass(start).is_some()).count();
+
+        assert_eq!(passed, 10);
+        assert_eq!(limiter.pass(start + PERIOD), Some(15));
+    }
+}

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How the bytes of one VM become a file that another VM's front end can map.
+//!
+//! One interface: given the owner's RAM and the extents of a buffer, the list
+//! of [`FdPiece`]s that the importer's front end is asked to map.
+
+pub mod direct;
+pub mod udmabuf;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use bufshare_protocol::types::{Extent, Transport};
+
+use crate::broker::MapSource;
+
+/// Page of the host, bytes. Everything that is mapped is a multiple of it.
+pub const PAGE: u64 = 4096;
+
+/// Which file behind a descriptor, whatever its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// Device of its file system.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+}
+
+impl FileId {
+    /// The identity of an open file.
+    ///
+    /// # Errors
+    /// As `fstat`.
+    pub fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        Ok(Self {
+            dev: meta.dev(),
+            ino: meta.ino(),
+        })
+    }
+}
+
+/// One region of a VM's own RAM.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// Guest-physical address.
+    pub addr: u64,
+    /// Bytes.
+    pub len: u64,
+    /// The file behind it.
+    pub file: Arc<File>,
+    /// Where the region begins in the file, bytes.
+    pub file_offset: u64,
+    /// Identity of the file.
+    pub id: FileId,
+    /// Page size of the file (more than [`PAGE`] on hugetlbfs).
+    pub page: u64,
+    /// Whether a udmabuf can be made of it: a memfd sealed against shrinking
+    /// and not against writing.
+    pub sealed: bool,
+}
+
+impl Region {
+    /// Looks at a region's file once, when the front end announces it.
+    ///
+    /// # Errors
+    /// As `fstat`.
+    pub fn new(addr: u64, len: u64, file: Arc<File>, file_offset: u64) -> io::Result<Self> {
+        let id = FileId::of(&file)?;
+        let page = page_size(&file);
+        let sealed = is_sealed(&file);
+        Ok(Self {
+            addr,
+            len,
+            file,
+            file_offset,
+            id,
+            page,
+            sealed,
+        })
+    }
+
+    /// Whether both are the same bytes at the same address.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        self.addr == other.addr
+            && self.len == other.len
+            && self.file_offset == other.file_offset
+            && self.id == other.id
+            && self.sealed == other.sealed
+    }
+
+    /// Offset in the file of `[addr, addr + len)`, if the region holds it.
+    fn offset_of(&self, addr: u64, len: u64) -> Option<u64> {
+        let inside = addr.checked_sub(self.addr)?;
+        let end = inside.checked_add(len)?;
+        if end > self.len {
+            return None;
+        }
+        self.file_offset.checked_add(inside)
+    }
+}
+
+/// A VM's own RAM as its front end last announced it. Holding it keeps the
+/// files open.
+#[derive(Clone, Debug, Default)]
+pub struct Ram {
+    /// The regions.
+    pub regions: Vec<Region>,
+}
+
+impl Ram {
+    /// Whether one region holds all of `[addr, addr + len)`.
+    #[must_use]
+    pub fn contains(&self, addr: u64, len: u64) -> bool {
+        self.regions
+            .iter()
+            .any(|region| region.offset_of(addr, len).is_some())
+    }
+
+    /// Whether both are the same bytes at the same addresses.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        self.regions.len() == other.regions.len()
+            && self
+                .regions
+                .iter()
+                .zip(&other.regions)
+                .all(|(a, b)| a.same(b))
+    }
+
+    /// The region of an extent and the extent's offset in its file.
+    fn locate(&self, extent: &Extent) -> Result<(&Region, u64), Error> {
+        self.regions
+            .iter()
+            .find_map(|region| {
+                let offset = region.offset_of(extent.addr, extent.len)?;
+                Some((region, offset))
+            })
+            .ok_or(Error::NotRam {
+                addr: extent.addr,
+                len: extent.len,
+            })
+    }
+}
+
+/// One mapping that the front end is asked for.
+#[derive(Clone, Debug)]
+pub struct FdPiece {
+    /// The file to map.
+    pub file: Arc<File>,
+    /// Its identity, by which the mapping is known when it comes back in the
+    /// front end's memory table.
+    pub id: FileId,
+    /// Where to begin in the file.
+    pub fd_offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Where to begin in the shared-memory region.
+    pub shm_offset: u64,
+}
+
+/// Why no file stands for the bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The owner's front end took the memory away meanwhile.
+    #[error("{len:#x} bytes at {addr:#x} are no longer RAM of the exporter")]
+    NotRam {
+        /// Guest-physical address.
+        addr: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// The file is shorter than its region.
+    #[error("RAM file of the exporter is shorter than its region")]
+    Short,
+    /// An offset cannot be mapped.
+    #[error(
+        "offset {offset:#x} or length {len:#x} is no multiple of the file's page of {page:#x} bytes; huge pages cannot be shared in parts without udmabuf"
+    )]
+    Unaligned {
+        /// Offset in the file.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+        /// Page of the file.
+        page: u64,
+    },
+    /// Sums beyond 64 bits.
+    #[error("lengths overflow")]
+    Overflow,
+    /// The transport is not served here.
+    #[error("transport {0:?} is not available on this host")]
+    Unavailable(Transport),
+    /// The host refused.
+    #[error("{0}")]
+    Host(#[from] io::Error),
+}
+
+/// The files to map for one buffer, back to back from `shm_offset`.
+///
+/// # Errors
+/// [`Error`]: nothing was made then.
+pub fn pieces(
+    ram: &Ram,
+    source: &MapSource,
+    shm_offset: u64,
+    udmabuf: Option<&dyn udmabuf::Maker>,
+) -> Result<Vec<FdPiece>, Error> {
+    match (source.transport, udmabuf) {
+        (Transport::Direct, _) => direct::pieces(ram, &source.extents, shm_offset),
+        (Transport::Udmabuf, Some(maker)) => {
+            udmabuf::pieces(ram, &source.extents, shm_offset, maker)
+        }
+        (transport, _) => Err(Error::Unavailable(transport)),
+    }
+}
+
+/// Page size of the file: that of its hugetlbfs, else [`PAGE`].
+fn page_size(file: &File) -> u64 {
+    // SAFETY: all zeroes is a valid statfs; it is plain data.
+    let mut info: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and `info` is writable for its size.
+    let rc = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut info) };
+    if rc == 0 && info.f_type == libc::HUGETLBFS_MAGIC {
+        u64::try_from(info.f_bsize).unwrap_or(PAGE).max(PAGE)
+    } else {
+        PAGE
+    }
+}
+
+/// Whether udmabuf takes the file: sealed against shrinking, not against
+/// writing.
+fn is_sealed(file: &File) -> bool {
+    // SAFETY: F_GET_SEALS takes no pointer.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    seals >= 0 && seals & libc::F_SEAL_SHRINK != 0 && seals & libc::F_SEAL_WRITE == 0
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::os::fd::FromRawFd;
+
+    /// A memfd of `len` bytes, sealed against shrinking if asked.
+    pub(crate) fn memfd(len: u64, seal: bool) -> Arc<File> {
+        // SAFETY: the name is NUL-terminated.
+        let fd = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_ALLOW_SEALING) };
+        assert!(fd >= 0);
+        // SAFETY: just made, owned by nobody else.
+        let file = unsafe { File::from_raw_fd(fd) };
+        file.set_len(len).unwrap();
+        if seal {
+            // SAFETY: F_ADD_SEALS takes no pointer.
+            let rc = unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) };
+            assert_eq!(rc, 0);
+        }
+        Arc::new(file)
+    }
+
+    pub(crate) fn ram() -> Ram {
+        let file = memfd(0x40000, true);
+        Ram {
+            regions: vec![
+                Region::new(0x10000, 0x10000, file.clone(), 0x8000).unwrap(),
+                Region::new(0x10_0000, 0x10000, file, 0x20000).unwrap(),
+            ],
+        }
+    }
+
+    #[test]
+    fn ram_contains_only_what_one_region_holds() {
+        let ram = ram();
+
+        assert!(ram.contains(0x10000, 0x10000));
+        assert!(ram.contains(0x1ffff, 1));
+        assert!(!ram.contains(0x1ffff, 2));
+        assert!(!ram.contains(0xffff, 1));
+        assert!(!ram.contains(u64::MAX, 2));
+    }
+
+    #[test]
+    fn region_knows_its_seals() {
+        let sealed = Region::new(0, 0x1000, memfd(0x1000, true), 0).unwrap();
+        let open = Region::new(0, 0x1000, memfd(0x1000, false), 0).unwrap();
+
+        assert!(sealed.sealed);
+        assert!(!open.sealed);
+        assert_eq!(sealed.page, PAGE);
+    }
+
+    #[test]
+    fn pieces_of_a_transport_not_served_are_refused() {
+        let source = MapSource {
+            owner: crate::broker::PeerId(1),
+            transport: Transport::Copy,
+            extents: vec![],
+        };
+
+        let result = pieces(&ram(), &source, 0, None);
+
+        assert!(matches!(result, Err(Error::Unavailable(Transport::Copy))));
+    }
+}

@@ -1,0 +1,567 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! One session, as the vhost-user crate, the hub and the port thread see it.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bufshare_protocol::device::{CAP_MAP, NUM_QUEUES, QUEUE_CONTROL, QUEUE_EVENT};
+use bufshare_protocol::limits::CONFIG_SIZE;
+use bufshare_protocol::response::Reply;
+use vhost::vhost_user::Backend;
+use vhost::vhost_user::message::{
+    VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserVirtioFeatures,
+};
+use vhost_user_backend::{ShutdownHandle, VhostUserBackend, VringT};
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
+use virtio_queue::QueueT;
+use vm_memory::GuestAddressSpace;
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{
+    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::memory::{self, Sent};
+use super::port::Port;
+use super::queue::{Control, Events, MAX_PER_KICK, Taken};
+use super::{GuestMem, Vring};
+use crate::broker::{PeerId, Token};
+use crate::hub::{Hub, Job, Link, SessionFacts};
+use crate::sync::{Limiter, lock};
+use crate::transport::Ram;
+
+/// Event of the worker's loop that says: serve the control queue again. The
+/// ids up to the number of queues are the crate's.
+pub const EVENT_AGAIN: u16 = 3;
+
+/// Queue sizes that front ends may ask for. crosvm offers the highest that
+/// virtio has unless told otherwise; memory is not taken for it.
+const MAX_QUEUE_SIZE: usize = 32768;
+
+/// How long a ring that has a kick descriptor waits for its call descriptor,
+/// which front ends send next: what is signalled between the two is lost. After
+/// that the driver is taken to poll.
+const CALL_WAIT: Duration = Duration::from_millis(100);
+
+/// Device features.
+#[must_use]
+pub fn features() -> u64 {
+    (1 << VIRTIO_F_VERSION_1)
+        | (1 << VIRTIO_RING_F_EVENT_IDX)
+        | (1 << VIRTIO_RING_F_INDIRECT_DESC)
+        | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+}
+
+/// Protocol features.
+#[must_use]
+pub fn protocol_features() -> VhostUserProtocolFeatures {
+    VhostUserProtocolFeatures::MQ
+        | VhostUserProtocolFeatures::REPLY_ACK
+        | VhostUserProtocolFeatures::BACKEND_REQ
+        | VhostUserProtocolFeatures::BACKEND_SEND_FD
+        | VhostUserProtocolFeatures::CONFIG
+        | VhostUserProtocolFeatures::SHMEM
+        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+        | VhostUserProtocolFeatures::SHARED_OBJECT
+}
+
+/// Ends a session from any of its threads.
+#[derive(Default)]
+pub struct Lifeline {
+    closing: AtomicBool,
+    shutdown: Mutex<Option<ShutdownHandle>>,
+}
+
+impl Lifeline {
+    /// The session has a connection now.
+    pub fn connected(&self, handle: Option<ShutdownHandle>) {
+        *lock(&self.shutdown) = handle;
+        if self.closing() {
+            self.end();
+        }
+    }
+
+    /// Closes the connection; the accept loop does the rest.
+    pub fn end(&self) {
+        self.closing.store(true, Ordering::Release);
+        if let Some(handle) = lock(&self.shutdown).as_ref() {
+            handle.shutdown();
+        }
+    }
+
+    /// Whether the session ends.
+    #[must_use]
+    pub fn closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+}
+
+/// Ends the session when the worker thread ends, for whatever reason. The
+/// vhost-user crate would say nothing, and the guest would wait for ever.
+struct WorkerWatch {
+    lifeline: Arc<Lifeline>,
+    name: Arc<str>,
+}
+
+impl Drop for WorkerWatch {
+    fn drop(&mut self) {
+        if !self.lifeline.closing() {
+            log::error!(
+                "{}: its worker thread ended (a kick descriptor failed, or a bug): the session ends",
+                self.name
+            );
+            self.lifeline.end();
+        }
+    }
+}
+
+thread_local! {
+    static WATCH: std::cell::RefCell<Option<WorkerWatch>> = const { std::cell::RefCell::new(None) };
+}
+
+#[derive(Default)]
+struct Phase {
+    running: bool,
+    epoch: u64,
+    /// Where the control queue was when it was stopped last.
+    last_base: u16,
+    /// Chains that were taken before the driver was fresh.
+    chains_before: u64,
+    /// Since when a call descriptor is missing.
+    no_call_since: Option<Instant>,
+}
+
+/// One front end's session.
+pub struct Session {
+    /// The peer.
+    pub peer: PeerId,
+    /// Its name, for the log.
+    pub name: Arc<str>,
+    /// Ends it.
+    pub lifeline: Arc<Lifeline>,
+    /// Its mapping requests.
+    pub port: Port,
+    /// The files that its front end was sent.
+    pub sent: Sent,
+    hub: Arc<Hub>,
+    ram: Mutex<Arc<Ram>>,
+    window_regions: AtomicUsize,
+    control: Control,
+    events: Events,
+    phase: Mutex<Phase>,
+    /// Wakes the worker for what one kick left undone.
+    again: EventFd,
+    /// Given away to the vhost-user crate, which never closes it.
+    exit_fd: Mutex<Option<RawFd>>,
+    shm_size: u64,
+    limiter: Limiter,
+}
+
+impl Session {
+    /// A session of `peer` before its front end has said anything.
+    ///
+    /// # Errors
+    /// As `eventfd`.
+    pub fn new(
+        hub: Arc<Hub>,
+        peer: PeerId,
+        name: Arc<str>,
+        mem: GuestMem,
+        shm_size: u64,
+    ) -> io::Result<Arc<Self>> {
+        let again = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        Ok(Arc::new(Self {
+            peer,
+            name,
+            lifeline: Arc::default(),
+            port: Port::new(shm_size),
+            sent: Sent::default(),
+            hub,
+            control: Control::new(mem.clone()),
+            events: Events::new(mem),
+            ram: Mutex::default(),
+            window_regions: AtomicUsize::new(0),
+            phase: Mutex::default(),
+            again,
+            exit_fd: Mutex::new(None),
+            shm_size,
+            limiter: Limiter::new(),
+        }))
+    }
+
+    /// To be registered for [`EVENT_AGAIN`].
+    #[must_use]
+    pub fn again_fd(&self) -> RawFd {
+        self.again.as_raw_fd()
+    }
+
+    /// Closes what the vhost-user crate leaves open, when its threads are gone.
+    pub fn reclaim(&self) {
+        if let Some(fd) = lock(&self.exit_fd).take() {
+            // SAFETY: the crate turned the consumer into this number and never
+            // closes it; its epoll is gone, and nobody else knows the number.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+        }
+    }
+
+    /// The rings are not ours any more. Takes back what the VM exported.
+    pub fn stop(&self) {
+        if self.stop_rings() {
+            log::info!("{}: driver stopped", self.name);
+            self.hub.stop(self.peer);
+        }
+    }
+
+    /// Whether they were running.
+    pub fn stop_rings(&self) -> bool {
+        let mut phase = lock(&self.phase);
+        if !phase.running {
+            return false;
+        }
+        phase.running = false;
+        self.port.set_running(false);
+        phase.no_call_since = None;
+        phase.last_base = self.control.stop().unwrap_or_default();
+        self.events.stop();
+        true
+    }
+
+    fn own(&self) -> impl Fn(u64, u64) -> bool + use<> {
+        let ram = lock(&self.ram).clone();
+        move |addr, len| ram.contains(addr, len)
+    }
+
+    /// Starts to serve when the control queue runs.
+    fn start_if_ready(&self, rings: &[Vring]) {
+        let (Some(control), Some(events)) = (ring(rings, QUEUE_CONTROL), ring(rings, QUEUE_EVENT))
+        else {
+            return;
+        };
+        let mut phase = lock(&self.phase);
+        if phase.running || self.lifeline.closing() {
+            return;
+        }
+        let base = {
+            let state = control.get_ref();
+            let queue = state.get_queue();
+            if !queue.ready() || !state.is_enabled() {
+                return;
+            }
+            queue.next_avail()
+        };
+        // A ring that goes on where it was belongs to a driver that was merely
+        // paused. (One that was stopped at 0 after a whole round looks fresh
+        // too; it is told of what is gone, which a fresh one does not mind.)
+        let chains = self.control.counters.chains.load(Ordering::Relaxed);
+        let whole_round = phase.last_base == 0 && chains > phase.chains_before;
+        let fresh = base == 0 && !whole_round;
+        if fresh {
+            phase.chains_before = chains;
+        }
+        let channel = self.port.channel();
+        let can_map = channel.backend_req && channel.shmem;
+        phase.epoch = self.hub.start(self.peer, can_map, fresh);
+        phase.running = true;
+        self.control.start(control.clone(), phase.epoch);
+        self.events.start(events.clone());
+        self.port.set_running(true);
+        drop(phase);
+        let how = if fresh { "started" } else { "resumed" };
+        log::info!("{}: driver {how}", self.name);
+        self.tell_missing();
+        self.deliver();
+    }
+
+    /// Says what the front end does not do, and what that costs.
+    fn tell_missing(&self) {
+        let channel = self.port.channel();
+        let missing: Vec<&str> = [
+            (channel.backend_req, "BACKEND_REQ"),
+            (
+                channel.shmem,
+                "SHMEM (bit 22; older software used 20 and 21)",
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(there, name)| (!there).then_some(name))
+        .collect();
+        if !missing.is_empty() {
+            log::warn!(
+                "{}: the front end did not negotiate {}: this VM can export, but nothing can be \
+                 mapped into it",
+                self.name,
+                missing.join(" and ")
+            );
+        } else if !channel.shared_object {
+            log::info!(
+                "{}: the front end did not negotiate SHARED_OBJECT: mappings are proved by \
+                 requests that it refuses, which it may log",
+                self.name
+            );
+        }
+    }
+
+    /// Serves the control queue, but not for ever.
+    fn serve(&self) {
+        let own = self.own();
+        self.control.begin_batch();
+        let mut left = MAX_PER_KICK;
+        loop {
+            match (left, self.control.take(&own)) {
+                (_, None) => {
+                    if self.control.end_batch() {
+                        self.control.begin_batch();
+                        left = left.saturating_sub(1);
+                        if left == 0 {
+                            break;
+                        }
+                        continue;
+                    }
+                    return;
+                }
+                (_, Some(taken)) => self.one(taken),
+            }
+            left = left.saturating_sub(1);
+            if left == 0 || self.lifeline.closing() {
+                break;
+            }
+        }
+        self.control.end_batch();
+        // The rest when the worker has looked at the rest of its work.
+        let _ = self.again.write(1);
+    }
+
+    fn one(&self, taken: Taken) {
+        if taken.malformed {
+            self.limiter.warn(
+                &self.name,
+                format_args!("malformed descriptor chain on the control queue"),
+            );
+        }
+        if !taken.answerable {
+            self.limiter.warn(
+                &self.name,
+                format_args!("request without room for a response"),
+            );
+        }
+        match taken.request {
+            Ok(request) => {
+                log::trace!("{}: request {:?}: {request:?}", self.name, taken.token);
+                self.hub
+                    .request(self.peer, taken.epoch, taken.token, request);
+            }
+            Err(status) => {
+                self.limiter
+                    .warn(&self.name, format_args!("bad request: {status}"));
+                self.hub.refuse(self.peer);
+                self.control.reply(taken.token, &Err(status));
+            }
+        }
+    }
+
+    fn deliver(&self) {
+        self.events
+            .deliver(self.own(), || self.hub.next_event(self.peer));
+    }
+
+    fn dispatch(&self, event: u16, rings: &[Vring]) {
+        if event == EVENT_AGAIN {
+            let _ = self.again.read();
+        }
+        if !self.can_signal(rings) {
+            std::thread::sleep(Duration::from_millis(1));
+            let _ = self.again.write(1);
+            return;
+        }
+        self.start_if_ready(rings);
+        if event == EVENT_AGAIN || u32::from(event) == QUEUE_EVENT {
+            self.deliver();
+        }
+        if u32::from(event) != QUEUE_EVENT {
+            self.serve();
+        }
+    }
+
+    /// Whether every ring that runs can be signalled, or never will be.
+    fn can_signal(&self, rings: &[Vring]) -> bool {
+        let missing = rings.iter().any(|ring| {
+            let state = ring.get_ref();
+            state.get_queue().ready() && state.is_enabled() && state.get_call().is_none()
+        });
+        let mut phase = lock(&self.phase);
+        if !missing {
+            phase.no_call_since = None;
+            return true;
+        }
+        let since = *phase.no_call_since.get_or_insert_with(Instant::now);
+        let polls = since.elapsed() >= CALL_WAIT;
+        self.events.driver_polls(polls);
+        polls
+    }
+}
+
+fn ring(rings: &[Vring], index: u32) -> Option<&Vring> {
+    rings.get(usize::try_from(index).ok()?)
+}
+
+impl Link for Session {
+    fn job(&self, job: Job) {
+        self.port.push(job);
+    }
+
+    fn reply(&self, token: Token, reply: &Reply) {
+        self.control.reply(token, reply);
+    }
+
+    fn events(&self) {
+        self.deliver();
+    }
+
+    fn facts(&self) -> SessionFacts {
+        let channel = self.port.channel();
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let (control, events) = (&self.control.counters, &self.events.counters);
+        SessionFacts {
+            backend_req: channel.backend_req,
+            shmem: channel.shmem,
+            shared_object: channel.shared_object,
+            reply_ack: channel.reply_ack,
+            running: lock(&self.phase).running,
+            ram_regions: lock(&self.ram).regions.len(),
+            window_regions: self.window_regions.load(Ordering::Relaxed),
+            pending: self.control.pending(),
+            chains: load(&control.chains),
+            malformed: load(&control.malformed).saturating_add(load(&events.malformed)),
+            no_room: load(&control.no_room),
+            events: load(&events.events),
+            short_event_buffers: load(&events.no_room),
+            jobs: self.port.jobs(),
+            refused: load(&self.port.refused),
+        }
+    }
+}
+
+impl VhostUserBackend for Session {
+    type Bitmap = ();
+    type Vring = Vring;
+
+    fn num_queues(&self) -> usize {
+        usize::try_from(NUM_QUEUES).unwrap_or_default()
+    }
+
+    fn max_queue_size(&self) -> usize {
+        MAX_QUEUE_SIZE
+    }
+
+    fn features(&self) -> u64 {
+        features()
+    }
+
+    fn acked_features(&self, features: u64) {
+        log::debug!("{}: features {features:#x}", self.name);
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        protocol_features()
+    }
+
+    fn reset_device(&self) {
+        self.stop();
+    }
+
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    /// Always as long as asked for: QEMU aborts and Cloud Hypervisor panics at
+    /// anything else.
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let space = self
+            .hub
+            .caps(self.peer)
+            .map_or([0; CONFIG_SIZE], |mut caps| {
+                // Drivers read this before their queues run.
+                let channel = self.port.channel();
+                if channel.backend_req && channel.shmem {
+                    caps.caps |= CAP_MAP;
+                }
+                caps.config_space()
+            });
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let size = usize::try_from(size).unwrap_or_default();
+        space
+            .iter()
+            .copied()
+            .skip(offset)
+            .chain(std::iter::repeat(0))
+            .take(size)
+            .collect()
+    }
+
+    fn update_memory(&self, mem: GuestMem) -> io::Result<()> {
+        let (ram, others) = memory::own_ram(&mem.memory(), &self.sent);
+        self.window_regions.store(others, Ordering::Relaxed);
+        let mut current = lock(&self.ram);
+        if current.same(&ram) {
+            return Ok(());
+        }
+        *current = Arc::new(ram.clone());
+        drop(current);
+        self.hub.set_ram(self.peer, ram);
+        Ok(())
+    }
+
+    fn set_backend_req_fd(&self, backend: Backend) {
+        self.port.set_channel(backend);
+    }
+
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        match new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC) {
+            Ok((consumer, notifier)) => {
+                *lock(&self.exit_fd) = Some(consumer.as_raw_fd());
+                Some((consumer, notifier))
+            }
+            Err(error) => {
+                log::error!("{}: no event descriptor: {error}", self.name);
+                None
+            }
+        }
+    }
+
+    fn stop_vring(&self, _index: u32) -> io::Result<()> {
+        self.stop();
+        Ok(())
+    }
+
+    fn handle_event(
+        &self,
+        event: u16,
+        _set: EventSet,
+        rings: &[Vring],
+        _thread: usize,
+    ) -> io::Result<()> {
+        WATCH.with_borrow_mut(|watch| {
+            watch.get_or_insert_with(|| WorkerWatch {
+                lifeline: self.lifeline.clone(),
+                name: self.name.clone(),
+            });
+        });
+        if !self.lifeline.closing()
+            && catch_unwind(AssertUnwindSafe(|| self.dispatch(event, rings))).is_err()
+        {
+            log::error!("{}: a bug stopped its worker: the session ends", self.name);
+            self.lifeline.end();
+        }
+        // An error would end the worker without a word.
+        Ok(())
+    }
+
+    fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
+        Ok(VhostUserShMemConfig::new(1, &[self.shm_size]))
+    }
+}

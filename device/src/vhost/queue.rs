@@ -1,0 +1,451 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The two queues: chains in, responses and events out.
+//!
+//! A request is read from guest memory once, into bytes of its own, and never
+//! looked at again. Every chain is completed exactly once: with a response if
+//! it has room for one, else with length 0. Chains of a driver that was
+//! stopped meanwhile are not completed; its ring is not ours any more.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bufshare_protocol::event::Event;
+use bufshare_protocol::limits::{MAX_REQUEST, MAX_RESPONSE, RESPONSE_HEADER};
+use bufshare_protocol::request::{self, Header, Request};
+use bufshare_protocol::response::{self, Reply};
+use bufshare_protocol::status::Status;
+use vhost_user_backend::VringT;
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemory};
+
+use super::{GuestMem, Vring};
+use crate::broker::Token;
+use crate::sync::lock;
+
+/// Descriptors per chain that are looked at. The longest request and response
+/// in single pages are 9 and 3; a driver may cut finer, but not without end.
+pub const MAX_DESCRIPTORS: usize = 256;
+
+/// Chains that one kick serves before the worker looks at its other work
+/// (and whether the session is over).
+pub const MAX_PER_KICK: usize = 256;
+
+/// Bytes of an event.
+const EVENT: usize = bufshare_protocol::event::SIZE;
+
+/// A piece of guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Guest-physical address.
+    pub addr: u64,
+    /// Bytes.
+    pub len: u32,
+}
+
+/// A descriptor chain, walked once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Index to complete it with.
+    pub head: u16,
+    /// What the driver wrote.
+    pub readable: Vec<Segment>,
+    /// Where the device may write.
+    pub writable: Vec<Segment>,
+    /// It ends where it should not, reads after it writes, or has more than
+    /// [`MAX_DESCRIPTORS`].
+    pub malformed: bool,
+}
+
+impl Layout {
+    /// Walks a chain. `own` says whether memory is the VM's own RAM: a chain
+    /// that points into a window would let the device write for the guest
+    /// where the guest itself may not.
+    pub fn walk<M>(chain: DescriptorChain<M>, own: impl Fn(u64, u64) -> bool) -> Self
+    where
+        M: Deref + Clone,
+        M::Target: GuestMemory,
+    {
+        let mut layout = Self {
+            head: chain.head_index(),
+            ..Self::default()
+        };
+        let mut more = true;
+        let mut count = 0_usize;
+        for desc in chain {
+            count = count.saturating_add(1);
+            if count > MAX_DESCRIPTORS {
+                break;
+            }
+            more = desc.has_next();
+            if desc.len() == 0 {
+                continue;
+            }
+            let segment = Segment {
+                addr: desc.addr().0,
+                len: desc.len(),
+            };
+            if !own(segment.addr, u64::from(segment.len)) {
+                layout.malformed = true;
+            } else if desc.is_write_only() {
+                layout.writable.push(segment);
+            } else if layout.writable.is_empty() {
+                layout.readable.push(segment);
+            } else {
+                layout.malformed = true;
+            }
+        }
+        // The iterator ends without a word at a loop, at an index out of range
+        // and at a descriptor outside of memory.
+        layout.malformed |= more;
+        layout
+    }
+
+    /// Bytes that may be written, as far as anybody needs to know.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let room = self
+            .writable
+            .iter()
+            .fold(0_u64, |sum, s| sum.saturating_add(u64::from(s.len)));
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
+    /// The readable bytes, and no more than `limit` of them. `None`: memory
+    /// that cannot be read.
+    pub fn read<M: GuestMemory>(&self, mem: &M, limit: usize) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        for segment in &self.readable {
+            let rest = limit.saturating_sub(bytes.len());
+            if rest == 0 {
+                break;
+            }
+            let len = usize::try_from(segment.len).unwrap_or(usize::MAX).min(rest);
+            let mut part = vec![0; len];
+            mem.read_slice(&mut part, GuestAddress(segment.addr)).ok()?;
+            bytes.append(&mut part);
+        }
+        Some(bytes)
+    }
+
+    /// Writes `bytes` from the beginning of the room; returns how many.
+    pub fn write<M: GuestMemory>(&self, mem: &M, bytes: &[u8]) -> u32 {
+        let mut rest = bytes;
+        let mut written = 0_u32;
+        for segment in &self.writable {
+            if rest.is_empty() {
+                break;
+            }
+            let len = usize::try_from(segment.len)
+                .unwrap_or(usize::MAX)
+                .min(rest.len());
+            let (part, tail) = rest.split_at(len);
+            if mem.write_slice(part, GuestAddress(segment.addr)).is_err() {
+                break;
+            }
+            written = written.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
+            rest = tail;
+        }
+        written
+    }
+
+    /// The request in this chain. Never fails without saying what to answer.
+    fn parse<M: GuestMemory>(&self, mem: &M) -> (Header, Result<Request, Status>) {
+        // One more byte than any request has: enough to see it is too long.
+        let limit = MAX_REQUEST.saturating_add(1);
+        let Some(bytes) = self.read(mem, limit) else {
+            return (Header::default(), Err(Status::BadLength));
+        };
+        let (header, result) = match request::parse(&bytes) {
+            Ok((header, request)) => (header, Ok(request)),
+            Err((header, status)) => (header.unwrap_or_default(), Err(status)),
+        };
+        if self.malformed {
+            return (header, Err(Status::BadLength));
+        }
+        (header, result)
+    }
+}
+
+/// A request that was taken from the control queue.
+#[derive(Debug)]
+pub struct Taken {
+    /// Under which it is answered.
+    pub token: Token,
+    /// What it says, or the status to answer at once.
+    pub request: Result<Request, Status>,
+    /// In which epoch it was read.
+    pub epoch: u64,
+    /// Whether the chain was malformed.
+    pub malformed: bool,
+    /// Whether there is room for a response.
+    pub answerable: bool,
+}
+
+/// What happened on a queue.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Chains taken.
+    pub chains: AtomicU64,
+    /// Chains that were malformed.
+    pub malformed: AtomicU64,
+    /// Chains without room for what had to be written.
+    pub no_room: AtomicU64,
+    /// Events written.
+    pub events: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[derive(Debug)]
+struct Pending {
+    layout: Layout,
+    header: Header,
+}
+
+#[derive(Default)]
+struct Gate {
+    /// The ring, while it runs.
+    ring: Option<Vring>,
+    epoch: u64,
+    next_token: u64,
+    pending: HashMap<u64, Pending>,
+    /// The worker is in a batch and will signal at its end.
+    batching: bool,
+    /// Completed and not signalled.
+    unsignalled: bool,
+}
+
+/// Queue 0.
+pub struct Control {
+    mem: GuestMem,
+    gate: Mutex<Gate>,
+    /// What happened.
+    pub counters: Counters,
+}
+
+impl Control {
+    /// A queue that does not run.
+    #[must_use]
+    pub fn new(mem: GuestMem) -> Self {
+        Self {
+            mem,
+            gate: Mutex::new(Gate::default()),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The ring runs.
+    pub fn start(&self, ring: Vring, epoch: u64) {
+        let mut gate = lock(&self.gate);
+        gate.ring = Some(ring);
+        gate.epoch = epoch;
+    }
+
+    /// The ring is the driver's again: on return, nothing of it is touched any
+    /// more, and open requests are forgotten.
+    /// Returns where the ring was.
+    pub fn stop(&self) -> Option<u16> {
+        let mut gate = lock(&self.gate);
+        gate.pending.clear();
+        gate.unsignalled = false;
+        let ring = gate.ring.take()?;
+        Some(ring.queue_next_avail())
+    }
+
+    /// Requests that wait for their answer.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        lock(&self.gate).pending.len()
+    }
+
+    /// Takes one request. `None`: there is none.
+    pub fn take(&self, own: impl Fn(u64, u64) -> bool) -> Option<Taken> {
+        let mut gate = lock(&self.gate);
+        let mem = self.mem.memory();
+        let ring = gate.ring.clone()?;
+        let chain = pop(&ring, mem.clone())?;
+        count(&self.counters.chains);
+        let layout = Layout::walk(chain, own);
+        let (header, request) = layout.parse(&*mem);
+        if layout.malformed {
+            count(&self.counters.malformed);
+        }
+        let answerable = layout.room() >= RESPONSE_HEADER;
+        let token = gate.next_token;
+        let taken = Taken {
+            token: Token(token),
+            request,
+            epoch: gate.epoch,
+            malformed: layout.malformed,
+            answerable,
+        };
+        gate.next_token = token.wrapping_add(1);
+        gate.pending.insert(token, Pending { layout, header });
+        Some(taken)
+    }
+
+    /// Completes a request. One that is not known (any more) does nothing.
+    pub fn reply(&self, token: Token, reply: &Reply) {
+        let mut gate = lock(&self.gate);
+        let Some(Pending { layout, header }) = gate.pending.remove(&token.0) else {
+            return;
+        };
+        let Some(ring) = gate.ring.clone() else {
+            return;
+        };
+        let bytes = response::encode(&header, reply, layout.room().min(MAX_RESPONSE));
+        if bytes.is_empty() {
+            count(&self.counters.no_room);
+        }
+        let written = layout.write(&*self.mem.memory(), &bytes);
+        // Fails only if the driver placed its ring outside of memory.
+        let _ = ring.add_used(layout.head, written);
+        if gate.batching {
+            gate.unsignalled = true;
+        } else {
+            signal(&ring);
+        }
+    }
+
+    /// Completions until [`Control::end_batch`] are signalled there.
+    pub fn begin_batch(&self) {
+        let mut gate = lock(&self.gate);
+        gate.batching = true;
+        if let Some(ring) = &gate.ring {
+            // Only a hint to the driver; what fails here fails again below.
+            let _ = ring.disable_notification();
+        }
+    }
+
+    /// Signals what was completed, and asks for kicks again. Whether chains
+    /// came meanwhile.
+    pub fn end_batch(&self) -> bool {
+        let mut gate = lock(&self.gate);
+        gate.batching = false;
+        let unsignalled = std::mem::take(&mut gate.unsignalled);
+        let Some(ring) = &gate.ring else {
+            return false;
+        };
+        if unsignalled {
+            signal(ring);
+        }
+        ring.enable_notification().unwrap_or(false)
+    }
+}
+
+/// Queue 1.
+pub struct Events {
+    mem: GuestMem,
+    ring: Mutex<Option<Vring>>,
+    polled: AtomicBool,
+    /// What happened.
+    pub counters: Counters,
+}
+
+impl Events {
+    /// A queue that does not run.
+    #[must_use]
+    pub fn new(mem: GuestMem) -> Self {
+        Self {
+            mem,
+            ring: Mutex::new(None),
+            polled: AtomicBool::new(false),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The ring runs.
+    pub fn start(&self, ring: Vring) {
+        *lock(&self.ring) = Some(ring);
+    }
+
+    /// The ring is the driver's again.
+    pub fn stop(&self) {
+        *lock(&self.ring) = None;
+        self.driver_polls(false);
+    }
+
+    /// Whether the driver needs no signal. Else events wait until it can be
+    /// signalled.
+    pub fn driver_polls(&self, polls: bool) {
+        self.polled.store(polls, Ordering::Relaxed);
+    }
+
+    /// Writes events from `next` as long as there are events and room.
+    pub fn deliver(&self, own: impl Fn(u64, u64) -> bool, next: impl Fn() -> Option<Event>) {
+        let guard = lock(&self.ring);
+        let Some(ring) = guard.as_ref() else {
+            return;
+        };
+        if ring.get_ref().get_call().is_none() && !self.polled.load(Ordering::Relaxed) {
+            return;
+        }
+        let mem = self.mem.memory();
+        let mut written = false;
+        // A driver that gives buffers back as fast as they come is bounded by
+        // the events there are, and by this.
+        for _ in 0..MAX_PER_KICK {
+            let Some(chain) = pop(ring, mem.clone()) else {
+                if ring.enable_notification().unwrap_or(false) {
+                    continue;
+                }
+                break;
+            };
+            let layout = Layout::walk(chain, &own);
+            if layout.malformed || layout.room() < EVENT {
+                count(if layout.malformed {
+                    &self.counters.malformed
+                } else {
+                    &self.counters.no_room
+                });
+                let _ = ring.add_used(layout.head, 0);
+                written = true;
+                continue;
+            }
+            let Some(event) = next() else {
+                ring.get_mut().get_queue_mut().go_to_previous_position();
+                break;
+            };
+            let len = layout.write(&*mem, &event.to_bytes());
+            let _ = ring.add_used(layout.head, len);
+            count(&self.counters.events);
+            written = true;
+        }
+        if written {
+            signal(ring);
+        }
+    }
+}
+
+/// The next chain, if the ring runs and has one. An available index that makes
+/// no sense is none.
+fn pop<M>(ring: &Vring, mem: M) -> Option<DescriptorChain<M>>
+where
+    M: Clone + Deref,
+    M::Target: GuestMemory,
+{
+    let mut state = ring.get_mut();
+    if !state.is_enabled() {
+        return None;
+    }
+    let queue = state.get_queue_mut();
+    if !queue.ready() {
+        return None;
+    }
+    queue.iter(mem).ok()?.next()
+}
+
+/// Tells the driver, if it wants to be told.
+fn signal(ring: &Vring) {
+    if ring.needs_notification().unwrap_or(true) {
+        // A call eventfd that is full has told already.
+        let _ = ring.signal_used_queue();
+    }
+}
+
+#[cfg(test)]
+mod tests;

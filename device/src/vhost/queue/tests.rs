@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Chains by the mock driver of the virtio-queue crate.
+
+#![allow(clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+
+use super::*;
+use bufshare_protocol::event::EventKind;
+use bufshare_protocol::response::Response;
+use virtio_bindings::bindings::virtio_ring::{
+    VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
+};
+use virtio_queue::desc::RawDescriptor;
+use virtio_queue::desc::split::Descriptor;
+use virtio_queue::mock::MockSplitQueue;
+use vm_memory::GuestMemoryMmap;
+
+const NEXT: u16 = VRING_DESC_F_NEXT as u16;
+const WRITE: u16 = VRING_DESC_F_WRITE as u16;
+const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
+
+/// Above everything that the mock places.
+const REQUEST: u64 = 0x2_0000;
+const ROOM: u64 = 0x3_0000;
+const TABLE: u64 = 0x4_0000;
+
+fn memory() -> GuestMem {
+    GuestMem::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10_0000)]).unwrap())
+}
+
+fn own(addr: u64, len: u64) -> bool {
+    addr.checked_add(len).is_some_and(|end| end <= 0x10_0000)
+}
+
+/// A ring of 16 with one chain.
+fn ring(mem: &GuestMem, chain: &[Descriptor]) -> Vring {
+    let guard = mem.memory();
+    let mock = MockSplitQueue::new(&*guard, 16);
+    let raw: Vec<RawDescriptor> = chain.iter().map(|d| RawDescriptor::from(*d)).collect();
+    if !raw.is_empty() {
+        // The mock makes each chain end where a descriptor has no NEXT.
+        for (i, desc) in raw.iter().enumerate() {
+            mock.desc_table().store(i as u16, *desc).unwrap();
+        }
+        mock.avail().ring().ref_at(0).unwrap().store(0_u16.to_le());
+        mock.avail().idx().store(1_u16.to_le());
+    }
+    let ring = Vring::new(mem.clone(), 16).unwrap();
+    ring.set_queue_size(16);
+    ring.set_queue_info(
+        mock.desc_table_addr().0,
+        mock.avail_addr().0,
+        mock.used_addr().0,
+    )
+    .unwrap();
+    ring.set_queue_ready(true);
+    ring.set_enabled(true);
+    ring
+}
+
+fn used(mem: &GuestMem, ring: &Vring) -> (u16, u32, u32) {
+    let at = ring.get_ref().get_queue().used_ring();
+    let mem = mem.memory();
+    (
+        mem.read_obj::<u16>(GuestAddress(at + 2)).unwrap(),
+        mem.read_obj::<u32>(GuestAddress(at + 4)).unwrap(),
+        mem.read_obj::<u32>(GuestAddress(at + 8)).unwrap(),
+    )
+}
+
+fn walk(chain: &[Descriptor]) -> Layout {
+    let mem = memory();
+    let ring = ring(&mem, chain);
+    let chain = pop(&ring, mem.memory()).unwrap();
+    Layout::walk(chain, own)
+}
+
+fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Descriptor {
+    Descriptor::new(addr, len, flags, next)
+}
+
+fn put_request(mem: &GuestMem, request: &Request) -> u32 {
+    let bytes = request.encode(42);
+    mem.memory()
+        .write_slice(&bytes, GuestAddress(REQUEST))
+        .unwrap();
+    bytes.len() as u32
+}
+
+#[test]
+fn walk_separates_what_is_read_from_what_is_written() {
+    let layout = walk(&[
+        desc(REQUEST, 10, NEXT, 1),
+        desc(REQUEST + 100, 0, NEXT, 2),
+        desc(ROOM, 20, WRITE | NEXT, 3),
+        desc(ROOM + 50, 30, WRITE, 0),
+    ]);
+
+    assert!(!layout.malformed);
+    assert_eq!(
+        layout.readable,
+        [Segment {
+            addr: REQUEST,
+            len: 10
+        }]
+    );
+    assert_eq!(layout.room(), 50);
+}
+
+#[test]
+fn walk_of_a_chain_that_ends_wrong_is_malformed() {
+    for (what, chain) in [
+        (
+            "loop",
+            vec![desc(REQUEST, 8, NEXT, 1), desc(REQUEST, 8, NEXT, 0)],
+        ),
+        ("index out of range", vec![desc(REQUEST, 8, NEXT, 16)]),
+        (
+            "read after write",
+            vec![desc(ROOM, 8, WRITE | NEXT, 1), desc(REQUEST, 8, 0, 0)],
+        ),
+        ("outside of RAM", vec![desc(0x10_0000 - 4, 8, 0, 0)]),
+        ("overflow", vec![desc(u64::MAX, 8, 0, 0)]),
+        (
+            "4 GiB in all",
+            vec![desc(0, u32::MAX, NEXT, 1), desc(0, u32::MAX, WRITE, 0)],
+        ),
+        (
+            "indirect table of odd length",
+            vec![desc(TABLE, 17, INDIRECT, 0)],
+        ),
+        (
+            "indirect table outside",
+            vec![desc(1 << 40, 16, INDIRECT, 0)],
+        ),
+        ("empty indirect table", vec![desc(TABLE, 0, INDIRECT, 0)]),
+    ] {
+        assert!(walk(&chain).malformed, "{what}");
+    }
+}
+
+#[test]
+fn walk_follows_an_indirect_table() {
+    let mem = memory();
+    let table = [desc(REQUEST, 10, NEXT, 1), desc(ROOM, 20, WRITE, 0)];
+    for (i, desc) in table.iter().enumerate() {
+        let at = GuestAddress(TABLE + 16 * i as u64);
+        mem.memory()
+            .write_obj(RawDescriptor::from(*desc), at)
+            .unwrap();
+    }
+    let ring = ring(&mem, &[desc(TABLE, 32, INDIRECT, 0)]);
+
+    let layout = Layout::walk(pop(&ring, mem.memory()).unwrap(), own);
+
+    assert!(!layout.malformed);
+    assert_eq!((layout.readable.len(), layout.writable.len()), (1, 1));
+}
+
+#[test]
+fn walk_looks_at_a_bounded_number_of_descriptors() {
+    let mem = memory();
+    for i in 0..1000_u64 {
+        let one = desc(REQUEST, 1, NEXT, (i + 1) as u16);
+        let at = GuestAddress(TABLE + 16 * i);
+        mem.memory()
+            .write_obj(RawDescriptor::from(one), at)
+            .unwrap();
+    }
+    let ring = ring(&mem, &[desc(TABLE, 16_000, INDIRECT, 0)]);
+
+    let layout = Layout::walk(pop(&ring, mem.memory()).unwrap(), own);
+
+    assert!(layout.malformed);
+    assert_eq!(layout.readable.len(), MAX_DESCRIPTORS);
+}
+
+#[test]
+fn read_and_write_cross_segments() {
+    let mem = memory();
+    let guard = mem.memory();
+    guard.write_slice(b"abc", GuestAddress(REQUEST)).unwrap();
+    guard
+        .write_slice(b"defg", GuestAddress(REQUEST + 100))
+        .unwrap();
+    let layout = Layout {
+        readable: vec![
+            Segment {
+                addr: REQUEST,
+                len: 3,
+            },
+            Segment {
+                addr: REQUEST + 100,
+                len: 4,
+            },
+        ],
+        writable: vec![
+            Segment { addr: ROOM, len: 2 },
+            Segment {
+                addr: ROOM + 100,
+                len: 9,
+            },
+        ],
+        ..Layout::default()
+    };
+
+    assert_eq!(layout.read(&*guard, 5).unwrap(), b"abcde");
+    assert_eq!(layout.write(&*guard, b"12345"), 5);
+
+    let mut back = [0; 3];
+    guard
+        .read_slice(&mut back, GuestAddress(ROOM + 100))
+        .unwrap();
+    assert_eq!(&back, b"345");
+}
+
+#[test]
+fn control_answers_a_request_once() {
+    let mem = memory();
+    let len = put_request(&mem, &Request::GetCaps { version: 1 });
+    let ring = ring(
+        &mem,
+        &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
+    );
+    let control = Control::new(mem.clone());
+    control.start(ring.clone(), 7);
+
+    let taken = control.take(own).unwrap();
+    assert_eq!((taken.epoch, taken.answerable), (7, true));
+    assert!(matches!(taken.request, Ok(Request::GetCaps { version: 1 })));
+    control.reply(taken.token, &Ok(Response::Done));
+    control.reply(taken.token, &Ok(Response::Done));
+
+    assert_eq!(used(&mem, &ring), (1, 0, 16));
+    assert_eq!(control.pending(), 0);
+    assert!(control.take(own).is_none());
+}
+
+#[test]
+fn control_does_not_touch_a_ring_that_was_stopped() {
+    let mem = memory();
+    let len = put_request(&mem, &Request::GetCaps { version: 1 });
+    let ring = ring(
+        &mem,
+        &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
+    );
+    let control = Control::new(mem.clone());
+    control.start(ring.clone(), 1);
+    let taken = control.take(own).unwrap();
+
+    assert_eq!(control.stop(), Some(1));
+    control.start(ring.clone(), 2);
+    control.reply(taken.token, &Ok(Response::Done));
+
+    assert_eq!(used(&mem, &ring).0, 0);
+}
+
+#[test]
+fn control_says_what_is_wrong_with_a_long_request() {
+    let mem = memory();
+    put_request(&mem, &Request::GetCaps { version: 1 });
+    let long = MAX_REQUEST as u32 + 1;
+    let ring = ring(
+        &mem,
+        &[desc(REQUEST, long, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
+    );
+    let control = Control::new(mem);
+    control.start(ring, 0);
+
+    let taken = control.take(own).unwrap();
+
+    assert_eq!(taken.request, Err(Status::BadLength));
+}
+
+#[test]
+fn control_of_a_disabled_ring_takes_nothing() {
+    let mem = memory();
+    let ring = ring(&mem, &[desc(ROOM, 64, WRITE, 0)]);
+    ring.set_enabled(false);
+    let control = Control::new(mem);
+    control.start(ring, 0);
+
+    assert!(control.take(own).is_none());
+}
+
+#[test]
+fn events_without_an_event_leave_the_buffer_where_it_was() {
+    let mem = memory();
+    let ring = ring(&mem, &[desc(ROOM, 64, WRITE, 0)]);
+    let events = Events::new(mem.clone());
+    events.start(ring.clone());
+    events.driver_polls(true);
+
+    events.deliver(own, || None);
+    assert_eq!(ring.queue_next_avail(), 0);
+
+    let event = Event {
+        kind: EventKind::PeerUp,
+        seq: 1,
+        peer: 2,
+        id: Default::default(),
+        handle: 0,
+        value: 0,
+    };
+    events.deliver(own, || Some(event));
+    assert_eq!(used(&mem, &ring), (1, 0, 64));
+}
+
+#[test]
+fn events_give_a_short_buffer_back_and_keep_the_event() {
+    let mem = memory();
+    let ring = ring(&mem, &[desc(ROOM, 63, WRITE, 0)]);
+    let events = Events::new(mem.clone());
+    events.start(ring.clone());
+    events.driver_polls(true);
+
+    events.deliver(own, || panic!("an event was taken without room for it"));
+
+    assert_eq!(used(&mem, &ring), (1, 0, 0));
+}
+
+#[test]
+fn events_wait_until_the_driver_can_be_signalled() {
+    let mem = memory();
+    let ring = ring(&mem, &[desc(ROOM, 64, WRITE, 0)]);
+    let events = Events::new(mem.clone());
+    events.start(ring.clone());
+
+    events.deliver(own, || {
+        panic!("an event was taken that cannot be signalled")
+    });
+
+    assert_eq!(used(&mem, &ring).0, 0);
+}

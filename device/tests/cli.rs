@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The command line, as people and management software use it.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+mod common;
+
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
+
+use common::SOON;
+use common::daemon::{Daemon, Setup, binary};
+use common::vm::Vm;
+
+fn run(args: &[&str]) -> Output {
+    Command::new(binary()).args(args).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn print_capabilities_ignores_everything_else() {
+    for args in [
+        &["--print-capabilities"][..],
+        &["--nonsense", "--print-capabilities", "--peer", "x"],
+        &["--fd", "0", "--print-capabilities", "--socket-path", "/x"],
+    ] {
+        let output = run(args);
+
+        assert_eq!(output.status.code(), Some(0));
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["type"], "bufshare");
+        assert_eq!(json["features"][0], "direct");
+        assert_eq!(json["virtio-id"], 37);
+    }
+}
+
+#[test]
+fn wrong_usage_is_status_2_and_names_the_mistake() {
+    for (args, word) in [
+        (&[][..], "no peer"),
+        (&["--nonsense"], "--nonsense"),
+        (&["--peer", "name=a"], "no socket"),
+        (&["--peer", "name=a,sock=/x"], "sock"),
+        (&["--peer", "name=a,socket=/x", "--allow", "a:b:r"], "'b'"),
+        (
+            &["--peer", "name=a,socket=/x", "--allow", "a:a:r"],
+            "itself",
+        ),
+        (&["--peer", "name=a,socket=/x", "--allow", "a:b:w"], "'w'"),
+        (&["--socket-path", "/x", "--shm-size", "3M"], "power of two"),
+        (&["--socket-path", "/x", "--shm-size", "3X"], "3X"),
+        (&["--socket-path", "/x", "--max-windows", "449"], "448"),
+        (&["--socket-path", "/x", "--fd", "3"], "--fd"),
+        (&["--config", "/does/not/exist"], "/does/not/exist"),
+    ] {
+        let output = run(args);
+
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {text}");
+        assert!(text.contains(word), "{args:?}: {text}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn mistake_in_the_file_is_shown_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    for (text, words) in [
+        ("max-windows = 3\nnonsense = 1\n", ["nonsense", "line 2"]),
+        ("max-windows = \"many\"\n", ["line 1", "column"]),
+        ("allow = [\"a:b\"]\n", ["a:b", "line 1"]),
+        (
+            "[[peer]]\nname = \"a\"\nsokcet = \"/x\"\n",
+            ["sokcet", "line 3"],
+        ),
+        ("shm-size = \"1T\"\n", ["1T", "line 1"]),
+    ] {
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, text).unwrap();
+
+        let output = run(&["--config", path.to_str().unwrap()]);
+
+        let shown = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{shown}");
+        for word in words {
+            assert!(shown.contains(word), "'{word}' is not in: {shown}");
+        }
+        assert!(shown.contains("c.toml"), "{shown}");
+    }
+}
+
+#[test]
+fn run_time_failure_is_status_1_and_names_the_peer() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    let _listener = UnixListener::bind(&live).unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let missing = dir.path().join("no/such/dir");
+    for (path, word) in [
+        (&live, "another process listens"),
+        (&file, "not a socket"),
+        (&missing, "No such file"),
+    ] {
+        let output = run(&["--peer", &format!("name=cam,socket={}", path.display())]);
+
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(word) && text.contains("cam"), "{text}");
+    }
+    let output = run(&["--fd", "77"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("not open"), "{}", stderr(&output));
+    assert!(file.exists() && live.exists());
+}
+
+#[test]
+fn failed_start_leaves_no_socket_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = dir.path().join("good");
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+
+    run(&[
+        "--peer",
+        &format!("name=a,socket={}", good.display()),
+        "--peer",
+        &format!("name=b,socket={}", file.display()),
+    ]);
+
+    assert!(!good.exists());
+}
+
+#[test]
+fn help_is_a_manual() {
+    let output = run(&["--help"]);
+
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    for word in [
+        "--peer",
+        "ram-fd",
+        "enforces-ro",
+        "Exit status",
+        "SIGTERM",
+        "Examples",
+        "virtio-id=37",
+    ] {
+        assert!(text.contains(word), "'{word}' is not in the help");
+    }
+}
+
+#[test]
+fn inherited_listening_socket_is_served_and_not_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let notify = dir.path().join("notify");
+    let ready = UnixDatagram::bind(&notify).unwrap();
+    ready.set_read_timeout(Some(SOON)).unwrap();
+    let fd = listener.as_raw_fd();
+    let mut command = Command::new(binary());
+    command
+        .args(["--fd", "9"])
+        .env("NOTIFY_SOCKET", &notify)
+        .stderr(Stdio::null());
+    let inherit = move || {
+        // SAFETY: both numbers are descriptors, or this fails.
+        match unsafe { libc::dup2(fd, 9) } {
+            9 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec nothing but dup2 is called.
+    unsafe { command.pre_exec(inherit) };
+    let mut child = command.spawn().unwrap();
+    ready.recv(&mut [0; 64]).expect("READY=1");
+
+    drop(Vm::boot(&path));
+    drop(Vm::boot(&path));
+
+    // SAFETY: our own child.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(path.exists());
+}
+
+#[test]
+fn config_file_alone_is_enough() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    let socket = dir.path().join("cam");
+    let text = format!(
+        "shm-size = \"4M\"\nlog-level = \"debug\"\n[[peer]]\nname = \"cam\"\nsocket = \"{}\"\n",
+        socket.display()
+    );
+    std::fs::write(&path, text).unwrap();
+    let config: &'static str = path.to_str().unwrap().to_owned().leak();
+
+    let daemon = Daemon::start(&Setup {
+        peers: vec![],
+        allow: vec![],
+        extra: vec!["--config", config],
+    });
+
+    let vm = Vm::boot(&socket);
+    assert_eq!(vm.front.shm.region.len, 4 << 20);
+    drop(vm);
+    daemon.finish();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn control_socket_survives_readers_that_leave() {
+    let daemon = Daemon::start(&Setup::default());
+    for _ in 0..20 {
+        let mut stream = std::os::unix::net::UnixStream::connect(daemon.socket("control")).unwrap();
+        let _ = stream.read(&mut [0; 1]);
+    }
+
+    let report = daemon.report();
+
+    assert_eq!(report["peers"].as_array().unwrap().len(), 3);
+    assert_eq!(report["broker"]["shm_size"], 16 << 20);
+    daemon.finish();
+}

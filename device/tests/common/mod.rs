@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the tests of the running daemon share.
+
+#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_lossless,
+    clippy::cast_possible_wrap,
+    clippy::multiple_unsafe_ops_per_block,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+pub mod daemon;
+pub mod frontend;
+pub mod vm;
+
+use std::time::{Duration, Instant};
+
+/// For everything that happens at once on an idle machine. Not the time that
+/// anything is expected to take.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Looks again and again until `done`. Fails with `what`.
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + SOON;
+    while !done() {
+        assert!(Instant::now() < end, "waited {SOON:?} for {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

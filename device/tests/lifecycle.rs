@@ -1,0 +1,615 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Front ends that come, go, stop, pause, stall and die.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+mod common;
+
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use bufshare_protocol::event::EventKind;
+use bufshare_protocol::request::Request;
+use bufshare_protocol::status::Status;
+use common::daemon::{Daemon, Setup};
+use common::frontend::{Asked, Options, PAGE};
+use common::vm::{DATA, Vm};
+use common::{SOON, until};
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::VhostUserProtocolFeatures as Proto;
+use vhost::{VhostBackend, VringConfigData};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Two seconds less than the daemon waits for an importer that does not
+/// answer: what is quicker did not wait that out.
+const QUICK: Duration = Duration::from_secs(3);
+
+fn two() -> (Daemon, Vm, Vm) {
+    let daemon = Daemon::start(&Setup::default());
+    let a = Vm::boot(&daemon.socket("a"));
+    let b = Vm::boot(&daemon.socket("b"));
+    (daemon, a, b)
+}
+
+/// `from` exports a page and `to` maps it. Returns the handle.
+fn share(from: &mut Vm, to: &mut Vm) -> u64 {
+    let id = from.export(DATA, PAGE);
+    let handle = to.attach(id);
+    to.map(handle, PAGE);
+    handle
+}
+
+fn without(features: Proto) -> Options {
+    let options = Options::default();
+    Options {
+        protocol: options.protocol - features,
+        ..options
+    }
+}
+
+#[test]
+fn exporter_stop_is_answered_when_the_importer_has_unmapped() {
+    let (daemon, mut a, mut b) = two();
+    let handle = share(&mut a, &mut b);
+    b.front.shm.hold(true);
+    let shm = b.front.shm.clone();
+
+    let stop = std::thread::spawn(move || {
+        a.front.stop();
+        // Counted at the moment of the answer.
+        (a, shm.windows())
+    });
+    assert_eq!(b.event_of(EventKind::Revoked).handle, handle);
+    b.unmap(handle);
+    until("the unmap request", || daemon.session("b")["jobs"] != 0);
+    assert!(
+        !stop.is_finished(),
+        "answered while b's VMM maps a's memory"
+    );
+    b.front.shm.hold(false);
+    let (a, windows) = stop.join().unwrap();
+
+    assert_eq!(windows, 0);
+    assert_eq!(daemon.peer("a")["unproved_stops"], 0);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn stop_with_a_map_request_outstanding_is_answered_at_once() {
+    let (daemon, mut a, mut b) = two();
+    share(&mut a, &mut b);
+    let id = a.export(DATA + PAGE, PAGE);
+    let handle = b.attach(id);
+    b.front.shm.forget_asked();
+    b.front.shm.hold(true);
+    b.submit(&Request::Map {
+        handle,
+        offset: 0,
+        len: PAGE,
+    });
+    until("the map request", || daemon.session("b")["jobs"] != 0);
+
+    let start = Instant::now();
+    b.front.stop();
+    let took = start.elapsed();
+    b.front.shm.hold(false);
+
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    b.front.shm.until("the map", |asked| {
+        asked.iter().any(|a| matches!(a, Asked::Map { .. }))
+    });
+    // That one was on its way and cannot be called back. No other follows.
+    assert_eq!(b.front.shm.forgive_while_stopped(), 1);
+    b.start_fresh();
+    let handle = b.attach(id);
+    b.map(handle, PAGE);
+    assert_eq!(b.front.shm.windows(), 1);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn nothing_is_asked_of_a_front_end_whose_device_is_stopped() {
+    let (daemon, mut a, mut b) = two();
+    let first = a.export(DATA, PAGE);
+    let second = a.export(DATA + PAGE, PAGE);
+    let handles = [b.attach(first), b.attach(second)];
+    b.map(handles[0], PAGE);
+    b.map(handles[1], PAGE);
+    b.unmap(handles[1]);
+
+    let bases = b.front.stop();
+    let pending = a.submit(&Request::Unexport { id: first });
+    let stop = Instant::now();
+    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    a.front.stop();
+    let took = stop.elapsed();
+    b.front.shm.forget_asked();
+    let windows = b.front.shm.windows();
+    b.resume(&bases);
+
+    assert_eq!(windows, 2, "paused with its windows");
+    assert!(took < QUICK, "{took:?}");
+    until("the unmaps after the resumption", || {
+        b.front.shm.windows() == 0
+    });
+    let _ = pending;
+    a.start_fresh();
+    share(&mut a, &mut b);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn windows_that_survive_a_reset_are_unmapped_when_the_device_runs_again() {
+    let daemon = Daemon::start(&Setup::default());
+    let options = Options {
+        keep_windows: true,
+        ..Options::default()
+    };
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot_with(&daemon.socket("b"), &options);
+    share(&mut a, &mut b);
+
+    b.reset();
+
+    until("the unmap", || b.front.shm.windows() == 0);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn two_stops_at_once_do_not_wait_for_each_other() {
+    let (daemon, mut a, mut b) = two();
+    share(&mut a, &mut b);
+    share(&mut b, &mut a);
+    let barrier = Barrier::new(2);
+
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for vm in [&mut a, &mut b] {
+            scope.spawn(|| {
+                barrier.wait();
+                vm.front.stop();
+            });
+        }
+    });
+    let took = start.elapsed();
+
+    assert!(took < QUICK, "{took:?}");
+    a.start_fresh();
+    b.start_fresh();
+    share(&mut a, &mut b);
+    assert_eq!(b.front.shm.windows(), 1);
+    assert_eq!(a.front.shm.windows(), 0);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn three_stops_in_a_circle_do_not_wait_for_each_other() {
+    let (daemon, mut a, mut b) = two();
+    let mut c = Vm::boot(&daemon.socket("c"));
+    share(&mut a, &mut b);
+    share(&mut b, &mut c);
+    share(&mut c, &mut a);
+    let barrier = Barrier::new(3);
+
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for vm in [&mut a, &mut b, &mut c] {
+            scope.spawn(|| {
+                barrier.wait();
+                vm.front.stop();
+            });
+        }
+    });
+    let took = start.elapsed();
+
+    assert!(took < QUICK, "{took:?}");
+    drop((a, b, c));
+    daemon.finish();
+}
+
+#[test]
+fn stop_of_an_exporter_is_answered_although_the_importer_stalls() {
+    let (daemon, mut a, mut b) = two();
+    share(&mut a, &mut b);
+    b.front.shm.hold(true);
+
+    a.front.stop();
+
+    assert_eq!(daemon.peer("a")["unproved_stops"], 1);
+    assert!(daemon.log().contains("did not prove"));
+    assert_eq!(b.front.shm.windows(), 1);
+    b.front.shm.hold(false);
+    until("the unmap", || b.front.shm.windows() == 0);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn reset_importer_is_told_to_the_exporter_and_loses_its_windows() {
+    let (daemon, mut a, mut b) = two();
+    share(&mut a, &mut b);
+
+    b.reset();
+
+    assert_eq!(a.event_of(EventKind::Released).peer, 2);
+    until("the unmap", || b.front.shm.windows() == 0);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn resumed_driver_is_told_what_it_lost() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, PAGE);
+
+    a.pause_and_resume();
+
+    let event = a.event_of(EventKind::Revoked);
+    assert_eq!((event.id, event.handle), (id, 0));
+    assert_eq!(b.event_of(EventKind::PeerDown).peer, 1);
+    assert_eq!(b.event_of(EventKind::PeerUp).peer, 1);
+    share(&mut a, &mut b);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn fresh_driver_is_not_told_what_another_lost() {
+    let (daemon, mut a, mut b) = two();
+    a.export(DATA, PAGE);
+
+    a.reset();
+    share(&mut b, &mut a);
+
+    let kinds: Vec<EventKind> = a.events().iter().map(|e| e.kind).collect();
+    assert!(!kinds.contains(&EventKind::Revoked), "{kinds:?}");
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn front_end_that_dies_with_a_map_outstanding_ends_its_session() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    b.front.shm.hold(true);
+    b.submit(&Request::Map {
+        handle,
+        offset: 0,
+        len: PAGE,
+    });
+    until("the map request", || daemon.session("b")["jobs"] != 0);
+
+    drop(b);
+
+    daemon.until_gone("b");
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let handle = b.attach(id);
+    b.map(handle, PAGE);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn front_end_that_keeps_its_channel_open_does_not_hold_up_the_next() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    b.front.shm.hold(true);
+    b.submit(&Request::Map {
+        handle,
+        offset: 0,
+        len: PAGE,
+    });
+    until("the map request", || daemon.session("b")["jobs"] != 0);
+
+    // SAFETY: an open socket.
+    unsafe { libc::shutdown(b.front.raw().as_raw_fd(), libc::SHUT_RDWR) };
+
+    daemon.until_gone("b");
+    let mut next = Vm::boot(&daemon.socket("b"));
+    let handle = next.attach(id);
+    next.map(handle, PAGE);
+    assert!(daemon.log().contains("holds its back-end channel open"));
+    drop(next);
+    daemon.finish();
+    drop((a, b));
+}
+
+#[test]
+fn second_front_end_waits_until_the_first_has_gone() {
+    let daemon = Daemon::start(&Setup::default());
+    let first = Vm::boot(&daemon.socket("a"));
+    let path = daemon.socket("a");
+    let second = std::thread::spawn(move || Vm::boot(&path));
+    // Whatever the second does, the first goes on.
+    let mut first = first;
+    first.export(DATA, PAGE);
+    assert!(!second.is_finished());
+
+    drop(first);
+
+    drop(second.join().unwrap());
+    assert!(daemon.peer("a")["sessions"].as_u64().unwrap() >= 2);
+    daemon.finish();
+}
+
+#[test]
+fn thousand_sessions_leave_nothing_behind() {
+    let daemon = Daemon::start(&Setup::default());
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let mut once = || {
+        let mut a = Vm::boot(&daemon.socket("a"));
+        share(&mut a, &mut b);
+        share(&mut b, &mut a);
+        drop(a);
+        let handle = b.event_of(EventKind::Revoked).handle;
+        b.unmap(handle);
+        b.detach(handle);
+        daemon.until_gone("a");
+        let Ok(bufshare_protocol::response::Response::Buffers { entries, .. }) =
+            b.request(&Request::List { cursor: 0 })
+        else {
+            panic!("LIST");
+        };
+        for buffer in entries.iter().filter(|buffer| buffer.owned) {
+            b.unexport(buffer.id);
+        }
+    };
+    once();
+    // The accept loop makes the next session's things when someone connects,
+    // and has given back the last one's when the report says so.
+    until("the threads of the first session", || {
+        daemon.threads() <= 12
+    });
+    let (fds, threads) = (daemon.fds(), daemon.threads());
+
+    for _ in 0..1000 {
+        once();
+    }
+
+    until("the descriptors of the last session", || {
+        daemon.fds() <= fds
+    });
+    until("the threads of the last session", || {
+        daemon.threads() <= threads
+    });
+    drop(b);
+    daemon.finish();
+}
+
+#[test]
+fn sigterm_while_idle_ends_with_status_0() {
+    Daemon::start(&Setup::default()).finish();
+}
+
+#[test]
+fn sigterm_while_connected_ends_with_status_0() {
+    let (daemon, mut a, mut b) = two();
+    share(&mut a, &mut b);
+
+    daemon.finish();
+}
+
+#[test]
+fn sigterm_with_a_map_outstanding_ends_with_status_0() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    b.front.shm.hold(true);
+    b.submit(&Request::Map {
+        handle,
+        offset: 0,
+        len: PAGE,
+    });
+    until("the map request", || daemon.session("b")["jobs"] != 0);
+
+    let start = Instant::now();
+    daemon.finish();
+
+    assert!(start.elapsed() < QUICK);
+}
+
+#[test]
+fn sigterm_while_a_stop_waits_ends_with_status_0() {
+    let (daemon, mut a, mut b) = two();
+    share(&mut a, &mut b);
+    b.front.shm.hold(true);
+    let raw = a.front.raw();
+    let stop = std::thread::spawn(move || raw.get_vring_base(0));
+    assert_eq!(b.event_of(EventKind::Revoked).kind, EventKind::Revoked);
+
+    let start = Instant::now();
+    daemon.finish();
+
+    assert!(start.elapsed() < QUICK);
+    assert!(stop.join().unwrap().is_err());
+}
+
+#[test]
+fn front_end_without_shmem_can_export_and_gets_no_shmem() {
+    let daemon = Daemon::start(&Setup::default());
+    let mut a = Vm::boot_with(&daemon.socket("a"), &without(Proto::SHMEM));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let handle = share(&mut a, &mut b);
+    let theirs = b.export(DATA, PAGE);
+
+    let refused = a
+        .try_attach(theirs)
+        .and_then(|handle| a.try_map(handle, PAGE));
+
+    assert_eq!(refused.unwrap_err(), Status::NoShmem);
+    assert_eq!(a.front.config[4] & 1, 0, "CAP_MAP");
+    assert_eq!(b.front.read_config(4, 1).unwrap()[0] & 1, 1, "CAP_MAP");
+    assert!(daemon.log().contains("did not negotiate SHMEM"));
+    b.unmap(handle);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn front_end_without_backend_channel_can_export_and_gets_no_shmem() {
+    let daemon = Daemon::start(&Setup::default());
+    let mut a = Vm::boot_with(
+        &daemon.socket("a"),
+        &without(Proto::BACKEND_REQ | Proto::SHMEM),
+    );
+    let mut b = Vm::boot(&daemon.socket("b"));
+    share(&mut a, &mut b);
+    let theirs = b.export(DATA, PAGE);
+
+    let refused = a
+        .try_attach(theirs)
+        .and_then(|handle| a.try_map(handle, PAGE));
+
+    assert_eq!(refused.unwrap_err(), Status::NoShmem);
+    assert!(daemon.log().contains("BACKEND_REQ and SHMEM"));
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn front_end_without_shared_object_is_proved_by_the_page_that_is_never_mapped() {
+    let daemon = Daemon::start(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot_with(&daemon.socket("b"), &without(Proto::SHARED_OBJECT));
+
+    share(&mut a, &mut b);
+
+    let guard = (16 << 20) - PAGE;
+    let asked = b.front.shm.asked();
+    assert!(
+        asked.contains(&Asked::RefusedUnmap {
+            shm_offset: guard,
+            len: PAGE
+        }),
+        "{asked:?}"
+    );
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn front_end_without_reply_ack_cannot_import() {
+    let daemon = Daemon::start(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot_with(&daemon.socket("b"), &without(Proto::REPLY_ACK));
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+
+    let refused = b.try_map(handle, PAGE);
+
+    assert_eq!(refused, Err(Status::HostError));
+    assert_eq!(daemon.session("b")["reply_ack"], false);
+    assert!(daemon.log().contains("REPLY_ACK is missing"));
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn driver_without_event_idx_is_served() {
+    let daemon = Daemon::start(&Setup::default());
+    let options = Options {
+        event_idx: false,
+        ..Options::default()
+    };
+    let mut a = Vm::boot_with(&daemon.socket("a"), &options);
+    let mut b = Vm::boot_with(&daemon.socket("b"), &options);
+
+    share(&mut a, &mut b);
+
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn worker_that_dies_ends_the_session() {
+    let daemon = Daemon::start(&Setup::default());
+    let a = Vm::boot(&daemon.socket("a"));
+    let mut raw = a.front.raw();
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    // SAFETY: just made.
+    let broken = unsafe { EventFd::from_raw_fd(ends[0]) };
+    // SAFETY: just made, and used no more.
+    unsafe { libc::close(ends[1]) };
+
+    raw.set_vring_kick(0, &broken).unwrap();
+    let _ = raw.set_vring_enable(0, true);
+
+    daemon.until_gone("a");
+    assert!(daemon.log().contains("worker thread ended"));
+    drop((a, raw));
+    drop(Vm::boot(&daemon.socket("a")));
+    daemon.finish();
+}
+
+#[test]
+fn config_space_is_answered_in_every_range() {
+    let daemon = Daemon::start(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+
+    let whole = a.front.read_config(0, 64).unwrap();
+    let tail = a.front.read_config(60, 20).unwrap();
+    let beyond = a.front.read_config(200, 56).unwrap();
+
+    assert_eq!(whole[0..4], 1_u32.to_le_bytes());
+    assert_eq!(whole[8..12], 256_u32.to_le_bytes());
+    assert_eq!(whole[32..40], (16_u64 << 20).to_le_bytes());
+    assert_eq!(whole[48..56], 1_u64.to_le_bytes());
+    assert_eq!(tail, [0; 20]);
+    assert_eq!(beyond, [0; 56]);
+    drop(a);
+    daemon.finish();
+}
+
+#[test]
+fn largest_queue_of_virtio_is_accepted() {
+    let daemon = Daemon::start(&Setup::default());
+    let a = Vm::connect(&daemon.socket("a"), &Options::default());
+    let raw = a.front.raw();
+    raw.set_mem_table(&[a.front.ram_region()]).unwrap();
+
+    raw.set_vring_num(0, 32768).unwrap();
+    let base = a.front.ram.ptr as u64;
+    let data = VringConfigData {
+        queue_max_size: 32768,
+        queue_size: 32768,
+        flags: 0,
+        desc_table_addr: base,
+        avail_ring_addr: base + 0x10_0000,
+        used_ring_addr: base + 0x20_0000,
+        log_addr: None,
+    };
+    raw.set_vring_addr(0, &data).unwrap();
+
+    drop((a, raw));
+    daemon.finish();
+}
+
+#[test]
+fn deadline_is_not_waited_for_when_nothing_is_mapped() {
+    let (daemon, mut a, b) = two();
+    let id = a.export(DATA, PAGE);
+
+    let start = Instant::now();
+    a.unexport(id);
+
+    assert!(start.elapsed() < Duration::from_millis(900), "{SOON:?}");
+    drop((a, b));
+    daemon.finish();
+}

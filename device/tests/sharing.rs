@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Two virtual machines and the daemon between them.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+mod common;
+
+use bufshare_protocol::event::EventKind;
+use bufshare_protocol::request::Request;
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::Extent;
+use common::daemon::{Daemon, Setup};
+use common::frontend::{Asked, PAGE, SHM_GPA};
+use common::vm::{DATA, Vm};
+
+fn two() -> (Daemon, Vm, Vm) {
+    let daemon = Daemon::start(&Setup::default());
+    let a = Vm::boot(&daemon.socket("a"));
+    let b = Vm::boot(&daemon.socket("b"));
+    (daemon, a, b)
+}
+
+#[test]
+fn mapped_buffer_is_the_same_memory_on_both_sides() {
+    let (daemon, mut a, mut b) = two();
+    let pages = [7, 3, 5].map(|n| Extent {
+        addr: DATA + n * PAGE,
+        len: PAGE,
+    });
+    for (n, extent) in pages.iter().enumerate() {
+        a.front
+            .ram
+            .write(extent.addr, format!("page {n}").as_bytes());
+    }
+    let export = Vm::export_of(pages.to_vec(), vec![]);
+    let Ok(bufshare_protocol::response::Response::Exported { id, .. }) = a.request(&export) else {
+        panic!("not exported");
+    };
+    let handle = b.attach(id);
+
+    let (at, cached) = b.map(handle, 3 * PAGE);
+
+    assert!(!cached);
+    for n in 0..3 {
+        let seen = b.front.shm.region.read(at + n * PAGE, 6);
+        assert_eq!(seen, format!("page {n}").as_bytes());
+    }
+    b.front.shm.region.write(at + PAGE + 100, b"written by b");
+    assert_eq!(a.front.ram.read(pages[1].addr + 100, 12), b"written by b");
+    assert_eq!(b.front.shm.windows(), 3);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn second_map_of_an_idle_window_does_not_ask_the_vmm() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, 4 * PAGE);
+    let handle = b.attach(id);
+    let first = b.map(handle, 4 * PAGE);
+    b.unmap(handle);
+    b.front.shm.forget_asked();
+
+    let second = b.map(handle, 4 * PAGE);
+
+    assert_eq!(second, (first.0, true));
+    assert_eq!(b.front.shm.asked(), []);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn unexport_is_answered_after_the_importer_let_go() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    let (at, _) = b.map(handle, PAGE);
+    let pending = a.submit(&Request::Unexport { id });
+
+    let event = b.event_of(EventKind::Revoked);
+
+    assert_eq!((event.id, event.handle), (id, handle));
+    assert!(!a.is_done(pending), "answered before the importer let go");
+    b.unmap(handle);
+    assert!(a.finish(pending).is_ok());
+    assert_eq!(b.front.shm.windows(), 0);
+    assert_eq!(b.front.shm.region.read(at, 4), [0; 4]);
+    assert_eq!(b.try_map(handle, PAGE), Err(Status::Revoked));
+    b.detach(handle);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn unexport_takes_the_window_of_an_importer_that_does_not_answer() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    b.map(handle, PAGE);
+
+    a.unexport(id);
+
+    assert_eq!(b.front.shm.windows(), 0);
+    assert_eq!(b.event_of(EventKind::Revoked).handle, handle);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn window_cannot_be_exported_again() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    let (at, _) = b.map(handle, PAGE);
+    let window = Extent {
+        addr: SHM_GPA + at,
+        len: PAGE,
+    };
+
+    let reply = b.request(&Vm::export_of(vec![window], vec![]));
+
+    assert_eq!(reply, Err(Status::NotRam));
+    assert_eq!(daemon.session("b")["window_regions"], 1);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn refused_map_is_a_status_and_its_range_waits_for_a_proof() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    b.front.shm.refuse(1);
+
+    let refused = b.try_map(handle, PAGE);
+    let (at, _) = b.map(handle, PAGE);
+
+    assert_eq!(refused, Err(Status::MapFailed));
+    let asked = b.front.shm.asked();
+    let refusal = asked
+        .iter()
+        .position(|a| matches!(a, Asked::RefusedMap { .. }));
+    let retry = asked.iter().position(|a| matches!(a, Asked::Map { .. }));
+    // A refusal is itself the acknowledgement of all before it, so the range may
+    // serve again at once; but nothing is mapped twice.
+    assert!(refusal.unwrap() < retry.unwrap());
+    assert_eq!(
+        asked
+            .iter()
+            .filter(|a| matches!(a, Asked::Unmap { .. }))
+            .count(),
+        0
+    );
+    assert!(at < b.front.shm.region.len);
+    assert_eq!(b.front.shm.windows(), 1);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn refused_piece_takes_the_earlier_pieces_back() {
+    let (daemon, mut a, mut b) = two();
+    let pages = [1, 3, 5].map(|n| Extent {
+        addr: DATA + n * PAGE,
+        len: PAGE,
+    });
+    let export = Vm::export_of(pages.to_vec(), vec![]);
+    let Ok(bufshare_protocol::response::Response::Exported { id, .. }) = a.request(&export) else {
+        panic!("not exported");
+    };
+    let handle = b.attach(id);
+    b.front.shm.refuse_after(2, 1);
+
+    let refused = b.try_map(handle, 3 * PAGE);
+
+    assert_eq!(refused, Err(Status::MapFailed));
+    assert_eq!(b.front.shm.windows(), 0);
+    b.map(handle, 3 * PAGE);
+    assert_eq!(b.front.shm.windows(), 3);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn map_beyond_the_window_budget_is_a_status() {
+    let setup = Setup {
+        extra: vec!["--shm-size", "16M", "--max-windows", "4"],
+        ..Setup::default()
+    };
+    let daemon = Daemon::start(&setup);
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let handles: Vec<u64> = (0..5)
+        .map(|n| a.export(DATA + 2 * n * PAGE, PAGE))
+        .map(|id| b.attach(id))
+        .collect();
+    for handle in &handles[..4] {
+        b.map(*handle, PAGE);
+    }
+
+    let fifth = b.try_map(handles[4], PAGE);
+
+    assert_eq!(fifth, Err(Status::NoWindow));
+    b.unmap(handles[0]);
+    b.map(handles[4], PAGE);
+    assert_eq!(b.front.shm.windows(), 4);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn exporter_that_leaves_takes_its_memory_along() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    b.map(handle, PAGE);
+
+    drop(a);
+
+    assert_eq!(b.event_of(EventKind::Revoked).handle, handle);
+    b.unmap(handle);
+    b.front.shm.until("the unmap", |asked| {
+        asked.iter().any(|a| matches!(a, Asked::Unmap { .. }))
+    });
+    assert_eq!(b.try_map(handle, PAGE), Err(Status::Revoked));
+    drop(b);
+    daemon.finish();
+}
+
+#[test]
+fn importer_that_leaves_is_told_to_the_exporter() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    b.map(handle, PAGE);
+
+    drop(b);
+
+    let event = a.event_of(EventKind::Released);
+    assert_eq!((event.id, event.peer), (id, 2));
+    a.unexport(id);
+    drop(a);
+    daemon.finish();
+}
+
+#[test]
+fn peer_without_policy_sees_nothing() {
+    let setup = Setup {
+        allow: vec!["a:b:r"],
+        ..Setup::default()
+    };
+    let daemon = Daemon::start(&setup);
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut c = Vm::boot(&daemon.socket("c"));
+    let id = a.export(DATA, PAGE);
+
+    assert_eq!(c.try_attach(id), Err(Status::NotFound));
+    assert!(c.events().is_empty());
+    drop((a, c));
+    daemon.finish();
+}
+
+#[test]
+fn ten_thousand_cached_maps_leave_nothing_behind() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, 4 * PAGE);
+    let handle = b.attach(id);
+    b.map(handle, 4 * PAGE);
+    b.unmap(handle);
+    let fds = daemon.fds();
+
+    for _ in 0..10_000 {
+        assert!(b.map(handle, 4 * PAGE).1);
+        b.unmap(handle);
+    }
+
+    assert_eq!(daemon.fds(), fds);
+    assert_eq!(b.front.shm.windows(), 1);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn evicting_maps_leave_nothing_behind() {
+    let setup = Setup {
+        extra: vec!["--shm-size", "16M", "--max-windows", "1"],
+        ..Setup::default()
+    };
+    let daemon = Daemon::start(&setup);
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let handles = [0, 2].map(|n| {
+        let id = a.export(DATA + n * PAGE, PAGE);
+        b.attach(id)
+    });
+    b.map(handles[0], PAGE);
+    b.unmap(handles[0]);
+    let fds = daemon.fds();
+
+    for round in 1..2001 {
+        assert!(!b.map(handles[round % 2], PAGE).1);
+        b.unmap(handles[round % 2]);
+    }
+
+    assert_eq!(daemon.fds(), fds);
+    assert_eq!(b.front.shm.windows(), 1);
+    assert_eq!(daemon.broker("b")["windows"], 1);
+    drop((a, b));
+    daemon.finish();
+}
