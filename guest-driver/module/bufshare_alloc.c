@@ -73,26 +73,31 @@ static struct page *bufshare_get_contig(unsigned long nr, unsigned long align)
 
 /*
  * The next piece: the whole rest if it can be had, else the largest power of
- * two, not less than align pages.
+ * two, not less than align pages. An order that failed is not tried again:
+ * that would cost as much each time.
  */
-static struct page *bufshare_get_piece(unsigned long rest, unsigned long align, bool first,
+static struct page *bufshare_get_piece(unsigned long rest, unsigned long align, int *max_order,
 				       unsigned long *nr)
 {
+	bool first = *max_order > MAX_PAGE_ORDER;
 	const gfp_t gfp = GFP_HIGHUSER | __GFP_ACCOUNT;
 	const gfp_t hard = gfp | __GFP_NORETRY | __GFP_NOWARN;
-	struct page *page;
+	struct page *page = NULL;
 	int order;
 
 	*nr = rest;
-	page = bufshare_get_block(rest, rest == 1 ? gfp : hard);
+	if (get_order(rest << PAGE_SHIFT) <= *max_order)
+		page = bufshare_get_block(rest, rest == 1 ? gfp : hard);
 	if (!page && first && rest > 1)
 		page = bufshare_get_contig(rest, align);
 	if (page)
 		return page;
 
-	for (order = min(ilog2(rest), MAX_PAGE_ORDER); order >= ilog2(align); order--) {
+	for (order = min3(ilog2(rest), MAX_PAGE_ORDER, *max_order); order >= ilog2(align);
+	     order--) {
 		if (fatal_signal_pending(current))
 			return NULL;
+		*max_order = order;
 		*nr = 1UL << order;
 		page = bufshare_get_block(*nr, order ? hard : gfp);
 		if (page)
@@ -157,9 +162,9 @@ static struct bufshare_mem *bufshare_mem_make(u64 size, unsigned long align)
 {
 	unsigned long rest = size >> PAGE_SHIFT, nr;
 	struct bufshare_mem *mem;
+	int ret, max_order = MAX_PAGE_ORDER + 1;	/* one more: nothing tried yet */
 	struct page *page;
 	u32 room = 0;
-	int ret;
 
 	mem = kzalloc_obj(*mem, GFP_KERNEL_ACCOUNT);
 	if (!mem)
@@ -170,7 +175,7 @@ static struct bufshare_mem *bufshare_mem_make(u64 size, unsigned long align)
 		ret = -EINTR;
 		if (fatal_signal_pending(current))
 			goto err;
-		page = bufshare_get_piece(rest, align, !mem->nr_pieces, &nr);
+		page = bufshare_get_piece(rest, align, &max_order, &nr);
 		ret = -ENOMEM;
 		if (!page)
 			goto err;

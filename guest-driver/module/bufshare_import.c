@@ -32,6 +32,9 @@
 /* The host takes the window after about a second. */
 #define BUFSHARE_REVOKE_WAIT	msecs_to_jiffies(500)
 
+/* How long an orderly end may take. */
+#define BUFSHARE_LEAVE_WAIT	msecs_to_jiffies(1000)
+
 bool bufshare_force_sync;
 module_param_named(force_sync, bufshare_force_sync, bool, 0644);
 MODULE_PARM_DESC(force_sync, "Tell the host of CPU access even where memory is coherent (default off)");
@@ -58,6 +61,7 @@ static void bufshare_unmap_complete(struct bufshare_device *bd, struct bufshare_
 		dev_dbg(bd->dev, "UNMAP: status %u (%d)\n", req->status, req->err);
 	imp->wire = BUFSHARE_IMPORT_ATTACHED;
 	bufshare_imp_settle_locked(imp);
+	wake_up_all(&bd->idle);
 	bufshare_imp_put_locked(imp);
 }
 
@@ -68,6 +72,7 @@ static void bufshare_detach_complete(struct bufshare_device *bd, struct bufshare
 	if (req->err && req->status != VIRTIO_BUFSHARE_S_NOT_FOUND && bd->alive)
 		dev_dbg(bd->dev, "DETACH: status %u (%d)\n", req->status, req->err);
 	imp->wire = BUFSHARE_IMPORT_GONE;
+	wake_up_all(&bd->idle);
 	bufshare_imp_put_locked(imp);
 }
 
@@ -96,7 +101,7 @@ static void bufshare_imp_settle_locked(struct bufshare_imp *imp)
 	    (imp->released || imp->zapped))
 		bufshare_imp_send_locked(imp, imp->unmap_req, BUFSHARE_IMPORT_UNMAPPING,
 					 bufshare_unmap_complete);
-	else if (imp->wire == BUFSHARE_IMPORT_ATTACHED && imp->released)
+	else if (imp->wire == BUFSHARE_IMPORT_ATTACHED && (imp->released || imp->bd->leaving))
 		bufshare_imp_send_locked(imp, imp->detach_req, BUFSHARE_IMPORT_DETACHING,
 					 bufshare_detach_complete);
 }
@@ -154,6 +159,7 @@ static void bufshare_map_complete(struct bufshare_device *bd, struct bufshare_re
 	imp->map_err = bufshare_map_result_locked(imp, req);
 	bufshare_imp_settle_locked(imp);
 	wake_up_all(&imp->wait);
+	wake_up_all(&bd->idle);
 	bufshare_imp_put_locked(imp);
 }
 
@@ -544,6 +550,7 @@ static void bufshare_imp_revoke_locked(struct bufshare_imp *imp)
 		queue_work(imp->bd->revoke_wq, &imp->revoke_work);
 	else
 		imp->zapped = true;
+	bufshare_imp_settle_locked(imp);	/* when leaving: an unmapped one is detached */
 }
 
 /**
@@ -565,7 +572,7 @@ void bufshare_import_revoked_locked(struct bufshare_device *bd, u64 handle)
 
 /**
  * bufshare_imports_revoke_all() - no import may be used any more
- * @bd: the device, not alive
+ * @bd: the device, leaving
  *
  * Returns when no user space mapping is left.
  */
@@ -578,6 +585,32 @@ void bufshare_imports_revoke_all(struct bufshare_device *bd)
 		bufshare_imp_revoke_locked(imp);
 	spin_unlock_irq(&bd->lock);
 	flush_workqueue(bd->revoke_wq);
+}
+
+static bool bufshare_imports_left(struct bufshare_device *bd)
+{
+	struct bufshare_imp *imp;
+	bool under_way = false;
+
+	spin_lock_irq(&bd->lock);
+	list_for_each_entry(imp, &bd->imports, node)
+		under_way |= imp->wire == BUFSHARE_IMPORT_MAPPING ||
+			     imp->wire == BUFSHARE_IMPORT_UNMAPPING ||
+			     imp->wire == BUFSHARE_IMPORT_DETACHING;
+	under_way &= bd->alive;
+	spin_unlock_irq(&bd->lock);
+	return !under_way;
+}
+
+/**
+ * bufshare_imports_wait_left() - wait until the windows have been given back
+ * @bd: the device, leaving, all its imports revoked
+ *
+ * Those that the kernel still uses are not waited for.
+ */
+void bufshare_imports_wait_left(struct bufshare_device *bd)
+{
+	wait_event_timeout(bd->idle, bufshare_imports_left(bd), BUFSHARE_LEAVE_WAIT);
 }
 
 /**
@@ -635,6 +668,8 @@ static struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
 		kfree(imp);
 		return NULL;
 	}
+	imp->unmap_req->closing = true;
+	imp->detach_req->closing = true;
 	imp->refs = 1;
 	imp->bd = bd;
 	memcpy(&imp->id, &arg->id, sizeof(imp->id));

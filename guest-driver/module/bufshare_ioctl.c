@@ -453,8 +453,12 @@ static ssize_t bufshare_fop_read(struct file *file, char __user *buf, size_t len
 
 	if (len < sizeof(ev))
 		return -EINVAL;
-	if (mutex_lock_interruptible(&bf->read_lock))
+	if (file->f_flags & O_NONBLOCK) {
+		if (!mutex_trylock(&bf->read_lock))
+			return -EAGAIN;
+	} else if (mutex_lock_interruptible(&bf->read_lock)) {
 		return -ERESTARTSYS;
+	}
 	while (len - done >= sizeof(ev)) {
 		if (!bufshare_file_peek(bf, &ev)) {
 			if (done)

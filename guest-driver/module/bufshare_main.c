@@ -102,6 +102,7 @@ static struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev)
 	INIT_LIST_HEAD(&bd->exports);
 	INIT_LIST_HEAD(&bd->imports);
 	INIT_WORK(&bd->event_work, bufshare_event_work);
+	init_waitqueue_head(&bd->idle);
 	mutex_init(&bd->files_lock);
 	INIT_LIST_HEAD(&bd->files);
 	return bd;
@@ -151,7 +152,11 @@ static int bufshare_set_caps(struct bufshare_device *bd,
 		.peer_id = le64_to_cpu(config->peer_id),
 	};
 
-	if (!caps.version || config->reserved || !is_power_of_2(caps.map_align) ||
+	if (!caps.version) {
+		dev_err(bd->dev, "this VM was reset with buffers mapped, which its VMM does not survive: power it off and on\n");
+		return -ENODEV;
+	}
+	if (config->reserved || !is_power_of_2(caps.map_align) ||
 	    caps.map_align > PAGE_SIZE << MAX_PAGE_ORDER || !caps.max_extents) {
 		dev_err(bd->dev, "configuration space: version %u, alignment %u, %u extents: not a buffer-sharing device of this driver's kind\n",
 			caps.version, caps.map_align, caps.max_extents);
@@ -259,25 +264,52 @@ static int bufshare_start(struct bufshare_device *bd)
 		return ret;
 	spin_lock_irq(&bd->lock);
 	WRITE_ONCE(bd->alive, true);
+	bd->leaving = false;
 	spin_unlock_irq(&bd->lock);
 	/* Events may have come while we were not alive. */
 	queue_work(bd->wq, &bd->event_work);
 	return bufshare_greet(bd);
 }
 
+/* Have the host unmap the windows that it keeps for our next MAP. */
+static void bufshare_flush(struct bufshare_device *bd)
+{
+	struct bufshare_req *req;
+	int ret;
+
+	if (!bd->shm || !READ_ONCE(bd->alive))
+		return;
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_FLUSH, sizeof(struct virtio_bufshare_req),
+				 sizeof(struct virtio_bufshare_resp));
+	if (!req)
+		return;
+	req->closing = true;
+	ret = bufshare_call(bd, req, NULL);
+	if (ret)
+		dev_warn(bd->dev, "windows may be left mapped: %d\n", ret);
+	bufshare_req_put(req);
+}
+
 /*
- * The end of a session, with whatever is open: nobody waits for the host any
- * more, no user space mapping of a window is left, then the device is reset,
- * which makes the host take everything from everybody. Only then are our
- * buffers given up.
+ * The end of a session, with whatever is open: no user space mapping of a
+ * window is left; the windows are given back (QEMU 11.1 crashes at the next
+ * start if its reset of the device has to drop one); nobody waits for the host
+ * any more; the device is reset, which makes the host take everything from
+ * everybody. Only then are our buffers given up.
  */
 static void bufshare_stop(struct bufshare_device *bd)
 {
 	spin_lock_irq(&bd->lock);
+	bd->leaving = true;
+	spin_unlock_irq(&bd->lock);
+	bufshare_imports_revoke_all(bd);
+	bufshare_imports_wait_left(bd);
+	bufshare_flush(bd);
+
+	spin_lock_irq(&bd->lock);
 	bufshare_fail_locked(bd);
 	spin_unlock_irq(&bd->lock);
 	bufshare_files_wake(bd);
-	bufshare_imports_revoke_all(bd);
 
 	virtio_reset_device(bd->vdev);
 	cancel_work_sync(&bd->event_work);
@@ -372,6 +404,15 @@ static void bufshare_remove(struct virtio_device *vdev)
 	clear_bit(0, &bufshare_bound);
 }
 
+/* Before a reboot or kexec: leave in order, as at remove. */
+static void bufshare_shutdown(struct virtio_device *vdev)
+{
+	struct bufshare_device *bd = vdev->priv;
+
+	if (bd->ctrl)
+		bufshare_stop(bd);
+}
+
 #ifdef CONFIG_PM_SLEEP
 static int bufshare_freeze(struct virtio_device *vdev)
 {
@@ -410,6 +451,7 @@ static struct virtio_driver bufshare_driver = {
 	.id_table = bufshare_ids,
 	.probe = bufshare_probe,
 	.remove = bufshare_remove,
+	.shutdown = bufshare_shutdown,
 #ifdef CONFIG_PM_SLEEP
 	.freeze = bufshare_freeze,
 	.restore = bufshare_restore,

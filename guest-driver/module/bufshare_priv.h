@@ -143,6 +143,7 @@ struct bufshare_shm {
  * @dma_is_phys: DMA addresses of @dma_dev are guest-physical; constant
  * @lock: see each field
  * @alive: requests can be sent; @lock to write
+ * @leaving: only requests that give something back are sent; @lock
  * @pumping: bufshare_pump() is running; @lock
  * @ctrl: control queue, NULL when there is none; @lock
  * @eventq: event queue; @lock
@@ -152,6 +153,7 @@ struct bufshare_shm {
  * @exports: struct bufshare_exp.node; @lock
  * @imports: struct bufshare_imp.node; @lock
  * @stats: counters; @lock
+ * @idle: woken when an import has left its window
  * @event_bufs: buffers for @eventq, device-writable; constant while bound
  * @event_work: takes them; on @wq
  * @event_seq: number of the last event; only @event_work and when it cannot run
@@ -174,6 +176,7 @@ struct bufshare_device {
 
 	spinlock_t lock;	/* all of the following, where it says so */
 	bool alive;
+	bool leaving;
 	bool pumping;
 	struct virtqueue *ctrl;
 	struct virtqueue *eventq;
@@ -183,6 +186,7 @@ struct bufshare_device {
 	struct list_head exports;
 	struct list_head imports;
 	struct bufshare_stats stats;
+	wait_queue_head_t idle;
 
 	struct virtio_bufshare_event *event_bufs;
 	struct work_struct event_work;
@@ -207,6 +211,7 @@ enum bufshare_req_state {
  * @state: where it is; bufshare_device.lock
  * @reached: the device has had it; bufshare_device.lock
  * @orphan: its waiter has gone; bufshare_device.lock
+ * @closing: it gives something back; constant
  * @out: the request; constant from the sending on
  * @out_len: its bytes; constant
  * @in: room for the answer; the device's while INFLIGHT
@@ -227,6 +232,7 @@ struct bufshare_req {
 	enum bufshare_req_state state;
 	bool reached;
 	bool orphan;
+	bool closing;
 	void *out;
 	u32 out_len;
 	void *in;
@@ -509,6 +515,7 @@ int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
 bool bufshare_is_import(struct dma_buf *dmabuf);
 void bufshare_import_revoked_locked(struct bufshare_device *bd, u64 handle);
 void bufshare_imports_revoke_all(struct bufshare_device *bd);
+void bufshare_imports_wait_left(struct bufshare_device *bd);
 void bufshare_imports_gone(struct bufshare_device *bd);
 
 /* bufshare_ioctl.c */

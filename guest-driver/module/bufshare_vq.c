@@ -214,7 +214,7 @@ int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req)
 	struct virtio_bufshare_req *hdr = req->out;
 
 	lockdep_assert_held(&bd->lock);
-	if (!bd->alive)
+	if (!bd->alive || (bd->leaving && !req->closing))
 		return -ENODEV;
 	req->cookie = ++bd->cookie;
 	hdr->cookie = cpu_to_le64(req->cookie);
@@ -304,6 +304,7 @@ void bufshare_fail_locked(struct bufshare_device *bd)
 		complete(&req->done);
 	list_for_each_entry(imp, &bd->imports, node)
 		wake_up_all(&imp->wait);
+	wake_up_all(&bd->idle);
 	list_for_each_entry(exp, &bd->exports, node)
 		wake_up_all(&exp->wait);
 }

@@ -53,7 +53,8 @@
 
 /**
  * struct virtio_bufshare_config - device configuration space, read-only
- * @version: VIRTIO_BUFSHARE_VERSION
+ * @version: VIRTIO_BUFSHARE_VERSION; 0: the device was reset with windows mapped
+ *	and its VMM would not survive a start; do not start it, see FLUSH
  * @caps: VIRTIO_BUFSHARE_CAP_*
  * @max_windows: VMM mappings this peer may hold at once, idle ones included;
  *	a mapped buffer takes one per extent (direct) or one (udmabuf)
@@ -92,6 +93,7 @@ struct virtio_bufshare_config {
 #define VIRTIO_BUFSHARE_CMD_MAP		0x0204
 #define VIRTIO_BUFSHARE_CMD_UNMAP	0x0205
 #define VIRTIO_BUFSHARE_CMD_SYNC	0x0206
+#define VIRTIO_BUFSHARE_CMD_FLUSH	0x0207	/* header only */
 #define VIRTIO_BUFSHARE_CMD_SET_META	0x0300
 #define VIRTIO_BUFSHARE_CMD_GET_META	0x0301
 #define VIRTIO_BUFSHARE_CMD_QUERY	0x0302
@@ -392,6 +394,11 @@ struct virtio_bufshare_attach_resp {
  * @handle: of the attachment
  *
  * Maps are counted. DETACH of a mapped attachment is BUSY.
+ *
+ * The device may keep the window of an unmapped buffer for the next MAP. FLUSH
+ * gives up all such windows, and is answered when the VMM has unmapped them. A
+ * driver sends it before it resets the device: QEMU 11.1.3 does not survive
+ * the next start of a device that was reset with windows mapped.
  */
 struct virtio_bufshare_by_handle {
 	struct virtio_bufshare_req hdr;

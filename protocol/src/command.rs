@@ -44,6 +44,8 @@ commands! {
     UNMAP = 0x0205,
     /// Begin or end CPU access.
     SYNC = 0x0206,
+    /// Give up all windows that are not in use.
+    FLUSH = 0x0207,
     /// Replace a buffer's metadata.
     SET_META = 0x0300,
     /// Tell a buffer's metadata.

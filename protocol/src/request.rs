@@ -140,6 +140,8 @@ pub enum Request {
         /// Bytes.
         len: u64,
     },
+    /// Give up all windows that are not in use.
+    Flush,
     /// Replace a buffer's metadata.
     SetMeta {
         /// The buffer.
@@ -178,6 +180,7 @@ impl Request {
             Self::Map { .. } => command::MAP,
             Self::Unmap { .. } => command::UNMAP,
             Self::Sync { .. } => command::SYNC,
+            Self::Flush => command::FLUSH,
             Self::SetMeta { .. } => command::SET_META,
             Self::GetMeta { .. } => command::GET_META,
             Self::Query { .. } => command::QUERY,

@@ -142,6 +142,7 @@ fn a_request() -> impl Strategy<Value = Request> {
         (id(), meta()).prop_map(|(id, meta)| Request::SetMeta { id, meta }),
         id().prop_map(|id| Request::GetMeta { id }),
         id().prop_map(|id| Request::Query { id }),
+        Just(Request::Flush),
         any64().prop_map(|cursor| Request::List { cursor }),
     ]
 }

@@ -281,6 +281,15 @@ impl Broker {
         DONE
     }
 
+    /// Gives up the windows that are kept for reuse; answered when that is
+    /// proved. A driver asks for it before it resets its device.
+    pub(super) fn flush(&mut self, peer: PeerId, token: Token) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.flushes.push(token);
+        }
+        self.with_windows(peer, |windows, ids, out| windows.flush(ids, out));
+    }
+
     /// Begin or end of CPU access. Moves no data on the transports served.
     pub(super) fn sync(
         &mut self,

@@ -126,6 +126,8 @@ struct Peer {
     attachments: BTreeMap<u64, Attachment>,
     next_handle: u64,
     windows: Windows,
+    /// FLUSH requests that wait until no window is on its way out.
+    flushes: Vec<Token>,
     events: EventQueue,
     exports: u32,
     counters: Counters,
@@ -192,6 +194,7 @@ impl Broker {
                     attachments: BTreeMap::new(),
                     next_handle: 1,
                     windows: Windows::new(config.shm_size, config.limits.max_windows),
+                    flushes: Vec::new(),
                     events: EventQueue::default(),
                     exports: 0,
                     counters: Counters::default(),
@@ -357,6 +360,10 @@ impl Broker {
                     offset,
                     len,
                 } => Some(self.sync(peer, target, op, access, offset, len)),
+                Request::Flush => {
+                    self.flush(peer, token);
+                    None
+                }
                 Request::SetMeta { id, meta } => Some(self.set_meta(peer, id, meta)),
                 Request::GetMeta { id } => Some(self.get_meta(peer, id)),
                 Request::Query { id } => Some(self.query(peer, id)),
@@ -475,6 +482,7 @@ impl Broker {
         let was_up = core::mem::replace(&mut state.up, false);
         state.events.clear();
         state.windows.abandon();
+        state.flushes.clear();
         if was_up {
             self.tell_peers(peer, false);
         }
@@ -508,6 +516,14 @@ impl Broker {
         }
         for action in actions {
             self.act(peer, action);
+        }
+        if let Some(state) = self.peers.get_mut(&peer)
+            && !state.flushes.is_empty()
+            && state.windows.none_leaving()
+        {
+            for token in core::mem::take(&mut state.flushes) {
+                self.reply(peer, token, DONE);
+            }
         }
     }
 

@@ -69,7 +69,10 @@ impl FreeRanges {
 }
 
 #[cfg(test)]
-#[allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "a test that overflows fails"
+)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -307,6 +307,18 @@ impl Windows {
         }
     }
 
+    /// Unmaps every window that is kept for reuse.
+    pub(super) fn flush(&mut self, ids: &mut EffectIds, out: &mut Vec<Action>) {
+        while let Some(id) = self.least_recently_used() {
+            self.unmap(id, ids, out);
+        }
+    }
+
+    /// Whether no window is on its way out.
+    pub(super) fn none_leaving(&self) -> bool {
+        !self.table.values().any(Window::is_leaving)
+    }
+
     /// Takes the waiters of a window.
     pub(super) fn take_waiters(&mut self, id: WindowId) -> Vec<Waiter> {
         self.table
@@ -616,7 +628,10 @@ impl Windows {
 
     /// What must hold at all times; names what does not.
     #[cfg(test)]
-    #[allow(clippy::arithmetic_side_effects, reason = "a test that overflows fails")]
+    #[allow(
+        clippy::arithmetic_side_effects,
+        reason = "a test that overflows fails"
+    )]
     pub(super) fn check(&self) -> Result<(), String> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let mut held = 0;

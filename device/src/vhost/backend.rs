@@ -158,6 +158,8 @@ pub struct Session {
     phase: Mutex<Phase>,
     /// Wakes the worker for what one kick left undone.
     again: EventFd,
+    /// Windows were mapped when the rings stopped last.
+    stopped_mapped: AtomicBool,
     /// Given away to the vhost-user crate, which never closes it.
     exit_fd: Mutex<Option<RawFd>>,
     shm_size: u64,
@@ -190,6 +192,7 @@ impl Session {
             window_regions: AtomicUsize::new(0),
             phase: Mutex::default(),
             again,
+            stopped_mapped: AtomicBool::new(false),
             exit_fd: Mutex::new(None),
             shm_size,
             limiter: Limiter::new(),
@@ -215,8 +218,21 @@ impl Session {
     pub fn stop(&self) {
         if self.stop_rings() {
             log::info!("{}: driver stopped", self.name);
+            let windows = self.hub.caps(self.peer).map_or(0, |caps| caps.windows_used);
+            self.stopped_mapped.store(windows > 0, Ordering::Release);
             self.hub.stop(self.peer);
         }
+    }
+
+    /// Whether the front end would crash if a driver started the device now.
+    ///
+    /// QEMU 11.1.3 drops its windows when it resets a device, but at the next
+    /// start looks up the memory that they had, and does not find it. A driver
+    /// that leaves in order has flushed them. After a hard reset the device is
+    /// not to be started before a power cycle; a driver that goes on after a
+    /// pause is safe. QEMU is known by SHARED_OBJECT, which only it has.
+    fn must_not_start(&self) -> bool {
+        self.stopped_mapped.load(Ordering::Acquire) && self.port.channel().shared_object
     }
 
     /// Whether they were running.
@@ -272,6 +288,7 @@ impl Session {
         self.control.start(control.clone(), phase.epoch);
         self.events.start(events.clone());
         self.port.set_running(true);
+        self.stopped_mapped.store(false, Ordering::Release);
         drop(phase);
         let how = if fresh { "started" } else { "resumed" };
         log::info!("{}: driver {how}", self.name);
@@ -481,17 +498,28 @@ impl VhostUserBackend for Session {
     /// Always as long as asked for: QEMU aborts and Cloud Hypervisor panics at
     /// anything else.
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        let space = self
-            .hub
-            .caps(self.peer)
-            .map_or([0; CONFIG_SIZE], |mut caps| {
-                // Drivers read this before their queues run.
-                let channel = self.port.channel();
-                if channel.backend_req && channel.shmem {
-                    caps.caps |= CAP_MAP;
-                }
-                caps.config_space()
-            });
+        let refused = self.must_not_start();
+        if refused {
+            self.limiter.warn(
+                &self.name,
+                format_args!(
+                    "reset with windows mapped: the driver is told not to start, because QEMU \
+                     would crash; power the VM off and on"
+                ),
+            );
+        }
+        let space =
+            self.hub
+                .caps(self.peer)
+                .filter(|_| !refused)
+                .map_or([0; CONFIG_SIZE], |mut caps| {
+                    // Drivers read this before their queues run.
+                    let channel = self.port.channel();
+                    if channel.backend_req && channel.shmem {
+                        caps.caps |= CAP_MAP;
+                    }
+                    caps.config_space()
+                });
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let size = usize::try_from(size).unwrap_or_default();
         space

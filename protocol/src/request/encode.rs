@@ -31,6 +31,7 @@ impl Request {
                 wire::Cursor { hdr, cursor }.to_bytes().into()
             }
             Self::Export(export) => export.encode(hdr),
+            Self::Flush => hdr.to_bytes().into(),
             &Self::Unexport { id } | &Self::GetMeta { id } | &Self::Query { id } => wire::ById {
                 hdr,
                 id: id.to_wire(),

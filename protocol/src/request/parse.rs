@@ -57,6 +57,7 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Request), (Option<Header>, Status)
         }),
         command::UNMAP => by_handle(bytes).map(|handle| Request::Unmap { handle }),
         command::SYNC => sync(bytes),
+        command::FLUSH => exact(bytes).map(|_: wire::Req| Request::Flush),
         command::SET_META => set_meta(bytes),
         command::GET_META => by_id(bytes).map(|id| Request::GetMeta { id }),
         command::QUERY => by_id(bytes).map(|id| Request::Query { id }),

@@ -57,7 +57,7 @@ fn answer(kind: u32, bytes: &[u8]) -> Result<(Response, u64), Status> {
                 generation: raw.generation,
             }
         }
-        command::UNEXPORT | command::DETACH | command::UNMAP | command::SYNC => {
+        command::UNEXPORT | command::DETACH | command::UNMAP | command::SYNC | command::FLUSH => {
             exact::<wire::Resp>(bytes)?;
             Response::Done
         }

@@ -32,6 +32,7 @@ enum Op {
     Reconnect(u8),
     RefuseMaps(u8, bool),
     Events(u8),
+    Flush(u8),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -48,7 +49,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => peer.clone().prop_map(Op::Reset),
         1 => peer.clone().prop_map(Op::Reconnect),
         1 => (peer.clone(), any::<bool>()).prop_map(|(p, b)| Op::RefuseMaps(p, b)),
-        1 => peer.prop_map(Op::Events),
+        1 => peer.clone().prop_map(Op::Events),
+        1 => peer.prop_map(Op::Flush),
     ]
 }
 
@@ -73,6 +75,7 @@ struct Model {
     /// Requests whose answer may come later.
     maps: BTreeMap<(PeerId, Token), u64>,
     unexports: BTreeMap<(PeerId, Token), BufferId>,
+    flushes: BTreeSet<(PeerId, Token)>,
 }
 
 const ALLOWED: [(PeerId, PeerId); 3] = [(A, B), (A, C), (B, A)];
@@ -91,6 +94,7 @@ impl Model {
             attachments: BTreeMap::new(),
             maps: BTreeMap::new(),
             unexports: BTreeMap::new(),
+            flushes: BTreeSet::new(),
         }
     }
 
@@ -152,6 +156,7 @@ impl Model {
         self.attachments.retain(|(p, _), _| *p != peer);
         self.maps.retain(|(p, _), _| *p != peer);
         self.unexports.retain(|(p, _), _| *p != peer);
+        self.flushes.retain(|(p, _)| *p != peer);
     }
 
     fn apply(&mut self, op: Op) {
@@ -304,6 +309,11 @@ impl Model {
             Op::Events(p) => {
                 self.host.events(PeerId(p.into()));
             }
+            Op::Flush(p) => {
+                let peer = PeerId(p.into());
+                let token = self.host.send(peer, Request::Flush);
+                self.flushes.insert((peer, token));
+            }
         }
         self.check();
     }
@@ -342,6 +352,10 @@ impl Model {
         for (key, handle) in &self.maps {
             let answer = self.host.replies.get(key);
             assert!(answer.is_some(), "the MAP of {handle} has no answer");
+        }
+        for key in &self.flushes {
+            let answer = self.host.replies.get(key);
+            assert_eq!(answer, Some(&Ok(Response::Done)), "of a FLUSH");
         }
         let handles: Vec<(PeerId, u64)> = self.attachments.keys().copied().collect();
         for (peer, handle) in handles {

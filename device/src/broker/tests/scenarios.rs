@@ -795,3 +795,22 @@ fn impossible_configurations_are_refused() {
     c.peers.clear();
     assert_eq!(try_new(c), Some(ConfigError::NoPeer));
 }
+
+#[test]
+fn a_flush_is_answered_when_idle_windows_are_proved_to_be_gone() {
+    let mut host = Host::new();
+    let (id, other) = (host.export(A, 1), host.export(A, 1));
+    let (idle, used) = (host.attach(B, id), host.attach(B, other));
+    for handle in [idle, used] {
+        mapped(host.call(B, map(handle, 1)));
+    }
+    host.call(B, Request::Unmap { handle: idle }).unwrap();
+    let token = host.send(B, Request::Flush);
+    assert!(host.serve(B), "the idle window is unmapped");
+    assert!(host.answer(B, token).is_none(), "not before the proof");
+    host.settle();
+    assert_eq!(host.answer(B, token), Some(&Ok(Response::Done)));
+    let peer = host.peer(B);
+    assert_eq!((peer.windows_idle, peer.windows_live), (0, 1));
+    assert_eq!(host.call(B, Request::Flush), Ok(Response::Done));
+}
