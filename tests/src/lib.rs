@@ -1,2 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Fixtures and end-to-end tests of bufshare
+//! Fixtures of the end-to-end tests: a daemon and two real virtual machines
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`pair`] | [`pair::TwoVms`]: the daemon and two guests; [`pair::Shared`]: one pair for all tests of a file |
+//! | [`vm`] | one QEMU, its monitor, its guest's agent |
+//! | [`hand`] | a process in a guest that holds buffers for a test |
+//! | [`daemon`] | the program under test, and what its control socket tells |
+//! | [`channel`], [`qmp`] | the two conversations with a VM |
+//! | [`child`] | processes that never outlive the test |
+//! | [`lab`] | where kernel, image and programs are |
+//! | [`report`] | log folders, skips, the health of the guests' kernels |
+//! | [`wait`] | limits; every wait has one and says what it waited for |
+//! | [`image`] | screen shots |
+//!
+//! Nothing here panics but [`pair::Shared::with`] and [`report::run`], which are
+//! what turns an error into a failed test.
+
+#![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
+
+pub mod channel;
+pub mod child;
+pub mod daemon;
+pub mod hand;
+pub mod image;
+pub mod lab;
+pub mod pair;
+pub mod qmp;
+pub mod report;
+pub mod vm;
+pub mod wait;

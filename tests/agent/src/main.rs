@@ -1,3 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The init of a test guest
-fn main() {}
+//!
+//! As process 1 it prepares the machine and serves the fixture (`init`). As
+//! `/init hand` it is the process of a test that holds buffers (`hands`).
+
+#![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
+
+mod hands;
+mod init;
+mod modules;
+mod port;
+mod process;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.first().map(String::as_str) {
+        _ if std::process::id() == 1 => init::run(),
+        Some("hand") => hands::run(),
+        other => Err(anyhow::anyhow!(
+            "{other:?}: this is the init of bufshare's test guests; its subcommand is 'hand'"
+        )),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bufshare-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,486 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A test and one process in the guest that holds buffers for it
+//!
+//! The process does one operation after another and keeps what they make:
+//! buffers, exports and mappings, each under a number that is never used again.
+//! It can be killed like any other program of the guest.
+
+use serde::{Deserialize, Serialize};
+
+/// One line to the process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Call {
+    /// Chosen by the test, returned with the outcome.
+    pub id: u64,
+    /// What to do.
+    pub op: Op,
+}
+
+/// One line from the process.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Line {
+    /// It has opened the device and waits for calls.
+    Ready,
+    /// The outcome of a call.
+    Outcome {
+        /// The call's.
+        id: u64,
+        /// What came of it.
+        result: Result<Yield, Refusal>,
+    },
+    /// A watcher saw something for the first time.
+    Saw {
+        /// The mapping.
+        map: u64,
+        /// What it saw.
+        sight: Sight,
+    },
+}
+
+/// Where a dma-buf comes from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// `/dev/bufshare`'s ALLOC.
+    Alloc,
+    /// A heap of `/dev/dma_heap`.
+    Heap(String),
+    /// `/dev/udmabuf` over an anonymous file.
+    Udmabuf {
+        /// The file's pages in mixed order, which makes them many pieces.
+        scattered: bool,
+    },
+    /// A dumb buffer of this DRM driver.
+    Dumb(String),
+    /// A capture buffer of this video device.
+    Capture(String),
+}
+
+/// What the process does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Op {
+    /// INFO.
+    Info,
+    /// PEERS.
+    Peers,
+    /// LIST.
+    List,
+    /// QUERY.
+    Query {
+        /// The buffer.
+        id: String,
+    },
+    /// GET_META.
+    GetMeta {
+        /// The buffer.
+        id: String,
+    },
+    /// SET_META: replaces the name and the opaque data.
+    SetMeta {
+        /// The buffer.
+        id: String,
+        /// For people.
+        name: String,
+        /// Opaque.
+        #[serde(with = "crate::bytes")]
+        blob: Vec<u8>,
+    },
+    /// Make a dma-buf.
+    Make {
+        /// Where.
+        source: Source,
+        /// Bytes.
+        size: u64,
+    },
+    /// Take a dma-buf that another process of this guest has open.
+    Adopt {
+        /// The process.
+        pid: i32,
+        /// Which of its dma-bufs, by descriptor, from 0.
+        index: usize,
+    },
+    /// EXPORT.
+    Export {
+        /// The buffer.
+        buf: u64,
+        /// Names of peers and what they may: `false` read, `true` write too; none: all that are allowed.
+        access: Vec<(String, bool)>,
+        /// For people.
+        name: String,
+        /// Opaque.
+        #[serde(with = "crate::bytes")]
+        blob: Vec<u8>,
+    },
+    /// IMPORT.
+    Import {
+        /// The buffer.
+        id: String,
+        /// To write, too.
+        write: bool,
+    },
+    /// Close a buffer, an export or a mapping.
+    Close {
+        /// Its number.
+        number: u64,
+    },
+    /// mmap a buffer, all of it, shared.
+    Map {
+        /// The buffer.
+        buf: u64,
+        /// To write, too.
+        write: bool,
+    },
+    /// Write the pattern of `seed` everywhere.
+    Fill {
+        /// The mapping.
+        map: u64,
+        /// Which pattern.
+        seed: u32,
+    },
+    /// Write bytes.
+    Poke {
+        /// The mapping.
+        map: u64,
+        /// Where.
+        offset: u64,
+        /// What.
+        #[serde(with = "crate::bytes")]
+        data: Vec<u8>,
+    },
+    /// Read bytes.
+    Peek {
+        /// The mapping.
+        map: u64,
+        /// Where.
+        offset: u64,
+        /// How many.
+        len: u64,
+    },
+    /// Compare with the pattern of `seed`.
+    Compare {
+        /// The mapping.
+        map: u64,
+        /// Which pattern.
+        seed: u32,
+    },
+    /// DMA_BUF_IOCTL_SYNC.
+    Sync {
+        /// The buffer.
+        buf: u64,
+        /// To write, too.
+        write: bool,
+        /// The end of an access.
+        end: bool,
+    },
+    /// Read the whole mapping again and again on a thread of its own, and tell
+    /// whatever is not the pattern of `seed`. At the first SIGBUS it ends.
+    Watch {
+        /// The mapping.
+        map: u64,
+        /// Which pattern.
+        seed: u32,
+    },
+    /// How often a watcher has read all; with `stop`, end it.
+    Watched {
+        /// The mapping.
+        map: u64,
+        /// End it.
+        stop: bool,
+    },
+    /// Import, map, compare the first word, unmap and close, `count` times.
+    Cycle {
+        /// The buffer.
+        id: String,
+        /// How often.
+        count: u32,
+        /// Which pattern its first word is of.
+        seed: u32,
+    },
+    /// The next event.
+    Event {
+        /// Limit.
+        timeout_ms: u64,
+    },
+    /// An ioctl of `/dev/bufshare`, byte for byte.
+    Raw {
+        /// Its number.
+        request: u32,
+        /// The structure.
+        #[serde(with = "crate::bytes")]
+        data: Vec<u8>,
+        /// Put into the structure first.
+        patches: Vec<Patch>,
+    },
+    /// Read with `read()` from a descriptor of ours into room of this size.
+    ReadFd {
+        /// A buffer or an export; none: the device.
+        number: Option<u64>,
+        /// Room.
+        room: usize,
+    },
+    /// A driver of this guest captures video into the buffer, once.
+    CaptureInto {
+        /// The buffer.
+        buf: u64,
+        /// The video device.
+        device: String,
+        /// Pixels a row, XRGB8888.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+    /// A driver of this guest sends the buffer as video, and the same driver's
+    /// capture side receives it in memory of its own.
+    OutputFrom {
+        /// The buffer.
+        buf: u64,
+        /// The video device that sends.
+        output: String,
+        /// The video device that receives; none: only send.
+        capture: Option<String>,
+        /// Pixels a row, XRGB8888.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+    /// Show the buffer on this guest's screen; stays until the buffer is closed.
+    Show {
+        /// The buffer.
+        buf: u64,
+        /// The DRM driver.
+        driver: String,
+        /// Pixels a row, XRGB8888.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+}
+
+/// What is put into a [`Op::Raw`] structure.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Patch {
+    /// The file descriptor behind a number, 32 bits.
+    Descriptor {
+        /// Where.
+        at: usize,
+        /// The number.
+        number: u64,
+    },
+    /// The address of these bytes, 64 bits.
+    Address {
+        /// Where.
+        at: usize,
+        /// The bytes.
+        #[serde(with = "crate::bytes")]
+        of: Vec<u8>,
+    },
+}
+
+/// What an operation gives.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Yield {
+    /// Nothing.
+    Done,
+    /// INFO.
+    Info(Info),
+    /// PEERS.
+    Peers(Vec<Peer>),
+    /// QUERY and LIST.
+    Buffers(Vec<Buffer>),
+    /// GET_META, SET_META.
+    Meta {
+        /// Sequence number.
+        seq: u64,
+        /// For people.
+        name: String,
+        /// Opaque.
+        #[serde(with = "crate::bytes")]
+        blob: Vec<u8>,
+    },
+    /// A dma-buf.
+    Made {
+        /// Its number.
+        buf: u64,
+        /// Bytes.
+        size: u64,
+    },
+    /// An export.
+    Exported {
+        /// Its number.
+        export: u64,
+        /// The buffer's name.
+        id: String,
+        /// Of the export.
+        generation: u64,
+    },
+    /// An import.
+    Imported {
+        /// The buffer's number.
+        buf: u64,
+        /// Bytes.
+        size: u64,
+        /// Of the export.
+        generation: u64,
+        /// To write, too.
+        write: bool,
+        /// How.
+        transport: u32,
+        /// VMM mappings that it takes.
+        windows: u32,
+    },
+    /// A mapping.
+    Mapped {
+        /// Its number.
+        map: u64,
+    },
+    /// Bytes.
+    Data(#[serde(with = "crate::bytes")] Vec<u8>),
+    /// What a comparison, a fill or a read saw.
+    Seen(Sight),
+    /// Of a watcher.
+    Watched {
+        /// How often all was read.
+        rounds: u64,
+        /// What it saw last.
+        last: Sight,
+    },
+    /// Of many cycles.
+    Cycled {
+        /// Done.
+        count: u32,
+        /// Microseconds for the first.
+        first_us: u64,
+        /// Microseconds for all.
+        total_us: u64,
+    },
+    /// An event, if there was one.
+    Event(Option<Event>),
+    /// What an ioctl left.
+    Raw {
+        /// Its error number, or 0.
+        errno: i32,
+        /// The structure.
+        #[serde(with = "crate::bytes")]
+        data: Vec<u8>,
+    },
+}
+
+/// What memory holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sight {
+    /// What was expected.
+    Pattern,
+    /// Something else.
+    Other {
+        /// Where first.
+        offset: u64,
+        /// What is there.
+        word: u64,
+    },
+    /// Nothing: the access was refused with SIGBUS.
+    Sigbus,
+}
+
+/// INFO.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Our name.
+    pub name: String,
+    /// Bits.
+    pub caps: u32,
+    /// Limit.
+    pub max_windows: u32,
+    /// Used.
+    pub windows_used: u32,
+    /// Limit.
+    pub max_extents: u32,
+    /// Limit.
+    pub max_buffers: u32,
+    /// Limit.
+    pub max_attachments: u32,
+    /// Limit.
+    pub max_blob: u32,
+    /// Bytes.
+    pub shm_size: u64,
+    /// Limit.
+    pub max_buffer_size: u64,
+    /// Our id.
+    pub peer_id: u64,
+}
+
+/// PEERS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its id.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Its driver runs.
+    pub up: bool,
+}
+
+/// QUERY and LIST.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Its name.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Ours.
+    pub owned: bool,
+    /// Attachments told.
+    pub attachments: u32,
+    /// Mapped ones.
+    pub mapped: u32,
+    /// Pieces.
+    pub extents: u32,
+}
+
+/// An event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// PeerUp, PeerDown, Offer, Released, Revoked, Meta, Overflow.
+    pub kind: String,
+    /// Whom it is about.
+    pub peer: u64,
+    /// The buffer.
+    pub id: String,
+    /// The attachment.
+    pub handle: u64,
+    /// What the kind says.
+    pub value: u64,
+}
+
+/// Why an operation was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Which part of it.
+    pub what: String,
+    /// The system's error number.
+    pub errno: i32,
+    /// The host's reason, by name.
+    pub status: Option<String>,
+}
+
+/// Bytes of memory that tell their place: each word of 8 bytes holds the seed
+/// and its own number.
+#[must_use]
+pub fn word(seed: u32, index: u64) -> u64 {
+    // Only the low half of the number: a buffer has fewer words.
+    (u64::from(seed) << 32) | (index & 0xffff_ffff)
+}
+
+/// The pattern of `seed`, as bytes.
+#[must_use]
+pub fn pattern(seed: u32, len: u64) -> Vec<u8> {
+    (0..len / 8)
+        .flat_map(|index| word(seed, index).to_ne_bytes())
+        .collect()
+}

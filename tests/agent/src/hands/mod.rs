@@ -1,0 +1,543 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! `/init hand`: a process that holds buffers for a test
+//!
+//! See [`bufshare_agent::hand`] for what it is told and what it tells.
+
+mod device;
+mod ioctl;
+mod memory;
+mod screen;
+mod sources;
+mod video;
+
+use std::collections::HashMap;
+use std::io::{self, BufRead as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use bufshare_agent::hand::{Call, Line, Op, Patch, Refusal, Sight, Source, Yield, word};
+
+use self::device::Device;
+use self::memory::Mapping;
+use self::screen::Shown;
+use self::video::Video;
+
+/// Read and written at once; whole words, and whole pages.
+const CHUNK: usize = 64 * 1024;
+/// Sights a watcher tells; what it finds beyond is more of the same.
+const MOST_SIGHTS: usize = 100;
+
+/// Serve the test until it closes our input.
+pub(crate) fn run() -> Result<()> {
+    memory::catch_refusals()?;
+    let mut hand = Hand {
+        device: None,
+        next: 1,
+        things: HashMap::new(),
+    };
+    tell(&Line::Ready)?;
+    for line in io::stdin().lock().lines() {
+        let Call { id, op } = serde_json::from_str(&line?).context("not a call")?;
+        let result = hand.handle(op).map_err(|error| refusal(&error));
+        tell(&Line::Outcome { id, result })?;
+    }
+    Ok(())
+}
+
+fn tell(line: &Line) -> Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    let mut out = io::stdout().lock();
+    out.write_all(&text)?;
+    out.flush()?;
+    Ok(())
+}
+
+fn refusal(error: &anyhow::Error) -> Refusal {
+    if let Some(refusal) = device::refusal(error) {
+        return refusal;
+    }
+    let errno = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::raw_os_error)
+        .unwrap_or(0);
+    Refusal {
+        what: format!("{error:#}"),
+        errno,
+        status: None,
+    }
+}
+
+struct Hand {
+    device: Option<Device>,
+    next: u64,
+    things: HashMap<u64, Thing>,
+}
+
+/// What a number names.
+enum Thing {
+    Buffer {
+        fd: OwnedFd,
+        size: u64,
+        shown: Option<Shown>,
+    },
+    Export(device::Export),
+    Map {
+        mapping: Arc<Mapping>,
+        watcher: Option<Arc<Watcher>>,
+    },
+}
+
+impl Hand {
+    /// Opened when first needed: not every guest has it.
+    fn device(&mut self) -> Result<&mut Device> {
+        if self.device.is_none() {
+            self.device = Some(Device::open()?);
+        }
+        self.device.as_mut().context("no device")
+    }
+
+    fn keep(&mut self, thing: Thing) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.things.insert(number, thing);
+        number
+    }
+
+    fn keep_buffer(&mut self, fd: OwnedFd, size: u64) -> u64 {
+        self.keep(Thing::Buffer {
+            fd,
+            size,
+            shown: None,
+        })
+    }
+
+    fn buffer(&self, number: u64) -> Result<(BorrowedFd<'_>, u64)> {
+        match self.things.get(&number) {
+            Some(Thing::Buffer { fd, size, .. }) => Ok((fd.as_fd(), *size)),
+            _ => bail!("{number} is not a buffer"),
+        }
+    }
+
+    fn mapping(&self, number: u64) -> Result<Arc<Mapping>> {
+        match self.things.get(&number) {
+            Some(Thing::Map { mapping, .. }) => Ok(Arc::clone(mapping)),
+            _ => bail!("{number} is not a mapping"),
+        }
+    }
+
+    fn handle(&mut self, op: Op) -> Result<Yield> {
+        Ok(match op {
+            Op::Info => Yield::Info(self.device()?.info()?),
+            Op::Peers => Yield::Peers(self.device()?.peers()?),
+            Op::List => Yield::Buffers(self.device()?.list()?),
+            Op::Query { id } => Yield::Buffers(vec![self.device()?.query(&id)?]),
+            Op::GetMeta { id } => {
+                let (seq, name, blob) = self.device()?.get_meta(&id)?;
+                Yield::Meta { seq, name, blob }
+            }
+            Op::SetMeta { id, name, blob } => {
+                let seq = self.device()?.set_meta(&id, &name, &blob)?;
+                Yield::Meta { seq, name, blob }
+            }
+            Op::Make { source, size } => {
+                let (fd, size) = self.make(&source, size)?;
+                Yield::Made {
+                    buf: self.keep_buffer(fd, size),
+                    size,
+                }
+            }
+            Op::Adopt { pid, index } => {
+                let (fd, size) = measured(sources::adopt(pid, index)?)?;
+                Yield::Made {
+                    buf: self.keep_buffer(fd, size),
+                    size,
+                }
+            }
+            Op::Export {
+                buf,
+                access,
+                name,
+                blob,
+            } => {
+                // Borrowed from the table while the device is used.
+                let fd = self.buffer(buf)?.0.try_clone_to_owned()?;
+                let export = self.device()?.export(fd.as_fd(), &access, &name, &blob)?;
+                let (id, generation) = (export.id(), export.generation());
+                Yield::Exported {
+                    export: self.keep(Thing::Export(export)),
+                    id,
+                    generation,
+                }
+            }
+            Op::Import { id, write } => {
+                let import = self.device()?.import(&id, write)?;
+                Yield::Imported {
+                    buf: self.keep_buffer(import.fd, import.size),
+                    size: import.size,
+                    generation: import.generation,
+                    write: import.write,
+                    transport: import.transport,
+                    windows: import.windows,
+                }
+            }
+            Op::Close { number } => {
+                let thing = self
+                    .things
+                    .remove(&number)
+                    .with_context(|| format!("{number} is nothing"))?;
+                if let Thing::Map {
+                    watcher: Some(watcher),
+                    ..
+                } = &thing
+                {
+                    watcher.stop();
+                }
+                Yield::Done
+            }
+            Op::Map { buf, write } => {
+                let (fd, size) = self.buffer(buf)?;
+                let mapping = Mapping::new(fd, usize::try_from(size)?, write).context("mmap")?;
+                Yield::Mapped {
+                    map: self.keep(Thing::Map {
+                        mapping: Arc::new(mapping),
+                        watcher: None,
+                    }),
+                }
+            }
+            Op::Fill { map, seed } => Yield::Seen(fill(&*self.mapping(map)?, seed)?),
+            Op::Poke { map, offset, data } => {
+                let written = self.mapping(map)?.write(usize::try_from(offset)?, &data)?;
+                Yield::Seen(if written.is_ok() {
+                    Sight::Pattern
+                } else {
+                    Sight::Sigbus
+                })
+            }
+            Op::Peek { map, offset, len } => {
+                let mut data = vec![0; usize::try_from(len)?];
+                match self
+                    .mapping(map)?
+                    .read(usize::try_from(offset)?, &mut data)?
+                {
+                    Ok(()) => Yield::Data(data),
+                    Err(_) => Yield::Seen(Sight::Sigbus),
+                }
+            }
+            Op::Compare { map, seed } => Yield::Seen(compare(&*self.mapping(map)?, seed)?),
+            Op::Sync { buf, write, end } => {
+                sync(self.buffer(buf)?.0, write, end).context("DMA_BUF_IOCTL_SYNC")?;
+                Yield::Done
+            }
+            Op::Watch { map, seed } => {
+                let Some(Thing::Map { mapping, watcher }) = self.things.get_mut(&map) else {
+                    bail!("{map} is not a mapping");
+                };
+                *watcher = Some(Watcher::start(map, mapping, seed));
+                Yield::Done
+            }
+            Op::Watched { map, stop } => match self.things.get(&map) {
+                Some(Thing::Map {
+                    watcher: Some(watcher),
+                    ..
+                }) => {
+                    if stop {
+                        watcher.stop();
+                    }
+                    watcher.state()
+                }
+                _ => bail!("{map} has no watcher"),
+            },
+            Op::Cycle { id, count, seed } => self.cycle(&id, count, seed)?,
+            Op::Event { timeout_ms } => {
+                Yield::Event(self.device()?.event(Duration::from_millis(timeout_ms))?)
+            }
+            Op::Raw {
+                request,
+                data,
+                patches,
+            } => self.raw(request, data, patches)?,
+            Op::ReadFd { number, room } => self.read_fd(number, room)?,
+            Op::CaptureInto {
+                buf,
+                device,
+                width,
+                height,
+            } => {
+                Video::open(&device, video::Side::Capture)?.capture_into(
+                    self.buffer(buf)?.0,
+                    width,
+                    height,
+                )?;
+                Yield::Done
+            }
+            Op::OutputFrom {
+                buf,
+                output,
+                capture,
+                width,
+                height,
+            } => {
+                let (fd, _) = self.buffer(buf)?;
+                Yield::Data(video::send(&output, capture.as_deref(), fd, width, height)?)
+            }
+            Op::Show {
+                buf,
+                driver,
+                width,
+                height,
+            } => {
+                let picture = screen::show(&driver, self.buffer(buf)?.0, width, height)?;
+                if let Some(Thing::Buffer { shown, .. }) = self.things.get_mut(&buf) {
+                    *shown = Some(picture);
+                }
+                Yield::Done
+            }
+        })
+    }
+
+    fn make(&mut self, source: &Source, size: u64) -> Result<(OwnedFd, u64)> {
+        let fd = match source {
+            Source::Alloc => self.device()?.alloc(size)?,
+            Source::Heap(name) => sources::heap(name, size)?,
+            Source::Udmabuf { scattered } => sources::udmabuf(size, *scattered)?,
+            Source::Dumb(driver) => screen::dumb(driver, size)?,
+            Source::Capture(device) => {
+                // The sizes of vivid's webcam.
+                let sizes = [
+                    (320, 180),
+                    (320, 240),
+                    (640, 360),
+                    (640, 480),
+                    (1280, 720),
+                    (1920, 1080),
+                ];
+                let fits = |(width, height): &(u32, u32)| {
+                    u64::from(*width) * u64::from(*height) * 4 >= size
+                };
+                let (width, height) = sizes
+                    .into_iter()
+                    .find(fits)
+                    .context("no picture is that large")?;
+                Video::open(device, video::Side::Capture)?
+                    .export(width, height)?
+                    .0
+            }
+        };
+        measured(fd)
+    }
+
+    fn cycle(&mut self, id: &str, count: u32, seed: u32) -> Result<Yield> {
+        let started = Instant::now();
+        let mut first = Duration::ZERO;
+        for number in 0..count {
+            let import = self
+                .device()?
+                .import(id, true)
+                .with_context(|| format!("cycle {number}"))?;
+            let mapping = Mapping::new(import.fd.as_fd(), usize::try_from(import.size)?, true)
+                .with_context(|| format!("cycle {number}: mmap"))?;
+            let mut bytes = [0; 8];
+            if mapping.read(0, &mut bytes)?.is_err() {
+                bail!("cycle {number}: SIGBUS");
+            }
+            let found = u64::from_ne_bytes(bytes);
+            if found != word(seed, 0) {
+                bail!("cycle {number}: the first word is {found:#x}");
+            }
+            if number == 0 {
+                first = started.elapsed();
+            }
+        }
+        let micros = |time: Duration| u64::try_from(time.as_micros());
+        Ok(Yield::Cycled {
+            count,
+            first_us: micros(first)?,
+            total_us: micros(started.elapsed())?,
+        })
+    }
+
+    fn raw(&mut self, request: u32, mut data: Vec<u8>, mut patches: Vec<Patch>) -> Result<Yield> {
+        for patch in &mut patches {
+            match patch {
+                Patch::Descriptor { at, number } => {
+                    let fd = match self.things.get(number) {
+                        Some(Thing::Buffer { fd, .. }) => fd.as_raw_fd(),
+                        Some(Thing::Export(export)) => export.as_fd().as_raw_fd(),
+                        _ => bail!("{number} has no descriptor"),
+                    };
+                    put(&mut data, *at, &fd.to_ne_bytes())?;
+                }
+                Patch::Address { at, of } => {
+                    let address = of.as_mut_ptr() as u64;
+                    put(&mut data, *at, &address.to_ne_bytes())?;
+                }
+            }
+        }
+        let device = self.device()?.as_fd().as_raw_fd();
+        // Room beyond, should the driver write more than the number says.
+        let len = data.len();
+        data.resize(len + (1 << 14), 0);
+        // SAFETY: more room than the number can tell; the patches outlive the call.
+        let result =
+            unsafe { libc::ioctl(device, libc::c_ulong::from(request), data.as_mut_ptr()) };
+        let errno = if result < 0 {
+            io::Error::last_os_error().raw_os_error().unwrap_or(-1)
+        } else {
+            0
+        };
+        data.truncate(len);
+        Ok(Yield::Raw { errno, data })
+    }
+
+    fn read_fd(&mut self, number: Option<u64>, room: usize) -> Result<Yield> {
+        let mut data = vec![0; room];
+        let fd = match number {
+            Some(number) => self.buffer(number)?.0.as_raw_fd(),
+            None => self.device()?.as_fd().as_raw_fd(),
+        };
+        // SAFETY: that much room.
+        let count = unsafe { libc::read(fd, data.as_mut_ptr().cast(), room) };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        data.truncate(count);
+        Ok(Yield::Data(data))
+    }
+}
+
+/// A dma-buf tells its size when its end is sought.
+fn measured(fd: OwnedFd) -> Result<(OwnedFd, u64)> {
+    // SAFETY: no memory is involved.
+    let size = unsafe { libc::lseek(fd.as_raw_fd(), 0, libc::SEEK_END) };
+    let size = u64::try_from(size)
+        .map_err(|_| io::Error::last_os_error())
+        .context("asking its size")?;
+    Ok((fd, size))
+}
+
+fn put(data: &mut [u8], at: usize, bytes: &[u8]) -> Result<()> {
+    let place = data
+        .get_mut(at..at + bytes.len())
+        .context("a patch outside of the structure")?;
+    place.copy_from_slice(bytes);
+    Ok(())
+}
+
+fn chunks(len: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..len)
+        .step_by(CHUNK)
+        .map(move |offset| (offset, CHUNK.min(len - offset)))
+}
+
+fn words(seed: u32, offset: usize) -> impl Iterator<Item = u64> {
+    let first = (offset / 8) as u64;
+    (first..).map(move |index| word(seed, index))
+}
+
+fn fill(mapping: &Mapping, seed: u32) -> Result<Sight> {
+    for (offset, len) in chunks(mapping.len()) {
+        let bytes: Vec<u8> = words(seed, offset)
+            .take(len / 8)
+            .flat_map(u64::to_ne_bytes)
+            .collect();
+        if mapping.write(offset, &bytes)?.is_err() {
+            return Ok(Sight::Sigbus);
+        }
+    }
+    Ok(Sight::Pattern)
+}
+
+fn compare(mapping: &Mapping, seed: u32) -> Result<Sight> {
+    let mut bytes = vec![0; CHUNK];
+    for (offset, len) in chunks(mapping.len()) {
+        let chunk = bytes.get_mut(..len).context("chunk")?;
+        if mapping.read(offset, chunk)?.is_err() {
+            return Ok(Sight::Sigbus);
+        }
+        for (index, (found, wanted)) in chunk.chunks_exact(8).zip(words(seed, offset)).enumerate() {
+            let found = u64::from_ne_bytes(found.try_into()?);
+            if found != wanted {
+                return Ok(Sight::Other {
+                    offset: (offset + index * 8) as u64,
+                    word: found,
+                });
+            }
+        }
+    }
+    Ok(Sight::Pattern)
+}
+
+fn sync(buffer: BorrowedFd<'_>, write: bool, end: bool) -> io::Result<()> {
+    const SYNC: u32 = ioctl::write::<u64>(b'b', 0);
+    // DMA_BUF_SYNC_READ 1, _WRITE 2, _END 4
+    let mut flags = if write { 3_u64 } else { 1 } | if end { 4 } else { 0 };
+    ioctl::call(&buffer, SYNC, &mut flags).map(drop)
+}
+
+/// Reads one mapping in a loop.
+struct Watcher {
+    stop: AtomicBool,
+    rounds: AtomicU64,
+    last: Mutex<Sight>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+impl Watcher {
+    fn start(map: u64, mapping: &Arc<Mapping>, seed: u32) -> Arc<Self> {
+        let watcher = Arc::new(Self {
+            stop: AtomicBool::new(false),
+            rounds: AtomicU64::new(0),
+            last: Mutex::new(Sight::Pattern),
+            thread: Mutex::new(None),
+        });
+        let (other, mapping) = (Arc::clone(&watcher), Arc::clone(mapping));
+        let thread = thread::spawn(move || other.watch(map, &mapping, seed));
+        *watcher
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        watcher
+    }
+
+    fn watch(&self, map: u64, mapping: &Mapping, seed: u32) {
+        let mut told = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let Ok(sight) = compare(mapping, seed) else {
+                break;
+            };
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = sight;
+            self.rounds.fetch_add(1, Ordering::Relaxed);
+            if sight != Sight::Pattern && !told.contains(&sight) && told.len() < MOST_SIGHTS {
+                told.push(sight);
+                if tell(&Line::Saw { map, sight }).is_err() {
+                    break;
+                }
+            }
+            if sight == Sight::Sigbus {
+                break;
+            }
+        }
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+
+    fn state(&self) -> Yield {
+        Yield::Watched {
+            rounds: self.rounds.load(Ordering::Relaxed),
+            last: *self.last.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}

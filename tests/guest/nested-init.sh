@@ -1,0 +1,63 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#
+# /init of the machine that scripts/nested boots to be the host of two VMs. LAB,
+# SCRIPTS, TARGET and LOGS are folders of the real host, from the kernel's command
+# line. They are shown at the same paths, with the lab's root around them, and
+# LOGS/command is run there. LOGS/status gets its exit status.
+
+export PATH=/bin
+/bin/busybox --install -s /bin
+view=/mnt
+
+fail() {
+    echo "nested: $*"
+    poweroff -f
+    exit 1
+}
+
+# share TAG FOLDER OPTIONS: a folder of the real host.
+share() {
+    # there already, if it is part of one above it
+    mkdir -p "$view$2"
+    mount -t 9p -o "trans=virtio,version=9p2000.L,msize=512000,$3" "$1" "$view$2" ||
+        fail "cannot mount $2"
+}
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+for name in 9pnet_virtio 9p; do
+    sed -n "s/^$name://p" /modules/modules.order | tr ' ' '\n' | while read -r file; do
+        # fails if another one needed it, too
+        [ -z "$file" ] || insmod "/modules/$file" 2>/dev/null
+    done
+done
+
+mount -t tmpfs -o mode=755 nested "$view" || fail "cannot mount the root"
+for dir in tmp run var; do
+    mkdir "$view/$dir"
+    mount -t tmpfs "$dir" "$view/$dir"
+done
+for dir in proc sys dev; do
+    mkdir "$view/$dir"
+    mount --bind "/$dir" "$view/$dir"
+done
+share lab "$LAB" ro,cache=loose
+for dir in usr etc; do
+    mkdir "$view/$dir"
+    mount --bind "$view$LAB/root/$dir" "$view/$dir" || fail "cannot show /$dir"
+done
+for dir in bin sbin lib lib64; do
+    ln -s "usr/$dir" "$view/$dir"
+done
+share target "$TARGET" ro,cache=loose
+share scripts "$SCRIPTS" ro,cache=loose
+share logs "$LOGS" rw,cache=none
+
+echo "nested: up after $(cut -d' ' -f1 /proc/uptime) s"
+chroot "$view" /bin/bash "$LOGS/command" >"$view$LOGS/output" 2>&1 </dev/null
+echo "$?" >"$view$LOGS/status"
+echo "nested: done after $(cut -d' ' -f1 /proc/uptime) s"
+sync
+poweroff -f

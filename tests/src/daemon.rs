@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The program under test
+
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+use crate::child::Process;
+use crate::vm::Machine;
+use crate::{lab, wait};
+
+/// A running `vhost-device-bufshare`.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    folder: PathBuf,
+}
+
+/// What the daemon holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holdings {
+    /// Open descriptors of the process.
+    pub descriptors: usize,
+    /// Buffers of all peers.
+    pub buffers: usize,
+    /// Attachments of all peers.
+    pub attachments: u64,
+    /// Mappings of all peers' VMMs, idle ones included.
+    pub windows: u64,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    broker: Snapshot,
+}
+
+/// What its control socket tells; it tells more.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Snapshot {
+    /// Each VM.
+    pub peers: Vec<PeerState>,
+    /// Each buffer.
+    pub buffers: Vec<BufferState>,
+    /// Mappings that a VMM may hold.
+    pub max_windows: u64,
+}
+
+/// One VM.
+#[derive(Debug, Clone, Deserialize)]
+pub struct PeerState {
+    /// Its name.
+    pub name: String,
+    /// Its driver runs.
+    pub up: bool,
+    /// Imports.
+    pub attachments: u64,
+    /// Those that are mapped.
+    pub mapped: u64,
+    /// Mappings of its VMM.
+    pub windows: u64,
+    /// Most of them at once.
+    pub windows_peak: u64,
+    /// Windows in use.
+    pub windows_live: u64,
+    /// Windows kept for reuse.
+    pub windows_idle: u64,
+    /// Bytes shown to it through its exporters' RAM descriptors.
+    pub direct_bytes: u64,
+    /// Bytes shown to it through udmabufs.
+    pub udmabuf_bytes: u64,
+    /// Bytes that were copied for it.
+    pub copied_bytes: u64,
+    /// Requests of its driver.
+    pub requests: u64,
+    /// Those that were refused.
+    pub refused: u64,
+    /// MAP requests of its driver.
+    pub map_requests: u64,
+    /// Those that needed no request to its VMM.
+    pub map_cached: u64,
+    /// Mappings that its VMM was asked for.
+    pub vmm_maps: u64,
+    /// Importers that did not let go in time.
+    pub deadlines_missed: u64,
+}
+
+/// One buffer.
+#[derive(Debug, Clone, Deserialize)]
+pub struct BufferState {
+    /// Its name.
+    pub id: String,
+    /// Whose.
+    pub owner: String,
+    /// Pieces.
+    pub extents: u64,
+    /// Who imported it.
+    pub importers: Vec<String>,
+}
+
+impl Snapshot {
+    /// One VM.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub fn peer(&self, name: &str) -> Result<&PeerState> {
+        self.peers
+            .iter()
+            .find(|peer| peer.name == name)
+            .with_context(|| format!("the daemon has no peer {name}"))
+    }
+}
+
+impl Daemon {
+    /// Start it and wait until its sockets are there.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(
+        folder: &Path,
+        machines: &[Machine],
+        options: &[String],
+        logs: &Path,
+    ) -> Result<Self> {
+        let program = lab::daemon_program()?;
+        let notify = folder.join("notify");
+        let told =
+            UnixDatagram::bind(&notify).with_context(|| format!("making {}", notify.display()))?;
+        let mut command = Command::new(program);
+        for Machine { name, ram_fd, .. } in machines {
+            let (socket, ram_fd) = (socket(folder, name), if *ram_fd { "allow" } else { "deny" });
+            command.arg("--peer").arg(format!(
+                "name={name},socket={},ram-fd={ram_fd}",
+                socket.display()
+            ));
+        }
+        command.arg("--control").arg(folder.join("control"));
+        command.args(options).env("NOTIFY_SOCKET", &notify);
+        let process = Process::start("the daemon", command, Vec::new(), &logs.join("daemon.log"))?;
+        let mut daemon = Self {
+            process,
+            folder: folder.to_owned(),
+        };
+        told.set_nonblocking(true)?;
+        let mut message = [0; 256];
+        wait::until("the daemon to say READY", wait::COMMAND, || {
+            daemon.process.alive()?;
+            let count = told.recv(&mut message).unwrap_or(0);
+            let text = message.get(..count).unwrap_or_default();
+            Ok(text
+                .split(|byte| *byte == b'\n')
+                .any(|line| line == b"READY=1")
+                .then_some(()))
+        })?;
+        Ok(daemon)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Fail if it has ended.
+    ///
+    /// # Errors
+    /// That it has.
+    pub fn alive(&mut self) -> Result<()> {
+        self.process.alive()
+    }
+
+    /// All that its control socket tells.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let path = self.folder.join("control");
+        let mut stream = UnixStream::connect(&path)
+            .with_context(|| format!("connecting to {}", path.display()))?;
+        stream.set_read_timeout(Some(wait::scaled(wait::COMMAND)))?;
+        let mut text = String::new();
+        stream
+            .read_to_string(&mut text)
+            .context("reading the control socket")?;
+        let document: Document = serde_json::from_str(&text)
+            .with_context(|| format!("the control socket said {text:?}"))?;
+        Ok(document.broker)
+    }
+
+    /// What it holds now.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub fn holdings(&self) -> Result<Holdings> {
+        let snapshot = self.snapshot()?;
+        let buffers = snapshot.buffers.len();
+        let attachments = snapshot.peers.iter().map(|peer| peer.attachments).sum();
+        let windows = snapshot.peers.iter().map(|peer| peer.windows).sum();
+        Ok(Holdings {
+            descriptors: self.descriptors()?,
+            buffers,
+            attachments,
+            windows,
+        })
+    }
+
+    /// Open descriptors of the process.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn descriptors(&self) -> Result<usize> {
+        let folder = format!("/proc/{}/fd", self.pid());
+        Ok(fs::read_dir(&folder)
+            .with_context(|| format!("reading {folder}"))?
+            .count())
+    }
+
+    /// Resident memory of the process, KiB.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn resident(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.pid());
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line
+            .and_then(|line| line.split_whitespace().next())
+            .and_then(|word| word.parse().ok());
+        number.with_context(|| format!("{path} tells no VmRSS"))
+    }
+
+    /// SIGTERM, and wait for a clean end.
+    ///
+    /// # Errors
+    /// When it does not end in time or not with 0.
+    pub fn stop(&mut self) -> Result<()> {
+        if self.process.ended()?.is_none() {
+            self.process.signal(libc::SIGTERM)?;
+        }
+        let status = self.process.wait(wait::STOP)?;
+        if !status.success() {
+            bail!("the daemon ended badly: {status}");
+        }
+        Ok(())
+    }
+
+    /// Wait until `good` of what it holds.
+    ///
+    /// # Errors
+    /// What it holds when the time is over.
+    pub fn settles(&self, what: &str, good: impl Fn(&Holdings) -> bool) -> Result<Holdings> {
+        let mut last = None;
+        let result = wait::until(what, Duration::from_secs(15), || {
+            let now = self.holdings()?;
+            last = Some(now);
+            Ok(good(&now).then_some(now))
+        });
+        result.with_context(|| format!("the daemon holds {last:?}"))
+    }
+}
+
+/// Where the daemon listens for a peer.
+#[must_use]
+pub fn socket(folder: &Path, peer: &str) -> PathBuf {
+    folder.join(format!("{peer}.sock"))
+}

@@ -1,0 +1,473 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A process in a guest that holds buffers for a test
+//!
+//! Its methods are the operations; what the guest refuses comes as
+//! [`Refused`], with the error number and the host's reason.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+pub use bufshare_agent::hand::{Buffer, Event, Info, Patch, Peer, Sight, Source, pattern, word};
+use bufshare_agent::hand::{Call, Line, Op, Refusal, Yield};
+
+use crate::channel::Program;
+use crate::wait;
+
+/// The guest said no.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("guest {vm}: {op}: {what}: {}{}", std::io::Error::from_raw_os_error(*errno), self.reason())]
+pub struct Refused {
+    /// Which guest.
+    pub vm: String,
+    /// What was asked.
+    pub op: String,
+    /// Which part of it.
+    pub what: String,
+    /// The system's error number.
+    pub errno: i32,
+    /// The host's reason, by name.
+    pub status: Option<String>,
+}
+
+impl Refused {
+    fn reason(&self) -> String {
+        self.status
+            .as_ref()
+            .map(|status| format!(" ({status})"))
+            .unwrap_or_default()
+    }
+}
+
+/// The refusal in a result.
+///
+/// # Errors
+/// When it was no refusal: then that error, or that all went well.
+pub fn refused<T: std::fmt::Debug>(result: Result<T>) -> Result<Refused> {
+    match result {
+        Ok(value) => bail!("was not refused: {value:?}"),
+        Err(error) => match error.downcast_ref::<Refused>() {
+            Some(refused) => Ok(refused.clone()),
+            None => Err(error),
+        },
+    }
+}
+
+/// The status in a result, which must be a refusal by the host.
+///
+/// # Errors
+/// When it was none.
+pub fn status<T: std::fmt::Debug>(result: Result<T>) -> Result<String> {
+    let refused = refused(result)?;
+    refused
+        .status
+        .clone()
+        .with_context(|| format!("no reason of the host: {refused}"))
+}
+
+/// The process.
+#[derive(Debug)]
+pub struct Hand {
+    vm: String,
+    program: Program,
+    next: u64,
+    saw: VecDeque<(u64, Sight)>,
+    outcomes: VecDeque<(u64, Result<Yield, Refusal>)>,
+}
+
+/// A dma-buf in the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buf {
+    /// Its number.
+    pub number: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// An export in the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Export {
+    /// Its number.
+    pub number: u64,
+    /// The buffer's name.
+    pub id: String,
+    /// Of the export.
+    pub generation: u64,
+}
+
+/// An import in the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Import {
+    /// The dma-buf.
+    pub buf: Buf,
+    /// Of the export.
+    pub generation: u64,
+    /// To write, too.
+    pub write: bool,
+    /// How.
+    pub transport: u32,
+    /// VMM mappings that it takes.
+    pub windows: u32,
+}
+
+/// A mapping in the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Map {
+    /// Its number.
+    pub number: u64,
+}
+
+macro_rules! expect {
+    ($outcome:expr, $pattern:pat => $value:expr) => {
+        match $outcome? {
+            $pattern => anyhow::Ok($value),
+            other => bail!("odd outcome {other:?}"),
+        }
+    };
+}
+
+#[allow(
+    clippy::missing_errors_doc,
+    reason = "all of them: Refused, or no answer"
+)]
+impl Hand {
+    pub(crate) fn new(vm: &str, program: Program) -> Result<Self> {
+        let mut hand = Self {
+            vm: vm.to_owned(),
+            program,
+            next: 1,
+            saw: VecDeque::new(),
+            outcomes: VecDeque::new(),
+        };
+        match hand.line(wait::COMMAND)? {
+            Line::Ready => Ok(hand),
+            other => bail!("guest {vm}: odd first line {other:?}"),
+        }
+    }
+
+    fn line(&mut self, limit: Duration) -> Result<Line> {
+        let line = self.program.line(limit)?;
+        serde_json::from_str(&line)
+            .with_context(|| format!("guest {}: not a line of a hand: {line}", self.vm))
+    }
+
+    fn next(&mut self, limit: Duration) -> Result<()> {
+        match self.line(limit)? {
+            Line::Ready => {}
+            Line::Outcome { id, result } => self.outcomes.push_back((id, result)),
+            Line::Saw { map, sight } => self.saw.push_back((map, sight)),
+        }
+        Ok(())
+    }
+
+    /// Ask and do not wait.
+    pub fn begin(&mut self, op: Op) -> Result<u64> {
+        let id = self.next;
+        self.next += 1;
+        let mut text = serde_json::to_string(&Call { id, op })?;
+        text.push('\n');
+        self.program.write(&text)?;
+        Ok(id)
+    }
+
+    /// Wait for what was begun.
+    pub fn finish(&mut self, id: u64, what: &str, limit: Duration) -> Result<Yield> {
+        let deadline = Instant::now() + wait::scaled(limit);
+        loop {
+            let found = self.outcomes.iter().position(|(number, _)| *number == id);
+            if let Some((_, result)) = found.and_then(|index| self.outcomes.remove(index)) {
+                return result.map_err(
+                    |Refusal {
+                         what: part,
+                         errno,
+                         status,
+                     }| {
+                        let (vm, op) = (self.vm.clone(), what.to_owned());
+                        Refused {
+                            vm,
+                            op,
+                            what: part,
+                            errno,
+                            status,
+                        }
+                        .into()
+                    },
+                );
+            }
+            let rest = deadline.saturating_duration_since(Instant::now());
+            self.next(rest).with_context(|| format!("during {what}"))?;
+        }
+    }
+
+    /// Ask and wait.
+    pub fn call(&mut self, op: Op, limit: Duration) -> Result<Yield> {
+        let what: String = format!("{op:?}").chars().take(120).collect();
+        let id = self.begin(op)?;
+        self.finish(id, &what, limit)
+    }
+
+    fn quick(&mut self, op: Op) -> Result<Yield> {
+        self.call(op, wait::COMMAND)
+    }
+
+    /// The program, to signal or kill it.
+    pub fn program(&mut self) -> &mut Program {
+        &mut self.program
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) -> Result<()> {
+        self.program.kill()
+    }
+
+    /// INFO.
+    pub fn info(&mut self) -> Result<Info> {
+        expect!(self.quick(Op::Info), Yield::Info(info) => info)
+    }
+
+    /// PEERS.
+    pub fn peers(&mut self) -> Result<Vec<Peer>> {
+        expect!(self.quick(Op::Peers), Yield::Peers(peers) => peers)
+    }
+
+    /// LIST.
+    pub fn list(&mut self) -> Result<Vec<Buffer>> {
+        expect!(self.quick(Op::List), Yield::Buffers(buffers) => buffers)
+    }
+
+    /// QUERY.
+    pub fn query(&mut self, id: &str) -> Result<Buffer> {
+        let buffers = expect!(self.quick(Op::Query { id: id.to_owned() }), Yield::Buffers(buffers) => buffers)?;
+        buffers.into_iter().next().context("no buffer told")
+    }
+
+    /// GET_META: sequence number, name, opaque data.
+    pub fn get_meta(&mut self, id: &str) -> Result<(u64, String, Vec<u8>)> {
+        expect!(self.quick(Op::GetMeta { id: id.to_owned() }), Yield::Meta { seq, name, blob } => (seq, name, blob))
+    }
+
+    /// SET_META: the sequence number.
+    pub fn set_meta(&mut self, id: &str, name: &str, blob: &[u8]) -> Result<u64> {
+        let op = Op::SetMeta {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            blob: blob.to_owned(),
+        };
+        expect!(self.quick(op), Yield::Meta { seq, .. } => seq)
+    }
+
+    /// Make a dma-buf.
+    pub fn make(&mut self, source: Source, size: u64) -> Result<Buf> {
+        expect!(self.quick(Op::Make { source, size }), Yield::Made { buf, size } => Buf { number: buf, size })
+    }
+
+    /// ALLOC.
+    pub fn alloc(&mut self, size: u64) -> Result<Buf> {
+        self.make(Source::Alloc, size)
+    }
+
+    /// Take a dma-buf that another process of the guest has open.
+    pub fn adopt(&mut self, pid: i32, index: usize) -> Result<Buf> {
+        expect!(self.quick(Op::Adopt { pid, index }), Yield::Made { buf, size } => Buf { number: buf, size })
+    }
+
+    /// EXPORT to all whom the operator allows.
+    pub fn export(&mut self, buf: Buf) -> Result<Export> {
+        self.export_to(buf, &[], "", &[])
+    }
+
+    /// EXPORT.
+    pub fn export_to(
+        &mut self,
+        buf: Buf,
+        access: &[(&str, bool)],
+        name: &str,
+        blob: &[u8],
+    ) -> Result<Export> {
+        let op = Op::Export {
+            buf: buf.number,
+            access: access
+                .iter()
+                .map(|(peer, write)| ((*peer).to_owned(), *write))
+                .collect(),
+            name: name.to_owned(),
+            blob: blob.to_owned(),
+        };
+        expect!(self.quick(op), Yield::Exported { export, id, generation } => Export { number: export, id, generation })
+    }
+
+    /// ALLOC, fill with the pattern of `seed`, EXPORT. The mapping is kept.
+    pub fn offer(&mut self, size: u64, seed: u32) -> Result<(Buf, Map, Export)> {
+        let buf = self.alloc(size)?;
+        let map = self.map(buf)?;
+        self.fill(map, seed)?;
+        let export = self.export(buf)?;
+        Ok((buf, map, export))
+    }
+
+    /// IMPORT to read and write.
+    pub fn import(&mut self, id: &str) -> Result<Import> {
+        self.import_with(id, true)
+    }
+
+    /// IMPORT.
+    pub fn import_with(&mut self, id: &str, write: bool) -> Result<Import> {
+        let outcome = self.quick(Op::Import {
+            id: id.to_owned(),
+            write,
+        });
+        expect!(outcome, Yield::Imported { buf, size, generation, write, transport, windows } => Import {
+            buf: Buf { number: buf, size },
+            generation,
+            write,
+            transport,
+            windows,
+        })
+    }
+
+    /// Close a buffer, an export or a mapping.
+    pub fn close(&mut self, number: u64) -> Result<()> {
+        expect!(self.quick(Op::Close { number }), Yield::Done => ())
+    }
+
+    /// mmap to read and write.
+    pub fn map(&mut self, buf: Buf) -> Result<Map> {
+        self.map_with(buf, true)
+    }
+
+    /// mmap.
+    pub fn map_with(&mut self, buf: Buf, write: bool) -> Result<Map> {
+        expect!(self.quick(Op::Map { buf: buf.number, write }), Yield::Mapped { map } => Map { number: map })
+    }
+
+    /// Write the pattern of `seed` everywhere.
+    pub fn fill(&mut self, map: Map, seed: u32) -> Result<()> {
+        let sight =
+            expect!(self.quick(Op::Fill { map: map.number, seed }), Yield::Seen(sight) => sight)?;
+        match sight {
+            Sight::Pattern => Ok(()),
+            other => bail!("guest {}: writing gave {other:?}", self.vm),
+        }
+    }
+
+    /// Write bytes; tells whether there was memory.
+    pub fn poke(&mut self, map: Map, offset: u64, data: &[u8]) -> Result<Sight> {
+        let op = Op::Poke {
+            map: map.number,
+            offset,
+            data: data.to_owned(),
+        };
+        expect!(self.quick(op), Yield::Seen(sight) => sight)
+    }
+
+    /// Read bytes; none is SIGBUS.
+    pub fn peek(&mut self, map: Map, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {
+        match self.quick(Op::Peek {
+            map: map.number,
+            offset,
+            len,
+        })? {
+            Yield::Data(data) => Ok(Some(data)),
+            Yield::Seen(Sight::Sigbus) => Ok(None),
+            other => bail!("odd outcome {other:?}"),
+        }
+    }
+
+    /// Compare with the pattern of `seed`.
+    pub fn compare(&mut self, map: Map, seed: u32) -> Result<Sight> {
+        expect!(self.quick(Op::Compare { map: map.number, seed }), Yield::Seen(sight) => sight)
+    }
+
+    /// DMA_BUF_IOCTL_SYNC.
+    pub fn sync(&mut self, buf: Buf, write: bool, end: bool) -> Result<()> {
+        expect!(self.quick(Op::Sync { buf: buf.number, write, end }), Yield::Done => ())
+    }
+
+    /// Read the mapping in a loop from now on.
+    pub fn watch(&mut self, map: Map, seed: u32) -> Result<()> {
+        expect!(self.quick(Op::Watch { map: map.number, seed }), Yield::Done => ())
+    }
+
+    /// Rounds of a watcher, and what it saw last.
+    pub fn watched(&mut self, map: Map, stop: bool) -> Result<(u64, Sight)> {
+        expect!(self.quick(Op::Watched { map: map.number, stop }), Yield::Watched { rounds, last } => (rounds, last))
+    }
+
+    /// What watchers saw that was not the pattern, so far.
+    pub fn sights(&mut self) -> Vec<Sight> {
+        self.saw.drain(..).map(|(_, sight)| sight).collect()
+    }
+
+    /// Wait until a watcher's access is refused.
+    pub fn wait_sigbus(&mut self, map: Map, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + wait::scaled(limit);
+        while !self.saw.contains(&(map.number, Sight::Sigbus)) {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            self.next(rest).context("waiting for a watcher's SIGBUS")?;
+        }
+        Ok(())
+    }
+
+    /// The next event, if one comes in time.
+    pub fn event(&mut self, limit: Duration) -> Result<Option<Event>> {
+        let limit = wait::scaled(limit);
+        let timeout_ms = u64::try_from(limit.as_millis())?;
+        expect!(self.call(Op::Event { timeout_ms }, limit + wait::COMMAND), Yield::Event(event) => event)
+    }
+
+    /// Wait for an event; others before it are dropped.
+    pub fn wait_event(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> Result<Event> {
+        let mut others = Vec::new();
+        let deadline = Instant::now() + wait::scaled(wait::COMMAND);
+        while Instant::now() < deadline {
+            match self.event(Duration::from_secs(1))? {
+                Some(event) if wanted(&event) => return Ok(event),
+                Some(event) => others.push(event.kind),
+                None => {}
+            }
+        }
+        bail!("guest {}: no event {what}; others: {others:?}", self.vm)
+    }
+
+    /// Wait for an event of this kind about this buffer.
+    pub fn wait_event_of(&mut self, kind: &str, id: &str) -> Result<Event> {
+        self.wait_event(&format!("{kind} of {id}"), |event| {
+            event.kind == kind && event.id == id
+        })
+    }
+
+    /// An ioctl of `/dev/bufshare`, byte for byte: its error number and what it left.
+    pub fn raw(&mut self, request: u32, data: &[u8], patches: &[Patch]) -> Result<(i32, Vec<u8>)> {
+        let op = Op::Raw {
+            request,
+            data: data.to_owned(),
+            patches: patches.to_owned(),
+        };
+        expect!(self.quick(op), Yield::Raw { errno, data } => (errno, data))
+    }
+
+    /// read() of the device.
+    pub fn read_device(&mut self, room: usize) -> Result<Vec<u8>> {
+        expect!(self.quick(Op::ReadFd { number: None, room }), Yield::Data(data) => data)
+    }
+
+    /// Import, map, compare the first word, unmap and close, `count` times:
+    /// microseconds for the first and for all.
+    pub fn cycle(
+        &mut self,
+        id: &str,
+        count: u32,
+        seed: u32,
+        limit: Duration,
+    ) -> Result<(u64, u64)> {
+        let outcome = self.call(
+            Op::Cycle {
+                id: id.to_owned(),
+                count,
+                seed,
+            },
+            limit,
+        );
+        expect!(outcome, Yield::Cycled { first_us, total_us, .. } => (first_us, total_us))
+    }
+}

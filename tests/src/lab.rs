@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Where kernel, image and programs are
+//!
+//! All of it is made by the scripts before a test runs; what is missing is a
+//! [`Skip`], which says what to run.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::report::Skip;
+
+/// The parts of a test machine.
+#[derive(Debug, Clone)]
+pub struct Lab {
+    /// Runs a command in the lab's root.
+    pub in_lab: PathBuf,
+    /// The guests' kernel.
+    pub kernel: PathBuf,
+    /// Its release.
+    pub kernel_release: String,
+    /// The guests' image.
+    pub initramfs: PathBuf,
+    /// QEMU's version.
+    pub qemu_version: String,
+    /// Accelerator of QEMU.
+    pub accel: String,
+}
+
+impl Lab {
+    /// Find them.
+    ///
+    /// # Errors
+    /// A [`Skip`] when something is missing.
+    pub fn find() -> Result<Self> {
+        let folder = match std::env::var_os("BUFSHARE_LAB") {
+            Some(folder) => PathBuf::from(folder),
+            None => cache_folder().join("bufshare/lab"),
+        };
+        let path = folder.join("lab.env");
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            Skip::new(format!(
+                "no lab ({}: {error}): run scripts/lab",
+                path.display()
+            ))
+        })?;
+        let values = assignments(&text);
+        let get = |name: &str| {
+            values
+                .get(name)
+                .cloned()
+                .with_context(|| format!("{}: no {name}: run scripts/lab --force", path.display()))
+        };
+        let initramfs =
+            env_path("BUFSHARE_INITRAMFS").unwrap_or_else(|| target().join("guest/initramfs.cpio"));
+        if !initramfs.exists() {
+            return Err(Skip::new(format!(
+                "no guest image {}: run scripts/guest-image",
+                initramfs.display()
+            ))
+            .into());
+        }
+        Ok(Self {
+            in_lab: repo().join("scripts/in-lab"),
+            kernel: env_path("BUFSHARE_KERNEL")
+                .map_or_else(|| get("KERNEL_IMAGE").map(PathBuf::from), Ok)?,
+            kernel_release: get("KERNEL_RELEASE")?,
+            initramfs,
+            qemu_version: get("QEMU_VERSION")?,
+            accel: std::env::var("BUFSHARE_ACCEL").unwrap_or_else(|_| "tcg".to_owned()),
+        })
+    }
+}
+
+/// The daemon's program.
+///
+/// # Errors
+/// A [`Skip`] when it is not built.
+pub fn daemon_program() -> Result<PathBuf> {
+    let path = env_path("BUFSHARE_DAEMON").or_else(|| beside_us("vhost-device-bufshare"));
+    let found = path.filter(|path| path.exists());
+    found.ok_or_else(|| {
+        Skip::new(
+            "no daemon: run cargo build -p vhost-device-bufshare, or name it in BUFSHARE_DAEMON",
+        )
+        .into()
+    })
+}
+
+/// The checkout.
+#[must_use]
+pub fn repo() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests).to_owned()
+}
+
+/// Cargo's target folder.
+#[must_use]
+pub fn target() -> PathBuf {
+    let folder = env_path("CARGO_TARGET_DIR").unwrap_or_else(|| repo().join("target"));
+    std::path::absolute(&folder).unwrap_or(folder)
+}
+
+/// Built in the same profile as this program.
+fn beside_us(name: &str) -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let mut folder = program.parent()?;
+    if folder.ends_with("deps") {
+        folder = folder.parent()?;
+    }
+    Some(folder.join(name))
+}
+
+fn env_path(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}
+
+fn cache_folder() -> PathBuf {
+    env_path("XDG_CACHE_HOME").unwrap_or_else(|| {
+        let home = std::env::var_os("HOME").unwrap_or_else(|| OsString::from("/tmp"));
+        PathBuf::from(home).join(".cache")
+    })
+}
+
+/// Read `NAME=VALUE` lines as a shell's `printf %q` writes them.
+fn assignments(text: &str) -> HashMap<String, String> {
+    let mut values = HashMap::new();
+    for line in text.lines() {
+        let Some((name, quoted)) = line.split_once('=') else {
+            continue;
+        };
+        let mut value = String::new();
+        let mut characters = quoted.chars();
+        while let Some(character) = characters.next() {
+            match character {
+                '\\' => value.extend(characters.next()),
+                '\'' => {}
+                other => value.push(other),
+            }
+        }
+        values.insert(name.to_owned(), value);
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assignments_are_unquoted() {
+        let values = assignments("A=/x/y\nB=/with\\ space\nC=''\n# no assignment\n");
+        assert_eq!(values["A"], "/x/y");
+        assert_eq!(values["B"], "/with space");
+        assert_eq!(values["C"], "");
+    }
+}

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A daemon and two machines
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use bufshare_agent::wire::Ready;
+use tempfile::TempDir;
+
+use crate::channel::Transcript;
+use crate::daemon::{self, Daemon, Holdings};
+use crate::lab::Lab;
+use crate::report;
+use crate::vm::{Machine, Vm};
+
+/// The module under test.
+pub const DRIVER: &str = "virtio_bufshare";
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    machines: [Machine; 2],
+    options: Option<Vec<String>>,
+    needs: Option<fn() -> Result<()>>,
+}
+
+impl Plan {
+    /// Peers `a` and `b`, which may share everything with each other.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::named("a", "b").options(&["--allow", "a:b:rw", "--allow", "b:a:rw"])
+    }
+
+    /// Peers of these names; nothing is allowed.
+    #[must_use]
+    pub fn named(first: &str, second: &str) -> Self {
+        let machine = |name| {
+            let mut machine = Machine::new(name);
+            machine.modules.push(DRIVER.to_owned());
+            machine
+        };
+        Self {
+            machines: [machine(first), machine(second)],
+            options: Some(Vec::new()),
+            needs: None,
+        }
+    }
+
+    /// No daemon, no device, no driver.
+    #[must_use]
+    pub fn bare() -> Self {
+        Self {
+            machines: [Machine::new("a"), Machine::new("b")],
+            options: None,
+            needs: None,
+        }
+    }
+
+    /// More words for the daemon.
+    #[must_use]
+    pub fn options(mut self, words: &[&str]) -> Self {
+        self.options
+            .get_or_insert_default()
+            .extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// Ask this before anything is started; its error, a [`report::Skip`], says
+    /// what this host does not have.
+    #[must_use]
+    pub fn needs(mut self, check: fn() -> Result<()>) -> Self {
+        self.needs = Some(check);
+        self
+    }
+
+    /// Change both machines.
+    #[must_use]
+    pub fn both(mut self, change: impl Fn(&mut Machine)) -> Self {
+        self.machines.iter_mut().for_each(change);
+        self
+    }
+
+    /// Change the first machine.
+    #[must_use]
+    pub fn first(mut self, change: impl Fn(&mut Machine)) -> Self {
+        let [first, _] = &mut self.machines;
+        change(first);
+        self
+    }
+
+    /// Change the second machine.
+    #[must_use]
+    pub fn second(mut self, change: impl Fn(&mut Machine)) -> Self {
+        let [_, second] = &mut self.machines;
+        change(second);
+        self
+    }
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// They run.
+#[derive(Debug)]
+pub struct TwoVms {
+    /// The first.
+    pub a: Vm,
+    /// The second.
+    pub b: Vm,
+    /// What the first said of itself.
+    pub ready_a: Ready,
+    /// What the second said of itself.
+    pub ready_b: Ready,
+    /// From the start of the daemon until both guests were up.
+    pub boot_time: Duration,
+    daemon: Option<Daemon>,
+    lab: Lab,
+    plan: Plan,
+    transcript: Transcript,
+    logs: PathBuf,
+    sockets: TempDir,
+    finished: bool,
+}
+
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The first.
+    A,
+    /// The second.
+    B,
+}
+
+impl TwoVms {
+    /// Start all, both guests at the same time, and wait until they are up.
+    ///
+    /// # Errors
+    /// A [`report::Skip`] when something is missing here, or what went wrong.
+    pub fn boot(plan: Plan, logs: &Path) -> Result<Self> {
+        if let Some(check) = plan.needs {
+            check()?;
+        }
+        let lab = Lab::find()?;
+        let started = Instant::now();
+        // Short paths: a socket's has at most 107 bytes.
+        let sockets = tempfile::Builder::new().prefix("bufshare-").tempdir()?;
+        let transcript = Transcript::new(&logs.join("transcript.jsonl"))?;
+        let daemon = match &plan.options {
+            Some(options) => Some(Daemon::start(
+                sockets.path(),
+                &plan.machines,
+                options,
+                logs,
+            )?),
+            None => None,
+        };
+        let start = |machine: &Machine| {
+            start(
+                &lab,
+                machine,
+                daemon.is_some(),
+                sockets.path(),
+                logs,
+                &transcript,
+            )
+        };
+        let [first, second] = &plan.machines;
+        let mut a = start(first)?;
+        let mut b = start(second)?;
+        let ready_a = a.boot()?;
+        let ready_b = b.boot()?;
+        Ok(Self {
+            a,
+            b,
+            ready_a,
+            ready_b,
+            boot_time: started.elapsed(),
+            daemon,
+            lab,
+            plan,
+            transcript,
+            logs: logs.to_owned(),
+            sockets,
+            finished: false,
+        })
+    }
+
+    /// The daemon.
+    ///
+    /// # Errors
+    /// When the plan had none.
+    pub fn daemon(&mut self) -> Result<&mut Daemon> {
+        self.daemon
+            .as_mut()
+            .context("there is no daemon in this plan")
+    }
+
+    /// What was found of the lab.
+    #[must_use]
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// Where the logs are.
+    #[must_use]
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    /// Start a machine again that was killed.
+    ///
+    /// # Errors
+    /// When it does not boot.
+    pub fn restart(&mut self, side: Side) -> Result<()> {
+        let [first, second] = &self.plan.machines;
+        let machine = match side {
+            Side::A => first,
+            Side::B => second,
+        };
+        let with_device = self.daemon.is_some();
+        let mut vm = start(
+            &self.lab,
+            machine,
+            with_device,
+            self.sockets.path(),
+            &self.logs,
+            &self.transcript,
+        )?;
+        let ready = vm.boot()?;
+        match side {
+            Side::A => (self.a, self.ready_a) = (vm, ready),
+            Side::B => (self.b, self.ready_b) = (vm, ready),
+        }
+        Ok(())
+    }
+
+    /// What the daemon holds, when no buffer is shared any more.
+    ///
+    /// # Errors
+    /// When something stays behind.
+    pub fn settled(&mut self) -> Result<Holdings> {
+        self.daemon()?.settles("the daemon to hold nothing", |now| {
+            now.buffers == 0 && now.attachments == 0 && now.windows == 0
+        })
+    }
+
+    /// Check that nothing has ended, restarted or complained, and that no
+    /// buffer is left.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&mut self) -> Result<()> {
+        self.a.check()?;
+        self.b.check()?;
+        if let Some(daemon) = &mut self.daemon {
+            daemon.alive()?;
+            self.settled()?;
+        }
+        Ok(())
+    }
+
+    /// Check, then stop all.
+    ///
+    /// # Errors
+    /// What is wrong, or did not stop cleanly.
+    pub fn finish(mut self) -> Result<()> {
+        self.check()?;
+        self.stop()
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.finished = true;
+        let mut results = vec![self.a.stop(), self.b.stop()];
+        if let Some(daemon) = &mut self.daemon {
+            results.push(daemon.stop());
+        }
+        results.into_iter().collect()
+    }
+}
+
+impl Drop for TwoVms {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Whoever drops it instead of finishing it has its own error to tell.
+            let _ = self.stop();
+        }
+    }
+}
+
+fn start(
+    lab: &Lab,
+    machine: &Machine,
+    with_device: bool,
+    sockets: &Path,
+    logs: &Path,
+    transcript: &Transcript,
+) -> Result<Vm> {
+    let mut machine = machine.clone();
+    if with_device {
+        machine.socket = Some(daemon::socket(sockets, &machine.name));
+    }
+    Vm::start(lab, machine, logs, transcript)
+}
+
+/// One pair for all tests of a file: booted by the first that needs it, again
+/// after one that failed, and stopped at the end of the program.
+#[derive(Debug)]
+pub struct Shared {
+    plan: fn() -> Plan,
+    pair: Mutex<Option<TwoVms>>,
+}
+
+static LIVE: Mutex<Vec<&'static Shared>> = Mutex::new(Vec::new());
+
+impl Shared {
+    /// Of this plan.
+    #[must_use]
+    pub const fn new(plan: fn() -> Plan) -> Self {
+        Self {
+            plan,
+            pair: Mutex::new(None),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<TwoVms>> {
+        self.pair.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Run a test on the pair, then check the pair.
+    ///
+    /// # Panics
+    /// When the test failed, or could not run although it had to.
+    pub fn with<F: FnOnce(&mut TwoVms) -> Result<()>>(&'static self, body: F) {
+        let name = report::name_of(&body);
+        let mut slot = self.lock();
+        let result = match slot.take() {
+            Some(pair) => Ok(pair),
+            None => report::folder(&name).and_then(|logs| {
+                let result = TwoVms::boot((self.plan)(), &logs);
+                result.map_err(|error| explain(error, &logs))
+            }),
+        };
+        let result = result.and_then(|mut pair| {
+            pair.transcript.write("", "test", &name);
+            let logs = pair.logs.clone();
+            report::catch(|| {
+                body(&mut pair)?;
+                pair.check()
+            })
+            .map_err(|error| {
+                if error.is::<report::Skip>() {
+                    error
+                } else {
+                    explain(error, &logs)
+                }
+            })?;
+            self.keep(&mut slot, pair);
+            Ok(())
+        });
+        drop(slot);
+        report::conclude(&name, result, None);
+    }
+
+    fn keep(&'static self, slot: &mut Option<TwoVms>, pair: TwoVms) {
+        let mut live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+        if live.is_empty() {
+            // SAFETY: a function that takes nothing and does not unwind.
+            unsafe { libc::atexit(stop_all) };
+        }
+        if !live.iter().any(|other| std::ptr::eq(*other, self)) {
+            live.push(self);
+        }
+        *slot = Some(pair);
+    }
+}
+
+fn explain(error: anyhow::Error, logs: &Path) -> anyhow::Error {
+    // The reason once more at the end: the logs may be long.
+    let text = format!("{error:#}{}\n---- {error:#}", report::tails(logs));
+    if error.is::<report::Skip>() {
+        error
+    } else {
+        anyhow::anyhow!(text)
+    }
+}
+
+/// At the end of the program: no pair is left without its last check.
+extern "C" fn stop_all() {
+    let shared = std::mem::take(&mut *LIVE.lock().unwrap_or_else(PoisonError::into_inner));
+    let mut failed = false;
+    for one in shared {
+        let Some(pair) = one.lock().take() else {
+            continue;
+        };
+        let logs = pair.logs.clone();
+        if let Err(error) = report::catch(|| pair.finish()) {
+            eprintln!("at the end: {:#}", explain(error, &logs));
+            failed = true;
+        }
+    }
+    if failed {
+        // SAFETY: ends the program; nothing of it is needed any more.
+        unsafe { libc::_exit(101) };
+    }
+}

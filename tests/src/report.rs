@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Log folders, skips, the health of the guests' kernels
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::lab;
+
+/// Environment variable: what cannot run is a failure.
+pub const REQUIRE: &str = "BUFSHARE_REQUIRE_VM";
+
+/// Lines of each log that a failure shows.
+const SHOWN: usize = 40;
+
+/// A kernel that says one of these is not well.
+const BAD: &[&str] = &[
+    "WARNING:",
+    "BUG:",
+    "BUG ",
+    "Oops",
+    "KASAN",
+    "possible circular",
+    "possible recursive",
+    "general protection",
+    "Call Trace",
+    "Kernel panic",
+    "unreferenced object",
+    "blocked for more than",
+    "refcount_t",
+];
+
+/// Why a test cannot run here.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Skip {
+    reason: String,
+    /// Somebody can do something about it.
+    fixable: bool,
+}
+
+impl Skip {
+    /// Something is missing that a script makes; the reason says which.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            fixable: true,
+        }
+    }
+
+    /// This guest kernel or VMM cannot do it at all: never a failure.
+    pub fn impossible(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            fixable: false,
+        }
+    }
+}
+
+/// Make the empty log folder of a test.
+///
+/// # Errors
+/// From the file system.
+pub fn folder(name: &str) -> Result<PathBuf> {
+    let folder = lab::target().join("test-logs").join(name);
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("emptying {}", folder.display()));
+        }
+        _ => {}
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Last part of a function's path.
+#[must_use]
+pub fn name_of<F>(_: &F) -> String {
+    let path = std::any::type_name::<F>().replace("::{{closure}}", "");
+    path.replace("::", ".")
+}
+
+/// Run a test and turn what came of it into a pass, a skip or a panic.
+///
+/// # Panics
+/// When it failed, or could not run although it had to.
+pub fn run<F: FnOnce() -> Result<()>>(body: F) {
+    let name = name_of(&body);
+    let result = catch(body);
+    conclude(&name, result, None);
+}
+
+/// A panic is an error too.
+pub(crate) fn catch(body: impl FnOnce() -> Result<()>) -> Result<()> {
+    catch_unwind(AssertUnwindSafe(body))
+        .unwrap_or_else(|panic| Err(anyhow::anyhow!("panicked: {}", text_of(&*panic))))
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default()
+}
+
+#[allow(clippy::panic, reason = "this is how a test fails")]
+pub(crate) fn conclude(name: &str, result: Result<()>, logs: Option<&Path>) {
+    let Err(error) = result else { return };
+    let Some(skip) = error.downcast_ref::<Skip>() else {
+        let mut text = format!("{error:#}");
+        if let Some(logs) = logs {
+            text.push_str(&tails(logs));
+        }
+        panic!("{name}: {text}");
+    };
+    let required = skip.fixable && std::env::var(REQUIRE).as_deref() == Ok("1");
+    assert!(!required, "{name}: could not run, and {REQUIRE}=1: {skip}");
+    // Not with eprintln, which the test harness swallows.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {name}: {skip}");
+    let list = lab::target().join("test-logs/skipped");
+    let _ = fs::create_dir_all(lab::target().join("test-logs"));
+    let file = fs::OpenOptions::new().create(true).append(true).open(list);
+    let _ = file.and_then(|mut file| writeln!(file, "{name}: {skip}"));
+}
+
+/// The ends of all logs in a folder.
+#[must_use]
+pub fn tails(folder: &Path) -> String {
+    let mut text = String::new();
+    let Ok(entries) = fs::read_dir(folder) else {
+        return text;
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if !(name.ends_with(".log") || name.ends_with(".console") || name.ends_with(".jsonl")) {
+            continue;
+        }
+        let bytes = fs::read(&path).unwrap_or_default();
+        let all = String::from_utf8_lossy(&bytes);
+        let mut last = VecDeque::new();
+        for line in all.lines() {
+            if last.len() == SHOWN {
+                last.pop_front();
+            }
+            last.push_back(line);
+        }
+        let _ = write!(text, "\n---- {}", path.display());
+        for line in last {
+            let cut: String = line.chars().take(400).collect();
+            let _ = write!(text, "\n{cut}");
+        }
+    }
+    text
+}
+
+/// What a kernel should not have said, beginning at byte `from` of its console.
+///
+/// # Errors
+/// When the console cannot be read.
+pub fn complaints(console: &Path, from: usize, expected: &[String]) -> Result<Vec<String>> {
+    let bytes = fs::read(console).with_context(|| format!("reading {}", console.display()))?;
+    let text = String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned();
+    let bad = |line: &&str| BAD.iter().any(|word| line.contains(word));
+    let fine = |line: &&str| !expected.iter().any(|word| line.contains(word.as_str()));
+    Ok(text
+        .lines()
+        .filter(bad)
+        .filter(fine)
+        .map(str::to_owned)
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_of_a_kernel_are_found_unless_expected() {
+        let folder = tempfile::tempdir().unwrap();
+        let console = folder.path().join("a.console");
+        fs::write(
+            &console,
+            "old BUG: x\n[1.0] fine\n[2.0] WARNING: CPU: 0\n[3.0] general protection fault\n",
+        )
+        .unwrap();
+        let all = complaints(&console, 11, &[]).unwrap();
+        assert_eq!(
+            all,
+            ["[2.0] WARNING: CPU: 0", "[3.0] general protection fault"]
+        );
+        let rest = complaints(&console, 11, &["WARNING: CPU".to_owned()]).unwrap();
+        assert_eq!(rest.len(), 1);
+    }
+
+    #[test]
+    fn a_name_is_that_of_the_function() {
+        let body = || ();
+        assert!(name_of(&body).ends_with("a_name_is_that_of_the_function"));
+    }
+}

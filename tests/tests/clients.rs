@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Drivers of the importing VM use an imported buffer
+//!
+//! They know nothing of bufshare. Pixels are compared, not return codes.
+
+#![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bufshare_agent::hand::{Op, Yield};
+use bufshare_tests::hand::{Buf, Hand, Import, Map};
+use bufshare_tests::image::Picture;
+use bufshare_tests::pair::{Plan, Shared, TwoVms};
+use bufshare_tests::vm::Vm;
+
+static VMS: Shared = Shared::new(|| Plan::new().both(|machine| machine.screen = SIZE));
+const SIZE: (u32, u32) = (640, 480);
+/// What vivid's HDMI connectors have.
+const HDMI: (u32, u32) = (1280, 720);
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn bytes_of((width, height): (u32, u32)) -> u64 {
+    u64::from(width) * u64::from(height) * 4
+}
+
+fn load_vivid(vm: &Vm) -> Result<()> {
+    // First vmalloc, capture and output by a cable; then contiguous, capture.
+    vm.load(
+        "vivid",
+        "n_devs=2 allocators=0,1 node_types=0x101,0x1 num_inputs=1,1 input_types=0x3,0x0 num_outputs=1 output_types=0x1",
+    )
+}
+
+/// A picture in which every pixel differs from its neighbours.
+fn drawing((width, height): (u32, u32), seed: u32) -> Vec<u8> {
+    let pixel = |x: u32, y: u32| {
+        let [low, middle, high, _] = (x * 7 + y * 13 + seed * 101).to_le_bytes();
+        [
+            low,
+            middle ^ seed.to_le_bytes()[0],
+            high ^ low.rotate_left(3),
+            0,
+        ]
+    };
+    (0..height)
+        .flat_map(|y| (0..width).flat_map(move |x| pixel(x, y)))
+        .collect()
+}
+
+struct Shares {
+    a: Hand,
+    b: Hand,
+    mine: Map,
+    theirs: Map,
+    import: Import,
+}
+
+/// The same buffer in both VMs.
+fn share(vms: &TwoVms, size: (u32, u32)) -> Result<Shares> {
+    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let buf: Buf = a.alloc(bytes_of(size))?;
+    let mine = a.map(buf)?;
+    let export = a.export(buf)?;
+    let import = b.import(&export.id)?;
+    let theirs = b.map(import.buf)?;
+    Ok(Shares {
+        a,
+        b,
+        mine,
+        theirs,
+        import,
+    })
+}
+
+fn captures_into_it(vms: &mut TwoVms, name: &str, size: (u32, u32)) -> Result<()> {
+    load_vivid(&vms.b)?;
+    let device = vms.b.video(name)?;
+    let mut both = share(vms, size)?;
+    let (width, height) = size;
+    let buf = both.import.buf.number;
+    both.b.call(
+        Op::CaptureInto {
+            buf,
+            device,
+            width,
+            height,
+        },
+        LIMIT,
+    )?;
+    let len = bytes_of(size);
+    let exporter = both.a.peek(both.mine, 0, len)?.unwrap_or_default();
+    let importer = both.b.peek(both.theirs, 0, len)?.unwrap_or_default();
+    ensure!(exporter == importer, "the two VMs see different pictures");
+    let picture = Picture::from_xrgb(&exporter, width, height, width * 4)?;
+    ensure!(picture.colours(8) >= 8, "the picture is empty");
+    Ok(())
+}
+
+#[test]
+fn vivid_captures_into_it_by_a_kernel_mapping() {
+    VMS.with(|vms| captures_into_it(vms, "vivid-000-vid-cap", HDMI));
+}
+
+#[test]
+fn vivid_captures_into_it_as_contiguous_device_memory() {
+    VMS.with(|vms| captures_into_it(vms, "vivid-001-vid-cap", SIZE));
+}
+
+#[test]
+fn vivid_sends_what_the_other_vm_drew() {
+    VMS.with(|vms| {
+        load_vivid(&vms.b)?;
+        let output = vms.b.video("vivid-000-vid-out")?;
+        let capture = vms.b.video("vivid-000-vid-cap")?;
+        let (width, height) = HDMI;
+        let mut both = share(vms, HDMI)?;
+        let drawn = drawing(HDMI, 1);
+        both.a.poke(both.mine, 0, &drawn)?;
+        let buf = both.import.buf.number;
+        let op = Op::OutputFrom {
+            buf,
+            output,
+            capture: Some(capture),
+            width,
+            height,
+        };
+        let Yield::Data(received) = both.b.call(op, LIMIT)? else {
+            anyhow::bail!("no picture")
+        };
+        let wanted = Picture::from_xrgb(&drawn, width, height, width * 4)?;
+        Picture::from_xrgb(&received, width, height, width * 4)?.same_as(&wanted)
+    });
+}
+
+#[test]
+fn a_display_shows_what_the_other_vm_drew() {
+    VMS.with(|vms| {
+        vms.b.load("bochs", "")?;
+        let (width, height) = SIZE;
+        for seed in [1, 2] {
+            let mut both = share(vms, SIZE)?;
+            let drawn = drawing(SIZE, seed);
+            both.a.poke(both.mine, 0, &drawn)?;
+            let buf = both.import.buf.number;
+            both.b.call(
+                Op::Show {
+                    buf,
+                    driver: "bochs-drm".to_owned(),
+                    width,
+                    height,
+                },
+                LIMIT,
+            )?;
+            let wanted = Picture::from_xrgb(&drawn, width, height, width * 4)?;
+            vms.b.screen()?.same_as(&wanted)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_buffer_that_a_driver_uses_is_taken_back_without_harm() {
+    VMS.with(|vms| {
+        vms.b.load("bochs", "")?;
+        let (width, height) = SIZE;
+        let mut a = vms.a.hand()?;
+        let mut b = vms.b.hand()?;
+        b.info()?;
+        let (_, _, export) = a.offer(bytes_of(SIZE), 1)?;
+        let import = b.import(&export.id)?;
+        let buf = import.buf.number;
+        b.call(
+            Op::Show {
+                buf,
+                driver: "bochs-drm".to_owned(),
+                width,
+                height,
+            },
+            LIMIT,
+        )?;
+        a.close(export.number)?;
+        b.wait_event_of("Revoked", &export.id)?;
+        vms.daemon()?
+            .settles("the windows to go", |now| now.windows == 0)?;
+        b.close(buf)?;
+        // The display goes on with another buffer.
+        let mut both = share(vms, SIZE)?;
+        let drawn = drawing(SIZE, 3);
+        both.a.poke(both.mine, 0, &drawn)?;
+        let buf = both.import.buf.number;
+        both.b.call(
+            Op::Show {
+                buf,
+                driver: "bochs-drm".to_owned(),
+                width,
+                height,
+            },
+            LIMIT,
+        )?;
+        let wanted = Picture::from_xrgb(&drawn, width, height, width * 4)?;
+        vms.b.screen()?.same_as(&wanted)
+    });
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The driver is unbound, removed and put to sleep while buffers are shared
+
+#![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bufshare_tests::channel::GuestError;
+use bufshare_tests::hand::Sight;
+use bufshare_tests::pair::{DRIVER, Plan, Shared, TwoVms};
+use bufshare_tests::report::Skip;
+use bufshare_tests::vm::Vm;
+use bufshare_tests::wait;
+
+static VMS: Shared = Shared::new(Plan::new);
+const SIZE: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(20);
+const DRIVERS: &str = "/sys/bus/virtio/drivers/virtio_bufshare";
+
+fn device_name(vm: &Vm) -> Result<String> {
+    let names = vm.list_dir(DRIVERS)?;
+    names
+        .into_iter()
+        .find(|name| name.starts_with("virtio"))
+        .context("the driver has no device")
+}
+
+fn unbind(vm: &Vm, device: &str) -> Result<()> {
+    vm.write_file(&format!("{DRIVERS}/unbind"), device.as_bytes())
+}
+
+fn bind(vm: &Vm, device: &str) -> Result<()> {
+    vm.write_file(&format!("{DRIVERS}/bind"), device.as_bytes())
+}
+
+/// The guest's error number.
+fn errno_of(error: &anyhow::Error) -> Option<i32> {
+    error
+        .downcast_ref::<GuestError>()
+        .and_then(|error| error.errno)
+}
+
+fn all_works(vms: &mut TwoVms, seed: u32) -> Result<()> {
+    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (_, mine, export) = a.offer(SIZE, seed)?;
+    let import = b.import(&export.id)?;
+    let map = b.map(import.buf)?;
+    ensure!(b.compare(map, seed)? == Sight::Pattern);
+    b.fill(map, seed + 1)?;
+    ensure!(a.compare(mine, seed + 1)? == Sight::Pattern);
+    Ok(())
+}
+
+#[test]
+fn unbinding_the_importers_driver_takes_its_imports_and_binding_it_works_again() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, mine, export) = a.offer(SIZE, 1)?;
+        let import = b.import(&export.id)?;
+        let map = b.map(import.buf)?;
+        b.watch(map, 1)?;
+        let device = device_name(&vms.b)?;
+        unbind(&vms.b, &device)?;
+        b.wait_sigbus(map, LIMIT)?;
+        ensure!(b.sights() == [Sight::Sigbus]);
+        ensure!(b.info().is_err() && b.import(&export.id).is_err());
+        a.wait_event_of("Released", &export.id)?;
+        ensure!(a.compare(mine, 1)? == Sight::Pattern);
+        vms.daemon()?
+            .settles("the attachments to go", |now| now.attachments == 0)?;
+        // The place of the old imports is not given to new ones.
+        let refusal = bind(&vms.b, &device).err();
+        let refusal = refusal.context("bound while an old import lives")?;
+        ensure!(errno_of(&refusal) == Some(libc::EBUSY), "{refusal:#}");
+        ensure!(b.compare(map, 1)? == Sight::Sigbus);
+        drop(b);
+        wait::until("the driver to be bound", LIMIT, || {
+            Ok(bind(&vms.b, &device).is_ok().then_some(()))
+        })?;
+        let mut new = vms.b.hand()?;
+        let import = new.import(&export.id)?;
+        let map = new.map(import.buf)?;
+        ensure!(new.compare(map, 1)? == Sight::Pattern);
+        drop((a, new));
+        all_works(vms, 10)
+    });
+}
+
+#[test]
+fn a_driver_whose_imports_are_all_closed_is_unbound_and_bound_again() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        // The daemon keeps the window for the next import of the buffer.
+        let (_, _, export) = a.offer(SIZE, 5)?;
+        b.cycle(&export.id, 3, 5, LIMIT)?;
+        let device = device_name(&vms.b)?;
+        unbind(&vms.b, &device)?;
+        bind(&vms.b, &device)?;
+        let mut new = vms.b.hand()?;
+        let import = new.import(&export.id)?;
+        let map = new.map(import.buf)?;
+        ensure!(new.compare(map, 5)? == Sight::Pattern);
+        drop((a, b, new));
+        all_works(vms, 50)
+    });
+}
+
+#[test]
+fn unbinding_the_exporters_driver_takes_its_buffers_and_binding_it_works_again() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        b.info()?;
+        let (_, mine, export) = a.offer(SIZE, 2)?;
+        let import = b.import(&export.id)?;
+        let map = b.map(import.buf)?;
+        b.watch(map, 2)?;
+        let device = device_name(&vms.a)?;
+        unbind(&vms.a, &device)?;
+        b.wait_sigbus(map, LIMIT)?;
+        ensure!(b.sights() == [Sight::Sigbus]);
+        b.wait_event_of("Revoked", &export.id)?;
+        // The memory is still the process's own.
+        ensure!(a.compare(mine, 2)? == Sight::Pattern);
+        ensure!(a.info().is_err());
+        bind(&vms.a, &device)?;
+        ensure!(a.compare(mine, 2)? == Sight::Pattern);
+        drop((a, b));
+        all_works(vms, 20)
+    });
+}
+
+#[test]
+fn the_module_stays_while_a_buffer_lives_and_goes_when_none_does() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, export) = a.offer(SIZE, 3)?;
+        let import = b.import(&export.id)?;
+        let map = b.map(import.buf)?;
+        for vm in [&vms.a, &vms.b] {
+            let error = vm
+                .unload(DRIVER)
+                .err()
+                .context("the module was removed while it was used")?;
+            let busy = [libc::EBUSY, libc::EAGAIN].map(Some);
+            ensure!(busy.contains(&errno_of(&error)), "{error:#}");
+        }
+        ensure!(b.compare(map, 3)? == Sight::Pattern);
+        drop((a, b));
+        vms.settled()?;
+        for _ in 0..2 {
+            wait::until("the modules to be free", LIMIT, || {
+                Ok(vms.b.unload(DRIVER).is_ok().then_some(()))
+            })?;
+            vms.b.load(DRIVER, "")?;
+        }
+        all_works(vms, 30)
+    });
+}
+
+#[test]
+fn a_guest_sleeps_and_wakes_and_shares_again() {
+    VMS.with(|vms| {
+        const TEST: &str = "/sys/power/pm_test";
+        if vms.b.read_file(TEST).is_err() {
+            return Err(Skip::impossible("the guest kernel has no /sys/power/pm_test").into());
+        }
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, export) = a.offer(SIZE, 4)?;
+        let import = b.import(&export.id)?;
+        let map = b.map(import.buf)?;
+        ensure!(b.compare(map, 4)? == Sight::Pattern);
+        // Devices are put to sleep and woken, the machine itself is not.
+        vms.b.write_file(TEST, b"devices")?;
+        vms.b.write_file("/sys/power/state", b"mem")?;
+        let seen = b.compare(map, 4)?;
+        ensure!(
+            matches!(seen, Sight::Sigbus | Sight::Pattern),
+            "after the sleep: {seen:x?}"
+        );
+        let import = b.import(&export.id)?;
+        let map = b.map(import.buf)?;
+        ensure!(b.compare(map, 4)? == Sight::Pattern);
+        drop((a, b));
+        all_works(vms, 40)
+    });
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Dma-bufs of other drivers are exported and read by the other VM
+
+use anyhow::{Result, ensure};
+use bufshare_tests::hand::{Hand, Import, Sight, Source, status};
+use bufshare_tests::pair::{Plan, Shared, TwoVms};
+
+static VMS: Shared = Shared::new(Plan::new);
+const PAGE: u64 = 4096;
+
+/// Exports a buffer from `source`; the other VM reads every byte of it and
+/// writes every byte. Both processes and the import are returned, to go on.
+fn is_shared(vms: &mut TwoVms, source: Source, size: u64) -> Result<(Hand, Hand, Import)> {
+    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let buf = a.make(source, size)?;
+    ensure!(buf.size >= size, "{buf:?}");
+    let mine = a.map(buf)?;
+    a.sync(buf, true, false)?;
+    a.fill(mine, 1)?;
+    a.sync(buf, true, true)?;
+    let export = a.export(buf)?;
+    let import = b.import(&export.id)?;
+    ensure!(import.buf.size == buf.size, "{import:?}");
+    let theirs = b.map(import.buf)?;
+    ensure!(
+        b.compare(theirs, 1)? == Sight::Pattern,
+        "the importer reads something else"
+    );
+    b.fill(theirs, 2)?;
+    ensure!(
+        a.compare(mine, 2)? == Sight::Pattern,
+        "the exporter reads something else"
+    );
+    // The source may be closed: the export keeps it.
+    a.close(mine.number)?;
+    a.close(buf.number)?;
+    ensure!(
+        b.compare(theirs, 2)? == Sight::Pattern,
+        "the export does not keep its buffer"
+    );
+    Ok((a, b, import))
+}
+
+#[test]
+fn a_buffer_of_the_system_heap_is_shared() {
+    VMS.with(|vms| is_shared(vms, Source::Heap("system".to_owned()), 1 << 20).map(drop));
+}
+
+#[test]
+fn a_udmabuf_is_shared() {
+    VMS.with(|vms| is_shared(vms, Source::Udmabuf { scattered: false }, 64 * PAGE).map(drop));
+}
+
+#[test]
+fn a_udmabuf_in_many_pieces_is_one_contiguous_import() {
+    VMS.with(|vms| {
+        let pieces = 64;
+        let (_, _, import) = is_shared(vms, Source::Udmabuf { scattered: true }, pieces * PAGE)?;
+        ensure!(
+            u64::from(import.windows) > pieces / 2,
+            "not scattered: {import:?}"
+        );
+        let snapshot = vms.daemon()?.snapshot()?;
+        let windows = snapshot.peer("b")?.windows;
+        ensure!(
+            windows == u64::from(import.windows),
+            "{windows} windows instead of {}",
+            import.windows
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_buffer_in_more_pieces_than_windows_is_refused_by_name() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let pages = 700;
+        let buf = a.make(Source::Udmabuf { scattered: true }, pages * PAGE)?;
+        let max = u64::from(b.info()?.max_windows);
+        ensure!(max < pages, "the test needs more pages than {max}");
+        let result = a.export(buf).and_then(|export| b.import(&export.id));
+        ensure!(status(result)? == "TOO_FRAGMENTED");
+        // The same amount in few pieces is fine.
+        let buf = a.alloc(pages * PAGE)?;
+        let export = a.export(buf)?;
+        b.import(&export.id)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_buffer_of_vgem_is_shared() {
+    VMS.with(|vms| {
+        vms.a.load("vgem", "")?;
+        is_shared(vms, Source::Dumb("vgem".to_owned()), 64 * PAGE).map(drop)
+    });
+}
+
+#[test]
+fn a_contiguous_buffer_of_vivid_is_shared_as_one_piece() {
+    VMS.with(|vms| {
+        vms.a
+            .load("vivid", "n_devs=2 allocators=0,1 node_types=0x1,0x1")?;
+        let device = vms.a.video("vivid-001-vid-cap")?;
+        let (_, _, import) = is_shared(vms, Source::Capture(device), 1 << 20)?;
+        ensure!(import.windows == 1, "{import:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_scattered_buffer_of_vivid_is_shared_while_it_fits_the_windows() {
+    VMS.with(|vms| {
+        vms.a
+            .load("vivid", "n_devs=2 allocators=0,1 node_types=0x1,0x1")?;
+        let device = vms.a.video("vivid-000-vid-cap")?;
+        is_shared(vms, Source::Capture(device.clone()), 64 * PAGE)?;
+        // A large frame of single pages is shared if the memory happens to be
+        // in few pieces, and else refused for that reason.
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let buf = a.make(Source::Capture(device), 8_000_000)?;
+        match a.export(buf).and_then(|export| b.import(&export.id)) {
+            Ok(import) => ensure!(import.windows <= b.info()?.max_windows, "{import:?}"),
+            Err(error) => ensure!(status::<()>(Err(error))? == "TOO_FRAGMENTED"),
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn an_imported_buffer_is_not_exported_again() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, export) = a.offer(1 << 20, 1)?;
+        let import = b.import(&export.id)?;
+        ensure!(
+            b.export(import.buf).is_err(),
+            "an import was exported again"
+        );
+        Ok(())
+    });
+}

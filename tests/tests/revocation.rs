@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What an exporter takes back is really gone
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use bufshare_agent::hand::Op;
+use bufshare_tests::hand::{Sight, refused, status};
+use bufshare_tests::pair::{Plan, Shared};
+use bufshare_tests::wait;
+use serde_json::json;
+
+static VMS: Shared = Shared::new(Plan::new);
+const SIZE: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[test]
+fn after_an_unexport_every_access_of_the_importer_fails() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        b.info()?;
+        let (_, mine, export) = a.offer(SIZE, 1)?;
+        let (_, _, other) = a.offer(SIZE, 2)?;
+        let (import, unmapped, kept) = (
+            b.import(&export.id)?,
+            b.import(&export.id)?,
+            b.import(&other.id)?,
+        );
+        let (map, kept) = (b.map(import.buf)?, b.map(kept.buf)?);
+        ensure!(b.compare(map, 1)? == Sight::Pattern);
+
+        a.close(export.number)?;
+        b.wait_event_of("Revoked", &export.id)?;
+        // Reads, writes, again, and mappings that are made later.
+        for _ in 0..2 {
+            ensure!(b.compare(map, 1)? == Sight::Sigbus);
+            ensure!(b.poke(map, SIZE - 8, b"written!")? == Sight::Sigbus);
+        }
+        for buf in [import.buf, unmapped.buf] {
+            let refusal = refused(b.sync(buf, true, false))?;
+            ensure!(refusal.errno != 0, "{refusal}");
+            if let Ok(late) = b.map(buf) {
+                ensure!(
+                    b.compare(late, 1)? == Sight::Sigbus,
+                    "a mapping made after the unexport shows bytes"
+                );
+            }
+        }
+        ensure!(status(b.import(&export.id))? == "NOT_FOUND");
+        ensure!(b.list()?.iter().all(|buffer| buffer.id != export.id));
+
+        // The exporter's memory is its own, another buffer is as it was.
+        ensure!(a.compare(mine, 1)? == Sight::Pattern);
+        ensure!(b.compare(kept, 2)? == Sight::Pattern);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_driver_of_the_importer_cannot_attach_to_what_was_taken_back() {
+    VMS.with(|vms| {
+        vms.b.load("bochs", "")?;
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        b.info()?;
+        let (width, height) = (640, 480);
+        let (_, _, export) = a.offer(u64::from(width * height * 4), 3)?;
+        let import = b.import(&export.id)?;
+        a.close(export.number)?;
+        b.wait_event_of("Revoked", &export.id)?;
+        let buf = import.buf.number;
+        let show = Op::Show {
+            buf,
+            driver: "bochs-drm".to_owned(),
+            width,
+            height,
+        };
+        let refusal = refused(b.call(show, LIMIT))?;
+        ensure!(refusal.errno != 0, "{refusal}");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_memory_is_the_exporters_to_export_again() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (buf, mine, first) = a.offer(SIZE, 4)?;
+        let old = b.import(&first.id)?;
+        let old = b.map(old.buf)?;
+        a.close(first.number)?;
+        a.fill(mine, 5)?;
+        let second = a.export(buf)?;
+        ensure!(second.id != first.id && second.generation > first.generation);
+        let new = b.import(&second.id)?;
+        let new = b.map(new.buf)?;
+        ensure!(b.compare(new, 5)? == Sight::Pattern);
+        ensure!(
+            b.compare(old, 5)? == Sight::Sigbus,
+            "the old import shows the new export"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_paused_importer_does_not_hold_the_exporter_up() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, export) = a.offer(SIZE, 6)?;
+        let import = b.import(&export.id)?;
+        let map = b.map(import.buf)?;
+        ensure!(b.compare(map, 6)? == Sight::Pattern);
+        vms.b.qmp().execute("stop", json!({}))?;
+        let started = Instant::now();
+        a.close(export.number)?;
+        // The exporter goes on at once. (Its memory stays where it is until the
+        // window is gone: QEMU serves no such request while a VM is paused.)
+        let (_, mine, other) = a.offer(SIZE, 7)?;
+        ensure!(a.compare(mine, 7)? == Sight::Pattern);
+        a.close(other.number)?;
+        let took = started.elapsed();
+        ensure!(took < wait::scaled(Duration::from_secs(5)), "took {took:?}");
+        vms.b.qmp().execute("cont", json!({}))?;
+        b.wait_event_of("Revoked", &export.id)?;
+        ensure!(b.compare(map, 6)? == Sight::Sigbus);
+        vms.settled()?;
+        // It is well, and imports again.
+        let (_, _, export) = a.offer(SIZE, 7)?;
+        let import = b.import(&export.id)?;
+        let map = b.map(import.buf)?;
+        ensure!(b.compare(map, 7)? == Sight::Pattern);
+        Ok(())
+    });
+}
