@@ -326,8 +326,9 @@ impl Worker<'_> {
         if done.is_empty() {
             return Outcome::Refused;
         }
+        // A refused unmap is of a mapping that the front end dropped itself.
         match (self.unmap(backend, done), self.prove(backend)) {
-            (Outcome::Done, Outcome::Done) => Outcome::Refused,
+            (Outcome::Done | Outcome::Refused, Outcome::Done) => Outcome::Refused,
             _ => Outcome::Stuck,
         }
     }
