@@ -239,17 +239,29 @@ impl Hub {
         });
     }
 
-    /// The driver's queues run. `fresh`: it is a new driver, to which nothing
-    /// of the time before matters. Returns the epoch for [`Hub::request`].
-    pub fn start(&self, peer: PeerId, can_map: bool, fresh: bool) -> u64 {
+    /// The driver is a new one, or there is none: lets go of all that the old
+    /// one had. `windows_gone`: the front end has unmapped its windows itself.
+    pub fn reset(&self, peer: PeerId, windows_gone: bool) {
+        self.step(|broker, slots| {
+            if let Some(slot) = slots.get_mut(&peer) {
+                slot.epoch = slot.epoch.wrapping_add(1);
+            }
+            let mut effects = broker.peer_reset(peer);
+            if windows_gone {
+                effects.extend(broker.windows_gone(peer));
+            }
+            effects
+        });
+    }
+
+    /// The driver's queues run. It is a new one if [`Hub::reset`] was called
+    /// since they stopped. Returns the epoch for [`Hub::request`].
+    pub fn start(&self, peer: PeerId, can_map: bool) -> u64 {
         let mut epoch = 0;
         self.step(|broker, slots| {
             if let Some(slot) = slots.get_mut(&peer) {
                 slot.running = true;
                 epoch = slot.epoch;
-            }
-            if fresh {
-                broker.discard_events(peer);
             }
             broker.peer_up(peer, can_map)
         });
@@ -269,10 +281,9 @@ impl Hub {
     pub fn stop(&self, peer: PeerId) -> bool {
         self.step(|broker, slots| {
             if let Some(slot) = slots.get_mut(&peer) {
-                slot.epoch = slot.epoch.wrapping_add(1);
                 slot.running = false;
             }
-            broker.peer_reset(peer)
+            broker.peer_stopped(peer)
         });
         self.changed.notify_all();
 
@@ -340,12 +351,25 @@ impl Hub {
         });
     }
 
-    /// One request, read in `epoch`.
-    pub fn request(&self, peer: PeerId, epoch: u64, token: Token, request: Request) {
+    /// One request, read in `epoch`. Given back if the rings have stopped since:
+    /// it counts if the driver goes on, and not if it was reset.
+    pub fn request(
+        &self,
+        peer: PeerId,
+        epoch: u64,
+        token: Token,
+        request: Request,
+    ) -> Option<Request> {
+        let mut back = None;
         self.step(|broker, slots| match slots.get(&peer) {
-            Some(slot) if slot.epoch == epoch => broker.handle(peer, token, request),
-            _ => Vec::new(),
+            Some(slot) if slot.epoch != epoch => Vec::new(),
+            Some(slot) if slot.running => broker.handle(peer, token, request),
+            _ => {
+                back = Some(request);
+                Vec::new()
+            }
         });
+        back
     }
 
     /// Counts a request that could not be parsed.

@@ -251,6 +251,26 @@ fn reset_importer_is_told_to_the_exporter_and_loses_its_windows() {
 }
 
 #[test]
+fn paused_importer_keeps_its_window_and_goes_on_with_it() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    let (at, _) = b.map(handle, PAGE);
+
+    b.pause_and_resume();
+
+    b.request(&Request::GetCaps { version: 1 }).unwrap();
+    assert_eq!(b.front.shm.windows(), 1, "no unmap was asked for");
+    assert_eq!(b.map(handle, PAGE), (at, true));
+    b.unmap(handle);
+    b.unmap(handle);
+    b.request(&Request::Detach { handle }).unwrap();
+    a.event_of(EventKind::Released);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
 fn resumed_driver_is_told_what_it_lost() {
     let (daemon, mut a, mut b) = two();
     let id = a.export(DATA, PAGE);

@@ -123,6 +123,8 @@ fn a_paused_importer_does_not_hold_the_exporter_up() {
         vms.b.qmp().execute("cont", json!({}))?;
         b.wait_event_of("Revoked", &export.id)?;
         ensure!(b.compare(map, 6)? == Sight::Sigbus);
+        b.close(map.number)?;
+        b.close(import.buf.number)?;
         vms.settled()?;
         // It is well, and imports again.
         let (_, _, export) = a.offer(SIZE, 7)?;

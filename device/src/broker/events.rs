@@ -145,6 +145,11 @@ impl EventQueue {
         }
     }
 
+    /// Some event may not have been queued.
+    pub(super) fn missed(&mut self) {
+        self.dropped = self.dropped.saturating_add(1);
+    }
+
     /// Forgets everything; the next session numbers its events from 1 again.
     pub(super) fn clear(&mut self) {
         *self = Self {

@@ -232,8 +232,8 @@ impl Broker {
                     handles.push(*handle);
                 }
             }
-            let up = state.up;
-            if up {
+            // One that is stopped may yet go on with what it has.
+            if state.up || !handles.is_empty() {
                 self.notify(peer, |events| {
                     if handles.is_empty() {
                         events.withdrawn(owner.to_wire(), id);

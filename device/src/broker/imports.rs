@@ -46,7 +46,6 @@ impl Broker {
             handle,
             Attachment {
                 generation,
-                id,
                 size,
                 rights: wanted,
                 transport,
@@ -109,17 +108,11 @@ impl Broker {
     }
 
     /// Lets go of everything `peer` attached. Its windows are the caller's.
-    /// The events that say so wait for a driver that was merely paused.
     pub(super) fn drop_attachments(&mut self, peer: PeerId) {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
         let attachments = core::mem::take(&mut state.attachments);
-        for (handle, attachment) in &attachments {
-            let owner = self.buffers.get(&attachment.generation).map(|b| b.owner);
-            let owner = owner.map_or(0, PeerId::to_wire);
-            state.events.revoked(owner, attachment.id, *handle);
-        }
         let mut generations: Vec<u64> = attachments
             .values()
             .filter(|attachment| !attachment.revoked)

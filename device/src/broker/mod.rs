@@ -83,7 +83,6 @@ struct Revoking {
 #[derive(Debug)]
 struct Attachment {
     generation: u64,
-    id: BufferId,
     size: u64,
     rights: Rights,
     transport: Transport,
@@ -121,6 +120,8 @@ struct Counters {
 struct Peer {
     config: PeerConfig,
     up: bool,
+    /// Stopped, and not known to be reset.
+    stopped: bool,
     can_map: bool,
     ram: Vec<RamRegion>,
     attachments: BTreeMap<u64, Attachment>,
@@ -189,6 +190,7 @@ impl Broker {
                 Peer {
                     config: peer,
                     up: false,
+                    stopped: false,
                     can_map: false,
                     ram: Vec::new(),
                     attachments: BTreeMap::new(),
@@ -272,23 +274,50 @@ impl Broker {
     }
 
     /// The driver of `peer` runs. `can_map`: its VMM takes shared-memory
-    /// requests. Idempotent.
+    /// requests. Idempotent. A driver that was stopped and not reset goes on
+    /// with what it has; it is told that it may have missed events.
     pub fn peer_up(&mut self, peer: PeerId, can_map: bool) -> Vec<Effect> {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.can_map = can_map;
-            if !core::mem::replace(&mut state.up, true) {
-                self.tell_peers(peer, true);
+            if core::mem::take(&mut state.stopped) {
+                self.notify(peer, EventQueue::missed);
             }
+        }
+        if let Some(state) = self.peers.get_mut(&peer)
+            && !core::mem::replace(&mut state.up, true)
+        {
+            self.tell_peers(peer, true);
         }
         self.finish()
     }
 
-    /// The driver of `peer` stopped or was reset: all it exported is taken
-    /// back, all it attached is let go, its open requests are forgotten. The
-    /// events that say so wait for it, for the case that the VM was merely
-    /// paused; see [`Broker::discard_events`].
+    /// The rings of `peer` stopped, and it is not known yet whether its driver
+    /// was reset or its VM merely paused. All that it exported is taken back;
+    /// what it attached stays until [`Broker::peer_reset`].
+    pub fn peer_stopped(&mut self, peer: PeerId) -> Vec<Effect> {
+        self.stop(peer);
+        self.finish()
+    }
+
+    /// The driver of `peer` is gone: as stopped, and all that it attached is
+    /// let go, its open requests and its events are forgotten.
     pub fn peer_reset(&mut self, peer: PeerId) -> Vec<Effect> {
         self.stop(peer);
+        self.reset(peer);
+        self.finish()
+    }
+
+    /// The front end has unmapped all windows of `peer` by itself.
+    pub fn windows_gone(&mut self, peer: PeerId) -> Vec<Effect> {
+        self.effect_peers.retain(|_, target| *target != peer);
+        let generations = self
+            .peers
+            .get_mut(&peer)
+            .map(|state| state.windows.forget())
+            .unwrap_or_default();
+        for generation in generations {
+            self.bury(generation);
+        }
         self.finish()
     }
 
@@ -296,26 +325,12 @@ impl Broker {
     /// its windows, its RAM and the effects aimed at it are forgotten.
     pub fn peer_gone(&mut self, peer: PeerId) -> Vec<Effect> {
         self.stop(peer);
-        self.effect_peers.retain(|_, target| *target != peer);
-        let mut generations = Vec::new();
+        self.reset(peer);
         if let Some(state) = self.peers.get_mut(&peer) {
             state.can_map = false;
             state.ram.clear();
-            state.events.clear();
-            generations = state.windows.forget();
         }
-        for generation in generations {
-            self.bury(generation);
-        }
-        self.finish()
-    }
-
-    /// The driver of `peer` is a new one that knows of nothing: events of the
-    /// time before are not for it.
-    pub fn discard_events(&mut self, peer: PeerId) {
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.events.clear();
-        }
+        self.windows_gone(peer)
     }
 
     /// The peers whose VMM may still map memory of `peer`.
@@ -473,17 +488,8 @@ impl Broker {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
-        // A pending UNEXPORT or MAP is forgotten, not answered.
-        for buffer in self.buffers.values_mut().filter(|b| b.owner == peer) {
-            if let Some(revoking) = &mut buffer.revoking {
-                revoking.waiter = None;
-            }
-        }
-        let was_up = core::mem::replace(&mut state.up, false);
-        state.events.clear();
-        state.windows.abandon();
-        state.flushes.clear();
-        if was_up {
+        state.stopped = true;
+        if core::mem::replace(&mut state.up, false) {
             self.tell_peers(peer, false);
         }
         let exports: Vec<u64> = self
@@ -495,6 +501,22 @@ impl Broker {
         for generation in exports {
             self.tell_owner_revoked(generation);
             self.revoke(generation, None);
+        }
+    }
+
+    fn reset(&mut self, peer: PeerId) {
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        state.stopped = false;
+        state.events.clear();
+        state.windows.abandon();
+        state.flushes.clear();
+        // A pending UNEXPORT is forgotten, not answered.
+        for buffer in self.buffers.values_mut().filter(|b| b.owner == peer) {
+            if let Some(revoking) = &mut buffer.revoking {
+                revoking.waiter = None;
+            }
         }
         self.drop_attachments(peer);
         self.with_windows(peer, |windows, ids, out| {

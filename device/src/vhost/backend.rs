@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bufshare_protocol::device::{CAP_MAP, NUM_QUEUES, QUEUE_CONTROL, QUEUE_EVENT};
 use bufshare_protocol::limits::CONFIG_SIZE;
+use bufshare_protocol::request::Request;
 use bufshare_protocol::response::Reply;
 use vhost::vhost_user::Backend;
 use vhost::vhost_user::message::{
@@ -129,7 +130,8 @@ thread_local! {
 #[derive(Default)]
 struct Phase {
     running: bool,
-    epoch: u64,
+    /// Nothing is held for a driver that might go on.
+    forgotten: bool,
     /// Where the control queue was when it was stopped last.
     last_base: u16,
     /// Chains that were taken before the driver was fresh.
@@ -158,6 +160,8 @@ pub struct Session {
     phase: Mutex<Phase>,
     /// Wakes the worker for what one kick left undone.
     again: EventFd,
+    /// Requests that were read just before the rings stopped.
+    deferred: Mutex<Vec<(Token, Request)>>,
     /// Windows were mapped when the rings stopped last.
     stopped_mapped: AtomicBool,
     /// Given away to the vhost-user crate, which never closes it.
@@ -192,6 +196,7 @@ impl Session {
             window_regions: AtomicUsize::new(0),
             phase: Mutex::default(),
             again,
+            deferred: Mutex::default(),
             stopped_mapped: AtomicBool::new(false),
             exit_fd: Mutex::new(None),
             shm_size,
@@ -280,16 +285,21 @@ impl Session {
         let fresh = base == 0 && !whole_round;
         if fresh {
             phase.chains_before = chains;
+            self.forget_driver(&mut phase);
         }
+        phase.forgotten = false;
         let channel = self.port.channel();
         let can_map = channel.backend_req && channel.shmem;
-        phase.epoch = self.hub.start(self.peer, can_map, fresh);
+        let epoch = self.hub.start(self.peer, can_map);
         phase.running = true;
-        self.control.start(control.clone(), phase.epoch);
+        self.control.start(control.clone(), epoch, fresh);
         self.events.start(events.clone());
         self.port.set_running(true);
         self.stopped_mapped.store(false, Ordering::Release);
         drop(phase);
+        for (token, request) in core::mem::take(&mut *lock(&self.deferred)) {
+            self.request(epoch, token, request);
+        }
         let how = if fresh { "started" } else { "resumed" };
         log::info!("{}: driver {how}", self.name);
         self.tell_missing();
@@ -371,8 +381,7 @@ impl Session {
         match taken.request {
             Ok(request) => {
                 log::trace!("{}: request {:?}: {request:?}", self.name, taken.token);
-                self.hub
-                    .request(self.peer, taken.epoch, taken.token, request);
+                self.request(taken.epoch, taken.token, request);
             }
             Err(status) => {
                 self.limiter
@@ -381,6 +390,29 @@ impl Session {
                 self.control.reply(taken.token, &Err(status));
             }
         }
+    }
+
+    /// Handles a request, or keeps it for a driver that goes on after a pause.
+    fn request(&self, epoch: u64, token: Token, request: Request) {
+        if let Some(request) = self.hub.request(self.peer, epoch, token, request) {
+            lock(&self.deferred).push((token, request));
+        }
+    }
+
+    /// The old driver is gone: nobody waits for what it asked, and it holds
+    /// nothing any more.
+    fn forget_driver(&self, phase: &mut Phase) {
+        if core::mem::replace(&mut phase.forgotten, true) {
+            return;
+        }
+        lock(&self.deferred).clear();
+        // A QEMU that was asked for its configuration has reset the device
+        // before, and with it dropped the windows.
+        let windows_gone = self.must_not_start();
+        if windows_gone {
+            self.port.drop_jobs();
+        }
+        self.hub.reset(self.peer, windows_gone);
     }
 
     fn deliver(&self) {
@@ -498,6 +530,12 @@ impl VhostUserBackend for Session {
     /// Always as long as asked for: QEMU aborts and Cloud Hypervisor panics at
     /// anything else.
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let mut phase = lock(&self.phase);
+        if !phase.running {
+            // A driver that goes on after a pause does not ask.
+            self.forget_driver(&mut phase);
+        }
+        drop(phase);
         let refused = self.must_not_start();
         if refused {
             self.limiter.warn(

@@ -147,6 +147,11 @@ impl Port {
         lock(&self.state).running
     }
 
+    /// Forgets what waits, because it is about windows that are gone.
+    pub fn drop_jobs(&self) {
+        lock(&self.state).jobs.clear();
+    }
+
     /// Lets the thread end after its current request.
     pub fn close(&self) {
         let mut state = lock(&self.state);

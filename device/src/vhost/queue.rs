@@ -4,7 +4,8 @@
 //! A request is read from guest memory once, into bytes of its own, and never
 //! looked at again. Every chain is completed exactly once: with a response if
 //! it has room for one, else with length 0. Chains of a driver that was
-//! stopped meanwhile are not completed; its ring is not ours any more.
+//! reset meanwhile are not completed; its ring is not ours any more. Those of one
+//! that was merely paused are completed when it goes on.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -213,6 +214,8 @@ struct Gate {
     epoch: u64,
     next_token: u64,
     pending: HashMap<u64, Pending>,
+    /// Answers that came while the ring did not run.
+    held: Vec<(Token, Reply)>,
     /// The worker is in a batch and will signal at its end.
     batching: bool,
     /// Completed and not signalled.
@@ -238,19 +241,28 @@ impl Control {
         }
     }
 
-    /// The ring runs.
-    pub fn start(&self, ring: Vring, epoch: u64) {
-        let mut gate = lock(&self.gate);
-        gate.ring = Some(ring);
-        gate.epoch = epoch;
+    /// The ring runs. Unless its driver is `fresh`, it goes on where it was,
+    /// and is given the answers that came meanwhile.
+    pub fn start(&self, ring: Vring, epoch: u64, fresh: bool) {
+        let held = {
+            let mut gate = lock(&self.gate);
+            gate.ring = Some(ring);
+            gate.epoch = epoch;
+            if fresh {
+                gate.pending.clear();
+                gate.held.clear();
+            }
+            std::mem::take(&mut gate.held)
+        };
+        for (token, reply) in held {
+            self.reply(token, &reply);
+        }
     }
 
-    /// The ring is the driver's again: on return, nothing of it is touched any
-    /// more, and open requests are forgotten.
+    /// The ring is not ours: on return, nothing of it is touched any more.
     /// Returns where the ring was.
     pub fn stop(&self) -> Option<u16> {
         let mut gate = lock(&self.gate);
-        gate.pending.clear();
         gate.unsignalled = false;
         let ring = gate.ring.take()?;
         Some(ring.queue_next_avail())
@@ -291,10 +303,14 @@ impl Control {
     /// Completes a request. One that is not known (any more) does nothing.
     pub fn reply(&self, token: Token, reply: &Reply) {
         let mut gate = lock(&self.gate);
-        let Some(Pending { layout, header }) = gate.pending.remove(&token.0) else {
+        if !gate.pending.contains_key(&token.0) {
+            return;
+        }
+        let Some(ring) = gate.ring.clone() else {
+            gate.held.push((token, reply.clone()));
             return;
         };
-        let Some(ring) = gate.ring.clone() else {
+        let Some(Pending { layout, header }) = gate.pending.remove(&token.0) else {
             return;
         };
         let bytes = response::encode(&header, reply, layout.room().min(MAX_RESPONSE));

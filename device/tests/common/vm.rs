@@ -128,9 +128,6 @@ impl Vm {
     }
 
     pub fn resume(&mut self, bases: &[u16]) {
-        // What came before the stop has its numbers from then.
-        self.collect();
-        self.next_seq = 1;
         self.front.start(&PLACES, bases);
     }
 

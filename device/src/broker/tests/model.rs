@@ -29,6 +29,7 @@ enum Op {
     Serve(u8, u8),
     Deadline,
     Reset(u8),
+    Pause(u8),
     Reconnect(u8),
     RefuseMaps(u8, bool),
     Events(u8),
@@ -47,6 +48,7 @@ fn op() -> impl Strategy<Value = Op> {
         9 => (peer.clone(), 1u8..5).prop_map(|(p, n)| Op::Serve(p, n)),
         1 => Just(Op::Deadline),
         1 => peer.clone().prop_map(Op::Reset),
+        1 => peer.clone().prop_map(Op::Pause),
         1 => peer.clone().prop_map(Op::Reconnect),
         1 => (peer.clone(), any::<bool>()).prop_map(|(p, b)| Op::RefuseMaps(p, b)),
         1 => peer.clone().prop_map(Op::Events),
@@ -291,6 +293,14 @@ impl Model {
                 let peer = PeerId(p.into());
                 self.forget_driver(peer);
                 let effects = self.host.broker.peer_reset(peer);
+                self.host.take(effects);
+                let effects = self.host.broker.peer_up(peer, true);
+                self.host.take(effects);
+            }
+            Op::Pause(p) => {
+                let peer = PeerId(p.into());
+                self.revoke_of(peer);
+                let effects = self.host.broker.peer_stopped(peer);
                 self.host.take(effects);
                 let effects = self.host.broker.peer_up(peer, true);
                 self.host.take(effects);

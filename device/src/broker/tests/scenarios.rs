@@ -575,21 +575,64 @@ fn a_reset_importer_lets_go_of_everything() {
 }
 
 #[test]
-fn a_driver_that_was_only_paused_learns_what_it_lost() {
+fn a_driver_that_was_only_paused_keeps_its_imports_and_learns_what_it_lost() {
     let mut host = Host::new();
     let theirs = host.export(A, 1);
     let handle = host.attach(B, theirs);
+    mapped(host.call(B, map(handle, 1)));
     let own = host.export(B, 1);
+    host.events(B);
+    let effects = host.broker.peer_stopped(B);
+    host.take(effects);
+    host.settle();
+    assert!(!host.broker.exposed(B));
+    assert_eq!(host.peer(B).windows_live, 1);
+    let effects = host.broker.peer_up(B, true);
+    host.take(effects);
+    let told: Vec<_> = host.events(B).iter().map(|e| (e.kind, e.id)).collect();
+    assert!(told.contains(&(EventKind::Revoked, own)));
+    assert!(told.iter().any(|(kind, _)| *kind == EventKind::Overflow));
+    assert!(!told.contains(&(EventKind::Revoked, theirs)));
+    host.call(B, Request::Unmap { handle }).unwrap();
+    host.call(B, Request::Detach { handle }).unwrap();
+}
+
+#[test]
+fn a_paused_importer_learns_that_its_import_was_taken_back() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    host.events(B);
+    let effects = host.broker.peer_stopped(B);
+    host.take(effects);
+    let unexport = host.send(A, Request::Unexport { id });
+    let effects = host.broker.peer_up(B, true);
+    host.take(effects);
+    let told = host.events(B);
+    assert!(
+        told.iter()
+            .any(|e| e.kind == EventKind::Revoked && e.handle == handle)
+    );
+    host.call(B, Request::Unmap { handle }).unwrap();
+    assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
+}
+
+#[test]
+fn windows_that_the_front_end_dropped_itself_end_a_pending_unexport() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
     let effects = host.broker.peer_reset(B);
     host.take(effects);
-    let mut lost: Vec<(BufferId, u64)> = host
-        .events(B)
-        .iter()
-        .filter(|e| e.kind == EventKind::Revoked)
-        .map(|e| (e.id, e.handle))
-        .collect();
-    lost.sort_unstable_by_key(|(_, handle)| *handle);
-    assert_eq!(lost, [(own, 0), (theirs, handle)]);
+    let unexport = host.send(A, Request::Unexport { id });
+    assert!(host.answer(A, unexport).is_none());
+    host.vmms.insert(B, Vmm::default());
+    let effects = host.broker.windows_gone(B);
+    host.take(effects);
+    assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
+    assert_eq!(host.peer(B).windows, 0);
 }
 
 #[test]

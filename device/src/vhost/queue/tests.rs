@@ -222,7 +222,7 @@ fn control_answers_a_request_once() {
         &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
     );
     let control = Control::new(mem.clone());
-    control.start(ring.clone(), 7);
+    control.start(ring.clone(), 7, true);
 
     let taken = control.take(own).unwrap();
     assert_eq!((taken.epoch, taken.answerable), (7, true));
@@ -244,14 +244,35 @@ fn control_does_not_touch_a_ring_that_was_stopped() {
         &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
     );
     let control = Control::new(mem.clone());
-    control.start(ring.clone(), 1);
+    control.start(ring.clone(), 1, true);
     let taken = control.take(own).unwrap();
 
     assert_eq!(control.stop(), Some(1));
-    control.start(ring.clone(), 2);
+    control.start(ring.clone(), 2, true);
     control.reply(taken.token, &Ok(Response::Done));
 
     assert_eq!(used(&mem, &ring).0, 0);
+}
+
+#[test]
+fn control_answers_after_a_pause_what_was_decided_during_it() {
+    let mem = memory();
+    let len = put_request(&mem, &Request::GetCaps { version: 1 });
+    let ring = ring(
+        &mem,
+        &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
+    );
+    let control = Control::new(mem.clone());
+    control.start(ring.clone(), 1, true);
+    let taken = control.take(own).unwrap();
+
+    control.stop();
+    control.reply(taken.token, &Ok(Response::Done));
+    assert_eq!(used(&mem, &ring).0, 0);
+    control.start(ring.clone(), 1, false);
+
+    assert_eq!(used(&mem, &ring).0, 1);
+    assert_eq!(control.pending(), 0);
 }
 
 #[test]
@@ -264,7 +285,7 @@ fn control_says_what_is_wrong_with_a_long_request() {
         &[desc(REQUEST, long, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
     );
     let control = Control::new(mem);
-    control.start(ring, 0);
+    control.start(ring, 0, true);
 
     let taken = control.take(own).unwrap();
 
@@ -277,7 +298,7 @@ fn control_of_a_disabled_ring_takes_nothing() {
     let ring = ring(&mem, &[desc(ROOM, 64, WRITE, 0)]);
     ring.set_enabled(false);
     let control = Control::new(mem);
-    control.start(ring, 0);
+    control.start(ring, 0, true);
 
     assert!(control.take(own).is_none());
 }
