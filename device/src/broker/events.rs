@@ -15,8 +15,8 @@ enum Key {
     Meta([u8; 16]),
     Released([u8; 16], u64),
     Revoked([u8; 16], u64),
-    /// Never coalesced.
-    Single(u64),
+    PeerUp(u64),
+    PeerDown(u64),
 }
 
 #[derive(Debug)]
@@ -28,7 +28,8 @@ struct Waiting {
 
 /// The queue of one peer.
 ///
-/// RELEASED and REVOKED of an attachment or an export are never dropped:
+/// What a peer may cause without end is limited for each that causes it, so
+/// that nobody can make it lose the news of others. RELEASED and REVOKED of an attachment or an export are never dropped:
 /// there is at most one per buffer and peer, or per handle, so that the other
 /// limits bound them.
 #[derive(Debug, Default)]
@@ -36,7 +37,8 @@ pub(super) struct EventQueue {
     waiting: BTreeMap<u64, Waiting>,
     places: BTreeMap<Key, u64>,
     next_place: u64,
-    droppable: usize,
+    /// Droppable events by the peer that they are about.
+    droppable: BTreeMap<u64, usize>,
     dropped: u64,
     sequence: u64,
     /// Dropped since the start, for people.
@@ -54,12 +56,13 @@ impl EventQueue {
             return;
         }
         if droppable {
-            if self.droppable >= MAX_DROPPABLE_EVENTS {
+            let count = self.droppable.entry(event.peer).or_default();
+            if *count >= MAX_DROPPABLE_EVENTS {
                 self.dropped = self.dropped.saturating_add(1);
                 self.total_dropped = self.total_dropped.saturating_add(1);
                 return;
             }
-            self.droppable = self.droppable.saturating_add(1);
+            *count = count.saturating_add(1);
         }
         let place = self.next_place;
         self.next_place = place.wrapping_add(1);
@@ -82,21 +85,29 @@ impl EventQueue {
         else {
             return false;
         };
-        if waiting.droppable {
-            self.droppable = self.droppable.saturating_sub(1);
-        }
+        self.uncount(&waiting);
         true
     }
 
-    /// A peer came up or went down.
+    fn uncount(&mut self, waiting: &Waiting) {
+        if waiting.droppable
+            && let Some(count) = self.droppable.get_mut(&waiting.event.peer)
+        {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// A peer came up or went down. Of what has not been seen yet the first
+    /// going is kept, before what was revoked by it, and a last coming.
     pub(super) fn peer(&mut self, peer: u64, up: bool) {
-        let kind = if up {
-            EventKind::PeerUp
+        self.remove(Key::PeerUp(peer));
+        if up {
+            let event = blank(EventKind::PeerUp, peer, BufferId::ZERO);
+            self.push(Key::PeerUp(peer), false, event);
         } else {
-            EventKind::PeerDown
-        };
-        let key = Key::Single(self.next_place);
-        self.push(key, true, blank(kind, peer, BufferId::ZERO));
+            let event = blank(EventKind::PeerDown, peer, BufferId::ZERO);
+            self.push(Key::PeerDown(peer), false, event);
+        }
     }
 
     /// `owner` offers a buffer.
@@ -167,9 +178,7 @@ impl EventQueue {
         } else {
             let (_, waiting) = self.waiting.pop_first()?;
             self.places.remove(&waiting.key);
-            if waiting.droppable {
-                self.droppable = self.droppable.saturating_sub(1);
-            }
+            self.uncount(&waiting);
             waiting.event
         };
         self.sequence = self.sequence.wrapping_add(1);
@@ -197,6 +206,10 @@ fn blank(kind: EventKind, peer: u64, id: BufferId) -> Event {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "a test that overflows fails"
+)]
 mod tests {
     use super::*;
 
@@ -211,12 +224,20 @@ mod tests {
         assert!(queue.next().is_none());
     }
 
+    /// As many offers of `owner` as are kept, and `more`.
+    fn flood(queue: &mut EventQueue, owner: u64, more: usize) {
+        for n in 0..MAX_DROPPABLE_EVENTS + more {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&(n as u64).to_le_bytes());
+            id[8..].copy_from_slice(&owner.to_le_bytes());
+            queue.offer(owner, BufferId(id), 4096);
+        }
+    }
+
     #[test]
     fn an_overflow_is_told_with_its_count_and_numbers_have_no_gap() {
         let mut queue = EventQueue::default();
-        for _ in 0..MAX_DROPPABLE_EVENTS + 5 {
-            queue.peer(2, true);
-        }
+        flood(&mut queue, 2, 5);
         let first = queue.next().unwrap();
         assert_eq!((first.kind, first.value), (EventKind::Overflow, 5));
         let mut expected = 1;
@@ -230,15 +251,39 @@ mod tests {
     #[test]
     fn revocations_are_kept_when_droppable_events_overflow() {
         let mut queue = EventQueue::default();
-        for _ in 0..=MAX_DROPPABLE_EVENTS {
-            queue.peer(2, true);
-        }
+        flood(&mut queue, 2, 1);
         queue.revoked(2, ID, 7);
         let mut seen = false;
         while let Some(event) = queue.next() {
             seen |= event.kind == EventKind::Revoked && event.handle == 7;
         }
         assert!(seen);
+    }
+
+    #[test]
+    fn a_peer_that_floods_the_queue_does_not_drop_the_offers_of_others() {
+        let mut queue = EventQueue::default();
+        flood(&mut queue, 2, 100);
+        queue.offer(3, ID, 4096);
+        let mut seen = false;
+        while let Some(event) = queue.next() {
+            seen |= event.peer == 3;
+        }
+        assert!(seen);
+    }
+
+    #[test]
+    fn a_peer_that_comes_and_goes_leaves_its_last_going_and_coming() {
+        let mut queue = EventQueue::default();
+        for _ in 0..5 {
+            queue.peer(2, true);
+            queue.peer(2, false);
+        }
+        queue.peer(2, true);
+        let kinds: Vec<EventKind> = std::iter::from_fn(|| queue.next())
+            .map(|event| event.kind)
+            .collect();
+        assert_eq!(kinds, [EventKind::PeerDown, EventKind::PeerUp]);
     }
 
     #[test]

@@ -31,9 +31,9 @@ pub const HARD_MAX_WINDOWS: u32 = 448;
 /// window is taken from under them. A reset of the exporter waits for it.
 pub const REVOKE_ACK: Duration = Duration::from_millis(1000);
 
-/// Events of droppable kinds that wait for one peer; more are counted and
-/// told by OVERFLOW.
-pub const MAX_DROPPABLE_EVENTS: usize = 1024;
+/// Events of droppable kinds about one peer that wait for another; more are
+/// counted and told by OVERFLOW. An offer and news of a few hundred buffers.
+pub const MAX_DROPPABLE_EVENTS: usize = 512;
 
 /// Most list entries of a udmabuf, the default of the Linux driver.
 pub const UDMABUF_MAX_EXTENTS: usize = 1024;

@@ -281,8 +281,10 @@ impl Control {
         let ring = gate.ring.clone()?;
         let chain = pop(&ring, mem.clone())?;
         count(&self.counters.chains);
-        let layout = Layout::walk(chain, own);
+        let mut layout = Layout::walk(chain, own);
         let (header, request) = layout.parse(&*mem);
+        // Only the room is still needed.
+        layout.readable = Vec::new();
         if layout.malformed {
             count(&self.counters.malformed);
         }
