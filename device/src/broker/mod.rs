@@ -281,6 +281,7 @@ impl Broker {
             state.can_map = can_map;
             if core::mem::take(&mut state.stopped) {
                 self.notify(peer, EventQueue::missed);
+                self.take_waived(peer);
             }
         }
         if let Some(state) = self.peers.get_mut(&peer)
@@ -445,6 +446,27 @@ impl Broker {
             state.counters.refused = state.counters.refused.saturating_add(1);
         }
         self.out.push(Effect::Reply { peer, token, reply });
+    }
+
+    /// The exporters whose stop could not wait for `peer`, because it was stopped
+    /// itself, may be running again: what it still maps of them goes at once.
+    fn take_waived(&mut self, peer: PeerId) {
+        let waived: Vec<u64> = self
+            .buffers
+            .iter()
+            .filter(|(_, buffer)| {
+                let revoking = buffer.revoking.as_ref();
+                revoking.is_some_and(|revoking| revoking.waiter.is_none())
+            })
+            .map(|(generation, _)| *generation)
+            .collect();
+        self.with_windows(peer, |windows, ids, out| {
+            for generation in waived {
+                for id in windows.of(Some(generation)) {
+                    windows.doom(id, true, Status::Revoked, ids, out);
+                }
+            }
+        });
     }
 
     /// Lets `tell` put something into the event queue of `peer`.

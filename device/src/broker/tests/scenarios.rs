@@ -619,6 +619,26 @@ fn a_paused_importer_learns_that_its_import_was_taken_back() {
 }
 
 #[test]
+fn a_resumed_importer_loses_the_windows_of_an_exporter_that_was_reset_meanwhile() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    let effects = host.broker.peer_stopped(B);
+    host.take(effects);
+    let effects = host.broker.peer_reset(A);
+    host.take(effects);
+    let effects = host.broker.peer_up(B, true);
+    host.take(effects);
+    host.settle();
+    assert!(
+        !host.broker.exposed(A),
+        "neither acknowledged nor waited for"
+    );
+    assert_eq!(host.vmms[&B].mappings.len(), 0);
+}
+
+#[test]
 fn windows_that_the_front_end_dropped_itself_end_a_pending_unexport() {
     let mut host = Host::new();
     let id = host.export(A, 1);
