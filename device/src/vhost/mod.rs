@@ -10,9 +10,9 @@ pub mod memory;
 pub mod port;
 pub mod queue;
 pub mod session;
+pub mod vring;
+
+pub use vring::Vring;
 
 /// The guest's memory as the vhost-user crate keeps it.
 pub type GuestMem = vm_memory::GuestMemoryAtomic<vm_memory::GuestMemoryMmap>;
-
-/// A ring of the guest.
-pub type Vring = vhost_user_backend::VringRwLock<GuestMem>;
