@@ -238,15 +238,6 @@ impl Broker {
         })
     }
 
-    /// The id of the peer with this name.
-    #[must_use]
-    pub fn peer_named(&self, name: &str) -> Option<PeerId> {
-        self.peers
-            .iter()
-            .find(|(_, peer)| peer.config.name.as_str() == name)
-            .map(|(id, _)| *id)
-    }
-
     /// The whole own RAM of a VM, each time its memory table changes. Windows
     /// that the front end lists among it are left out by the adapter: memory
     /// of others cannot be exported. Buffers that are no longer inside are
@@ -345,12 +336,6 @@ impl Broker {
             .collect()
     }
 
-    /// Whether some other peer's VMM may still map memory of `peer`.
-    #[must_use]
-    pub fn exposed(&self, peer: PeerId) -> bool {
-        !self.exposed_to(peer).is_empty()
-    }
-
     /// One request. Its answer is one [`Effect::Reply`], among the effects
     /// returned here or by a later call.
     pub fn handle(&mut self, peer: PeerId, token: Token, request: Request) -> Vec<Effect> {
@@ -427,12 +412,6 @@ impl Broker {
     /// Takes the next event of `peer`, to be called with a descriptor at hand.
     pub fn next_event(&mut self, peer: PeerId) -> Option<Event> {
         self.peers.get_mut(&peer)?.events.next()
-    }
-
-    /// Whether [`Broker::next_event`] has something.
-    #[must_use]
-    pub fn has_events(&self, peer: PeerId) -> bool {
-        self.peers.get(&peer).is_some_and(|p| p.events.len() > 0)
     }
 
     fn finish(&mut self) -> Vec<Effect> {
@@ -645,6 +624,11 @@ const DONE: Reply = Ok(Response::Done);
 
 #[cfg(test)]
 impl Broker {
+    /// Whether some other peer's VMM may still map memory of `peer`.
+    fn exposed(&self, peer: PeerId) -> bool {
+        !self.exposed_to(peer).is_empty()
+    }
+
     /// What must hold at every return; names what does not.
     fn check(&self) -> Result<(), String> {
         for (id, peer) in &self.peers {

@@ -210,7 +210,7 @@ impl Windows {
         self.current.get(&key).copied()
     }
 
-    /// A new window in the queue. `cost_per_extent`: direct; else one for all.
+    /// A new window in the queue: one mapping per extent if direct, else one.
     pub(super) fn request(
         &mut self,
         key: Key,
