@@ -63,14 +63,10 @@ pub enum Job {
 /// What the control socket tells about one session.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SessionFacts {
-    /// Whether the front end gave a back-end channel.
-    pub backend_req: bool,
-    /// Whether SHMEM was negotiated.
-    pub shmem: bool,
-    /// Whether SHARED_OBJECT was negotiated.
-    pub shared_object: bool,
-    /// Whether REPLY_ACK was; not known before the first mapping request.
-    pub reply_ack: Option<bool>,
+    /// Protocol features that the front end negotiated.
+    pub features: Vec<&'static str>,
+    /// Whether the front end can be asked to map.
+    pub can_map: bool,
     /// Whether the queues run.
     pub running: bool,
     /// Regions of the VM's own RAM.

@@ -324,8 +324,11 @@ fn front_end_that_dies_with_a_map_outstanding_ends_its_session() {
 }
 
 #[test]
-fn front_end_that_keeps_its_channel_open_does_not_hold_up_the_next() {
-    let (daemon, mut a, mut b) = two();
+fn front_end_that_leaves_its_channel_open_leaves_nothing_behind() {
+    let daemon = Daemon::start(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let threads = daemon.threads();
+    let mut b = Vm::boot(&daemon.socket("b"));
     let id = a.export(DATA, PAGE);
     let handle = b.attach(id);
     b.front.shm.hold(true);
@@ -340,10 +343,10 @@ fn front_end_that_keeps_its_channel_open_does_not_hold_up_the_next() {
     unsafe { libc::shutdown(b.front.raw().as_raw_fd(), libc::SHUT_RDWR) };
 
     daemon.until_gone("b");
+    until("the end of its threads", || daemon.threads() == threads);
     let mut next = Vm::boot(&daemon.socket("b"));
     let handle = next.attach(id);
     next.map(handle, PAGE);
-    assert!(daemon.log().contains("holds its back-end channel open"));
     drop(next);
     daemon.finish();
     drop((a, b));
@@ -496,7 +499,8 @@ fn front_end_without_backend_channel_can_export_and_gets_no_shmem() {
         .and_then(|handle| a.try_map(handle, PAGE));
 
     assert_eq!(refused.unwrap_err(), Status::NoShmem);
-    assert!(daemon.log().contains("BACKEND_REQ and SHMEM"));
+    assert!(daemon.log().contains("did not negotiate BACKEND_REQ"));
+    assert!(daemon.log().contains("did not negotiate SHMEM"));
     drop((a, b));
     daemon.finish();
 }
@@ -523,20 +527,33 @@ fn front_end_without_shared_object_is_proved_by_the_page_that_is_never_mapped() 
 }
 
 #[test]
-fn front_end_without_reply_ack_cannot_import() {
-    let daemon = Daemon::start(&Setup::default());
-    let mut a = Vm::boot(&daemon.socket("a"));
-    let mut b = Vm::boot_with(&daemon.socket("b"), &without(Proto::REPLY_ACK));
-    let id = a.export(DATA, PAGE);
-    let handle = b.attach(id);
+fn front_end_is_told_at_connect_what_it_lacks_and_cannot_import_without_it() {
+    for (feature, name) in [
+        (Proto::BACKEND_REQ, "BACKEND_REQ"),
+        (Proto::BACKEND_SEND_FD, "BACKEND_SEND_FD"),
+        (Proto::REPLY_ACK, "REPLY_ACK"),
+        (Proto::SHMEM, "SHMEM"),
+    ] {
+        let daemon = Daemon::start(&Setup::default());
+        let mut a = Vm::boot(&daemon.socket("a"));
+        let id = a.export(DATA, PAGE);
 
-    let refused = b.try_map(handle, PAGE);
+        // No driver yet.
+        let mut b = Vm::connect(&daemon.socket("b"), &without(feature));
 
-    assert_eq!(refused, Err(Status::HostError));
-    assert_eq!(daemon.session("b")["reply_ack"], false);
-    assert!(daemon.log().contains("REPLY_ACK is missing"));
-    drop((a, b));
-    daemon.finish();
+        let said = format!("b: the front end did not negotiate {name}");
+        until(&said, || daemon.log().contains(&said));
+        let session = daemon.session("b");
+        assert_eq!(session["can_map"], false, "{name}");
+        let negotiated = session["features"].as_array().unwrap().clone();
+        assert_eq!(negotiated.len(), 7, "{negotiated:?}");
+        assert!(!negotiated.iter().any(|f| f == name), "{negotiated:?}");
+        assert!(!daemon.log().contains("a: the front end did not negotiate"));
+        b.start_fresh();
+        assert_eq!(b.try_attach(id), Err(Status::NoShmem), "{name}");
+        drop((a, b));
+        daemon.finish();
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::transport::udmabuf;
-use crate::vhost::backend;
+use crate::vhost::features;
 
 /// What management software asks for. `type` is our own: the list of QEMU's
 /// `vhost-user.json` is closed and has none for this device.
@@ -20,7 +20,7 @@ pub fn capabilities() -> Value {
         "virtio-id": bufshare_protocol::device::ID,
         "queues": bufshare_protocol::device::NUM_QUEUES,
         "config-size": bufshare_protocol::limits::CONFIG_SIZE,
-        "virtio-features": backend::features(),
-        "protocol-features": backend::protocol_features().bits(),
+        "virtio-features": features::device(),
+        "protocol-features": features::protocol().bits(),
     })
 }

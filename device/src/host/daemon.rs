@@ -120,7 +120,7 @@ impl Daemon {
             ));
             let listener = socket.listener().map_err(system("duplicate a socket"))?;
             daemon.servers.push(server.clone());
-            daemon.spawn("accept", move || server.run(listener))?;
+            daemon.spawn("accept", move || server.run(&listener))?;
             log::info!("{}: listening on {}", peer.name, peer.endpoint);
         }
         if let Some(control) = &control {

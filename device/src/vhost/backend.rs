@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,14 +14,8 @@ use bufshare_protocol::limits::CONFIG_SIZE;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::Reply;
 use vhost::vhost_user::Backend;
-use vhost::vhost_user::message::{
-    VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserVirtioFeatures,
-};
-use vhost_user_backend::{ShutdownHandle, VhostUserBackend, VringT};
-use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::bindings::virtio_ring::{
-    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
-};
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserShMemConfig};
+use vhost_user_backend::{VhostUserBackend, VringT};
 use virtio_queue::QueueT;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
@@ -32,7 +27,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::memory::{self, Sent};
 use super::port::Port;
 use super::queue::{Control, Events, MAX_PER_KICK, Taken};
-use super::{GuestMem, Vring};
+use super::relay::{Hangup, Watch};
+use super::{GuestMem, Vring, features};
 use crate::broker::{PeerId, Token};
 use crate::hub::{Hub, Job, Link, SessionFacts};
 use crate::sync::{Limiter, lock};
@@ -51,39 +47,17 @@ const MAX_QUEUE_SIZE: usize = 32768;
 /// that the driver is taken to poll.
 const CALL_WAIT: Duration = Duration::from_millis(100);
 
-/// Device features.
-#[must_use]
-pub fn features() -> u64 {
-    (1 << VIRTIO_F_VERSION_1)
-        | (1 << VIRTIO_RING_F_EVENT_IDX)
-        | (1 << VIRTIO_RING_F_INDIRECT_DESC)
-        | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
-}
-
-/// Protocol features.
-#[must_use]
-pub fn protocol_features() -> VhostUserProtocolFeatures {
-    VhostUserProtocolFeatures::MQ
-        | VhostUserProtocolFeatures::REPLY_ACK
-        | VhostUserProtocolFeatures::BACKEND_REQ
-        | VhostUserProtocolFeatures::BACKEND_SEND_FD
-        | VhostUserProtocolFeatures::CONFIG
-        | VhostUserProtocolFeatures::SHMEM
-        | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
-        | VhostUserProtocolFeatures::SHARED_OBJECT
-}
-
 /// Ends a session from any of its threads.
 #[derive(Default)]
 pub struct Lifeline {
     closing: AtomicBool,
-    shutdown: Mutex<Option<ShutdownHandle>>,
+    hangup: Mutex<Option<Hangup>>,
 }
 
 impl Lifeline {
     /// The session has a connection now.
-    pub fn connected(&self, handle: Option<ShutdownHandle>) {
-        *lock(&self.shutdown) = handle;
+    pub fn connected(&self, hangup: Hangup) {
+        *lock(&self.hangup) = Some(hangup);
         if self.closing() {
             self.end();
         }
@@ -92,8 +66,8 @@ impl Lifeline {
     /// Closes the connection; the accept loop does the rest.
     pub fn end(&self) {
         self.closing.store(true, Ordering::Release);
-        if let Some(handle) = lock(&self.shutdown).as_ref() {
-            handle.shutdown();
+        if let Some(hangup) = lock(&self.hangup).as_ref() {
+            hangup.hang_up();
         }
     }
 
@@ -237,7 +211,11 @@ impl Session {
     /// not to be started before a power cycle; a driver that goes on after a
     /// pause is safe. QEMU is known by SHARED_OBJECT, which only it has.
     fn must_not_start(&self) -> bool {
-        self.stopped_mapped.load(Ordering::Acquire) && self.port.channel().shared_object
+        self.stopped_mapped.load(Ordering::Acquire)
+            && self
+                .port
+                .features()
+                .contains(VhostUserProtocolFeatures::SHARED_OBJECT)
     }
 
     /// Whether they were running.
@@ -288,9 +266,7 @@ impl Session {
             self.forget_driver(&mut phase);
         }
         phase.forgotten = false;
-        let channel = self.port.channel();
-        let can_map = channel.backend_req && channel.shmem;
-        let epoch = self.hub.start(self.peer, can_map);
+        let epoch = self.hub.start(self.peer, self.port.can_map());
         phase.running = true;
         self.control.start(control.clone(), epoch, fresh);
         self.events.start(events.clone());
@@ -302,37 +278,7 @@ impl Session {
         }
         let how = if fresh { "started" } else { "resumed" };
         log::info!("{}: driver {how}", self.name);
-        self.tell_missing();
         self.deliver();
-    }
-
-    /// Says what the front end does not do, and what that costs.
-    fn tell_missing(&self) {
-        let channel = self.port.channel();
-        let missing: Vec<&str> = [
-            (channel.backend_req, "BACKEND_REQ"),
-            (
-                channel.shmem,
-                "SHMEM (bit 22; older software used 20 and 21)",
-            ),
-        ]
-        .into_iter()
-        .filter_map(|(there, name)| (!there).then_some(name))
-        .collect();
-        if !missing.is_empty() {
-            log::warn!(
-                "{}: the front end did not negotiate {}: this VM can export, but nothing can be \
-                 mapped into it",
-                self.name,
-                missing.join(" and ")
-            );
-        } else if !channel.shared_object {
-            log::info!(
-                "{}: the front end did not negotiate SHARED_OBJECT: mappings are proved by \
-                 requests that it refuses, which it may log",
-                self.name
-            );
-        }
     }
 
     /// Serves the control queue, but not for ever.
@@ -474,14 +420,11 @@ impl Link for Session {
     }
 
     fn facts(&self) -> SessionFacts {
-        let channel = self.port.channel();
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let (control, events) = (&self.control.counters, &self.events.counters);
         SessionFacts {
-            backend_req: channel.backend_req,
-            shmem: channel.shmem,
-            shared_object: channel.shared_object,
-            reply_ack: channel.reply_ack,
+            features: features::names(self.port.features()),
+            can_map: self.port.can_map(),
             running: lock(&self.phase).running,
             ram_regions: lock(&self.ram).regions.len(),
             window_regions: self.window_regions.load(Ordering::Relaxed),
@@ -494,6 +437,22 @@ impl Link for Session {
             jobs: self.port.jobs(),
             refused: load(&self.port.refused),
         }
+    }
+}
+
+impl Watch for Session {
+    fn negotiated(&self, negotiated: VhostUserProtocolFeatures) {
+        self.port.set_features(negotiated);
+        for (missing, cost) in features::missing(negotiated) {
+            log::warn!(
+                "{}: the front end did not negotiate {missing}: {cost}",
+                self.name
+            );
+        }
+    }
+
+    fn channel(&self, socket: UnixStream) {
+        self.port.set_socket(socket);
     }
 }
 
@@ -510,7 +469,7 @@ impl VhostUserBackend for Session {
     }
 
     fn features(&self) -> u64 {
-        features()
+        features::device()
     }
 
     fn acked_features(&self, features: u64) {
@@ -518,7 +477,7 @@ impl VhostUserBackend for Session {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        protocol_features()
+        features::protocol()
     }
 
     fn reset_device(&self) {
@@ -552,8 +511,7 @@ impl VhostUserBackend for Session {
                 .filter(|_| !refused)
                 .map_or([0; CONFIG_SIZE], |mut caps| {
                     // Drivers read this before their queues run.
-                    let channel = self.port.channel();
-                    if channel.backend_req && channel.shmem {
+                    if self.port.can_map() {
                         caps.caps |= CAP_MAP;
                     }
                     caps.config_space()

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One front end's vhost-user session.
 //!
-//! Threads of a session: the *main* thread of the vhost-user crate answers the
-//! front end's messages, one *worker* serves both queues, the *port* asks the
-//! front end for mappings, and the accept loop waits for the others.
+//! Threads of a session: the accept loop *relays* the front end's messages to
+//! the vhost-user crate, whose *main* thread answers them, one *worker* serves
+//! both queues, and the *port* asks the front end for mappings.
 
 pub mod backend;
+pub mod features;
 pub mod memory;
 pub mod port;
 pub mod queue;
+pub mod relay;
 pub mod session;
 pub mod vring;
 

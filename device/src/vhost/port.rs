@@ -3,9 +3,8 @@
 //!
 //! The front end may take its time, and may ask the main thread for answers
 //! while it does. So the thread holds no lock while it waits. The wait itself
-//! has no limit: the vhost crate gives no access to the channel's socket, and
-//! an answer that was given up could not be told from the next one. It ends
-//! with the front end.
+//! has no limit, since an answer that was given up could not be told from the
+//! next one: it ends with the session, which closes the channel.
 //!
 //! Shared-memory requests are sent only while the queues run: QEMU 11.1.3 has
 //! no device to look them up in before and after, and dies of it. (One that is
@@ -13,14 +12,16 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use bufshare_protocol::device::SHMID;
 use uuid::Uuid;
-use vhost::vhost_user::message::{VhostUserMMap, VhostUserMMapFlags, VhostUserSharedMsg};
+use vhost::vhost_user::message::{
+    VhostUserMMap, VhostUserMMapFlags, VhostUserProtocolFeatures, VhostUserSharedMsg,
+};
 use vhost::vhost_user::{Backend, Error as VhostError, VhostUserFrontendReqHandler};
 
 use super::memory::Sent;
@@ -40,18 +41,11 @@ enum Answer {
     Broken,
 }
 
-/// Which features were negotiated, as far as the crates let one see.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Channel {
-    /// There is a channel.
-    pub backend_req: bool,
-    /// SHMEM.
-    pub shmem: bool,
-    /// SHARED_OBJECT.
-    pub shared_object: bool,
-    /// REPLY_ACK, once known.
-    pub reply_ack: Option<bool>,
-}
+/// What mapping into a VM takes.
+const TO_MAP: VhostUserProtocolFeatures = VhostUserProtocolFeatures::BACKEND_REQ
+    .union(VhostUserProtocolFeatures::BACKEND_SEND_FD)
+    .union(VhostUserProtocolFeatures::REPLY_ACK)
+    .union(VhostUserProtocolFeatures::SHMEM);
 
 #[derive(Default)]
 struct State {
@@ -60,9 +54,11 @@ struct State {
     /// The queues run.
     running: bool,
     closed: bool,
-    ended: bool,
     backend: Option<Backend>,
-    channel: Channel,
+    /// The socket of the channel.
+    channel: Option<UnixStream>,
+    /// Protocol features that were negotiated, once they are.
+    features: Option<VhostUserProtocolFeatures>,
 }
 
 /// One session's port.
@@ -86,30 +82,36 @@ impl Port {
         }
     }
 
-    /// The front end gave a channel. What it negotiated is seen by sending
-    /// what cannot be sent: a request with a descriptor that does not exist
-    /// fails in the kernel if the feature is there, and before if not.
-    pub fn set_channel(&self, backend: Backend) {
-        let probe = mmap(0, PAGE, 0, VhostUserMMapFlags::empty());
-        let shmem = reaches_socket(backend.shmem_map(&probe, &NoFile));
-        let object = VhostUserSharedMsg {
-            uuid: Uuid::from_bytes([0x5a; 16]),
-        };
-        let shared_object = reaches_socket(backend.shared_object_lookup(&object, &NoFile));
-        let mut state = lock(&self.state);
-        state.channel = Channel {
-            backend_req: true,
-            shmem,
-            shared_object,
-            reply_ack: None,
-        };
-        state.backend = Some(backend);
+    /// The front end chose its protocol features.
+    pub fn set_features(&self, features: VhostUserProtocolFeatures) {
+        lock(&self.state).features = Some(features);
     }
 
-    /// What was negotiated.
+    /// What it chose.
     #[must_use]
-    pub fn channel(&self) -> Channel {
-        lock(&self.state).channel
+    pub fn features(&self) -> VhostUserProtocolFeatures {
+        let none = VhostUserProtocolFeatures::empty();
+        lock(&self.state).features.unwrap_or(none)
+    }
+
+    /// Whether the front end can be asked to map, and says whether it has.
+    #[must_use]
+    pub fn can_map(&self) -> bool {
+        self.features().contains(TO_MAP)
+    }
+
+    /// The front end gave a channel: its socket.
+    pub fn set_socket(&self, socket: UnixStream) {
+        let old = lock(&self.state).channel.replace(socket);
+        if let Some(old) = old {
+            // Nobody could end a wait for its answer any more.
+            let _ = old.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// The front end gave a channel: the crate's end of it.
+    pub fn set_channel(&self, backend: Backend) {
+        lock(&self.state).backend = Some(backend);
     }
 
     /// Jobs that wait or run.
@@ -152,32 +154,15 @@ impl Port {
         lock(&self.state).jobs.clear();
     }
 
-    /// Lets the thread end after its current request.
+    /// Closes the channel, and so ends the thread.
     pub fn close(&self) {
         let mut state = lock(&self.state);
         state.closed = true;
         state.jobs.clear();
-        self.wake.notify_all();
-    }
-
-    /// Waits until the thread has ended; whether it has.
-    pub fn wait_ended(&self, limit: Duration) -> bool {
-        let end = Instant::now().checked_add(limit);
-        let mut state = lock(&self.state);
-        while !state.ended {
-            let rest = end.map_or(Duration::ZERO, |end| {
-                end.saturating_duration_since(Instant::now())
-            });
-            if rest.is_zero() {
-                return false;
-            }
-            state = self
-                .wake
-                .wait_timeout(state, rest)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+        if let Some(channel) = state.channel.take() {
+            let _ = channel.shutdown(Shutdown::Both);
         }
-        true
+        self.wake.notify_all();
     }
 
     /// The thread. `stuck` is called when the channel is broken.
@@ -189,7 +174,6 @@ impl Port {
         maker: Option<&dyn udmabuf::Maker>,
         stuck: impl Fn(&str),
     ) {
-        let _ended = Ended(self);
         let mut worker = Worker {
             port: self,
             name,
@@ -254,18 +238,6 @@ impl Port {
     }
 }
 
-/// Says that the thread has ended, however it did, and closes the channel.
-struct Ended<'a>(&'a Port);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        let mut state = lock(&self.0.state);
-        state.ended = true;
-        state.backend = None;
-        self.0.wake.notify_all();
-    }
-}
-
 struct Worker<'a> {
     port: &'a Port,
     name: &'a str,
@@ -284,7 +256,7 @@ impl Worker<'_> {
         udmabuf: bool,
     ) -> Outcome {
         // What waited while the queues were stopped is not wanted any more.
-        if !self.port.running() || !self.acknowledges(backend) {
+        if !self.port.running() || !self.port.can_map() {
             return Outcome::HostError;
         }
         if let Some(piece) = pieces.iter().find(|piece| !self.fits(piece)) {
@@ -367,8 +339,11 @@ impl Worker<'_> {
 
     /// One request that changes nothing and is acknowledged.
     fn prove(&mut self, backend: &Backend) -> Outcome {
-        let channel = self.port.channel();
-        let result = if channel.shared_object {
+        let quiet = self
+            .port
+            .features()
+            .contains(VhostUserProtocolFeatures::SHARED_OBJECT);
+        let result = if quiet {
             answer(backend.shared_object_remove(&VhostUserSharedMsg { uuid: self.nonce }))
         } else if !self.port.wait_running() {
             Answer::Broken
@@ -380,28 +355,6 @@ impl Worker<'_> {
             Answer::Yes | Answer::No => Outcome::Done,
             Answer::Broken => Outcome::Stuck,
         }
-    }
-
-    /// Whether the front end acknowledges at all (REPLY_ACK), which the crates
-    /// do not tell: something that has to be refused is asked for, once.
-    fn acknowledges(&mut self, backend: &Backend) -> bool {
-        let channel = self.port.channel();
-        if let Some(known) = channel.reply_ack {
-            return known;
-        }
-        let object = VhostUserSharedMsg { uuid: self.nonce };
-        let quiet =
-            channel.shared_object && answer(backend.shared_object_remove(&object)) == Answer::No;
-        let known = quiet || answer(backend.shmem_unmap(&self.guard())) == Answer::No;
-        lock(&self.port.state).channel.reply_ack = Some(known);
-        if !known {
-            log::error!(
-                "{}: the front end does not refuse what it must: REPLY_ACK is missing, so no \
-                 mapping can be known to exist, and nothing can be imported here",
-                self.name
-            );
-        }
-        known
     }
 
     /// The request to unmap what is never mapped.
@@ -443,26 +396,9 @@ fn mmap(shm_offset: u64, len: u64, fd_offset: u64, flags: VhostUserMMapFlags) ->
     }
 }
 
-/// No open file.
-struct NoFile;
-
-impl AsRawFd for NoFile {
-    fn as_raw_fd(&self) -> RawFd {
-        -1
-    }
-}
-
 /// The vhost crate's own error in an I/O error.
 fn vhost_error(error: &io::Error) -> Option<&VhostError> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
-}
-
-/// Whether a request got as far as the socket.
-fn reaches_socket(result: io::Result<u64>) -> bool {
-    match result {
-        Ok(_) => true,
-        Err(error) => vhost_error(&error).is_some(),
-    }
 }
 
 fn answer(result: io::Result<u64>) -> Answer {

@@ -2,31 +2,46 @@
 //! The life of one socket: a front end connects, is served, and goes, with all
 //! that it had; then the next one. A second one waits in the backlog.
 
+use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use vhost::vhost_user::{Error as VhostError, Listener};
+use vhost::vhost_user::Error as VhostError;
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
 use super::backend::{EVENT_AGAIN, Session};
+use super::relay::Relay;
 use crate::broker::PeerId;
 use crate::host::stop::Stop;
 use crate::hub::Hub;
 use crate::sync::lock;
 use crate::transport::udmabuf;
 
-/// How long the end of a session waits for its port thread. It is over at once
-/// unless the front end keeps its back-end channel open after it left.
-const PORT_WAIT: Duration = Duration::from_secs(3);
-
 /// Pause after a connection could not be accepted or served, so that a lack of
 /// descriptors is not a busy loop.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// Why a front end was not served.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    /// As `accept`.
+    #[error("cannot accept a connection: {0}")]
+    Accept(io::Error),
+    /// The relay needs a temporary folder and a few descriptors.
+    #[error("cannot make a private socket in the temporary folder (TMPDIR): {0}")]
+    Relay(io::Error),
+    /// A thread or a descriptor could not be had.
+    #[error("{0}")]
+    System(io::Error),
+    /// The vhost-user crate's.
+    #[error("{0}")]
+    Daemon(DaemonError),
+}
 
 /// One peer's socket.
 pub struct Server {
@@ -68,10 +83,9 @@ impl Server {
     }
 
     /// Serves one front end after the other until the stop.
-    pub fn run(&self, listener: UnixListener) {
-        let mut listener = Listener::from(listener);
+    pub fn run(&self, listener: &UnixListener) {
         while self.stop.wait_readable(listener.as_raw_fd()) {
-            let session = catch_unwind(AssertUnwindSafe(|| self.session(&mut listener)));
+            let session = catch_unwind(AssertUnwindSafe(|| self.next(listener)));
             match session {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
@@ -95,7 +109,15 @@ impl Server {
         }
     }
 
-    fn session(&self, listener: &mut Listener) -> Result<(), DaemonError> {
+    /// Serves the front end that waits for it.
+    fn next(&self, listener: &UnixListener) -> Result<(), Error> {
+        let (front, _) = listener.accept().map_err(Error::Accept)?;
+        self.session(front)
+    }
+
+    /// Serves one front end to its end.
+    fn session(&self, front: UnixStream) -> Result<(), Error> {
+        let (relay, mut listener) = Relay::new(front).map_err(Error::Relay)?;
         let mem = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let session = Session::new(
             self.hub.clone(),
@@ -104,52 +126,46 @@ impl Server {
             mem.clone(),
             self.shm_size,
         )
-        .map_err(DaemonError::StartDaemon)?;
+        .map_err(Error::System)?;
         let thread: String = format!("main {}", self.name).chars().take(15).collect();
-        let mut daemon = VhostUserDaemon::new(thread, session.clone(), mem)?;
+        let mut daemon =
+            VhostUserDaemon::new(thread, session.clone(), mem).map_err(Error::Daemon)?;
         for handler in daemon.get_epoll_handlers() {
             handler
                 .register_listener(session.again_fd(), EventSet::IN, u64::from(EVENT_AGAIN))
-                .map_err(DaemonError::StartDaemon)?;
+                .map_err(Error::System)?;
         }
+        session
+            .lifeline
+            .connected(relay.hangup().map_err(Error::System)?);
         *lock(&self.current) = Arc::downgrade(&session);
+        if self.stop.requested() {
+            session.lifeline.end();
+        }
         self.hub.connect(self.peer, session.clone());
         let port = self.start_port(&session)?;
 
-        let result = daemon.start(listener).and_then(|()| {
+        let started = daemon.start(&mut listener);
+        drop(listener);
+        let relayed = started.is_ok().then(|| {
             log::info!("{}: front end connected", self.name);
-            session.lifeline.connected(daemon.shutdown_handle());
-            if self.stop.requested() {
-                session.lifeline.end();
-            }
-            daemon.wait()
+            relay.run(&*session)
         });
 
         let asked = session.lifeline.closing();
         session.lifeline.end();
+        let served = started.and_then(|()| daemon.wait());
         session.stop_rings();
         self.hub.disconnect(self.peer);
         session.port.close();
-        if session.port.wait_ended(PORT_WAIT) {
-            // Ended, so this does not wait.
-            let _ = port.join();
-        } else {
-            log::error!(
-                "{}: the front end left, but holds its back-end channel open without answering; \
-                 a thread waits for it",
-                self.name
-            );
-        }
-        session.lifeline.connected(None);
+        // Its channel is closed, so this is over at once.
+        let _ = port.join();
         drop(daemon);
         session.reclaim();
-        self.log_end(result, asked)
+        self.log_end(relayed.unwrap_or(Ok(())), served, asked)
     }
 
-    fn start_port(
-        &self,
-        session: &Arc<Session>,
-    ) -> Result<std::thread::JoinHandle<()>, DaemonError> {
+    fn start_port(&self, session: &Arc<Session>) -> Result<std::thread::JoinHandle<()>, Error> {
         let session = session.clone();
         let hub = self.hub.clone();
         let udmabuf = self.udmabuf.clone();
@@ -167,25 +183,29 @@ impl Server {
                         lifeline.end();
                     });
             })
-            .map_err(DaemonError::StartDaemon)
+            .map_err(Error::System)
     }
 
     /// A front end that leaves in whatever way is no error of ours.
-    fn log_end(&self, result: Result<(), DaemonError>, asked: bool) -> Result<(), DaemonError> {
-        match result {
+    fn log_end(
+        &self,
+        relayed: io::Result<()>,
+        served: Result<(), DaemonError>,
+        asked: bool,
+    ) -> Result<(), Error> {
+        let broke = match served {
             Ok(())
             | Err(DaemonError::HandleRequest(
                 VhostError::Disconnected | VhostError::PartialMessage | VhostError::SocketBroken(_),
-            )) => {
-                log::info!("{}: front end disconnected", self.name);
-                Ok(())
-            }
-            Err(DaemonError::HandleRequest(_)) if asked => Ok(()),
-            Err(DaemonError::HandleRequest(error)) => {
-                log::error!("{}: the front end broke the protocol: {error}", self.name);
-                Ok(())
-            }
-            Err(error) => Err(error),
+            )) => relayed.err().map(|error| error.to_string()),
+            Err(DaemonError::HandleRequest(error)) => Some(error.to_string()),
+            Err(error) => return Err(Error::Daemon(error)),
+        };
+        match broke {
+            Some(_) if asked => {}
+            Some(why) => log::error!("{}: the front end broke the protocol: {why}", self.name),
+            None => log::info!("{}: front end disconnected", self.name),
         }
+        Ok(())
     }
 }
