@@ -53,6 +53,13 @@ pub enum Job {
         /// What.
         pieces: Vec<Piece>,
     },
+    /// Map zeroes.
+    Fill {
+        /// To be reported.
+        id: EffectId,
+        /// Where.
+        piece: Piece,
+    },
     /// Any acknowledged request.
     Prove {
         /// To be reported.
@@ -485,6 +492,11 @@ impl Hub {
                 Effect::Unmap { id, peer, pieces } => {
                     if let Some(link) = link(peer) {
                         link.job(Job::Unmap { id, pieces });
+                    }
+                }
+                Effect::Fill { id, peer, piece } => {
+                    if let Some(link) = link(peer) {
+                        link.job(Job::Fill { id, piece });
                     }
                 }
                 Effect::Prove { id, peer } => {

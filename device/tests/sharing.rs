@@ -18,6 +18,7 @@ use bufshare_protocol::status::Status;
 use bufshare_protocol::types::Extent;
 use common::daemon::{Daemon, Setup};
 use common::frontend::{Asked, PAGE, SHM_GPA};
+use common::until;
 use common::vm::{DATA, Vm};
 
 fn two() -> (Daemon, Vm, Vm) {
@@ -99,16 +100,45 @@ fn unexport_is_answered_after_the_importer_let_go() {
 }
 
 #[test]
-fn unexport_takes_the_window_of_an_importer_that_does_not_answer() {
+fn unexport_puts_zeroes_in_place_of_a_buffer_whose_importer_does_not_let_go() {
     let (daemon, mut a, mut b) = two();
+    a.front.ram.write(DATA, b"mine");
     let id = a.export(DATA, PAGE);
     let handle = b.attach(id);
-    b.map(handle, PAGE);
+    let (at, _) = b.map(handle, PAGE);
 
     a.unexport(id);
 
-    assert_eq!(b.front.shm.windows(), 0);
     assert_eq!(b.event_of(EventKind::Revoked).handle, handle);
+    until("the zeroes", || b.front.shm.windows() == 1);
+    assert_eq!(b.front.shm.region.read(at, 4), [0; 4]);
+    b.front.shm.region.write(at, b"lost");
+    assert_eq!(a.front.ram.read(DATA, 4), b"mine");
+    let place = Extent {
+        addr: SHM_GPA + at,
+        len: PAGE,
+    };
+    let reply = b.request(&Vm::export_of(vec![place], vec![]));
+    assert_eq!(reply, Err(Status::NotRam), "it is no RAM of the VM");
+
+    // His place is not given to another buffer.
+    let other = a.export(DATA, PAGE);
+    let second = b.attach(other);
+    assert_ne!(b.map(second, PAGE).0, at);
+    b.unmap(handle);
+    until("the end of the zeroes", || b.front.shm.windows() == 1);
+    b.detach(handle);
+
+    // Zeroes again, whatever was written there.
+    b.unmap(second);
+    a.unexport(other);
+    until("the end of the other", || b.front.shm.windows() == 0);
+    let third = a.export(DATA, PAGE);
+    let handle = b.attach(third);
+    assert_eq!(b.map(handle, PAGE).0, at);
+    a.unexport(third);
+    until("the zeroes", || b.front.shm.windows() == 1);
+    assert_eq!(b.front.shm.region.read(at, 4), [0; 4]);
     drop((a, b));
     daemon.finish();
 }

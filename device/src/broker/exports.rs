@@ -301,7 +301,8 @@ impl Broker {
         let mapped = self
             .peers
             .values()
-            .any(|state| state.windows.iter().any(|w| w.key.0 == generation));
+            .flat_map(|state| state.windows.iter())
+            .any(|window| window.key.0 == generation && window.shows_buffer());
         if mapped {
             return;
         }

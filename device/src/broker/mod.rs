@@ -111,6 +111,7 @@ struct Counters {
     map_cached: u64,
     vmm_maps: u64,
     vmm_unmaps: u64,
+    fills: u64,
     proofs: u64,
     revocations: u64,
     deadlines_missed: u64,
@@ -580,6 +581,11 @@ impl Broker {
                 self.effect_peers.insert(id, peer);
                 self.out.push(Effect::Unmap { id, peer, pieces });
             }
+            Action::Fill { id, piece } => {
+                state.counters.fills = state.counters.fills.saturating_add(1);
+                self.effect_peers.insert(id, peer);
+                self.out.push(Effect::Fill { id, peer, piece });
+            }
             Action::Prove { id } => {
                 state.counters.proofs = state.counters.proofs.saturating_add(1);
                 self.effect_peers.insert(id, peer);
@@ -599,7 +605,7 @@ impl Broker {
                     });
                 }
             }
-            Action::Freed { generation } => self.bury(generation),
+            Action::Vacated { generation } => self.bury(generation),
         }
     }
 }
@@ -639,7 +645,7 @@ impl Broker {
             if exports != peer.exports as usize {
                 return Err(format!("peer {id} counts {} exports", peer.exports));
             }
-            for window in peer.windows.iter() {
+            for window in peer.windows.iter().filter(|w| w.shows_buffer()) {
                 if !self.buffers.contains_key(&window.key.0) {
                     return Err(format!("peer {id} has a window of no buffer"));
                 }

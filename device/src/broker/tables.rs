@@ -221,11 +221,17 @@ impl Broker {
                 State::Live => &mut snapshot.windows_live,
                 State::Idle(_) => &mut snapshot.windows_idle,
                 State::Stuck => &mut snapshot.windows_stuck,
-                State::Mapping | State::Mapped(_) | State::Unmapping | State::Quarantined(_) => {
-                    &mut snapshot.windows_moving
-                }
+                State::Filled | State::Hollow => &mut snapshot.windows_filled,
+                State::Mapping
+                | State::Mapped(_)
+                | State::Unmapping
+                | State::Quarantined(_)
+                | State::Filling(_) => &mut snapshot.windows_moving,
             };
             *number = number.saturating_add(1);
+            if !window.shows_buffer() {
+                continue;
+            }
             let bytes = match window.transport {
                 Transport::Direct => &mut snapshot.direct_bytes,
                 Transport::Udmabuf => &mut snapshot.udmabuf_bytes,
@@ -242,6 +248,7 @@ impl Broker {
         snapshot.map_cached = state.counters.map_cached;
         snapshot.vmm_maps = state.counters.vmm_maps;
         snapshot.vmm_unmaps = state.counters.vmm_unmaps;
+        snapshot.vmm_fills = state.counters.fills;
         snapshot.proofs = state.counters.proofs;
         snapshot.revocations = state.counters.revocations;
         snapshot.deadlines_missed = state.counters.deadlines_missed;
@@ -295,6 +302,8 @@ pub struct PeerSnapshot {
     pub windows_live: u32,
     /// Windows kept for reuse.
     pub windows_idle: u32,
+    /// Windows whose buffer was taken back under their users, who see zeroes.
+    pub windows_filled: u32,
     /// Windows between those states.
     pub windows_moving: u32,
     /// Windows whose VMM does not answer.
@@ -323,6 +332,8 @@ pub struct PeerSnapshot {
     pub vmm_maps: u64,
     /// Unmappings the VMM was asked for.
     pub vmm_unmaps: u64,
+    /// Mappings of zeroes the VMM was asked for.
+    pub vmm_fills: u64,
     /// Proofs the VMM was asked for.
     pub proofs: u64,
     /// Its buffers that were taken back.

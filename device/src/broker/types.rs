@@ -187,6 +187,16 @@ pub enum Effect {
         /// The mappings.
         pieces: Vec<Piece>,
     },
+    /// Ask the VMM of `peer` to map zeroes, memory that is the VM's own, where a
+    /// buffer was that some client of its guest still looks at.
+    Fill {
+        /// To be reported.
+        id: EffectId,
+        /// The importing peer.
+        peer: PeerId,
+        /// Where.
+        piece: Piece,
+    },
     /// Send the VMM of `peer` any request that it acknowledges. Because it
     /// serves them one at a time, that proves all earlier ones are done.
     Prove {

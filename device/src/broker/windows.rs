@@ -7,12 +7,20 @@
 //!              |          |        |       |
 //!              v          v        v       v
 //!           Unmapping -> Quarantined -> (free)
+//!              |              ^
+//!              v              |  the last user leaves
+//!           Filling ------> Filled
 //! ```
 //!
 //! A VMM acknowledges a request *before* it takes effect, but serves requests
 //! one at a time. So a mapping counts as visible, and a range as free, only
 //! when a later request was acknowledged: `Mapped` and `Quarantined` wait for
 //! that proof. Until then a window keeps its range and its share of the budget.
+//!
+//! A window that is unmapped by force still has users: clients in the guest's
+//! kernel that cannot be stopped, or a driver that does not answer. They are
+//! shown zeroes in its place, not a hole, and the place belongs to them until
+//! the last one leaves: nobody finds another buffer where his own was.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -53,6 +61,12 @@ pub(super) enum State {
     Unmapping,
     /// The VMM said it unmapped, by this effect; not proved.
     Quarantined(EffectId),
+    /// As quarantined, but with users; the VMM has been asked to map zeroes.
+    Filling(EffectId),
+    /// Shows zeroes to those who have not left yet.
+    Filled,
+    /// As filled, but the VMM did not do it: shows nothing.
+    Hollow,
     /// Nobody knows what the VMM has mapped here.
     Stuck,
 }
@@ -74,6 +88,8 @@ pub(super) struct Window {
     pub(super) users: u32,
     /// Unmap it as soon as that is possible; nobody may map it any more.
     pub(super) doomed: bool,
+    /// The owner's memory is proved to be gone from it.
+    vacated: bool,
 }
 
 impl Window {
@@ -82,14 +98,22 @@ impl Window {
         u32::try_from(self.pieces.len()).unwrap_or(u32::MAX)
     }
 
+    /// Whether the VMM is yet to unmap it.
     fn is_leaving(&self) -> bool {
-        matches!(self.state, State::Unmapping | State::Quarantined(_))
-            || (self.state == State::Mapping && self.doomed)
+        matches!(
+            self.state,
+            State::Unmapping | State::Quarantined(_) | State::Filling(_)
+        ) || (self.state == State::Mapping && self.doomed)
+    }
+
+    /// Whether it still stands for the owner's buffer, visible or not.
+    pub(super) fn shows_buffer(&self) -> bool {
+        !self.vacated
     }
 
     /// Whether the guest may be able to see the owner's memory through it.
     pub(super) fn exposes(&self) -> bool {
-        self.state != State::Queued
+        self.state != State::Queued && !self.vacated
     }
 }
 
@@ -100,6 +124,8 @@ pub(super) enum Action {
     Map { id: EffectId, window: WindowId },
     /// Send the VMM this unmap request.
     Unmap { id: EffectId, pieces: Vec<Piece> },
+    /// Ask the VMM to map zeroes.
+    Fill { id: EffectId, piece: Piece },
     /// Send the VMM any request.
     Prove { id: EffectId },
     /// The window is ready for its waiters.
@@ -109,8 +135,17 @@ pub(super) enum Action {
         waiters: Vec<Waiter>,
         status: Status,
     },
-    /// The window of this buffer is gone, and that is proved.
-    Freed { generation: u64 },
+    /// This buffer is gone from a window, and that is proved.
+    Vacated { generation: u64 },
+}
+
+/// Says once that the owner's memory is gone from the window.
+fn tell_vacated(window: &mut Window, out: &mut Vec<Action>) {
+    if !core::mem::replace(&mut window.vacated, true) {
+        out.push(Action::Vacated {
+            generation: window.key.0,
+        });
+    }
 }
 
 /// Gives out effect ids, growing.
@@ -128,6 +163,7 @@ impl EffectIds {
 enum Request {
     Map(WindowId),
     Unmap(WindowId),
+    Fill(WindowId),
     Prove,
 }
 
@@ -252,6 +288,7 @@ impl Windows {
                 waiters: vec![waiter],
                 users: 0,
                 doomed: false,
+                vacated: false,
             },
         );
         self.current.insert(key, id);
@@ -288,14 +325,20 @@ impl Windows {
             return;
         };
         window.users = window.users.saturating_sub(users);
-        if window.state != State::Live || window.users > 0 {
+        if window.users > 0 {
             return;
         }
-        if window.doomed {
-            self.unmap(id, ids, out);
-        } else {
-            window.state = State::Idle(tick);
-            self.pump(ids, out);
+        match window.state {
+            State::Live if !window.doomed => {
+                window.state = State::Idle(tick);
+                self.pump(ids, out);
+            }
+            State::Live | State::Filled => self.unmap(id, ids, out),
+            State::Hollow => {
+                self.free(id, out);
+                self.pump(ids, out);
+            }
+            _ => {}
         }
     }
 
@@ -354,15 +397,23 @@ impl Windows {
                 let generation = window.key.0;
                 self.table.remove(&id);
                 self.queue.retain(|queued| *queued != id);
-                out.push(Action::Freed { generation });
+                out.push(Action::Vacated { generation });
                 self.pump(ids, out);
             }
             State::Mapped(_) | State::Idle(_) => self.unmap(id, ids, out),
             State::Live if forced || window.users == 0 => self.unmap(id, ids, out),
+            State::Filled if window.users == 0 => self.unmap(id, ids, out),
+            State::Hollow if window.users == 0 => {
+                self.free(id, out);
+                self.pump(ids, out);
+            }
             State::Live
+            | State::Filled
+            | State::Hollow
             | State::Mapping
             | State::Unmapping
             | State::Quarantined(_)
+            | State::Filling(_)
             | State::Stuck => {}
         }
     }
@@ -472,7 +523,7 @@ impl Windows {
                 waiters: window.waiters,
                 status,
             });
-            out.push(Action::Freed {
+            out.push(Action::Vacated {
                 generation: window.key.0,
             });
         }
@@ -482,7 +533,11 @@ impl Windows {
     fn after_leaving(&self) -> (u32, FreeRanges) {
         let mut held = self.held;
         let mut region = self.region.clone();
-        for window in self.table.values().filter(|window| window.is_leaving()) {
+        for window in self.table.values() {
+            // One that has users leaves its place to zeroes.
+            if !window.is_leaving() || window.users > 0 {
+                continue;
+            }
             held = held.saturating_sub(window.cost());
             region.give(window.offset, window.size);
         }
@@ -514,21 +569,15 @@ impl Windows {
         };
         match request {
             Request::Map(id) => self.mapped(id, effect, answer, ids, out),
-            Request::Unmap(id) => {
-                if let Some(window) = self.table.get_mut(&id) {
-                    window.state = match answer {
-                        Answer::Done | Answer::Refused => State::Quarantined(effect),
-                        Answer::Stuck | Answer::NotAsked => State::Stuck,
-                    };
-                }
-            }
+            Request::Unmap(id) => self.unmapped(id, effect, answer, ids, out),
+            Request::Fill(id) => self.filled(id, answer, ids, out),
             Request::Prove => {}
         }
-        match answer {
-            Answer::Done | Answer::Refused => self.proven(effect, out),
-            Answer::Stuck => self.broken = true,
-            Answer::NotAsked if !matches!(request, Request::Map(_)) => self.broken = true,
-            Answer::NotAsked => {}
+        match (answer, request) {
+            (Answer::Done | Answer::Refused, _) => self.proven(effect, out),
+            // What was to be mapped is not, and that is all.
+            (Answer::NotAsked, Request::Map(_) | Request::Fill(_)) => {}
+            (Answer::Stuck | Answer::NotAsked, _) => self.broken = true,
         }
         self.ask_for_proof(ids, out);
         self.pump(ids, out);
@@ -570,31 +619,110 @@ impl Windows {
         }
     }
 
+    fn unmapped(
+        &mut self,
+        id: WindowId,
+        effect: EffectId,
+        answer: Answer,
+        ids: &mut EffectIds,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(window) = self.table.get_mut(&id) else {
+            return;
+        };
+        window.state = match answer {
+            Answer::Stuck | Answer::NotAsked => State::Stuck,
+            Answer::Done | Answer::Refused if window.users == 0 || self.broken => {
+                State::Quarantined(effect)
+            }
+            // At once: until then the users look at a hole.
+            Answer::Done | Answer::Refused => {
+                let fill = ids.next();
+                self.outstanding.insert(fill, Request::Fill(id));
+                let piece = Piece {
+                    shm_offset: window.offset,
+                    len: window.size,
+                };
+                out.push(Action::Fill { id: fill, piece });
+                State::Filling(effect)
+            }
+        };
+    }
+
+    fn filled(&mut self, id: WindowId, answer: Answer, ids: &mut EffectIds, out: &mut Vec<Action>) {
+        let Some(window) = self.table.get_mut(&id) else {
+            return;
+        };
+        let State::Filling(unmap) = window.state else {
+            return;
+        };
+        match answer {
+            Answer::Stuck => window.state = State::Stuck,
+            Answer::NotAsked => window.state = State::Quarantined(unmap),
+            // Sent after the unmapping was acknowledged, so it is a proof.
+            Answer::Refused => self.vacate(id, out),
+            Answer::Done => {
+                let piece = Piece {
+                    shm_offset: window.offset,
+                    len: window.size,
+                };
+                let left = window.users == 0;
+                tell_vacated(window, out);
+                self.hold(id, vec![piece], State::Filled);
+                if left {
+                    self.unmap(id, ids, out);
+                }
+            }
+        }
+    }
+
+    /// Nothing is in the window's place any more, and that is proved. It is
+    /// free if it has no users.
+    fn vacate(&mut self, id: WindowId, out: &mut Vec<Action>) {
+        let Some(window) = self.table.get_mut(&id) else {
+            return;
+        };
+        tell_vacated(window, out);
+        let left = window.users == 0;
+        self.hold(id, Vec::new(), State::Hollow);
+        if left {
+            self.free(id, out);
+        }
+    }
+
+    /// The window consists of these VMM mappings now.
+    fn hold(&mut self, id: WindowId, pieces: Vec<Piece>, state: State) {
+        if let Some(window) = self.table.get_mut(&id) {
+            self.held = self.held.saturating_sub(window.cost());
+            window.pieces = pieces;
+            window.state = state;
+            self.held = self.held.saturating_add(window.cost());
+        }
+    }
+
     /// Everything acknowledged before `effect` was sent has happened.
     fn proven(&mut self, effect: EffectId, out: &mut Vec<Action>) {
-        let mut free = Vec::new();
+        let mut gone = Vec::new();
         for (id, window) in &mut self.table {
             match window.state {
                 State::Mapped(since) if since < effect => {
                     window.state = State::Live;
                     out.push(Action::Ready { window: *id });
                 }
-                State::Quarantined(since) if since < effect => free.push(*id),
+                State::Quarantined(since) if since < effect => gone.push(*id),
                 _ => {}
             }
         }
-        for id in free {
-            self.free(id, out);
+        for id in gone {
+            self.vacate(id, out);
         }
     }
 
     fn free(&mut self, id: WindowId, out: &mut Vec<Action>) {
-        if let Some(window) = self.table.remove(&id) {
+        if let Some(mut window) = self.table.remove(&id) {
             self.held = self.held.saturating_sub(window.cost());
             self.region.give(window.offset, window.size);
-            out.push(Action::Freed {
-                generation: window.key.0,
-            });
+            tell_vacated(&mut window, out);
         }
     }
 
@@ -654,6 +782,9 @@ impl Windows {
             ranges.push((window.offset, window.size));
             if matches!(window.state, State::Idle(_)) && window.users != 0 {
                 return Err(format!("{id:?} is idle with {} users", window.users));
+            }
+            if matches!(window.state, State::Filled | State::Hollow) && window.users == 0 {
+                return Err(format!("{id:?} is kept for nobody"));
             }
         }
         if held != self.held || held > self.max {

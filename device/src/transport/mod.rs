@@ -2,10 +2,13 @@
 //! How the bytes of one VM become a file that another VM's front end can map.
 //!
 //! One interface: given the owner's RAM and the extents of a buffer, the list
-//! of [`FdPiece`]s that the importer's front end is asked to map.
+//! of [`FdPiece`]s that the importer's front end is asked to map. What takes the
+//! place of a buffer that was taken back is in [`zeroes`].
 
 pub mod direct;
+pub mod memfd;
 pub mod udmabuf;
+pub mod zeroes;
 
 use std::fs::File;
 use std::io;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use bufshare_protocol::types::Extent;
 
-use super::{Error, FdPiece, FileId, PAGE, Ram};
+use super::{Error, FdPiece, FileId, PAGE, Ram, memfd};
 
 /// Where Linux has the device.
 const DEVICE: &str = "/dev/udmabuf";
@@ -60,7 +60,7 @@ impl Device {
 
     fn open_at(path: &Path) -> io::Result<Self> {
         let device = Self(OpenOptions::new().read(true).write(true).open(path)?);
-        let page = sealed_page()?;
+        let page = memfd::sealed(c"bufshare-probe", PAGE)?;
         device.make(&[Item {
             memfd: page.as_raw_fd(),
             offset: 0,
@@ -101,24 +101,6 @@ fn pair(first: u32, second: u32) -> u64 {
     let [a, b, c, d] = first.to_ne_bytes();
     let [e, f, g, h] = second.to_ne_bytes();
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
-}
-
-/// A memfd of one page, as udmabuf wants it.
-fn sealed_page() -> io::Result<File> {
-    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    // SAFETY: the name is NUL-terminated.
-    let fd = unsafe { libc::memfd_create(c"bufshare-probe".as_ptr(), flags) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: just made, owned by nobody else.
-    let file = unsafe { File::from_raw_fd(fd) };
-    file.set_len(PAGE)?;
-    // SAFETY: F_ADD_SEALS takes no pointer.
-    if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(file)
 }
 
 /// One piece: a dma-buf of all extents.

@@ -30,6 +30,7 @@ use crate::broker::{Outcome, Piece};
 use crate::host::random;
 use crate::hub::{Hub, Job};
 use crate::sync::lock;
+use crate::transport::zeroes::Zeroes;
 use crate::transport::{self, FdPiece, PAGE, udmabuf};
 
 /// What came of one request to the front end.
@@ -179,6 +180,7 @@ impl Port {
             name,
             sent,
             nonce: Uuid::from_bytes(random::bytes().unwrap_or([0xa5; 16])),
+            zeroes: Zeroes::new(self.shm_size),
         };
         while let Some((job, backend)) = self.next() {
             let (id, outcome) = match job {
@@ -206,6 +208,10 @@ impl Port {
                 Job::Unmap { id, pieces } => (
                     id,
                     backend.map_or(Outcome::Stuck, |backend| worker.unmap(&backend, &pieces)),
+                ),
+                Job::Fill { id, piece } => (
+                    id,
+                    backend.map_or(Outcome::HostError, |backend| worker.fill(&backend, piece)),
                 ),
                 Job::Prove { id } => (
                     id,
@@ -244,6 +250,8 @@ struct Worker<'a> {
     sent: &'a Sent,
     /// A shared object that never was.
     nonce: Uuid,
+    /// For windows whose buffer is gone.
+    zeroes: Zeroes,
 }
 
 impl Worker<'_> {
@@ -298,6 +306,17 @@ impl Worker<'_> {
         Outcome::Done
     }
 
+    /// Maps zeroes.
+    fn fill(&mut self, backend: &Backend, piece: Piece) -> Outcome {
+        match self.zeroes.piece(piece) {
+            Ok(piece) => self.map(backend, &[piece], true, false),
+            Err(error) => {
+                log::warn!("{}: no memory for zeroes: {error}", self.name);
+                Outcome::HostError
+            }
+        }
+    }
+
     /// Takes back the first pieces of a mapping whose next one was refused.
     fn undo(&mut self, backend: &Backend, done: &[Piece]) -> Outcome {
         if done.is_empty() {
@@ -332,6 +351,9 @@ impl Worker<'_> {
                     outcome = Outcome::Refused;
                 }
                 Answer::Broken => return Outcome::Stuck,
+            }
+            if let Err(error) = self.zeroes.release(*piece) {
+                log::warn!("{}: zeroes are kept: {error}", self.name);
             }
         }
         outcome

@@ -14,6 +14,8 @@ use crate::broker::*;
 pub(super) const A: PeerId = PeerId(1);
 pub(super) const B: PeerId = PeerId(2);
 pub(super) const C: PeerId = PeerId(3);
+/// Whose memory zeroes are.
+pub(super) const NOBODY: PeerId = PeerId(0);
 pub(super) const PAGE: u64 = 4096;
 pub(super) const SHM: u64 = 1 << 20;
 /// RAM of every peer: 8 MiB from 1 MiB on.
@@ -50,6 +52,26 @@ pub(super) struct Vmm {
     pub(super) unproved: Vec<u64>,
     leaving: Vec<u64>,
     pub(super) refuse_maps: bool,
+}
+
+impl Vmm {
+    /// Whether it shows anything of `peer`.
+    pub(super) fn shows(&self, peer: PeerId) -> bool {
+        self.mappings.values().any(|shown| shown.owner == peer)
+    }
+
+    /// Maps, if nothing is there.
+    fn show(&mut self, at: u64, what: Shown) {
+        for (offset, shown) in &self.mappings {
+            assert!(
+                at + what.len <= *offset || offset + shown.len <= at,
+                "the VMM was asked to map over a mapping"
+            );
+        }
+        assert!(at + what.len <= SHM - limits::GUARD, "over the guard");
+        self.mappings.insert(at, what);
+        self.unproved.push(at);
+    }
 }
 
 pub(super) struct Host {
@@ -133,6 +155,7 @@ impl Host {
                 Effect::Arm { id, .. } => self.deadlines.push_back(id),
                 Effect::Map { peer, .. }
                 | Effect::Unmap { peer, .. }
+                | Effect::Fill { peer, .. }
                 | Effect::Prove { peer, .. } => {
                     if let Some(vmm) = self.vmms.get_mut(&peer) {
                         vmm.requests.push_back(effect);
@@ -189,13 +212,7 @@ impl Host {
                     }],
                 };
                 for extent in pieces {
-                    for (offset, shown) in &vmm.mappings {
-                        assert!(
-                            at + extent.len <= *offset || offset + shown.len <= at,
-                            "the VMM was asked to map over a mapping"
-                        );
-                    }
-                    vmm.mappings.insert(
+                    vmm.show(
                         at,
                         Shown {
                             len: extent.len,
@@ -203,11 +220,8 @@ impl Host {
                             addr: extent.addr,
                         },
                     );
-                    vmm.unproved.push(at);
                     at += extent.len;
                 }
-                assert!(at <= SHM - limits::GUARD, "mapped over the guard");
-                assert!(vmm.mappings.len() <= self.budget as usize, "over budget");
                 (id, Outcome::Done)
             }
             Effect::Unmap { id, pieces, .. } => {
@@ -218,9 +232,22 @@ impl Host {
                 }
                 (id, Outcome::Done)
             }
+            Effect::Fill { id, .. } if vmm.refuse_maps => (id, Outcome::Refused),
+            Effect::Fill { id, piece, .. } => {
+                vmm.show(
+                    piece.shm_offset,
+                    Shown {
+                        len: piece.len,
+                        owner: NOBODY,
+                        addr: 0,
+                    },
+                );
+                (id, Outcome::Done)
+            }
             Effect::Prove { id, .. } => (id, Outcome::Refused),
             other => panic!("{other:?} is not for a VMM"),
         };
+        assert!(vmm.mappings.len() <= self.budget as usize, "over budget");
         let effects = self.broker.complete(id, outcome);
         self.take(effects);
         true

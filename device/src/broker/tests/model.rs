@@ -4,7 +4,9 @@
 //! The simulated host of `host` checks at every step that no mapping overlaps,
 //! that no budget is passed, that MAP is answered only when its range is
 //! proved to be visible, and the broker's own invariants. Here the model adds
-//! who may do what, and that an ended export is mapped nowhere.
+//! who may do what, that an ended export is mapped nowhere, and that whoever
+//! has mapped a buffer finds in its place that buffer, zeroes, or nothing, for
+//! as long as he does not let go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,8 +61,23 @@ fn op() -> impl Strategy<Value = Op> {
 #[derive(Debug)]
 struct Export {
     owner: PeerId,
-    pages: u64,
+    /// Address and pages of each piece.
+    list: Vec<(u64, u64)>,
     revoked: bool,
+}
+
+impl Export {
+    fn pages(&self) -> u64 {
+        self.list.iter().map(|(_, pages)| pages).sum()
+    }
+}
+
+/// A place that an attachment has mapped.
+#[derive(Debug)]
+struct Held {
+    buffer: BufferId,
+    offset: u64,
+    maps: u32,
 }
 
 #[derive(Debug)]
@@ -76,6 +93,8 @@ struct Model {
     attachments: BTreeMap<(PeerId, u64), Attachment>,
     /// Requests whose answer may come later.
     maps: BTreeMap<(PeerId, Token), u64>,
+    /// By peer and handle.
+    held: BTreeMap<(PeerId, u64), Held>,
     unexports: BTreeMap<(PeerId, Token), BufferId>,
     flushes: BTreeSet<(PeerId, Token)>,
 }
@@ -95,6 +114,7 @@ impl Model {
             exports: BTreeMap::new(),
             attachments: BTreeMap::new(),
             maps: BTreeMap::new(),
+            held: BTreeMap::new(),
             unexports: BTreeMap::new(),
             flushes: BTreeSet::new(),
         }
@@ -157,6 +177,7 @@ impl Model {
         self.revoke_of(peer);
         self.attachments.retain(|(p, _), _| *p != peer);
         self.maps.retain(|(p, _), _| *p != peer);
+        self.held.retain(|(p, _), _| *p != peer);
         self.unexports.retain(|(p, _), _| *p != peer);
         self.flushes.retain(|(p, _)| *p != peer);
     }
@@ -184,7 +205,7 @@ impl Model {
                             id,
                             Export {
                                 owner: peer,
-                                pages: pages * pieces,
+                                list,
                                 revoked: false,
                             },
                         );
@@ -223,7 +244,7 @@ impl Model {
                 match self.now(peer, Request::Attach { id, rights }) {
                     Ok(Response::Attached { handle, size, .. }) => {
                         assert!(allowed);
-                        let pages = self.exports[&id].pages;
+                        let pages = self.exports[&id].pages();
                         assert_eq!(size, pages * PAGE);
                         let new = Attachment {
                             buffer: id,
@@ -269,8 +290,10 @@ impl Model {
                 let peer = PeerId(p.into());
                 let handle = self.some_handle(peer, &index);
                 match self.now(peer, Request::Unmap { handle }) {
-                    Ok(_) | Err(Status::Unbalanced) => {
+                    Ok(_) => self.let_go(peer, handle),
+                    Err(Status::Unbalanced) => {
                         assert!(self.attachments.contains_key(&(peer, handle)));
+                        assert!(!self.held.contains_key(&(peer, handle)));
                     }
                     Err(Status::NotFound) => {
                         assert!(!self.attachments.contains_key(&(peer, handle)));
@@ -328,7 +351,63 @@ impl Model {
         self.check();
     }
 
+    fn let_go(&mut self, peer: PeerId, handle: u64) {
+        let held = self.held.get_mut(&(peer, handle)).expect("mapped before");
+        held.maps -= 1;
+        if held.maps == 0 {
+            self.held.remove(&(peer, handle));
+        }
+    }
+
+    /// Takes the answers to MAP.
+    fn take_maps(&mut self) {
+        let host = &self.host;
+        let held = &mut self.held;
+        let attachments = &self.attachments;
+        self.maps.retain(|key, handle| {
+            let Some(answer) = host.replies.get(key) else {
+                return true;
+            };
+            if let Ok(Response::Mapped { shm_offset, .. }) = answer {
+                let place = (key.0, *handle);
+                let one = held.entry(place).or_insert(Held {
+                    buffer: attachments[&place].buffer,
+                    offset: *shm_offset,
+                    maps: 0,
+                });
+                assert_eq!(one.offset, *shm_offset, "one buffer at two places");
+                one.maps += 1;
+            }
+            false
+        });
+    }
+
+    /// Whoever has something mapped finds that, zeroes or nothing there.
+    fn check_places(&self) {
+        for ((peer, handle), held) in &self.held {
+            let export = &self.exports[&held.buffer];
+            let mut pieces = Vec::new();
+            let mut end = held.offset;
+            for (addr, pages) in &export.list {
+                pieces.push((end, *addr, pages * PAGE));
+                end += pages * PAGE;
+            }
+            for (at, shown) in &self.host.vmms[peer].mappings {
+                if at + shown.len <= held.offset || end <= *at || shown.owner == NOBODY {
+                    continue;
+                }
+                let piece = (*at, shown.addr, shown.len);
+                assert!(
+                    shown.owner == export.owner && pieces.contains(&piece),
+                    "{peer} has {handle} mapped, and finds {shown:?} there"
+                );
+            }
+        }
+    }
+
     fn check(&mut self) {
+        self.take_maps();
+        self.check_places();
         // An export whose end was answered is mapped nowhere.
         let done: Vec<(PeerId, Token)> = self
             .unexports
@@ -346,8 +425,7 @@ impl Model {
         for peer in [A, B, C] {
             if !self.host.broker.exposed(peer) {
                 for (other, vmm) in &self.host.vmms {
-                    let shown = vmm.mappings.values().any(|s| s.owner == peer);
-                    assert!(!shown || *other == peer, "{peer} is still shown to {other}");
+                    assert!(!vmm.shows(peer), "{peer} is still shown to {other}");
                 }
             }
         }
@@ -359,17 +437,17 @@ impl Model {
             vmm.refuse_maps = false;
         }
         self.host.settle();
-        for (key, handle) in &self.maps {
-            let answer = self.host.replies.get(key);
-            assert!(answer.is_some(), "the MAP of {handle} has no answer");
-        }
+        self.take_maps();
+        assert!(self.maps.is_empty(), "no answer to {:?}", self.maps);
         for key in &self.flushes {
             let answer = self.host.replies.get(key);
             assert_eq!(answer, Some(&Ok(Response::Done)), "of a FLUSH");
         }
         let handles: Vec<(PeerId, u64)> = self.attachments.keys().copied().collect();
         for (peer, handle) in handles {
-            while self.now(peer, Request::Unmap { handle }).is_ok() {}
+            while self.now(peer, Request::Unmap { handle }).is_ok() {
+                self.let_go(peer, handle);
+            }
             self.now(peer, Request::Detach { handle }).unwrap();
         }
         let ids: Vec<(BufferId, PeerId)> =

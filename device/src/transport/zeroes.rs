@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Zeroes for the windows of one VM whose buffer was taken back while clients
+//! in its guest still looked.
+//!
+//! They may write there too, since QEMU enforces nothing else. What they write
+//! is their VM's own: each session has a file of its own, as large as its
+//! shared-memory region, of which only what is touched takes memory (of the
+//! VMM that touches it), and that is given back when the last client leaves.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use super::{FdPiece, FileId, memfd};
+use crate::broker::Piece;
+
+/// One session's zeroes.
+#[derive(Debug)]
+pub struct Zeroes {
+    size: u64,
+    file: Option<(Arc<File>, FileId)>,
+}
+
+impl Zeroes {
+    /// Zeroes for a region of `size` bytes. Takes nothing yet.
+    #[must_use]
+    pub fn new(size: u64) -> Self {
+        Self { size, file: None }
+    }
+
+    /// What to map at `piece`.
+    ///
+    /// # Errors
+    /// As `memfd_create`.
+    pub fn piece(&mut self, piece: Piece) -> io::Result<FdPiece> {
+        let (file, id) = match &self.file {
+            Some((file, id)) => (file.clone(), *id),
+            None => {
+                let file = memfd::sealed(c"bufshare-zeroes", self.size)?;
+                let id = FileId::of(&file)?;
+                let file = Arc::new(file);
+                self.file = Some((file.clone(), id));
+                (file, id)
+            }
+        };
+        Ok(FdPiece {
+            file,
+            id,
+            fd_offset: piece.shm_offset,
+            len: piece.len,
+            shm_offset: piece.shm_offset,
+        })
+    }
+
+    /// Whatever was at `piece` is not looked at any more.
+    ///
+    /// # Errors
+    /// As `fallocate`.
+    pub fn release(&self, piece: Piece) -> io::Result<()> {
+        let Some((file, _)) = &self.file else {
+            return Ok(());
+        };
+        let (Ok(offset), Ok(len)) = (
+            libc::off_t::try_from(piece.shm_offset),
+            libc::off_t::try_from(piece.len),
+        ) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: takes no pointer.
+        if unsafe { libc::fallocate(file.as_raw_fd(), flags, offset, len) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::PAGE;
+    use super::*;
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    const PIECE: Piece = Piece {
+        shm_offset: 4 * PAGE,
+        len: 2 * PAGE,
+    };
+
+    #[test]
+    fn zeroes_have_one_file_which_holds_every_place() {
+        let mut zeroes = Zeroes::new(64 * PAGE);
+
+        let first = zeroes.piece(PIECE).unwrap();
+        let second = zeroes.piece(Piece {
+            shm_offset: 63 * PAGE,
+            len: PAGE,
+        });
+
+        assert_eq!(first.fd_offset, PIECE.shm_offset);
+        assert_eq!(first.id, second.unwrap().id);
+        assert_eq!(first.file.metadata().unwrap().len(), 64 * PAGE);
+        assert_eq!(first.file.metadata().unwrap().blocks(), 0);
+    }
+
+    #[test]
+    fn released_zeroes_are_zeroes_again_and_take_no_memory() {
+        let mut zeroes = Zeroes::new(64 * PAGE);
+        let file = zeroes.piece(PIECE).unwrap().file;
+        file.write_all_at(&[7; 8192], PIECE.shm_offset).unwrap();
+
+        zeroes.release(PIECE).unwrap();
+
+        let mut back = [1; 8192];
+        file.read_exact_at(&mut back, PIECE.shm_offset).unwrap();
+        assert!(back.iter().all(|byte| *byte == 0));
+        zeroes.release(PIECE).unwrap();
+        assert_eq!(file.metadata().unwrap().blocks(), 0);
+    }
+
+    #[test]
+    fn zeroes_that_were_never_asked_for_are_released_too() {
+        Zeroes::new(64 * PAGE).release(PIECE).unwrap();
+    }
+}
