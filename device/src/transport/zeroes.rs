@@ -18,39 +18,32 @@ use crate::broker::Piece;
 /// One session's zeroes.
 #[derive(Debug)]
 pub struct Zeroes {
-    size: u64,
-    file: Option<(Arc<File>, FileId)>,
+    file: Arc<File>,
+    id: FileId,
 }
 
 impl Zeroes {
-    /// Zeroes for a region of `size` bytes. Takes nothing yet.
-    #[must_use]
-    pub fn new(size: u64) -> Self {
-        Self { size, file: None }
-    }
-
-    /// What to map at `piece`.
+    /// Zeroes for a region of `size` bytes. They take no memory yet.
     ///
     /// # Errors
     /// As `memfd_create`.
-    pub fn piece(&mut self, piece: Piece) -> io::Result<FdPiece> {
-        let (file, id) = match &self.file {
-            Some((file, id)) => (file.clone(), *id),
-            None => {
-                let file = memfd::sealed(c"bufshare-zeroes", self.size)?;
-                let id = FileId::of(&file)?;
-                let file = Arc::new(file);
-                self.file = Some((file.clone(), id));
-                (file, id)
-            }
-        };
-        Ok(FdPiece {
-            file,
-            id,
+    pub fn new(size: u64) -> io::Result<Self> {
+        let file = memfd::sealed(c"bufshare-zeroes", size)?;
+        let id = FileId::of(&file)?;
+        let file = Arc::new(file);
+        Ok(Self { file, id })
+    }
+
+    /// What to map at `piece`.
+    #[must_use]
+    pub fn piece(&self, piece: Piece) -> FdPiece {
+        FdPiece {
+            file: self.file.clone(),
+            id: self.id,
             fd_offset: piece.shm_offset,
             len: piece.len,
             shm_offset: piece.shm_offset,
-        })
+        }
     }
 
     /// Whatever was at `piece` is not looked at any more.
@@ -58,9 +51,6 @@ impl Zeroes {
     /// # Errors
     /// As `fallocate`.
     pub fn release(&self, piece: Piece) -> io::Result<()> {
-        let Some((file, _)) = &self.file else {
-            return Ok(());
-        };
         let (Ok(offset), Ok(len)) = (
             libc::off_t::try_from(piece.shm_offset),
             libc::off_t::try_from(piece.len),
@@ -69,7 +59,7 @@ impl Zeroes {
         };
         let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         // SAFETY: takes no pointer.
-        if unsafe { libc::fallocate(file.as_raw_fd(), flags, offset, len) } < 0 {
+        if unsafe { libc::fallocate(self.file.as_raw_fd(), flags, offset, len) } < 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(())
@@ -89,24 +79,24 @@ mod tests {
 
     #[test]
     fn zeroes_have_one_file_which_holds_every_place() {
-        let mut zeroes = Zeroes::new(64 * PAGE);
+        let zeroes = Zeroes::new(64 * PAGE).unwrap();
 
-        let first = zeroes.piece(PIECE).unwrap();
+        let first = zeroes.piece(PIECE);
         let second = zeroes.piece(Piece {
             shm_offset: 63 * PAGE,
             len: PAGE,
         });
 
         assert_eq!(first.fd_offset, PIECE.shm_offset);
-        assert_eq!(first.id, second.unwrap().id);
+        assert_eq!(first.id, second.id);
         assert_eq!(first.file.metadata().unwrap().len(), 64 * PAGE);
         assert_eq!(first.file.metadata().unwrap().blocks(), 0);
     }
 
     #[test]
     fn released_zeroes_are_zeroes_again_and_take_no_memory() {
-        let mut zeroes = Zeroes::new(64 * PAGE);
-        let file = zeroes.piece(PIECE).unwrap().file;
+        let zeroes = Zeroes::new(64 * PAGE).unwrap();
+        let file = zeroes.piece(PIECE).file;
         file.write_all_at(&[7; 8192], PIECE.shm_offset).unwrap();
 
         zeroes.release(PIECE).unwrap();
@@ -116,10 +106,5 @@ mod tests {
         assert!(back.iter().all(|byte| *byte == 0));
         zeroes.release(PIECE).unwrap();
         assert_eq!(file.metadata().unwrap().blocks(), 0);
-    }
-
-    #[test]
-    fn zeroes_that_were_never_asked_for_are_released_too() {
-        Zeroes::new(64 * PAGE).release(PIECE).unwrap();
     }
 }

@@ -148,7 +148,7 @@ impl Session {
     /// A session of `peer` before its front end has said anything.
     ///
     /// # Errors
-    /// As `eventfd`.
+    /// As `eventfd` and `memfd_create`.
     pub fn new(
         hub: Arc<Hub>,
         peer: PeerId,
@@ -161,7 +161,7 @@ impl Session {
             peer,
             name,
             lifeline: Arc::default(),
-            port: Port::new(shm_size),
+            port: Port::new(shm_size)?,
             sent: Sent::default(),
             hub,
             control: Control::new(mem.clone()),

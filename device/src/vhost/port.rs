@@ -67,20 +67,25 @@ pub struct Port {
     state: Mutex<State>,
     wake: Condvar,
     shm_size: u64,
+    /// For windows whose buffer is gone.
+    zeroes: Zeroes,
     /// Mapping requests that the front end refused.
     pub refused: AtomicU64,
 }
 
 impl Port {
     /// A port without a channel.
-    #[must_use]
-    pub fn new(shm_size: u64) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// As `memfd_create`.
+    pub fn new(shm_size: u64) -> io::Result<Self> {
+        Ok(Self {
             state: Mutex::new(State::default()),
             wake: Condvar::new(),
             shm_size,
+            zeroes: Zeroes::new(shm_size)?,
             refused: AtomicU64::new(0),
-        }
+        })
     }
 
     /// The front end chose its protocol features.
@@ -180,7 +185,6 @@ impl Port {
             name,
             sent,
             nonce: Uuid::from_bytes(random::bytes().unwrap_or([0xa5; 16])),
-            zeroes: Zeroes::new(self.shm_size),
         };
         while let Some((job, backend)) = self.next() {
             let (id, outcome) = match job {
@@ -250,8 +254,6 @@ struct Worker<'a> {
     sent: &'a Sent,
     /// A shared object that never was.
     nonce: Uuid,
-    /// For windows whose buffer is gone.
-    zeroes: Zeroes,
 }
 
 impl Worker<'_> {
@@ -308,13 +310,8 @@ impl Worker<'_> {
 
     /// Maps zeroes.
     fn fill(&mut self, backend: &Backend, piece: Piece) -> Outcome {
-        match self.zeroes.piece(piece) {
-            Ok(piece) => self.map(backend, &[piece], true, false),
-            Err(error) => {
-                log::warn!("{}: no memory for zeroes: {error}", self.name);
-                Outcome::HostError
-            }
-        }
+        let piece = self.port.zeroes.piece(piece);
+        self.map(backend, &[piece], true, false)
     }
 
     /// Takes back the first pieces of a mapping whose next one was refused.
@@ -352,7 +349,7 @@ impl Worker<'_> {
                 }
                 Answer::Broken => return Outcome::Stuck,
             }
-            if let Err(error) = self.zeroes.release(*piece) {
+            if let Err(error) = self.port.zeroes.release(*piece) {
                 log::warn!("{}: zeroes are kept: {error}", self.name);
             }
         }

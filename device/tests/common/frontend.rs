@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -162,7 +163,7 @@ impl Drop for Mapping {
 /// A live window.
 struct Window {
     len: u64,
-    fd: OwnedFd,
+    file: File,
     fd_offset: u64,
     writable: bool,
 }
@@ -249,6 +250,18 @@ impl Shm {
 
     pub fn windows(&self) -> usize {
         self.state().windows.len()
+    }
+
+    /// Windows that show this file.
+    pub fn windows_of(&self, file: &File) -> usize {
+        let identity = |file: &File| {
+            let meta = file.metadata().unwrap();
+            (meta.dev(), meta.ino())
+        };
+        let wanted = identity(file);
+        let state = self.state();
+        let files = state.windows.values();
+        files.filter(|w| identity(&w.file) == wanted).count()
     }
 
     /// The next maps are refused.
@@ -339,7 +352,7 @@ impl Shm {
         }
         let window = Window {
             len,
-            fd: file.into(),
+            file,
             fd_offset,
             writable: request.flags == VhostUserMMapFlags::WRITABLE.bits(),
         };
@@ -685,7 +698,7 @@ fn window_region(shm: &Shm, shm_offset: u64, window: &Window) -> VhostUserMemory
         memory_size: window.len,
         userspace_addr: shm.region.ptr as u64 + shm_offset,
         mmap_offset: window.fd_offset,
-        mmap_handle: window.fd.as_raw_fd(),
+        mmap_handle: window.file.as_raw_fd(),
     }
 }
 
@@ -702,7 +715,7 @@ fn place(shm: &Shm, shm_offset: u64, window: &Window, options: &Options) {
             window.len as usize,
             prot,
             libc::MAP_SHARED | libc::MAP_FIXED,
-            window.fd.as_raw_fd(),
+            window.file.as_raw_fd(),
             window.fd_offset as i64,
         )
     };
