@@ -11,8 +11,8 @@
  * is what tells the host that this is done. Devices of static importers and
  * kernel mappings cannot be stopped: while there are any, UNMAP is held back,
  * so that the host does not take the place for unused; it takes the memory
- * away without us when its patience ends. Until they are gone, no other buffer
- * is accepted in that place.
+ * away without us when its patience ends, and puts zeroes there. Until they are
+ * gone, no other buffer is accepted in that place.
  */
 #include <linux/dma-resv.h>
 #include <linux/errno.h>
@@ -260,6 +260,24 @@ static int bufshare_imp_use(struct bufshare_imp *imp)
 	return ret;
 }
 
+/*
+ * Count one more user where there is one. Who has the buffer mapped for a device
+ * may want a kernel mapping at any time, and few expect a refusal (vivid does
+ * not): after a revocation it sees what the device sees.
+ */
+static bool bufshare_imp_use_again(struct bufshare_imp *imp)
+{
+	struct bufshare_device *bd = imp->bd;
+	bool used;
+
+	spin_lock_irq(&bd->lock);
+	used = imp->users;
+	if (used)
+		imp->users++;
+	spin_unlock_irq(&bd->lock);
+	return used;
+}
+
 static void bufshare_imp_unuse(struct bufshare_imp *imp)
 {
 	struct bufshare_device *bd = imp->bd;
@@ -332,12 +350,15 @@ static int bufshare_imp_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	struct bufshare_imp *imp = dmabuf->priv;
 	int ret;
 
-	ret = bufshare_imp_map(imp);
-	if (!ret)
-		ret = bufshare_imp_use(imp);
-	if (!ret)
-		iosys_map_set_vaddr(map, imp->shm->virt + imp->shm_offset);
-	return ret;
+	if (!bufshare_imp_use_again(imp)) {
+		ret = bufshare_imp_map(imp);
+		if (!ret)
+			ret = bufshare_imp_use(imp);
+		if (ret)
+			return ret;
+	}
+	iosys_map_set_vaddr(map, imp->shm->virt + imp->shm_offset);
+	return 0;
 }
 
 static void bufshare_imp_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)

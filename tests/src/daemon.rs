@@ -70,6 +70,8 @@ pub struct PeerState {
     pub windows_live: u64,
     /// Windows kept for reuse.
     pub windows_idle: u64,
+    /// Windows that show zeroes.
+    pub windows_filled: u64,
     /// Bytes shown to it through its exporters' RAM descriptors.
     pub direct_bytes: u64,
     /// Bytes shown to it through udmabufs.

@@ -8,11 +8,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bufshare_agent::hand::{Op, Yield};
+use bufshare_agent::hand::{Op, Sight, Yield};
 use bufshare_tests::hand::{Buf, Hand, Import, Map};
 use bufshare_tests::image::Picture;
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::vm::Vm;
+use bufshare_tests::wait;
 
 static VMS: Shared = Shared::new(|| Plan::new().both(|machine| machine.screen = SIZE));
 const SIZE: (u32, u32) = (640, 480);
@@ -159,6 +160,73 @@ fn a_display_shows_what_the_other_vm_drew() {
     });
 }
 
+/// A driver of the importing guest has a buffer mapped while it is taken back,
+/// and goes on to write into it.
+fn a_driver_writes_into_what_was_taken_back(vms: &mut TwoVms, name: &str) -> Result<()> {
+    load_vivid(&vms.b)?;
+    let device = vms.b.video(name)?;
+    let size = if name.starts_with("vivid-000") {
+        HDMI
+    } else {
+        SIZE
+    };
+    let (width, height) = size;
+    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    b.info()?;
+    let (buf, mine, export) = a.offer(bytes_of(size), 1)?;
+    let import = b.import(&export.id)?;
+    let theirs = b.map(import.buf)?;
+    ensure!(b.compare(theirs, 1)? == Sight::Pattern);
+    let lend = Op::LendVideo {
+        buf: import.buf.number,
+        device,
+        width,
+        height,
+    };
+    let Yield::Lent { video } = b.call(lend, LIMIT)? else {
+        anyhow::bail!("nothing was lent")
+    };
+
+    a.close(export.number)?;
+    b.wait_event_of("Revoked", &export.id)?;
+    let importer = vms.b.name().to_owned();
+    let daemon = vms.daemon()?;
+    daemon.settles("the buffer to be taken back", |now| now.buffers == 0)?;
+    wait::until("the zeroes", wait::COMMAND, || {
+        let filled = daemon.snapshot()?.peer(&importer)?.windows_filled;
+        Ok((filled == 1).then_some(()))
+    })?;
+    // The memory is the exporter's alone again.
+    a.fill(mine, 2)?;
+    b.call(Op::CaptureLent { video }, LIMIT)?;
+
+    ensure!(
+        a.compare(mine, 2)? == Sight::Pattern,
+        "the driver wrote into the exporter's memory"
+    );
+    ensure!(b.compare(theirs, 1)? == Sight::Sigbus);
+    for number in [video, theirs.number, import.buf.number] {
+        b.close(number)?;
+    }
+    vms.settled()?;
+    // The place is of use again.
+    let export = a.export(buf)?;
+    let import = b.import(&export.id)?;
+    let theirs = b.map(import.buf)?;
+    ensure!(b.compare(theirs, 2)? == Sight::Pattern);
+    Ok(())
+}
+
+#[test]
+fn a_kernel_mapping_of_what_was_taken_back_leads_to_zeroes() {
+    VMS.with(|vms| a_driver_writes_into_what_was_taken_back(vms, "vivid-000-vid-cap"));
+}
+
+#[test]
+fn a_device_mapping_of_what_was_taken_back_leads_to_zeroes() {
+    VMS.with(|vms| a_driver_writes_into_what_was_taken_back(vms, "vivid-001-vid-cap"));
+}
+
 #[test]
 fn a_buffer_that_a_driver_uses_is_taken_back_without_harm() {
     VMS.with(|vms| {
@@ -181,9 +249,11 @@ fn a_buffer_that_a_driver_uses_is_taken_back_without_harm() {
         )?;
         a.close(export.number)?;
         b.wait_event_of("Revoked", &export.id)?;
+        // The display looks at zeroes until it lets go.
         vms.daemon()?
-            .settles("the windows to go", |now| now.windows == 0)?;
+            .settles("the buffer to go", |now| now.buffers == 0)?;
         b.close(buf)?;
+        vms.settled()?;
         // The display goes on with another buffer.
         let mut both = share(vms, SIZE)?;
         let drawn = drawing(SIZE, 3);

@@ -120,7 +120,7 @@ pub enum Op {
         /// To write, too.
         write: bool,
     },
-    /// Close a buffer, an export or a mapping.
+    /// Close a buffer, an export, a mapping or a video device.
     Close {
         /// Its number.
         number: u64,
@@ -231,6 +231,23 @@ pub enum Op {
         /// Rows.
         height: u32,
     },
+    /// A driver of this guest is given the buffer to capture video into, and
+    /// keeps it mapped.
+    LendVideo {
+        /// The buffer.
+        buf: u64,
+        /// The video device.
+        device: String,
+        /// Pixels a row, XRGB8888.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+    /// A driver captures video into the buffer that it was lent, once.
+    CaptureLent {
+        /// What LendVideo gave.
+        video: u64,
+    },
     /// A driver of this guest sends the buffer as video, and the same driver's
     /// capture side receives it in memory of its own.
     OutputFrom {
@@ -336,6 +353,11 @@ pub enum Yield {
     Mapped {
         /// Its number.
         map: u64,
+    },
+    /// A video device with a buffer.
+    Lent {
+        /// Its number.
+        video: u64,
     },
     /// Bytes.
     Data(#[serde(with = "crate::bytes")] Vec<u8>),

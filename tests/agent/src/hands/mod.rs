@@ -86,6 +86,7 @@ enum Thing {
         shown: Option<Shown>,
     },
     Export(device::Export),
+    Video(Video),
     Map {
         mapping: Arc<Mapping>,
         watcher: Option<Arc<Watcher>>,
@@ -275,6 +276,26 @@ impl Hand {
                 )?;
                 Yield::Done
             }
+            Op::LendVideo {
+                buf,
+                device,
+                width,
+                height,
+            } => {
+                let buffer = self.buffer(buf)?.0;
+                let mut video = Video::open(&device, video::Side::Capture)?;
+                video.lend(buffer, width, height)?;
+                Yield::Lent {
+                    video: self.keep(Thing::Video(video)),
+                }
+            }
+            Op::CaptureLent { video } => match self.things.get(&video) {
+                Some(Thing::Video(video)) => {
+                    video.capture_lent()?;
+                    Yield::Done
+                }
+                _ => bail!("{video} is not a video device"),
+            },
             Op::OutputFrom {
                 buf,
                 output,

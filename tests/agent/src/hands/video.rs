@@ -285,13 +285,24 @@ impl Video {
         width: u32,
         height: u32,
     ) -> Result<()> {
-        let bytes = self.set_format(width, height)?;
-        self.queue_everywhere(buffer, bytes)?;
-        self.stream(true)?;
-        self.dequeue()?;
+        self.lend(buffer, width, height)?;
+        self.capture_lent()?;
         self.stream(false)?;
         self.request(0, Memory::DmaBuf)?;
         Ok(())
+    }
+
+    /// Give the driver a foreign buffer. It has it mapped from here on, and
+    /// until the device is closed.
+    pub(crate) fn lend(&mut self, buffer: BorrowedFd<'_>, width: u32, height: u32) -> Result<()> {
+        let bytes = self.set_format(width, height)?;
+        self.queue_everywhere(buffer, bytes)
+    }
+
+    /// Capture into it, until one picture is complete.
+    pub(crate) fn capture_lent(&self) -> Result<()> {
+        self.stream(true)?;
+        self.dequeue().map(drop)
     }
 
     /// Drivers want more than one buffer: all are the same.
