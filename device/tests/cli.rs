@@ -12,10 +12,12 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::SOON;
@@ -45,6 +47,61 @@ fn print_capabilities_ignores_everything_else() {
         assert_eq!(json["features"][0], "direct");
         assert_eq!(json["virtio-id"], 37);
     }
+}
+
+/// What a file of `contrib` says.
+fn contrib(name: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/");
+    std::fs::read_to_string(format!("{folder}{name}")).unwrap()
+}
+
+#[test]
+fn descriptor_for_management_software_is_as_qemu_defines_it() {
+    // vhost-user.json of QEMU: VhostUserBackend.
+    let descriptor: BTreeMap<String, serde_json::Value> =
+        serde_json::from_str(&contrib("50-bufshare.json")).unwrap();
+    let names: Vec<&str> = descriptor.keys().map(String::as_str).collect();
+    assert_eq!(names, ["binary", "description", "tags", "type"]);
+    for name in ["binary", "description", "type"] {
+        assert!(!descriptor[name].as_str().unwrap().is_empty(), "{name}");
+    }
+    let tags = descriptor["tags"].as_array().unwrap();
+    assert!(tags.iter().all(serde_json::Value::is_string), "{tags:?}");
+
+    // VHostUserBackendCapabilities: a type, and features where there are some.
+    let said = run(&["--print-capabilities"]).stdout;
+    let capabilities: serde_json::Value = serde_json::from_slice(&said).unwrap();
+    assert_eq!(capabilities["type"], descriptor["type"]);
+    let features = capabilities["features"].as_array().unwrap();
+    assert!(
+        features.iter().all(serde_json::Value::is_string),
+        "{features:?}"
+    );
+
+    let program = Path::new(descriptor["binary"].as_str().unwrap());
+    assert!(program.is_absolute());
+    assert_eq!(program.file_name(), binary().file_name());
+}
+
+#[test]
+fn unit_starts_what_the_descriptor_names() {
+    let descriptor: serde_json::Value = serde_json::from_str(&contrib("50-bufshare.json")).unwrap();
+    let unit = contrib("vhost-device-bufshare.service");
+    let start = unit
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="))
+        .unwrap();
+    let words: Vec<&str> = start.split(' ').collect();
+
+    let [program, options @ .., file] = &words[..] else {
+        panic!("{start}")
+    };
+    assert_eq!(*program, descriptor["binary"]);
+    // It gets as far as to the file, which is not there.
+    let missing = format!("/nonexistent{file}");
+    let output = run(&[options, &[&missing]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains(&missing), "{}", stderr(&output));
 }
 
 #[test]
