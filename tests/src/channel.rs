@@ -424,6 +424,15 @@ impl Program {
         self.channel.call(command, wait::COMMAND).map(drop)
     }
 
+    /// Close its standard input.
+    ///
+    /// # Errors
+    /// As [`Channel::call`].
+    pub fn end_input(&self) -> Result<()> {
+        let command = Command::CloseStdin { key: self.key };
+        self.channel.call(command, wait::COMMAND).map(drop)
+    }
+
     /// Send a signal to it and all that it started.
     ///
     /// # Errors

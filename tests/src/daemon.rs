@@ -15,6 +15,9 @@ use crate::child::Process;
 use crate::vm::Machine;
 use crate::{lab, wait};
 
+/// Stands for the folder of the sockets, in words that are written before there is one.
+pub const SOCKETS: &str = "{sockets}";
+
 /// A running `vhost-device-bufshare`.
 #[derive(Debug)]
 pub struct Daemon {
@@ -119,30 +122,22 @@ impl Snapshot {
 }
 
 impl Daemon {
-    /// Start it and wait until its sockets are there.
+    /// Start it by these words and wait until its sockets are there.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn start(
-        folder: &Path,
-        machines: &[Machine],
-        options: &[String],
-        logs: &Path,
-    ) -> Result<Self> {
-        let program = lab::daemon_program()?;
+    pub fn start(folder: &Path, words: &[String], logs: &Path) -> Result<Self> {
         let notify = folder.join("notify");
         let told =
             UnixDatagram::bind(&notify).with_context(|| format!("making {}", notify.display()))?;
-        let mut command = Command::new(program);
-        for Machine { name, ram_fd, .. } in machines {
-            let (socket, ram_fd) = (socket(folder, name), if *ram_fd { "allow" } else { "deny" });
-            command.arg("--peer").arg(format!(
-                "name={name},socket={},ram-fd={ram_fd}",
-                socket.display()
-            ));
-        }
-        command.arg("--control").arg(folder.join("control"));
-        command.args(options).env("NOTIFY_SOCKET", &notify);
+        let sockets = folder.display().to_string();
+        let mut words = words.iter().map(|word| word.replace(SOCKETS, &sockets));
+        let mut command = Command::new(words.next().context("no program to start")?);
+        command
+            .args(words)
+            .arg("--control")
+            .arg(folder.join("control"))
+            .env("NOTIFY_SOCKET", &notify);
         let process = Process::start("the daemon", command, Vec::new(), &logs.join("daemon.log"))?;
         let mut daemon = Self {
             process,
@@ -264,6 +259,24 @@ impl Daemon {
         });
         result.with_context(|| format!("the daemon holds {last:?}"))
     }
+}
+
+/// The program and a peer for each machine.
+///
+/// # Errors
+/// When the program is not built.
+pub fn command(machines: &[Machine]) -> Result<Vec<String>> {
+    let mut words = vec![lab::daemon_program()?.display().to_string()];
+    for Machine { name, ram_fd, .. } in machines {
+        let socket = socket(Path::new(SOCKETS), name);
+        let ram_fd = if *ram_fd { "allow" } else { "deny" };
+        words.push("--peer".to_owned());
+        words.push(format!(
+            "name={name},socket={},ram-fd={ram_fd}",
+            socket.display()
+        ));
+    }
+    Ok(words)
 }
 
 /// Where the daemon listens for a peer.

@@ -23,6 +23,7 @@ pub const DRIVER: &str = "virtio_bufshare";
 pub struct Plan {
     machines: [Machine; 2],
     options: Option<Vec<String>>,
+    command: Option<Vec<String>>,
     needs: Option<fn() -> Result<()>>,
 }
 
@@ -44,6 +45,7 @@ impl Plan {
         Self {
             machines: [machine(first), machine(second)],
             options: Some(Vec::new()),
+            command: None,
             needs: None,
         }
     }
@@ -54,6 +56,7 @@ impl Plan {
         Self {
             machines: [Machine::new("a"), Machine::new("b")],
             options: None,
+            command: None,
             needs: None,
         }
     }
@@ -64,6 +67,15 @@ impl Plan {
         self.options
             .get_or_insert_default()
             .extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// Start the daemon by these words, program and peers included, and not by
+    /// the usual ones; [`daemon::SOCKETS`] in them is the folder of the sockets,
+    /// where each peer has to have its own as [`daemon::socket`] names it.
+    #[must_use]
+    pub fn command(mut self, words: &[String]) -> Self {
+        self.command = Some(words.to_owned());
         self
     }
 
@@ -151,12 +163,14 @@ impl TwoVms {
         let sockets = tempfile::Builder::new().prefix("bufshare-").tempdir()?;
         let transcript = Transcript::new(&logs.join("transcript.jsonl"))?;
         let daemon = match &plan.options {
-            Some(options) => Some(Daemon::start(
-                sockets.path(),
-                &plan.machines,
-                options,
-                logs,
-            )?),
+            Some(options) => {
+                let command = match &plan.command {
+                    Some(words) => words.clone(),
+                    None => daemon::command(&plan.machines)?,
+                };
+                let words = [command, options.clone()].concat();
+                Some(Daemon::start(sockets.path(), &words, logs)?)
+            }
             None => None,
         };
         let start = |machine: &Machine| {
@@ -379,7 +393,9 @@ impl Shared {
     }
 }
 
-fn explain(error: anyhow::Error, logs: &Path) -> anyhow::Error {
+/// The error with the ends of all logs; what is a skip stays one.
+#[must_use]
+pub fn explain(error: anyhow::Error, logs: &Path) -> anyhow::Error {
     // The reason once more at the end: the logs may be long.
     let text = format!("{error:#}{}\n---- {error:#}", report::tails(logs));
     if error.is::<report::Skip>() {

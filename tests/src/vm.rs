@@ -24,6 +24,9 @@ use crate::{report, wait};
 const DEVICE: &str =
     "vhost-user-test-device-pci,id=bufshare,virtio-id=37,num_vqs=2,vq_size=64,config_size=64";
 
+/// Stands for the path of the daemon's socket in [`Machine::setup`].
+pub const SOCKET: &str = "{socket}";
+
 /// What a machine is made of.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -35,6 +38,9 @@ pub struct Machine {
     pub screen: (u32, u32),
     /// Modules that its agent loads first.
     pub modules: Vec<String>,
+    /// RAM, machine type and device by these words, and not by the usual ones;
+    /// [`SOCKET`] in them is the daemon's.
+    pub setup: Option<Vec<String>>,
     /// More words for QEMU.
     pub qemu: Vec<String>,
     /// More words for the kernel.
@@ -55,6 +61,7 @@ impl Machine {
             memory: 512,
             screen: (640, 480),
             modules: Vec::new(),
+            setup: None,
             qemu: Vec::new(),
             kernel: Vec::new(),
             ram_fd: true,
@@ -436,11 +443,21 @@ fn words(lab: &Lab, machine: &Machine, ends: &[OwnedFd], console: &Path) -> Vec<
         "-cpu {}",
         if lab.accel == "kvm" { "host" } else { "qemu64" }
     ));
-    add("-smp 1 -machine q35,memory-backend=ram,usb=off,vmport=off");
-    add(&format!(
-        "-object memory-backend-memfd,id=ram,size={}M,share=on",
-        machine.memory
-    ));
+    add("-smp 1");
+    match (&machine.setup, &machine.socket) {
+        (Some(setup), Some(socket)) => {
+            for word in setup {
+                add(&word.replace(SOCKET, &socket.display().to_string()));
+            }
+        }
+        _ => {
+            add("-machine q35,memory-backend=ram,usb=off,vmport=off");
+            add(&format!(
+                "-object memory-backend-memfd,id=ram,size={}M,share=on",
+                machine.memory
+            ));
+        }
+    }
     add(&format!(
         "-chardev file,id=console,append=on,path={}",
         console.display()
@@ -456,7 +473,7 @@ fn words(lab: &Lab, machine: &Machine, ends: &[OwnedFd], console: &Path) -> Vec<
         fd(1)
     ));
     add(&format!("-device bochs-display,xres={width},yres={height}"));
-    if let Some(socket) = &machine.socket {
+    if let (None, Some(socket)) = (&machine.setup, &machine.socket) {
         add(&format!(
             "-chardev socket,id=bufshare,path={} -device {DEVICE},chardev=bufshare",
             socket.display()
