@@ -25,10 +25,32 @@ use crate::broker::{
 use crate::sync::lock;
 use crate::transport::Ram;
 
-/// How long the answer to a front end that stops its device waits for the proof
-/// that nobody maps that VM's memory any more. Five times what an importer's
-/// driver is given to let go.
-pub const REVOKE_WAIT: Duration = Duration::from_secs(5);
+/// How long the answer to a front end that stops its device (for a reset, a reboot
+/// or a pause) waits for the proof that nobody maps that VM's memory any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevokeWait {
+    /// That long, and for importers whose device runs. The others cannot be asked
+    /// for anything (see [`crate::vhost::port`]). One that was reset has been
+    /// unmapped by QEMU; one that is paused does not run, and is unmapped first
+    /// thing when it does, but may be quicker. So two VMs that stop at once and
+    /// import from each other do not wait for each other.
+    Limit(Duration),
+    /// Until that is proved for all, or the session ends.
+    Unlimited,
+}
+
+impl Default for RevokeWait {
+    /// Five times what an importer's driver is given to let go.
+    fn default() -> Self {
+        Self::Limit(Duration::from_secs(5))
+    }
+}
+
+/// How often a stop that waits looks whether its session has ended.
+const STOP_LOOK: Duration = Duration::from_millis(100);
+
+/// How often it says for whom it waits.
+const STOP_SAY: Duration = Duration::from_secs(10);
 
 /// A mapping request for one session's port thread.
 #[derive(Clone, Debug)]
@@ -151,6 +173,7 @@ pub struct Hub {
     state: Mutex<State>,
     changed: Condvar,
     timer: Timer,
+    revoke_wait: RevokeWait,
 }
 
 /// One peer on the control socket.
@@ -182,7 +205,7 @@ pub struct Report {
 impl Hub {
     /// A hub for `names`, the peers of `broker` in their order.
     #[must_use]
-    pub fn new(broker: Broker, names: &[String]) -> Arc<Self> {
+    pub fn new(broker: Broker, names: &[String], revoke_wait: RevokeWait) -> Arc<Self> {
         let slots = (1_u32..)
             .zip(names)
             .map(|(number, name)| {
@@ -197,6 +220,7 @@ impl Hub {
             state: Mutex::new(State { broker, slots }),
             changed: Condvar::new(),
             timer: Timer::default(),
+            revoke_wait,
         })
     }
 
@@ -272,16 +296,9 @@ impl Hub {
     }
 
     /// The front end stops the device: takes back what the VM exported, and
-    /// returns when no other VMM can map any of it, or the time is over.
-    /// Returns whether the former.
-    ///
-    /// An importer that is stopped itself is not waited for: its VMM must not
-    /// be asked for anything before it runs again (see [`crate::vhost::port`]).
-    /// If it was reset, QEMU has unmapped everything; if it is paused, its guest
-    /// does not run, and the first thing done when it does is the unmapping. So
-    /// two VMs that stop at once and import from each other do not wait for each
-    /// other either.
-    pub fn stop(&self, peer: PeerId) -> bool {
+    /// returns when no other VMM can map any of it, or the time is over (see
+    /// [`RevokeWait`]), or the session has `ended`. Returns whether the first.
+    pub fn stop(&self, peer: PeerId, ended: impl Fn() -> bool) -> bool {
         self.step(|broker, slots| {
             if let Some(slot) = slots.get_mut(&peer) {
                 slot.running = false;
@@ -290,41 +307,52 @@ impl Hub {
         });
         self.changed.notify_all();
 
-        let end = Instant::now().checked_add(REVOKE_WAIT);
+        let started = Instant::now();
+        let mut said = Duration::ZERO;
         let mut state = lock(&self.state);
+        let name = state
+            .slots
+            .get(&peer)
+            .map_or_else(|| Arc::from(""), |slot| slot.name.clone());
         let (mut left, mut waived) = state.exposed_to(peer);
-        while !left.is_empty() {
-            let rest = end.map_or(Duration::ZERO, |end| {
-                end.saturating_duration_since(Instant::now())
-            });
-            if rest.is_zero() {
+        loop {
+            let waited = started.elapsed();
+            let over = match self.revoke_wait {
+                RevokeWait::Limit(limit) => left.is_empty() || waited >= limit,
+                RevokeWait::Unlimited => left.is_empty() && waived.is_empty(),
+            };
+            if over || ended() {
                 break;
+            }
+            if waited.saturating_sub(said) >= STOP_SAY {
+                said = waited;
+                let names = state.names(left.iter().chain(&waived));
+                log::warn!(
+                    "{name}: its stop waits for the VMM of {names} to unmap this VM's memory; a \
+                     VM that is paused has to be resumed for that"
+                );
             }
             (state, _) = self
                 .changed
-                .wait_timeout(state, rest)
+                .wait_timeout(state, STOP_LOOK)
                 .unwrap_or_else(PoisonError::into_inner);
             (left, waived) = state.exposed_to(peer);
         }
         let proved = left.is_empty() && waived.is_empty();
         let names = state.names(left.iter().chain(&waived));
-        let mut name = Arc::from("");
-        if let Some(slot) = state.slots.get_mut(&peer) {
-            name = slot.name.clone();
-            if !proved {
-                slot.unproved_stops = slot.unproved_stops.saturating_add(1);
-            }
+        if !proved && let Some(slot) = state.slots.get_mut(&peer) {
+            slot.unproved_stops = slot.unproved_stops.saturating_add(1);
         }
         drop(state);
         if !left.is_empty() {
             log::error!(
-                "{name}: stopped, but the VMM of {names} did not prove within {REVOKE_WAIT:?} \
-                 that it unmapped this VM's memory"
+                "{name}: stopped, but the VMM of {names} did not prove that it unmapped this \
+                 VM's memory"
             );
         } else if !waived.is_empty() {
             log::warn!(
                 "{name}: stopped while {names} is stopped too, whose VMM unmaps this VM's memory \
-                 when it runs again"
+                 when it runs again (see --revoke-wait)"
             );
         }
         proved

@@ -240,6 +240,112 @@ fn stop_of_an_exporter_is_answered_although_the_importer_stalls() {
     daemon.finish();
 }
 
+/// B is paused with a buffer of A mapped, and A's stop is held up for it.
+struct Held {
+    daemon: Daemon,
+    b: Vm,
+    bases: Vec<u16>,
+    /// A's connection.
+    connection: std::os::fd::RawFd,
+    /// Gives A, and how many of B's windows showed its RAM at the answer.
+    stop: std::thread::JoinHandle<(Vm, usize)>,
+}
+
+fn held() -> Held {
+    let daemon = Daemon::start(&Setup {
+        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
+        ..Setup::default()
+    });
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    share(&mut a, &mut b);
+    let bases = b.front.stop();
+    let shm = b.front.shm.clone();
+    let connection = a.front.raw().as_raw_fd();
+    let stop = std::thread::spawn(move || {
+        a.front.stop();
+        let windows = shm.windows_of(&a.front.ram_file);
+        (a, windows)
+    });
+    until("the stop", || daemon.broker("a")["up"] == false);
+    assert!(!stop.is_finished());
+    Held {
+        daemon,
+        b,
+        bases,
+        connection,
+        stop,
+    }
+}
+
+#[test]
+fn unlimited_wait_holds_a_stop_until_a_paused_importer_has_lost_access() {
+    let Held {
+        daemon,
+        mut b,
+        bases,
+        stop,
+        ..
+    } = held();
+
+    b.resume(&bases);
+
+    let (a, windows) = stop.join().unwrap();
+    assert_eq!(windows, 0);
+    assert_eq!(daemon.peer("a")["unproved_stops"], 0);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn stop_that_is_held_ends_when_the_importer_does() {
+    let Held {
+        daemon, b, stop, ..
+    } = held();
+
+    drop(b);
+
+    let (a, _) = stop.join().unwrap();
+    assert_eq!(daemon.peer("a")["unproved_stops"], 0);
+    drop(a);
+    daemon.finish();
+}
+
+#[test]
+fn stop_that_is_held_ends_with_its_front_end() {
+    let Held {
+        daemon,
+        b,
+        connection,
+        stop,
+        ..
+    } = held();
+
+    // SAFETY: an open socket.
+    unsafe { libc::shutdown(connection, libc::SHUT_RDWR) };
+
+    daemon.until_gone("a");
+    assert!(stop.join().is_err(), "the front end had no answer");
+    drop(b);
+    daemon.finish();
+}
+
+#[test]
+fn stop_that_is_held_ends_with_the_daemon() {
+    let Held {
+        mut daemon,
+        b,
+        stop,
+        ..
+    } = held();
+
+    daemon.signal(libc::SIGTERM);
+
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(stop.join().is_err(), "the front end had no answer");
+    drop(b);
+}
+
 #[test]
 fn reset_importer_is_told_to_the_exporter_and_loses_its_windows() {
     let (daemon, mut a, mut b) = two();

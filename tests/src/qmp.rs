@@ -50,13 +50,30 @@ impl Qmp {
     /// # Errors
     /// The monitor's own, or that it does not answer.
     pub fn execute(&self, command: &str, arguments: Value) -> Result<Value> {
+        self.send(command, arguments)?;
+        self.answer(command)
+    }
+
+    /// Send a command whose answer [`Self::answer`] takes before any other.
+    ///
+    /// # Errors
+    /// That it cannot be sent.
+    pub fn send(&self, command: &str, arguments: Value) -> Result<()> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
         inner
             .stream
             .write_all(line.as_bytes())
-            .with_context(|| format!("sending {command} to the monitor"))?;
+            .with_context(|| format!("sending {command} to the monitor"))
+    }
+
+    /// The answer's `return` to the command that was sent last.
+    ///
+    /// # Errors
+    /// The monitor's own, or that it does not answer.
+    pub fn answer(&self, command: &str) -> Result<Value> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let what = format!("the monitor's answer to {command}");
         let deadline = Instant::now() + wait::scaled(wait::COMMAND);
         loop {

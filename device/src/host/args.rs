@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use super::config::{AllowSpec, LogLevel, PeerSpec, Size};
+use super::config::{AllowSpec, LogLevel, PeerSpec, RevokeWaitSpec, Size};
 
 /// What stands after the options in `--help`.
 const EXAMPLES: &str = "\
@@ -33,6 +33,7 @@ Configuration file:
   the command line win; --peer and --allow add to those of the file.
     shm-size = \"256M\"
     max-windows = 256
+    revoke-wait = 5
     control = \"/run/bufshare/control\"
     log-level = \"info\"
     allow = [\"camera:compositor:rw\"]
@@ -104,6 +105,15 @@ pub struct Args {
     /// one slower; QEMU 11.1 aborts at 512. [default: 256]
     #[arg(long, value_name = "N")]
     pub max_windows: Option<u32>,
+
+    /// How long the reset, reboot or pause of a VM is held up until no importer's
+    /// VMM maps its memory any more: seconds, or unlimited. Importers whose VM
+    /// is paused cannot be taken anything away from: only `unlimited` waits for
+    /// them (and then two VMs that import from each other cannot be paused at
+    /// once); else they may reach that memory for a moment when they are
+    /// resumed. [default: 5]
+    #[arg(long, value_name = "SECONDS")]
+    pub revoke_wait: Option<RevokeWaitSpec>,
 
     /// Make a socket at PATH that answers each connection with one JSON
     /// document of everything that is going on.

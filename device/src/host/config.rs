@@ -6,6 +6,7 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use bufshare_protocol::types::{Name, Rights};
 use serde::Deserialize;
@@ -13,6 +14,7 @@ use serde::de::{Deserializer, Error as _};
 
 use super::args::Args;
 use crate::broker::{self, Allow, Limits, PeerConfig, PeerId};
+use crate::hub::RevokeWait;
 
 /// Default size of the shared-memory region.
 const DEFAULT_SHM_SIZE: u64 = 256 << 20;
@@ -243,6 +245,47 @@ impl<'de> Deserialize<'de> for AllowSpec {
     }
 }
 
+/// Longest finite wait, seconds. The VMM that waits does nothing else meanwhile.
+const MAX_REVOKE_WAIT: u64 = 3600;
+
+/// [`RevokeWait`] as it is written down: seconds, or `unlimited`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RevokeWaitSpec(pub RevokeWait);
+
+impl FromStr for RevokeWaitSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "unlimited" {
+            return Ok(Self(RevokeWait::Unlimited));
+        }
+        match text.parse() {
+            Ok(seconds) if seconds <= MAX_REVOKE_WAIT => {
+                Ok(Self(RevokeWait::Limit(Duration::from_secs(seconds))))
+            }
+            _ => Err(format!(
+                "'{text}' is neither 0 to {MAX_REVOKE_WAIT} (seconds) nor 'unlimited'"
+            )),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RevokeWaitSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Value {
+            Number(u64),
+            Text(String),
+        }
+        let text = match Value::deserialize(deserializer)? {
+            Value::Number(seconds) => seconds.to_string(),
+            Value::Text(text) => text,
+        };
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
 /// What a file may say.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -251,6 +294,7 @@ struct FileConfig {
     allow: Vec<AllowSpec>,
     shm_size: Option<Size>,
     max_windows: Option<u32>,
+    revoke_wait: Option<RevokeWaitSpec>,
     control: Option<PathBuf>,
     log_level: Option<LogLevel>,
 }
@@ -279,6 +323,8 @@ pub struct Config {
     pub shm_size: u64,
     /// Mappings per VMM.
     pub max_windows: u32,
+    /// How long an exporter's stop is held up.
+    pub revoke_wait: RevokeWait,
     /// The control socket.
     pub control: Option<PathBuf>,
     /// How much to log.
@@ -323,6 +369,10 @@ impl TryFrom<Args> for Config {
                 .max_windows
                 .or(file.max_windows)
                 .unwrap_or(defaults.max_windows),
+            revoke_wait: args
+                .revoke_wait
+                .or(file.revoke_wait)
+                .map_or_else(RevokeWait::default, |spec| spec.0),
             control: args.control.or(file.control),
             log_level: args.log_level.or(file.log_level).unwrap_or(LogLevel::Info),
         };
@@ -524,6 +574,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
         let text = "shm-size = \"64M\"\nmax-windows = 10\nallow = [\"a:b:r\"]\n\
+                    revoke-wait = \"unlimited\"\n\
                     [[peer]]\nname = \"a\"\nsocket = \"/a\"\nram-fd = \"allow\"\n";
         std::fs::write(&path, text).unwrap();
         let mut args = args(&["name=b,socket=/b"]);
@@ -534,8 +585,28 @@ mod tests {
 
         assert_eq!(config.shm_size, 64 << 20);
         assert_eq!(config.max_windows, 20);
+        assert_eq!(config.revoke_wait, RevokeWait::Unlimited);
         assert_eq!(config.peers.len(), 2);
         assert!(config.peers[0].raw_ram);
         assert_eq!(config.allow.len(), 1);
+    }
+
+    #[test]
+    fn revoke_wait_is_seconds_or_unlimited() {
+        let parse = |text: &str| text.parse::<RevokeWaitSpec>().map(|spec| spec.0);
+
+        assert_eq!(parse("0"), Ok(RevokeWait::Limit(Duration::ZERO)));
+        assert_eq!(
+            parse("3600"),
+            Ok(RevokeWait::Limit(Duration::from_secs(3600)))
+        );
+        assert_eq!(parse("unlimited"), Ok(RevokeWait::Unlimited));
+        for wrong in ["", "-1", "3601", "5s", "never"] {
+            let error = parse(wrong).unwrap_err();
+            assert!(error.contains(&format!("'{wrong}'")), "{error}");
+        }
+        let file: FileConfig = toml::from_str("revoke-wait = 7").unwrap();
+        let wait = file.revoke_wait.unwrap().0;
+        assert_eq!(wait, RevokeWait::Limit(Duration::from_secs(7)));
     }
 }

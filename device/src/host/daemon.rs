@@ -99,7 +99,7 @@ impl Daemon {
         let broker = Broker::new(config.broker(udmabuf.is_some())?, Box::new(RandomIds))
             .map_err(config::Error::from)?;
         let names: Vec<String> = config.peers.iter().map(|peer| peer.name.clone()).collect();
-        let hub = Hub::new(broker, &names);
+        let hub = Hub::new(broker, &names, config.revoke_wait);
         let stop = Arc::new(Stop::new().map_err(system("make an event descriptor"))?);
         let timer = hub.start_timer().map_err(system("start a thread"))?;
         let mut daemon = Self {

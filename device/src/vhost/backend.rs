@@ -199,7 +199,7 @@ impl Session {
             log::info!("{}: driver stopped", self.name);
             let windows = self.hub.caps(self.peer).map_or(0, |caps| caps.windows_used);
             self.stopped_mapped.store(windows > 0, Ordering::Release);
-            self.hub.stop(self.peer);
+            self.hub.stop(self.peer, || self.lifeline.closing());
         }
     }
 

@@ -397,7 +397,7 @@ pub enum Yield {
 pub enum Sight {
     /// What was expected.
     Pattern,
-    /// Something else.
+    /// Something else: what is not zero first.
     Other {
         /// Where first.
         offset: u64,

@@ -473,6 +473,7 @@ fn fill(mapping: &Mapping, seed: u32) -> Result<Sight> {
 
 fn compare(mapping: &Mapping, seed: u32) -> Result<Sight> {
     let mut bytes = vec![0; CHUNK];
+    let mut blank = None;
     for (offset, len) in chunks(mapping.len()) {
         let chunk = bytes.get_mut(..len).context("chunk")?;
         if mapping.read(offset, chunk)?.is_err() {
@@ -480,15 +481,18 @@ fn compare(mapping: &Mapping, seed: u32) -> Result<Sight> {
         }
         for (index, (found, wanted)) in chunk.chunks_exact(8).zip(words(seed, offset)).enumerate() {
             let found = u64::from_ne_bytes(found.try_into()?);
-            if found != wanted {
-                return Ok(Sight::Other {
-                    offset: (offset + index * 8) as u64,
-                    word: found,
-                });
+            let other = Sight::Other {
+                offset: (offset + index * 8) as u64,
+                word: found,
+            };
+            match found {
+                _ if found == wanted => {}
+                0 => _ = blank.get_or_insert(other),
+                _ => return Ok(other),
             }
         }
     }
-    Ok(Sight::Pattern)
+    Ok(blank.unwrap_or(Sight::Pattern))
 }
 
 fn sync(buffer: BorrowedFd<'_>, write: bool, end: bool) -> io::Result<()> {
