@@ -14,15 +14,17 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
-use common::SOON;
 use common::daemon::{Daemon, Setup, binary};
 use common::vm::Vm;
+use common::{SOON, until};
+use vhost::VhostBackend;
+use vhost::vhost_user::Frontend;
 
 fn run(args: &[&str]) -> Output {
     Command::new(binary()).args(args).output().unwrap()
@@ -220,15 +222,13 @@ fn help_is_a_manual() {
     }
 }
 
-#[test]
-fn inherited_listening_socket_is_served_and_not_removed() {
+/// Starts the program with `--fd 9`, which is `fd` there, and waits until it is
+/// ready.
+fn start_with(fd: RawFd) -> Child {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("s");
-    let listener = UnixListener::bind(&path).unwrap();
     let notify = dir.path().join("notify");
     let ready = UnixDatagram::bind(&notify).unwrap();
     ready.set_read_timeout(Some(SOON)).unwrap();
-    let fd = listener.as_raw_fd();
     let mut command = Command::new(binary());
     command
         .args(["--fd", "9"])
@@ -243,8 +243,18 @@ fn inherited_listening_socket_is_served_and_not_removed() {
     };
     // SAFETY: between fork and exec nothing but dup2 is called.
     unsafe { command.pre_exec(inherit) };
-    let mut child = command.spawn().unwrap();
-    ready.recv(&mut [0; 64]).expect("READY=1");
+    let child = command.spawn().unwrap();
+    // READY=1
+    ready.recv(&mut [0; 64]).unwrap();
+    child
+}
+
+#[test]
+fn inherited_listening_socket_is_served_and_not_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut child = start_with(listener.as_raw_fd());
 
     drop(Vm::boot(&path));
     drop(Vm::boot(&path));
@@ -253,6 +263,24 @@ fn inherited_listening_socket_is_served_and_not_removed() {
     unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(path.exists());
+}
+
+#[test]
+fn inherited_connected_socket_is_served_until_its_front_end_leaves() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut child = start_with(theirs.as_raw_fd());
+    drop(theirs);
+    let front = Frontend::from_stream(ours, 2);
+
+    front.set_owner().unwrap();
+    assert_ne!(front.get_features().unwrap(), 0);
+    assert!(child.try_wait().unwrap().is_none());
+    drop(front);
+
+    until("the end of the program", || {
+        child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

@@ -83,7 +83,10 @@ pub struct Args {
     #[arg(long, value_name = "PATH", conflicts_with = "fd")]
     pub socket_path: Option<PathBuf>,
 
-    /// Serve one peer, named vm0, on the listening socket that is open as FDNUM.
+    /// Serve one peer, named vm0, on the socket that is open as FDNUM. One that
+    /// listens serves any number of front ends, one after the other; one that is
+    /// connected serves that front end. When no peer can have another front end,
+    /// the program ends.
     #[arg(long, value_name = "FDNUM")]
     pub fd: Option<RawFd>,
 

@@ -138,7 +138,7 @@ pub enum RamFd {
 pub enum Endpoint {
     /// A socket to make.
     Path(PathBuf),
-    /// A listening socket that is open.
+    /// A listening or connected socket that is open.
     Fd(RawFd),
 }
 

@@ -3,11 +3,12 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::config::{self, Config};
-use super::listen::{self, Bound};
+use super::listen::{self, Bound, Source};
 use super::random::RandomIds;
 use super::stop::Stop;
 use super::{control, notify, signals};
@@ -51,7 +52,8 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { what, source }
 }
 
-/// Runs until a signal comes. To be called before any thread is started.
+/// Runs until a signal comes, or no front end can come any more. To be called
+/// before any thread is started.
 ///
 /// # Errors
 /// [`Error`], before anything was served.
@@ -61,8 +63,11 @@ pub fn run(config: &Config) -> Result<(), Error> {
     if let Err(error) = notify::ready() {
         log::warn!("cannot tell the service manager that all is ready: {error}");
     }
-    let name = signals.wait().map_err(system("wait for signals"))?;
-    log::info!("{name}: ending");
+    let signal = signals.wait(&daemon.stop);
+    match signal.map_err(system("wait for signals"))? {
+        Some(name) => log::info!("{name}: ending"),
+        None => log::info!("no front end can come any more: ending"),
+    }
     daemon.end();
     Ok(())
 }
@@ -109,6 +114,7 @@ impl Daemon {
             threads: vec![timer],
             _sockets: Vec::new(),
         };
+        let served = Arc::new(AtomicUsize::new(config.peers.len()));
         for ((number, peer), socket) in (1_u32..).zip(&config.peers).zip(&sockets) {
             let server = Arc::new(Server::new(
                 PeerId(number),
@@ -118,13 +124,21 @@ impl Daemon {
                 udmabuf.clone(),
                 config.shm_size,
             ));
-            let listener = socket.listener().map_err(system("duplicate a socket"))?;
+            let source = socket.source().map_err(system("duplicate a socket"))?;
             daemon.servers.push(server.clone());
-            daemon.spawn("accept", move || server.run(&listener))?;
-            log::info!("{}: listening on {}", peer.name, peer.endpoint);
+            let (served, stop) = (served.clone(), stop.clone());
+            daemon.spawn("accept", move || {
+                server.run(source);
+                if served.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    stop.request();
+                }
+            })?;
+            log::info!("{}: waits for front ends on {}", peer.name, peer.endpoint);
         }
-        if let Some(control) = &control {
-            let listener = control.listener().map_err(system("duplicate a socket"))?;
+        if let Some(control) = &control
+            && let Source::Listener(listener) =
+                control.source().map_err(system("duplicate a socket"))?
+        {
             daemon.spawn("control", move || control::serve(&listener, &hub, &stop))?;
         }
         if config.allow.is_empty() {

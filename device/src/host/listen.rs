@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Listening sockets: made once, kept for life, and removed by whoever made
-//! them.
+//! Where front ends come from: listening sockets, made once, kept for life, and
+//! removed by whoever made them; or one connected socket that was inherited.
 
 use std::fs;
 use std::io;
@@ -30,7 +30,7 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
-    /// The descriptor is no listening socket.
+    /// The descriptor is no socket that a front end can come from.
     #[error("descriptor {fd} {problem}")]
     Fd {
         /// Number.
@@ -40,10 +40,28 @@ pub enum Error {
     },
 }
 
-/// A listening socket. Its file goes with it, if it is still the same.
+/// Where the front ends of one peer come from.
+#[derive(Debug)]
+pub enum Source {
+    /// One after the other.
+    Listener(UnixListener),
+    /// This one, and then none.
+    Connected(UnixStream),
+}
+
+impl Source {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Listener(listener) => Self::Listener(listener.try_clone()?),
+            Self::Connected(stream) => Self::Connected(stream.try_clone()?),
+        })
+    }
+}
+
+/// A socket. Its file goes with it, if it was made here and is still the same.
 #[derive(Debug)]
 pub struct Bound {
-    listener: UnixListener,
+    source: Source,
     made: Option<(PathBuf, u64, u64)>,
 }
 
@@ -78,16 +96,16 @@ impl Bound {
         };
         let meta = fs::symlink_metadata(path).map_err(error("look at it"))?;
         Ok(Self {
-            listener,
+            source: Source::Listener(listener),
             made: Some((path.to_owned(), meta.dev(), meta.ino())),
         })
     }
 
-    /// Adopts a listening socket that is open.
+    /// Adopts a listening or a connected socket that is open.
     fn adopt(fd: RawFd) -> Result<Self, Error> {
         let error = |problem| Error::Fd { fd, problem };
         if fd <= libc::STDERR_FILENO {
-            return Err(error("is a standard stream, not a listening socket"));
+            return Err(error("is a standard stream, not a socket of a front end"));
         }
         let domain = option(fd, libc::SO_DOMAIN).map_err(|error| Error::Fd {
             fd,
@@ -102,31 +120,33 @@ impl Bound {
         if option(fd, libc::SO_TYPE).ok() != Some(libc::SOCK_STREAM) {
             return Err(error("is not a stream socket"));
         }
-        if option(fd, libc::SO_ACCEPTCONN).ok() != Some(1) {
-            return Err(error(
-                "is a connected socket; a listening one is needed, so that front ends can come \
-                 and go",
-            ));
-        }
+        let listening = option(fd, libc::SO_ACCEPTCONN).ok() == Some(1);
         // SAFETY: it is open, and the operator gave it to us by its number.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: F_SETFD takes no pointer. It was inherited, so it is not
         // close-on-exec yet.
         unsafe { libc::fcntl(owned.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
-        let listener = UnixListener::from(owned);
-        let _ = listener.set_nonblocking(false);
-        Ok(Self {
-            listener,
-            made: None,
-        })
+        let source = if listening {
+            let listener = UnixListener::from(owned);
+            let _ = listener.set_nonblocking(false);
+            Source::Listener(listener)
+        } else {
+            let stream = UnixStream::from(owned);
+            if stream.peer_addr().is_err() {
+                return Err(error("is a socket that neither listens nor is connected"));
+            }
+            let _ = stream.set_nonblocking(false);
+            Source::Connected(stream)
+        };
+        Ok(Self { source, made: None })
     }
 
     /// Another handle of the same socket.
     ///
     /// # Errors
     /// As `dup`.
-    pub fn listener(&self) -> io::Result<UnixListener> {
-        self.listener.try_clone()
+    pub fn source(&self) -> io::Result<Source> {
+        self.source.try_clone()
     }
 }
 
@@ -261,18 +281,28 @@ mod tests {
         assert!(path.exists());
     }
 
+    fn lonely_socket() -> RawFd {
+        // SAFETY: takes no pointer.
+        let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0) };
+        assert!(fd >= 0);
+        fd
+    }
+
     #[test]
-    fn adopt_takes_listening_sockets_only() {
+    fn adopt_takes_listening_and_connected_sockets_only() {
         let dir = tempfile::tempdir().unwrap();
         let listening = UnixListener::bind(dir.path().join("s")).unwrap();
         let (connected, _other) = UnixStream::pair().unwrap();
+        let lonely = lonely_socket();
         let file = fs::File::open("/dev/null").unwrap();
 
-        let connected = Bound::adopt(connected.as_raw_fd()).unwrap_err().to_string();
+        let lonely = Bound::adopt(lonely).unwrap_err().to_string();
         let file = Bound::adopt(file.as_raw_fd()).unwrap_err().to_string();
 
         assert!(Bound::adopt(listening.into_raw_fd()).is_ok());
-        assert!(connected.contains("connected"), "{connected}");
+        let connected = Bound::adopt(connected.into_raw_fd()).unwrap();
+        assert!(matches!(connected.source, Source::Connected(_)));
+        assert!(lonely.contains("neither"), "{lonely}");
         assert!(file.contains("not a socket"), "{file}");
         assert!(Bound::adopt(1).is_err());
         assert!(

@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use super::stop::Stop;
+
 /// The signals that end the daemon.
 const SIGNALS: [(libc::c_int, &str); 2] = [(libc::SIGTERM, "SIGTERM"), (libc::SIGINT, "SIGINT")];
 
@@ -40,12 +42,13 @@ impl Signals {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Waits for one of them and tells its name.
+    /// Waits for one of them and tells its name; none if the stop was requested
+    /// by something else.
     ///
     /// # Errors
     /// As `read`.
-    pub fn wait(&self) -> io::Result<&'static str> {
-        loop {
+    pub fn wait(&self, stop: &Stop) -> io::Result<Option<&'static str>> {
+        while stop.wait_readable(self.0.as_raw_fd()) {
             // SAFETY: all zeroes is a valid record; it is plain data.
             let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
             let size = size_of::<libc::signalfd_siginfo>();
@@ -62,8 +65,9 @@ impl Signals {
                 .iter()
                 .find(|(signal, _)| u32::try_from(*signal) == Ok(info.ssi_signo));
             if let Some((_, name)) = name {
-                return Ok(name);
+                return Ok(Some(name));
             }
         }
+        Ok(None)
     }
 }

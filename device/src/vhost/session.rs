@@ -17,6 +17,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::backend::{EVENT_AGAIN, Session};
 use super::relay::Relay;
 use crate::broker::PeerId;
+use crate::host::listen::Source;
 use crate::host::stop::Stop;
 use crate::hub::Hub;
 use crate::sync::lock;
@@ -82,23 +83,32 @@ impl Server {
         }
     }
 
-    /// Serves one front end after the other until the stop.
-    pub fn run(&self, listener: &UnixListener) {
-        while self.stop.wait_readable(listener.as_raw_fd()) {
-            let session = catch_unwind(AssertUnwindSafe(|| self.next(listener)));
-            match session {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    log::error!("{}: cannot serve a front end: {error}", self.name);
-                    self.stop.sleep(RETRY);
-                }
-                Err(_) => {
-                    log::error!("{}: a bug ended the session", self.name);
-                    self.stop.sleep(RETRY);
+    /// Serves one front end after the other until the stop, or the only one.
+    pub fn run(&self, source: Source) {
+        match source {
+            Source::Listener(listener) => {
+                while self.stop.wait_readable(listener.as_raw_fd()) {
+                    if !self.serve(|| self.next(&listener)) {
+                        self.stop.sleep(RETRY);
+                    }
                 }
             }
-            self.hub.disconnect(self.peer);
+            Source::Connected(front) => {
+                self.serve(|| self.session(front));
+            }
         }
+    }
+
+    /// Serves one front end; whether it could be served.
+    fn serve(&self, session: impl FnOnce() -> Result<(), Error>) -> bool {
+        let result = catch_unwind(AssertUnwindSafe(session));
+        match &result {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::error!("{}: cannot serve a front end: {error}", self.name),
+            Err(_) => log::error!("{}: a bug ended the session", self.name),
+        }
+        self.hub.disconnect(self.peer);
+        matches!(result, Ok(Ok(())))
     }
 
     /// Ends the current session, if there is one. To be called after the stop
