@@ -51,7 +51,8 @@ pub(super) struct Vmm {
     /// Mappings whose request was acknowledged but not followed by another.
     pub(super) unproved: Vec<u64>,
     leaving: Vec<u64>,
-    pub(super) refuse_maps: bool,
+    /// What comes of the next maps instead, if anything.
+    pub(super) no_map: Option<Outcome>,
 }
 
 impl Vmm {
@@ -191,12 +192,18 @@ impl Host {
         let Some(effect) = vmm.requests.pop_front() else {
             return false;
         };
-        vmm.unproved.clear();
-        for offset in core::mem::take(&mut vmm.leaving) {
-            vmm.mappings.remove(&offset);
+        let maps = matches!(effect, Effect::Map { .. } | Effect::Fill { .. });
+        // One that is not asked does nothing, and so proves nothing.
+        if !(maps && vmm.no_map == Some(Outcome::HostError)) {
+            vmm.unproved.clear();
+            for offset in core::mem::take(&mut vmm.leaving) {
+                vmm.mappings.remove(&offset);
+            }
         }
         let (id, outcome) = match effect {
-            Effect::Map { id, .. } if vmm.refuse_maps => (id, Outcome::Refused),
+            Effect::Map { id, .. } | Effect::Fill { id, .. } if vmm.no_map.is_some() => {
+                (id, vmm.no_map.unwrap_or(Outcome::Refused))
+            }
             Effect::Map {
                 id,
                 source,
@@ -232,7 +239,6 @@ impl Host {
                 }
                 (id, Outcome::Done)
             }
-            Effect::Fill { id, .. } if vmm.refuse_maps => (id, Outcome::Refused),
             Effect::Fill { id, piece, .. } => {
                 vmm.show(
                     piece.shm_offset,

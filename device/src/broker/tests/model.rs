@@ -33,7 +33,7 @@ enum Op {
     Reset(u8),
     Pause(u8),
     Reconnect(u8),
-    RefuseMaps(u8, bool),
+    RefuseMaps(u8, Option<bool>),
     Events(u8),
     Flush(u8),
 }
@@ -52,7 +52,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => peer.clone().prop_map(Op::Reset),
         1 => peer.clone().prop_map(Op::Pause),
         1 => peer.clone().prop_map(Op::Reconnect),
-        1 => (peer.clone(), any::<bool>()).prop_map(|(p, b)| Op::RefuseMaps(p, b)),
+        1 => (peer.clone(), any::<Option<bool>>()).prop_map(|(p, b)| Op::RefuseMaps(p, b)),
         1 => peer.clone().prop_map(Op::Events),
         1 => peer.prop_map(Op::Flush),
     ]
@@ -334,9 +334,12 @@ impl Model {
                 self.host.disconnect(peer);
                 self.host.connect(peer);
             }
-            Op::RefuseMaps(p, refuse) => {
+            Op::RefuseMaps(p, asked) => {
                 if let Some(vmm) = self.host.vmms.get_mut(&PeerId(p.into())) {
-                    vmm.refuse_maps = refuse;
+                    vmm.no_map = asked.map(|asked| match asked {
+                        true => Outcome::Refused,
+                        false => Outcome::HostError,
+                    });
                 }
             }
             Op::Events(p) => {
@@ -434,7 +437,7 @@ impl Model {
     /// Ends everything and sees that nothing is left.
     fn finish(mut self) {
         for vmm in self.host.vmms.values_mut() {
-            vmm.refuse_maps = false;
+            vmm.no_map = None;
         }
         self.host.settle();
         self.take_maps();

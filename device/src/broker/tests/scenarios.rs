@@ -578,19 +578,18 @@ fn the_place_of_a_buffer_that_was_taken_back_is_not_used_before_its_users_left()
     host.call(B, map(large, pages - 1)).unwrap();
 }
 
-#[test]
-fn a_vmm_that_refuses_zeroes_leaves_a_hole_that_is_not_used_either() {
+fn hole(outcome: Outcome) {
     let mut host = Host::new();
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     let (offset, _) = mapped(host.call(B, map(handle, 1)));
     let unexport = host.send(A, Request::Unexport { id });
-    host.vmms.get_mut(&B).unwrap().refuse_maps = true;
+    host.vmms.get_mut(&B).unwrap().no_map = Some(outcome);
     let deadline = host.deadlines.pop_front().unwrap();
     let effects = host.broker.deadline(deadline);
     host.take(effects);
     host.settle();
-    host.vmms.get_mut(&B).unwrap().refuse_maps = false;
+    host.vmms.get_mut(&B).unwrap().no_map = None;
 
     assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
     assert_eq!(host.vmms[&B].mappings.len(), 0);
@@ -606,6 +605,16 @@ fn a_vmm_that_refuses_zeroes_leaves_a_hole_that_is_not_used_either() {
     let third = host.export(A, 2);
     let third = host.attach(B, third);
     host.call(B, map(third, 2)).unwrap();
+}
+
+#[test]
+fn a_vmm_that_refuses_zeroes_leaves_a_hole_that_is_not_used_either() {
+    hole(Outcome::Refused);
+}
+
+#[test]
+fn zeroes_that_are_not_asked_for_leave_a_hole_that_is_not_used_either() {
+    hole(Outcome::HostError);
 }
 
 #[test]
@@ -826,10 +835,10 @@ fn a_vmm_that_refuses_a_map_leaves_no_trace() {
     let mut host = Host::new();
     let id = host.export(A, 2);
     let handle = host.attach(B, id);
-    host.vmms.get_mut(&B).unwrap().refuse_maps = true;
+    host.vmms.get_mut(&B).unwrap().no_map = Some(Outcome::Refused);
     assert_eq!(status(host.call(B, map(handle, 2))), Status::MapFailed);
     assert_eq!(host.peer(B).windows, 0);
-    host.vmms.get_mut(&B).unwrap().refuse_maps = false;
+    host.vmms.get_mut(&B).unwrap().no_map = None;
     mapped(host.call(B, map(handle, 2)));
 }
 
