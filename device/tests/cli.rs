@@ -295,7 +295,7 @@ fn config_file_alone_is_enough() {
     std::fs::write(&path, text).unwrap();
     let config: &'static str = path.to_str().unwrap().to_owned().leak();
 
-    let daemon = Daemon::start(&Setup {
+    let daemon = Daemon::spawn(&Setup {
         peers: vec![],
         allow: vec![],
         extra: vec!["--config", config],
@@ -310,7 +310,7 @@ fn config_file_alone_is_enough() {
 
 #[test]
 fn control_socket_survives_readers_that_leave() {
-    let daemon = Daemon::start(&Setup::default());
+    let daemon = Daemon::spawn(&Setup::default());
     for _ in 0..20 {
         let mut stream = std::os::unix::net::UnixStream::connect(daemon.socket("control")).unwrap();
         let _ = stream.read(&mut [0; 1]);

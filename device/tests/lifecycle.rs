@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::status::Status;
-use common::daemon::{Daemon, Setup};
+use common::daemon::{Daemon, Setup, Start};
 use common::frontend::{Asked, Options, PAGE};
 use common::vm::{DATA, Vm};
 use common::{SOON, until};
@@ -33,7 +33,11 @@ use vmm_sys_util::eventfd::EventFd;
 const QUICK: Duration = Duration::from_secs(3);
 
 fn two() -> (Daemon, Vm, Vm) {
-    let daemon = Daemon::start(&Setup::default());
+    two_with(Daemon::start)
+}
+
+fn two_with(start: Start) -> (Daemon, Vm, Vm) {
+    let daemon = start(&Setup::default());
     let a = Vm::boot(&daemon.socket("a"));
     let b = Vm::boot(&daemon.socket("b"));
     (daemon, a, b)
@@ -223,7 +227,7 @@ fn three_stops_in_a_circle_do_not_wait_for_each_other() {
 
 #[test]
 fn stop_of_an_exporter_is_answered_although_the_importer_stalls() {
-    let (daemon, mut a, mut b) = two();
+    let (daemon, mut a, mut b) = two_with(Daemon::spawn);
     share(&mut a, &mut b);
     b.front.shm.hold(true);
 
@@ -252,7 +256,11 @@ struct Held {
 }
 
 fn held() -> Held {
-    let daemon = Daemon::start(&Setup {
+    held_with(Daemon::start)
+}
+
+fn held_with(start: Start) -> Held {
+    let daemon = start(&Setup {
         extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
         ..Setup::default()
     });
@@ -328,22 +336,6 @@ fn stop_that_is_held_ends_with_its_front_end() {
     assert!(stop.join().is_err(), "the front end had no answer");
     drop(b);
     daemon.finish();
-}
-
-#[test]
-fn stop_that_is_held_ends_with_the_daemon() {
-    let Held {
-        mut daemon,
-        b,
-        stop,
-        ..
-    } = held();
-
-    daemon.signal(libc::SIGTERM);
-
-    assert_eq!(daemon.wait().code(), Some(0));
-    assert!(stop.join().is_err(), "the front end had no answer");
-    drop(b);
 }
 
 #[test]
@@ -481,7 +473,7 @@ fn second_front_end_waits_until_the_first_has_gone() {
 
 #[test]
 fn thousand_sessions_leave_nothing_behind() {
-    let daemon = Daemon::start(&Setup::default());
+    let daemon = Daemon::spawn(&Setup::default());
     let mut b = Vm::boot(&daemon.socket("b"));
     let mut once = || {
         let mut a = Vm::boot(&daemon.socket("a"));
@@ -523,22 +515,19 @@ fn thousand_sessions_leave_nothing_behind() {
     daemon.finish();
 }
 
-#[test]
-fn sigterm_while_idle_ends_with_status_0() {
-    Daemon::start(&Setup::default()).finish();
+fn end_while_idle(start: Start) {
+    start(&Setup::default()).finish();
 }
 
-#[test]
-fn sigterm_while_connected_ends_with_status_0() {
-    let (daemon, mut a, mut b) = two();
+fn end_while_connected(start: Start) {
+    let (daemon, mut a, mut b) = two_with(start);
     share(&mut a, &mut b);
 
     daemon.finish();
 }
 
-#[test]
-fn sigterm_with_a_map_outstanding_ends_with_status_0() {
-    let (daemon, mut a, mut b) = two();
+fn end_with_a_map_outstanding(start: Start) {
+    let (mut daemon, mut a, mut b) = two_with(start);
     let id = a.export(DATA, PAGE);
     let handle = b.attach(id);
     b.front.shm.hold(true);
@@ -550,14 +539,16 @@ fn sigterm_with_a_map_outstanding_ends_with_status_0() {
     until("the map request", || daemon.session("b")["jobs"] != 0);
 
     let start = Instant::now();
-    daemon.finish();
+    daemon.end();
+    let took = start.elapsed();
 
-    assert!(start.elapsed() < QUICK);
+    assert!(took < QUICK, "{took:?}");
+    drop((a, b));
+    daemon.finish();
 }
 
-#[test]
-fn sigterm_while_a_stop_waits_ends_with_status_0() {
-    let (daemon, mut a, mut b) = two();
+fn end_while_a_stop_waits(start: Start) {
+    let (mut daemon, mut a, mut b) = two_with(start);
     share(&mut a, &mut b);
     b.front.shm.hold(true);
     let raw = a.front.raw();
@@ -565,15 +556,86 @@ fn sigterm_while_a_stop_waits_ends_with_status_0() {
     assert_eq!(b.event_of(EventKind::Revoked).kind, EventKind::Revoked);
 
     let start = Instant::now();
-    daemon.finish();
+    daemon.end();
+    let took = start.elapsed();
 
-    assert!(start.elapsed() < QUICK);
+    assert!(took < QUICK, "{took:?}");
     assert!(stop.join().unwrap().is_err());
+    drop((a, b));
+    daemon.finish();
+}
+
+fn end_while_a_stop_is_held(start: Start) {
+    let Held {
+        mut daemon,
+        b,
+        stop,
+        ..
+    } = held_with(start);
+
+    let start = Instant::now();
+    daemon.end();
+    let took = start.elapsed();
+
+    assert!(took < QUICK, "{took:?}");
+    assert!(stop.join().is_err(), "the front end had no answer");
+    drop(b);
+    daemon.finish();
+}
+
+#[test]
+fn daemon_ends_while_idle() {
+    end_while_idle(Daemon::start);
+}
+
+#[test]
+fn daemon_ends_while_connected() {
+    end_while_connected(Daemon::start);
+}
+
+#[test]
+fn daemon_ends_with_a_map_outstanding() {
+    end_with_a_map_outstanding(Daemon::start);
+}
+
+#[test]
+fn daemon_ends_while_a_stop_waits() {
+    end_while_a_stop_waits(Daemon::start);
+}
+
+#[test]
+fn daemon_ends_while_a_stop_is_held() {
+    end_while_a_stop_is_held(Daemon::start);
+}
+
+#[test]
+fn sigterm_while_idle_ends_with_status_0() {
+    end_while_idle(Daemon::spawn);
+}
+
+#[test]
+fn sigterm_while_connected_ends_with_status_0() {
+    end_while_connected(Daemon::spawn);
+}
+
+#[test]
+fn sigterm_with_a_map_outstanding_ends_with_status_0() {
+    end_with_a_map_outstanding(Daemon::spawn);
+}
+
+#[test]
+fn sigterm_while_a_stop_waits_ends_with_status_0() {
+    end_while_a_stop_waits(Daemon::spawn);
+}
+
+#[test]
+fn sigterm_while_a_stop_is_held_ends_with_status_0() {
+    end_while_a_stop_is_held(Daemon::spawn);
 }
 
 #[test]
 fn front_end_without_shmem_can_export_and_gets_no_shmem() {
-    let daemon = Daemon::start(&Setup::default());
+    let daemon = Daemon::spawn(&Setup::default());
     let mut a = Vm::boot_with(&daemon.socket("a"), &without(Proto::SHMEM));
     let mut b = Vm::boot(&daemon.socket("b"));
     let handle = share(&mut a, &mut b);
@@ -594,7 +656,7 @@ fn front_end_without_shmem_can_export_and_gets_no_shmem() {
 
 #[test]
 fn front_end_without_backend_channel_can_export_and_gets_no_shmem() {
-    let daemon = Daemon::start(&Setup::default());
+    let daemon = Daemon::spawn(&Setup::default());
     let mut a = Vm::boot_with(
         &daemon.socket("a"),
         &without(Proto::BACKEND_REQ | Proto::SHMEM),
@@ -643,7 +705,7 @@ fn front_end_is_told_at_connect_what_it_lacks_and_cannot_import_without_it() {
         (Proto::REPLY_ACK, "REPLY_ACK"),
         (Proto::SHMEM, "SHMEM"),
     ] {
-        let daemon = Daemon::start(&Setup::default());
+        let daemon = Daemon::spawn(&Setup::default());
         let mut a = Vm::boot(&daemon.socket("a"));
         let id = a.export(DATA, PAGE);
 
@@ -683,7 +745,7 @@ fn driver_without_event_idx_is_served() {
 
 #[test]
 fn worker_that_dies_ends_the_session() {
-    let daemon = Daemon::start(&Setup::default());
+    let daemon = Daemon::spawn(&Setup::default());
     let a = Vm::boot(&daemon.socket("a"));
     let mut raw = a.front.raw();
     let (broken, _) = std::io::pipe().unwrap();

@@ -18,12 +18,16 @@ use bufshare_protocol::request::Request;
 use bufshare_protocol::response::{self, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Extent};
-use common::daemon::{Daemon, Setup};
+use common::daemon::{Daemon, Setup, Start};
 use common::frontend::{Options, PAGE, SHM_GPA};
 use common::vm::{DATA, Vm};
 
 fn one() -> (Daemon, Vm) {
-    let daemon = Daemon::start(&Setup::default());
+    one_with(Daemon::start)
+}
+
+fn one_with(start: Start) -> (Daemon, Vm) {
+    let daemon = start(&Setup::default());
     let a = Vm::boot(&daemon.socket("a"));
     (daemon, a)
 }
@@ -274,7 +278,7 @@ fn short_event_buffers_come_back_empty() {
 
 #[test]
 fn many_bad_requests_write_few_lines() {
-    let (daemon, mut a) = one();
+    let (daemon, mut a) = one_with(Daemon::spawn);
 
     for _ in 0..2000 {
         let ticket = a.submit_bytes(0, &[1; 7]);

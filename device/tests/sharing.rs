@@ -16,13 +16,17 @@ use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::Extent;
-use common::daemon::{Daemon, Setup};
+use common::daemon::{Daemon, Setup, Start};
 use common::frontend::{Asked, PAGE, SHM_GPA};
 use common::until;
 use common::vm::{DATA, Vm};
 
 fn two() -> (Daemon, Vm, Vm) {
-    let daemon = Daemon::start(&Setup::default());
+    two_with(Daemon::start)
+}
+
+fn two_with(start: Start) -> (Daemon, Vm, Vm) {
+    let daemon = start(&Setup::default());
     let a = Vm::boot(&daemon.socket("a"));
     let b = Vm::boot(&daemon.socket("b"));
     (daemon, a, b)
@@ -299,7 +303,7 @@ fn peer_without_policy_sees_nothing() {
 
 #[test]
 fn ten_thousand_cached_maps_leave_nothing_behind() {
-    let (daemon, mut a, mut b) = two();
+    let (daemon, mut a, mut b) = two_with(Daemon::spawn);
     let id = a.export(DATA, 4 * PAGE);
     let handle = b.attach(id);
     b.map(handle, 4 * PAGE);
@@ -323,7 +327,7 @@ fn evicting_maps_leave_nothing_behind() {
         extra: vec!["--shm-size", "16M", "--max-windows", "1"],
         ..Setup::default()
     };
-    let daemon = Daemon::start(&setup);
+    let daemon = Daemon::spawn(&setup);
     let mut a = Vm::boot(&daemon.socket("a"));
     let mut b = Vm::boot(&daemon.socket("b"));
     let handles = [0, 2].map(|n| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The real daemon as a child process.
+//! The real daemon, on threads beside the test or as a process of its own.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -7,19 +7,38 @@ use std::io::Read;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
 
+use clap::Parser;
 use serde_json::Value;
+use vhost_device_bufshare::host;
+use vhost_device_bufshare::host::args::Args;
+use vhost_device_bufshare::host::config::Config;
 
+use super::threads::Threads;
 use super::{SOON, until};
+
+/// One at a time: the daemon makes its sockets under a umask of its own, which
+/// is that of the whole process.
+static STARTING: Mutex<()> = Mutex::new(());
 
 /// A running daemon, with its files in a directory of its own.
 pub struct Daemon {
-    child: Child,
+    run: Run,
     dir: tempfile::TempDir,
-    /// Makes `Drop` print the log.
-    quiet: bool,
+    ended: bool,
+    finished: bool,
 }
+
+enum Run {
+    /// In this process, until it is ended.
+    Here(Threads, Option<host::daemon::Daemon>),
+    /// As a process of its own.
+    Child(Child),
+}
+
+/// [`Daemon::start`] or [`Daemon::spawn`].
+pub type Start = fn(&Setup) -> Daemon;
 
 /// How to start it.
 pub struct Setup {
@@ -46,43 +65,80 @@ impl Default for Setup {
     }
 }
 
+impl Setup {
+    /// The options, for files in `dir`.
+    fn options(&self, dir: &Path) -> Vec<OsString> {
+        let mut args: Vec<OsString> = Vec::new();
+        for peer in &self.peers {
+            let name = peer.split(',').next().unwrap().trim_start_matches("name=");
+            let socket = dir.join(name);
+            args.push("--peer".into());
+            args.push(format!("{peer},socket={}", socket.display()).into());
+        }
+        for rule in &self.allow {
+            args.extend(["--allow".into(), (*rule).into()]);
+        }
+        args.push("--control".into());
+        args.push(dir.join("control").into());
+        args.extend(self.extra.iter().map(Into::into));
+        args
+    }
+}
+
 pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_vhost-device-bufshare"))
 }
 
+/// With the output of the test that started the logging thread.
+fn log_to_test() {
+    let _ = env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Info)
+        .filter_module("virtio_queue", log::LevelFilter::Off)
+        .parse_default_env()
+        .is_test(true)
+        .try_init();
+}
+
 impl Daemon {
-    /// Starts it and waits until its sockets are there.
+    /// Starts it in this process, as the command line would.
     pub fn start(setup: &Setup) -> Self {
+        log_to_test();
+        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        let dir = tempfile::tempdir().unwrap();
+        let line = std::iter::once(binary().into()).chain(setup.options(dir.path()));
+        let args = Args::try_parse_from(line).unwrap();
+        let config = Config::try_from(args).unwrap();
+        let (threads, daemon) = Threads::of(|| host::daemon::Daemon::start(&config).unwrap());
+        Self {
+            run: Run::Here(threads, Some(daemon)),
+            dir,
+            ended: false,
+            finished: false,
+        }
+    }
+
+    /// Starts the program, and waits until it says that its sockets are there.
+    pub fn spawn(setup: &Setup) -> Self {
+        let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().unwrap();
         let notify = dir.path().join("notify");
         let ready = UnixDatagram::bind(&notify).unwrap();
         ready.set_read_timeout(Some(SOON)).unwrap();
-        let mut args: Vec<OsString> = Vec::new();
-        for peer in &setup.peers {
-            let name = peer.split(',').next().unwrap().trim_start_matches("name=");
-            let socket = dir.path().join(name);
-            args.push("--peer".into());
-            args.push(format!("{peer},socket={}", socket.display()).into());
-        }
-        for rule in &setup.allow {
-            args.extend(["--allow".into(), (*rule).into()]);
-        }
-        args.push("--control".into());
-        args.push(dir.path().join("control").into());
-        args.extend(setup.extra.iter().map(Into::into));
         let log = File::create(dir.path().join("log")).unwrap();
         let child = Command::new(binary())
-            .args(&args)
+            .args(setup.options(dir.path()))
             .env("NOTIFY_SOCKET", &notify)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .unwrap();
+        drop(starting);
         let daemon = Self {
-            child,
+            run: Run::Child(child),
             dir,
-            quiet: false,
+            ended: false,
+            finished: false,
         };
         let mut buf = [0; 64];
         let n = ready.recv(&mut buf).expect("READY=1 of the daemon");
@@ -92,10 +148,6 @@ impl Daemon {
 
     pub fn socket(&self, peer: &str) -> PathBuf {
         self.dir.path().join(peer)
-    }
-
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
     /// What the control socket says.
@@ -132,52 +184,105 @@ impl Daemon {
         });
     }
 
-    /// Open descriptors, when no session changes.
+    fn child(&self) -> &Child {
+        match &self.run {
+            Run::Here(..) => panic!("only a daemon that was spawned has this to itself"),
+            Run::Child(child) => child,
+        }
+    }
+
+    /// What the program wrote on standard error.
+    pub fn log(&self) -> String {
+        self.child();
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap()
+    }
+
+    /// Open descriptors of the program, when no session changes.
     pub fn fds(&self) -> usize {
-        let path = format!("/proc/{}/fd", self.child.id());
+        let path = format!("/proc/{}/fd", self.child().id());
         std::fs::read_dir(path).unwrap().count()
     }
 
     pub fn threads(&self) -> usize {
-        let path = format!("/proc/{}/task", self.child.id());
-        std::fs::read_dir(path).unwrap().count()
+        match &self.run {
+            Run::Here(threads, _) => threads.count(),
+            Run::Child(child) => {
+                let path = format!("/proc/{}/task", child.id());
+                std::fs::read_dir(path).unwrap().count()
+            }
+        }
     }
 
     pub fn signal(&self, signal: libc::c_int) {
         // SAFETY: our own child, not reaped yet.
-        let rc = unsafe { libc::kill(self.child.id() as i32, signal) };
+        let rc = unsafe { libc::kill(self.child().id() as i32, signal) };
         assert_eq!(rc, 0);
     }
 
-    /// Waits for the end of the process.
-    pub fn wait(&mut self) -> ExitStatus {
-        let end = Instant::now() + SOON;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < end, "waited {SOON:?} for the daemon's end");
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+    /// Waits for the end of the program.
+    fn wait(&mut self) -> ExitStatus {
+        let Run::Child(child) = &mut self.run else {
+            panic!("not a process of its own");
+        };
+        let mut status = None;
+        until("the daemon's end", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
     }
 
-    /// SIGTERM, status 0, no panic in the log, no socket left.
-    pub fn finish(mut self) {
-        self.signal(libc::SIGTERM);
-        let status = self.wait();
-        assert_eq!(status.code(), Some(0), "{status}");
-        assert!(!self.log().contains("panicked"), "{}", self.log());
+    /// Ends it: the program by SIGTERM, whose status is 0 then.
+    pub fn end(&mut self) {
+        self.ended = true;
+        match &mut self.run {
+            Run::Here(_, daemon) => daemon.take().unwrap().end(),
+            Run::Child(_) => {
+                self.signal(libc::SIGTERM);
+                let status = self.wait();
+                assert_eq!(status.code(), Some(0), "{status}");
+            }
+        }
         assert!(!self.socket("a").exists());
-        self.quiet = true;
+    }
+
+    /// Ends it, unless that was done, and sees that nothing of it is left and
+    /// that nothing in it panicked.
+    pub fn finish(mut self) {
+        if !self.ended {
+            self.end();
+        }
+        self.finished = true;
+        match &self.run {
+            Run::Here(threads, _) => {
+                until("the end of its threads", || threads.count() == 0);
+                assert_eq!(threads.panics(), [""; 0]);
+            }
+            Run::Child(_) => assert!(!self.log().contains("panicked"), "{}", self.log()),
+        }
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() && !self.quiet {
-            eprintln!("---- log of the daemon\n{}", self.log());
+        match &mut self.run {
+            Run::Here(_, daemon) => {
+                if let Some(daemon) = daemon.take() {
+                    daemon.end();
+                }
+            }
+            Run::Child(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                if std::thread::panicking() {
+                    eprintln!("---- log of the daemon\n{}", self.log());
+                }
+            }
         }
+        // Or else a panic of it could go unnoticed.
+        assert!(
+            self.finished || std::thread::panicking(),
+            "Daemon::finish was not called"
+        );
     }
 }

@@ -120,7 +120,7 @@ impl Mapping {
 
     pub fn read(&self, offset: u64, len: usize) -> Vec<u8> {
         let ptr = self.at(offset, len);
-        // SAFETY: inside the mapping; other processes may write, hence volatile.
+        // SAFETY: inside the mapping; others may write, hence volatile.
         (0..len)
             .map(|i| unsafe { ptr.add(i).read_volatile() })
             .collect()

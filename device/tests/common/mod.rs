@@ -16,6 +16,7 @@
 
 pub mod daemon;
 pub mod frontend;
+pub mod threads;
 pub mod vm;
 
 use std::time::{Duration, Instant};
