@@ -222,8 +222,7 @@ fn help_is_a_manual() {
     }
 }
 
-/// Starts the program with `--fd 9`, which is `fd` there, and waits until it is
-/// ready.
+/// Starts the program with `--fd`, and waits until it is ready.
 fn start_with(fd: RawFd) -> Child {
     let dir = tempfile::tempdir().unwrap();
     let notify = dir.path().join("notify");
@@ -231,17 +230,17 @@ fn start_with(fd: RawFd) -> Child {
     ready.set_read_timeout(Some(SOON)).unwrap();
     let mut command = Command::new(binary());
     command
-        .args(["--fd", "9"])
+        .args(["--fd", &fd.to_string()])
         .env("NOTIFY_SOCKET", &notify)
         .stderr(Stdio::null());
     let inherit = move || {
-        // SAFETY: both numbers are descriptors, or this fails.
-        match unsafe { libc::dup2(fd, 9) } {
-            9 => Ok(()),
+        // SAFETY: takes no pointer. The socket is not closed on exec any more.
+        match unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } {
+            0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         }
     };
-    // SAFETY: between fork and exec nothing but dup2 is called.
+    // SAFETY: between fork and exec nothing but fcntl is called.
     unsafe { command.pre_exec(inherit) };
     let child = command.spawn().unwrap();
     // READY=1
