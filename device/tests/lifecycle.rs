@@ -100,7 +100,7 @@ fn stop_with_a_map_request_outstanding_is_answered_at_once() {
         offset: 0,
         len: PAGE,
     });
-    until("the map request", || daemon.session("b")["jobs"] != 0);
+    b.front.shm.until_waiting();
 
     let start = Instant::now();
     b.front.stop();
@@ -412,7 +412,7 @@ fn front_end_that_dies_with_a_map_outstanding_ends_its_session() {
         offset: 0,
         len: PAGE,
     });
-    until("the map request", || daemon.session("b")["jobs"] != 0);
+    b.front.shm.until_waiting();
 
     drop(b);
 
@@ -438,7 +438,7 @@ fn front_end_that_leaves_its_channel_open_leaves_nothing_behind() {
         offset: 0,
         len: PAGE,
     });
-    until("the map request", || daemon.session("b")["jobs"] != 0);
+    b.front.shm.until_waiting();
 
     // SAFETY: an open socket.
     unsafe { libc::shutdown(b.front.raw().as_raw_fd(), libc::SHUT_RDWR) };
@@ -536,7 +536,7 @@ fn end_with_a_map_outstanding(start: Start) {
         offset: 0,
         len: PAGE,
     });
-    until("the map request", || daemon.session("b")["jobs"] != 0);
+    b.front.shm.until_waiting();
 
     let start = Instant::now();
     daemon.end();

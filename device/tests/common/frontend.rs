@@ -13,7 +13,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -207,6 +207,8 @@ struct ShmState {
     refuse: usize,
     /// The main loop does not look at the channel.
     held: bool,
+    /// A request is there meanwhile.
+    waiting: bool,
     /// The device is started.
     started: bool,
     /// Requests that came while it was not. QEMU 11.1.3 dies of the first.
@@ -222,14 +224,25 @@ pub struct Shm {
 
 impl Shm {
     fn state(&self) -> MutexGuard<'_, ShmState> {
-        self.state.lock().unwrap()
+        // A test that fails with the lock held still drops its front ends.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until `done` of what was asked so far.
     pub fn until(&self, what: &str, done: impl Fn(&[Asked]) -> bool) {
+        self.until_state(what, |state| done(&state.asked));
+    }
+
+    /// Waits until a request is in the channel, which the main loop leaves
+    /// alone.
+    pub fn until_waiting(&self) {
+        self.until_state("a request in the channel", |state| state.waiting);
+    }
+
+    fn until_state(&self, what: &str, done: impl Fn(&ShmState) -> bool) {
         let end = Instant::now() + super::SOON;
         let mut state = self.state();
-        while !done(&state.asked) {
+        while !done(&state) {
             let rest = end.saturating_duration_since(Instant::now());
             assert!(
                 !rest.is_zero(),
@@ -283,7 +296,10 @@ impl Shm {
 
     /// Whether the main loop leaves the channel alone.
     pub fn hold(&self, held: bool) {
-        self.state().held = held;
+        let mut state = self.state();
+        state.held = held;
+        state.waiting = false;
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -503,13 +519,12 @@ impl FrontEnd {
         self.channel = Some(std::thread::spawn(move || {
             while readable(handler.as_raw_fd(), stop.as_raw_fd()) {
                 {
-                    let state = shm.state();
+                    let mut state = shm.state();
                     if state.held {
+                        state.waiting = true;
+                        shm.changed.notify_all();
                         // Woken by the release, or looks for the stop.
-                        let _ = shm
-                            .changed
-                            .wait_timeout(state, Duration::from_millis(10))
-                            .unwrap();
+                        let _ = shm.changed.wait_timeout(state, Duration::from_millis(10));
                         continue;
                     }
                 }
