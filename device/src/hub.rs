@@ -340,8 +340,11 @@ impl Hub {
         }
         let proved = left.is_empty() && waived.is_empty();
         let names = state.names(left.iter().chain(&waived));
-        if !proved && let Some(slot) = state.slots.get_mut(&peer) {
-            slot.unproved_stops = slot.unproved_stops.saturating_add(1);
+        if !proved {
+            state.broker.stop_unproved(peer);
+            if let Some(slot) = state.slots.get_mut(&peer) {
+                slot.unproved_stops = slot.unproved_stops.saturating_add(1);
+            }
         }
         drop(state);
         if !left.is_empty() {

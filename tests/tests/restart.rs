@@ -139,10 +139,7 @@ fn an_importer_that_is_paused_at_a_reset_never_reads_the_bytes_of_the_next_guest
             vms.a.boot()?;
             use_all_memory(&vms.a)
         };
-        // Its driver learns of it a moment later than its VMM.
-        let harmless =
-            |sight: &Sight| matches!(sight, Sight::Sigbus | Sight::Other { word: 0, .. });
-        the_importer_never_reads_the_next_guest(vms, restart, harmless)
+        the_importer_never_reads_the_next_guest(vms, restart, refused_access)
     });
 }
 

@@ -211,7 +211,7 @@ impl Broker {
         };
         buffer.revoking = Some(Revoking {
             waiter,
-            deadline: None,
+            ..Revoking::default()
         });
         let (id, owner) = (buffer.id, buffer.owner);
         let told: Vec<PeerId> = buffer.access.keys().copied().collect();
@@ -251,34 +251,50 @@ impl Broker {
                 }
             });
         }
+        self.arm(generation);
+        self.bury(generation);
+    }
+
+    /// Gives those who use a buffer that is being taken back until the deadline.
+    pub(super) fn arm(&mut self, generation: u64) {
         let in_use = self.peers.values().any(|state| {
             state
                 .windows
                 .iter()
                 .any(|w| w.key.0 == generation && w.state == State::Live)
         });
-        if in_use {
-            let deadline = DeadlineId(self.next_deadline);
-            self.next_deadline = self.next_deadline.wrapping_add(1);
-            self.deadlines.insert(deadline, generation);
-            if let Some(revoking) = self.revoking(generation) {
-                revoking.deadline = Some(deadline);
-            }
-            self.out.push(Effect::Arm {
-                id: deadline,
-                after: limits::REVOKE_ACK,
-            });
+        if !in_use {
+            return;
         }
-        self.bury(generation);
+        let deadline = DeadlineId(self.next_deadline);
+        self.next_deadline = self.next_deadline.wrapping_add(1);
+        let Some(revoking) = self.revoking(generation) else {
+            return;
+        };
+        let old = revoking.deadline.replace(deadline);
+        if let Some(old) = old {
+            self.deadlines.remove(&old);
+        }
+        self.deadlines.insert(deadline, generation);
+        self.out.push(Effect::Arm {
+            id: deadline,
+            after: limits::REVOKE_ACK,
+        });
     }
 
     fn revoking(&mut self, generation: u64) -> Option<&mut Revoking> {
         self.buffers.get_mut(&generation)?.revoking.as_mut()
     }
 
-    /// Importers that have not let go by now lose the window all the same.
+    /// Importers that have not let go by now lose the window all the same. Those
+    /// that are stopped cannot have, and cannot look; theirs comes when they go on.
     pub(super) fn revoke_deadline(&mut self, generation: u64) {
-        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        let peers: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, state)| !state.stopped)
+            .map(|(id, _)| *id)
+            .collect();
         for peer in peers {
             let mut missed = false;
             self.with_windows(peer, |windows, ids, out| {

@@ -77,6 +77,8 @@ struct Revoking {
     /// The UNEXPORT that waits for the end of it.
     waiter: Option<Token>,
     deadline: Option<DeadlineId>,
+    /// The owner goes on already, and may put something else there.
+    unproved: bool,
 }
 
 /// One peer's use of one buffer.
@@ -273,7 +275,7 @@ impl Broker {
             state.can_map = can_map;
             if core::mem::take(&mut state.stopped) {
                 self.notify(peer, EventQueue::missed);
-                self.take_waived(peer);
+                self.take_back_late(peer);
             }
         }
         if let Some(state) = self.peers.get_mut(&peer)
@@ -324,6 +326,15 @@ impl Broker {
             state.ram.clear();
         }
         self.windows_gone(peer)
+    }
+
+    /// The stop of `peer` was answered although other VMMs may map its memory.
+    pub fn stop_unproved(&mut self, peer: PeerId) {
+        for buffer in self.buffers.values_mut().filter(|b| b.owner == peer) {
+            if let Some(revoking) = &mut buffer.revoking {
+                revoking.unproved = true;
+            }
+        }
     }
 
     /// The peers whose VMM may still map memory of `peer`.
@@ -428,25 +439,33 @@ impl Broker {
         self.out.push(Effect::Reply { peer, token, reply });
     }
 
-    /// The exporters whose stop could not wait for `peer`, because it was stopped
-    /// itself, may be running again: what it still maps of them goes at once.
-    fn take_waived(&mut self, peer: PeerId) {
-        let waived: Vec<u64> = self
+    /// `peer` goes on, and still maps what was taken back meanwhile. If the owner
+    /// goes on already, that goes at once, however its clients use it; else they
+    /// are given as long to let go as everybody.
+    fn take_back_late(&mut self, peer: PeerId) {
+        let (urgent, others): (Vec<_>, Vec<_>) = self
             .buffers
             .iter()
-            .filter(|(_, buffer)| {
-                let revoking = buffer.revoking.as_ref();
-                revoking.is_some_and(|revoking| revoking.waiter.is_none())
-            })
-            .map(|(generation, _)| *generation)
+            .filter_map(|(generation, buffer)| Some((*generation, buffer.revoking.as_ref()?)))
+            .partition(|(_, revoking)| revoking.unproved);
+        let urgent: Vec<u64> = urgent
+            .into_iter()
+            .map(|(generation, _)| generation)
+            .collect();
+        let others: Vec<u64> = others
+            .into_iter()
+            .map(|(generation, _)| generation)
             .collect();
         self.with_windows(peer, |windows, ids, out| {
-            for generation in waived {
+            for generation in urgent {
                 for id in windows.of(Some(generation)) {
                     windows.doom(id, true, Status::Revoked, ids, out);
                 }
             }
         });
+        for generation in others {
+            self.arm(generation);
+        }
     }
 
     /// Lets `tell` put something into the event queue of `peer`.

@@ -31,7 +31,8 @@ enum Op {
     Serve(u8, u8),
     Deadline,
     Reset(u8),
-    Pause(u8),
+    /// With a deadline during it, and whether its answer did not wait.
+    Pause(u8, bool, bool),
     Reconnect(u8),
     RefuseMaps(u8, Option<bool>),
     Events(u8),
@@ -50,7 +51,7 @@ fn op() -> impl Strategy<Value = Op> {
         9 => (peer.clone(), 1u8..5).prop_map(|(p, n)| Op::Serve(p, n)),
         1 => Just(Op::Deadline),
         1 => peer.clone().prop_map(Op::Reset),
-        1 => peer.clone().prop_map(Op::Pause),
+        1 => (peer.clone(), any::<bool>(), any::<bool>()).prop_map(|(p, d, u)| Op::Pause(p, d, u)),
         1 => peer.clone().prop_map(Op::Reconnect),
         1 => (peer.clone(), any::<Option<bool>>()).prop_map(|(p, b)| Op::RefuseMaps(p, b)),
         1 => peer.clone().prop_map(Op::Events),
@@ -182,6 +183,13 @@ impl Model {
         self.flushes.retain(|(p, _)| *p != peer);
     }
 
+    fn deadline(&mut self) {
+        if let Some(deadline) = self.host.deadlines.pop_front() {
+            let effects = self.host.broker.deadline(deadline);
+            self.host.take(effects);
+        }
+    }
+
     fn apply(&mut self, op: Op) {
         match op {
             Op::Export(p, page, pieces) => {
@@ -306,12 +314,7 @@ impl Model {
                     self.host.serve(PeerId(p.into()));
                 }
             }
-            Op::Deadline => {
-                if let Some(deadline) = self.host.deadlines.pop_front() {
-                    let effects = self.host.broker.deadline(deadline);
-                    self.host.take(effects);
-                }
-            }
+            Op::Deadline => self.deadline(),
             Op::Reset(p) => {
                 let peer = PeerId(p.into());
                 self.forget_driver(peer);
@@ -320,11 +323,17 @@ impl Model {
                 let effects = self.host.broker.peer_up(peer, true);
                 self.host.take(effects);
             }
-            Op::Pause(p) => {
+            Op::Pause(p, deadline, unproved) => {
                 let peer = PeerId(p.into());
                 self.revoke_of(peer);
                 let effects = self.host.broker.peer_stopped(peer);
                 self.host.take(effects);
+                if deadline {
+                    self.deadline();
+                }
+                if unproved {
+                    self.host.broker.stop_unproved(peer);
+                }
                 let effects = self.host.broker.peer_up(peer, true);
                 self.host.take(effects);
             }

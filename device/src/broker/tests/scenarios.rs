@@ -745,24 +745,70 @@ fn a_paused_importer_learns_that_its_import_was_taken_back() {
     assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
 }
 
-#[test]
-fn a_resumed_importer_loses_the_windows_of_an_exporter_that_was_reset_meanwhile() {
-    let mut host = Host::new();
+/// B is stopped with a buffer of A mapped, then A stops: the handle.
+fn stopped_importer_of_a_stopped_exporter(host: &mut Host) -> u64 {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
     let effects = host.broker.peer_stopped(B);
     host.take(effects);
-    let effects = host.broker.peer_reset(A);
+    let effects = host.broker.peer_stopped(A);
     host.take(effects);
+    handle
+}
+
+#[test]
+fn a_resumed_importer_loses_at_once_what_an_exporter_did_not_wait_for() {
+    let mut host = Host::new();
+    stopped_importer_of_a_stopped_exporter(&mut host);
+    host.broker.stop_unproved(A);
     let effects = host.broker.peer_up(B, true);
     host.take(effects);
     host.settle();
-    assert!(
-        !host.broker.exposed(A),
-        "neither acknowledged nor waited for"
-    );
+    assert!(!host.broker.exposed(A));
     assert!(!host.vmms[&B].shows(A));
+}
+
+#[test]
+fn a_resumed_importer_is_given_time_to_let_go_if_the_exporter_waits() {
+    let mut host = Host::new();
+    let handle = stopped_importer_of_a_stopped_exporter(&mut host);
+    // It is paused for longer than that.
+    let deadline = host.deadlines.pop_front().unwrap();
+    let effects = host.broker.deadline(deadline);
+    host.take(effects);
+    assert_eq!(host.vmms[&B].requests.len(), 0, "it cannot let go");
+    let effects = host.broker.peer_up(B, true);
+    host.take(effects);
+    host.settle();
+    assert!(host.vmms[&B].shows(A), "it cannot have let go yet");
+
+    host.call(B, Request::Unmap { handle }).unwrap();
+    host.settle();
+
+    assert!(!host.broker.exposed(A));
+    assert_eq!(host.vmms[&B].mappings.len(), 0);
+    assert_eq!(host.peer(B).deadlines_missed, 0);
+}
+
+#[test]
+fn a_resumed_importer_that_does_not_let_go_loses_the_window_at_a_new_deadline() {
+    let mut host = Host::new();
+    stopped_importer_of_a_stopped_exporter(&mut host);
+    let early = host.deadlines.pop_front().unwrap();
+    let effects = host.broker.peer_up(B, true);
+    host.take(effects);
+    let effects = host.broker.deadline(early);
+    host.take(effects);
+    assert!(host.vmms[&B].shows(A), "that deadline is not its own");
+
+    let deadline = host.deadlines.pop_front().unwrap();
+    let effects = host.broker.deadline(deadline);
+    host.take(effects);
+    host.settle();
+
+    assert!(!host.vmms[&B].shows(A));
+    assert_eq!(host.peer(B).deadlines_missed, 1);
 }
 
 #[test]
