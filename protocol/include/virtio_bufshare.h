@@ -343,7 +343,8 @@ struct virtio_bufshare_export_resp {
  *
  * UNEXPORT is answered when no importer can reach the memory any more. An
  * importer's driver is told (REVOKED) and given time to zap its mappings
- * and UNMAP; one that does not answer in time loses the window anyway.
+ * and UNMAP; one that does not answer in time loses the memory anyway. Where
+ * it was there are zeroes then, and nothing else before the UNMAP.
  */
 struct virtio_bufshare_by_id {
 	struct virtio_bufshare_req hdr;
