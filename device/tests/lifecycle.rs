@@ -23,8 +23,8 @@ use common::daemon::{Daemon, Setup, Start};
 use common::frontend::{Asked, Options, PAGE};
 use common::vm::{DATA, Vm};
 use common::{SOON, until};
-use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Proto;
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VringConfigData};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -725,6 +725,23 @@ fn front_end_is_told_at_connect_what_it_lacks_and_cannot_import_without_it() {
         drop((a, b));
         daemon.finish();
     }
+}
+
+#[test]
+fn front_end_without_protocol_features_is_told_all_that_it_lacks() {
+    let daemon = Daemon::spawn(&Setup::default());
+    let front = Frontend::connect(daemon.socket("a"), 2).unwrap();
+    front.set_owner().unwrap();
+    assert_ne!(front.get_features().unwrap(), 0);
+
+    front.set_features(1 << 32).unwrap();
+
+    let said = "a: the front end did not negotiate SHARED_OBJECT";
+    until(said, || daemon.log().contains(said));
+    assert_eq!(daemon.log().matches("did not negotiate").count(), 8);
+    assert_eq!(daemon.session("a")["can_map"], false);
+    drop(front);
+    daemon.finish();
 }
 
 #[test]

@@ -474,6 +474,9 @@ impl VhostUserBackend for Session {
 
     fn acked_features(&self, features: u64) {
         log::debug!("{}: features {features:#x}", self.name);
+        if !self.port.negotiated() {
+            self.negotiated(VhostUserProtocolFeatures::empty());
+        }
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {

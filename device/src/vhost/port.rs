@@ -93,6 +93,12 @@ impl Port {
         lock(&self.state).features = Some(features);
     }
 
+    /// Whether it did.
+    #[must_use]
+    pub fn negotiated(&self) -> bool {
+        lock(&self.state).features.is_some()
+    }
+
     /// What it chose.
     #[must_use]
     pub fn features(&self) -> VhostUserProtocolFeatures {
