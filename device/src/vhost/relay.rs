@@ -85,10 +85,10 @@ impl Relay {
     pub fn run(&self, watch: &dyn Watch) -> io::Result<()> {
         let Hangup { front, back } = &self.0;
         let result = loop {
-            let passed = match wait(front, back)? {
+            let passed = wait(front, back).and_then(|side| match side {
                 Side::Front => pass(front, back, |message| message.tell(watch)),
                 Side::Back => pass(back, front, |_| {}),
-            };
+            });
             match passed {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
