@@ -444,9 +444,9 @@ impl Watch for Session {
     fn negotiated(&self, negotiated: VhostUserProtocolFeatures) {
         self.port.set_features(negotiated);
         for (missing, cost) in features::missing(negotiated) {
-            log::warn!(
-                "{}: the front end did not negotiate {missing}: {cost}",
-                self.name
+            self.limiter.warn(
+                &self.name,
+                format_args!("the front end did not negotiate {missing}: {cost}"),
             );
         }
     }
