@@ -19,15 +19,31 @@ pub const REQUIRE: &str = "BUFSHARE_REQUIRE_VM";
 /// Lines of each log that a failure shows.
 const SHOWN: usize = 40;
 
-/// A kernel that says one of these is not well.
+/// A kernel that says one of these is not well. Several of them only a kernel with
+/// debugging says; others stand for their reports' first lines, should these come cut.
 const BAD: &[&str] = &[
     "WARNING:",
     "BUG:",
     "BUG ",
     "Oops",
     "KASAN",
+    "UBSAN",
+    "ODEBUG",
+    "DMA-API:",
+    "DEBUG_LOCKS_WARN_ON",
     "possible circular",
     "possible recursive",
+    "possible irq lock inversion",
+    "inconsistent lock state",
+    "bad unlock balance",
+    "held lock freed",
+    "Invalid wait context",
+    "suspicious RCU",
+    // of lockdep, which is of no use from then on
+    "non-static key",
+    "turning off the locking correctness validator",
+    "self-detected stall",
+    "detected stalls",
     "general protection",
     "Call Trace",
     "Kernel panic",
@@ -201,6 +217,34 @@ mod tests {
         );
         let rest = complaints(&console, 11, &["WARNING: CPU".to_owned()]).unwrap();
         assert_eq!(rest.len(), 1);
+    }
+
+    /// First lines of reports, as Linux 7.2 prints them.
+    #[test]
+    fn the_reports_of_a_kernel_with_debugging_are_complaints() {
+        let folder = tempfile::tempdir().unwrap();
+        let console = folder.path().join("a.console");
+        for line in [
+            "BUG: KASAN: slab-use-after-free in bufshare_put+0x1/0x2 [virtio_bufshare]",
+            "WARNING: possible circular locking dependency detected",
+            "WARNING: inconsistent lock state",
+            "WARNING: suspicious RCU usage",
+            "WARNING: held lock freed!",
+            "[ BUG: Invalid wait context ]",
+            "INFO: trying to register non-static key.",
+            "turning off the locking correctness validator.",
+            "BUG: sleeping function called from invalid context at mm/x.c:1",
+            "DMA-API: virtio-pci 0000:00:04.0: device driver frees DMA memory with different size",
+            "DMA-API: debugging out of memory - disabling",
+            "UBSAN: array-index-out-of-bounds in bufshare_sg.c:1:2",
+            "ODEBUG: free active (active state 0) object: x object type: work_struct",
+            "BUG kmalloc-64 (Not tainted): Poison overwritten",
+            "unreferenced object 0xffff888003c5d600 (size 64):",
+            "rcu: INFO: rcu_preempt self-detected stall on CPU",
+        ] {
+            fs::write(&console, format!("[    1.000000] {line}\n")).unwrap();
+            assert_eq!(complaints(&console, 0, &[]).unwrap().len(), 1, "{line}");
+        }
     }
 
     #[test]
