@@ -12,6 +12,9 @@ use anyhow::{Context as _, Result};
 
 use crate::report::Skip;
 
+/// Environment variable: MiB of RAM that every guest has in addition.
+const EXTRA_MEMORY: &str = "BUFSHARE_EXTRA_MEMORY";
+
 /// The parts of a test machine.
 #[derive(Debug, Clone)]
 pub struct Lab {
@@ -27,6 +30,8 @@ pub struct Lab {
     pub qemu_version: String,
     /// Accelerator of QEMU.
     pub accel: String,
+    /// RAM that this kernel takes of every guest beyond what Debian's does, MiB.
+    pub extra_memory: u32,
 }
 
 impl Lab {
@@ -70,6 +75,10 @@ impl Lab {
             initramfs,
             qemu_version: get("QEMU_VERSION")?,
             accel: std::env::var("BUFSHARE_ACCEL").unwrap_or_else(|_| "tcg".to_owned()),
+            extra_memory: match std::env::var(EXTRA_MEMORY) {
+                Ok(text) => text.parse().context(EXTRA_MEMORY)?,
+                Err(_) => 0,
+            },
         })
     }
 }

@@ -454,7 +454,7 @@ fn words(lab: &Lab, machine: &Machine, ends: &[OwnedFd], console: &Path) -> Vec<
             add("-machine q35,memory-backend=ram,usb=off,vmport=off");
             add(&format!(
                 "-object memory-backend-memfd,id=ram,size={}M,share=on",
-                machine.memory
+                machine.memory.saturating_add(lab.extra_memory)
             ));
         }
     }
