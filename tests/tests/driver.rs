@@ -3,6 +3,7 @@
 
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,6 +17,7 @@ use bufshare_tests::wait;
 static VMS: Shared = Shared::new(Plan::new);
 const SIZE: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
+const LEAKS: &str = "/sys/kernel/debug/kmemleak";
 const DRIVERS: &str = "/sys/bus/virtio/drivers/virtio_bufshare";
 
 fn device_name(vm: &Vm) -> Result<String> {
@@ -49,6 +51,36 @@ fn all_works(vms: &mut TwoVms, seed: u32) -> Result<()> {
     ensure!(b.compare(map, seed)? == Sight::Pattern);
     b.fill(map, seed + 1)?;
     ensure!(a.compare(mine, seed + 1)? == Sight::Pattern);
+    Ok(())
+}
+
+/// Have a kernel with kmemleak forget what it has found so far.
+fn forget_leaks(vm: &Vm) -> Result<()> {
+    match vm.read_file(LEAKS) {
+        Ok(_) => vm.write_file(LEAKS, b"clear"),
+        // Only the kernel of scripts/debug-kernel has it.
+        Err(_) => Ok(()),
+    }
+}
+
+/// A kernel with kmemleak finds nothing that was allocated and is lost.
+fn leaks_nothing(vm: &Vm) -> Result<()> {
+    if vm.read_file(LEAKS).is_err() {
+        return Ok(());
+    }
+    // Younger objects it takes for being in use.
+    thread::sleep(Duration::from_secs(6));
+    // What it finds at first may just have been on its way.
+    for _ in 0..2 {
+        vm.write_file(LEAKS, b"scan")?;
+    }
+    let found = vm.read_file(LEAKS)?;
+    ensure!(
+        found.is_empty(),
+        "guest {} lost memory:\n{}",
+        vm.name(),
+        String::from_utf8_lossy(&found)
+    );
     Ok(())
 }
 
@@ -133,6 +165,8 @@ fn unbinding_the_exporters_driver_takes_its_buffers_and_binding_it_works_again()
 #[test]
 fn the_module_stays_while_a_buffer_lives_and_goes_when_none_does() {
     VMS.with(|vms| {
+        forget_leaks(&vms.a)?;
+        forget_leaks(&vms.b)?;
         let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
         let (_, _, export) = a.offer(SIZE, 3)?;
         let import = b.import(&export.id)?;
@@ -154,7 +188,16 @@ fn the_module_stays_while_a_buffer_lives_and_goes_when_none_does() {
             })?;
             vms.b.load(DRIVER, "")?;
         }
-        all_works(vms, 30)
+        all_works(vms, 30)?;
+        // All they allocated in this test, they have to have freed.
+        for vm in [&vms.a, &vms.b] {
+            wait::until("the module to be free", LIMIT, || {
+                Ok(vm.unload(DRIVER).is_ok().then_some(()))
+            })?;
+            leaks_nothing(vm)?;
+            vm.load(DRIVER, "")?;
+        }
+        all_works(vms, 31)
     });
 }
 
