@@ -11,7 +11,7 @@ use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Rights};
 use super::limits::{self, MAP_ALIGN};
 use super::types::{DeadlineId, Effect, PeerId, Token};
 use super::windows::State;
-use super::{Broker, Buffer, DONE, Revoking, SyncCounts, region_of};
+use super::{Broker, Buffer, DONE, Deadline, Revoking, SyncCounts, region_of};
 
 impl Broker {
     /// Offers a buffer. Everything is checked before anything changes.
@@ -251,48 +251,56 @@ impl Broker {
                 }
             });
         }
-        self.arm(generation);
+        self.arm(generation, None);
         self.bury(generation);
     }
 
-    /// Gives those who use a buffer that is being taken back until the deadline.
-    pub(super) fn arm(&mut self, generation: u64) {
-        let in_use = self.peers.values().any(|state| {
-            state
-                .windows
-                .iter()
-                .any(|w| w.key.0 == generation && w.state == State::Live)
-        });
+    /// Gives those who use a buffer that is being taken back, or `only` one of
+    /// them, until a deadline.
+    pub(super) fn arm(&mut self, generation: u64, only: Option<PeerId>) {
+        let in_use = self
+            .peers
+            .iter()
+            .filter(|(id, _)| only.is_none_or(|only| only == **id))
+            .flat_map(|(_, state)| state.windows.iter())
+            .any(|w| w.key.0 == generation && w.state == State::Live);
         if !in_use {
             return;
         }
-        let deadline = DeadlineId(self.next_deadline);
+        let id = DeadlineId(self.next_deadline);
         self.next_deadline = self.next_deadline.wrapping_add(1);
-        let Some(revoking) = self.revoking(generation) else {
-            return;
-        };
-        let old = revoking.deadline.replace(deadline);
-        if let Some(old) = old {
-            self.deadlines.remove(&old);
-        }
-        self.deadlines.insert(deadline, generation);
+        self.deadlines.insert(id, Deadline { generation, only });
         self.out.push(Effect::Arm {
-            id: deadline,
+            id,
             after: limits::REVOKE_ACK,
         });
     }
 
-    fn revoking(&mut self, generation: u64) -> Option<&mut Revoking> {
+    pub(super) fn revoking(&mut self, generation: u64) -> Option<&mut Revoking> {
         self.buffers.get_mut(&generation)?.revoking.as_mut()
     }
 
     /// Importers that have not let go by now lose the window all the same. Those
     /// that are stopped cannot have, and cannot look; theirs comes when they go on.
-    pub(super) fn revoke_deadline(&mut self, generation: u64) {
+    pub(super) fn revoke_deadline(&mut self, deadline: &Deadline) {
+        let generation = deadline.generation;
+        let Some(revoking) = self
+            .buffers
+            .get(&generation)
+            .and_then(|b| b.revoking.as_ref())
+        else {
+            return;
+        };
         let peers: Vec<PeerId> = self
             .peers
             .iter()
-            .filter(|(_, state)| !state.stopped)
+            .filter(|(id, state)| {
+                let over = match deadline.only {
+                    Some(only) => only == **id,
+                    None => !revoking.late.contains(id),
+                };
+                over && !state.stopped
+            })
             .map(|(id, _)| *id)
             .collect();
         for peer in peers {
@@ -326,16 +334,12 @@ impl Broker {
             return;
         };
         self.generations.remove(&buffer.id.0);
+        self.deadlines.retain(|_, d| d.generation != generation);
         if let Some(state) = self.peers.get_mut(&buffer.owner) {
             state.exports = state.exports.saturating_sub(1);
         }
-        if let Some(revoking) = buffer.revoking {
-            if let Some(deadline) = revoking.deadline {
-                self.deadlines.remove(&deadline);
-            }
-            if let Some(token) = revoking.waiter {
-                self.reply(buffer.owner, token, DONE);
-            }
+        if let Some(token) = buffer.revoking.and_then(|revoking| revoking.waiter) {
+            self.reply(buffer.owner, token, DONE);
         }
     }
 

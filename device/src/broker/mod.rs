@@ -36,7 +36,7 @@ mod tests;
 pub mod types;
 mod windows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bufshare_protocol::event::Event;
 use bufshare_protocol::request::Request;
@@ -76,9 +76,19 @@ struct Buffer {
 struct Revoking {
     /// The UNEXPORT that waits for the end of it.
     waiter: Option<Token>,
-    deadline: Option<DeadlineId>,
+    /// Peers that were stopped meanwhile and have been given a deadline of their
+    /// own. A second one is not given: a driver can stop its device at will.
+    late: BTreeSet<PeerId>,
     /// The owner goes on already, and may put something else there.
     unproved: bool,
+}
+
+/// Whose time to let go of a buffer is over at a deadline.
+#[derive(Debug)]
+struct Deadline {
+    generation: u64,
+    /// One that was stopped, else all who ran.
+    only: Option<PeerId>,
 }
 
 /// One peer's use of one buffer.
@@ -148,7 +158,7 @@ pub struct Broker {
     effect_ids: EffectIds,
     effect_peers: BTreeMap<EffectId, PeerId>,
     next_deadline: u64,
-    deadlines: BTreeMap<DeadlineId, u64>,
+    deadlines: BTreeMap<DeadlineId, Deadline>,
     limits: Limits,
     shm_size: u64,
     host_udmabuf: bool,
@@ -415,8 +425,8 @@ impl Broker {
 
     /// A deadline has passed.
     pub fn deadline(&mut self, deadline: DeadlineId) -> Vec<Effect> {
-        if let Some(generation) = self.deadlines.remove(&deadline) {
-            self.revoke_deadline(generation);
+        if let Some(deadline) = self.deadlines.remove(&deadline) {
+            self.revoke_deadline(&deadline);
         }
         self.finish()
     }
@@ -439,32 +449,27 @@ impl Broker {
         self.out.push(Effect::Reply { peer, token, reply });
     }
 
-    /// `peer` goes on, and still maps what was taken back meanwhile. If the owner
-    /// goes on already, that goes at once, however its clients use it; else they
-    /// are given as long to let go as everybody.
+    /// `peer` goes on, and still maps what was taken back meanwhile. It is given
+    /// as long to let go as everybody, but once, and not if the owner goes on
+    /// already: then that goes at once, however its clients use it.
     fn take_back_late(&mut self, peer: PeerId) {
-        let (urgent, others): (Vec<_>, Vec<_>) = self
-            .buffers
-            .iter()
-            .filter_map(|(generation, buffer)| Some((*generation, buffer.revoking.as_ref()?)))
-            .partition(|(_, revoking)| revoking.unproved);
-        let urgent: Vec<u64> = urgent
-            .into_iter()
-            .map(|(generation, _)| generation)
-            .collect();
-        let others: Vec<u64> = others
-            .into_iter()
-            .map(|(generation, _)| generation)
-            .collect();
-        self.with_windows(peer, |windows, ids, out| {
-            for generation in urgent {
+        let Some(state) = self.peers.get(&peer) else {
+            return;
+        };
+        let shown: BTreeSet<u64> = state.windows.iter().map(|w| w.key.0).collect();
+        for generation in shown {
+            let Some(revoking) = self.revoking(generation) else {
+                continue;
+            };
+            if revoking.late.insert(peer) && !revoking.unproved {
+                self.arm(generation, Some(peer));
+                continue;
+            }
+            self.with_windows(peer, |windows, ids, out| {
                 for id in windows.of(Some(generation)) {
                     windows.doom(id, true, Status::Revoked, ids, out);
                 }
-            }
-        });
-        for generation in others {
-            self.arm(generation);
+            });
         }
     }
 

@@ -811,6 +811,48 @@ fn a_resumed_importer_that_does_not_let_go_loses_the_window_at_a_new_deadline() 
     assert_eq!(host.peer(B).deadlines_missed, 1);
 }
 
+fn stop_and_go_on(host: &mut Host, peer: PeerId) {
+    let effects = host.broker.peer_stopped(peer);
+    host.take(effects);
+    let effects = host.broker.peer_up(peer, true);
+    host.take(effects);
+    host.settle();
+}
+
+#[test]
+fn an_importer_does_not_put_its_deadline_off_by_stopping_again() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    let unexport = host.send(A, Request::Unexport { id });
+    stop_and_go_on(&mut host, B);
+    assert!(host.vmms[&B].shows(A), "it is given time once");
+
+    stop_and_go_on(&mut host, B);
+
+    assert!(!host.vmms[&B].shows(A));
+    assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
+}
+
+#[test]
+fn a_peer_that_stops_does_not_put_the_deadline_of_another_off() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    let unexport = host.send(A, Request::Unexport { id });
+    stop_and_go_on(&mut host, C);
+
+    let deadline = host.deadlines.pop_front().unwrap();
+    let effects = host.broker.deadline(deadline);
+    host.take(effects);
+    host.settle();
+
+    assert!(!host.vmms[&B].shows(A));
+    assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
+}
+
 #[test]
 fn windows_that_the_front_end_dropped_itself_end_a_pending_unexport() {
     let mut host = Host::new();
