@@ -32,8 +32,9 @@ pub enum RevokeWait {
     /// That long, and for importers whose device runs. The others cannot be asked
     /// for anything (see [`crate::vhost::port`]). One that was reset has been
     /// unmapped by QEMU; one that is paused does not run, and is unmapped first
-    /// thing when it does, but may be quicker. So two VMs that stop at once and
-    /// import from each other do not wait for each other.
+    /// thing when it does, but may be quicker. A guest that stopped its device
+    /// itself looks the same, and goes on to reach the memory. So two VMs that stop
+    /// at once and import from each other do not wait for each other.
     Limit(Duration),
     /// Until that is proved for all, or the session ends.
     Unlimited,

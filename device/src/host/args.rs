@@ -110,11 +110,12 @@ pub struct Args {
     pub max_windows: Option<u32>,
 
     /// How long the reset, reboot or pause of a VM is held up until no importer's
-    /// VMM maps its memory any more: seconds, or unlimited. Importers whose VM
-    /// is paused cannot be taken anything away from: only `unlimited` waits for
-    /// them (and then two VMs that import from each other cannot be paused at
-    /// once); else they may reach that memory for a moment when they are
-    /// resumed. [default: 5]
+    /// VMM maps its memory any more: seconds, or unlimited. From an importer whose
+    /// VM is paused, or whose guest has stopped its device, nothing can be taken:
+    /// only `unlimited` waits for it (and then two VMs that import from each other
+    /// cannot be paused at once). Else a paused one may reach that memory for a
+    /// moment when it is resumed, and a hostile guest for as long as it keeps its
+    /// device stopped. [default: 5]
     #[arg(long, value_name = "SECONDS")]
     pub revoke_wait: Option<RevokeWaitSpec>,
 
