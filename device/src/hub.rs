@@ -26,17 +26,16 @@ use crate::sync::lock;
 use crate::transport::Ram;
 
 /// How long the answer to a front end that stops its device (for a reset, a reboot
-/// or a pause) waits for the proof that nobody maps that VM's memory any more.
+/// or a pause) waits until nobody maps that VM's memory any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RevokeWait {
-    /// That long, and for importers whose device runs. The others cannot be asked
-    /// for anything (see [`crate::vhost::port`]). One that was reset has been
-    /// unmapped by QEMU; one that is paused does not run, and is unmapped first
-    /// thing when it does, but may be quicker. A guest that stopped its device
-    /// itself looks the same, and goes on to reach the memory. So two VMs that stop
-    /// at once and import from each other do not wait for each other.
+    /// That long. Then those importers whose device is stopped too, because their VM
+    /// is paused or their guest is hostile, lose the windows by force: QEMU 11.1.3
+    /// ends when it is asked to unmap then. So a guest that stops its device harms
+    /// itself, and cannot hold up others.
     Limit(Duration),
-    /// Until that is proved for all, or the session ends.
+    /// Until that is proved for all, or the session ends: a VM that is paused loses
+    /// nothing, and a hostile one can hold up its exporters' resets.
     Unlimited,
 }
 
@@ -47,10 +46,16 @@ impl Default for RevokeWait {
     }
 }
 
+/// How long a VMM that is forced to unmap may take, or take to die of it.
+const FORCED_WAIT: Duration = Duration::from_secs(5);
+
 /// How often a stop that waits looks whether its session has ended.
 const STOP_LOOK: Duration = Duration::from_millis(100);
 
-/// How often it says for whom it waits.
+/// When it first says for whom it waits.
+const STOP_SAY_FIRST: Duration = Duration::from_secs(2);
+
+/// How often it says that again.
 const STOP_SAY: Duration = Duration::from_secs(10);
 
 /// A mapping request for one session's port thread.
@@ -129,6 +134,9 @@ pub trait Link: Send + Sync {
     fn reply(&self, token: Token, reply: &Reply);
     /// Takes events from [`Hub::next_event`] as long as there is room.
     fn events(&self);
+    /// Unmap requests are to be sent although the device is stopped. Called with the
+    /// broker locked: must not block.
+    fn force(&self);
     /// For the control socket.
     fn facts(&self) -> SessionFacts;
 }
@@ -142,8 +150,19 @@ struct Slot {
     epoch: u64,
     /// Its queues run.
     running: bool,
+    /// Its front end waits for the answer to its stop.
+    stop: Option<Stopping>,
     sessions: u64,
     unproved_stops: u64,
+}
+
+/// A front end that waits for the answer to its stop. It serves no request.
+#[derive(Default)]
+struct Stopping {
+    /// Importers have been forced.
+    forcing: bool,
+    /// It is to be answered now, so that it can serve what is forced upon it.
+    released: bool,
 }
 
 struct State {
@@ -186,7 +205,7 @@ pub struct PeerReport {
     pub name: String,
     /// Sessions until now.
     pub sessions: u64,
-    /// Stops that were answered before all importers had let go.
+    /// Stops that were answered before all importers were proved to have let go.
     pub unproved_stops: u64,
     /// The session, if a front end is connected.
     pub session: Option<SessionFacts>,
@@ -251,6 +270,18 @@ impl Hub {
         }
     }
 
+    /// The session is ending: takes back what the VM exported. Its windows are its
+    /// own until [`Hub::disconnect`].
+    pub fn leave(&self, peer: PeerId) {
+        self.step(|broker, slots| {
+            if let Some(slot) = slots.get_mut(&peer) {
+                slot.epoch = slot.epoch.wrapping_add(1);
+                slot.running = false;
+            }
+            broker.peer_stopped(peer)
+        });
+    }
+
     /// The front end is gone, with all that it had.
     pub fn disconnect(&self, peer: PeerId) {
         // Dropped only when the lock is: a session may hold the last reference
@@ -303,63 +334,88 @@ impl Hub {
         self.step(|broker, slots| {
             if let Some(slot) = slots.get_mut(&peer) {
                 slot.running = false;
+                slot.stop = Some(Stopping::default());
             }
             broker.peer_stopped(peer)
         });
-        self.changed.notify_all();
+        let left = self.wait_for_importers(peer, &ended);
 
-        let started = Instant::now();
-        let mut said = Duration::ZERO;
         let mut state = lock(&self.state);
-        let name = state
-            .slots
-            .get(&peer)
-            .map_or_else(|| Arc::from(""), |slot| slot.name.clone());
-        let (mut left, mut waived) = state.exposed_to(peer);
-        loop {
-            let waited = started.elapsed();
-            let over = match self.revoke_wait {
-                RevokeWait::Limit(limit) => left.is_empty() || waited >= limit,
-                RevokeWait::Unlimited => left.is_empty() && waived.is_empty(),
-            };
-            if over || ended() {
-                break;
-            }
-            if waited.saturating_sub(said) >= STOP_SAY {
-                said = waited;
-                let names = state.names(left.iter().chain(&waived));
-                log::warn!(
-                    "{name}: its stop waits for the VMM of {names} to unmap this VM's memory; a \
-                     VM that is paused has to be resumed for that"
+        let names = state.names(&left);
+        let State { broker, slots } = &mut *state;
+        // What is left behind by a session that ended is not written to any more.
+        let unproved = !left.is_empty() && !ended();
+        if unproved {
+            broker.stop_unproved(peer);
+        }
+        if let Some(slot) = slots.get_mut(&peer) {
+            slot.stop = None;
+            if unproved {
+                slot.unproved_stops = slot.unproved_stops.saturating_add(1);
+                log::error!(
+                    "{}: stopped, but the VMM of {names} did not prove that it unmapped this VM's \
+                     memory",
+                    slot.name
                 );
             }
-            (state, _) = self
+        }
+        // It may have been an importer itself that was not waited for any longer.
+        let (any, effects) = broker.take_unproved(peer);
+        if any && let Some(link) = slots.get(&peer).and_then(|slot| slot.link.as_ref()) {
+            link.force();
+        }
+        let after = self.route(slots, effects);
+        drop(state);
+        self.changed.notify_all();
+        after.run();
+        left.is_empty()
+    }
+
+    /// Returns when no other VMM maps memory of `peer`, or it is time to go on. Who
+    /// is left.
+    fn wait_for_importers(&self, peer: PeerId, ended: impl Fn() -> bool) -> Vec<PeerId> {
+        let started = Instant::now();
+        let mut say = STOP_SAY_FIRST;
+        let mut state = lock(&self.state);
+        loop {
+            let left = state.broker.exposed_to(peer);
+            let released = state.stopping(peer).is_some_and(|stop| stop.released);
+            if left.is_empty() || released || ended() {
+                return left;
+            }
+            let waited = started.elapsed();
+            if waited >= say {
+                say = waited.saturating_add(STOP_SAY);
+                let names = state.names(&left);
+                log::warn!(
+                    "{}: its stop waits for the VMM of {names} to unmap this VM's memory; a VM \
+                     that is paused has to be resumed for that",
+                    state.name(peer)
+                );
+            }
+            if let RevokeWait::Limit(limit) = self.revoke_wait {
+                let forcing = state.stopping(peer).is_some_and(|stop| stop.forcing);
+                if !forcing && waited >= limit {
+                    let (forced, effects) = state.force(peer);
+                    let after = self.route(&state.slots, effects);
+                    drop(state);
+                    after.run();
+                    if !forced {
+                        return left;
+                    }
+                    state = lock(&self.state);
+                    continue;
+                }
+                if forcing && waited >= limit.saturating_add(FORCED_WAIT) {
+                    return left;
+                }
+            }
+            state = self
                 .changed
                 .wait_timeout(state, STOP_LOOK)
-                .unwrap_or_else(PoisonError::into_inner);
-            (left, waived) = state.exposed_to(peer);
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
-        let proved = left.is_empty() && waived.is_empty();
-        let names = state.names(left.iter().chain(&waived));
-        if !proved {
-            state.broker.stop_unproved(peer);
-            if let Some(slot) = state.slots.get_mut(&peer) {
-                slot.unproved_stops = slot.unproved_stops.saturating_add(1);
-            }
-        }
-        drop(state);
-        if !left.is_empty() {
-            log::error!(
-                "{name}: stopped, but the VMM of {names} did not prove that it unmapped this \
-                 VM's memory"
-            );
-        } else if !waived.is_empty() {
-            log::warn!(
-                "{name}: stopped while {names} is stopped too, whose VMM unmaps this VM's memory \
-                 when it runs again (see --revoke-wait)"
-            );
-        }
-        proved
     }
 
     /// The VM's own RAM, if it changed.
@@ -544,20 +600,48 @@ impl Hub {
 }
 
 impl State {
-    /// Who may still map memory of `peer`: those to wait for, and those that
-    /// cannot be waited for (see [`Hub::stop`]).
-    fn exposed_to(&self, peer: PeerId) -> (Vec<PeerId>, Vec<PeerId>) {
-        self.broker
-            .exposed_to(peer)
-            .into_iter()
-            .partition(|importer| self.slots.get(importer).is_some_and(|slot| slot.running))
+    /// Takes memory of `owner` from those importers whose device is stopped.
+    /// Returns whether there are any.
+    fn force(&mut self, owner: PeerId) -> (bool, Vec<Effect>) {
+        let (stopped, effects) = self.broker.take_from_stopped(owner);
+        if stopped.is_empty() {
+            return (false, effects);
+        }
+        log::error!(
+            "{}: stopped while {} is stopped too, and maps this VM's memory: its VMM is asked to \
+             unmap that all the same, of which QEMU 11.1 dies (see --revoke-wait)",
+            self.name(owner),
+            self.names(&stopped)
+        );
+        if let Some(stop) = self.slots.get_mut(&owner).and_then(|s| s.stop.as_mut()) {
+            stop.forcing = true;
+        }
+        for importer in &stopped {
+            let Some(slot) = self.slots.get_mut(importer) else {
+                continue;
+            };
+            if let Some(link) = &slot.link {
+                link.force();
+            }
+            // Of those that wait for each other the first goes last.
+            if let Some(stop) = slot.stop.as_mut().filter(|stop| !stop.forcing) {
+                stop.released = true;
+            }
+        }
+        (true, effects)
     }
 
-    fn names<'a>(&self, peers: impl Iterator<Item = &'a PeerId>) -> String {
-        let names: Vec<&str> = peers
-            .filter_map(|peer| self.slots.get(peer))
-            .map(|slot| &*slot.name)
-            .collect();
+    fn stopping(&self, peer: PeerId) -> Option<&Stopping> {
+        self.slots.get(&peer)?.stop.as_ref()
+    }
+
+    fn name(&self, peer: PeerId) -> Arc<str> {
+        let slot = self.slots.get(&peer);
+        slot.map_or_else(|| Arc::from(""), |slot| slot.name.clone())
+    }
+
+    fn names(&self, peers: &[PeerId]) -> String {
+        let names: Vec<Arc<str>> = peers.iter().map(|peer| self.name(*peer)).collect();
         names.join(", ")
     }
 }

@@ -133,16 +133,18 @@ fn nothing_is_asked_of_a_front_end_whose_device_is_stopped() {
 
     let bases = b.front.stop();
     let pending = a.submit(&Request::Unexport { id: first });
-    let stop = Instant::now();
     a.request(&Request::GetCaps { version: 1 }).unwrap();
-    a.front.stop();
-    let took = stop.elapsed();
-    b.front.shm.forget_asked();
+    let stop = std::thread::spawn(move || {
+        a.front.stop();
+        a
+    });
+    until("an unmap job", || daemon.session("b")["jobs"] != 0);
     let windows = b.front.shm.windows();
+    assert!(!stop.is_finished());
     b.resume(&bases);
+    let mut a = stop.join().unwrap();
 
     assert_eq!(windows, 2, "paused with its windows");
-    assert!(took < QUICK, "{took:?}");
     // The one that the driver still has mapped shows zeroes.
     until("the unmaps after the resumption", || {
         b.front.shm.windows_of(&a.front.ram_file) == 0 && b.front.shm.windows() == 1
@@ -172,16 +174,21 @@ fn windows_that_survive_a_reset_are_unmapped_when_the_device_runs_again() {
     daemon.finish();
 }
 
-#[test]
-fn two_stops_at_once_do_not_wait_for_each_other() {
-    let (daemon, mut a, mut b) = two();
-    share(&mut a, &mut b);
-    share(&mut b, &mut a);
-    let barrier = Barrier::new(2);
+/// The daemon does not wait long for front ends whose device is stopped.
+fn impatient(start: Start) -> Daemon {
+    start(&Setup {
+        extra: vec!["--shm-size", "16M", "--revoke-wait", "1"],
+        ..Setup::default()
+    })
+}
 
+/// All of `vms` stop at once. Each waits for the next one, and serves nothing
+/// meanwhile, so that one has to be answered too early.
+fn stop_in_a_circle(daemon: &Daemon, vms: &mut [&mut Vm], names: &[&str]) {
+    let barrier = Barrier::new(vms.len());
     let start = Instant::now();
     std::thread::scope(|scope| {
-        for vm in [&mut a, &mut b] {
+        for vm in &mut *vms {
             scope.spawn(|| {
                 barrier.wait();
                 vm.front.stop();
@@ -191,6 +198,26 @@ fn two_stops_at_once_do_not_wait_for_each_other() {
     let took = start.elapsed();
 
     assert!(took < QUICK, "{took:?}");
+    let unproved = names
+        .iter()
+        .map(|name| daemon.peer(name)["unproved_stops"].as_u64());
+    assert_eq!(unproved.sum::<Option<u64>>(), Some(1));
+    for vm in vms {
+        until("the forced unmap", || vm.front.shm.windows() == 0);
+        assert_eq!(vm.front.shm.forgive_while_stopped(), 1);
+    }
+}
+
+#[test]
+fn two_stops_at_once_are_answered_and_neither_keeps_access() {
+    let daemon = impatient(Daemon::start);
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    share(&mut a, &mut b);
+    share(&mut b, &mut a);
+
+    stop_in_a_circle(&daemon, &mut [&mut a, &mut b], &["a", "b"]);
+
     a.start_fresh();
     b.start_fresh();
     share(&mut a, &mut b);
@@ -201,27 +228,66 @@ fn two_stops_at_once_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn three_stops_in_a_circle_do_not_wait_for_each_other() {
-    let (daemon, mut a, mut b) = two();
+fn three_stops_in_a_circle_are_answered_and_none_keeps_access() {
+    let daemon = impatient(Daemon::start);
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
     let mut c = Vm::boot(&daemon.socket("c"));
     share(&mut a, &mut b);
     share(&mut b, &mut c);
     share(&mut c, &mut a);
-    let barrier = Barrier::new(3);
 
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        for vm in [&mut a, &mut b, &mut c] {
-            scope.spawn(|| {
-                barrier.wait();
-                vm.front.stop();
-            });
-        }
-    });
-    let took = start.elapsed();
+    stop_in_a_circle(&daemon, &mut [&mut a, &mut b, &mut c], &["a", "b", "c"]);
 
-    assert!(took < QUICK, "{took:?}");
     drop((a, b, c));
+    daemon.finish();
+}
+
+#[test]
+fn importer_that_stays_stopped_loses_access_by_force_before_the_stop_is_answered() {
+    let daemon = impatient(Daemon::spawn);
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let mut c = Vm::boot(&daemon.socket("c"));
+    share(&mut a, &mut b);
+    share(&mut a, &mut c);
+    let bases = b.front.stop();
+
+    a.front.stop();
+
+    // Counted at the moment of the answer.
+    assert_eq!(b.front.shm.windows_of(&a.front.ram_file), 0);
+    assert_eq!(b.front.shm.forgive_while_stopped(), 1, "asked once");
+    assert_eq!(daemon.peer("a")["unproved_stops"], 0);
+    let log = daemon.log();
+    assert!(log.contains("a: stopped while b is stopped too"), "{log}");
+    b.resume(&bases);
+    c.request(&Request::GetCaps { version: 1 }).unwrap();
+    a.start_fresh();
+    share(&mut a, &mut b);
+    drop((a, b, c));
+    daemon.finish();
+}
+
+#[test]
+fn importer_that_was_reset_and_has_no_driver_is_not_waited_for() {
+    let daemon = impatient(Daemon::start);
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    share(&mut a, &mut b);
+    b.front.stop();
+
+    // Of all this the daemon is told nothing.
+    b.front.device_reset();
+
+    assert_eq!(a.event_of(EventKind::Released).peer, 2);
+    let start = Instant::now();
+    a.front.stop();
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert_eq!(daemon.peer("a")["unproved_stops"], 0);
+    assert_eq!(daemon.broker("b")["windows"], 0);
+    drop((a, b));
     daemon.finish();
 }
 
@@ -302,6 +368,102 @@ fn unlimited_wait_holds_a_stop_until_a_paused_importer_has_lost_access() {
     assert_eq!(windows, 0);
     assert_eq!(daemon.peer("a")["unproved_stops"], 0);
     drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn stopped_importer_that_pretends_to_be_reset_keeps_the_stop_held() {
+    let Held {
+        daemon,
+        mut b,
+        bases,
+        stop,
+        ..
+    } = held();
+
+    // As a new driver does, but QEMU still has the window.
+    b.front.read_config(0, 4).unwrap();
+
+    let state = daemon.broker("b");
+    assert_eq!(
+        (&state["windows"], &state["attachments"]),
+        (&1.into(), &1.into())
+    );
+    assert!(
+        !stop.is_finished(),
+        "answered while b's VMM maps a's memory"
+    );
+    b.resume(&bases);
+    let (a, windows) = stop.join().unwrap();
+    assert_eq!(windows, 0);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn stop_that_is_held_is_answered_when_the_importer_was_reset() {
+    let Held {
+        daemon,
+        mut b,
+        stop,
+        ..
+    } = held();
+
+    b.front.device_reset();
+
+    let (a, windows) = stop.join().unwrap();
+    assert_eq!(windows, 0);
+    assert_eq!(daemon.peer("a")["unproved_stops"], 0);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn stop_that_is_held_goes_on_when_the_importer_leaves_with_its_windows() {
+    let Held {
+        daemon, b, stop, ..
+    } = held();
+
+    // SAFETY: an open socket.
+    unsafe { libc::shutdown(b.front.raw().as_raw_fd(), libc::SHUT_RDWR) };
+    until("the end of b's session", || {
+        daemon.session("b")["jobs"] == 0
+    });
+
+    assert_eq!(daemon.broker("b")["windows"], 1);
+    assert!(
+        !stop.is_finished(),
+        "answered while b's VMM maps a's memory"
+    );
+    drop(b);
+    let (a, _) = stop.join().unwrap();
+    assert_eq!(daemon.peer("a")["unproved_stops"], 0);
+    drop(a);
+    daemon.finish();
+}
+
+#[test]
+fn front_end_that_refuses_to_unmap_is_not_believed_while_it_holds_the_memory() {
+    let (daemon, mut a, mut b) = two();
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    b.map(handle, PAGE);
+    b.front.shm.refuse_unmaps();
+
+    let ticket = a.submit(&Request::Unexport { id });
+    b.unmap(handle);
+
+    b.front.shm.until("the refusal", |asked| {
+        asked
+            .iter()
+            .any(|a| matches!(a, Asked::RefusedUnmap { .. }))
+    });
+    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    assert_eq!(b.front.shm.windows(), 1);
+    assert!(!a.is_done(ticket));
+    drop(b);
+    a.finish(ticket).unwrap();
+    drop(a);
     daemon.finish();
 }
 

@@ -353,6 +353,15 @@ impl Vm {
         }
     }
 
+    /// QEMU ends by itself, however badly.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_end(&mut self) -> Result<()> {
+        self.stopped = true;
+        self.process.wait(wait::STOP).map(drop)
+    }
+
     /// QEMU's own word on the machine's state.
     ///
     /// # Errors

@@ -10,7 +10,6 @@ use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Rights};
 
 use super::limits::{self, MAP_ALIGN};
 use super::types::{DeadlineId, Effect, PeerId, Token};
-use super::windows::State;
 use super::{Broker, Buffer, DONE, Deadline, Revoking, SyncCounts, region_of};
 
 impl Broker {
@@ -263,7 +262,7 @@ impl Broker {
             .iter()
             .filter(|(id, _)| only.is_none_or(|only| only == **id))
             .flat_map(|(_, state)| state.windows.iter())
-            .any(|w| w.key.0 == generation && w.state == State::Live);
+            .any(|w| w.key.0 == generation && w.in_use());
         if !in_use {
             return;
         }
@@ -304,16 +303,7 @@ impl Broker {
             .map(|(id, _)| *id)
             .collect();
         for peer in peers {
-            let mut missed = false;
-            self.with_windows(peer, |windows, ids, out| {
-                for id in windows.of(Some(generation)) {
-                    missed |= windows.get(id).is_some_and(|w| w.state == State::Live);
-                    windows.doom(id, true, Status::Revoked, ids, out);
-                }
-            });
-            if missed && let Some(state) = self.peers.get_mut(&peer) {
-                state.counters.deadlines_missed = state.counters.deadlines_missed.saturating_add(1);
-            }
+            self.take_windows(peer, |window| window.key.0 == generation);
         }
     }
 

@@ -52,7 +52,7 @@ pub use types::{
 };
 
 use events::EventQueue;
-use windows::{Action, Answer, EffectIds, WindowId, Windows};
+use windows::{Action, Answer, EffectIds, Window, WindowId, Windows};
 
 /// One exported buffer.
 #[derive(Debug)]
@@ -347,6 +347,49 @@ impl Broker {
         }
     }
 
+    /// The time is over of those importers of `owner` whose device is stopped, and
+    /// which so could not be asked to let go: their windows go, used or not.
+    /// Returns who they are.
+    pub fn take_from_stopped(&mut self, owner: PeerId) -> (Vec<PeerId>, Vec<Effect>) {
+        let mut stopped = self.exposed_to(owner);
+        stopped.retain(|peer| self.peers.get(peer).is_some_and(|state| !state.up));
+        for peer in &stopped {
+            self.take_windows(*peer, |window| window.owner == owner);
+        }
+        (stopped, self.finish())
+    }
+
+    /// As [`Broker::take_from_stopped`], but what `peer` alone has of owners that go
+    /// on already, because the answer to their stop did not wait any longer. Returns
+    /// whether there is any.
+    pub fn take_unproved(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
+        let unproved: BTreeSet<u64> = self
+            .buffers
+            .iter()
+            .filter(|(_, b)| b.revoking.as_ref().is_some_and(|r| r.unproved))
+            .map(|(generation, _)| *generation)
+            .collect();
+        let any = self.take_windows(peer, |window| unproved.contains(&window.key.0));
+        (any, self.finish())
+    }
+
+    /// Takes those windows of `peer` that show memory, used or not. Returns whether
+    /// there are any.
+    fn take_windows(&mut self, peer: PeerId, which: impl Fn(&Window) -> bool) -> bool {
+        let (mut any, mut missed) = (false, false);
+        self.with_windows(peer, |windows, ids, out| {
+            for id in windows.shown(which) {
+                any = true;
+                missed |= windows.get(id).is_some_and(Window::in_use);
+                windows.doom(id, true, Status::Revoked, ids, out);
+            }
+        });
+        if missed && let Some(state) = self.peers.get_mut(&peer) {
+            state.counters.deadlines_missed = state.counters.deadlines_missed.saturating_add(1);
+        }
+        any
+    }
+
     /// The peers whose VMM may still map memory of `peer`.
     #[must_use]
     pub fn exposed_to(&self, peer: PeerId) -> Vec<PeerId> {
@@ -465,11 +508,7 @@ impl Broker {
                 self.arm(generation, Some(peer));
                 continue;
             }
-            self.with_windows(peer, |windows, ids, out| {
-                for id in windows.of(Some(generation)) {
-                    windows.doom(id, true, Status::Revoked, ids, out);
-                }
-            });
+            self.take_windows(peer, |window| window.key.0 == generation);
         }
     }
 

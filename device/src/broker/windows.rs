@@ -106,6 +106,11 @@ impl Window {
         ) || (self.state == State::Mapping && self.doomed)
     }
 
+    /// Whether the guest sees the buffer and has not let go.
+    pub(super) fn in_use(&self) -> bool {
+        self.state == State::Live
+    }
+
     /// Whether it still stands for the owner's buffer, visible or not.
     pub(super) fn shows_buffer(&self) -> bool {
         !self.vacated
@@ -423,6 +428,15 @@ impl Windows {
         self.table
             .iter()
             .filter(|(_, window)| generation.is_none_or(|g| window.key.0 == g))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Those that may show memory of others, by choice.
+    pub(super) fn shown(&self, which: impl Fn(&Window) -> bool) -> Vec<WindowId> {
+        self.table
+            .iter()
+            .filter(|(_, window)| window.exposes() && which(window))
             .map(|(id, _)| *id)
             .collect()
     }

@@ -3,9 +3,11 @@
 //!
 //! One interface: given the owner's RAM and the extents of a buffer, the list
 //! of [`FdPiece`]s that the importer's front end is asked to map. What takes the
-//! place of a buffer that was taken back is in [`zeroes`].
+//! place of a buffer that was taken back is in [`zeroes`]; whether a VMM still
+//! holds what it was lent is told by [`lent`].
 
 pub mod direct;
+pub mod lent;
 pub mod memfd;
 pub mod udmabuf;
 pub mod zeroes;

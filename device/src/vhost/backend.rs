@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bufshare_protocol::device::{CAP_MAP, NUM_QUEUES, QUEUE_CONTROL, QUEUE_EVENT};
@@ -348,17 +348,21 @@ impl Session {
     /// The old driver is gone: nobody waits for what it asked, and it holds
     /// nothing any more.
     fn forget_driver(&self, phase: &mut Phase) {
-        if core::mem::replace(&mut phase.forgotten, true) {
+        let dropped = self.port.forget_dropped();
+        if core::mem::replace(&mut phase.forgotten, true) && !dropped {
             return;
         }
         lock(&self.deferred).clear();
-        // A QEMU that was asked for its configuration has reset the device
-        // before, and with it dropped the windows.
-        let windows_gone = self.must_not_start();
-        if windows_gone {
-            self.port.drop_jobs();
+        self.hub.reset(self.peer, dropped);
+    }
+
+    /// The front end has dropped all windows while the queues were stopped, as it
+    /// does when the device is reset.
+    pub fn windows_dropped(&self) {
+        let mut phase = lock(&self.phase);
+        if !phase.running {
+            self.forget_driver(&mut phase);
         }
-        self.hub.reset(self.peer, windows_gone);
     }
 
     fn deliver(&self) {
@@ -417,6 +421,10 @@ impl Link for Session {
 
     fn events(&self) {
         self.deliver();
+    }
+
+    fn force(&self) {
+        self.port.force();
     }
 
     fn facts(&self) -> SessionFacts {
@@ -493,8 +501,9 @@ impl VhostUserBackend for Session {
     /// anything else.
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
         let mut phase = lock(&self.phase);
-        if !phase.running {
-            // A driver that goes on after a pause does not ask.
+        // A driver that goes on after a pause does not ask. But one whose VMM still
+        // has windows was not reset, whatever its guest does.
+        if !phase.running && !self.port.may_show() {
             self.forget_driver(&mut phase);
         }
         drop(phase);
@@ -503,8 +512,9 @@ impl VhostUserBackend for Session {
             self.limiter.warn(
                 &self.name,
                 format_args!(
-                    "reset with windows mapped: the driver is told not to start, because QEMU \
-                     would crash; power the VM off and on"
+                    "stopped with windows mapped, and now a driver looks at the device: it is told \
+                     not to start, because QEMU would crash if there was a reset; power the VM off \
+                     and on"
                 ),
             );
         }
@@ -531,6 +541,11 @@ impl VhostUserBackend for Session {
     }
 
     fn update_memory(&self, mem: GuestMem) -> io::Result<()> {
+        if let Some(table) = memory::without_windows(&mem.memory(), &self.sent)? {
+            mem.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .replace(table);
+        }
         let (ram, others) = memory::own_ram(&mem.memory(), &self.sent);
         self.window_regions.store(others, Ordering::Relaxed);
         let mut current = lock(&self.ram);

@@ -3,12 +3,14 @@
 //!
 //! A front end lists its windows among its memory. Exporting them again would
 //! share another VM's memory, so every file that this session ever asked its
-//! front end to map is remembered, before it is sent.
+//! front end to map is remembered, before it is sent. Nor are they kept: this
+//! process has no business there, and would hold what the front end lets go.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::io;
+use std::sync::{Arc, Mutex};
 
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::sync::lock;
 use crate::transport::{FileId, Ram, Region};
@@ -68,6 +70,35 @@ pub fn own_ram(mem: &GuestMemoryMmap, sent: &Sent) -> (Ram, usize) {
     (ram, others)
 }
 
+/// The table with private memory, of which none is touched, in the place of each
+/// window: the front end will name it again to take it away. `None` if there is
+/// nothing to replace.
+///
+/// # Errors
+/// As `mmap`.
+pub fn without_windows(mem: &GuestMemoryMmap, sent: &Sent) -> io::Result<Option<GuestMemoryMmap>> {
+    let mut replaced = None;
+    for region in mem.iter() {
+        let Some(file) = region.file_offset() else {
+            continue;
+        };
+        if !sent.is_window(FileId::of(file.file())?) {
+            continue;
+        }
+        let (at, len) = (region.start_addr(), region.len());
+        let size = usize::try_from(len).map_err(io::Error::other)?;
+        let blank = GuestRegionMmap::from_range(at, size, None).map_err(io::Error::other)?;
+        let (rest, _) = replaced
+            .as_ref()
+            .unwrap_or(mem)
+            .remove_region(at, len)
+            .map_err(io::Error::other)?;
+        let table = rest.insert_region(Arc::new(blank));
+        replaced = Some(table.map_err(io::Error::other)?);
+    }
+    Ok(replaced)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +133,26 @@ mod tests {
         assert_eq!(others, 2);
         assert!(ram.contains(0, 0x10000));
         assert!(!ram.contains(0x10_0000, 1));
+    }
+
+    #[test]
+    fn table_without_windows_keeps_their_places_and_not_their_files() {
+        let (mem, id) = table();
+        let sent = Sent::default();
+        assert!(without_windows(&mem, &sent).unwrap().is_none());
+        sent.record(id, false);
+
+        let table = without_windows(&mem, &sent).unwrap().unwrap();
+
+        let files: Vec<_> = table
+            .iter()
+            .map(|region| (region.start_addr().0, region.file_offset().is_some()))
+            .collect();
+        assert_eq!(files, [(0, true), (0x10_0000, false), (0x20_0000, false)]);
+        let (own, others) = own_ram(&table, &sent);
+        assert!(own.same(&own_ram(&mem, &sent).0));
+        assert_eq!(others, 2);
+        assert!(table.remove_region(GuestAddress(0x10_0000), 0x1000).is_ok());
     }
 
     #[test]

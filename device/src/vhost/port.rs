@@ -8,14 +8,22 @@
 //!
 //! Shared-memory requests are sent only while the queues run: QEMU 11.1.3 has
 //! no device to look them up in before and after, and dies of it. (One that is
-//! on its way when the front end stops its device cannot be called back.)
+//! on its way when the front end stops its device cannot be called back.) If the
+//! hub says so, unmap requests are sent all the same: the device of a guest that
+//! keeps another's memory is not worth more than that memory.
+//!
+//! A front end that resets its device may drop the windows by itself, and a
+//! guest may pretend that it did. So the host's kernel is asked, which knows who
+//! holds the files (see [`crate::transport::lent`]).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bufshare_protocol::device::SHMID;
 use uuid::Uuid;
@@ -30,8 +38,20 @@ use crate::broker::{Outcome, Piece};
 use crate::host::random;
 use crate::hub::{Hub, Job};
 use crate::sync::lock;
+use crate::transport::lent::Lent;
 use crate::transport::zeroes::Zeroes;
 use crate::transport::{self, FdPiece, PAGE, udmabuf};
+
+/// How often the kernel is asked who holds what was lent to a VMM whose device is
+/// stopped.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a VMM whose device is stopped may take to drop its windows by itself,
+/// as part of a reset, before an unmap request is forced upon it.
+const DROP_WAIT: Duration = Duration::from_millis(500);
+
+/// How long a VMM that says it has not mapped something may take to let go of it.
+const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 
 /// What came of one request to the front end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,18 +68,51 @@ const TO_MAP: VhostUserProtocolFeatures = VhostUserProtocolFeatures::BACKEND_REQ
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::SHMEM);
 
+/// Whether a shared-memory request may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Yes.
+    Ask,
+    /// It would be about a window that the VMM has dropped, as all others.
+    Dropped,
+    /// Never again.
+    Closed,
+}
+
+/// What the thread does next.
+enum Next {
+    Job(Job, Option<Backend>),
+    /// Tell that the VMM has dropped all windows.
+    Dropped,
+}
+
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
     busy: bool,
     /// The queues run.
     running: bool,
+    /// Unmap requests are sent although they do not, since then.
+    forced: Option<Instant>,
     closed: bool,
+    /// What shows another VM's memory, by its place.
+    lent: BTreeMap<u64, Lent>,
     backend: Option<Backend>,
     /// The socket of the channel.
     channel: Option<UnixStream>,
     /// Protocol features that were negotiated, once they are.
     features: Option<VhostUserProtocolFeatures>,
+}
+
+impl State {
+    /// Whether the VMM had windows and holds none of them any more.
+    fn dropped(&self) -> bool {
+        !self.lent.is_empty() && !self.held()
+    }
+
+    fn held(&self) -> bool {
+        self.lent.values().any(Lent::held)
+    }
 }
 
 /// One session's port.
@@ -135,35 +188,91 @@ impl Port {
 
     /// Queues a job. Does not block.
     pub fn push(&self, job: Job) {
-        lock(&self.state).jobs.push_back(job);
+        let mut state = lock(&self.state);
+        if !state.closed {
+            state.jobs.push_back(job);
+        }
+        drop(state);
         self.wake.notify_all();
     }
 
     /// Whether the queues run.
     pub fn set_running(&self, running: bool) {
-        lock(&self.state).running = running;
+        let mut state = lock(&self.state);
+        state.running = running;
+        state.forced = None;
+        drop(state);
         self.wake.notify_all();
     }
 
-    /// Waits until the queues run; `false` if they never will.
-    fn wait_running(&self) -> bool {
+    /// From soon on unmap requests are sent although the queues do not run, until
+    /// they do.
+    pub fn force(&self) {
+        lock(&self.state).forced.get_or_insert_with(Instant::now);
+        self.wake.notify_all();
+    }
+
+    /// Waits until a shared-memory request may be sent. While the queues are
+    /// stopped only one that is `forced` may.
+    fn turn(&self, forced: bool) -> Turn {
         let mut state = lock(&self.state);
-        while !state.running && !state.closed {
+        loop {
+            if state.closed {
+                return Turn::Closed;
+            }
+            if state.running {
+                return Turn::Ask;
+            }
+            if state.dropped() {
+                return Turn::Dropped;
+            }
+            let since = state.forced.filter(|_| forced);
+            if since.is_some_and(|since| since.elapsed() >= DROP_WAIT) {
+                return Turn::Ask;
+            }
             state = self
                 .wake
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+                .wait_timeout(state, LOOK)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
-        !state.closed
     }
 
     fn running(&self) -> bool {
         lock(&self.state).running
     }
 
-    /// Forgets what waits, because it is about windows that are gone.
-    pub fn drop_jobs(&self) {
-        lock(&self.state).jobs.clear();
+    /// Whether the VMM may have any window that it was asked for.
+    #[must_use]
+    pub fn may_show(&self) -> bool {
+        lock(&self.state).held()
+    }
+
+    /// Whether the VMM had windows and has dropped them all by itself. If so,
+    /// forgets them and what waits, which is about them.
+    pub fn forget_dropped(&self) -> bool {
+        let mut state = lock(&self.state);
+        let dropped = state.dropped();
+        if dropped {
+            state.lent.clear();
+            state.jobs.clear();
+        }
+        dropped
+    }
+
+    /// Waits until the VMM holds nothing of what it was lent, at most for `limit`
+    /// or until `ended`. Returns whether that is so.
+    pub fn wait_let_go(&self, limit: Duration, ended: impl Fn() -> bool) -> bool {
+        let start = Instant::now();
+        let mut pause = Duration::from_millis(1);
+        while self.may_show() {
+            if start.elapsed() >= limit || ended() {
+                return false;
+            }
+            std::thread::sleep(pause);
+            pause = pause.saturating_mul(2).min(LOOK);
+        }
+        true
     }
 
     /// Closes the channel, and so ends the thread.
@@ -177,7 +286,8 @@ impl Port {
         self.wake.notify_all();
     }
 
-    /// The thread. `stuck` is called when the channel is broken.
+    /// The thread. `stuck` is called when the channel is broken, `dropped` when
+    /// the VMM dropped all windows while the queues were stopped.
     pub fn run(
         &self,
         name: &str,
@@ -185,6 +295,7 @@ impl Port {
         sent: &Sent,
         maker: Option<&dyn udmabuf::Maker>,
         stuck: impl Fn(&str),
+        dropped: impl Fn(),
     ) {
         let mut worker = Worker {
             port: self,
@@ -192,7 +303,11 @@ impl Port {
             sent,
             nonce: Uuid::from_bytes(random::bytes().unwrap_or([0xa5; 16])),
         };
-        while let Some((job, backend)) = self.next() {
+        while let Some(next) = self.next() {
+            let Next::Job(job, backend) = next else {
+                dropped();
+                continue;
+            };
             let (id, outcome) = match job {
                 Job::Map {
                     id,
@@ -203,10 +318,9 @@ impl Port {
                 } => {
                     let pieces = transport::pieces(&ram, &source, shm_offset, maker);
                     let udmabuf = source.transport == bufshare_protocol::types::Transport::Udmabuf;
+                    let what = What::Buffer { writable, udmabuf };
                     let outcome = match (pieces, backend) {
-                        (Ok(pieces), Some(backend)) => {
-                            worker.map(&backend, &pieces, writable, udmabuf)
-                        }
+                        (Ok(pieces), Some(backend)) => worker.map(&backend, &pieces, what),
                         (Err(error), _) => {
                             log::warn!("{name}: a buffer cannot be mapped: {error}");
                             Outcome::HostError
@@ -236,22 +350,80 @@ impl Port {
         }
     }
 
-    fn next(&self) -> Option<(Job, Option<Backend>)> {
+    fn next(&self) -> Option<Next> {
         let mut state = lock(&self.state);
         loop {
             if state.closed {
                 return None;
             }
+            if !state.running && state.dropped() {
+                return Some(Next::Dropped);
+            }
             if let Some(job) = state.jobs.pop_front() {
                 state.busy = true;
-                return Some((job, state.backend.clone()));
+                return Some(Next::Job(job, state.backend.clone()));
             }
-            state = self
-                .wake
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = if state.running || state.lent.is_empty() {
+                self.wake
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner)
+            } else {
+                self.wake
+                    .wait_timeout(state, LOOK)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0
+            };
         }
     }
+
+    /// Lends a file for a window: what is to be sent.
+    fn lend(&self, piece: &FdPiece, udmabuf: bool) -> Arc<File> {
+        let (file, lent) = if udmabuf {
+            (piece.file.clone(), Lent::dmabuf(&piece.file))
+        } else {
+            Lent::ram(&piece.file)
+        };
+        lock(&self.state).lent.insert(piece.shm_offset, lent);
+        file
+    }
+
+    /// There is no window here any more.
+    fn returned(&self, shm_offset: u64) {
+        lock(&self.state).lent.remove(&shm_offset);
+    }
+
+    /// Waits until nobody holds what was lent for this place: whether that is so.
+    fn let_go(&self, shm_offset: u64) -> bool {
+        let start = Instant::now();
+        loop {
+            let state = lock(&self.state);
+            if !state.lent.get(&shm_offset).is_some_and(Lent::held) {
+                return true;
+            }
+            if state.closed || start.elapsed() >= REFUSAL_WAIT {
+                return false;
+            }
+            drop(
+                self.wake
+                    .wait_timeout(state, LOOK)
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
+        }
+    }
+}
+
+/// What is mapped.
+#[derive(Clone, Copy)]
+enum What {
+    /// Another VM's memory.
+    Buffer {
+        /// Whether the guest may write.
+        writable: bool,
+        /// Whether its file is a dma-buf.
+        udmabuf: bool,
+    },
+    /// Memory of nobody.
+    Zeroes,
 }
 
 struct Worker<'a> {
@@ -264,13 +436,7 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     /// Maps all pieces or none.
-    fn map(
-        &mut self,
-        backend: &Backend,
-        pieces: &[FdPiece],
-        writable: bool,
-        udmabuf: bool,
-    ) -> Outcome {
+    fn map(&mut self, backend: &Backend, pieces: &[FdPiece], what: What) -> Outcome {
         // What waited while the queues were stopped is not wanted any more.
         if !self.port.running() || !self.port.can_map() {
             return Outcome::HostError;
@@ -284,27 +450,41 @@ impl Worker<'_> {
             );
             return Outcome::HostError;
         }
-        let flags = if writable {
-            VhostUserMMapFlags::WRITABLE
-        } else {
-            VhostUserMMapFlags::empty()
+        let flags = match what {
+            What::Buffer {
+                writable: false, ..
+            } => VhostUserMMapFlags::empty(),
+            _ => VhostUserMMapFlags::WRITABLE,
         };
         let mut done = Vec::with_capacity(pieces.len());
         for piece in pieces {
-            self.sent.record(piece.id, udmabuf);
             let request = mmap(piece.shm_offset, piece.len, piece.fd_offset, flags);
             if done.is_empty() && !self.port.running() {
                 return Outcome::HostError;
             }
-            if !self.port.wait_running() {
-                return Outcome::Stuck;
+            match self.port.turn(false) {
+                Turn::Ask => {}
+                // Those that were mapped are gone, too.
+                Turn::Dropped => return Outcome::Refused,
+                Turn::Closed => return Outcome::Stuck,
             }
-            match answer(backend.shmem_map(&request, &*piece.file)) {
+            let file = match what {
+                What::Zeroes => {
+                    self.sent.record(piece.id, false);
+                    piece.file.clone()
+                }
+                What::Buffer { udmabuf, .. } => {
+                    self.sent.record(piece.id, udmabuf);
+                    self.port.lend(piece, udmabuf)
+                }
+            };
+            match answer(backend.shmem_map(&request, &*file)) {
                 Answer::Yes => done.push(Piece {
                     shm_offset: piece.shm_offset,
                     len: piece.len,
                 }),
                 Answer::No => {
+                    self.port.returned(piece.shm_offset);
                     self.count_refusal(piece);
                     return self.undo(backend, &done);
                 }
@@ -317,7 +497,7 @@ impl Worker<'_> {
     /// Maps zeroes.
     fn fill(&mut self, backend: &Backend, piece: Piece) -> Outcome {
         let piece = self.port.zeroes.piece(piece);
-        self.map(backend, &[piece], true, false)
+        self.map(backend, &[piece], What::Zeroes)
     }
 
     /// Takes back the first pieces of a mapping whose next one was refused.
@@ -337,23 +517,34 @@ impl Worker<'_> {
         let mut outcome = Outcome::Done;
         for piece in pieces {
             let request = mmap(piece.shm_offset, piece.len, 0, VhostUserMMapFlags::empty());
-            if !self.port.wait_running() {
-                return Outcome::Stuck;
-            }
-            match answer(backend.shmem_unmap(&request)) {
-                Answer::Yes => {}
-                Answer::No => {
-                    // QEMU unmaps by itself when the device is reset, and
-                    // knows nothing of the mapping afterwards.
-                    log::debug!(
-                        "{}: {:#x} bytes at {:#x} were unmapped before",
-                        self.name,
-                        piece.len,
-                        piece.shm_offset
-                    );
-                    outcome = Outcome::Refused;
-                }
-                Answer::Broken => return Outcome::Stuck,
+            match self.port.turn(true) {
+                Turn::Ask => match answer(backend.shmem_unmap(&request)) {
+                    Answer::Yes => self.port.returned(piece.shm_offset),
+                    // QEMU unmaps by itself when the device is reset, and knows
+                    // nothing of the mapping afterwards.
+                    Answer::No if self.port.let_go(piece.shm_offset) => {
+                        log::debug!(
+                            "{}: {:#x} bytes at {:#x} were unmapped before",
+                            self.name,
+                            piece.len,
+                            piece.shm_offset
+                        );
+                        self.port.returned(piece.shm_offset);
+                        outcome = Outcome::Refused;
+                    }
+                    Answer::No => {
+                        log::error!(
+                            "{}: the front end refused to unmap {:#x} bytes at {:#x}, and holds them",
+                            self.name,
+                            piece.len,
+                            piece.shm_offset
+                        );
+                        return Outcome::Stuck;
+                    }
+                    Answer::Broken => return Outcome::Stuck,
+                },
+                Turn::Dropped => outcome = Outcome::Refused,
+                Turn::Closed => return Outcome::Stuck,
             }
             if let Err(error) = self.port.zeroes.release(*piece) {
                 log::warn!("{}: zeroes are kept: {error}", self.name);
@@ -370,10 +561,13 @@ impl Worker<'_> {
             .contains(VhostUserProtocolFeatures::SHARED_OBJECT);
         let result = if quiet {
             answer(backend.shared_object_remove(&VhostUserSharedMsg { uuid: self.nonce }))
-        } else if !self.port.wait_running() {
-            Answer::Broken
         } else {
-            answer(backend.shmem_unmap(&self.guard()))
+            match self.port.turn(true) {
+                Turn::Ask => answer(backend.shmem_unmap(&self.guard())),
+                // The kernel's word is proof enough.
+                Turn::Dropped => Answer::Yes,
+                Turn::Closed => Answer::Broken,
+            }
         };
         match result {
             // A refusal is an acknowledgement.

@@ -27,6 +27,10 @@ use crate::transport::udmabuf;
 /// descriptors is not a busy loop.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// How long a VMM whose session ended may hold memory of others before the next
+/// one is served: a dying process takes milliseconds to unmap.
+const LET_GO: Duration = Duration::from_secs(10);
+
 /// Why a front end was not served.
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -166,12 +170,20 @@ impl Server {
         session.lifeline.end();
         let served = started.and_then(|()| daemon.wait());
         session.stop_rings();
-        self.hub.disconnect(self.peer);
+        self.hub.leave(self.peer);
         session.port.close();
         // Its channel is closed, so this is over at once.
         let _ = port.join();
         drop(daemon);
         session.reclaim();
+        // Usually the VMM is dead. If it lives, its guest may go on to look.
+        if !session.port.wait_let_go(LET_GO, || self.stop.requested()) {
+            log::error!(
+                "{}: its session has ended, but its VMM (or another back end of it) holds memory of other VMs",
+                self.name
+            );
+        }
+        self.hub.disconnect(self.peer);
         self.log_end(relayed.unwrap_or(Ok(())), served, asked)
     }
 
@@ -184,14 +196,19 @@ impl Server {
             .spawn(move || {
                 let lifeline = &session.lifeline;
                 let name = &session.name;
-                session
-                    .port
-                    .run(name, &hub, &session.sent, udmabuf.as_deref(), |why| {
+                session.port.run(
+                    name,
+                    &hub,
+                    &session.sent,
+                    udmabuf.as_deref(),
+                    |why| {
                         if !lifeline.closing() {
                             log::error!("{name}: {why}: the session ends");
                         }
                         lifeline.end();
-                    });
+                    },
+                    || session.windows_dropped(),
+                );
             })
             .map_err(Error::System)
     }

@@ -205,6 +205,8 @@ struct ShmState {
     take: usize,
     /// Maps to refuse then.
     refuse: usize,
+    /// Unmaps are refused.
+    keep: bool,
     /// The main loop does not look at the channel.
     held: bool,
     /// A request is there meanwhile.
@@ -289,6 +291,11 @@ impl Shm {
         state.refuse = maps;
     }
 
+    /// From now on every unmap is refused, and nothing is unmapped.
+    pub fn refuse_unmaps(&self) {
+        self.state().keep = true;
+    }
+
     /// Requests that came while the device was stopped, which then do not count.
     pub fn forgive_while_stopped(&self) -> usize {
         std::mem::take(&mut self.state().while_stopped)
@@ -339,7 +346,7 @@ impl Shm {
         }
         let Some(fd) = fd else {
             return match state.windows.get(&shm_offset) {
-                Some(window) if window.len == len => {
+                Some(window) if window.len == len && !state.keep => {
                     state.commit.push(Commit::Unmap(shm_offset, len));
                     Ok(())
                 }

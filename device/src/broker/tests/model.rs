@@ -33,6 +33,8 @@ enum Op {
     Reset(u8),
     /// With a deadline during it, and whether its answer did not wait.
     Pause(u8, bool, bool),
+    /// The first stops, then the second, whose stop is not held up by the first.
+    StopBoth(u8, u8),
     Reconnect(u8),
     RefuseMaps(u8, Option<bool>),
     Events(u8),
@@ -52,6 +54,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Deadline),
         1 => peer.clone().prop_map(Op::Reset),
         1 => (peer.clone(), any::<bool>(), any::<bool>()).prop_map(|(p, d, u)| Op::Pause(p, d, u)),
+        1 => (peer.clone(), peer.clone()).prop_map(|(p, q)| Op::StopBoth(p, q)),
         1 => peer.clone().prop_map(Op::Reconnect),
         1 => (peer.clone(), any::<Option<bool>>()).prop_map(|(p, b)| Op::RefuseMaps(p, b)),
         1 => peer.clone().prop_map(Op::Events),
@@ -336,6 +339,24 @@ impl Model {
                 }
                 let effects = self.host.broker.peer_up(peer, true);
                 self.host.take(effects);
+            }
+            Op::StopBoth(p, q) => {
+                let (first, second) = (PeerId(p.into()), PeerId(q.into()));
+                for peer in [first, second] {
+                    self.revoke_of(peer);
+                    let effects = self.host.broker.peer_stopped(peer);
+                    self.host.take(effects);
+                }
+                let (_, effects) = self.host.broker.take_from_stopped(second);
+                self.host.take(effects);
+                self.host.settle();
+                let vmm = &self.host.vmms[&first];
+                assert!(!vmm.shows(second) || first == second);
+                self.check();
+                for peer in [first, second] {
+                    let effects = self.host.broker.peer_up(peer, true);
+                    self.host.take(effects);
+                }
             }
             Op::Reconnect(p) => {
                 let peer = PeerId(p.into());

@@ -811,6 +811,54 @@ fn a_resumed_importer_that_does_not_let_go_loses_the_window_at_a_new_deadline() 
     assert_eq!(host.peer(B).deadlines_missed, 1);
 }
 
+#[test]
+fn a_stopped_importer_loses_its_windows_when_the_exporter_waits_no_longer() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let other = host.attach(C, id);
+    mapped(host.call(C, map(other, 1)));
+    host.call(C, Request::Unmap { handle: other }).unwrap();
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    let effects = host.broker.peer_stopped(B);
+    host.take(effects);
+    let effects = host.broker.peer_stopped(A);
+    host.take(effects);
+    assert!(host.vmms[&B].shows(A));
+
+    let (stopped, effects) = host.broker.take_from_stopped(A);
+    host.take(effects);
+    host.settle();
+
+    assert_eq!(stopped, [B], "not those that run");
+    assert!(!host.vmms[&B].shows(A));
+    assert!(!host.broker.exposed(A));
+    assert_eq!(host.peer(B).deadlines_missed, 1);
+    let (stopped, _) = host.broker.take_from_stopped(A);
+    assert_eq!(stopped, []);
+}
+
+#[test]
+fn a_peer_that_stops_loses_what_an_exporter_did_not_wait_for() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    let effects = host.broker.peer_stopped(A);
+    host.take(effects);
+    assert!(!host.broker.take_unproved(B).0, "A still waits");
+    host.broker.stop_unproved(A);
+    let effects = host.broker.peer_stopped(B);
+    host.take(effects);
+
+    let (any, effects) = host.broker.take_unproved(B);
+    host.take(effects);
+    host.settle();
+
+    assert!(any);
+    assert!(!host.vmms[&B].shows(A));
+}
+
 fn stop_and_go_on(host: &mut Host, peer: PeerId) {
     let effects = host.broker.peer_stopped(peer);
     host.take(effects);

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Files that are lent to a VMM, and the host kernel's word on whether it still
+//! holds them.
+//!
+//! A VMM whose device is stopped cannot be asked what it maps, and what its guest
+//! does proves nothing. The kernel knows. A RAM file is lent as an open file
+//! description of its own, marked by a lock on a byte that no file has. Whatever
+//! descriptor or mapping is left of it keeps the description; when the last one
+//! goes, so does the lock. A dma-buf cannot be opened twice, but the kernel tells
+//! how many hold it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Where marks begin in a file: beyond the end of any.
+const MARKS: i64 = 1 << 62;
+
+/// The next mark. One that comes round again is of a window long gone.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+#[derive(Debug)]
+enum Mark {
+    /// A lock on this byte.
+    Lock(i64),
+    /// One holder more than us.
+    Count,
+    /// None could be made.
+    Missing,
+}
+
+/// A file as it was lent for one window.
+#[derive(Debug)]
+pub struct Lent {
+    file: Arc<File>,
+    mark: Mark,
+}
+
+impl Lent {
+    /// A RAM file: the description to send, and what tells of its end. If the
+    /// host does not let it be opened again, the file itself is to be sent, and
+    /// counts as held for ever.
+    #[must_use]
+    pub fn ram(file: &Arc<File>) -> (Arc<File>, Self) {
+        let byte = MARKS.saturating_add(NEXT.fetch_add(1, Ordering::Relaxed).into());
+        let (sent, mark) = match again(file, byte) {
+            Ok(sent) => (Arc::new(sent), Mark::Lock(byte)),
+            Err(error) => {
+                log::debug!("a RAM file cannot be opened again and marked: {error}");
+                (file.clone(), Mark::Missing)
+            }
+        };
+        let file = file.clone();
+        (sent, Self { file, mark })
+    }
+
+    /// A dma-buf that nobody else holds yet.
+    #[must_use]
+    pub fn dmabuf(file: &Arc<File>) -> Self {
+        Self {
+            file: file.clone(),
+            mark: Mark::Count,
+        }
+    }
+
+    /// Whether a descriptor or a mapping of it may be left anywhere.
+    #[must_use]
+    pub fn held(&self) -> bool {
+        match self.mark {
+            Mark::Lock(byte) => locked(&self.file, byte).unwrap_or(true),
+            Mark::Count => holders(&self.file).is_none_or(|count| count > 1),
+            Mark::Missing => true,
+        }
+    }
+}
+
+/// The same file with a description of its own, which holds a lock on `byte`.
+fn again(file: &File, byte: i64) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let own = OpenOptions::new().read(true).write(true).open(path)?;
+    lock(&own, libc::F_OFD_SETLK, libc::F_RDLCK, byte)?;
+    Ok(own)
+}
+
+/// Whether a description other than this one holds a lock on `byte`.
+fn locked(file: &File, byte: i64) -> io::Result<bool> {
+    let found = lock(file, libc::F_OFD_GETLK, libc::F_WRLCK, byte)?;
+    Ok(found != libc::F_UNLCK)
+}
+
+/// One lock command; returns the kind of lock that the kernel answers with.
+fn lock(file: &File, command: i32, kind: i32, byte: i64) -> io::Result<i32> {
+    // SAFETY: all zeroes is a valid flock; it is plain data.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::c_short::try_from(kind).map_err(io::Error::other)?;
+    lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).map_err(io::Error::other)?;
+    lock.l_start = byte;
+    lock.l_len = 1;
+    // SAFETY: the descriptor is open and `lock` is writable for its size.
+    if unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(lock.l_type.into())
+}
+
+/// How many references there are to a dma-buf, ours included.
+fn holders(file: &File) -> Option<u64> {
+    let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
+    let text = std::fs::read_to_string(path).ok()?;
+    let count = text.lines().find_map(|line| line.strip_prefix("count:"))?;
+    count.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::memfd;
+    use super::*;
+    use std::os::fd::OwnedFd;
+
+    fn map(file: &File) -> *mut libc::c_void {
+        // SAFETY: a new mapping anywhere.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                4096,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        assert_ne!(at, libc::MAP_FAILED);
+        at
+    }
+
+    #[test]
+    fn ram_is_held_until_the_last_descriptor_and_mapping_are_gone() {
+        let ram = memfd(8192, true);
+        let (sent, lent) = Lent::ram(&ram);
+        let (other, another) = Lent::ram(&ram);
+        let copy: OwnedFd = sent.try_clone().unwrap().into();
+        let at = map(&sent);
+
+        drop(sent);
+        assert!(lent.held(), "by a descriptor and a mapping");
+        drop(copy);
+        assert!(lent.held(), "by a mapping");
+        // SAFETY: mapped above, and nobody looks at it.
+        assert_eq!(unsafe { libc::munmap(at, 4096) }, 0);
+
+        assert!(!lent.held());
+        assert!(another.held(), "each is lent for itself");
+        drop(other);
+        assert!(!another.held());
+    }
+
+    #[test]
+    fn ram_that_its_owner_maps_is_not_held_by_that() {
+        let ram = memfd(4096, true);
+        let at = map(&ram);
+        let (sent, lent) = Lent::ram(&ram);
+        assert!(lent.held());
+
+        drop(sent);
+
+        assert!(!lent.held());
+        // SAFETY: mapped above, and nobody looks at it.
+        assert_eq!(unsafe { libc::munmap(at, 4096) }, 0);
+    }
+
+    #[test]
+    fn what_cannot_be_marked_counts_as_held() {
+        let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+        let socket = Arc::new(File::from(OwnedFd::from(socket)));
+
+        let (sent, lent) = Lent::ram(&socket);
+        assert!(Arc::ptr_eq(&sent, &socket), "sent as it is");
+        drop(sent);
+
+        assert!(lent.held());
+    }
+
+    #[test]
+    fn a_file_whose_holders_are_not_told_counts_as_held() {
+        assert!(Lent::dmabuf(&memfd(4096, true)).held());
+    }
+}
