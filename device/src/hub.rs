@@ -150,6 +150,8 @@ struct Slot {
     epoch: u64,
     /// Its queues run.
     running: bool,
+    /// Its session has ended, and it is not known yet that its VMM has, too.
+    leaving: bool,
     /// Its front end waits for the answer to its stop.
     stop: Option<Stopping>,
     sessions: u64,
@@ -270,15 +272,17 @@ impl Hub {
         }
     }
 
-    /// The session is ending: takes back what the VM exported. Its windows are its
-    /// own until [`Hub::disconnect`].
+    /// The session is ending: takes back what the VM exported, and asks for all its
+    /// windows. Those that it holds all the same are on its account until
+    /// [`Hub::disconnect`].
     pub fn leave(&self, peer: PeerId) {
         self.step(|broker, slots| {
             if let Some(slot) = slots.get_mut(&peer) {
                 slot.epoch = slot.epoch.wrapping_add(1);
                 slot.running = false;
+                slot.leaving = true;
             }
-            broker.peer_stopped(peer)
+            broker.peer_leaves(peer)
         });
     }
 
@@ -293,6 +297,7 @@ impl Hub {
                 slot.ram = Arc::default();
                 slot.epoch = slot.epoch.wrapping_add(1);
                 slot.running = false;
+                slot.leaving = false;
             }
             broker.peer_gone(peer)
         });
@@ -388,8 +393,8 @@ impl Hub {
                 say = waited.saturating_add(STOP_SAY);
                 let names = state.names(&left);
                 log::warn!(
-                    "{}: its stop waits for the VMM of {names} to unmap this VM's memory; a VM \
-                     that is paused has to be resumed for that",
+                    "{}: its stop waits for the VMM of {names} to unmap this VM's memory; one that \
+                     is paused has to be resumed for that, one whose session failed to be ended",
                     state.name(peer)
                 );
             }
@@ -406,7 +411,9 @@ impl Hub {
                     state = lock(&self.state);
                     continue;
                 }
-                if forcing && waited >= limit.saturating_add(FORCED_WAIT) {
+                // Who has no session cannot be forced.
+                let lost = left.iter().any(|peer| state.leaving(*peer));
+                if forcing && !lost && waited >= limit.saturating_add(FORCED_WAIT) {
                     return left;
                 }
             }
@@ -607,12 +614,19 @@ impl State {
         if stopped.is_empty() {
             return (false, effects);
         }
-        log::error!(
-            "{}: stopped while {} is stopped too, and maps this VM's memory: its VMM is asked to \
+        let asked: Vec<PeerId> = stopped
+            .iter()
+            .copied()
+            .filter(|peer| !self.leaving(*peer))
+            .collect();
+        if !asked.is_empty() {
+            log::error!(
+                "{}: stopped while {} is stopped too, and maps this VM's memory: its VMM is asked to \
              unmap that all the same, of which QEMU 11.1 dies (see --revoke-wait)",
-            self.name(owner),
-            self.names(&stopped)
-        );
+                self.name(owner),
+                self.names(&asked)
+            );
+        }
         if let Some(stop) = self.slots.get_mut(&owner).and_then(|s| s.stop.as_mut()) {
             stop.forcing = true;
         }
@@ -633,6 +647,10 @@ impl State {
 
     fn stopping(&self, peer: PeerId) -> Option<&Stopping> {
         self.slots.get(&peer)?.stop.as_ref()
+    }
+
+    fn leaving(&self, peer: PeerId) -> bool {
+        self.slots.get(&peer).is_some_and(|slot| slot.leaving)
     }
 
     fn name(&self, peer: PeerId) -> Arc<str> {

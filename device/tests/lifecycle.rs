@@ -443,6 +443,45 @@ fn stop_that_is_held_goes_on_when_the_importer_leaves_with_its_windows() {
 }
 
 #[test]
+fn front_end_that_cannot_be_served_any_more_is_asked_to_unmap_before_it_is_left() {
+    let daemon = impatient(Daemon::spawn);
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    share(&mut a, &mut b);
+    b.front.stop();
+    let mut frontend = b.front.raw();
+
+    // What QEMU sends for a guest that puts its rings at an odd address. The
+    // vhost-user crate ends the connection at that.
+    let ram = b.front.ram.ptr as u64;
+    let odd = VringConfigData {
+        queue_max_size: 16,
+        queue_size: 16,
+        flags: 0,
+        desc_table_addr: ram + 8,
+        used_ring_addr: ram + 0x1000,
+        avail_ring_addr: ram + 0x2000,
+        log_addr: None,
+    };
+    let refused = frontend.set_vring_addr(0, &odd).is_err();
+    assert!(refused || frontend.set_vring_enable(0, true).is_err());
+
+    until("the unmap", || b.front.shm.windows() == 0);
+    a.front.stop();
+    assert_eq!(daemon.peer("a")["unproved_stops"], 0);
+    daemon.until_gone("b");
+    let log = daemon.log();
+    assert!(log.contains("b: it cannot be served any more"), "{log}");
+    assert_eq!(b.front.shm.forgive_while_stopped(), 1);
+    drop(b);
+    let mut b = Vm::boot(&daemon.socket("b"));
+    a.start_fresh();
+    share(&mut a, &mut b);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
 fn front_end_that_refuses_to_unmap_is_not_believed_while_it_holds_the_memory() {
     let (daemon, mut a, mut b) = two();
     let id = a.export(DATA, PAGE);
@@ -605,14 +644,16 @@ fn front_end_that_leaves_its_channel_open_leaves_nothing_behind() {
     // SAFETY: an open socket.
     unsafe { libc::shutdown(b.front.raw().as_raw_fd(), libc::SHUT_RDWR) };
 
-    daemon.until_gone("b");
     until("the end of its threads", || daemon.threads() == threads);
+    // It could still read the request, and the file that came with it.
+    assert_ne!(daemon.session("b"), serde_json::Value::Null);
+    drop(b);
+    daemon.until_gone("b");
     let mut next = Vm::boot(&daemon.socket("b"));
     let handle = next.attach(id);
     next.map(handle, PAGE);
-    drop(next);
+    drop((a, next));
     daemon.finish();
-    drop((a, b));
 }
 
 #[test]

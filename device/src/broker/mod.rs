@@ -304,6 +304,14 @@ impl Broker {
         self.finish()
     }
 
+    /// The front end of `peer` is not served any more, and may hold what it has for
+    /// some time: as stopped, and all its windows go, used or not.
+    pub fn peer_leaves(&mut self, peer: PeerId) -> Vec<Effect> {
+        self.stop(peer);
+        self.take_windows(peer, |_| true);
+        self.finish()
+    }
+
     /// The driver of `peer` is gone: as stopped, and all that it attached is
     /// let go, its open requests and its events are forgotten.
     pub fn peer_reset(&mut self, peer: PeerId) -> Vec<Effect> {

@@ -63,6 +63,14 @@ impl Lifeline {
         }
     }
 
+    /// The front end is not served any more; the accept loop does the rest.
+    pub fn fail(&self) {
+        self.closing.store(true, Ordering::Release);
+        if let Some(hangup) = lock(&self.hangup).as_ref() {
+            hangup.dismiss();
+        }
+    }
+
     /// Closes the connection; the accept loop does the rest.
     pub fn end(&self) {
         self.closing.store(true, Ordering::Release);
@@ -92,7 +100,7 @@ impl Drop for WorkerWatch {
                 "{}: its worker thread ended (a kick descriptor failed, or a bug): the session ends",
                 self.name
             );
-            self.lifeline.end();
+            self.lifeline.fail();
         }
     }
 }
@@ -597,7 +605,7 @@ impl VhostUserBackend for Session {
             && catch_unwind(AssertUnwindSafe(|| self.dispatch(event, rings))).is_err()
         {
             log::error!("{}: a bug stopped its worker: the session ends", self.name);
-            self.lifeline.end();
+            self.lifeline.fail();
         }
         // An error would end the worker without a word.
         Ok(())

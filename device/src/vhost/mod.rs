@@ -10,6 +10,7 @@ pub mod features;
 pub mod memory;
 pub mod port;
 pub mod queue;
+pub mod refusal;
 pub mod relay;
 pub mod session;
 pub mod vring;

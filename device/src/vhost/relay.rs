@@ -5,7 +5,8 @@
 //! channel.
 //!
 //! It knows the frame of a message (vhost-user specification, "Message
-//! Specification") and judges nothing: what is wrong is the crate's to refuse.
+//! Specification") and judges nothing: what is wrong is the crate's to refuse. If
+//! the crate leaves, it can answer in its place (see [`super::refusal`]).
 
 use std::io;
 use std::net::Shutdown;
@@ -18,8 +19,10 @@ use vhost::vhost_user::message::{
 };
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-/// Bytes of a message's header: request, flags and size, each 32 bits.
-const HEADER: usize = 12;
+use super::refusal::{HEADER, refusal};
+
+/// How often a front end that is refused everything is let go, if it may be.
+const REFUSE_LOOK_MS: libc::c_int = 50;
 
 /// What is seen in passing, before the crate is.
 pub trait Watch {
@@ -37,11 +40,25 @@ pub struct Hangup {
 }
 
 impl Hangup {
+    /// Closes the crate's side: it leaves.
+    pub fn dismiss(&self) {
+        let _ = self.back.shutdown(Shutdown::Both);
+    }
+
     /// Closes both sides. The second call does nothing.
     pub fn hang_up(&self) {
         let _ = self.front.shutdown(Shutdown::Both);
         let _ = self.back.shutdown(Shutdown::Both);
     }
+}
+
+/// Who ended a relay.
+#[derive(Debug)]
+pub enum Left {
+    /// The front end.
+    Front(io::Result<()>),
+    /// The crate, and what it is to be refused that it left behind.
+    Crate(Option<Vec<u8>>),
 }
 
 /// One front end's connection on its way to the crate.
@@ -78,28 +95,85 @@ impl Relay {
     }
 
     /// Passes messages until one of the two hangs up, and then hangs up on the
-    /// other. Blocks.
-    ///
-    /// # Errors
-    /// The socket's, other than a hang-up.
-    pub fn run(&self, watch: &dyn Watch) -> io::Result<()> {
+    /// crate. Blocks.
+    pub fn run(&self, watch: &dyn Watch) -> Left {
+        let left = self.pass_messages(watch);
+        self.0.dismiss();
+        left
+    }
+
+    fn pass_messages(&self, watch: &dyn Watch) -> Left {
         let Hangup { front, back } = &self.0;
-        let result = loop {
-            let passed = wait(front, back).and_then(|side| match side {
-                Side::Front => pass(front, back, |message| message.tell(watch)),
-                Side::Back => pass(back, front, |_| {}),
-            });
-            match passed {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
-                Err(error) => break Err(error),
-            }
+        let front_left = |error: io::Error| {
+            Left::Front(if is_hang_up(&error) {
+                Ok(())
+            } else {
+                Err(error)
+            })
         };
-        self.0.hang_up();
-        match result {
-            Err(error) if is_hang_up(&error) => Ok(()),
-            other => other,
+        // The last message, if it is yet to be answered.
+        let mut open = None;
+        loop {
+            match wait([front, back], -1) {
+                Ok(Some(1)) => {
+                    let Ok(Some(answer)) = receive(back) else {
+                        return Left::Crate(open);
+                    };
+                    open = None;
+                    if let Err(error) = send(front, &answer) {
+                        return front_left(error);
+                    }
+                }
+                Ok(_) => {
+                    let message = match receive(front) {
+                        Ok(Some(message)) => message,
+                        Ok(None) => return Left::Front(Ok(())),
+                        Err(error) => return front_left(error),
+                    };
+                    message.tell(watch);
+                    open = refusal(&message.bytes);
+                    if send(back, &message).is_err() {
+                        return Left::Crate(open);
+                    }
+                    if message.oversized {
+                        return Left::Front(Ok(()));
+                    }
+                }
+                Err(error) => return Left::Front(Err(error)),
+            }
         }
+    }
+
+    /// Refuses what the front end asks, first what was `left` behind by the crate,
+    /// until it hangs up or `done`. Looks now and then whether it is.
+    pub fn refuse_all(&self, left: Option<Vec<u8>>, done: impl Fn() -> bool) {
+        let front = &self.0.front;
+        let mut answer = left;
+        while !done() {
+            if let Some(bytes) = answer.take() {
+                let message = Message {
+                    bytes,
+                    fds: Vec::new(),
+                    oversized: false,
+                };
+                if send(front, &message).is_err() {
+                    return;
+                }
+            }
+            match wait([front], REFUSE_LOOK_MS) {
+                Ok(None) => {}
+                Ok(Some(_)) => match receive(front) {
+                    Ok(Some(message)) if !message.oversized => answer = refusal(&message.bytes),
+                    _ => return,
+                },
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Hangs up on both.
+    pub fn hang_up(&self) {
+        self.0.hang_up();
     }
 }
 
@@ -113,22 +187,20 @@ fn is_hang_up(error: &io::Error) -> bool {
     )
 }
 
-enum Side {
-    Front,
-    Back,
-}
-
-/// The side that has something to read, the crate's answers first.
-fn wait(front: &UnixStream, back: &UnixStream) -> io::Result<Side> {
-    let entry = |socket: &UnixStream| libc::pollfd {
-        fd: socket.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
+/// The first of the sockets that has something to read; none in the time given.
+fn wait<const N: usize>(
+    sockets: [&UnixStream; N],
+    timeout_ms: libc::c_int,
+) -> io::Result<Option<usize>> {
     loop {
-        let mut fds = [entry(back), entry(front)];
+        let mut fds = sockets.map(|socket| libc::pollfd {
+            fd: socket.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        });
+        let count = libc::nfds_t::try_from(N).map_err(io::Error::other)?;
         // SAFETY: the array has the given length and outlives the call.
-        let rc = unsafe { libc::poll(fds.as_mut_ptr(), 2, -1) };
+        let rc = unsafe { libc::poll(fds.as_mut_ptr(), count, timeout_ms) };
         if rc < 0 {
             let error = io::Error::last_os_error();
             if error.kind() == io::ErrorKind::Interrupted {
@@ -136,13 +208,7 @@ fn wait(front: &UnixStream, back: &UnixStream) -> io::Result<Side> {
             }
             return Err(error);
         }
-        let [back, front] = fds;
-        if back.revents != 0 {
-            return Ok(Side::Back);
-        }
-        if front.revents != 0 {
-            return Ok(Side::Front);
-        }
+        return Ok(fds.iter().position(|fd| fd.revents != 0));
     }
 }
 
@@ -178,16 +244,6 @@ impl Message {
             watch.channel(UnixStream::from(socket));
         }
     }
-}
-
-/// Passes one message; `false` at the end.
-fn pass(from: &UnixStream, to: &UnixStream, look: impl FnOnce(&Message)) -> io::Result<bool> {
-    let Some(message) = receive(from)? else {
-        return Ok(false);
-    };
-    look(&message);
-    send(to, &message)?;
-    Ok(!message.oversized)
 }
 
 /// The next message; none at the end.
@@ -300,17 +356,27 @@ mod tests {
     }
 
     /// What `test` does as the front end and as the crate, and what was seen.
-    fn relayed(test: impl FnOnce(UnixStream, UnixStream)) -> (Seen, io::Result<()>) {
+    fn relayed(test: impl FnOnce(UnixStream, UnixStream)) -> (Seen, Left) {
         let (front, far) = UnixStream::pair().unwrap();
         let (relay, listener) = Relay::new(front).unwrap();
         let back = listener.accept().unwrap().unwrap();
         let seen = Seen::default();
         let result = std::thread::scope(|scope| {
-            let relay = scope.spawn(|| relay.run(&seen));
+            let relay = scope.spawn(|| {
+                let left = relay.run(&seen);
+                relay.hang_up();
+                left
+            });
             test(far, back);
             relay.join().unwrap()
         });
         (seen, result)
+    }
+
+    fn well(left: Left) {
+        if let Left::Front(result) = left {
+            result.unwrap();
+        }
     }
 
     fn expect(socket: &mut UnixStream, bytes: &[u8]) {
@@ -331,7 +397,7 @@ mod tests {
             expect(&mut front, &message(3, &[1, 2, 3]));
         });
 
-        result.unwrap();
+        well(result);
         assert!(seen.features.lock().unwrap().is_empty());
     }
 
@@ -345,7 +411,7 @@ mod tests {
             expect(&mut back, &bytes);
         });
 
-        result.unwrap();
+        well(result);
     }
 
     #[test]
@@ -364,7 +430,7 @@ mod tests {
             assert_eq!((second.bytes, second.fds.len()), (bytes, 0));
         });
 
-        result.unwrap();
+        well(result);
     }
 
     #[test]
@@ -383,7 +449,7 @@ mod tests {
             assert_eq!(receive(&back).unwrap().unwrap().fds.len(), 1);
         });
 
-        result.unwrap();
+        well(result);
         assert_eq!(*seen.features.lock().unwrap(), [0x40_8021]);
         assert_eq!(seen.channels.lock().unwrap().len(), 1);
     }
@@ -409,7 +475,7 @@ mod tests {
             assert_eq!(front.read(&mut [0; 1]).unwrap(), 0);
         });
 
-        result.unwrap();
+        well(result);
     }
 
     #[test]
@@ -418,14 +484,59 @@ mod tests {
             drop(back);
             assert_eq!(front.read(&mut [0; 1]).unwrap(), 0);
         });
-        result.unwrap();
+        well(result);
 
         let (_, result) = relayed(|mut front, mut back| {
             front.write_all(&[1, 2, 3]).unwrap();
             drop(front);
             assert_eq!(back.read(&mut [0; 1]).unwrap(), 0);
         });
-        result.unwrap();
+        well(result);
+    }
+
+    #[test]
+    fn what_the_crate_leaves_behind_is_refused_and_so_is_what_follows() {
+        let (mut front, far) = UnixStream::pair().unwrap();
+        let (relay, listener) = Relay::new(far).unwrap();
+        let mut back = listener.accept().unwrap().unwrap();
+        let code = u32::from(FrontendReq::GET_VRING_BASE);
+        let seen = Seen::default();
+        let base = |index: u8| [index, 0, 0, 0, 0, 0, 0, 0];
+
+        std::thread::scope(|scope| {
+            scope.spawn(|| match relay.run(&seen) {
+                Left::Crate(left) => relay.refuse_all(left, || false),
+                other => panic!("{other:?}"),
+            });
+            front.write_all(&message(1, &[])).unwrap();
+            expect(&mut back, &message(1, &[]));
+            back.write_all(&message(1, &[5; 8])).unwrap();
+            front.write_all(&message(code, &base(1))).unwrap();
+            expect(&mut back, &message(code, &base(1)));
+            drop(back);
+
+            expect(&mut front, &message(1, &[5; 8]));
+            for index in [1, 0] {
+                let mut answer = message(code, &base(index));
+                answer[4] = 5;
+                expect(&mut front, &answer);
+                front.write_all(&message(code, &base(0))).unwrap();
+            }
+            front.shutdown(Shutdown::Both).unwrap();
+        });
+    }
+
+    #[test]
+    fn refusing_ends_when_it_may() {
+        let (front, far) = UnixStream::pair().unwrap();
+        let (relay, listener) = Relay::new(far).unwrap();
+        drop(listener);
+        let looks = std::cell::Cell::new(0);
+
+        relay.refuse_all(None, || looks.replace(looks.get() + 1) == 3);
+
+        assert_eq!(looks.get(), 4);
+        drop(front);
     }
 
     #[test]
@@ -440,6 +551,6 @@ mod tests {
             drop(back);
         });
 
-        assert!(result.is_err());
+        assert!(matches!(result, Left::Front(Err(_))));
     }
 }

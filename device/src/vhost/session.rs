@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vhost::vhost_user::Error as VhostError;
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
@@ -15,7 +15,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
 use super::backend::{EVENT_AGAIN, Session};
-use super::relay::Relay;
+use super::relay::{Left, Relay};
 use crate::broker::PeerId;
 use crate::host::listen::Source;
 use crate::host::stop::Stop;
@@ -27,9 +27,12 @@ use crate::transport::udmabuf;
 /// descriptors is not a busy loop.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// How long a VMM whose session ended may hold memory of others before the next
-/// one is served: a dying process takes milliseconds to unmap.
-const LET_GO: Duration = Duration::from_secs(10);
+/// How long a front end that cannot be served any more is refused everything, so
+/// that it unmaps what it has. That takes milliseconds, or kills it.
+const REFUSE: Duration = Duration::from_secs(10);
+
+/// How often a VMM that holds memory of others after its session is complained of.
+const HELD_SAY: Duration = Duration::from_secs(30);
 
 /// Why a front end was not served.
 #[derive(Debug, thiserror::Error)]
@@ -161,30 +164,59 @@ impl Server {
 
         let started = daemon.start(&mut listener);
         drop(listener);
-        let relayed = started.is_ok().then(|| {
+        let left = started.is_ok().then(|| {
             log::info!("{}: front end connected", self.name);
             relay.run(&*session)
         });
 
         let asked = session.lifeline.closing();
-        session.lifeline.end();
-        let served = started.and_then(|()| daemon.wait());
         session.stop_rings();
+        let (relayed, unanswered) = match left {
+            Some(Left::Crate(unanswered)) => (Ok(()), Some(unanswered)),
+            Some(Left::Front(result)) => (result, None),
+            None => (Ok(()), None),
+        };
+        if let Some(unanswered) = unanswered {
+            self.hub.leave(self.peer);
+            self.take_leave(&session, &relay, unanswered);
+        }
+        session.lifeline.end();
         self.hub.leave(self.peer);
+        let served = started.and_then(|()| daemon.wait());
         session.port.close();
         // Its channel is closed, so this is over at once.
         let _ = port.join();
         drop(daemon);
         session.reclaim();
+        let result = self.log_end(relayed, served, asked);
         // Usually the VMM is dead. If it lives, its guest may go on to look.
-        if !session.port.wait_let_go(LET_GO, || self.stop.requested()) {
+        while !session.port.wait_let_go(HELD_SAY, || self.stop.requested())
+            && !self.stop.requested()
+        {
             log::error!(
-                "{}: its session has ended, but its VMM (or another back end of it) holds memory of other VMs",
+                "{}: its session has ended, but its VMM (or another back end of it) still holds \
+                 memory of other VMs, whose resets wait for that: end it",
                 self.name
             );
         }
         self.hub.disconnect(self.peer);
-        self.log_end(relayed.unwrap_or(Ok(())), served, asked)
+        result
+    }
+
+    /// The front end is not served any more, but may go on: has it unmap what it
+    /// was lent, before it is left to itself.
+    fn take_leave(&self, session: &Session, relay: &Relay, unanswered: Option<Vec<u8>>) {
+        let over = || !session.port.may_show() || self.stop.requested();
+        if over() {
+            return;
+        }
+        log::error!(
+            "{}: it cannot be served any more: its VMM is asked to unmap everything",
+            self.name
+        );
+        session.port.force();
+        let start = Instant::now();
+        relay.refuse_all(unanswered, || over() || start.elapsed() >= REFUSE);
     }
 
     fn start_port(&self, session: &Arc<Session>) -> Result<std::thread::JoinHandle<()>, Error> {

@@ -656,6 +656,11 @@ impl Drop for FrontEnd {
         if let Some(channel) = self.channel.take() {
             let _ = channel.join();
         }
+        // A process that ends unmaps all, whoever still looks at this object.
+        let windows = std::mem::take(&mut self.shm.state().windows);
+        for (shm_offset, window) in windows {
+            hide(&self.shm, shm_offset, window.len);
+        }
         let violations = self.shm.forgive_while_stopped();
         if !std::thread::panicking() {
             assert_eq!(
