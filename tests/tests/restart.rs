@@ -8,7 +8,7 @@
 
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bufshare_agent::wire::Ready;
 use bufshare_tests::hand::{Hand, Map, Sight, Source, refused, status};
 use bufshare_tests::pair::{Plan, Shared, Side, TwoVms};
@@ -73,18 +73,7 @@ fn the_importer_never_reads_the_next_guest(
         ensure!(status(b.import(id))? == "NOT_FOUND");
     }
     drop((a, watchers));
-    vms.settled()?;
-    vms.daemon()?
-        .settles("the descriptors to be as before", |now| {
-            now.descriptors == before
-        })?;
-    // And they share again.
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
-    let (_, _, export) = a.offer(SIZE, 9)?;
-    let import = b.import(&export.id)?;
-    let map = b.map(import.buf)?;
-    ensure!(b.compare(map, 9)? == Sight::Pattern);
-    Ok(())
+    shares_again(vms, before)
 }
 
 #[test]
@@ -183,15 +172,8 @@ fn reset_that_is_held(vms: &mut TwoVms) -> Result<()> {
     Ok(())
 }
 
-/// The exporter's reset was answered after the importer's VMM had ended; all goes
-/// on with a new one.
-fn the_reset_went_on_without_the_importer(vms: &mut TwoVms, before: usize) -> Result<()> {
-    vms.a.qmp().answer("system_reset")?;
-    let now = vms.daemon()?.holdings()?;
-    ensure!(now.windows == 0, "answered before: {now:?}");
-    vms.b.wait_end()?;
-    vms.a.boot()?;
-    vms.restart(Side::B)?;
+/// The two share, and the daemon holds what it held before.
+fn shares_again(vms: &mut TwoVms, before: usize) -> Result<()> {
     let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
     let (_, _, export) = a.offer(SIZE, 9)?;
     let import = b.import(&export.id)?;
@@ -204,6 +186,18 @@ fn the_reset_went_on_without_the_importer(vms: &mut TwoVms, before: usize) -> Re
             now.descriptors == before
         })?;
     Ok(())
+}
+
+/// The exporter's reset was answered after the importer's VMM had ended; all goes
+/// on with a new one.
+fn the_reset_went_on_without_the_importer(vms: &mut TwoVms, before: usize) -> Result<()> {
+    vms.a.qmp().answer("system_reset")?;
+    let now = vms.daemon()?.holdings()?;
+    ensure!(now.windows == 0, "answered before: {now:?}");
+    vms.b.wait_end()?;
+    vms.a.boot()?;
+    vms.restart(Side::B)?;
+    shares_again(vms, before)
 }
 
 /// QEMU 11.1.3 does not survive to be asked for anything then. One that does
@@ -242,51 +236,83 @@ impl<'a> PciConfig<'a> {
         Ok(Self { vm, path })
     }
 
-    /// Writes bytes at an offset.
+    /// Writes bytes at an offset, in one access.
     fn write(&self, at: usize, bytes: &[u8]) -> Result<()> {
         let text: String = bytes.iter().map(|byte| format!("\\{byte:03o}")).collect();
+        let (size, place) = (bytes.len(), at / bytes.len());
+        ensure!(at.is_multiple_of(size), "not one access");
         let script = format!(
-            "printf '{text}' | busybox dd of={} bs=1 seek={at} conv=notrunc",
+            "printf '{text}' | busybox dd of={} bs={size} seek={place} conv=notrunc",
             self.path
         );
         self.vm.output(&["busybox", "sh", "-c", &script]).map(drop)
     }
 
-    /// The device is stopped, but not reset: its bus mastering is switched off.
-    fn stop_device(&self) -> Result<()> {
-        self.write(4, &[2])
+    /// Switches bus mastering: without it the device is stopped, but not reset.
+    fn set_bus_master(&self, on: bool) -> Result<()> {
+        self.write(4, &[if on { 6 } else { 2 }])
     }
 
-    /// Reads the first word of the device's own configuration, as a driver does
-    /// that looks at it for the first time, by the window that PCI
-    /// configuration space has for that (virtio 1.2, 4.1.4.9).
-    fn read_device_config(&self) -> Result<()> {
-        const DEVICE: u8 = 4;
-        const ACCESS: u8 = 5;
+    /// Where the capability for one of the device's structures begins, and what
+    /// it says of that (virtio 1.2, 4.1.4): its BAR and its offset therein.
+    fn capability(&self, wanted: u8) -> Result<(usize, u8, u32)> {
+        const VENDOR: u8 = 9;
         let space = self.vm.read_file(&self.path)?;
         let byte = |at: usize| space.get(at).copied().context("a short configuration");
-        let (mut device, mut access) = (None, None);
         let mut at = usize::from(byte(0x34)?);
         while at != 0 {
-            match (byte(at)?, byte(at + 3)?) {
-                (9, DEVICE) => device = Some(at),
-                (9, ACCESS) => access = Some(at),
-                _ => {}
+            if byte(at)? == VENDOR && byte(at + 3)? == wanted {
+                let offset = space.get(at + 8..at + 12).context("short")?;
+                return Ok((at, byte(at + 4)?, u32::from_le_bytes(offset.try_into()?)));
             }
             at = usize::from(byte(at + 1)?);
         }
-        let device = device.context("no device configuration")?;
-        let access = access.context("no access capability")?;
-        let offset = space.get(device + 8..device + 12).context("short")?;
-        self.write(access + 4, &[byte(device + 4)?])?;
-        self.write(access + 8, offset)?;
-        self.write(access + 12, &4_u32.to_le_bytes())?;
-        let script = format!(
-            "busybox dd if={} bs=4 skip={} count=1",
-            self.path,
-            (access + 16) / 4
-        );
+        bail!("no capability of type {wanted}")
+    }
+
+    /// Points the window that PCI configuration space has for the device's
+    /// structures (virtio 1.2, 4.1.4.9) at a field of one. Returns where it is.
+    fn point(&self, structure: u8, field: u32, size: u32) -> Result<usize> {
+        const ACCESS: u8 = 5;
+        let (access, _, _) = self.capability(ACCESS)?;
+        let (_, bar, offset) = self.capability(structure)?;
+        self.write(access + 4, &[bar])?;
+        self.write(access + 8, &(offset + field).to_le_bytes())?;
+        self.write(access + 12, &size.to_le_bytes())?;
+        Ok(access + 16)
+    }
+
+    /// Writes a field of the common configuration structure.
+    fn set_common(&self, field: u32, bytes: &[u8]) -> Result<()> {
+        const COMMON: u8 = 1;
+        let at = self.point(COMMON, field, u32::try_from(bytes.len())?)?;
+        self.write(at, bytes)
+    }
+
+    /// Reads the first word of the device's own configuration, as a driver does
+    /// that looks at it for the first time.
+    fn read_device_config(&self) -> Result<()> {
+        const DEVICE: u8 = 4;
+        let at = self.point(DEVICE, 0, 4)?;
+        let script = format!("busybox dd if={} bs=4 skip={} count=1", self.path, at / 4);
         self.vm.output(&["busybox", "sh", "-c", &script]).map(drop)
+    }
+
+    /// Starts the stopped device with its first ring at an odd address.
+    fn start_with_an_odd_ring(&self) -> Result<()> {
+        const STATUS: u32 = 0x14;
+        const SELECT: u32 = 0x16;
+        const ENABLE: u32 = 0x1c;
+        const DESC: u32 = 0x20;
+        const DRIVER_OK: u8 = 15;
+        self.set_bus_master(true)?;
+        self.set_common(SELECT, &[0, 0])?;
+        for (field, address) in [(DESC, 0x1008_u32), (DESC + 8, 0x2000), (DESC + 16, 0x3000)] {
+            self.set_common(field, &address.to_le_bytes())?;
+            self.set_common(field + 4, &[0; 4])?;
+        }
+        self.set_common(ENABLE, &[1, 0])?;
+        self.set_common(STATUS, &[DRIVER_OK])
     }
 }
 
@@ -296,7 +322,7 @@ fn hostile_readers(vms: &mut TwoVms, a: &mut Hand) -> Result<Readers> {
     let mut readers = three_readers(vms, a)?;
     still_reading(&mut readers)?;
     let config = PciConfig::of(&vms.b)?;
-    config.stop_device()?;
+    config.set_bus_master(false)?;
     config.read_device_config()?;
     let log = std::fs::read_to_string(vms.logs().join("daemon.log"))?;
     ensure!(
@@ -319,6 +345,45 @@ fn an_importer_that_stops_its_device_is_taken_off_before_a_reset_is_answered() {
         for (b, _) in &mut readers {
             let sights = b.sights();
             ensure!(sights.is_empty(), "the importer saw {sights:x?}");
+        }
+        Ok(())
+    });
+}
+
+/// The daemon cannot go on with a VMM that sends what this guest makes it send.
+/// The VMM lives, and so it is asked to unmap before it is given up.
+#[test]
+fn an_importer_that_spoils_its_session_loses_what_it_has_mapped() {
+    VMS.with(|vms| {
+        let before = vms.settled()?.descriptors;
+        let mut a = vms.a.hand()?;
+        let mut readers = three_readers(vms, &mut a)?;
+        still_reading(&mut readers)?;
+        let config = PciConfig::of(&vms.b)?;
+        config.set_bus_master(false)?;
+        // Its QEMU may end under it.
+        let _ = config.start_with_an_odd_ring();
+        vms.daemon()?
+            .settles("the windows to go", |now| now.windows == 0)?;
+        let log = std::fs::read_to_string(vms.logs().join("daemon.log"))?;
+        ensure!(log.contains("b: it cannot be served any more"), "{log}");
+        let pid = vms.b.pid();
+        wait::until("its VMM to map its own RAM alone", wait::COMMAND, || {
+            let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            Ok((maps.matches("memfd:memory-backend").count() <= 1).then_some(()))
+        })?;
+        vms.b.kill()?;
+        vms.a.reset()?;
+        vms.restart(Side::B)?;
+        shares_again(vms, before)?;
+        for (b, _) in &mut readers {
+            let sights = b.sights();
+            ensure!(
+                sights
+                    .iter()
+                    .all(|sight| matches!(sight, Sight::Sigbus | Sight::Other { word: 0, .. })),
+                "the importer saw {sights:x?}"
+            );
         }
         Ok(())
     });
