@@ -11,7 +11,7 @@ use std::os::linux::fs::MetadataExt as _;
 use anyhow::{Context as _, Result, ensure};
 use bufshare_protocol::types::Transport;
 use bufshare_tests::hand::{Export, Hand, Import, Map, Sight, Source, status};
-use bufshare_tests::pair::{Plan, Shared};
+use bufshare_tests::pair::{Plan, Shared, Side};
 use bufshare_tests::report::Skip;
 use bufshare_tests::wait;
 
@@ -248,5 +248,30 @@ fn after_an_unexport_every_access_fails_and_nothing_stays_behind() {
             wait::COMMAND,
             || Ok(dmabufs(importer)?.is_empty().then_some(())),
         )
+    });
+}
+
+/// Its VMM drops the windows by itself and tells nobody: the kernel knows.
+#[test]
+fn an_importer_that_is_reset_is_known_to_have_let_go() {
+    VMS.with(|vms| {
+        let mut a = vms.a.hand()?;
+        let mut b = vms.b.hand()?;
+        let (mine, export) = offer(&mut a, 8)?;
+        let (_, theirs) = import(&mut b, &export)?;
+        ensure!(b.compare(theirs, 8)? == Sight::Pattern);
+        vms.b.reset()?;
+        a.wait_event_of("Released", &export.id)?;
+        vms.daemon()?
+            .settles("the window to go", |now| now.windows == 0)?;
+        ensure!(vms.b.status()? == "running", "its VMM did not survive");
+        ensure!(a.compare(mine, 8)? == Sight::Pattern);
+        // Only then may its driver start again.
+        vms.b.kill()?;
+        vms.restart(Side::B)?;
+        let mut b = vms.b.hand()?;
+        let (_, theirs) = import(&mut b, &export)?;
+        ensure!(b.compare(theirs, 8)? == Sight::Pattern);
+        Ok(())
     });
 }

@@ -109,13 +109,13 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     pub max_windows: Option<u32>,
 
-    /// How long the reset, reboot or pause of a VM is held up until no importer's
-    /// VMM maps its memory any more: seconds, or unlimited. From an importer whose
-    /// VM is paused, or whose guest has stopped its device, nothing can be taken:
-    /// only `unlimited` waits for it (and then two VMs that import from each other
-    /// cannot be paused at once). Else a paused one may reach that memory for a
-    /// moment when it is resumed, and a hostile guest for as long as it keeps its
-    /// device stopped. [default: 5]
+    /// How long the reset, reboot or pause of a VM is held up for importers that
+    /// cannot let go of its memory, because their own VM is paused or their guest
+    /// has stopped the device: seconds, or unlimited. Then their VMM is asked to
+    /// unmap all the same; QEMU 11.1 dies of that. With `unlimited` a paused VM
+    /// loses nothing, but a hostile guest can hold up the resets of VMs that it
+    /// imports from, and two VMs that import from each other cannot be paused at
+    /// once. [default: 5]
     #[arg(long, value_name = "SECONDS")]
     pub revoke_wait: Option<RevokeWaitSpec>,
 

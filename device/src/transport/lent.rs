@@ -8,6 +8,10 @@
 //! descriptor or mapping is left of it keeps the description; when the last one
 //! goes, so does the lock. A dma-buf cannot be opened twice, but the kernel tells
 //! how many hold it.
+//!
+//! A VMM passes the files on to its other back ends, which may keep them until
+//! they are told of a change: a file can count as held that no guest sees any
+//! more, never the other way round.
 
 use std::fs::{File, OpenOptions};
 use std::io;
