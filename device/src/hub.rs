@@ -32,7 +32,9 @@ pub enum RevokeWait {
     /// That long. Then those importers whose device is stopped too, because their VM
     /// is paused or their guest is hostile, lose the windows by force: QEMU 11.1.3
     /// ends when it is asked to unmap then. So a guest that stops its device harms
-    /// itself, and cannot hold up others.
+    /// itself, and cannot hold up others. A VMM that does not answer is not waited
+    /// for much longer; but one that holds memory after its session is, since
+    /// nobody can ask it for anything.
     Limit(Duration),
     /// Until that is proved for all, or the session ends: a VM that is paused loses
     /// nothing, and a hostile one can hold up its exporters' resets.
@@ -46,7 +48,7 @@ impl Default for RevokeWait {
     }
 }
 
-/// How long a VMM that is forced to unmap may take, or take to die of it.
+/// How long after that a VMM may take to unmap, or to die of being forced to.
 const FORCED_WAIT: Duration = Duration::from_secs(5);
 
 /// How often a stop that waits looks whether its session has ended.
@@ -161,8 +163,8 @@ struct Slot {
 /// A front end that waits for the answer to its stop. It serves no request.
 #[derive(Default)]
 struct Stopping {
-    /// Importers have been forced.
-    forcing: bool,
+    /// Importers that have been forced.
+    forced: BTreeSet<PeerId>,
     /// It is to be answered now, so that it can serve what is forced upon it.
     released: bool,
 }
@@ -381,6 +383,10 @@ impl Hub {
     fn wait_for_importers(&self, peer: PeerId, ended: impl Fn() -> bool) -> Vec<PeerId> {
         let started = Instant::now();
         let mut say = STOP_SAY_FIRST;
+        let mut give_up = match self.revoke_wait {
+            RevokeWait::Limit(limit) => limit.saturating_add(FORCED_WAIT),
+            RevokeWait::Unlimited => Duration::MAX,
+        };
         let mut state = lock(&self.state);
         loop {
             let left = state.broker.exposed_to(peer);
@@ -398,22 +404,20 @@ impl Hub {
                     state.name(peer)
                 );
             }
-            if let RevokeWait::Limit(limit) = self.revoke_wait {
-                let forcing = state.stopping(peer).is_some_and(|stop| stop.forcing);
-                if !forcing && waited >= limit {
-                    let (forced, effects) = state.force(peer);
+            if let RevokeWait::Limit(limit) = self.revoke_wait
+                && waited >= limit
+            {
+                let (any, effects) = state.force(peer);
+                if any {
+                    give_up = waited.saturating_add(FORCED_WAIT);
                     let after = self.route(&state.slots, effects);
                     drop(state);
                     after.run();
-                    if !forced {
-                        return left;
-                    }
                     state = lock(&self.state);
                     continue;
                 }
-                // Who has no session cannot be forced.
                 let lost = left.iter().any(|peer| state.leaving(*peer));
-                if forcing && !lost && waited >= limit.saturating_add(FORCED_WAIT) {
+                if !lost && waited >= give_up {
                     return left;
                 }
             }
@@ -608,41 +612,34 @@ impl Hub {
 
 impl State {
     /// Takes memory of `owner` from those importers whose device is stopped.
-    /// Returns whether there are any.
+    /// Returns whether there are any who were not forced before.
     fn force(&mut self, owner: PeerId) -> (bool, Vec<Effect>) {
-        let (stopped, effects) = self.broker.take_from_stopped(owner);
-        if stopped.is_empty() {
-            return (false, effects);
-        }
-        let asked: Vec<PeerId> = stopped
-            .iter()
-            .copied()
-            .filter(|peer| !self.leaving(*peer))
-            .collect();
-        if !asked.is_empty() {
-            log::error!(
-                "{}: stopped while {} is stopped too, and maps this VM's memory: its VMM is asked to \
-             unmap that all the same, of which QEMU 11.1 dies (see --revoke-wait)",
-                self.name(owner),
-                self.names(&asked)
-            );
-        }
+        let (mut stopped, effects) = self.broker.take_from_stopped(owner);
         if let Some(stop) = self.slots.get_mut(&owner).and_then(|s| s.stop.as_mut()) {
-            stop.forcing = true;
+            stopped.retain(|importer| stop.forced.insert(*importer));
         }
         for importer in &stopped {
+            let owner = self.name(owner);
             let Some(slot) = self.slots.get_mut(importer) else {
                 continue;
             };
+            if !slot.leaving {
+                log::error!(
+                    "{owner}: stopped while {} is stopped too, and maps this VM's memory: its VMM \
+                     is asked to unmap that all the same, of which QEMU 11.1 dies (see \
+                     --revoke-wait)",
+                    slot.name
+                );
+            }
             if let Some(link) = &slot.link {
                 link.force();
             }
             // Of those that wait for each other the first goes last.
-            if let Some(stop) = slot.stop.as_mut().filter(|stop| !stop.forcing) {
+            if let Some(stop) = slot.stop.as_mut().filter(|stop| stop.forced.is_empty()) {
                 stop.released = true;
             }
         }
-        (true, effects)
+        (!stopped.is_empty(), effects)
     }
 
     fn stopping(&self, peer: PeerId) -> Option<&Stopping> {

@@ -28,8 +28,8 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VringConfigData};
 use vmm_sys_util::eventfd::EventFd;
 
-/// Two seconds less than the daemon waits for an importer that does not
-/// answer: what is quicker did not wait that out.
+/// Less than the daemon waits for an importer that does not answer: what is
+/// quicker did not wait that out.
 const QUICK: Duration = Duration::from_secs(3);
 
 fn two() -> (Daemon, Vm, Vm) {
@@ -293,7 +293,9 @@ fn importer_that_was_reset_and_has_no_driver_is_not_waited_for() {
 
 #[test]
 fn stop_of_an_exporter_is_answered_although_the_importer_stalls() {
-    let (daemon, mut a, mut b) = two_with(Daemon::spawn);
+    let daemon = impatient(Daemon::spawn);
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
     share(&mut a, &mut b);
     b.front.shm.hold(true);
 

@@ -44,8 +44,8 @@ pub struct Lent {
 
 impl Lent {
     /// A RAM file: the description to send, and what tells of its end. If the
-    /// host does not let it be opened again, the file itself is to be sent, and
-    /// counts as held for ever.
+    /// host does not let it be opened again (it belongs to another user, and is
+    /// no memfd), the file itself is to be sent, and nothing is known of it.
     #[must_use]
     pub fn ram(file: &Arc<File>) -> (Arc<File>, Self) {
         let byte = MARKS.saturating_add(NEXT.fetch_add(1, Ordering::Relaxed).into());
@@ -69,13 +69,13 @@ impl Lent {
         }
     }
 
-    /// Whether a descriptor or a mapping of it may be left anywhere.
+    /// Whether a descriptor or a mapping of it is left anywhere, if that is known.
     #[must_use]
-    pub fn held(&self) -> bool {
+    pub fn held(&self) -> Option<bool> {
         match self.mark {
-            Mark::Lock(byte) => locked(&self.file, byte).unwrap_or(true),
-            Mark::Count => holders(&self.file).is_none_or(|count| count > 1),
-            Mark::Missing => true,
+            Mark::Lock(byte) => locked(&self.file, byte).ok(),
+            Mark::Count => holders(&self.file).map(|count| count > 1),
+            Mark::Missing => None,
         }
     }
 }
@@ -148,16 +148,16 @@ mod tests {
         let at = map(&sent);
 
         drop(sent);
-        assert!(lent.held(), "by a descriptor and a mapping");
+        assert_eq!(lent.held(), Some(true), "by a descriptor and a mapping");
         drop(copy);
-        assert!(lent.held(), "by a mapping");
+        assert_eq!(lent.held(), Some(true), "by a mapping");
         // SAFETY: mapped above, and nobody looks at it.
         assert_eq!(unsafe { libc::munmap(at, 4096) }, 0);
 
-        assert!(!lent.held());
-        assert!(another.held(), "each is lent for itself");
+        assert_eq!(lent.held(), Some(false));
+        assert_eq!(another.held(), Some(true), "each is lent for itself");
         drop(other);
-        assert!(!another.held());
+        assert_eq!(another.held(), Some(false));
     }
 
     #[test]
@@ -165,17 +165,17 @@ mod tests {
         let ram = memfd(4096, true);
         let at = map(&ram);
         let (sent, lent) = Lent::ram(&ram);
-        assert!(lent.held());
+        assert_eq!(lent.held(), Some(true));
 
         drop(sent);
 
-        assert!(!lent.held());
+        assert_eq!(lent.held(), Some(false));
         // SAFETY: mapped above, and nobody looks at it.
         assert_eq!(unsafe { libc::munmap(at, 4096) }, 0);
     }
 
     #[test]
-    fn what_cannot_be_marked_counts_as_held() {
+    fn nothing_is_known_of_what_cannot_be_marked() {
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let socket = Arc::new(File::from(OwnedFd::from(socket)));
 
@@ -183,11 +183,11 @@ mod tests {
         assert!(Arc::ptr_eq(&sent, &socket), "sent as it is");
         drop(sent);
 
-        assert!(lent.held());
+        assert_eq!(lent.held(), None);
     }
 
     #[test]
-    fn a_file_whose_holders_are_not_told_counts_as_held() {
-        assert!(Lent::dmabuf(&memfd(4096, true)).held());
+    fn nothing_is_known_of_a_file_whose_holders_are_not_counted() {
+        assert_eq!(Lent::dmabuf(&memfd(4096, true)).held(), None);
     }
 }

@@ -105,13 +105,14 @@ struct State {
 }
 
 impl State {
-    /// Whether the VMM had windows and holds none of them any more.
+    /// Whether the VMM had windows and is known to hold none of them any more.
     fn dropped(&self) -> bool {
-        !self.lent.is_empty() && !self.held()
+        !self.lent.is_empty() && !self.may_show()
     }
 
-    fn held(&self) -> bool {
-        self.lent.values().any(Lent::held)
+    /// Whether it has any, or that is not known.
+    fn may_show(&self) -> bool {
+        self.lent.values().any(|lent| lent.held() != Some(false))
     }
 }
 
@@ -245,7 +246,13 @@ impl Port {
     /// Whether the VMM may have any window that it was asked for.
     #[must_use]
     pub fn may_show(&self) -> bool {
-        lock(&self.state).held()
+        lock(&self.state).may_show()
+    }
+
+    /// Whether it is known to have one.
+    fn shows(&self) -> bool {
+        let state = lock(&self.state);
+        state.lent.values().any(|lent| lent.held() == Some(true))
     }
 
     /// Whether the VMM had windows and has dropped them all by itself. If so,
@@ -260,12 +267,12 @@ impl Port {
         dropped
     }
 
-    /// Waits until the VMM holds nothing of what it was lent, at most for `limit`
-    /// or until `ended`. Returns whether that is so.
+    /// Waits while the VMM is known to hold what it was lent, at most for `limit`
+    /// or until `ended`. Returns whether it is not.
     pub fn wait_let_go(&self, limit: Duration, ended: impl Fn() -> bool) -> bool {
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
-        while self.may_show() {
+        while self.shows() {
             if start.elapsed() >= limit || ended() {
                 return false;
             }
@@ -392,13 +399,19 @@ impl Port {
         lock(&self.state).lent.remove(&shm_offset);
     }
 
-    /// Waits until nobody holds what was lent for this place: whether that is so.
+    /// The VMM says that it has no window here: whether that is to be believed. If
+    /// nobody knows, then of one whose queues run, and which so looked it up.
     fn let_go(&self, shm_offset: u64) -> bool {
         let start = Instant::now();
         loop {
             let state = lock(&self.state);
-            if !state.lent.get(&shm_offset).is_some_and(Lent::held) {
+            let Some(lent) = state.lent.get(&shm_offset) else {
                 return true;
+            };
+            match lent.held() {
+                Some(true) => {}
+                Some(false) => return true,
+                None => return state.running,
             }
             if state.closed || start.elapsed() >= REFUSAL_WAIT {
                 return false;

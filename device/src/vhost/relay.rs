@@ -119,7 +119,7 @@ impl Relay {
                     let Ok(Some(answer)) = receive(back) else {
                         return Left::Crate(open);
                     };
-                    open = None;
+                    open = open.filter(|refusal: &Vec<u8>| !answer.answers_as(refusal));
                     if let Err(error) = send(front, &answer) {
                         return front_left(error);
                     }
@@ -224,6 +224,11 @@ impl Message {
     fn u32_at(&self, at: usize) -> Option<u32> {
         let bytes = self.bytes.get(at..at.checked_add(4)?)?;
         Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+    }
+
+    /// Whether both answer the same request.
+    fn answers_as(&self, other: &[u8]) -> bool {
+        self.bytes.get(..4) == other.get(..4)
     }
 
     /// The first 64 bits of the payload.
@@ -381,6 +386,8 @@ mod tests {
 
     fn expect(socket: &mut UnixStream, bytes: &[u8]) {
         let mut got = vec![0; bytes.len()];
+        let limit = std::time::Duration::from_secs(20);
+        socket.set_read_timeout(Some(limit)).unwrap();
         socket.read_exact(&mut got).unwrap();
         assert_eq!(got, bytes);
     }

@@ -177,7 +177,6 @@ impl Server {
             None => (Ok(()), None),
         };
         if let Some(unanswered) = unanswered {
-            self.hub.leave(self.peer);
             self.take_leave(&session, &relay, unanswered);
         }
         session.lifeline.end();
@@ -203,10 +202,17 @@ impl Server {
         result
     }
 
-    /// The front end is not served any more, but may go on: has it unmap what it
-    /// was lent, before it is left to itself.
+    /// The front end is not served any more, but may go on: others unmap its memory,
+    /// and it what it was lent, before it is left to itself.
     fn take_leave(&self, session: &Session, relay: &Relay, unanswered: Option<Vec<u8>>) {
-        let over = || !session.port.may_show() || self.stop.requested();
+        let stopped = || self.stop.requested();
+        if stopped() {
+            return;
+        }
+        self.hub.leave(self.peer);
+        // It waits for an answer, perhaps to its stop.
+        self.hub.stop(self.peer, stopped);
+        let over = || !session.port.may_show() || stopped();
         if over() {
             return;
         }
