@@ -86,7 +86,7 @@ find_keyring() {
 # suite. Whether one really is Debian's is proved later by its signature.
 find_mirrors() {
     # shellcheck disable=SC2016 # $(...) is apt's own syntax
-    apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+    apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
         awk '$1 ~ /^(bullseye|bookworm|trixie|forky|duke|sid|oldoldstable|oldstable|stable|testing|unstable)(-updates|-backports)?$/ &&
             $2 !~ /^cdrom:/ && !seen[$2]++ { print $2 }'
 }
