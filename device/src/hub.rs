@@ -336,8 +336,8 @@ impl Hub {
 
     /// The front end stops the device: takes back what the VM exported, and
     /// returns when no other VMM can map any of it, or the time is over (see
-    /// [`RevokeWait`]), or the session has `ended`. Returns whether the first.
-    pub fn stop(&self, peer: PeerId, ended: impl Fn() -> bool) -> bool {
+    /// [`RevokeWait`]), or the session has `ended`.
+    pub fn stop(&self, peer: PeerId, ended: impl Fn() -> bool) {
         self.step(|broker, slots| {
             if let Some(slot) = slots.get_mut(&peer) {
                 slot.running = false;
@@ -348,34 +348,32 @@ impl Hub {
         let left = self.wait_for_importers(peer, &ended);
 
         let mut state = lock(&self.state);
-        let names = state.names(&left);
+        let (name, names) = (state.name(peer), state.names(&left));
         let State { broker, slots } = &mut *state;
         // What is left behind by a session that ended is not written to any more.
         let unproved = !left.is_empty() && !ended();
         if unproved {
             broker.stop_unproved(peer);
         }
-        if let Some(slot) = slots.get_mut(&peer) {
-            slot.stop = None;
-            if unproved {
-                slot.unproved_stops = slot.unproved_stops.saturating_add(1);
-                log::error!(
-                    "{}: stopped, but the VMM of {names} did not prove that it unmapped this VM's \
-                     memory",
-                    slot.name
-                );
-            }
-        }
         // It may have been an importer itself that was not waited for any longer.
         let (any, effects) = broker.take_unproved(peer);
-        if any && let Some(link) = slots.get(&peer).and_then(|slot| slot.link.as_ref()) {
-            link.force();
+        if let Some(slot) = slots.get_mut(&peer) {
+            slot.stop = None;
+            slot.unproved_stops = slot.unproved_stops.saturating_add(unproved.into());
+            if any && let Some(link) = &slot.link {
+                link.force();
+            }
         }
         let after = self.route(slots, effects);
         drop(state);
         self.changed.notify_all();
         after.run();
-        left.is_empty()
+        if unproved {
+            log::error!(
+                "{name}: stopped, but the VMM of {names} did not prove that it unmapped this VM's \
+                 memory"
+            );
+        }
     }
 
     /// Returns when no other VMM maps memory of `peer`, or it is time to go on. Who
@@ -397,22 +395,30 @@ impl Hub {
             let waited = started.elapsed();
             if waited >= say {
                 say = waited.saturating_add(STOP_SAY);
-                let names = state.names(&left);
+                let (name, names) = (state.name(peer), state.names(&left));
+                drop(state);
                 log::warn!(
-                    "{}: its stop waits for the VMM of {names} to unmap this VM's memory; one that \
-                     is paused has to be resumed for that, one whose session failed to be ended",
-                    state.name(peer)
+                    "{name}: its stop waits for the VMM of {names} to unmap this VM's memory; one \
+                     that is paused has to be resumed for that, one whose session failed to be ended"
                 );
+                state = lock(&self.state);
+                continue;
             }
             if let RevokeWait::Limit(limit) = self.revoke_wait
                 && waited >= limit
             {
-                let (any, effects) = state.force(peer);
-                if any {
+                let (forced, effects) = state.force(peer);
+                if !forced.is_empty() || !effects.is_empty() {
                     give_up = waited.saturating_add(FORCED_WAIT);
+                    let (name, names) = (state.name(peer), state.names(&forced));
                     let after = self.route(&state.slots, effects);
                     drop(state);
                     after.run();
+                    log::error!(
+                        "{name}: stopped while {names} is stopped too, and maps this VM's memory: \
+                         its VMM is asked to unmap that all the same, of which QEMU 11.1 dies (see \
+                         --revoke-wait)"
+                    );
                     state = lock(&self.state);
                     continue;
                 }
@@ -612,25 +618,16 @@ impl Hub {
 
 impl State {
     /// Takes memory of `owner` from those importers whose device is stopped.
-    /// Returns whether there are any who were not forced before.
-    fn force(&mut self, owner: PeerId) -> (bool, Vec<Effect>) {
+    /// Returns those that were not forced before; only they have anything to lose.
+    fn force(&mut self, owner: PeerId) -> (Vec<PeerId>, Vec<Effect>) {
         let (mut stopped, effects) = self.broker.take_from_stopped(owner);
         if let Some(stop) = self.slots.get_mut(&owner).and_then(|s| s.stop.as_mut()) {
             stopped.retain(|importer| stop.forced.insert(*importer));
         }
         for importer in &stopped {
-            let owner = self.name(owner);
             let Some(slot) = self.slots.get_mut(importer) else {
                 continue;
             };
-            if !slot.leaving {
-                log::error!(
-                    "{owner}: stopped while {} is stopped too, and maps this VM's memory: its VMM \
-                     is asked to unmap that all the same, of which QEMU 11.1 dies (see \
-                     --revoke-wait)",
-                    slot.name
-                );
-            }
             if let Some(link) = &slot.link {
                 link.force();
             }
@@ -639,7 +636,7 @@ impl State {
                 stop.released = true;
             }
         }
-        (!stopped.is_empty(), effects)
+        (stopped, effects)
     }
 
     fn stopping(&self, peer: PeerId) -> Option<&Stopping> {

@@ -22,7 +22,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Where marks begin in a file: beyond the end of any.
 const MARKS: i64 = 1 << 62;
 
-/// The next mark. One that comes round again is of a window long gone.
+/// The next mark. One that comes round again while the first is in use makes that
+/// count as held for longer.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Debug)]

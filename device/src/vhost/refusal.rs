@@ -11,8 +11,7 @@
 
 use vhost::vhost_user::message::FrontendReq;
 
-/// Bytes of a message's header: request, flags and size, each 32 bits.
-pub const HEADER: usize = 12;
+use super::relay::{HEADER, word};
 
 /// Flag of a message that wants an acknowledgement.
 const NEED_REPLY: u32 = 1 << 3;
@@ -22,11 +21,6 @@ const REPLY: u32 = 1 | 1 << 2;
 
 /// Bytes before the contents in the payload of GET_CONFIG: offset, size, flags.
 const CONFIG_HEAD: usize = 12;
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    let bytes = bytes.get(at..at.checked_add(4)?)?;
-    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-}
 
 fn is(request: u32, which: FrontendReq) -> bool {
     request == u32::from(which)

@@ -19,7 +19,10 @@ use vhost::vhost_user::message::{
 };
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-use super::refusal::{HEADER, refusal};
+use super::refusal::refusal;
+
+/// Bytes of a message's header: request, flags and size, each 32 bits.
+pub(super) const HEADER: usize = 12;
 
 /// How often a front end that is refused everything is let go, if it may be.
 const REFUSE_LOOK_MS: libc::c_int = 50;
@@ -212,6 +215,12 @@ fn wait<const N: usize>(
     }
 }
 
+/// 32 bits of a message, in the host's byte order.
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
 /// One message with its descriptors.
 struct Message {
     bytes: Vec<u8>,
@@ -221,14 +230,9 @@ struct Message {
 }
 
 impl Message {
-    fn u32_at(&self, at: usize) -> Option<u32> {
-        let bytes = self.bytes.get(at..at.checked_add(4)?)?;
-        Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-    }
-
     /// Whether both answer the same request.
     fn answers_as(&self, other: &[u8]) -> bool {
-        self.bytes.get(..4) == other.get(..4)
+        word(&self.bytes, 0) == word(other, 0)
     }
 
     /// The first 64 bits of the payload.
@@ -238,7 +242,7 @@ impl Message {
     }
 
     fn tell(&self, watch: &dyn Watch) {
-        let code = self.u32_at(0).unwrap_or_default();
+        let code = word(&self.bytes, 0).unwrap_or_default();
         if code == u32::from(FrontendReq::SET_PROTOCOL_FEATURES) {
             if let Some(bits) = self.value() {
                 watch.negotiated(VhostUserProtocolFeatures::from_bits_retain(bits));
@@ -271,7 +275,7 @@ fn receive(socket: &UnixStream) -> io::Result<Option<Message>> {
             _ => got = got.saturating_add(n),
         }
         if got == HEADER {
-            let size = message.u32_at(8).unwrap_or_default();
+            let size = word(&message.bytes, 8).unwrap_or_default();
             let size = usize::try_from(size).unwrap_or(usize::MAX);
             message.oversized = size > MAX_MSG_SIZE;
             if !message.oversized {

@@ -171,14 +171,14 @@ impl Server {
 
         let asked = session.lifeline.closing();
         session.stop_rings();
-        let (relayed, unanswered) = match left {
-            Some(Left::Crate(unanswered)) => (Ok(()), Some(unanswered)),
-            Some(Left::Front(result)) => (result, None),
-            None => (Ok(()), None),
+        let relayed = match left {
+            Some(Left::Crate(unanswered)) => {
+                self.take_leave(&session, &relay, unanswered);
+                Ok(())
+            }
+            Some(Left::Front(result)) => result,
+            None => Ok(()),
         };
-        if let Some(unanswered) = unanswered {
-            self.take_leave(&session, &relay, unanswered);
-        }
         session.lifeline.end();
         self.hub.leave(self.peer);
         let served = started.and_then(|()| daemon.wait());
