@@ -263,6 +263,18 @@ impl TwoVms {
         })
     }
 
+    /// The daemon holds nothing, and as many descriptors as `before`.
+    ///
+    /// # Errors
+    /// When something stays behind.
+    pub fn settled_as(&mut self, before: usize) -> Result<()> {
+        self.settled()?;
+        let what = format!("the daemon's descriptors to be {before} again");
+        self.daemon()?
+            .settles(&what, |now| now.descriptors == before)
+            .map(drop)
+    }
+
     /// Check that nothing has ended, restarted or complained, and that no
     /// buffer is left.
     ///

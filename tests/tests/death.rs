@@ -6,22 +6,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use bufshare_tests::hand::{Sight, status};
-use bufshare_tests::pair::{Plan, Shared, Side, TwoVms};
+use bufshare_tests::pair::{Plan, Shared, Side};
 
 static VMS: Shared = Shared::new(Plan::new);
 const SIZE: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// The daemon holds what it held before, descriptor for descriptor.
-fn as_before(vms: &mut TwoVms, before: usize) -> Result<()> {
-    vms.settled()?;
-    let what = format!("the daemon's descriptors to be {before} again");
-    vms.daemon()?
-        .settles(&what, |now| now.descriptors == before)?;
-    Ok(())
-}
 
 #[test]
 fn the_death_of_the_exporting_process_takes_the_buffer_away() {
@@ -43,7 +34,7 @@ fn the_death_of_the_exporting_process_takes_the_buffer_away() {
         ensure!(b.compare(map, 1)? == Sight::Sigbus);
         ensure!(status(b.import(&export.id))? == "NOT_FOUND");
         drop(b);
-        as_before(vms, before)
+        vms.settled_as(before)
     });
 }
 
@@ -69,7 +60,7 @@ fn the_death_of_the_importing_process_lets_go_of_the_buffer() {
         let map = other.map(import.buf)?;
         ensure!(other.compare(map, 2)? == Sight::Pattern);
         drop((a, other));
-        as_before(vms, before)
+        vms.settled_as(before)
     });
 }
 
@@ -115,7 +106,7 @@ fn the_death_of_the_exporting_vm_takes_its_buffers_away() {
         let map = b.map(import.buf)?;
         ensure!(b.compare(map, 4)? == Sight::Pattern);
         drop((a, b));
-        as_before(vms, before)
+        vms.settled_as(before)
     });
 }
 
@@ -145,6 +136,6 @@ fn the_death_of_the_importing_vm_lets_go_of_the_buffer() {
         let map = b.map(import.buf)?;
         ensure!(b.compare(map, 5)? == Sight::Pattern);
         drop((a, b));
-        as_before(vms, before)
+        vms.settled_as(before)
     });
 }

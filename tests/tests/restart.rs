@@ -189,12 +189,7 @@ fn shares_again(vms: &mut TwoVms, before: usize) -> Result<()> {
     let map = b.map(import.buf)?;
     ensure!(b.compare(map, 9)? == Sight::Pattern);
     drop((a, b));
-    vms.settled()?;
-    vms.daemon()?
-        .settles("the descriptors to be as before", |now| {
-            now.descriptors == before
-        })?;
-    Ok(())
+    vms.settled_as(before)
 }
 
 /// The exporter's reset was answered after the importer's VMM had ended; all goes
@@ -426,12 +421,7 @@ fn the_importer_lets_go_and_imports_again(
     let snapshot = vms.daemon()?.snapshot()?;
     ensure!(snapshot.peer("b")?.attachments == 1, "{snapshot:?}");
     drop((a, b));
-    vms.settled()?;
-    vms.daemon()?
-        .settles("the descriptors to be as before", |now| {
-            now.descriptors == before
-        })?;
-    Ok(())
+    vms.settled_as(before)
 }
 
 #[test]
@@ -470,12 +460,7 @@ fn an_importer_that_is_reset_lets_go_and_imports_again_after_a_power_cycle() {
         let map = b.map(import.buf)?;
         ensure!(b.compare(map, 6)? == Sight::Pattern);
         drop((a, b));
-        vms.settled()?;
-        vms.daemon()?
-            .settles("the descriptors to be as before", |now| {
-                now.descriptors == before
-            })?;
-        Ok(())
+        vms.settled_as(before)
     });
 }
 

@@ -144,6 +144,12 @@ impl Host {
         self.take(effects);
     }
 
+    /// The rings of `peer` stop.
+    pub(super) fn stop(&mut self, peer: PeerId) {
+        let effects = self.broker.peer_stopped(peer);
+        self.take(effects);
+    }
+
     pub(super) fn take(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {

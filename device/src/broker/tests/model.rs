@@ -329,8 +329,7 @@ impl Model {
             Op::Pause(p, deadline, unproved) => {
                 let peer = PeerId(p.into());
                 self.revoke_of(peer);
-                let effects = self.host.broker.peer_stopped(peer);
-                self.host.take(effects);
+                self.host.stop(peer);
                 if deadline {
                     self.deadline();
                 }
@@ -344,8 +343,7 @@ impl Model {
                 let (first, second) = (PeerId(p.into()), PeerId(q.into()));
                 for peer in [first, second] {
                     self.revoke_of(peer);
-                    let effects = self.host.broker.peer_stopped(peer);
-                    self.host.take(effects);
+                    self.host.stop(peer);
                 }
                 let (_, effects) = self.host.broker.take_from_stopped(second);
                 self.host.take(effects);

@@ -709,8 +709,7 @@ fn a_driver_that_was_only_paused_keeps_its_imports_and_learns_what_it_lost() {
     mapped(host.call(B, map(handle, 1)));
     let own = host.export(B, 1);
     host.events(B);
-    let effects = host.broker.peer_stopped(B);
-    host.take(effects);
+    host.stop(B);
     host.settle();
     assert!(!host.broker.exposed(B));
     assert_eq!(host.peer(B).windows_live, 1);
@@ -731,8 +730,7 @@ fn a_paused_importer_learns_that_its_import_was_taken_back() {
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
     host.events(B);
-    let effects = host.broker.peer_stopped(B);
-    host.take(effects);
+    host.stop(B);
     let unexport = host.send(A, Request::Unexport { id });
     let effects = host.broker.peer_up(B, true);
     host.take(effects);
@@ -750,10 +748,8 @@ fn stopped_importer_of_a_stopped_exporter(host: &mut Host) -> u64 {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
-    let effects = host.broker.peer_stopped(B);
-    host.take(effects);
-    let effects = host.broker.peer_stopped(A);
-    host.take(effects);
+    host.stop(B);
+    host.stop(A);
     handle
 }
 
@@ -820,10 +816,8 @@ fn a_stopped_importer_loses_its_windows_when_the_exporter_waits_no_longer() {
     host.call(C, Request::Unmap { handle: other }).unwrap();
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
-    let effects = host.broker.peer_stopped(B);
-    host.take(effects);
-    let effects = host.broker.peer_stopped(A);
-    host.take(effects);
+    host.stop(B);
+    host.stop(A);
     assert!(host.vmms[&B].shows(A));
 
     let (stopped, effects) = host.broker.take_from_stopped(A);
@@ -844,12 +838,10 @@ fn a_peer_that_stops_loses_what_an_exporter_did_not_wait_for() {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
-    let effects = host.broker.peer_stopped(A);
-    host.take(effects);
+    host.stop(A);
     assert!(!host.broker.take_unproved(B).0, "A still waits");
     host.broker.stop_unproved(A);
-    let effects = host.broker.peer_stopped(B);
-    host.take(effects);
+    host.stop(B);
 
     let (any, effects) = host.broker.take_unproved(B);
     host.take(effects);
@@ -860,8 +852,7 @@ fn a_peer_that_stops_loses_what_an_exporter_did_not_wait_for() {
 }
 
 fn stop_and_go_on(host: &mut Host, peer: PeerId) {
-    let effects = host.broker.peer_stopped(peer);
-    host.take(effects);
+    host.stop(peer);
     let effects = host.broker.peer_up(peer, true);
     host.take(effects);
     host.settle();
