@@ -61,7 +61,7 @@ static struct page *bufshare_get_contig(unsigned long nr, unsigned long align)
 {
 	struct page *page = NULL;
 
-#ifdef CONFIG_CONTIG_ALLOC
+#ifdef BUFSHARE_HAVE_CONTIG_PAGES
 	page = alloc_contig_pages(nr, GFP_KERNEL | __GFP_NOWARN, numa_mem_id(), NULL);
 	if (page && !IS_ALIGNED(page_to_pfn(page), align)) {
 		bufshare_free_pages(page, nr);

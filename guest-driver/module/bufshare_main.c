@@ -9,10 +9,10 @@
 #include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/reboot.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/virtio_config.h>
-#include <linux/virtio_features.h>
 
 #include "bufshare_priv.h"
 
@@ -320,6 +320,19 @@ static void bufshare_stop(struct bufshare_device *bd)
 	bd->vdev->config->del_vqs(bd->vdev);
 }
 
+/*
+ * Before a reboot or kexec: leave in order, as at remove. A notifier does it, as
+ * virtio drivers of Linux 6.12 have no shutdown callback.
+ */
+static int bufshare_reboot(struct notifier_block *nb, unsigned long event, void *data)
+{
+	struct bufshare_device *bd = container_of(nb, struct bufshare_device, reboot);
+
+	if (bd->ctrl)
+		bufshare_stop(bd);
+	return NOTIFY_DONE;
+}
+
 static int bufshare_probe(struct virtio_device *vdev)
 {
 	struct bufshare_device *bd;
@@ -355,6 +368,10 @@ static int bufshare_probe(struct virtio_device *vdev)
 	ret = bufshare_start(bd);
 	if (ret)
 		goto err_start;
+	bd->reboot.notifier_call = bufshare_reboot;
+	ret = register_reboot_notifier(&bd->reboot);
+	if (ret)
+		goto err_start;
 
 	bufshare_debugfs_add(bd);
 	bd->misc.minor = MISC_DYNAMIC_MINOR;
@@ -374,6 +391,7 @@ static int bufshare_probe(struct virtio_device *vdev)
 
 err_debugfs:
 	debugfs_remove_recursive(bd->debugfs);
+	unregister_reboot_notifier(&bd->reboot);
 err_start:
 	if (bd->ctrl)
 		bufshare_stop(bd);
@@ -394,6 +412,7 @@ static void bufshare_remove(struct virtio_device *vdev)
 	struct bufshare_device *bd = vdev->priv;
 
 	misc_deregister(&bd->misc);
+	unregister_reboot_notifier(&bd->reboot);
 	if (bd->ctrl)
 		bufshare_stop(bd);
 	debugfs_remove_recursive(bd->debugfs);
@@ -402,15 +421,6 @@ static void bufshare_remove(struct virtio_device *vdev)
 	bufshare_shm_put(bd->shm);
 	bufshare_device_put(bd);
 	clear_bit(0, &bufshare_bound);
-}
-
-/* Before a reboot or kexec: leave in order, as at remove. */
-static void bufshare_shutdown(struct virtio_device *vdev)
-{
-	struct bufshare_device *bd = vdev->priv;
-
-	if (bd->ctrl)
-		bufshare_stop(bd);
 }
 
 #ifdef CONFIG_PM_SLEEP
@@ -451,7 +461,6 @@ static struct virtio_driver bufshare_driver = {
 	.id_table = bufshare_ids,
 	.probe = bufshare_probe,
 	.remove = bufshare_remove,
-	.shutdown = bufshare_shutdown,
 #ifdef CONFIG_PM_SLEEP
 	.freeze = bufshare_freeze,
 	.restore = bufshare_restore,
@@ -462,4 +471,4 @@ module_virtio_driver(bufshare_driver);
 MODULE_DESCRIPTION("Share dma-bufs between virtual machines");
 MODULE_AUTHOR("The bufshare developers");
 MODULE_LICENSE("GPL");
-MODULE_IMPORT_NS("DMA_BUF");
+MODULE_INFO(import_ns, "DMA_BUF");

@@ -44,6 +44,7 @@
 #include <linux/memremap.h>
 #include <linux/miscdevice.h>
 #include <linux/mutex.h>
+#include <linux/notifier.h>
 #include <linux/rwsem.h>
 #include <linux/scatterlist.h>
 #include <linux/spinlock.h>
@@ -135,6 +136,7 @@ struct bufshare_shm {
  * @dma_dev: whose DMA addresses foreign exports use; constant; only while bound
  * @misc: /dev/bufshare; constant while registered
  * @debugfs: our folder; constant while bound
+ * @reboot: leaves before a reboot; constant while registered
  * @wq: dispatch of events, release of exports; constant while bound
  * @revoke_wq: revocation of imports, in parallel; constant while bound
  * @caps: limits; written when no file is open or all user space is frozen
@@ -167,6 +169,7 @@ struct bufshare_device {
 	struct device *dma_dev;
 	struct miscdevice misc;
 	struct dentry *debugfs;
+	struct notifier_block reboot;
 	struct workqueue_struct *wq;
 	struct workqueue_struct *revoke_wq;
 	struct bufshare_caps caps;
