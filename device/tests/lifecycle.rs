@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::Request;
+use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
+use bufshare_protocol::types::Extent;
 use common::daemon::{Daemon, Setup, Start};
 use common::frontend::{Asked, Options, PAGE};
 use common::vm::{DATA, Vm};
@@ -155,6 +157,52 @@ fn nothing_is_asked_of_a_front_end_whose_device_is_stopped() {
     let _ = pending;
     a.start_fresh();
     share(&mut a, &mut b);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn rest_of_a_mapping_is_not_asked_for_after_the_vmm_dropped_its_first_part() {
+    let (daemon, mut a, mut b) = two();
+    let extents = [0, 2].map(|page| Extent {
+        addr: DATA + page * PAGE,
+        len: PAGE,
+    });
+    let request = Vm::export_of(extents.to_vec(), vec![]);
+    let Ok(Response::Exported { id, .. }) = a.request(&request) else {
+        panic!("EXPORT");
+    };
+    let handle = b.attach(id);
+    b.front.shm.hold(true);
+    b.submit(&Request::Map {
+        handle,
+        offset: 0,
+        len: 2 * PAGE,
+    });
+    b.front.shm.until_waiting();
+    b.front.stop();
+
+    // The first part is mapped although the device is stopped, then dropped by the
+    // reset. The driver looks before the daemon does.
+    b.front.shm.hold(false);
+    until("the first part", || b.front.shm.windows() == 1);
+    assert_eq!(b.front.shm.forgive_while_stopped(), 1);
+    b.front.device_reset();
+    b.front.read_config(0, 4).unwrap();
+    b.start_fresh();
+    b.request(&Request::GetCaps { version: 1 }).unwrap();
+
+    until("the end of the old request", || {
+        daemon.session("b")["jobs"] == 0
+    });
+    assert_eq!(
+        b.front.shm.windows(),
+        0,
+        "shows a's memory without an owner"
+    );
+    a.unexport(id);
+    share(&mut a, &mut b);
+    assert_eq!(b.front.shm.windows(), 1);
     drop((a, b));
     daemon.finish();
 }

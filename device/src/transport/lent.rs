@@ -61,13 +61,18 @@ impl Lent {
         (sent, Self { file, mark })
     }
 
-    /// A dma-buf that nobody else holds yet.
-    #[must_use]
-    pub fn dmabuf(file: &Arc<File>) -> Self {
-        Self {
+    /// A dma-buf that nobody else holds yet: a descriptor to send, which counts as
+    /// a holder until it is dropped, and what tells of its end.
+    ///
+    /// # Errors
+    /// As `dup`.
+    pub fn dmabuf(file: &Arc<File>) -> io::Result<(Arc<File>, Self)> {
+        let sent = Arc::new(file.try_clone()?);
+        let lent = Self {
             file: file.clone(),
             mark: Mark::Count,
-        }
+        };
+        Ok((sent, lent))
     }
 
     /// Whether a descriptor or a mapping of it is left anywhere, if that is known.
@@ -189,6 +194,8 @@ mod tests {
 
     #[test]
     fn nothing_is_known_of_a_file_whose_holders_are_not_counted() {
-        assert_eq!(Lent::dmabuf(&memfd(4096, true)).held(), None);
+        let (_sent, lent) = Lent::dmabuf(&memfd(4096, true)).unwrap();
+
+        assert_eq!(lent.held(), None);
     }
 }

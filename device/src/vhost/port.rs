@@ -81,7 +81,8 @@ enum Turn {
 
 /// What the thread does next.
 enum Next {
-    Job(Job, Option<Backend>),
+    /// A job, where to ask, and the epoch in which it was queued.
+    Job(Job, Option<Backend>, u64),
     /// Tell that the VMM has dropped all windows.
     Dropped,
 }
@@ -97,6 +98,9 @@ struct State {
     closed: bool,
     /// What shows another VM's memory, by its place.
     lent: BTreeMap<u64, Lent>,
+    /// How often the VMM has dropped all windows by itself. A job of an earlier
+    /// epoch is about windows that nobody knows any more.
+    epoch: u64,
     backend: Option<Backend>,
     /// The socket of the channel.
     channel: Option<UnixStream>,
@@ -213,13 +217,16 @@ impl Port {
         self.wake.notify_all();
     }
 
-    /// Waits until a shared-memory request may be sent. While the queues are
-    /// stopped only one that is `forced` may.
-    fn turn(&self, forced: bool) -> Turn {
+    /// Waits until a shared-memory request of a job of `epoch` may be sent. While
+    /// the queues are stopped only one that is `forced` may.
+    fn turn(&self, epoch: u64, forced: bool) -> Turn {
         let mut state = lock(&self.state);
         loop {
             if state.closed {
                 return Turn::Closed;
+            }
+            if state.epoch != epoch {
+                return Turn::Dropped;
             }
             if state.running {
                 return Turn::Ask;
@@ -256,13 +263,15 @@ impl Port {
     }
 
     /// Whether the VMM had windows and has dropped them all by itself. If so,
-    /// forgets them and what waits, which is about them.
+    /// forgets them and all jobs, which are about them; the one that the thread has
+    /// in hand ends before its next request.
     pub fn forget_dropped(&self) -> bool {
         let mut state = lock(&self.state);
         let dropped = state.dropped();
         if dropped {
             state.lent.clear();
             state.jobs.clear();
+            state.epoch = state.epoch.wrapping_add(1);
         }
         dropped
     }
@@ -309,12 +318,14 @@ impl Port {
             name,
             sent,
             nonce: Uuid::from_bytes(random::bytes().unwrap_or([0xa5; 16])),
+            epoch: 0,
         };
         while let Some(next) = self.next() {
-            let Next::Job(job, backend) = next else {
+            let Next::Job(job, backend, epoch) = next else {
                 dropped();
                 continue;
             };
+            worker.epoch = epoch;
             let (id, outcome) = match job {
                 Job::Map {
                     id,
@@ -368,7 +379,7 @@ impl Port {
             }
             if let Some(job) = state.jobs.pop_front() {
                 state.busy = true;
-                return Some(Next::Job(job, state.backend.clone()));
+                return Some(Next::Job(job, state.backend.clone(), state.epoch));
             }
             state = if state.running || state.lent.is_empty() {
                 self.wake
@@ -383,15 +394,23 @@ impl Port {
         }
     }
 
-    /// Lends a file for a window: what is to be sent.
-    fn lend(&self, piece: &FdPiece, udmabuf: bool) -> Arc<File> {
+    /// Lends a file for a window: what is to be sent, and kept until that is done.
+    /// None if the epoch has passed.
+    ///
+    /// From here on the mark counts as held, so that the VMM cannot seem to have
+    /// dropped a window that it is about to be asked for.
+    fn lend(&self, piece: &FdPiece, udmabuf: bool, epoch: u64) -> io::Result<Option<Arc<File>>> {
         let (file, lent) = if udmabuf {
-            (piece.file.clone(), Lent::dmabuf(&piece.file))
+            Lent::dmabuf(&piece.file)?
         } else {
             Lent::ram(&piece.file)
         };
-        lock(&self.state).lent.insert(piece.shm_offset, lent);
-        file
+        let mut state = lock(&self.state);
+        if state.epoch != epoch {
+            return Ok(None);
+        }
+        state.lent.insert(piece.shm_offset, lent);
+        Ok(Some(file))
     }
 
     /// There is no window here any more.
@@ -445,6 +464,8 @@ struct Worker<'a> {
     sent: &'a Sent,
     /// A shared object that never was.
     nonce: Uuid,
+    /// Of the job in hand.
+    epoch: u64,
 }
 
 impl Worker<'_> {
@@ -475,7 +496,7 @@ impl Worker<'_> {
             if done.is_empty() && !self.port.running() {
                 return Outcome::HostError;
             }
-            match self.port.turn(false) {
+            match self.port.turn(self.epoch, false) {
                 Turn::Ask => {}
                 // Those that were mapped are gone, too.
                 Turn::Dropped => return Outcome::Refused,
@@ -488,7 +509,19 @@ impl Worker<'_> {
                 }
                 What::Buffer { udmabuf, .. } => {
                     self.sent.record(piece.id, udmabuf);
-                    self.port.lend(piece, udmabuf)
+                    match self.port.lend(piece, udmabuf, self.epoch) {
+                        Ok(Some(file)) => file,
+                        Ok(None) => return Outcome::Refused,
+                        Err(error) => {
+                            log::warn!("{}: a buffer cannot be lent: {error}", self.name);
+                            let undone = self.undo(backend, &done);
+                            return if done.is_empty() {
+                                Outcome::HostError
+                            } else {
+                                undone
+                            };
+                        }
+                    }
                 }
             };
             match answer(backend.shmem_map(&request, &*file)) {
@@ -530,7 +563,7 @@ impl Worker<'_> {
         let mut outcome = Outcome::Done;
         for piece in pieces {
             let request = mmap(piece.shm_offset, piece.len, 0, VhostUserMMapFlags::empty());
-            match self.port.turn(true) {
+            match self.port.turn(self.epoch, true) {
                 Turn::Ask => match answer(backend.shmem_unmap(&request)) {
                     Answer::Yes => self.port.returned(piece.shm_offset),
                     // QEMU unmaps by itself when the device is reset, and knows
@@ -575,7 +608,7 @@ impl Worker<'_> {
         let result = if quiet {
             answer(backend.shared_object_remove(&VhostUserSharedMsg { uuid: self.nonce }))
         } else {
-            match self.port.turn(true) {
+            match self.port.turn(self.epoch, true) {
                 Turn::Ask => answer(backend.shmem_unmap(&self.guard())),
                 // The kernel's word is proof enough.
                 Turn::Dropped => Answer::Yes,
