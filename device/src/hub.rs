@@ -118,6 +118,10 @@ pub struct SessionFacts {
     pub malformed: u64,
     /// Chains that had no room for a response.
     pub no_room: u64,
+    /// Queues that made no sense, and were not served until the driver's next reset.
+    pub ring_faults: u64,
+    /// How often its worker was woken.
+    pub wakeups: u64,
     /// Events written.
     pub events: u64,
     /// Event buffers that were too small.

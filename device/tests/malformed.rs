@@ -250,14 +250,90 @@ fn chain_that_loops_is_completed() {
     check(daemon, a);
 }
 
+/// More than what `cause` in [`wakeups`] and what came just before it wakes.
+const FEW: u64 = 5;
+
+/// How often the worker of `peer` was woken by what `cause` did, and while others
+/// were served for a while.
+fn wakeups(daemon: &Daemon, peer: &str, other: &mut Vm, cause: impl FnOnce()) -> u64 {
+    let wakeups = || daemon.session(peer)["wakeups"].as_u64().unwrap();
+    let before = wakeups();
+    cause();
+    common::until("the worker", || wakeups() > before);
+    for _ in 0..200 {
+        other.request(&Request::Peers { cursor: 0 }).unwrap();
+    }
+    wakeups() - before
+}
+
 #[test]
-fn available_index_that_makes_no_sense_is_survived() {
+fn available_index_that_makes_no_sense_is_looked_at_once() {
+    for ring in [0, 1] {
+        let (daemon, mut a) = one();
+        let mut b = Vm::boot(&daemon.socket("b"));
+
+        let woken = wakeups(&daemon, "a", &mut b, || a.spoil_available_index(ring));
+
+        assert!(woken < FEW, "{woken}");
+        assert_eq!(daemon.session("a")["ring_faults"], 1);
+        // The ring is of no use any more; a reset of the driver is.
+        a.reset();
+        drop(b);
+        check(daemon, a);
+    }
+}
+
+#[test]
+fn disabled_ring_is_left_alone_until_it_is_enabled() {
     let (daemon, mut a) = one();
+    let mut b = Vm::boot(&daemon.socket("b"));
+    a.front.enable(0, false);
+    let ticket = a.submit(&Request::GetCaps { version: 1 });
 
-    a.spoil_available_index();
+    // The event queue runs on.
+    let woken = wakeups(&daemon, "a", &mut b, || {
+        a.front.rings[1].kick.write(1).unwrap()
+    });
 
-    // The ring is of no use any more; a reset of the driver is.
+    assert!(woken < FEW, "{woken}");
+    assert!(!a.is_done(ticket));
+    a.front.enable(0, true);
+    assert!(matches!(a.finish(ticket), Ok(Response::Caps(_))));
+    drop(b);
+    check(daemon, a);
+}
+
+#[test]
+fn chain_that_comes_again_and_again_before_it_is_used_is_taken_once() {
+    let (daemon, mut a) = one();
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let id = b.export(DATA, PAGE);
+    let handle = a.attach(id);
+    a.map(handle, PAGE);
+    a.unmap(handle);
+    let before = daemon.session("a")["chains"].as_u64().unwrap();
+    // Answered when the window is unmapped.
+    a.front.shm.hold(true);
+    let flush = a.submit(&Request::Flush);
+    a.front.shm.until_waiting();
+
+    let mut published = 1;
+    while published < 100_000 {
+        a.publish_again(flush);
+        published += 64;
+        common::until("the queue", || {
+            let session = daemon.session("a");
+            session["ring_faults"] == 1 || session["chains"] == before + published
+        });
+    }
+
+    assert_eq!(daemon.session("a")["pending"], 1);
+    assert_eq!(daemon.session("a")["chains"], before + 1);
+    a.front.shm.hold(false);
+    assert_eq!(a.finish(flush), Ok(Response::Done));
     a.reset();
+    b.unexport(id);
+    drop(b);
     check(daemon, a);
 }
 

@@ -31,6 +31,12 @@ pub const HARD_MAX_WINDOWS: u32 = 448;
 /// window is taken from under them. A reset of the exporter waits for it.
 pub const REVOKE_ACK: Duration = Duration::from_millis(1000);
 
+/// Requests of one peer that wait for their answer at once: as many as the largest
+/// queue of QEMU holds. The adapter takes no more from the peer's queue until one is
+/// answered. So what waits in the broker for one peer (MAP, FLUSH, UNEXPORT) is no
+/// more than that.
+pub const MAX_PENDING: usize = 1024;
+
 /// Events of droppable kinds about one peer that wait for another; more are
 /// counted and told by OVERFLOW. An offer and news of a few hundred buffers.
 pub const MAX_DROPPABLE_EVENTS: usize = 512;

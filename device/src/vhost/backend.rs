@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::memory::{self, Sent};
 use super::port::Port;
-use super::queue::{Control, Events, MAX_PER_KICK, Taken};
+use super::queue::{Control, Delivered, Events, Fault, MAX_PER_KICK, Take, Taken};
 use super::relay::{Hangup, Watch};
 use super::{GuestMem, Vring, features};
 use crate::broker::{PeerId, Token};
@@ -142,8 +142,10 @@ pub struct Session {
     phase: Mutex<Phase>,
     /// Wakes the worker for what one kick left undone.
     again: EventFd,
-    /// Requests that were read just before the rings stopped.
-    deferred: Mutex<Vec<(Token, Request)>>,
+    /// How often the worker was woken.
+    wakeups: AtomicU64,
+    /// Requests that were read just before the rings stopped, with their epoch.
+    deferred: Mutex<Vec<(u64, Token, Request)>>,
     /// Windows were mapped when the rings stopped last.
     stopped_mapped: AtomicBool,
     /// Given away to the vhost-user crate, which never closes it.
@@ -178,6 +180,7 @@ impl Session {
             window_regions: AtomicUsize::new(0),
             phase: Mutex::default(),
             again,
+            wakeups: AtomicU64::new(0),
             deferred: Mutex::default(),
             stopped_mapped: AtomicBool::new(false),
             exit_fd: Mutex::new(None),
@@ -276,12 +279,12 @@ impl Session {
         phase.forgotten = false;
         let epoch = self.hub.start(self.peer, self.port.can_map());
         phase.running = true;
-        self.control.start(control.clone(), epoch, fresh);
+        self.control.start(control.clone(), epoch);
         self.events.start(events.clone());
         self.port.set_running(true);
         self.stopped_mapped.store(false, Ordering::Release);
         drop(phase);
-        for (token, request) in core::mem::take(&mut *lock(&self.deferred)) {
+        for (epoch, token, request) in core::mem::take(&mut *lock(&self.deferred)) {
             self.request(epoch, token, request);
         }
         let how = if fresh { "started" } else { "resumed" };
@@ -293,30 +296,44 @@ impl Session {
     fn serve(&self) {
         let own = self.own();
         self.control.begin_batch();
-        let mut left = MAX_PER_KICK;
-        loop {
-            match (left, self.control.take(&own)) {
-                (_, None) => {
-                    if self.control.end_batch() {
-                        self.control.begin_batch();
-                        left = left.saturating_sub(1);
-                        if left == 0 {
-                            break;
-                        }
-                        continue;
-                    }
-                    return;
-                }
-                (_, Some(taken)) => self.one(taken),
-            }
-            left = left.saturating_sub(1);
-            if left == 0 || self.lifeline.closing() {
+        for _ in 0..MAX_PER_KICK {
+            if self.lifeline.closing() {
                 break;
+            }
+            match self.control.take(&own) {
+                Take::Request(taken) => self.one(taken),
+                Take::Empty => {
+                    self.control.end_batch();
+                    if !self.control.ask_for_kicks() {
+                        return;
+                    }
+                    self.control.begin_batch();
+                }
+                Take::Idle => return self.control.end_batch(),
+                Take::Fault(fault) => {
+                    self.control.end_batch();
+                    return self.fault("control", fault);
+                }
             }
         }
         self.control.end_batch();
-        // The rest when the worker has looked at the rest of its work.
+        self.wake();
+    }
+
+    /// Has the worker look at both queues, after the rest of its work.
+    fn wake(&self) {
+        // A counter that is full wakes all the same.
         let _ = self.again.write(1);
+    }
+
+    fn fault(&self, queue: &str, fault: Fault) {
+        self.limiter.warn(
+            &self.name,
+            format_args!(
+                "the {queue} queue is broken: {fault}; it is not served until the driver resets \
+                 the device"
+            ),
+        );
     }
 
     fn one(&self, taken: Taken) {
@@ -341,7 +358,7 @@ impl Session {
                 self.limiter
                     .warn(&self.name, format_args!("bad request: {status}"));
                 self.hub.refuse(self.peer);
-                self.control.reply(taken.token, &Err(status));
+                self.reply(taken.token, &Err(status));
             }
         }
     }
@@ -349,7 +366,7 @@ impl Session {
     /// Handles a request, or keeps it for a driver that goes on after a pause.
     fn request(&self, epoch: u64, token: Token, request: Request) {
         if let Some(request) = self.hub.request(self.peer, epoch, token, request) {
-            lock(&self.deferred).push((token, request));
+            lock(&self.deferred).push((epoch, token, request));
         }
     }
 
@@ -361,6 +378,7 @@ impl Session {
             return;
         }
         lock(&self.deferred).clear();
+        self.control.forget();
         self.hub.reset(self.peer, dropped);
     }
 
@@ -374,8 +392,12 @@ impl Session {
     }
 
     fn deliver(&self) {
-        self.events
-            .deliver(self.own(), || self.hub.next_event(self.peer));
+        let next = || self.hub.next_event(self.peer);
+        match self.events.deliver(self.own(), next) {
+            Delivered::All => {}
+            Delivered::Some => self.wake(),
+            Delivered::Fault(fault) => self.fault("event", fault),
+        }
     }
 
     fn dispatch(&self, event: u16, rings: &[Vring]) {
@@ -384,7 +406,7 @@ impl Session {
         }
         if !self.can_signal(rings) {
             std::thread::sleep(Duration::from_millis(1));
-            let _ = self.again.write(1);
+            self.wake();
             return;
         }
         self.start_if_ready(rings);
@@ -424,7 +446,9 @@ impl Link for Session {
     }
 
     fn reply(&self, token: Token, reply: &Reply) {
-        self.control.reply(token, reply);
+        if self.control.reply(token, reply) {
+            self.wake();
+        }
     }
 
     fn events(&self) {
@@ -448,6 +472,8 @@ impl Link for Session {
             chains: load(&control.chains),
             malformed: load(&control.malformed).saturating_add(load(&events.malformed)),
             no_room: load(&control.no_room),
+            ring_faults: load(&control.faults).saturating_add(load(&events.faults)),
+            wakeups: load(&self.wakeups),
             events: load(&events.events),
             short_event_buffers: load(&events.no_room),
             jobs: self.port.jobs(),
@@ -595,6 +621,7 @@ impl VhostUserBackend for Session {
         rings: &[Vring],
         _thread: usize,
     ) -> io::Result<()> {
+        self.wakeups.fetch_add(1, Ordering::Relaxed);
         WATCH.with_borrow_mut(|watch| {
             watch.get_or_insert_with(|| WorkerWatch {
                 lifeline: self.lifeline.clone(),
@@ -615,3 +642,6 @@ impl VhostUserBackend for Session {
         Ok(VhostUserShMemConfig::new(1, &[self.shm_size]))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,11 @@
 //! it has room for one, else with length 0. Chains of a driver that was
 //! reset meanwhile are not completed; its ring is not ours any more. Those of one
 //! that was merely paused are completed when it goes on.
+//!
+//! A ring that makes no sense (see [`Fault`]) is not looked at again until it is
+//! started again. What was taken from it before is still completed.
+
+mod ring;
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -18,12 +23,15 @@ use bufshare_protocol::request::{self, Header, Request};
 use bufshare_protocol::response::{self, Reply};
 use bufshare_protocol::status::Status;
 use vhost_user_backend::VringT;
-use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
+use virtio_queue::{DescriptorChain, QueueOwnedT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemory};
 
 use super::{GuestMem, Vring};
 use crate::broker::Token;
+use crate::broker::limits::MAX_PENDING;
 use crate::sync::lock;
+pub use ring::Fault;
+use ring::Next;
 
 /// Descriptors per chain that are looked at. The longest request and response
 /// in single pages are 9 and 3; a driver may cut finer, but not without end.
@@ -184,6 +192,31 @@ pub struct Taken {
     pub answerable: bool,
 }
 
+/// What [`Control::take`] found.
+#[derive(Debug)]
+pub enum Take {
+    /// A request.
+    Request(Taken),
+    /// The ring is empty.
+    Empty,
+    /// Nothing is to be taken, whatever the ring holds: it does not run, or has had
+    /// a fault, or so many requests are under way that one has to be answered first.
+    Idle,
+    /// The ring cannot be served any more; said once.
+    Fault(Fault),
+}
+
+/// Why [`Events::deliver`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// There is no event, or no room for it.
+    All,
+    /// It has done enough for once, and is to be called again.
+    Some,
+    /// The ring cannot be served any more; said once.
+    Fault(Fault),
+}
+
 /// What happened on a queue.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -195,6 +228,8 @@ pub struct Counters {
     pub no_room: AtomicU64,
     /// Events written.
     pub events: AtomicU64,
+    /// Rings that could not be served any more.
+    pub faults: AtomicU64,
 }
 
 fn count(counter: &AtomicU64) {
@@ -203,6 +238,7 @@ fn count(counter: &AtomicU64) {
 
 #[derive(Debug)]
 struct Pending {
+    token: Token,
     layout: Layout,
     header: Header,
 }
@@ -211,15 +247,39 @@ struct Pending {
 struct Gate {
     /// The ring, while it runs.
     ring: Option<Vring>,
+    /// It cannot be served.
+    fault: bool,
     epoch: u64,
-    next_token: u64,
-    pending: HashMap<u64, Pending>,
-    /// Answers that came while the ring did not run.
+    /// Requests taken, to tell apart those that have the same head.
+    taken: u64,
+    /// Requests that are under way, by their head. At most [`MAX_PENDING`].
+    pending: HashMap<u16, Pending>,
+    /// Nothing was taken because of that limit.
+    full: bool,
+    /// Answers that came while the ring did not run, at most one for each request.
     held: Vec<(Token, Reply)>,
     /// The worker is in a batch and will signal at its end.
     batching: bool,
     /// Completed and not signalled.
     unsignalled: bool,
+}
+
+/// A token says where its request is, and which one is meant.
+fn token(head: u16, number: u64) -> Token {
+    Token(number << 16 | u64::from(head))
+}
+
+fn head_of(token: Token) -> u16 {
+    let [.., high, low] = token.0.to_be_bytes();
+    u16::from_be_bytes([high, low])
+}
+
+impl Gate {
+    /// The request `token`, if it is under way.
+    fn find(&self, token: Token) -> Option<&Pending> {
+        let pending = self.pending.get(&head_of(token))?;
+        (pending.token == token).then_some(pending)
+    }
 }
 
 /// Queue 0.
@@ -241,17 +301,15 @@ impl Control {
         }
     }
 
-    /// The ring runs. Unless its driver is `fresh`, it goes on where it was,
-    /// and is given the answers that came meanwhile.
-    pub fn start(&self, ring: Vring, epoch: u64, fresh: bool) {
+    /// The ring runs. Unless [`Control::forget`] was called since it was stopped, it
+    /// goes on where it was, and is given the answers that came meanwhile.
+    pub fn start(&self, ring: Vring, epoch: u64) {
         let held = {
             let mut gate = lock(&self.gate);
             gate.ring = Some(ring);
+            gate.fault = false;
+            gate.full = false;
             gate.epoch = epoch;
-            if fresh {
-                gate.pending.clear();
-                gate.held.clear();
-            }
             std::mem::take(&mut gate.held)
         };
         for (token, reply) in held {
@@ -268,18 +326,48 @@ impl Control {
         Some(ring.queue_next_avail())
     }
 
+    /// The driver of the ring, which does not run, is gone: nobody waits for answers.
+    pub fn forget(&self) {
+        let mut gate = lock(&self.gate);
+        gate.pending.clear();
+        gate.held.clear();
+    }
+
     /// Requests that wait for their answer.
     #[must_use]
     pub fn pending(&self) -> usize {
         lock(&self.gate).pending.len()
     }
 
-    /// Takes one request. `None`: there is none.
-    pub fn take(&self, own: impl Fn(u64, u64) -> bool) -> Option<Taken> {
+    /// Takes one request, unless so many are under way already that [`Control::reply`]
+    /// will say when to go on.
+    pub fn take(&self, own: impl Fn(u64, u64) -> bool) -> Take {
         let mut gate = lock(&self.gate);
+        let Some(ring) = gate.ring.clone().filter(|_| !gate.fault) else {
+            return Take::Idle;
+        };
+        if gate.pending.len() >= MAX_PENDING {
+            gate.full = true;
+            return Take::Idle;
+        }
         let mem = self.mem.memory();
-        let ring = gate.ring.clone()?;
-        let chain = pop(&ring, mem.clone())?;
+        let chain = match ring::next(&ring, mem.clone()) {
+            Next::Chain(chain) if gate.pending.contains_key(&chain.head_index()) => {
+                Err(Fault::HeadInUse(chain.head_index()))
+            }
+            Next::Chain(chain) => Ok(chain),
+            Next::Empty => return Take::Empty,
+            Next::Off => return Take::Idle,
+            Next::Fault(fault) => Err(fault),
+        };
+        let chain = match chain {
+            Ok(chain) => chain,
+            Err(fault) => {
+                gate.fault = true;
+                count(&self.counters.faults);
+                return Take::Fault(fault);
+            }
+        };
         count(&self.counters.chains);
         let mut layout = Layout::walk(chain, own);
         let (header, request) = layout.parse(&*mem);
@@ -288,32 +376,39 @@ impl Control {
         if layout.malformed {
             count(&self.counters.malformed);
         }
-        let answerable = layout.room() >= RESPONSE_HEADER;
-        let token = gate.next_token;
+        let token = token(layout.head, gate.taken);
+        gate.taken = gate.taken.wrapping_add(1);
         let taken = Taken {
-            token: Token(token),
+            token,
             request,
             epoch: gate.epoch,
             malformed: layout.malformed,
-            answerable,
+            answerable: layout.room() >= RESPONSE_HEADER,
         };
-        gate.next_token = token.wrapping_add(1);
-        gate.pending.insert(token, Pending { layout, header });
-        Some(taken)
+        gate.pending.insert(
+            layout.head,
+            Pending {
+                token,
+                layout,
+                header,
+            },
+        );
+        Take::Request(taken)
     }
 
     /// Completes a request. One that is not known (any more) does nothing.
-    pub fn reply(&self, token: Token, reply: &Reply) {
+    /// Returns whether [`Control::take`] has waited for it.
+    pub fn reply(&self, token: Token, reply: &Reply) -> bool {
         let mut gate = lock(&self.gate);
-        if !gate.pending.contains_key(&token.0) {
-            return;
+        if gate.find(token).is_none() {
+            return false;
         }
         let Some(ring) = gate.ring.clone() else {
             gate.held.push((token, reply.clone()));
-            return;
+            return false;
         };
-        let Some(Pending { layout, header }) = gate.pending.remove(&token.0) else {
-            return;
+        let Some(Pending { layout, header, .. }) = gate.pending.remove(&head_of(token)) else {
+            return false;
         };
         let bytes = response::encode(&header, reply, layout.room().min(MAX_RESPONSE));
         if bytes.is_empty() {
@@ -327,6 +422,7 @@ impl Control {
         } else {
             signal(&ring);
         }
+        std::mem::take(&mut gate.full)
     }
 
     /// Completions until [`Control::end_batch`] are signalled there.
@@ -339,26 +435,36 @@ impl Control {
         }
     }
 
-    /// Signals what was completed, and asks for kicks again. Whether chains
-    /// came meanwhile.
-    pub fn end_batch(&self) -> bool {
+    /// Signals what was completed.
+    pub fn end_batch(&self) {
         let mut gate = lock(&self.gate);
         gate.batching = false;
         let unsignalled = std::mem::take(&mut gate.unsignalled);
-        let Some(ring) = &gate.ring else {
-            return false;
-        };
-        if unsignalled {
+        if unsignalled && let Some(ring) = &gate.ring {
             signal(ring);
         }
-        ring.enable_notification().unwrap_or(false)
     }
+
+    /// Asks for kicks again. Returns whether something came meanwhile.
+    pub fn ask_for_kicks(&self) -> bool {
+        let gate = lock(&self.gate);
+        let ring = gate.ring.as_ref();
+        ring.is_some_and(|ring| ring.enable_notification().unwrap_or(false))
+    }
+}
+
+#[derive(Default)]
+struct EventRing {
+    /// The ring, while it runs.
+    ring: Option<Vring>,
+    /// It cannot be served.
+    fault: bool,
 }
 
 /// Queue 1.
 pub struct Events {
     mem: GuestMem,
-    ring: Mutex<Option<Vring>>,
+    ring: Mutex<EventRing>,
     polled: AtomicBool,
     /// What happened.
     pub counters: Counters,
@@ -370,7 +476,7 @@ impl Events {
     pub fn new(mem: GuestMem) -> Self {
         Self {
             mem,
-            ring: Mutex::new(None),
+            ring: Mutex::default(),
             polled: AtomicBool::new(false),
             counters: Counters::default(),
         }
@@ -378,12 +484,15 @@ impl Events {
 
     /// The ring runs.
     pub fn start(&self, ring: Vring) {
-        *lock(&self.ring) = Some(ring);
+        *lock(&self.ring) = EventRing {
+            ring: Some(ring),
+            fault: false,
+        };
     }
 
     /// The ring is the driver's again.
     pub fn stop(&self) {
-        *lock(&self.ring) = None;
+        *lock(&self.ring) = EventRing::default();
         self.driver_polls(false);
     }
 
@@ -393,27 +502,48 @@ impl Events {
         self.polled.store(polls, Ordering::Relaxed);
     }
 
-    /// Writes events from `next` as long as there are events and room.
-    pub fn deliver(&self, own: impl Fn(u64, u64) -> bool, next: impl Fn() -> Option<Event>) {
-        let guard = lock(&self.ring);
-        let Some(ring) = guard.as_ref() else {
-            return;
+    /// Writes events from `next` as long as there are events and room, but not for
+    /// ever.
+    pub fn deliver(
+        &self,
+        own: impl Fn(u64, u64) -> bool,
+        next: impl Fn() -> Option<Event>,
+    ) -> Delivered {
+        let mut guard = lock(&self.ring);
+        let Some(ring) = guard.ring.clone().filter(|_| !guard.fault) else {
+            return Delivered::All;
         };
         if ring.get_ref().get_call().is_none() && !self.polled.load(Ordering::Relaxed) {
-            return;
+            return Delivered::All;
         }
-        let mem = self.mem.memory();
         let mut written = false;
-        // A driver that gives buffers back as fast as they come is bounded by
-        // the events there are, and by this.
+        let delivered = self.fill(&ring, &own, &next, &mut written);
+        if let Delivered::Fault(_) = delivered {
+            guard.fault = true;
+            count(&self.counters.faults);
+        }
+        if written {
+            signal(&ring);
+        }
+        delivered
+    }
+
+    fn fill(
+        &self,
+        ring: &Vring,
+        own: &impl Fn(u64, u64) -> bool,
+        next: &impl Fn() -> Option<Event>,
+        written: &mut bool,
+    ) -> Delivered {
+        let mem = self.mem.memory();
         for _ in 0..MAX_PER_KICK {
-            let Some(chain) = pop(ring, mem.clone()) else {
-                if ring.enable_notification().unwrap_or(false) {
-                    continue;
-                }
-                break;
+            let chain = match ring::next(ring, mem.clone()) {
+                Next::Chain(chain) => chain,
+                Next::Empty if ring.enable_notification().unwrap_or(false) => continue,
+                Next::Empty | Next::Off => return Delivered::All,
+                Next::Fault(fault) => return Delivered::Fault(fault),
             };
-            let layout = Layout::walk(chain, &own);
+            let layout = Layout::walk(chain, own);
             if layout.malformed || layout.room() < EVENT {
                 count(if layout.malformed {
                     &self.counters.malformed
@@ -421,40 +551,20 @@ impl Events {
                     &self.counters.no_room
                 });
                 let _ = ring.add_used(layout.head, 0);
-                written = true;
+                *written = true;
                 continue;
             }
             let Some(event) = next() else {
                 ring.get_mut().get_queue_mut().go_to_previous_position();
-                break;
+                return Delivered::All;
             };
             let len = layout.write(&*mem, &event.to_bytes());
             let _ = ring.add_used(layout.head, len);
             count(&self.counters.events);
-            written = true;
+            *written = true;
         }
-        if written {
-            signal(ring);
-        }
+        Delivered::Some
     }
-}
-
-/// The next chain, if the ring runs and has one. An available index that makes
-/// no sense is none.
-fn pop<M>(ring: &Vring, mem: M) -> Option<DescriptorChain<M>>
-where
-    M: Clone + Deref,
-    M::Target: GuestMemory,
-{
-    let mut state = ring.get_mut();
-    if !state.is_enabled() {
-        return None;
-    }
-    let queue = state.get_queue_mut();
-    if !queue.ready() {
-        return None;
-    }
-    queue.iter(mem).ok()?.next()
 }
 
 /// Tells the driver, if it wants to be told.
@@ -466,4 +576,4 @@ fn signal(ring: &Vring) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -596,6 +596,12 @@ impl FrontEnd {
         }
     }
 
+    /// Enables or disables a ring that is started.
+    pub fn enable(&mut self, ring: usize, enable: bool) {
+        let _busy = self.main_loop.lock().unwrap();
+        self.frontend.set_vring_enable(ring, enable).unwrap();
+    }
+
     /// The RAM as it stands in the memory table.
     pub fn ram_region(&self) -> VhostUserMemoryRegionInfo {
         VhostUserMemoryRegionInfo {

@@ -230,9 +230,18 @@ impl Vm {
     }
 
     /// Claims that more chains are available than the ring has.
-    pub fn spoil_available_index(&mut self) {
-        let index = self.rings[0].avail.wrapping_add(SIZE + 1);
-        self.front.ram.write_u16(PLACES[0].avail + 2, index);
+    pub fn spoil_available_index(&mut self, ring: usize) {
+        let index = self.rings[ring].avail.wrapping_add(SIZE + 1);
+        self.front.ram.write_u16(PLACES[ring].avail + 2, index);
+        self.front.rings[ring].kick.write(1).unwrap();
+    }
+
+    /// Makes the chain of a request available once more for every entry of the ring,
+    /// whether it was used or not.
+    pub fn publish_again(&mut self, ticket: Ticket) {
+        for _ in 0..SIZE {
+            self.publish(0, ticket.0);
+        }
         self.front.rings[0].kick.write(1).unwrap();
     }
 

@@ -6,13 +6,17 @@
 use super::*;
 use bufshare_protocol::event::EventKind;
 use bufshare_protocol::response::Response;
+use bufshare_protocol::types::BufferId;
 use virtio_bindings::bindings::virtio_ring::{
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
 };
+use virtio_queue::QueueT;
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
 use vm_memory::GuestMemoryMmap;
+
+type Memory = GuestMemoryMmap;
 
 const NEXT: u16 = VRING_DESC_F_NEXT as u16;
 const WRITE: u16 = VRING_DESC_F_WRITE as u16;
@@ -23,7 +27,16 @@ const REQUEST: u64 = 0x2_0000;
 const ROOM: u64 = 0x3_0000;
 const TABLE: u64 = 0x4_0000;
 
-fn memory() -> GuestMem {
+const EVENT_OF_2: Event = Event {
+    kind: EventKind::PeerUp,
+    seq: 1,
+    peer: 2,
+    id: BufferId::ZERO,
+    handle: 0,
+    value: 0,
+};
+
+pub(in crate::vhost) fn memory() -> GuestMem {
     GuestMem::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10_0000)]).unwrap())
 }
 
@@ -33,8 +46,55 @@ fn own(addr: u64, len: u64) -> bool {
 
 /// A ring of 16 with one chain.
 fn ring(mem: &GuestMem, chain: &[Descriptor]) -> Vring {
+    ring_of(16, mem, chain)
+}
+
+/// The chain that comes next.
+fn popped(ring: &Vring, mem: &GuestMem) -> DescriptorChain<impl Deref<Target = Memory> + Clone> {
+    match ring::next(ring, mem.memory()) {
+        Next::Chain(chain) => chain,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The request that comes next.
+fn request(control: &Control) -> Taken {
+    match control.take(own) {
+        Take::Request(taken) => taken,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Makes heads available, as if they came after those that were before.
+pub(in crate::vhost) fn publish(mem: &GuestMem, ring: &Vring, heads: &[u16]) {
+    let (at, size) = {
+        let state = ring.get_ref();
+        (state.get_queue().avail_ring(), state.get_queue().size())
+    };
+    let mem = mem.memory();
+    let mut index: u16 = mem.read_obj(GuestAddress(at + 2)).unwrap();
+    for head in heads {
+        let entry = at + 4 + u64::from(index % size) * 2;
+        mem.write_obj(*head, GuestAddress(entry)).unwrap();
+        index = index.wrapping_add(1);
+    }
+    mem.write_obj(index, GuestAddress(at + 2)).unwrap();
+}
+
+/// A ring of `size` with one chain.
+fn ring_of(size: u16, mem: &GuestMem, chain: &[Descriptor]) -> Vring {
+    ring_at(0, size, mem, chain)
+}
+
+/// A ring at `start` with one chain.
+pub(in crate::vhost) fn ring_at(
+    start: u64,
+    size: u16,
+    mem: &GuestMem,
+    chain: &[Descriptor],
+) -> Vring {
     let guard = mem.memory();
-    let mock = MockSplitQueue::new(&*guard, 16);
+    let mock = MockSplitQueue::create(&*guard, GuestAddress(start), size);
     let raw: Vec<RawDescriptor> = chain.iter().map(|d| RawDescriptor::from(*d)).collect();
     if !raw.is_empty() {
         // The mock makes each chain end where a descriptor has no NEXT.
@@ -44,8 +104,8 @@ fn ring(mem: &GuestMem, chain: &[Descriptor]) -> Vring {
         mock.avail().ring().ref_at(0).unwrap().store(0_u16.to_le());
         mock.avail().idx().store(1_u16.to_le());
     }
-    let ring = Vring::new(mem.clone(), 16).unwrap();
-    ring.set_queue_size(16);
+    let ring = Vring::new(mem.clone(), size).unwrap();
+    ring.set_queue_size(size);
     ring.set_queue_info(
         mock.desc_table_addr().0,
         mock.avail_addr().0,
@@ -70,8 +130,7 @@ fn used(mem: &GuestMem, ring: &Vring) -> (u16, u32, u32) {
 fn walk(chain: &[Descriptor]) -> Layout {
     let mem = memory();
     let ring = ring(&mem, chain);
-    let chain = pop(&ring, mem.memory()).unwrap();
-    Layout::walk(chain, own)
+    Layout::walk(popped(&ring, &mem), own)
 }
 
 fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Descriptor {
@@ -150,7 +209,7 @@ fn walk_follows_an_indirect_table() {
     }
     let ring = ring(&mem, &[desc(TABLE, 32, INDIRECT, 0)]);
 
-    let layout = Layout::walk(pop(&ring, mem.memory()).unwrap(), own);
+    let layout = Layout::walk(popped(&ring, &mem), own);
 
     assert!(!layout.malformed);
     assert_eq!((layout.readable.len(), layout.writable.len()), (1, 1));
@@ -168,7 +227,7 @@ fn walk_looks_at_a_bounded_number_of_descriptors() {
     }
     let ring = ring(&mem, &[desc(TABLE, 16_000, INDIRECT, 0)]);
 
-    let layout = Layout::walk(pop(&ring, mem.memory()).unwrap(), own);
+    let layout = Layout::walk(popped(&ring, &mem), own);
 
     assert!(layout.malformed);
     assert_eq!(layout.readable.len(), MAX_DESCRIPTORS);
@@ -222,9 +281,9 @@ fn control_answers_a_request_once() {
         &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
     );
     let control = Control::new(mem.clone());
-    control.start(ring.clone(), 7, true);
+    control.start(ring.clone(), 7);
 
-    let taken = control.take(own).unwrap();
+    let taken = request(&control);
     assert_eq!((taken.epoch, taken.answerable), (7, true));
     assert!(matches!(taken.request, Ok(Request::GetCaps { version: 1 })));
     control.reply(taken.token, &Ok(Response::Done));
@@ -232,7 +291,7 @@ fn control_answers_a_request_once() {
 
     assert_eq!(used(&mem, &ring), (1, 0, 16));
     assert_eq!(control.pending(), 0);
-    assert!(control.take(own).is_none());
+    assert!(matches!(control.take(own), Take::Empty));
 }
 
 #[test]
@@ -244,11 +303,12 @@ fn control_does_not_touch_a_ring_that_was_stopped() {
         &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
     );
     let control = Control::new(mem.clone());
-    control.start(ring.clone(), 1, true);
-    let taken = control.take(own).unwrap();
+    control.start(ring.clone(), 1);
+    let taken = request(&control);
 
     assert_eq!(control.stop(), Some(1));
-    control.start(ring.clone(), 2, true);
+    control.forget();
+    control.start(ring.clone(), 2);
     control.reply(taken.token, &Ok(Response::Done));
 
     assert_eq!(used(&mem, &ring).0, 0);
@@ -263,13 +323,13 @@ fn control_answers_after_a_pause_what_was_decided_during_it() {
         &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
     );
     let control = Control::new(mem.clone());
-    control.start(ring.clone(), 1, true);
-    let taken = control.take(own).unwrap();
+    control.start(ring.clone(), 1);
+    let taken = request(&control);
 
     control.stop();
     control.reply(taken.token, &Ok(Response::Done));
     assert_eq!(used(&mem, &ring).0, 0);
-    control.start(ring.clone(), 1, false);
+    control.start(ring.clone(), 1);
 
     assert_eq!(used(&mem, &ring).0, 1);
     assert_eq!(control.pending(), 0);
@@ -285,9 +345,9 @@ fn control_says_what_is_wrong_with_a_long_request() {
         &[desc(REQUEST, long, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
     );
     let control = Control::new(mem);
-    control.start(ring, 0, true);
+    control.start(ring, 0);
 
-    let taken = control.take(own).unwrap();
+    let taken = request(&control);
 
     assert_eq!(taken.request, Err(Status::BadLength));
 }
@@ -298,9 +358,9 @@ fn control_of_a_disabled_ring_takes_nothing() {
     let ring = ring(&mem, &[desc(ROOM, 64, WRITE, 0)]);
     ring.set_enabled(false);
     let control = Control::new(mem);
-    control.start(ring, 0, true);
+    control.start(ring, 0);
 
-    assert!(control.take(own).is_none());
+    assert!(matches!(control.take(own), Take::Idle));
 }
 
 #[test]
@@ -314,15 +374,7 @@ fn events_without_an_event_leave_the_buffer_where_it_was() {
     events.deliver(own, || None);
     assert_eq!(ring.queue_next_avail(), 0);
 
-    let event = Event {
-        kind: EventKind::PeerUp,
-        seq: 1,
-        peer: 2,
-        id: Default::default(),
-        handle: 0,
-        value: 0,
-    };
-    events.deliver(own, || Some(event));
+    events.deliver(own, || Some(EVENT_OF_2));
     assert_eq!(used(&mem, &ring), (1, 0, 64));
 }
 
@@ -351,4 +403,172 @@ fn events_wait_until_the_driver_can_be_signalled() {
     });
 
     assert_eq!(used(&mem, &ring).0, 0);
+}
+
+/// A control queue of `size` with room for one answer, and one request whose head
+/// is 0.
+pub(in crate::vhost) fn control_of(size: u16, mem: &GuestMem) -> (Control, Vring) {
+    let len = put_request(mem, &Request::Flush);
+    let chain = [desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)];
+    let ring = ring_of(size, mem, &chain);
+    let control = Control::new(mem.clone());
+    control.start(ring.clone(), 1);
+    (control, ring)
+}
+
+#[test]
+fn a_head_that_comes_again_before_it_is_used_ends_the_queue() {
+    let mem = memory();
+    let (control, ring) = control_of(16, &mem);
+    let first = request(&control);
+    let mut seen = Vec::new();
+
+    for _ in 0..100_000 {
+        publish(&mem, &ring, &[0]);
+        if let Take::Fault(fault) = control.take(own) {
+            seen.push(fault);
+        }
+        assert_eq!(control.pending(), 1);
+    }
+
+    assert_eq!(seen, [Fault::HeadInUse(0)], "said once");
+    assert_eq!(control.counters.faults.load(Ordering::Relaxed), 1);
+    control.reply(first.token, &Ok(Response::Done));
+    assert_eq!(used(&mem, &ring), (1, 0, 16), "the first use is completed");
+    assert!(matches!(control.take(own), Take::Idle));
+}
+
+#[test]
+fn a_queue_that_was_broken_is_served_after_a_restart() {
+    let mem = memory();
+    let (control, ring) = control_of(16, &mem);
+    request(&control);
+    publish(&mem, &ring, &[0, 0]);
+    assert!(matches!(control.take(own), Take::Fault(_)));
+
+    control.stop();
+    control.forget();
+    control.start(ring, 2);
+
+    assert_eq!(request(&control).epoch, 2);
+}
+
+#[test]
+fn a_head_comes_again_after_it_was_used() {
+    let mem = memory();
+    let (control, ring) = control_of(16, &mem);
+    let first = request(&control).token;
+    control.reply(first, &Ok(Response::Done));
+
+    publish(&mem, &ring, &[0]);
+    let second = request(&control).token;
+
+    control.reply(first, &Ok(Response::Done));
+    assert_eq!(
+        control.pending(),
+        1,
+        "an old answer is not for a new request"
+    );
+    control.reply(second, &Ok(Response::Done));
+    assert_eq!(used(&mem, &ring).0, 2);
+}
+
+#[test]
+fn an_impossible_ring_is_not_looked_at_again() {
+    type Spoil = fn(&GuestMem, &Vring);
+    let cases: [(Fault, Spoil); 3] = [
+        (Fault::AvailIndex, |mem, ring| {
+            publish(mem, ring, &[2; 17]);
+        }),
+        (Fault::NoSuchHead(16), |mem, ring| {
+            publish(mem, ring, &[16]);
+        }),
+        (Fault::NoMemory, |_, ring| {
+            ring.set_queue_info(0x10_0000, 0x10_0000, 0x10_0000)
+                .unwrap();
+        }),
+    ];
+    for (fault, spoil) in cases {
+        let mem = memory();
+        let (control, ring) = control_of(16, &mem);
+        request(&control);
+        spoil(&mem, &ring);
+
+        let taken = control.take(own);
+        assert!(
+            matches!(taken, Take::Fault(found) if found == fault),
+            "{taken:?}"
+        );
+        assert!(matches!(control.take(own), Take::Idle));
+
+        let mem = memory();
+        let ring = self::ring(&mem, &[desc(ROOM, 64, WRITE, 0)]);
+        let events = Events::new(mem.clone());
+        events.start(ring.clone());
+        events.driver_polls(true);
+        let event = || Some(EVENT_OF_2);
+        spoil(&mem, &ring);
+        // Those that came before in the ring are good.
+        let delivered = events.deliver(own, event);
+        assert_eq!(delivered, Delivered::Fault(fault));
+        assert_eq!(events.deliver(own, event), Delivered::All);
+        assert_eq!(events.counters.faults.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[test]
+fn no_more_requests_are_taken_than_may_wait_until_one_is_answered() {
+    let mem = memory();
+    let (control, ring) = control_of(4096, &mem);
+    let heads: Vec<u16> = (1..4096).collect();
+    publish(&mem, &ring, &heads);
+
+    let mut tokens = Vec::new();
+    while let Take::Request(taken) = control.take(own) {
+        tokens.push(taken.token);
+    }
+    assert_eq!(
+        (tokens.len(), control.pending()),
+        (MAX_PENDING, MAX_PENDING)
+    );
+    assert!(matches!(control.take(own), Take::Idle));
+
+    assert!(control.reply(tokens[0], &Ok(Response::Done)), "go on now");
+    assert!(!control.reply(tokens[1], &Ok(Response::Done)), "said once");
+    request(&control);
+    request(&control);
+    assert!(matches!(control.take(own), Take::Idle));
+    assert_eq!(control.pending(), MAX_PENDING);
+}
+
+#[test]
+fn more_events_than_are_written_at_once_are_written_later() {
+    let mem = memory();
+    let ring = ring_of(1024, &mem, &[]);
+    {
+        let at = ring.get_ref().get_queue().desc_table();
+        for head in 0..1024_u64 {
+            let one = RawDescriptor::from(desc(ROOM, 64, WRITE, 0));
+            let mem = mem.memory();
+            mem.write_obj(one, GuestAddress(at + head * 16)).unwrap();
+        }
+    }
+    let heads: Vec<u16> = (0..1024).collect();
+    publish(&mem, &ring, &heads);
+    let events = Events::new(mem.clone());
+    events.start(ring.clone());
+    events.driver_polls(true);
+    let left = std::cell::Cell::new(600);
+    let next = || {
+        left.set(left.get() - 1);
+        (left.get() >= 0).then_some(EVENT_OF_2)
+    };
+
+    let mut turns = 1;
+    while events.deliver(own, next) == Delivered::Some {
+        turns += 1;
+    }
+
+    assert_eq!(turns, 3);
+    assert_eq!(used(&mem, &ring).0, 600);
 }

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A session's worker, called by hand.
+
+use std::fs::File;
+use std::os::fd::IntoRawFd;
+
+use bufshare_protocol::types::{BufferId, Name};
+
+use super::*;
+use crate::broker::{Broker, Config, IdSource, Limits, PeerConfig};
+use crate::hub::RevokeWait;
+use crate::vhost::queue::tests::{control_of, memory, publish, ring_at};
+
+struct NoIds;
+
+impl IdSource for NoIds {
+    fn fresh(&mut self) -> Option<BufferId> {
+        None
+    }
+}
+
+fn session(mem: &GuestMem) -> Arc<Session> {
+    let config = Config {
+        peers: vec![PeerConfig {
+            name: Name::new("a").unwrap(),
+            raw_ram: true,
+            enforces_ro: false,
+        }],
+        allow: Vec::new(),
+        shm_size: 1 << 20,
+        host_udmabuf: false,
+        limits: Limits::default(),
+    };
+    let broker = Broker::new(config, Box::new(NoIds)).unwrap();
+    let hub = Hub::new(broker, &["a".to_owned()], RevokeWait::default());
+    let session = Session::new(hub.clone(), PeerId(1), "a".into(), mem.clone(), 1 << 20).unwrap();
+    hub.connect(PeerId(1), session.clone());
+    session
+}
+
+/// Gives a ring something to be signalled by.
+fn with_call(ring: Vring) -> Vring {
+    let call = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).unwrap();
+    // SAFETY: the number is given up by the one and taken by the other.
+    ring.set_call(Some(unsafe { File::from_raw_fd(call.into_raw_fd()) }));
+    ring
+}
+
+/// Has the worker look at everything. Returns whether it wants to be woken again.
+fn look(session: &Session, rings: &[Vring]) -> bool {
+    session
+        .handle_event(EVENT_AGAIN, EventSet::IN, rings, 0)
+        .unwrap();
+    session.again.read().is_ok()
+}
+
+#[test]
+fn a_worker_does_not_wake_itself_for_a_ring_that_cannot_be_served() {
+    type Spoil = fn(&GuestMem, &[Vring]);
+    let cases: [(&str, Spoil); 5] = [
+        ("nothing", |_, _| {}),
+        ("disabled", |mem, rings| {
+            rings[0].set_enabled(false);
+            publish(mem, &rings[0], &[4]);
+        }),
+        ("index", |mem, rings| publish(mem, &rings[0], &[4; 17])),
+        ("no such head", |mem, rings| publish(mem, &rings[0], &[16])),
+        ("index of the events", |mem, rings| {
+            publish(mem, &rings[1], &[4; 17]);
+        }),
+    ];
+    for (what, spoil) in cases {
+        let mem = memory();
+        let session = session(&mem);
+        let (_, control) = control_of(16, &mem);
+        let events = ring_at(0x8_0000, 16, &mem, &[]);
+        let rings = [with_call(control), with_call(events)];
+        assert!(!look(&session, &rings), "{what}: started");
+        assert_eq!(session.facts().chains, 1);
+
+        spoil(&mem, &rings);
+
+        for _ in 0..3 {
+            assert!(!look(&session, &rings), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_request_that_was_read_before_a_reset_is_not_handled_after_it() {
+    let mem = memory();
+    let session = session(&mem);
+    let rings = [
+        with_call(ring_at(0, 16, &mem, &[])),
+        with_call(ring_at(0x8_0000, 16, &mem, &[])),
+    ];
+    look(&session, &rings);
+    let epoch = session.hub.start(session.peer, false);
+    session.stop();
+    // As when the worker is between the hub and here while the driver is forgotten.
+    session.windows_dropped();
+    let request = Request::GetCaps { version: 1 };
+    lock(&session.deferred).push((epoch, Token(0), request));
+    let handled = || session.hub.report().broker.peers[0].requests;
+    let before = handled();
+
+    look(&session, &rings);
+
+    assert!(lock(&session.phase).running);
+    assert_eq!(handled(), before);
+}
