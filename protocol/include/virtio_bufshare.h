@@ -560,6 +560,8 @@ struct virtio_bufshare_query_resp {
  * buffer that it never attached is not offered any more.
  *
  * RELEASED, and REVOKED of an attachment or an own export, are never dropped.
+ * REVOKED of an attachment is not sent any more after its DETACH. While as many
+ * of own exports wait to be taken as max_buffers, EXPORT is refused (TOO_MANY).
  * META and OFFER of one buffer are coalesced, the newest value counts. What is
  * dropped is told by OVERFLOW. Events are numbered when they are delivered.
  */

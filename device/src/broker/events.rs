@@ -19,19 +19,33 @@ enum Key {
     PeerDown(u64),
 }
 
+/// What bounds the number of events of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// Dropped beyond [`MAX_DROPPABLE_EVENTS`] about one peer.
+    Droppable,
+    /// An own export that ended unasked. No buffer is exported while as many of them
+    /// wait as buffers may be exported, so there are at most twice as many.
+    Ended,
+    /// Another limit; see [`EventQueue`].
+    Kept,
+}
+
 #[derive(Debug)]
 struct Waiting {
     key: Key,
-    droppable: bool,
+    class: Class,
     event: Event,
 }
 
 /// The queue of one peer.
 ///
 /// What a peer may cause without end is limited for each that causes it, so
-/// that nobody can make it lose the news of others. RELEASED and REVOKED of an attachment or an export are never dropped:
-/// there is at most one per buffer and peer, or per handle, so that the other
-/// limits bound them.
+/// that nobody can make it lose the news of others. Never dropped are
+/// - REVOKED of an attachment: one for each that is held;
+/// - RELEASED: one for each own export, as long as it is one, and importer;
+/// - PEER_UP and PEER_DOWN: one of each for each peer;
+/// - REVOKED of an own export, see [`EventQueue::ended_exports`].
 #[derive(Debug, Default)]
 pub(super) struct EventQueue {
     waiting: BTreeMap<u64, Waiting>,
@@ -39,6 +53,8 @@ pub(super) struct EventQueue {
     next_place: u64,
     /// Droppable events by the peer that they are about.
     droppable: BTreeMap<u64, usize>,
+    /// Events of own exports that ended.
+    ended: u32,
     dropped: u64,
     sequence: u64,
     /// Dropped since the start, for people.
@@ -46,7 +62,7 @@ pub(super) struct EventQueue {
 }
 
 impl EventQueue {
-    fn push(&mut self, key: Key, droppable: bool, event: Event) {
+    fn push(&mut self, key: Key, class: Class, event: Event) {
         if let Some(waiting) = self
             .places
             .get(&key)
@@ -55,26 +71,23 @@ impl EventQueue {
             waiting.event = event;
             return;
         }
-        if droppable {
-            let count = self.droppable.entry(event.peer).or_default();
-            if *count >= MAX_DROPPABLE_EVENTS {
-                self.dropped = self.dropped.saturating_add(1);
-                self.total_dropped = self.total_dropped.saturating_add(1);
-                return;
+        match class {
+            Class::Droppable => {
+                let count = self.droppable.entry(event.peer).or_default();
+                if *count >= MAX_DROPPABLE_EVENTS {
+                    self.dropped = self.dropped.saturating_add(1);
+                    self.total_dropped = self.total_dropped.saturating_add(1);
+                    return;
+                }
+                *count = count.saturating_add(1);
             }
-            *count = count.saturating_add(1);
+            Class::Ended => self.ended = self.ended.saturating_add(1),
+            Class::Kept => {}
         }
         let place = self.next_place;
         self.next_place = place.wrapping_add(1);
         self.places.insert(key, place);
-        self.waiting.insert(
-            place,
-            Waiting {
-                key,
-                droppable,
-                event,
-            },
-        );
+        self.waiting.insert(place, Waiting { key, class, event });
     }
 
     fn remove(&mut self, key: Key) -> bool {
@@ -90,10 +103,14 @@ impl EventQueue {
     }
 
     fn uncount(&mut self, waiting: &Waiting) {
-        if waiting.droppable
-            && let Some(count) = self.droppable.get_mut(&waiting.event.peer)
-        {
-            *count = count.saturating_sub(1);
+        match waiting.class {
+            Class::Droppable => {
+                if let Some(count) = self.droppable.get_mut(&waiting.event.peer) {
+                    *count = count.saturating_sub(1);
+                }
+            }
+            Class::Ended => self.ended = self.ended.saturating_sub(1),
+            Class::Kept => {}
         }
     }
 
@@ -103,10 +120,10 @@ impl EventQueue {
         self.remove(Key::PeerUp(peer));
         if up {
             let event = blank(EventKind::PeerUp, peer, BufferId::ZERO);
-            self.push(Key::PeerUp(peer), false, event);
+            self.push(Key::PeerUp(peer), Class::Kept, event);
         } else {
             let event = blank(EventKind::PeerDown, peer, BufferId::ZERO);
-            self.push(Key::PeerDown(peer), false, event);
+            self.push(Key::PeerDown(peer), Class::Kept, event);
         }
     }
 
@@ -114,27 +131,43 @@ impl EventQueue {
     pub(super) fn offer(&mut self, owner: u64, id: BufferId, size: u64) {
         let mut event = blank(EventKind::Offer, owner, id);
         event.value = size;
-        self.push(Key::Offer(id.0), true, event);
+        self.push(Key::Offer(id.0), Class::Droppable, event);
     }
 
     /// The metadata of a buffer changed.
     pub(super) fn meta(&mut self, owner: u64, id: BufferId, sequence: u64) {
         let mut event = blank(EventKind::Meta, owner, id);
         event.value = sequence;
-        self.push(Key::Meta(id.0), true, event);
+        self.push(Key::Meta(id.0), Class::Droppable, event);
     }
 
     /// `importer` has no attachment of our buffer any more.
     pub(super) fn released(&mut self, importer: u64, id: BufferId) {
         let event = blank(EventKind::Released, importer, id);
-        self.push(Key::Released(id.0, importer), false, event);
+        self.push(Key::Released(id.0, importer), Class::Kept, event);
     }
 
-    /// An attachment (or, with handle 0, our own export) is gone.
+    /// An attachment is gone.
     pub(super) fn revoked(&mut self, owner: u64, id: BufferId, handle: u64) {
         let mut event = blank(EventKind::Revoked, owner, id);
         event.handle = handle;
-        self.push(Key::Revoked(id.0, handle), false, event);
+        self.push(Key::Revoked(id.0, handle), Class::Kept, event);
+    }
+
+    /// The holder of an attachment that is gone has given it up.
+    pub(super) fn detached(&mut self, id: BufferId, handle: u64) {
+        self.remove(Key::Revoked(id.0, handle));
+    }
+
+    /// An own export ended, and nobody asked for that.
+    pub(super) fn ended(&mut self, owner: u64, id: BufferId) {
+        let event = blank(EventKind::Revoked, owner, id);
+        self.push(Key::Revoked(id.0, 0), Class::Ended, event);
+    }
+
+    /// Of how many own exports that ended unasked nobody has taken the event.
+    pub(super) fn ended_exports(&self) -> u32 {
+        self.ended
     }
 
     /// A buffer that was offered but never attached is gone. An offer that
@@ -143,7 +176,7 @@ impl EventQueue {
         self.remove(Key::Meta(id.0));
         if !self.remove(Key::Offer(id.0)) {
             let event = blank(EventKind::Revoked, owner, id);
-            self.push(Key::Revoked(id.0, 0), true, event);
+            self.push(Key::Revoked(id.0, 0), Class::Droppable, event);
         }
     }
 
@@ -184,6 +217,62 @@ impl EventQueue {
         self.sequence = self.sequence.wrapping_add(1);
         event.seq = self.sequence;
         Some(event)
+    }
+
+    /// What must hold at all times; names what does not. `attached`: whether a handle
+    /// is one of a revoked attachment. `exported`: whether a buffer is an own export.
+    #[cfg(test)]
+    #[allow(
+        clippy::arithmetic_side_effects,
+        reason = "a test that overflows fails"
+    )]
+    pub(super) fn check(
+        &self,
+        attached: impl Fn(u64) -> bool,
+        exported: impl Fn(BufferId) -> bool,
+    ) -> Result<(), String> {
+        if self.places.len() != self.waiting.len() {
+            return Err("an event is lost, or in two places".into());
+        }
+        let mut droppable = BTreeMap::new();
+        let mut ended = 0;
+        for (place, Waiting { key, class, event }) in &self.waiting {
+            if self.places.get(key) != Some(place) {
+                return Err(format!("{key:?} is not where it should be"));
+            }
+            match class {
+                Class::Droppable => *droppable.entry(event.peer).or_insert(0) += 1,
+                Class::Ended => ended += 1,
+                Class::Kept => {}
+            }
+            match key {
+                Key::Revoked(_, handle) if *handle != 0 && !attached(*handle) => {
+                    return Err(format!("an event of handle {handle}, which is gone"));
+                }
+                Key::Released(id, _) if !exported(BufferId(*id)) => {
+                    return Err("RELEASED of no export".into());
+                }
+                _ => {}
+            }
+        }
+        if droppable
+            .values()
+            .any(|count| *count > MAX_DROPPABLE_EVENTS)
+        {
+            return Err("too many droppable events".into());
+        }
+        self.droppable.iter().try_for_each(|(peer, count)| {
+            match droppable.get(peer).unwrap_or(&0) {
+                found if found == count => Ok(()),
+                found => Err(format!(
+                    "{found} droppable events of {peer}, {count} counted"
+                )),
+            }
+        })?;
+        match self.ended {
+            counted if counted == ended => Ok(()),
+            counted => Err(format!("{ended} exports ended, {counted} counted")),
+        }
     }
 
     /// How many wait.

@@ -19,7 +19,9 @@ impl Broker {
         self.check_meta(&export.meta, export.size)?;
         let access = self.narrow(owner, &export.acl)?;
         let state = self.peers.get_mut(&owner).ok_or(Status::HostError)?;
-        if state.exports >= self.limits.max_buffers {
+        // A driver that does not take its events cannot make them grow either.
+        let max = self.limits.max_buffers;
+        if state.exports >= max || state.events.ended_exports() >= max {
             return Err(Status::TooMany);
         }
         let id = self.ids.fresh().ok_or(Status::HostError)?;
@@ -197,7 +199,7 @@ impl Broker {
     pub(super) fn tell_owner_revoked(&mut self, generation: u64) {
         if let Some(buffer) = self.buffers.get(&generation) {
             let (owner, id) = (buffer.owner, buffer.id);
-            self.notify(owner, |events| events.revoked(owner.to_wire(), id, 0));
+            self.notify(owner, |events| events.ended(owner.to_wire(), id));
         }
     }
 
@@ -243,6 +245,8 @@ impl Broker {
                         events.revoked(owner.to_wire(), id, handle);
                     }
                 });
+            } else {
+                state.events.forget(id, core::iter::empty());
             }
             self.with_windows(peer, |windows, ids, out| {
                 for window in windows.of(Some(generation)) {

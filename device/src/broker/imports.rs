@@ -46,6 +46,7 @@ impl Broker {
             handle,
             Attachment {
                 generation,
+                id,
                 size,
                 rights: wanted,
                 transport,
@@ -99,9 +100,11 @@ impl Broker {
         if attachment.maps > 0 || attachment.pending > 0 {
             return Err(Status::Busy);
         }
-        let (generation, revoked) = (attachment.generation, attachment.revoked);
+        let (generation, id, revoked) = (attachment.generation, attachment.id, attachment.revoked);
         state.attachments.remove(&handle);
-        if !revoked {
+        if revoked {
+            state.events.detached(id, handle);
+        } else {
             self.tell_released(peer, generation);
         }
         DONE

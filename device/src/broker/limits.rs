@@ -1,5 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Every limit of the broker, each with its reason.
+//!
+//! What a guest can make grow, per peer, and what bounds it (`max_*`: [`Limits`]):
+//!
+//! | what | at most |
+//! |---|---|
+//! | exports, and ids | `max_buffers`, each of `max_extents` and `max_blob` |
+//! | attachments | `max_attachments` |
+//! | requests that wait for an answer | [`MAX_PENDING`] |
+//! | windows | `max_windows` that have mappings, and one for each attachment |
+//! | requests to the VMM | one for each window, and one for a proof |
+//! | waiting events of droppable kinds | [`MAX_DROPPABLE_EVENTS`] for each other peer |
+//! | waiting events of attachments | one for each attachment |
+//! | waiting events of own exports | twice `max_buffers`, and one for each buffer and importer |
+//! | waiting events of peers | two for each other peer |
+//! | deadlines | one for each buffer that is taken back, and one for each importer of it that was stopped |
+//! | nested maps and accesses | [`MAX_NESTING`] |
+//!
+//! The model test checks them at every step.
 
 use core::time::Duration;
 

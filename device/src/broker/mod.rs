@@ -95,6 +95,7 @@ struct Deadline {
 #[derive(Debug)]
 struct Attachment {
     generation: u64,
+    id: BufferId,
     size: u64,
     rights: Rights,
     transport: Transport,
@@ -700,7 +701,20 @@ fn region_of(ram: &[RamRegion], extent: Extent) -> Option<&RamRegion> {
 const DONE: Reply = Ok(Response::Done);
 
 #[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "a test that overflows fails"
+)]
 impl Broker {
+    /// Requests of a peer that have no answer yet.
+    fn unanswered(&self, peer: PeerId) -> usize {
+        let state = &self.peers[&peer];
+        let maps: usize = state.windows.iter().map(|w| w.waiters.len()).sum();
+        let own = self.buffers.values().filter(|b| b.owner == peer);
+        let revoking = own.filter_map(|buffer| buffer.revoking.as_ref());
+        maps + state.flushes.len() + revoking.filter(|r| r.waiter.is_some()).count()
+    }
+
     /// Whether some other peer's VMM may still map memory of `peer`.
     fn exposed(&self, peer: PeerId) -> bool {
         !self.exposed_to(peer).is_empty()
@@ -709,32 +723,110 @@ impl Broker {
     /// What must hold at every return; names what does not.
     fn check(&self) -> Result<(), String> {
         for (id, peer) in &self.peers {
-            peer.windows
-                .check()
+            self.check_peer(*id, peer)
                 .map_err(|e| format!("peer {id}: {e}"))?;
-            let exports = self.buffers.values().filter(|b| b.owner == *id).count();
-            if exports != peer.exports as usize {
-                return Err(format!("peer {id} counts {} exports", peer.exports));
+        }
+        self.check_bounds()
+    }
+
+    fn check_peer(&self, id: PeerId, peer: &Peer) -> Result<(), String> {
+        peer.windows.check()?;
+        peer.events.check(
+            |handle| peer.attachments.get(&handle).is_some_and(|a| a.revoked),
+            |buffer| {
+                let buffer = self.owned(id, buffer).and_then(|g| self.buffers.get(&g));
+                buffer.is_some_and(|buffer| buffer.revoking.is_none())
+            },
+        )?;
+        let exports = self.buffers.values().filter(|b| b.owner == id).count();
+        if exports != peer.exports as usize {
+            return Err(format!("{exports} exports, {} counted", peer.exports));
+        }
+        for window in peer.windows.iter().filter(|w| w.shows_buffer()) {
+            if !self.buffers.contains_key(&window.key.0) {
+                return Err("a window of no buffer".into());
             }
-            for window in peer.windows.iter().filter(|w| w.shows_buffer()) {
-                if !self.buffers.contains_key(&window.key.0) {
-                    return Err(format!("peer {id} has a window of no buffer"));
-                }
+        }
+        for (handle, attachment) in &peer.attachments {
+            if !attachment.revoked && !self.buffers.contains_key(&attachment.generation) {
+                return Err(format!("handle {handle} is of no buffer"));
             }
-            for (handle, attachment) in &peer.attachments {
-                if !attachment.revoked && !self.buffers.contains_key(&attachment.generation) {
-                    return Err(format!("handle {handle} is of no buffer"));
-                }
-            }
-            let users: u32 = peer.windows.iter().map(|w| w.users).sum();
-            let maps: u32 = peer
-                .attachments
-                .values()
-                .filter(|a| a.window.is_some_and(|w| peer.windows.get(w).is_some()))
-                .map(|a| a.maps)
-                .sum();
-            if users != maps {
-                return Err(format!("peer {id}: {users} users, {maps} maps"));
+        }
+        let users: u32 = peer.windows.iter().map(|w| w.users).sum();
+        let maps: u32 = peer
+            .attachments
+            .values()
+            .filter(|a| a.window.is_some_and(|w| peer.windows.get(w).is_some()))
+            .map(|a| a.maps)
+            .sum();
+        if users != maps {
+            return Err(format!("{users} users, {maps} maps"));
+        }
+        let waiters: usize = peer.windows.iter().map(|w| w.waiters.len()).sum();
+        let pending: u32 = peer.attachments.values().map(|a| a.pending).sum();
+        if waiters != pending as usize {
+            return Err(format!("{waiters} waiters, {pending} counted"));
+        }
+        Ok(())
+    }
+
+    /// Everything that a guest can make grow, with its bound (see `limits`).
+    fn check_bounds(&self) -> Result<(), String> {
+        let peers = self.peers.len();
+        let limits = &self.limits;
+        let (windows, buffers, attachments) = (
+            limits.max_windows as usize,
+            limits.max_buffers as usize,
+            limits.max_attachments as usize,
+        );
+        let mut sizes = Vec::new();
+        let mut outstanding = 0;
+        for (id, peer) in &self.peers {
+            let kept = attachments + 2 * buffers + buffers * (peers - 1) + 2 * (peers - 1);
+            let droppable = limits::MAX_DROPPABLE_EVENTS * (peers - 1);
+            outstanding += peer.windows.outstanding();
+            sizes.extend([
+                ("exports", peer.exports as usize, buffers),
+                ("attachments", peer.attachments.len(), attachments),
+                (
+                    "windows",
+                    peer.windows.iter().count(),
+                    windows + attachments,
+                ),
+                (
+                    "requests to the VMM",
+                    peer.windows.outstanding(),
+                    peer.windows.iter().count() + 1,
+                ),
+                ("events", peer.events.len(), kept + droppable + 1),
+                (
+                    "ended exports",
+                    peer.events.ended_exports() as usize,
+                    2 * buffers,
+                ),
+                (
+                    "unanswered requests",
+                    self.unanswered(*id),
+                    limits::MAX_PENDING,
+                ),
+            ]);
+        }
+        let mut deadlines = 0;
+        for buffer in self.buffers.values() {
+            let late = buffer.revoking.as_ref().map_or(0, |r| r.late.len());
+            deadlines += usize::from(buffer.revoking.is_some()) + late;
+            sizes.push(("late importers", late, peers - 1));
+            sizes.push(("access list", buffer.access.len(), peers - 1));
+        }
+        sizes.extend([
+            ("deadlines", self.deadlines.len(), deadlines),
+            ("effects", self.out.len(), 0),
+            ("effects under way", self.effect_peers.len(), outstanding),
+            ("ids", self.generations.len(), self.buffers.len()),
+        ]);
+        for (what, size, most) in sizes {
+            if size > most {
+                return Err(format!("{size} {what}, {most} at most"));
             }
         }
         if self.generations.len() != self.buffers.len() {

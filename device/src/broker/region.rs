@@ -61,6 +61,12 @@ impl FreeRanges {
         self.free.values().any(|room| *room >= len)
     }
 
+    /// How many free ranges there are.
+    #[cfg(test)]
+    pub(super) fn ranges(&self) -> usize {
+        self.free.len()
+    }
+
     /// Free bytes in all.
     #[cfg(test)]
     pub(super) fn total(&self) -> u64 {

@@ -811,6 +811,13 @@ impl Windows {
         if taken + self.region.total() != self.shm_size - GUARD {
             return Err("space was lost".into());
         }
+        let queued = |window: &&Window| window.state == State::Queued;
+        if self.queue.len() != self.table.values().filter(queued).count() {
+            return Err("the queue holds what is not queued".into());
+        }
+        if self.region.ranges() > self.table.len() + 1 {
+            return Err("free ranges are not merged".into());
+        }
         for (key, id) in &self.current {
             match self.table.get(id) {
                 Some(window) if window.key == *key && !window.doomed => {}

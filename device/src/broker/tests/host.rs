@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A simulated host: VMMs that map late, and a record of every answer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bufshare_protocol::event::Event;
 use bufshare_protocol::request::{Export, Request};
@@ -80,6 +80,8 @@ pub(super) struct Host {
     pub(super) vmms: BTreeMap<PeerId, Vmm>,
     pub(super) replies: BTreeMap<(PeerId, Token), Reply>,
     pub(super) deadlines: VecDeque<DeadlineId>,
+    /// Requests without an answer.
+    pub(super) unanswered: BTreeSet<(PeerId, Token)>,
     next_token: u64,
     budget: u32,
 }
@@ -112,6 +114,7 @@ impl Host {
             vmms: BTreeMap::new(),
             replies: BTreeMap::new(),
             deadlines: VecDeque::new(),
+            unanswered: BTreeSet::new(),
             next_token: 0,
             budget,
         };
@@ -157,6 +160,7 @@ impl Host {
                     self.check_reply(peer, &reply);
                     let again = self.replies.insert((peer, token), reply);
                     assert!(again.is_none(), "{token:?} was answered twice");
+                    self.unanswered.remove(&(peer, token));
                 }
                 Effect::Events { .. } => {}
                 Effect::Arm { id, .. } => self.deadlines.push_back(id),
@@ -282,6 +286,7 @@ impl Host {
     pub(super) fn send(&mut self, peer: PeerId, request: Request) -> Token {
         self.next_token += 1;
         let token = Token(self.next_token);
+        self.unanswered.insert((peer, token));
         let effects = self.broker.handle(peer, token, request);
         self.take(effects);
         token

@@ -1131,3 +1131,57 @@ fn a_flush_is_answered_when_idle_windows_are_proved_to_be_gone() {
     assert_eq!((peer.windows_idle, peer.windows_live), (0, 1));
     assert_eq!(host.call(B, Request::Flush), Ok(Response::Done));
 }
+
+#[test]
+fn attachments_that_are_given_up_leave_no_events() {
+    let mut host = Host::new();
+    host.events(B);
+    for _ in 0..100 {
+        let id = host.export(A, 1);
+        let handle = host.attach(B, id);
+        host.call(A, Request::Unexport { id }).unwrap();
+        assert_eq!(host.peer(B).events_waiting, 1, "REVOKED");
+        host.call(B, Request::Detach { handle }).unwrap();
+        assert_eq!(host.peer(B).events_waiting, 0);
+    }
+}
+
+#[test]
+fn a_driver_that_takes_no_events_exports_no_more_than_it_learns_the_end_of() {
+    let limits = Limits {
+        max_buffers: 4,
+        ..Limits::default()
+    };
+    let mut host = Host::with(config(limits));
+    host.events(A);
+    let fill = |host: &mut Host| {
+        let mut exported = 0;
+        loop {
+            match host.call(A, export(&[(RAM, 1)])) {
+                Ok(_) => exported += 1,
+                Err(status) => break (exported, status),
+            }
+        }
+    };
+    for expected in [4, 0, 0] {
+        assert_eq!(fill(&mut host), (expected, Status::TooMany));
+        host.stop(A);
+        let effects = host.broker.peer_up(A, true);
+        host.take(effects);
+    }
+    assert_eq!(host.peer(A).events_waiting, 4 + 1, "REVOKED, OVERFLOW");
+    host.events(A);
+    assert_eq!(fill(&mut host), (4, Status::TooMany));
+}
+
+#[test]
+fn what_a_paused_driver_was_offered_and_is_gone_is_not_offered_when_it_goes_on() {
+    let mut host = Host::new();
+    host.events(B);
+    let id = host.export(A, 1);
+    host.stop(B);
+    host.call(A, Request::Unexport { id }).unwrap();
+    let effects = host.broker.peer_up(B, true);
+    host.take(effects);
+    assert_eq!(kinds(&mut host, B), [EventKind::Overflow]);
+}
