@@ -16,6 +16,9 @@ TARGET=${CARGO_TARGET_DIR:-$REPO/target}
 [[ $TARGET == /* ]] || TARGET=$PWD/$TARGET
 export REPO LAB TARGET
 
+# The kernel that the scripts and tests take when nobody names one: see kernel_series.
+DEFAULT_KERNEL=${BUFSHARE_KERNEL:-newest}
+
 LIB_STARTED=$SECONDS
 
 # info TEXT...: one progress line, on stderr, so that stdout stays for results.
@@ -76,12 +79,33 @@ need_space() {
             "Free some space, or set BUFSHARE_LAB to a folder on a larger disk."
 }
 
-# load_lab: make the lab if it is missing or outdated, then read lab.env into the
-# environment (ROOT, KERNEL_RELEASE, KERNEL_IMAGE, QEMU_VERSION, ...).
+# kernel_series NAME: the series that NAME means, one a line: 'stable' is the kernel
+# of Debian's stable release, 'newest' that of its backports suite, 'all' is both.
+kernel_series() {
+    case $1 in
+        stable | newest) printf '%s\n' "$1" ;;
+        all) printf '%s\n' stable newest ;;
+        *) die "unknown kernel '$1'" "It is stable (Debian's own), newest (of backports) or all." ;;
+    esac
+}
+
+# one_kernel NAME: die unless NAME is one series.
+one_kernel() {
+    [[ $1 == stable || $1 == newest ]] ||
+        die "unknown kernel '$1'" "Here it is stable (Debian's own) or newest (of backports)."
+}
+
+# load_lab [SERIES [OPTION-OF-LAB...]]: make what is missing or outdated of the lab,
+# then read lab.env and kernel-SERIES.env into the environment (ROOT, QEMU_VERSION,
+# KERNEL_SERIES, KERNEL_RELEASE, KERNEL_IMAGE, ...).
 load_lab() {
-    "$REPO/scripts/lab" --quiet
+    local series=${1:-$DEFAULT_KERNEL}
+    one_kernel "$series"
+    "$REPO/scripts/lab" --quiet --kernel "$series" "${@:2}"
     # shellcheck disable=SC1091
     . "$LAB/lab.env"
+    # shellcheck disable=SC1090
+    . "$LAB/kernel-$series.env"
 }
 
 # digest FILE...: one hash over the names and contents of the files.

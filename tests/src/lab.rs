@@ -12,6 +12,10 @@ use anyhow::{Context as _, Result};
 
 use crate::report::Skip;
 
+/// Environment variable: the series of the guests' kernel, see [`series`].
+const KERNEL: &str = "BUFSHARE_KERNEL";
+/// What it is if nobody says.
+const DEFAULT_KERNEL: &str = "newest";
 /// Environment variable: MiB of RAM that every guest has in addition.
 const EXTRA_MEMORY: &str = "BUFSHARE_EXTRA_MEMORY";
 
@@ -44,33 +48,35 @@ impl Lab {
             Some(folder) => PathBuf::from(folder),
             None => cache_folder().join("bufshare/lab"),
         };
-        let path = folder.join("lab.env");
-        let text = std::fs::read_to_string(&path).map_err(|error| {
-            Skip::new(format!(
-                "no lab ({}: {error}): run scripts/lab",
-                path.display()
-            ))
-        })?;
-        let values = assignments(&text);
+        let series = series();
+        let mut values = HashMap::new();
+        for name in ["lab.env", &format!("kernel-{series}.env")] {
+            let path = folder.join(name);
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                Skip::new(format!(
+                    "no lab ({}: {error}): run scripts/lab --kernel {series}",
+                    path.display()
+                ))
+            })?;
+            values.extend(assignments(&text));
+        }
         let get = |name: &str| {
-            values
-                .get(name)
-                .cloned()
-                .with_context(|| format!("{}: no {name}: run scripts/lab --force", path.display()))
+            values.get(name).cloned().with_context(|| {
+                format!("{}: no {name}: run scripts/lab --force", folder.display())
+            })
         };
-        let initramfs =
-            env_path("BUFSHARE_INITRAMFS").unwrap_or_else(|| target().join("guest/initramfs.cpio"));
+        let initramfs = env_path("BUFSHARE_INITRAMFS")
+            .unwrap_or_else(|| target().join(format!("guest/initramfs-{series}.cpio")));
         if !initramfs.exists() {
             return Err(Skip::new(format!(
-                "no guest image {}: run scripts/guest-image",
+                "no guest image {}: run scripts/guest-image --kernel {series}",
                 initramfs.display()
             ))
             .into());
         }
         Ok(Self {
             in_lab: repo().join("scripts/in-lab"),
-            kernel: env_path("BUFSHARE_KERNEL")
-                .map_or_else(|| get("KERNEL_IMAGE").map(PathBuf::from), Ok)?,
+            kernel: get("KERNEL_IMAGE")?.into(),
             kernel_release: get("KERNEL_RELEASE")?,
             initramfs,
             qemu_version: get("QEMU_VERSION")?,
@@ -81,6 +87,16 @@ impl Lab {
             },
         })
     }
+}
+
+/// The series of the guests' kernel: `stable`, that of Debian's stable release, or
+/// `newest`, that of its backports suite. `BUFSHARE_KERNEL` names it.
+#[must_use]
+pub fn series() -> String {
+    std::env::var(KERNEL)
+        .ok()
+        .filter(|series| !series.is_empty())
+        .unwrap_or_else(|| DEFAULT_KERNEL.to_owned())
 }
 
 /// The daemon's program.

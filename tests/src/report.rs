@@ -84,7 +84,8 @@ impl Skip {
 /// # Errors
 /// From the file system.
 pub fn folder(name: &str) -> Result<PathBuf> {
-    let folder = lab::target().join("test-logs").join(name);
+    let logs = lab::target().join("test-logs").join(lab::series());
+    let folder = logs.join(name);
     match fs::remove_dir_all(&folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("emptying {}", folder.display()));

@@ -39,7 +39,9 @@ struct Hostile<'a> {
 
 impl<'a> Hostile<'a> {
     fn take(vm: &'a Vm) -> Result<Self> {
-        let path = lab::target().join("raw-module/bufshare_raw.ko");
+        let path = lab::target()
+            .join(format!("raw-module-{}", lab::series()))
+            .join("bufshare_raw.ko");
         let module = std::fs::read(&path).map_err(|error| {
             Skip::new(format!("no {} ({error}): run scripts/test", path.display()))
         })?;
