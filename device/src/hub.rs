@@ -6,9 +6,12 @@
 //! broker meant them), unlocks, and only then completes requests and delivers
 //! events.
 
+mod holds;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,6 +27,8 @@ use crate::broker::{
 };
 use crate::sync::lock;
 use crate::transport::Ram;
+
+pub use holds::{HoldReport, HolderState};
 
 /// How long the answer to a front end that stops its device (for a reset, a reboot
 /// or a pause) waits until nobody maps that VM's memory any more.
@@ -143,6 +148,9 @@ pub trait Link: Send + Sync {
     /// Unmap requests are to be sent although the device is stopped. Called with the
     /// broker locked: must not block.
     fn force(&self);
+    /// The process that connected the front end, if it is known. Called with the
+    /// broker locked: must not block.
+    fn vmm_pid(&self) -> Option<u32>;
     /// For the control socket.
     fn facts(&self) -> SessionFacts;
 }
@@ -200,6 +208,8 @@ impl After {
 pub struct Hub {
     state: Mutex<State>,
     changed: Condvar,
+    /// Steps whose answers and events are yet to be delivered.
+    delivering: AtomicUsize,
     timer: Timer,
     revoke_wait: RevokeWait,
 }
@@ -215,6 +225,8 @@ pub struct PeerReport {
     pub sessions: u64,
     /// Stops that were answered before all importers were proved to have let go.
     pub unproved_stops: u64,
+    /// The process that connected the front end.
+    pub vmm_pid: Option<u32>,
     /// The session, if a front end is connected.
     pub session: Option<SessionFacts>,
 }
@@ -224,8 +236,12 @@ pub struct PeerReport {
 pub struct Report {
     /// Version of the program.
     pub version: &'static str,
+    /// The program takes everything back in order to end.
+    pub ending: bool,
     /// The peers.
     pub peers: Vec<PeerReport>,
+    /// Whose VMM may map whose memory now.
+    pub holds: Vec<HoldReport>,
     /// The broker.
     pub broker: Snapshot,
 }
@@ -247,6 +263,7 @@ impl Hub {
         Arc::new(Self {
             state: Mutex::new(State { broker, slots }),
             changed: Condvar::new(),
+            delivering: AtomicUsize::new(0),
             timer: Timer::default(),
             revoke_wait,
         })
@@ -514,7 +531,7 @@ impl Hub {
     /// Everything, for the control socket.
     #[must_use]
     pub fn report(&self) -> Report {
-        let (broker, rows) = {
+        let (broker, ending, holds, rows) = {
             let state = lock(&self.state);
             let rows: Vec<_> = state
                 .slots
@@ -525,12 +542,14 @@ impl Hub {
                         name: slot.name.to_string(),
                         sessions: slot.sessions,
                         unproved_stops: slot.unproved_stops,
+                        vmm_pid: slot.link.as_ref().and_then(|link| link.vmm_pid()),
                         session: None,
                     };
                     (report, slot.link.clone())
                 })
                 .collect();
-            (state.broker.snapshot(), rows)
+            let broker = &state.broker;
+            (broker.snapshot(), broker.closed(), state.holds(), rows)
         };
         let peers = rows
             .into_iter()
@@ -541,7 +560,9 @@ impl Hub {
             .collect();
         Report {
             version: env!("CARGO_PKG_VERSION"),
+            ending,
             peers,
+            holds,
             broker,
         }
     }
@@ -552,10 +573,12 @@ impl Hub {
             let mut state: MutexGuard<'_, State> = lock(&self.state);
             let State { broker, slots } = &mut *state;
             let effects = change(broker, slots);
+            self.delivering.fetch_add(1, Ordering::AcqRel);
             self.route(slots, effects)
         };
         self.changed.notify_all();
         after.run();
+        self.delivering.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Queues jobs and deadlines; returns what needs the lock dropped.

@@ -24,7 +24,13 @@ fn main() -> ExitCode {
     };
     log_to_stderr(config.log_level);
     match daemon::run(&config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(left) if left.is_empty() => ExitCode::SUCCESS,
+        Ok(left) => {
+            for hold in left {
+                eprintln!("vhost-device-bufshare: {hold}");
+            }
+            ExitCode::from(daemon::EXIT_STILL_MAPPED)
+        }
         Err(error) => {
             eprintln!("vhost-device-bufshare: {error}");
             ExitCode::FAILURE

@@ -19,12 +19,14 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use common::daemon::{Daemon, Setup, binary};
 use common::vm::Vm;
 use common::{SOON, until};
 use vhost::VhostBackend;
 use vhost::vhost_user::Frontend;
+use vhost_device_bufshare::host::daemon::EXIT_STILL_MAPPED;
 
 fn run(args: &[&str]) -> Output {
     Command::new(binary()).args(args).output().unwrap()
@@ -104,6 +106,69 @@ fn unit_starts_what_the_descriptor_names() {
     let output = run(&[options, &[&missing]].concat());
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains(&missing), "{}", stderr(&output));
+}
+
+/// The values of a key in the unit.
+fn unit_values(key: &str) -> Vec<String> {
+    let prefix = format!("{key}=");
+    let unit = contrib("vhost-device-bufshare.service");
+    let values = unit.lines().filter_map(|line| line.strip_prefix(&prefix));
+    values.map(str::to_owned).collect()
+}
+
+#[test]
+fn unit_gives_the_end_its_time_and_does_not_hide_its_status() {
+    assert_eq!(
+        unit_values("RestartPreventExitStatus"),
+        [EXIT_STILL_MAPPED.to_string()]
+    );
+    assert_eq!(unit_values("SuccessExitStatus"), [""; 0]);
+    assert_eq!(unit_values("Type"), ["notify"], "it asks for more time");
+    assert_eq!(unit_values("KillMode"), ["mixed"]);
+    let [seconds] = &unit_values("TimeoutStopSec")[..] else {
+        panic!("one TimeoutStopSec");
+    };
+    let seconds: u64 = seconds.parse().unwrap();
+    for wait in ["5", "60", "unlimited"] {
+        assert!(asked_for(wait) <= Duration::from_secs(seconds), "{wait}");
+    }
+}
+
+#[test]
+fn end_asks_the_service_manager_for_the_time_that_it_may_take() {
+    assert!(asked_for("0") >= Duration::from_secs(5));
+    assert!(asked_for("600") >= Duration::from_secs(605));
+    assert!(asked_for("unlimited") >= Duration::from_secs(65));
+}
+
+/// How long the service manager is told that the end may take.
+fn asked_for(revoke_wait: &str) -> Duration {
+    let dir = tempfile::tempdir().unwrap();
+    let notify = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&notify).unwrap();
+    manager.set_read_timeout(Some(SOON)).unwrap();
+    let said = || {
+        let mut buf = [0; 256];
+        let n = manager.recv(&mut buf).unwrap();
+        String::from_utf8(buf[..n].to_vec()).unwrap()
+    };
+    let mut child = Command::new(binary())
+        .arg("--socket-path")
+        .arg(dir.path().join("s"))
+        .args(["--revoke-wait", revoke_wait])
+        .env("NOTIFY_SOCKET", &notify)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    assert_eq!(said(), "READY=1\n");
+    // SAFETY: our own child.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    let said = said();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut lines = said.lines();
+    assert_eq!(lines.next(), Some("STOPPING=1"));
+    let micros = lines.next().unwrap().strip_prefix("EXTEND_TIMEOUT_USEC=");
+    Duration::from_micros(micros.unwrap().parse().unwrap())
 }
 
 #[test]
@@ -217,6 +282,7 @@ fn help_is_a_manual() {
         "SIGTERM",
         "Examples",
         "virtio-id=37",
+        &format!("\n  {EXIT_STILL_MAPPED}  ended by a signal, but VMMs still map"),
     ] {
         assert!(text.contains(word), "'{word}' is not in the help");
     }

@@ -787,9 +787,11 @@ fn end_with_a_map_outstanding(start: Start) {
     b.front.shm.until_waiting();
 
     let start = Instant::now();
-    daemon.end();
+    let left = daemon.end_at_once();
     let took = start.elapsed();
 
+    // It could still read the request, and the file that came with it.
+    assert_eq!(left.len(), 1, "{left:?}");
     assert!(took < QUICK, "{took:?}");
     drop((a, b));
     daemon.finish();
@@ -804,9 +806,10 @@ fn end_while_a_stop_waits(start: Start) {
     assert_eq!(b.event_of(EventKind::Revoked).kind, EventKind::Revoked);
 
     let start = Instant::now();
-    daemon.end();
+    let left = daemon.end_at_once();
     let took = start.elapsed();
 
+    assert_eq!(left.len(), 1, "{left:?}");
     assert!(took < QUICK, "{took:?}");
     assert!(stop.join().unwrap().is_err());
     drop((a, b));
@@ -822,9 +825,10 @@ fn end_while_a_stop_is_held(start: Start) {
     } = held_with(start);
 
     let start = Instant::now();
-    daemon.end();
+    let left = daemon.end_at_once();
     let took = start.elapsed();
 
+    assert_eq!(left.len(), 1, "{left:?}");
     assert!(took < QUICK, "{took:?}");
     assert!(stop.join().is_err(), "the front end had no answer");
     drop(b);
@@ -867,18 +871,126 @@ fn sigterm_while_connected_ends_with_status_0() {
 }
 
 #[test]
-fn sigterm_with_a_map_outstanding_ends_with_status_0() {
+fn sigterm_with_a_map_outstanding_and_another_end_at_once() {
     end_with_a_map_outstanding(Daemon::spawn);
 }
 
 #[test]
-fn sigterm_while_a_stop_waits_ends_with_status_0() {
+fn sigterm_while_a_stop_waits_and_another_end_at_once() {
     end_while_a_stop_waits(Daemon::spawn);
 }
 
 #[test]
-fn sigterm_while_a_stop_is_held_ends_with_status_0() {
+fn sigterm_while_a_stop_is_held_and_another_end_at_once() {
     end_while_a_stop_is_held(Daemon::spawn);
+}
+
+#[test]
+fn sigterm_while_a_buffer_is_mapped_takes_it_back_before_the_end() {
+    let (mut daemon, mut a, mut b) = two_with(Daemon::spawn);
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    let (at, _) = b.map(handle, PAGE);
+    a.front.ram.write(DATA, b"shared");
+    assert_eq!(b.front.shm.region.read(at, 6), b"shared");
+
+    daemon.signal(libc::SIGTERM);
+
+    assert_eq!(b.event_of(EventKind::Revoked).handle, handle);
+    assert_eq!(a.event_of(EventKind::Revoked).id, id);
+    assert!(!daemon.has_ended(), "b still maps a's memory");
+    // It is answered when b has let go.
+    let unexport = a.submit(&Request::Unexport { id });
+    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    assert!(!a.is_done(unexport));
+    b.unmap(handle);
+    a.finish(unexport).unwrap();
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(b.front.shm.windows(), 0);
+    a.front.ram.write(DATA, b"secret");
+    assert_eq!(b.front.shm.region.read(at, 6), [0; 6]);
+    drop((a, b));
+    daemon.finish_ended();
+}
+
+#[test]
+fn sigterm_takes_memory_from_importers_that_run_and_do_not_let_go() {
+    let (mut daemon, mut a, mut b) = two_with(Daemon::spawn);
+    share(&mut a, &mut b);
+    share(&mut b, &mut a);
+
+    daemon.end();
+
+    // What its clients still look at shows zeroes.
+    assert_eq!(b.front.shm.windows_of(&a.front.ram_file), 0);
+    assert_eq!(a.front.shm.windows_of(&b.front.ram_file), 0);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn sigterm_while_an_importer_is_paused_says_so_and_does_not_force_it() {
+    let (mut daemon, mut a, mut b) = boot(impatient(Daemon::spawn));
+    let mut c = Vm::boot(&daemon.socket("c"));
+    share(&mut a, &mut b);
+    share(&mut a, &mut c);
+    b.front.stop();
+
+    daemon.signal(libc::SIGTERM);
+    let left = daemon.wait_still_mapped();
+
+    assert_eq!(left.len(), 1, "{left:?}");
+    let pid = std::process::id();
+    let line = format!("b: its VMM (process {pid}) still maps 4096 bytes of a in 1 window; ");
+    assert!(left[0].starts_with(&line), "{left:?}");
+    assert!(left[0].contains("paused"), "{left:?}");
+    assert_eq!(b.front.shm.windows_of(&a.front.ram_file), 1);
+    assert_eq!(b.front.shm.forgive_while_stopped(), 0, "it may go on");
+    assert_eq!(c.front.shm.windows_of(&a.front.ram_file), 0);
+    drop((a, b, c));
+    daemon.finish_ended();
+}
+
+#[test]
+fn program_that_ends_takes_no_front_end_and_no_export() {
+    let daemon = Daemon::spawn(&Setup {
+        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
+        ..Setup::default()
+    });
+    let (mut daemon, mut a, mut b) = boot(daemon);
+    share(&mut a, &mut b);
+    let bases = b.front.stop();
+
+    daemon.signal(libc::SIGTERM);
+
+    until("the end to begin", || daemon.report()["ending"] == true);
+    let report = daemon.report();
+    let hold = &report["holds"][0];
+    assert_eq!(
+        (&hold["importer"], &hold["owner"]),
+        (&"b".into(), &"a".into())
+    );
+    assert_eq!(
+        (&hold["windows"], &hold["bytes"]),
+        (&1.into(), &4096.into())
+    );
+    assert_eq!(hold["state"], "stopped");
+    assert_eq!(hold["vmm_pid"], std::process::id());
+    let export = Vm::export_of(
+        vec![Extent {
+            addr: DATA,
+            len: PAGE,
+        }],
+        vec![],
+    );
+    assert_eq!(a.request(&export), Err(Status::HostError));
+    assert!(Frontend::connect(daemon.socket("c"), 2).is_err());
+    // It ends when the paused one goes on, and so has lost access.
+    b.resume(&bases);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(b.front.shm.windows_of(&a.front.ram_file), 0);
+    drop((a, b));
+    daemon.finish_ended();
 }
 
 #[test]

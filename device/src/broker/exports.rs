@@ -18,6 +18,9 @@ impl Broker {
         self.check_extents(owner, &export)?;
         self.check_meta(&export.meta, export.size)?;
         let access = self.narrow(owner, &export.acl)?;
+        if self.closed {
+            return Err(Status::HostError);
+        }
         let state = self.peers.get_mut(&owner).ok_or(Status::HostError)?;
         // A driver that does not take its events cannot make them grow either.
         let max = self.limits.max_buffers;
@@ -134,18 +137,18 @@ impl Broker {
         Ok(access)
     }
 
-    /// Ends an export. Answered at once only if nobody maps the buffer.
+    /// Ends an export. Answered at once only if nobody maps the buffer. One that is
+    /// being taken back already is waited for, by one request.
     pub(super) fn unexport(&mut self, owner: PeerId, token: Token, id: BufferId) -> Option<Reply> {
         let Some(generation) = self.owned(owner, id) else {
             return Some(Err(Status::NotFound));
         };
-        match self.buffers.get(&generation) {
-            Some(buffer) if buffer.revoking.is_some() => Some(Err(Status::Busy)),
-            _ => {
-                self.revoke(generation, Some(token));
-                None
-            }
+        match self.revoking(generation) {
+            Some(revoking) if revoking.waiter.is_some() => return Some(Err(Status::Busy)),
+            Some(revoking) => revoking.waiter = Some(token),
+            None => self.revoke(generation, Some(token)),
         }
+        None
     }
 
     /// Replaces the metadata and tells everybody who may attach.

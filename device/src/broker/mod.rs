@@ -24,9 +24,11 @@
 //! | `tables` | PEERS, LIST, QUERY, GET_CAPS, snapshots |
 //! | `windows`, `region` | windows, their budget, cache and quarantine |
 //! | `events` | what waits to be told to a peer |
+//! | `holds` | whose memory the VMMs hold, the end of all sharing |
 
 mod events;
 mod exports;
+mod holds;
 mod imports;
 pub mod limits;
 mod region;
@@ -44,6 +46,7 @@ use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Extent, Meta, Rights, Transport};
 
+pub use holds::Hold;
 pub use limits::Limits;
 pub use tables::{PeerSnapshot, Snapshot};
 pub use types::{
@@ -163,6 +166,8 @@ pub struct Broker {
     limits: Limits,
     shm_size: u64,
     host_udmabuf: bool,
+    /// The program is to end: nothing is exported any more.
+    closed: bool,
     ids: Box<dyn IdSource + Send>,
     out: Vec<Effect>,
 }
@@ -247,6 +252,7 @@ impl Broker {
             limits: config.limits,
             shm_size: config.shm_size,
             host_udmabuf: config.host_udmabuf,
+            closed: false,
             ids,
             out: Vec::new(),
         })

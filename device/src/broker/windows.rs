@@ -94,7 +94,7 @@ pub(super) struct Window {
 
 impl Window {
     /// VMM mappings it takes.
-    fn cost(&self) -> u32 {
+    pub(super) fn cost(&self) -> u32 {
         u32::try_from(self.pieces.len()).unwrap_or(u32::MAX)
     }
 

@@ -49,13 +49,28 @@ Front end (QEMU 11.1 and newer):
   -device vhost-user-test-device-pci,virtio-id=37,num_vqs=2,vq_size=64,config_size=64,chardev=c
 
 Signals:
-  SIGTERM and SIGINT end the program, with status 0. Guests keep what is mapped
-  until their VMM ends; QEMU's generic device cannot connect again.
+  SIGTERM and SIGINT end the program. From then on no front end can connect and
+  no guest can export; every buffer is taken back, as in any revocation. When it
+  is proved that no VMM maps memory of another VM, the program ends with status
+  0. Importers that run get the time of --revoke-wait and 5 seconds more, those
+  whose device is stopped the time of --revoke-wait (60 seconds if unlimited);
+  nothing is forced upon them. Whatever is mapped then stays mapped, so the
+  status is 3, and standard error has one line for each importer: which process,
+  how much, of whom. End those VMs before an exporter they name is reset, reboots
+  or unloads its driver. A second signal ends at once, with the same lines.
+  After the end the VMs have no device until they are powered off and on: QEMU's
+  generic device cannot connect again.
+  After SIGKILL, or a crash, nothing was taken back and no line names anybody:
+  end every VM that imports before an exporter is reset, reboots or unloads its
+  driver.
 
 Exit status:
-  0  ended by a signal, or --print-capabilities, --help, --version
+  0  ended by a signal, with everything taken back; or --print-capabilities,
+     --help, --version
   1  something did not work; standard error says what
   2  wrong usage: options or configuration
+  3  ended by a signal, but VMMs still map memory of other VMs; standard error
+     says which
 
 Examples:
   vhost-device-bufshare \\
@@ -115,7 +130,8 @@ pub struct Args {
     /// unmap all the same; QEMU 11.1 dies of that. With `unlimited` a paused VM
     /// loses nothing, but a hostile guest can hold up the resets of VMs that it
     /// imports from, and two VMs that import from each other cannot be paused at
-    /// once. [default: 5]
+    /// once. The end of the program waits as long for such importers, but not for
+    /// ever, and forces none. [default: 5]
     #[arg(long, value_name = "SECONDS")]
     pub revoke_wait: Option<RevokeWaitSpec>,
 

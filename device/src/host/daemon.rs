@@ -13,13 +13,19 @@ use super::random::RandomIds;
 use super::stop::Stop;
 use super::{control, notify, signals};
 use crate::broker::{Broker, PeerId};
-use crate::hub::Hub;
+use crate::hub::{HoldReport, Hub};
 use crate::transport::udmabuf;
 use crate::vhost::session::Server;
 
 /// How long the end of the program waits for its threads. A front end that does
 /// not answer cannot hold it up for longer.
 const END_WAIT: Duration = Duration::from_secs(2);
+
+/// Added to the time that the service manager is asked for at the end.
+const END_MARGIN: Duration = END_WAIT.saturating_mul(3);
+
+/// Exit status of a program that ended although a VMM may map memory of another VM.
+pub const EXIT_STILL_MAPPED: u8 = 3;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +59,12 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 }
 
 /// Runs until a signal comes, or no front end can come any more. To be called
-/// before any thread is started.
+/// before any thread is started. Returns what VMMs may still map of other VMs'
+/// memory: nothing, after an orderly end.
 ///
 /// # Errors
 /// [`Error`], before anything was served.
-pub fn run(config: &Config) -> Result<(), Error> {
+pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
     let signals = signals::Signals::block().map_err(system("block signals"))?;
     let daemon = Daemon::start(config)?;
     if let Err(error) = notify::ready() {
@@ -68,18 +75,35 @@ pub fn run(config: &Config) -> Result<(), Error> {
         Some(name) => log::info!("{name}: ending"),
         None => log::info!("no front end can come any more: ending"),
     }
-    daemon.end();
-    Ok(())
+    let limit = daemon.end_wait();
+    if let Err(error) = notify::stopping(limit) {
+        log::warn!("cannot tell the service manager that the end may take {limit:?}: {error}");
+    }
+    let again = || match signals.next() {
+        Ok(Some(name)) => {
+            log::warn!("{name} again: ending at once");
+            true
+        }
+        Ok(None) => false,
+        Err(error) => {
+            log::error!("cannot read signals: {error}: ending at once");
+            true
+        }
+    };
+    Ok(daemon.end(again))
 }
 
 /// A running daemon.
 pub struct Daemon {
     hub: Arc<Hub>,
+    /// No front end is taken any more.
+    closing: Arc<Stop>,
     stop: Arc<Stop>,
     servers: Vec<Arc<Server>>,
     threads: Vec<JoinHandle<()>>,
-    /// Removes the socket files.
-    _sockets: Vec<Bound>,
+    /// Those of the front ends. Removes their files.
+    sockets: Vec<Bound>,
+    _control: Option<Bound>,
 }
 
 impl Daemon {
@@ -105,14 +129,17 @@ impl Daemon {
             .map_err(config::Error::from)?;
         let names: Vec<String> = config.peers.iter().map(|peer| peer.name.clone()).collect();
         let hub = Hub::new(broker, &names, config.revoke_wait);
+        let closing = Arc::new(Stop::new().map_err(system("make an event descriptor"))?);
         let stop = Arc::new(Stop::new().map_err(system("make an event descriptor"))?);
         let timer = hub.start_timer().map_err(system("start a thread"))?;
         let mut daemon = Self {
             hub: hub.clone(),
+            closing: closing.clone(),
             stop: stop.clone(),
             servers: Vec::new(),
             threads: vec![timer],
-            _sockets: Vec::new(),
+            sockets: Vec::new(),
+            _control: None,
         };
         let served = Arc::new(AtomicUsize::new(config.peers.len()));
         for ((number, peer), socket) in (1_u32..).zip(&config.peers).zip(&sockets) {
@@ -120,6 +147,7 @@ impl Daemon {
                 PeerId(number),
                 &peer.name,
                 hub.clone(),
+                closing.clone(),
                 stop.clone(),
                 udmabuf.clone(),
                 config.shm_size,
@@ -144,8 +172,8 @@ impl Daemon {
         if config.allow.is_empty() {
             log::warn!("the policy allows nothing: no guest can import anything (--allow)");
         }
-        sockets.extend(control);
-        daemon._sockets = sockets;
+        daemon.sockets = sockets;
+        daemon._control = control;
         Ok(daemon)
     }
 
@@ -158,8 +186,27 @@ impl Daemon {
         Ok(())
     }
 
-    /// Ends all sessions and removes the sockets.
-    pub fn end(self) {
+    /// How long [`Daemon::end`] may take.
+    #[must_use]
+    pub fn end_wait(&self) -> Duration {
+        self.hub.close_wait().saturating_add(END_MARGIN)
+    }
+
+    /// Takes no more front ends, takes all buffers back, and waits until that is
+    /// proved, the time is over, or it is `interrupted`; then ends all sessions.
+    /// Returns what VMMs may still map of other VMs' memory, and nobody can take from
+    /// them any more.
+    #[must_use]
+    pub fn end(mut self, interrupted: impl Fn() -> bool) -> Vec<HoldReport> {
+        self.closing.request();
+        self.sockets.clear();
+        self.hub.close();
+        let left = self.hub.wait_until_closed(interrupted);
+        self.end_sessions();
+        left
+    }
+
+    fn end_sessions(self) {
         self.stop.request();
         for server in &self.servers {
             server.end();

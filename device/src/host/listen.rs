@@ -150,6 +150,34 @@ impl Bound {
     }
 }
 
+/// The process that connected the other end, as the kernel remembers it; none if
+/// it is in a PID namespace of its own.
+///
+/// # Errors
+/// As `getsockopt`.
+pub fn pid_of(stream: &UnixStream) -> io::Result<Option<u32>> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or_default();
+    // SAFETY: value and length are writable and the length is the value's.
+    let rc = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u32::try_from(peer.pid).ok().filter(|pid| *pid > 0))
+}
+
 impl Drop for Bound {
     fn drop(&mut self) {
         if let Some((path, dev, ino)) = &self.made
@@ -279,6 +307,13 @@ mod tests {
         drop(bound);
 
         assert!(path.exists());
+    }
+
+    #[test]
+    fn pid_of_a_connection_is_that_of_its_process() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+
+        assert_eq!(pid_of(&ours).unwrap(), Some(std::process::id()));
     }
 
     fn lonely_socket() -> RawFd {

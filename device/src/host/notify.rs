@@ -1,19 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `sd_notify(3)`: tells the service manager that the sockets are there.
+//! `sd_notify(3)`: tells the service manager that the sockets are there, and how
+//! long the end may take.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// Sends `READY=1` to `$NOTIFY_SOCKET`, if it is set.
 ///
 /// # Errors
 /// As `sendto`.
 pub fn ready() -> io::Result<()> {
+    tell(b"READY=1\n")
+}
+
+/// Says that the program ends, which may take as long as `limit`: so a unit need not
+/// know the options.
+///
+/// # Errors
+/// As `sendto`.
+pub fn stopping(limit: Duration) -> io::Result<()> {
+    let micros = limit.as_micros();
+    let state =
+        format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}\nSTATUS=Taking all buffers back\n");
+    tell(state.as_bytes())
+}
+
+fn tell(state: &[u8]) -> io::Result<()> {
     match std::env::var_os("NOTIFY_SOCKET") {
-        Some(socket) => send(&socket, b"READY=1\n"),
+        Some(socket) => send(&socket, state),
         None => Ok(()),
     }
 }

@@ -34,7 +34,8 @@ impl Signals {
             return Err(io::Error::from_raw_os_error(rc));
         }
         // SAFETY: the set is initialised.
-        let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC) };
+        let fd =
+            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -49,25 +50,33 @@ impl Signals {
     /// As `read`.
     pub fn wait(&self, stop: &Stop) -> io::Result<Option<&'static str>> {
         while stop.wait_readable(self.0.as_raw_fd()) {
-            // SAFETY: all zeroes is a valid record; it is plain data.
-            let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
-            let size = size_of::<libc::signalfd_siginfo>();
-            // SAFETY: the kernel writes at most `size` bytes into the record.
-            let n = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size) };
-            if n < 0 {
-                let error = io::Error::last_os_error();
-                if error.kind() == io::ErrorKind::Interrupted {
-                    continue;
-                }
-                return Err(error);
-            }
-            let name = SIGNALS
-                .iter()
-                .find(|(signal, _)| u32::try_from(*signal) == Ok(info.ssi_signo));
-            if let Some((_, name)) = name {
+            if let Some(name) = self.next()? {
                 return Ok(Some(name));
             }
         }
         Ok(None)
+    }
+
+    /// The name of one that has come and was not told yet. Does not wait.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub fn next(&self) -> io::Result<Option<&'static str>> {
+        // SAFETY: all zeroes is a valid record; it is plain data.
+        let mut info: libc::signalfd_siginfo = unsafe { std::mem::zeroed() };
+        let size = size_of::<libc::signalfd_siginfo>();
+        // SAFETY: the kernel writes at most `size` bytes into the record.
+        let n = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size) };
+        if n < 0 {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Ok(None),
+                _ => Err(error),
+            };
+        }
+        let name = SIGNALS
+            .iter()
+            .find(|(signal, _)| u32::try_from(*signal) == Ok(info.ssi_signo));
+        Ok(name.map(|(_, name)| *name))
     }
 }

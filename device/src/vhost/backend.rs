@@ -128,6 +128,8 @@ pub struct Session {
     pub peer: PeerId,
     /// Its name, for the log.
     pub name: Arc<str>,
+    /// The process that connected its front end.
+    pub vmm_pid: Option<u32>,
     /// Ends it.
     pub lifeline: Arc<Lifeline>,
     /// Its mapping requests.
@@ -163,6 +165,7 @@ impl Session {
         hub: Arc<Hub>,
         peer: PeerId,
         name: Arc<str>,
+        vmm_pid: Option<u32>,
         mem: GuestMem,
         shm_size: u64,
     ) -> io::Result<Arc<Self>> {
@@ -170,6 +173,7 @@ impl Session {
         Ok(Arc::new(Self {
             peer,
             name,
+            vmm_pid,
             lifeline: Arc::default(),
             port: Port::new(shm_size)?,
             sent: Sent::default(),
@@ -457,6 +461,10 @@ impl Link for Session {
 
     fn force(&self) {
         self.port.force();
+    }
+
+    fn vmm_pid(&self) -> Option<u32> {
+        self.vmm_pid
     }
 
     fn facts(&self) -> SessionFacts {

@@ -17,7 +17,7 @@ use vmm_sys_util::epoll::EventSet;
 use super::backend::{EVENT_AGAIN, Session};
 use super::relay::{Left, Relay};
 use crate::broker::PeerId;
-use crate::host::listen::Source;
+use crate::host::listen::{self, Source};
 use crate::host::stop::Stop;
 use crate::hub::Hub;
 use crate::sync::lock;
@@ -59,6 +59,8 @@ pub struct Server {
     pub name: Arc<str>,
     /// The one broker.
     pub hub: Arc<Hub>,
+    /// When not to take another front end.
+    pub closing: Arc<Stop>,
     /// When to end.
     pub stop: Arc<Stop>,
     /// The host's udmabuf, if there is one.
@@ -75,6 +77,7 @@ impl Server {
         peer: PeerId,
         name: &str,
         hub: Arc<Hub>,
+        closing: Arc<Stop>,
         stop: Arc<Stop>,
         udmabuf: Option<Arc<dyn udmabuf::Maker>>,
         shm_size: u64,
@@ -83,6 +86,7 @@ impl Server {
             peer,
             name: Arc::from(name),
             hub,
+            closing,
             stop,
             udmabuf,
             shm_size,
@@ -90,13 +94,13 @@ impl Server {
         }
     }
 
-    /// Serves one front end after the other until the stop, or the only one.
+    /// Serves one front end after the other until no more are taken, or the only one.
     pub fn run(&self, source: Source) {
         match source {
             Source::Listener(listener) => {
-                while self.stop.wait_readable(listener.as_raw_fd()) {
+                while self.closing.wait_readable(listener.as_raw_fd()) {
                     if !self.serve(|| self.next(&listener)) {
-                        self.stop.sleep(RETRY);
+                        self.closing.sleep(RETRY);
                     }
                 }
             }
@@ -134,12 +138,14 @@ impl Server {
 
     /// Serves one front end to its end.
     fn session(&self, front: UnixStream) -> Result<(), Error> {
+        let vmm_pid = listen::pid_of(&front).map_err(Error::System)?;
         let (relay, mut listener) = Relay::new(front).map_err(Error::Relay)?;
         let mem = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let session = Session::new(
             self.hub.clone(),
             self.peer,
             self.name.clone(),
+            vmm_pid,
             mem.clone(),
             self.shm_size,
         )

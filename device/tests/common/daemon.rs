@@ -219,8 +219,16 @@ impl Daemon {
         assert_eq!(rc, 0);
     }
 
+    /// Whether the program has ended.
+    pub fn has_ended(&mut self) -> bool {
+        let Run::Child(child) = &mut self.run else {
+            panic!("not a process of its own");
+        };
+        child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for the end of the program.
-    fn wait(&mut self) -> ExitStatus {
+    pub fn wait(&mut self) -> ExitStatus {
         let Run::Child(child) = &mut self.run else {
             panic!("not a process of its own");
         };
@@ -236,7 +244,10 @@ impl Daemon {
     pub fn end(&mut self) {
         self.ended = true;
         match &mut self.run {
-            Run::Here(_, daemon) => daemon.take().unwrap().end(),
+            Run::Here(_, daemon) => {
+                let left = daemon.take().unwrap().end(|| false);
+                assert!(left.is_empty(), "{left:?}");
+            }
             Run::Child(_) => {
                 self.signal(libc::SIGTERM);
                 let status = self.wait();
@@ -244,6 +255,47 @@ impl Daemon {
             }
         }
         assert!(!self.socket("a").exists());
+    }
+
+    /// Ends it while somebody still maps memory of another VM, and does not wait for
+    /// that: the program by two SIGTERMs. What it says of it.
+    pub fn end_at_once(&mut self) -> Vec<String> {
+        self.ended = true;
+        let left = match &mut self.run {
+            Run::Here(_, daemon) => {
+                let left = daemon.take().unwrap().end(|| true);
+                left.iter().map(ToString::to_string).collect()
+            }
+            Run::Child(_) => {
+                self.signal(libc::SIGTERM);
+                until("the end to begin", || self.report()["ending"] == true);
+                self.signal(libc::SIGTERM);
+                self.wait_still_mapped()
+            }
+        };
+        assert!(!self.socket("a").exists());
+        left
+    }
+
+    /// Waits for the end of a program that was told to end, and has to say that
+    /// somebody still maps memory of another VM: what it says of it.
+    pub fn wait_still_mapped(&mut self) -> Vec<String> {
+        self.ended = true;
+        let status = self.wait();
+        let expected = i32::from(host::daemon::EXIT_STILL_MAPPED);
+        assert_eq!(status.code(), Some(expected), "{status}");
+        let log = self.log();
+        let lines = log
+            .lines()
+            .filter_map(|line| line.strip_prefix("vhost-device-bufshare: "));
+        lines.map(str::to_owned).collect()
+    }
+
+    /// As [`Daemon::finish`], of a program that has ended.
+    pub fn finish_ended(mut self) {
+        assert!(self.has_ended());
+        self.ended = true;
+        self.finish();
     }
 
     /// Ends it, unless that was done, and sees that nothing of it is left and
@@ -268,7 +320,7 @@ impl Drop for Daemon {
         match &mut self.run {
             Run::Here(_, daemon) => {
                 if let Some(daemon) = daemon.take() {
-                    daemon.end();
+                    let _ = daemon.end(|| true);
                 }
             }
             Run::Child(child) => {

@@ -958,6 +958,63 @@ fn memory_that_is_unplugged_is_taken_back() {
 }
 
 #[test]
+fn an_unexport_of_what_is_being_taken_back_is_answered_when_it_is_gone() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    let effects = host.broker.set_ram(A, Vec::new());
+    host.take(effects);
+    let unexport = host.send(A, Request::Unexport { id });
+    let again = host.send(A, Request::Unexport { id });
+    host.settle();
+    assert!(host.answer(A, unexport).is_none(), "b still maps it");
+    assert_eq!(host.answer(A, again), Some(&Err(Status::Busy)));
+    host.call(B, Request::Unmap { handle }).unwrap();
+    assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
+    assert!(!host.broker.exposed(A));
+}
+
+#[test]
+fn closing_takes_every_buffer_back_and_lets_nobody_export() {
+    let mut host = Host::new();
+    let ids = [host.export(A, 1), host.export(B, 2)];
+    let handles = [host.attach(B, ids[0]), host.attach(A, ids[1])];
+    mapped(host.call(B, map(handles[0], 1)));
+    mapped(host.call(A, map(handles[1], 2)));
+    let idle = host.export(A, 3);
+    let handle = host.attach(C, idle);
+    mapped(host.call(C, map(handle, 3)));
+    host.call(C, Request::Unmap { handle }).unwrap();
+    for peer in [A, B, C] {
+        host.events(peer);
+    }
+
+    let effects = host.broker.close();
+    host.take(effects);
+
+    let hold = |importer, owner, pages| Hold {
+        importer,
+        owner,
+        windows: 1,
+        bytes: pages * PAGE,
+    };
+    let all = [hold(A, B, 2), hold(B, A, 1), hold(C, A, 3)];
+    assert_eq!(host.broker.holds(), all);
+    let revoked = EventKind::Revoked;
+    assert_eq!(kinds(&mut host, A), [revoked; 3], "two of its own");
+    assert_eq!(kinds(&mut host, B), [revoked; 3], "one never attached");
+    host.settle();
+    assert_eq!(host.broker.holds(), all[..2], "c's was in no use");
+    assert_eq!(status(host.call(A, export(&[(RAM, 1)]))), Status::HostError);
+    for (peer, handle) in [(B, handles[0]), (A, handles[1])] {
+        host.call(peer, Request::Unmap { handle }).unwrap();
+    }
+    assert_eq!(host.broker.holds(), []);
+    assert_eq!(host.broker.snapshot().buffers, []);
+}
+
+#[test]
 fn a_vmm_that_refuses_a_map_leaves_no_trace() {
     let mut host = Host::new();
     let id = host.export(A, 2);

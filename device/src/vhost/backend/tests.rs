@@ -33,7 +33,15 @@ fn session(mem: &GuestMem) -> Arc<Session> {
     };
     let broker = Broker::new(config, Box::new(NoIds)).unwrap();
     let hub = Hub::new(broker, &["a".to_owned()], RevokeWait::default());
-    let session = Session::new(hub.clone(), PeerId(1), "a".into(), mem.clone(), 1 << 20).unwrap();
+    let session = Session::new(
+        hub.clone(),
+        PeerId(1),
+        "a".into(),
+        None,
+        mem.clone(),
+        1 << 20,
+    )
+    .unwrap();
     hub.connect(PeerId(1), session.clone());
     session
 }

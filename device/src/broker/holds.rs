@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Whose memory the VMMs hold, and the end of all sharing.
+
+use std::collections::BTreeMap;
+
+use super::Broker;
+use super::types::{Effect, PeerId};
+
+/// What the VMM of one peer may still map of another peer's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Whose VMM.
+    pub importer: PeerId,
+    /// Whose memory.
+    pub owner: PeerId,
+    /// VMM mappings.
+    pub windows: u32,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Broker {
+    /// What all VMMs may still map of each other's memory.
+    #[must_use]
+    pub fn holds(&self) -> Vec<Hold> {
+        let mut sums: BTreeMap<(PeerId, PeerId), (u32, u64)> = BTreeMap::new();
+        for (importer, state) in &self.peers {
+            for window in state.windows.iter().filter(|window| window.exposes()) {
+                let (windows, bytes) = sums.entry((*importer, window.owner)).or_default();
+                *windows = windows.saturating_add(window.cost());
+                *bytes = bytes.saturating_add(window.size);
+            }
+        }
+        sums.into_iter()
+            .map(|((importer, owner), (windows, bytes))| Hold {
+                importer,
+                owner,
+                windows,
+                bytes,
+            })
+            .collect()
+    }
+
+    /// Whether [`Broker::close`] was called.
+    #[must_use]
+    pub fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The program is to end: every buffer is taken back, as in any revocation, and
+    /// nobody can export any more.
+    pub fn close(&mut self) -> Vec<Effect> {
+        self.closed = true;
+        let open: Vec<u64> = self
+            .buffers
+            .iter()
+            .filter(|(_, buffer)| buffer.revoking.is_none())
+            .map(|(generation, _)| *generation)
+            .collect();
+        for generation in open {
+            self.tell_owner_revoked(generation);
+            self.revoke(generation, None);
+        }
+        self.finish()
+    }
+}

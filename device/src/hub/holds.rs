@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Whose VMM maps whose memory, for people; and the wait at the end of the program
+//! until nobody's does.
+
+use std::fmt;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::{FORCED_WAIT, Hub, RevokeWait, STOP_LOOK, STOP_SAY, STOP_SAY_FIRST, State};
+use crate::sync::lock;
+
+/// How long the end of the program waits for stopped importers if
+/// [`RevokeWait::Unlimited`] says nothing about it: they lose nothing by it, and a
+/// host that shuts down cannot wait for ever.
+const UNLIMITED_AT_END: Duration = Duration::from_secs(60);
+
+/// Why a VMM maps memory of another VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HolderState {
+    /// Its driver runs, and can be asked to let go.
+    Running,
+    /// Its device is stopped: its VM is paused, or its guest has stopped it.
+    Stopped,
+    /// Its session is over, and nobody can ask it for anything.
+    Ended,
+}
+
+/// What one VMM may still map of another VM's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HoldReport {
+    /// The peer whose VMM it is.
+    pub importer: String,
+    /// The VMM's process, as far as the socket tells: whoever connected it.
+    pub vmm_pid: Option<u32>,
+    /// The peer whose memory it is.
+    pub owner: String,
+    /// Mappings.
+    pub windows: u32,
+    /// Bytes.
+    pub bytes: u64,
+    /// Whether the importer can be asked to let go.
+    pub state: HolderState,
+}
+
+impl fmt::Display for HoldReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: its VMM", self.importer)?;
+        if let Some(pid) = self.vmm_pid {
+            write!(f, " (process {pid})")?;
+        }
+        let (windows, bytes, owner) = (self.windows, self.bytes, &self.owner);
+        let s = if windows == 1 { "" } else { "s" };
+        write!(
+            f,
+            " still maps {bytes} bytes of {owner} in {windows} window{s}; "
+        )?;
+        f.write_str(match self.state {
+            HolderState::Running => "it did not unmap them in time",
+            HolderState::Stopped => "its VM is paused, or its guest has stopped the device",
+            HolderState::Ended => "its session has ended, so it cannot be asked",
+        })
+    }
+}
+
+impl State {
+    pub(super) fn holds(&self) -> Vec<HoldReport> {
+        let holds = self.broker.holds().into_iter();
+        holds
+            .map(|hold| {
+                let slot = self.slots.get(&hold.importer);
+                let state = match slot {
+                    Some(slot) if slot.running => HolderState::Running,
+                    Some(slot) if !slot.leaving => HolderState::Stopped,
+                    _ => HolderState::Ended,
+                };
+                HoldReport {
+                    importer: self.name(hold.importer).to_string(),
+                    vmm_pid: slot.and_then(|slot| slot.link.as_ref()?.vmm_pid()),
+                    owner: self.name(hold.owner).to_string(),
+                    windows: hold.windows,
+                    bytes: hold.bytes,
+                    state,
+                }
+            })
+            .collect()
+    }
+}
+
+impl Hub {
+    /// The program is to end: takes all buffers back, and lets nobody export any
+    /// more.
+    pub fn close(&self) {
+        self.step(|broker, _| broker.close());
+    }
+
+    /// How long the end of the program may take to take everything back.
+    #[must_use]
+    pub fn close_wait(&self) -> Duration {
+        self.stopped_wait().saturating_add(FORCED_WAIT)
+    }
+
+    /// How long it waits for importers whose device is stopped. They are not forced:
+    /// that would end their VMs, and no reset of an exporter is due.
+    fn stopped_wait(&self) -> Duration {
+        match self.revoke_wait {
+            RevokeWait::Limit(limit) => limit,
+            RevokeWait::Unlimited => UNLIMITED_AT_END,
+        }
+    }
+
+    /// Waits until no VMM maps memory of another VM and all answers are delivered, or
+    /// the time is over, or it is `interrupted`. What is left.
+    pub fn wait_until_closed(&self, interrupted: impl Fn() -> bool) -> Vec<HoldReport> {
+        let started = Instant::now();
+        let mut say = STOP_SAY_FIRST;
+        loop {
+            let interrupted = interrupted();
+            let state = lock(&self.state);
+            let left = state.holds();
+            let asked = left.iter().any(|hold| hold.state == HolderState::Running);
+            let limit = if asked {
+                self.close_wait()
+            } else {
+                self.stopped_wait()
+            };
+            let waited = started.elapsed();
+            let delivered = self.delivering.load(Ordering::Acquire) == 0;
+            if (left.is_empty() && delivered) || interrupted || waited >= limit {
+                return left;
+            }
+            if waited >= say {
+                say = waited.saturating_add(STOP_SAY);
+                drop(state);
+                for hold in &left {
+                    log::warn!("the end waits: {hold}");
+                }
+                continue;
+            }
+            drop(
+                self.changed
+                    .wait_timeout(state, STOP_LOOK)
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_names_whose_vmm_maps_how_much_of_whose_memory_and_why() {
+        let hold = HoldReport {
+            importer: "display".into(),
+            vmm_pid: Some(4711),
+            owner: "camera".into(),
+            windows: 2,
+            bytes: 8192,
+            state: HolderState::Stopped,
+        };
+
+        assert_eq!(
+            hold.to_string(),
+            "display: its VMM (process 4711) still maps 8192 bytes of camera in 2 windows; its VM \
+             is paused, or its guest has stopped the device"
+        );
+    }
+}
