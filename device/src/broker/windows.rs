@@ -357,7 +357,9 @@ impl Windows {
 
     /// Unmaps every window that is kept for reuse.
     pub(super) fn flush(&mut self, ids: &mut EffectIds, out: &mut Vec<Action>) {
-        while let Some(id) = self.least_recently_used() {
+        let idle = |window: &Window| matches!(window.state, State::Idle(_));
+        let windows = self.table.iter().filter(|(_, window)| idle(window));
+        for id in windows.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.unmap(id, ids, out);
         }
     }
@@ -471,22 +473,52 @@ impl Windows {
             } else if self.budget_for(cost) && self.region.fits(size) {
                 self.place(id, cost, size, ids, out);
             } else {
-                // What is leaving already counts before anything is evicted.
-                let (slots, region) = self.after_leaving();
-                if slots >= cost && region.fits(size) {
-                    return;
-                }
-                if let Some(victim) = self.least_recently_used() {
-                    self.unmap(victim, ids, out);
-                } else {
-                    let status = if slots < cost {
-                        Status::NoWindow
-                    } else {
-                        Status::NoSpace
-                    };
-                    self.fail_front(id, status, out);
+                match self.victims(cost, size) {
+                    Ok(victims) => {
+                        for victim in victims {
+                            self.unmap(victim, ids, out);
+                        }
+                        return;
+                    }
+                    Err(status) => self.fail_front(id, status, out),
                 }
             }
+        }
+    }
+
+    /// Which idle windows have to go for a new one, least recently used first.
+    /// None, if waiting for those that leave already is enough; an error if all of
+    /// them are not.
+    fn victims(&self, cost: u32, size: u64) -> Result<Vec<WindowId>, Status> {
+        let mut held = self.held;
+        let mut region = self.region.clone();
+        let mut idle = BTreeMap::new();
+        for (id, window) in &self.table {
+            if let State::Idle(tick) = window.state {
+                idle.insert(tick, (id, window));
+            } else if window.is_leaving() && window.users == 0 {
+                // One that has users leaves its place to zeroes.
+                held = held.saturating_sub(window.cost());
+                region.give(window.offset, window.size);
+            }
+        }
+        let mut victims = Vec::new();
+        let mut idle = idle.into_values();
+        loop {
+            let slots = self.max.saturating_sub(held);
+            if slots >= cost && region.fits(size) {
+                return Ok(victims);
+            }
+            let Some((id, window)) = idle.next() else {
+                return Err(if slots < cost {
+                    Status::NoWindow
+                } else {
+                    Status::NoSpace
+                });
+            };
+            held = held.saturating_sub(window.cost());
+            region.give(window.offset, window.size);
+            victims.push(*id);
         }
     }
 
@@ -541,32 +573,6 @@ impl Windows {
                 generation: window.key.0,
             });
         }
-    }
-
-    /// Budget and space once everything that is on its way out has left.
-    fn after_leaving(&self) -> (u32, FreeRanges) {
-        let mut held = self.held;
-        let mut region = self.region.clone();
-        for window in self.table.values() {
-            // One that has users leaves its place to zeroes.
-            if !window.is_leaving() || window.users > 0 {
-                continue;
-            }
-            held = held.saturating_sub(window.cost());
-            region.give(window.offset, window.size);
-        }
-        (self.max.saturating_sub(held), region)
-    }
-
-    fn least_recently_used(&self) -> Option<WindowId> {
-        self.table
-            .iter()
-            .filter_map(|(id, window)| match window.state {
-                State::Idle(tick) => Some((tick, *id)),
-                _ => None,
-            })
-            .min()
-            .map(|(_, id)| id)
     }
 
     /// The VMM answered an effect. Unknown ones (of an earlier session) do

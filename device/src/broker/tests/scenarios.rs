@@ -1242,3 +1242,65 @@ fn what_a_paused_driver_was_offered_and_is_gone_is_not_offered_when_it_goes_on()
     host.take(effects);
     assert_eq!(kinds(&mut host, B), [EventKind::Overflow]);
 }
+
+#[test]
+fn nothing_is_evicted_for_a_map_that_cannot_be_made_room_for() {
+    let limits = Limits {
+        max_windows: 3,
+        ..Limits::default()
+    };
+    for (pieces, pages, expected) in [(3, 3, Status::NoWindow), (1, 200, Status::NoSpace)] {
+        let mut host = Host::with(config(limits));
+        let ids: Vec<BufferId> = (0..2).map(|_| host.export(A, 60)).collect();
+        let handles: Vec<u64> = ids.iter().map(|id| host.attach(B, *id)).collect();
+        for handle in &handles {
+            mapped(host.call(B, map(*handle, 60)));
+        }
+        // The second stays in use, and the first is kept.
+        host.call(B, Request::Unmap { handle: handles[0] }).unwrap();
+        let list: Vec<(u64, u64)> = (0..pieces)
+            .map(|i| (RAM + i * 2 * PAGE, pages / pieces))
+            .collect();
+        let Ok(Response::Exported { id, .. }) = host.call(A, export(&list)) else {
+            panic!()
+        };
+        let big = host.attach(B, id);
+
+        assert_eq!(status(host.call(B, map(big, pages))), expected);
+
+        assert_eq!(host.peer(B).vmm_unmaps, 0);
+        assert!(
+            mapped(host.call(B, map(handles[0], 60))).1,
+            "it is still there"
+        );
+    }
+}
+
+#[test]
+fn as_many_idle_windows_are_evicted_as_a_map_needs() {
+    let limits = Limits {
+        max_windows: 4,
+        ..Limits::default()
+    };
+    let mut host = Host::with(config(limits));
+    let ids: Vec<BufferId> = (0..4).map(|_| host.export(A, 1)).collect();
+    let handles: Vec<u64> = ids.iter().map(|id| host.attach(B, *id)).collect();
+    for handle in &handles {
+        mapped(host.call(B, map(*handle, 1)));
+    }
+    for handle in [handles[2], handles[0], handles[1], handles[3]] {
+        host.call(B, Request::Unmap { handle }).unwrap();
+    }
+    let request = export(&[(RAM + 8 * PAGE, 1), (RAM + 16 * PAGE, 1)]);
+    let Ok(Response::Exported { id, .. }) = host.call(A, request) else {
+        panic!()
+    };
+    let two = host.attach(B, id);
+
+    mapped(host.call(B, map(two, 2)));
+
+    assert_eq!(host.peer(B).vmm_unmaps, 2);
+    for handle in [handles[1], handles[3]] {
+        assert!(mapped(host.call(B, map(handle, 1))).1, "used more recently");
+    }
+}
