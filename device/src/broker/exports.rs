@@ -8,7 +8,7 @@ use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Rights};
 
-use super::limits::{self, MAP_ALIGN};
+use super::limits::{self, GENERATION_BITS, MAP_ALIGN};
 use super::types::{DeadlineId, Effect, PeerId, Token};
 use super::{Broker, Buffer, DONE, Deadline, Revoking, SyncCounts, region_of};
 
@@ -27,13 +27,13 @@ impl Broker {
         if state.exports >= max || state.events.ended_exports() >= max {
             return Err(Status::TooMany);
         }
+        let generation = generation(owner, state.exported).ok_or(Status::HostError)?;
         let id = self.ids.fresh().ok_or(Status::HostError)?;
         if id == BufferId::ZERO || self.generations.contains_key(&id.0) {
             return Err(Status::HostError);
         }
         state.exports = state.exports.saturating_add(1);
-        let generation = self.next_generation;
-        self.next_generation = generation.wrapping_add(1);
+        state.exported = state.exported.saturating_add(1);
         self.generations.insert(id.0, generation);
         let size = export.size;
         let offered: Vec<PeerId> = access.keys().copied().collect();
@@ -343,6 +343,19 @@ impl Broker {
     /// Largest buffer, bytes: what one window can hold.
     pub(super) fn max_buffer_size(&self) -> u64 {
         self.shm_size.saturating_sub(limits::GUARD)
+    }
+}
+
+/// The number of a peer's next export. Each peer counts its own: from a common count
+/// those that may not know of each other would learn how much the others export.
+fn generation(owner: PeerId, exported: u64) -> Option<u64> {
+    let own = exported.checked_add(1)?;
+    let first = 1_u64.checked_shl(GENERATION_BITS)?;
+    let base = first.checked_mul(owner.to_wire())?;
+    if own < first {
+        base.checked_add(own)
+    } else {
+        None
     }
 }
 

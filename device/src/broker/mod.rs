@@ -148,6 +148,8 @@ struct Peer {
     flushes: Vec<Token>,
     events: EventQueue,
     exports: u32,
+    /// Exports since the start.
+    exported: u64,
     counters: Counters,
 }
 
@@ -158,7 +160,6 @@ pub struct Broker {
     /// By generation.
     buffers: BTreeMap<u64, Buffer>,
     generations: BTreeMap<[u8; 16], u64>,
-    next_generation: u64,
     effect_ids: EffectIds,
     effect_peers: BTreeMap<EffectId, PeerId>,
     next_deadline: u64,
@@ -218,6 +219,7 @@ impl Broker {
                     flushes: Vec::new(),
                     events: EventQueue::default(),
                     exports: 0,
+                    exported: 0,
                     counters: Counters::default(),
                 },
             );
@@ -244,7 +246,6 @@ impl Broker {
             policy,
             buffers: BTreeMap::new(),
             generations: BTreeMap::new(),
-            next_generation: 1,
             effect_ids: EffectIds::default(),
             effect_peers: BTreeMap::new(),
             next_deadline: 1,

@@ -1304,3 +1304,20 @@ fn as_many_idle_windows_are_evicted_as_a_map_needs() {
         assert!(mapped(host.call(B, map(handle, 1))).1, "used more recently");
     }
 }
+
+#[test]
+fn generations_do_not_tell_how_much_others_export() {
+    let mut host = Host::new();
+    let mut export_of = |peer| match host.call(peer, export(&[(RAM, 1)])) {
+        Ok(Response::Exported { generation, .. }) => generation,
+        other => panic!("{other:?}"),
+    };
+    let first = export_of(A);
+    let others: Vec<u64> = (0..10).map(|_| export_of(B)).collect();
+
+    assert_eq!(export_of(A), first + 1);
+
+    assert!(!others.contains(&first) && !others.contains(&(first + 1)));
+    let highest = (limits::MAX_PEERS as u64 + 1) << limits::GENERATION_BITS;
+    assert!(highest < 1 << 53, "a JSON number");
+}
