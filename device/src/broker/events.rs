@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bufshare_protocol::event::{Event, EventKind};
 use bufshare_protocol::types::BufferId;
 
+use super::balance;
 use super::limits::MAX_DROPPABLE_EVENTS;
 
 /// What an event is about. Two events with one key coalesce.
@@ -79,9 +80,9 @@ impl EventQueue {
                     self.total_dropped = self.total_dropped.saturating_add(1);
                     return;
                 }
-                *count = count.saturating_add(1);
+                balance::more(count, 1, "droppable events");
             }
-            Class::Ended => self.ended = self.ended.saturating_add(1),
+            Class::Ended => balance::more(&mut self.ended, 1, "ended exports"),
             Class::Kept => {}
         }
         let place = self.next_place;
@@ -105,11 +106,10 @@ impl EventQueue {
     fn uncount(&mut self, waiting: &Waiting) {
         match waiting.class {
             Class::Droppable => {
-                if let Some(count) = self.droppable.get_mut(&waiting.event.peer) {
-                    *count = count.saturating_sub(1);
-                }
+                let count = self.droppable.entry(waiting.event.peer).or_default();
+                balance::fewer(count, 1, "droppable events");
             }
-            Class::Ended => self.ended = self.ended.saturating_sub(1),
+            Class::Ended => balance::fewer(&mut self.ended, 1, "ended exports"),
             Class::Kept => {}
         }
     }

@@ -10,7 +10,7 @@ use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Rights};
 
 use super::limits::{self, GENERATION_BITS, MAP_ALIGN};
 use super::types::{DeadlineId, Effect, PeerId, Token};
-use super::{Broker, Buffer, DONE, Deadline, Revoking, SyncCounts, region_of};
+use super::{Broker, Buffer, DONE, Deadline, Revoking, SyncCounts, balance, region_of};
 
 impl Broker {
     /// Offers a buffer. Everything is checked before anything changes.
@@ -32,7 +32,7 @@ impl Broker {
         if id == BufferId::ZERO || self.generations.contains_key(&id.0) {
             return Err(Status::HostError);
         }
-        state.exports = state.exports.saturating_add(1);
+        balance::more(&mut state.exports, 1, "exports");
         state.exported = state.exported.saturating_add(1);
         self.generations.insert(id.0, generation);
         let size = export.size;
@@ -333,7 +333,7 @@ impl Broker {
         self.generations.remove(&buffer.id.0);
         self.deadlines.retain(|_, d| d.generation != generation);
         if let Some(state) = self.peers.get_mut(&buffer.owner) {
-            state.exports = state.exports.saturating_sub(1);
+            balance::fewer(&mut state.exports, 1, "exports");
         }
         if let Some(token) = buffer.revoking.and_then(|revoking| revoking.waiter) {
             self.reply(buffer.owner, token, DONE);

@@ -9,7 +9,7 @@ use bufshare_protocol::types::{BufferId, Rights, Transport};
 use super::limits::{MAX_NESTING, UDMABUF_MAX_EXTENTS, UDMABUF_MAX_SIZE};
 use super::types::{Effect, PeerId, Token};
 use super::windows::{State, Waiter, WindowId};
-use super::{Attachment, Broker, Buffer, DONE, SyncCounts, region_of};
+use super::{Attachment, Broker, Buffer, DONE, SyncCounts, balance, region_of};
 
 impl Broker {
     /// Makes `peer` an importer of a buffer. Asks the VMM for nothing.
@@ -194,7 +194,7 @@ impl Broker {
             && let Some(window) = state.windows.get(id)
         {
             if matches!(window.state, State::Live | State::Idle(_)) {
-                attachment.maps = attachment.maps.saturating_add(1);
+                balance::more(&mut attachment.maps, 1, "maps");
                 attachment.window = Some(id);
                 let reply = Response::Mapped {
                     shm_offset: window.offset,
@@ -206,7 +206,7 @@ impl Broker {
                 state.counters.map_cached = state.counters.map_cached.saturating_add(1);
                 return Ok(Some(reply));
             }
-            attachment.pending = attachment.pending.saturating_add(1);
+            balance::more(&mut attachment.pending, 1, "waiting maps");
             state.windows.wait(id, waiter);
             return Ok(None);
         }
@@ -214,7 +214,7 @@ impl Broker {
             .buffers
             .get(&attachment.generation)
             .ok_or(Status::Revoked)?;
-        attachment.pending = attachment.pending.saturating_add(1);
+        balance::more(&mut attachment.pending, 1, "waiting maps");
         let transport = attachment.transport;
         let (owner, extents) = (buffer.owner, &buffer.extents);
         state
@@ -242,8 +242,8 @@ impl Broker {
         let mut used = false;
         for waiter in waiters {
             if let Some(attachment) = state.attachments.get_mut(&waiter.handle) {
-                attachment.pending = attachment.pending.saturating_sub(1);
-                attachment.maps = attachment.maps.saturating_add(1);
+                balance::fewer(&mut attachment.pending, 1, "waiting maps");
+                balance::more(&mut attachment.maps, 1, "maps");
                 attachment.window = Some(id);
                 state.windows.enter(id);
                 used = true;
@@ -267,7 +267,7 @@ impl Broker {
         if attachment.maps == 0 {
             return Err(Status::Unbalanced);
         }
-        attachment.maps = attachment.maps.saturating_sub(1);
+        balance::fewer(&mut attachment.maps, 1, "maps");
         if let Some(window) = attachment.window {
             if attachment.maps == 0 {
                 attachment.window = None;

@@ -24,8 +24,10 @@
 //! | `tables` | PEERS, LIST, QUERY, GET_CAPS, snapshots |
 //! | `windows`, `region` | windows, their budget, cache and quarantine |
 //! | `events` | what waits to be told to a peer |
+//! | `balance` | counts of references |
 //! | `holds` | whose memory the VMMs hold, the end of all sharing |
 
+mod balance;
 mod events;
 mod exports;
 mod holds;
@@ -674,7 +676,7 @@ impl Broker {
             Action::Failed { waiters, status } => {
                 for waiter in waiters {
                     if let Some(attachment) = state.attachments.get_mut(&waiter.handle) {
-                        attachment.pending = attachment.pending.saturating_sub(1);
+                        balance::fewer(&mut attachment.pending, 1, "waiting maps");
                     }
                     state.counters.refused = state.counters.refused.saturating_add(1);
                     self.out.push(Effect::Reply {
@@ -759,12 +761,12 @@ impl Broker {
                 return Err(format!("handle {handle} is of no buffer"));
             }
         }
-        let users: u32 = peer.windows.iter().map(|w| w.users).sum();
-        let maps: u32 = peer
+        let users: u64 = peer.windows.iter().map(|w| w.users).sum();
+        let maps: u64 = peer
             .attachments
             .values()
             .filter(|a| a.window.is_some_and(|w| peer.windows.get(w).is_some()))
-            .map(|a| a.maps)
+            .map(|a| u64::from(a.maps))
             .sum();
         if users != maps {
             return Err(format!("{users} users, {maps} maps"));

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use super::balance;
+
 /// Which bytes of a region are free. First fit, neighbours merged.
 #[derive(Clone, Debug)]
 pub(super) struct FreeRanges {
@@ -40,6 +42,12 @@ impl FreeRanges {
 
     /// Gives `len` bytes at `start` back. They were taken before.
     pub(super) fn give(&mut self, start: u64, len: u64) {
+        let after = start.saturating_add(len);
+        let overlaps = |(at, room): (&u64, &u64)| at.saturating_add(*room) > start;
+        if self.free.range(..after).next_back().is_some_and(overlaps) {
+            // Else it might be taken twice.
+            return balance::wrong("free bytes");
+        }
         let mut start = start;
         let mut len = len;
         if let Some((&before, &room)) = self.free.range(..start).next_back()

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{Extent, Transport};
 
+use super::balance;
 use super::limits::GUARD;
 use super::region::FreeRanges;
 use super::types::{EffectId, PeerId, Piece, Token};
@@ -85,7 +86,7 @@ pub(super) struct Window {
     pub(super) state: State,
     pub(super) waiters: Vec<Waiter>,
     /// Sum of the map counts of its attachments.
-    pub(super) users: u32,
+    pub(super) users: u64,
     /// Unmap it as soon as that is possible; nobody may map it any more.
     pub(super) doomed: bool,
     /// The owner's memory is proved to be gone from it.
@@ -311,7 +312,7 @@ impl Windows {
     /// One more user of a visible window.
     pub(super) fn enter(&mut self, id: WindowId) {
         if let Some(window) = self.table.get_mut(&id) {
-            window.users = window.users.saturating_add(1);
+            balance::more(&mut window.users, 1, "users of a window");
             window.state = State::Live;
         }
     }
@@ -320,7 +321,7 @@ impl Windows {
     pub(super) fn leave(
         &mut self,
         id: WindowId,
-        users: u32,
+        users: u64,
         ids: &mut EffectIds,
         out: &mut Vec<Action>,
     ) {
@@ -329,7 +330,7 @@ impl Windows {
         let Some(window) = self.table.get_mut(&id) else {
             return;
         };
-        window.users = window.users.saturating_sub(users);
+        balance::fewer(&mut window.users, users, "users of a window");
         if window.users > 0 {
             return;
         }
@@ -498,7 +499,7 @@ impl Windows {
                 idle.insert(tick, (id, window));
             } else if window.is_leaving() && window.users == 0 {
                 // One that has users leaves its place to zeroes.
-                held = held.saturating_sub(window.cost());
+                balance::fewer(&mut held, window.cost(), "mappings");
                 region.give(window.offset, window.size);
             }
         }
@@ -516,7 +517,7 @@ impl Windows {
                     Status::NoSpace
                 });
             };
-            held = held.saturating_sub(window.cost());
+            balance::fewer(&mut held, window.cost(), "mappings");
             region.give(window.offset, window.size);
             victims.push(*id);
         }
@@ -549,7 +550,7 @@ impl Windows {
             piece.shm_offset = piece.shm_offset.saturating_add(offset);
         }
         window.state = State::Mapping;
-        self.held = self.held.saturating_add(cost);
+        balance::more(&mut self.held, cost, "mappings");
         self.peak = self.peak.max(self.held);
         let effect = ids.next();
         self.outstanding.insert(effect, Request::Map(id));
@@ -713,10 +714,10 @@ impl Windows {
     /// The window consists of these VMM mappings now.
     fn hold(&mut self, id: WindowId, pieces: Vec<Piece>, state: State) {
         if let Some(window) = self.table.get_mut(&id) {
-            self.held = self.held.saturating_sub(window.cost());
+            balance::fewer(&mut self.held, window.cost(), "mappings");
             window.pieces = pieces;
             window.state = state;
-            self.held = self.held.saturating_add(window.cost());
+            balance::more(&mut self.held, window.cost(), "mappings");
         }
     }
 
@@ -740,7 +741,7 @@ impl Windows {
 
     fn free(&mut self, id: WindowId, out: &mut Vec<Action>) {
         if let Some(mut window) = self.table.remove(&id) {
-            self.held = self.held.saturating_sub(window.cost());
+            balance::fewer(&mut self.held, window.cost(), "mappings");
             self.region.give(window.offset, window.size);
             tell_vacated(&mut window, out);
         }
