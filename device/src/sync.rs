@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 /// Locks. A thread that panicked with the lock held has ended its session; the
 /// others go on with the state it left.
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -17,7 +19,7 @@ const LINES: u32 = 10;
 /// Period of [`LINES`].
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Keeps one guest from filling the host's disk with warnings.
+/// Keeps one guest from filling the host's disk with log lines.
 #[derive(Debug)]
 pub(crate) struct Limiter(Mutex<Spent>);
 
@@ -55,10 +57,20 @@ impl Limiter {
 
     /// Warns about something that the guest of `peer` did.
     pub(crate) fn warn(&self, peer: &str, what: fmt::Arguments<'_>) {
+        self.log(Level::Warn, peer, what);
+    }
+
+    /// Says something that the guest of `peer` can repeat.
+    pub(crate) fn log(&self, level: Level, peer: &str, what: fmt::Arguments<'_>) {
+        if !log::log_enabled!(level) {
+            return;
+        }
         match self.pass(Instant::now()) {
             None => {}
-            Some(0) => log::warn!("{peer}: {what}"),
-            Some(dropped) => log::warn!("{peer}: {what} ({dropped} warnings left out before)"),
+            Some(0) => log::log!(level, "{peer}: {what}"),
+            Some(dropped) => {
+                log::log!(level, "{peer}: {what} ({dropped} lines left out before)");
+            }
         }
     }
 }

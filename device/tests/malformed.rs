@@ -372,6 +372,24 @@ fn many_bad_requests_write_few_lines() {
 }
 
 #[test]
+fn many_resets_write_few_lines() {
+    let (daemon, mut a) = one_with(Daemon::spawn);
+
+    for _ in 0..500 {
+        a.reset();
+        a.request(&Request::GetCaps { version: 1 }).unwrap();
+    }
+
+    let lines = daemon
+        .log()
+        .lines()
+        .filter(|line| line.contains(": driver "))
+        .count();
+    assert!((1..=100).contains(&lines), "{lines}");
+    check(daemon, a);
+}
+
+#[test]
 fn full_queue_of_requests_is_answered_each_once() {
     let (daemon, mut a) = one();
     for _ in 0..50 {

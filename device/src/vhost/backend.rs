@@ -13,6 +13,7 @@ use bufshare_protocol::device::{CAP_MAP, NUM_QUEUES, QUEUE_CONTROL, QUEUE_EVENT}
 use bufshare_protocol::limits::CONFIG_SIZE;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::Reply;
+use log::Level;
 use vhost::vhost_user::Backend;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserShMemConfig};
 use vhost_user_backend::{VhostUserBackend, VringT};
@@ -211,7 +212,8 @@ impl Session {
     /// The rings are not ours any more. Takes back what the VM exported.
     pub fn stop(&self) {
         if self.stop_rings() {
-            log::info!("{}: driver stopped", self.name);
+            self.limiter
+                .log(Level::Info, &self.name, format_args!("driver stopped"));
             let windows = self.hub.caps(self.peer).map_or(0, |caps| caps.windows_used);
             self.stopped_mapped.store(windows > 0, Ordering::Release);
             self.hub.stop(self.peer, || self.lifeline.closing());
@@ -292,7 +294,8 @@ impl Session {
             self.request(epoch, token, request);
         }
         let how = if fresh { "started" } else { "resumed" };
-        log::info!("{}: driver {how}", self.name);
+        self.limiter
+            .log(Level::Info, &self.name, format_args!("driver {how}"));
         self.deliver();
     }
 
