@@ -80,6 +80,34 @@ void bufshare_device_put(struct bufshare_device *bd)
 	kref_put(&bd->ref, bufshare_device_free);
 }
 
+/**
+ * bufshare_enter() - begin to use what there is only while the driver is bound
+ * @bd: the device
+ *
+ * The driver's removal waits for the bufshare_exit() that follows.
+ *
+ * Return: false if the driver is being unbound, then nothing has begun.
+ */
+bool bufshare_enter(struct bufshare_device *bd)
+{
+	/* It is written only by remove(). */
+	if (!down_read_trylock(&bd->inside))
+		return false;
+	if (!READ_ONCE(bd->unbinding))
+		return true;
+	up_read(&bd->inside);
+	return false;
+}
+
+/**
+ * bufshare_exit() - the end of what bufshare_enter() began
+ * @bd: the device
+ */
+void bufshare_exit(struct bufshare_device *bd)
+{
+	up_read(&bd->inside);
+}
+
 static struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev)
 {
 	struct bufshare_device *bd;
@@ -96,6 +124,7 @@ static struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev)
 	bd->vdev = vdev;
 	bd->dev = get_device(&vdev->dev);
 	bd->dma_dev = get_device(vdev->dev.parent);
+	init_rwsem(&bd->inside);
 	spin_lock_init(&bd->lock);
 	INIT_LIST_HEAD(&bd->pending);
 	INIT_LIST_HEAD(&bd->inflight);
@@ -413,8 +442,12 @@ static void bufshare_remove(struct virtio_device *vdev)
 
 	misc_deregister(&bd->misc);
 	unregister_reboot_notifier(&bd->reboot);
+	WRITE_ONCE(bd->unbinding, true);
 	if (bd->ctrl)
 		bufshare_stop(bd);
+	/* No ioctl waits for the host any more: have the last ones leave. */
+	down_write(&bd->inside);
+	up_write(&bd->inside);
 	debugfs_remove_recursive(bd->debugfs);
 	destroy_workqueue(bd->revoke_wq);
 	destroy_workqueue(bd->wq);

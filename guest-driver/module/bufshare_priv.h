@@ -22,6 +22,7 @@
  * unmapped and detached, an export without an owner is unexported.
  *
  * Lock order, outermost first:
+ *   bufshare_device.inside	read: each ioctl
  *   mmap_lock			taken by the kernel around mmap and faults
  *   dma_resv of a dma-buf	taken by importers, and by us in process context
  *   bufshare_imp.fault_sem	read: check and insert of a PTE
@@ -30,8 +31,8 @@
  *   bufshare_device.lock	everything else; taken in hard interrupts
  *   bufshare_file.lock		one file's events
  *   wait queues
- * No lock but mmap_lock and dma_resv (when the kernel calls us with them) is
- * held while waiting for the host, and the work that revokes an import takes
+ * No lock but inside, mmap_lock and dma_resv (the last two when the kernel calls
+ * us with them) is held while waiting for the host, and the work that revokes an import takes
  * only the locks of that import.
  */
 #ifndef _BUFSHARE_PRIV_H
@@ -143,6 +144,8 @@ struct bufshare_shm {
  * @name: our name; likewise
  * @shm: window region or NULL; constant while bound
  * @dma_is_phys: DMA addresses of @dma_dev are guest-physical; constant
+ * @inside: read: an ioctl is under way; write: wait for those
+ * @unbinding: no ioctl begins any more
  * @lock: see each field
  * @alive: requests can be sent; @lock to write
  * @leaving: only requests that give something back are sent; @lock
@@ -176,6 +179,8 @@ struct bufshare_device {
 	u8 name[VIRTIO_BUFSHARE_NAME_LEN];
 	struct bufshare_shm *shm;
 	bool dma_is_phys;
+	struct rw_semaphore inside;
+	bool unbinding;
 
 	spinlock_t lock;	/* all of the following, where it says so */
 	bool alive;
@@ -448,6 +453,8 @@ struct bufshare_newfd {
 /* bufshare_main.c */
 extern bool bufshare_force_sync;
 void bufshare_device_put(struct bufshare_device *bd);
+bool bufshare_enter(struct bufshare_device *bd);
+void bufshare_exit(struct bufshare_device *bd);
 int bufshare_get_caps(struct bufshare_device *bd, u32 *windows_used);
 
 static inline struct bufshare_device *bufshare_device_get(struct bufshare_device *bd)

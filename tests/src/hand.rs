@@ -408,6 +408,11 @@ impl Hand {
         Ok(())
     }
 
+    /// Have the process run only when no other of the guest wants to.
+    pub fn background(&mut self) -> Result<()> {
+        expect!(self.quick(Op::Background), Yield::Done => ())
+    }
+
     /// The next event, if one comes in time.
     pub fn event(&mut self, limit: Duration) -> Result<Option<Event>> {
         let limit = wait::scaled(limit);

@@ -7,8 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use bufshare_agent::hand::Op;
 use bufshare_tests::channel::GuestError;
-use bufshare_tests::hand::Sight;
+use bufshare_tests::hand::{Hand, Sight};
 use bufshare_tests::pair::{DRIVER, Plan, Shared, TwoVms};
 use bufshare_tests::report::Skip;
 use bufshare_tests::vm::Vm;
@@ -132,6 +133,57 @@ fn a_driver_whose_imports_are_all_closed_is_unbound_and_bound_again() {
         ensure!(new.compare(map, 5)? == Sight::Pattern);
         drop((a, b, new));
         all_works(vms, 50)
+    });
+}
+
+/// Processes that import again and again, and leave the processor to all others.
+fn importers(vm: &Vm, id: &str, count: usize) -> Result<Vec<Hand>> {
+    let mut importers = Vec::new();
+    for _ in 0..count {
+        let mut hand = vm.hand()?;
+        hand.info()?;
+        hand.background()?;
+        hand.begin(Op::Cycle {
+            id: id.to_owned(),
+            count: u32::MAX,
+            seed: 1,
+        })?;
+        importers.push(hand);
+    }
+    Ok(importers)
+}
+
+/// While another process takes all of the processor that it can get, most of the
+/// importers stand between an answer of the host and what the driver does with it.
+#[test]
+fn a_driver_is_unbound_while_processes_import() {
+    const ROUNDS: u32 = 4;
+    VMS.with(|vms| {
+        let mut a = vms.a.hand()?;
+        let (_, _, export) = a.offer(SIZE, 1)?;
+        let device = device_name(&vms.b)?;
+        for _ in 0..ROUNDS {
+            let importers = importers(&vms.b, &export.id, 6)?;
+            let mut busy = vms
+                .b
+                .spawn(&["busybox", "sh", "-c", "while :; do :; done"])?;
+            for _ in 0..3 {
+                let before = a.query(&export.id)?.attachments;
+                wait::until("an importer to go on", LIMIT, || {
+                    Ok((a.query(&export.id)?.attachments != before).then_some(()))
+                })?;
+            }
+            unbind(&vms.b, &device)?;
+            busy.kill()?;
+            for importer in importers {
+                importer.kill()?;
+            }
+            wait::until("the driver to be bound", LIMIT, || {
+                Ok(bind(&vms.b, &device).is_ok().then_some(()))
+            })?;
+        }
+        drop(a);
+        all_works(vms, 60)
     });
 }
 

@@ -198,6 +198,8 @@ pub enum Op {
         /// Which pattern its first word is of.
         seed: u32,
     },
+    /// Have the process run only when no other wants to.
+    Background,
     /// The next event.
     Event {
         /// Limit.
