@@ -79,6 +79,14 @@ need_space() {
             "Free some space, or set BUFSHARE_LAB to a folder on a larger disk."
 }
 
+# check_accel WORD: die unless WORD is one that scripts/accel takes.
+check_accel() {
+    case $1 in
+        kvm | tcg | auto) ;;
+        *) die "'$1' is no accelerator" "Say kvm, tcg or auto, by --accel or \$BUFSHARE_ACCEL." ;;
+    esac
+}
+
 # kernel_series NAME: the series that NAME means, one a line: 'stable' is the kernel
 # of Debian's stable release, 'newest' that of its backports suite, 'all' is both.
 kernel_series() {
@@ -101,7 +109,8 @@ one_kernel() {
 load_lab() {
     local series=${1:-$DEFAULT_KERNEL}
     one_kernel "$series"
-    "$REPO/scripts/lab" --quiet --kernel "$series" "${@:2}"
+    # A machine that has the lab as its root was given it as it is, see scripts/nested.
+    [[ -n ${BUFSHARE_IN_LAB:-} ]] || "$REPO/scripts/lab" --quiet --kernel "$series" "${@:2}"
     # shellcheck disable=SC1091
     . "$LAB/lab.env"
     # shellcheck disable=SC1090

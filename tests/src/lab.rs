@@ -7,8 +7,10 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::report::Skip;
 
@@ -18,10 +20,14 @@ const KERNEL: &str = "BUFSHARE_KERNEL";
 const DEFAULT_KERNEL: &str = "newest";
 /// Environment variable: MiB of RAM that every guest has in addition.
 const EXTRA_MEMORY: &str = "BUFSHARE_EXTRA_MEMORY";
+/// Environment variable: kvm, tcg, or auto, which is what scripts/accel finds.
+const ACCEL: &str = "BUFSHARE_ACCEL";
 
 /// The parts of a test machine.
 #[derive(Debug, Clone)]
 pub struct Lab {
+    /// Where scripts/lab made it.
+    pub folder: PathBuf,
     /// Runs a command in the lab's root.
     pub in_lab: PathBuf,
     /// The guests' kernel.
@@ -32,7 +38,7 @@ pub struct Lab {
     pub initramfs: PathBuf,
     /// QEMU's version.
     pub qemu_version: String,
-    /// Accelerator of QEMU.
+    /// Accelerator of QEMU: kvm or tcg.
     pub accel: String,
     /// RAM that this kernel takes of every guest beyond what Debian's does, MiB.
     pub extra_memory: u32,
@@ -75,12 +81,16 @@ impl Lab {
             .into());
         }
         Ok(Self {
+            folder: folder.clone(),
             in_lab: repo().join("scripts/in-lab"),
             kernel: get("KERNEL_IMAGE")?.into(),
             kernel_release: get("KERNEL_RELEASE")?,
             initramfs,
             qemu_version: get("QEMU_VERSION")?,
-            accel: std::env::var("BUFSHARE_ACCEL").unwrap_or_else(|_| "tcg".to_owned()),
+            accel: match accel_of(&std::env::var(ACCEL).unwrap_or_default())? {
+                Some(accel) => accel.to_owned(),
+                None => accel_found()?,
+            },
             extra_memory: match std::env::var(EXTRA_MEMORY) {
                 Ok(text) => text.parse().context(EXTRA_MEMORY)?,
                 Err(_) => 0,
@@ -97,6 +107,39 @@ pub fn series() -> String {
         .ok()
         .filter(|series| !series.is_empty())
         .unwrap_or_else(|| DEFAULT_KERNEL.to_owned())
+}
+
+/// The accelerator that the variable names; none: one has to be found.
+fn accel_of(word: &str) -> Result<Option<&str>> {
+    match word {
+        "" | "auto" => Ok(None),
+        "kvm" | "tcg" => Ok(Some(word)),
+        other => bail!("{ACCEL} is '{other}'; it has to be kvm, tcg or auto"),
+    }
+}
+
+/// What scripts/accel finds, asked once. It says why on our stderr.
+fn accel_found() -> Result<String> {
+    static FOUND: OnceLock<Result<String, String>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| ask_accel().map_err(|error| format!("{error:#}")));
+    found.clone().map_err(anyhow::Error::msg)
+}
+
+fn ask_accel() -> Result<String> {
+    let script = repo().join("scripts/accel");
+    let output = Command::new(&script)
+        .args(["--accel", "auto", "--kernel", &series()])
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("running {}", script.display()))?;
+    let word = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if !output.status.success() {
+        bail!("{} failed: {}", script.display(), output.status);
+    }
+    match accel_of(&word)? {
+        Some(accel) => Ok(accel.to_owned()),
+        None => bail!("{} names no accelerator", script.display()),
+    }
 }
 
 /// The daemon's program.
@@ -175,6 +218,21 @@ fn assignments(text: &str) -> HashMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_accelerator_is_named_or_to_be_found() {
+        for word in ["", "auto"] {
+            assert_eq!(accel_of(word).unwrap(), None, "'{word}'");
+        }
+        for word in ["kvm", "tcg"] {
+            assert_eq!(accel_of(word).unwrap(), Some(word));
+        }
+        let error = accel_of("KVM").unwrap_err().to_string();
+        assert!(
+            error.contains("BUFSHARE_ACCEL is 'KVM'") && error.contains("kvm, tcg or auto"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn assignments_are_unquoted() {
