@@ -179,6 +179,8 @@ struct Stopping {
     forced: BTreeSet<PeerId>,
     /// It is to be answered now, so that it can serve what is forced upon it.
     released: bool,
+    /// Somebody may have unmapped something since it was looked at last.
+    look: bool,
 }
 
 struct State {
@@ -191,6 +193,8 @@ struct State {
 struct After {
     replies: Vec<(Arc<dyn Link>, Token, Reply)>,
     events: Vec<Arc<dyn Link>>,
+    /// Something that a stop or the end waits for may have happened.
+    unexposed: bool,
 }
 
 impl After {
@@ -212,6 +216,9 @@ pub struct Hub {
     delivering: AtomicUsize,
     timer: Timer,
     revoke_wait: RevokeWait,
+    /// How often those that wait for a change were woken.
+    #[cfg(test)]
+    notified: AtomicUsize,
 }
 
 /// One peer on the control socket.
@@ -266,6 +273,8 @@ impl Hub {
             delivering: AtomicUsize::new(0),
             timer: Timer::default(),
             revoke_wait,
+            #[cfg(test)]
+            notified: AtomicUsize::new(0),
         })
     }
 
@@ -387,8 +396,7 @@ impl Hub {
         }
         let after = self.route(slots, effects);
         drop(state);
-        self.changed.notify_all();
-        after.run();
+        self.run(after);
         if unproved {
             log::error!(
                 "{name}: stopped, but the VMM of {names} did not prove that it unmapped this VM's \
@@ -407,8 +415,14 @@ impl Hub {
             RevokeWait::Unlimited => Duration::MAX,
         };
         let mut state = lock(&self.state);
+        let mut left = state.broker.exposed_to(peer);
+        let mut timed_out = false;
         loop {
-            let left = state.broker.exposed_to(peer);
+            let stop = state.slots.get_mut(&peer).and_then(|s| s.stop.as_mut());
+            let look = stop.is_some_and(|stop| std::mem::take(&mut stop.look));
+            if look || timed_out {
+                left = state.broker.exposed_to(peer);
+            }
             let released = state.stopping(peer).is_some_and(|stop| stop.released);
             if left.is_empty() || released || ended() {
                 return left;
@@ -432,9 +446,11 @@ impl Hub {
                 if !forced.is_empty() || !effects.is_empty() {
                     give_up = waited.saturating_add(FORCED_WAIT);
                     let (name, names) = (state.name(peer), state.names(&forced));
-                    let after = self.route(&state.slots, effects);
+                    let mut after = self.route(&mut state.slots, effects);
+                    // Some of them may be released.
+                    after.unexposed = true;
                     drop(state);
-                    after.run();
+                    self.run(after);
                     log::error!(
                         "{name}: stopped while {names} is stopped too, and maps this VM's memory: \
                          its VMM is asked to unmap that all the same, of which QEMU 11.1 dies (see \
@@ -448,11 +464,10 @@ impl Hub {
                     return left;
                 }
             }
-            state = self
-                .changed
-                .wait_timeout(state, STOP_LOOK)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            let waited = self.changed.wait_timeout(state, STOP_LOOK);
+            let (locked, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            timed_out = timeout.timed_out();
+            state = locked;
         }
     }
 
@@ -576,18 +591,33 @@ impl Hub {
             self.delivering.fetch_add(1, Ordering::AcqRel);
             self.route(slots, effects)
         };
-        self.changed.notify_all();
-        after.run();
+        self.run(after);
         self.delivering.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// Does what needs the lock dropped.
+    fn run(&self, after: After) {
+        if after.unexposed {
+            #[cfg(test)]
+            self.notified.fetch_add(1, Ordering::AcqRel);
+            self.changed.notify_all();
+        }
+        after.run();
+    }
+
     /// Queues jobs and deadlines; returns what needs the lock dropped.
-    fn route(&self, slots: &BTreeMap<PeerId, Slot>, effects: Vec<Effect>) -> After {
+    fn route(&self, slots: &mut BTreeMap<PeerId, Slot>, effects: Vec<Effect>) -> After {
         let mut after = After::default();
         let mut told = BTreeSet::new();
-        let link = |peer: PeerId| slots.get(&peer).and_then(|slot| slot.link.clone());
         for effect in effects {
+            let link = |peer: PeerId| slots.get(&peer).and_then(|slot| slot.link.clone());
             match effect {
+                Effect::Unexposed { owner } => {
+                    after.unexposed = true;
+                    if let Some(stop) = slots.get_mut(&owner).and_then(|s| s.stop.as_mut()) {
+                        stop.look = true;
+                    }
+                }
                 Effect::Reply { peer, token, reply } => {
                     if let Some(link) = link(peer) {
                         after.replies.push((link, token, reply));
@@ -750,3 +780,6 @@ impl Timer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

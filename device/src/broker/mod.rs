@@ -339,7 +339,7 @@ impl Broker {
             .map(|state| state.windows.forget())
             .unwrap_or_default();
         for generation in generations {
-            self.bury(generation);
+            self.vacated(generation);
         }
         self.finish()
     }
@@ -686,8 +686,21 @@ impl Broker {
                     });
                 }
             }
-            Action::Vacated { generation } => self.bury(generation),
+            Action::Vacated { generation } => self.vacated(generation),
         }
+    }
+
+    /// One window less shows a buffer.
+    fn vacated(&mut self, generation: u64) {
+        if let Some(buffer) = self.buffers.get(&generation) {
+            let owner = buffer.owner;
+            let up = self.peers.get(&owner).is_some_and(|state| state.up);
+            let effect = Effect::Unexposed { owner };
+            if (self.closed || !up) && self.out.last() != Some(&effect) {
+                self.out.push(effect);
+            }
+        }
+        self.bury(generation);
     }
 }
 

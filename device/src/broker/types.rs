@@ -205,6 +205,12 @@ pub enum Effect {
         /// The importing peer.
         peer: PeerId,
     },
+    /// A VMM has one window less that shows memory of `owner`, whose driver does not
+    /// run, or of anybody while the program ends.
+    Unexposed {
+        /// Whose memory it was.
+        owner: PeerId,
+    },
     /// Call [`super::Broker::deadline`] later. Never cancelled; one that
     /// comes too late does nothing.
     Arm {

@@ -80,6 +80,8 @@ pub(super) struct Host {
     pub(super) vmms: BTreeMap<PeerId, Vmm>,
     pub(super) replies: BTreeMap<(PeerId, Token), Reply>,
     pub(super) deadlines: VecDeque<DeadlineId>,
+    /// Whose memory other VMMs may map.
+    exposed: BTreeSet<PeerId>,
     /// Requests without an answer.
     pub(super) unanswered: BTreeSet<(PeerId, Token)>,
     next_token: u64,
@@ -114,6 +116,7 @@ impl Host {
             vmms: BTreeMap::new(),
             replies: BTreeMap::new(),
             deadlines: VecDeque::new(),
+            exposed: BTreeSet::new(),
             unanswered: BTreeSet::new(),
             next_token: 0,
             budget,
@@ -153,7 +156,23 @@ impl Host {
         self.take(effects);
     }
 
+    /// Whoever waits until memory of a peer that does not run is mapped nowhere has to
+    /// be told.
+    fn check_exposed(&mut self, effects: &[Effect]) {
+        let exposed: BTreeSet<PeerId> = [A, B, C]
+            .into_iter()
+            .filter(|peer| self.broker.exposed(*peer))
+            .collect();
+        for owner in self.exposed.difference(&exposed).copied() {
+            if self.broker.closed || !self.broker.peers[&owner].up {
+                assert!(effects.contains(&Effect::Unexposed { owner }), "of {owner}");
+            }
+        }
+        self.exposed = exposed;
+    }
+
     pub(super) fn take(&mut self, effects: Vec<Effect>) {
+        self.check_exposed(&effects);
         for effect in effects {
             match effect {
                 Effect::Reply { peer, token, reply } => {
@@ -162,7 +181,7 @@ impl Host {
                     assert!(again.is_none(), "{token:?} was answered twice");
                     self.unanswered.remove(&(peer, token));
                 }
-                Effect::Events { .. } => {}
+                Effect::Events { .. } | Effect::Unexposed { .. } => {}
                 Effect::Arm { id, .. } => self.deadlines.push_back(id),
                 Effect::Map { peer, .. }
                 | Effect::Unmap { peer, .. }

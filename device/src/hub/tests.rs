@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The hub with sessions that only take notes.
+
+use bufshare_protocol::request::Export;
+use bufshare_protocol::response::Response;
+use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights};
+
+use super::*;
+use crate::broker::{Allow, Config, IdSource, Limits, PeerConfig};
+
+const A: PeerId = PeerId(1);
+const B: PeerId = PeerId(2);
+/// For what happens at once on an idle machine.
+const SOON: Duration = Duration::from_secs(20);
+const PAGE: u64 = 4096;
+const ID: BufferId = BufferId([1; 16]);
+
+struct OneId;
+
+impl IdSource for OneId {
+    fn fresh(&mut self) -> Option<BufferId> {
+        Some(ID)
+    }
+}
+
+/// What one session was asked for.
+#[derive(Default)]
+struct Notes {
+    jobs: Mutex<Vec<Job>>,
+    replies: Mutex<BTreeMap<Token, Reply>>,
+}
+
+impl Link for Notes {
+    fn job(&self, job: Job) {
+        lock(&self.jobs).push(job);
+    }
+
+    fn reply(&self, token: Token, reply: &Reply) {
+        lock(&self.replies).insert(token, reply.clone());
+    }
+
+    fn events(&self) {}
+
+    fn force(&self) {}
+
+    fn vmm_pid(&self) -> Option<u32> {
+        None
+    }
+
+    fn facts(&self) -> SessionFacts {
+        SessionFacts::default()
+    }
+}
+
+/// A hub, and the sessions of a and b, which may import from each other.
+fn hub() -> (Arc<Hub>, BTreeMap<PeerId, Arc<Notes>>) {
+    let peer = |name: &str| PeerConfig {
+        name: Name::new(name).unwrap(),
+        raw_ram: true,
+        enforces_ro: false,
+    };
+    let allow = |exporter, importer| Allow {
+        exporter,
+        importer,
+        rights: Rights::RW,
+    };
+    let config = Config {
+        peers: vec![peer("a"), peer("b")],
+        allow: vec![allow(A, B), allow(B, A)],
+        shm_size: 1 << 20,
+        host_udmabuf: false,
+        limits: Limits::default(),
+    };
+    let broker = Broker::new(config, Box::new(OneId)).unwrap();
+    let hub = Hub::new(broker, &["a".into(), "b".into()], RevokeWait::Unlimited);
+    let mut sessions = BTreeMap::new();
+    for peer in [A, B] {
+        let notes = Arc::new(Notes::default());
+        hub.connect(peer, notes.clone());
+        sessions.insert(peer, notes);
+        let ram = RamRegion {
+            addr: 0,
+            len: 16 * PAGE,
+            sealed: true,
+        };
+        hub.step(|broker, _| broker.set_ram(peer, vec![ram]));
+        hub.start(peer, true);
+    }
+    (hub, sessions)
+}
+
+/// The VMM does what it was asked for.
+fn serve(hub: &Hub, notes: &Notes) {
+    loop {
+        let jobs = std::mem::take(&mut *lock(&notes.jobs));
+        if jobs.is_empty() {
+            return;
+        }
+        for job in jobs {
+            let (Job::Map { id, .. }
+            | Job::Unmap { id, .. }
+            | Job::Fill { id, .. }
+            | Job::Prove { id }) = job;
+            hub.complete(id, Outcome::Done);
+        }
+    }
+}
+
+/// A request and its answer, if it has one.
+fn ask(hub: &Hub, peer: PeerId, notes: &Notes, request: Request) -> Option<Reply> {
+    assert!(hub.request(peer, 0, Token(0), request).is_none());
+    serve(hub, notes);
+    lock(&notes.replies).remove(&Token(0))
+}
+
+/// A buffer of a that b has mapped.
+fn mapped(hub: &Hub, sessions: &BTreeMap<PeerId, Arc<Notes>>) -> u64 {
+    let export = Request::Export(Export {
+        size: PAGE,
+        extents: vec![Extent { addr: 0, len: PAGE }],
+        acl: Vec::new(),
+        meta: Meta::default(),
+    });
+    ask(hub, A, &sessions[&A], export).unwrap().unwrap();
+    let rights = Rights::RW;
+    let attach = Request::Attach { id: ID, rights };
+    let Ok(Response::Attached { handle, .. }) = ask(hub, B, &sessions[&B], attach).unwrap() else {
+        panic!()
+    };
+    let (offset, len) = (0, PAGE);
+    let map = Request::Map {
+        handle,
+        offset,
+        len,
+    };
+    ask(hub, B, &sessions[&B], map).unwrap().unwrap();
+    handle
+}
+
+#[test]
+fn a_stop_is_woken_by_nothing_but_what_it_waits_for() {
+    let (hub, sessions) = hub();
+    let handle = mapped(&hub, &sessions);
+    let stopping = {
+        let hub = hub.clone();
+        let end = Instant::now() + SOON;
+        std::thread::spawn(move || hub.stop(A, || Instant::now() > end))
+    };
+    let end = Instant::now() + SOON;
+    while lock(&hub.state).stopping(A).is_none() {
+        assert!(Instant::now() < end, "waited {SOON:?} for the stop");
+        std::thread::yield_now();
+    }
+    let before = hub.notified.load(Ordering::Acquire);
+
+    for _ in 0..100 {
+        let caps = Request::GetCaps { version: 1 };
+        ask(&hub, B, &sessions[&B], caps).unwrap().unwrap();
+    }
+    assert_eq!(hub.notified.load(Ordering::Acquire), before);
+    assert!(!stopping.is_finished());
+
+    ask(&hub, B, &sessions[&B], Request::Unmap { handle });
+    stopping.join().unwrap();
+    assert!(hub.notified.load(Ordering::Acquire) > before);
+}
