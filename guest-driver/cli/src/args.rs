@@ -12,9 +12,9 @@ use crate::fourcc::PixelFormat;
 
 /// Share dma-bufs with other virtual machines.
 ///
-/// A dma-buf whose memory is this machine's own is exported under a random id;
-/// another machine imports that id and gets a dma-buf of the same memory. Who may
-/// share with whom is decided on the host.
+/// A dma-buf whose memory is this machine's own is exported under a random id.
+/// Another machine imports that id and gets a dma-buf of the same memory. The host's
+/// operator decides which machines may share.
 #[derive(Debug, Parser)]
 #[command(
     name = "bufshare",
@@ -24,23 +24,29 @@ use crate::fourcc::PixelFormat;
     after_long_help = "\
 EXIT STATUS
   0  done
-  1  it failed, or what was checked is wrong; stderr says what
+  1  failed, or a check found a difference; the reason is on stderr
   2  the command line is wrong
 
 OUTPUT
-  With --json each line of stdout is one JSON object with a member \"type\"; errors
-  are one JSON object on stderr: {\"error\":…, \"errno\":…, \"status\":…}. errno is
-  a number or null, status the host's reason, such as \"NOT_FOUND\", or null.
+  With --json each line of stdout is one JSON object with a member \"type\". Errors
+  and warnings are JSON objects on stderr: {\"error\":…, \"errno\":…, \"status\":…}
+  and {\"warning\":…}. errno is a number or null. status is the host's reason, such
+  as \"NOT_FOUND\", or null.
+
+READ-ONLY ACCESS
+  A VMM that does not enforce read-only mappings cannot import for reading alone.
+  QEMU is one; where `bufshare info` prints ro_enforced, the VMM enforces them. On
+  the others, a command without explicit rights uses rw, and warns.
 
 EXAMPLES
-  Which machines are there, and what may I do with them?
+  List the machines, and what may be shared with each:
       bufshare peers
-  Offer 4 MiB to \"display\", filled with a pattern, until Ctrl-D:
+  Export 4 MiB to \"display\", filled with a pattern, until end of input (Ctrl-D):
       bufshare alloc --size 4M --fill-seed 1 --to display:rw
-  See what others offer, and read it:
+  List what others export, and read one of these buffers:
       bufshare list
       bufshare dump 0123456789abcdef0123456789abcdef
-  A camera here, its screen there, no byte copied in between:
+  Show the frames of one machine's camera on another machine's screen:
       bufshare capture --to display:rw --hold     # machine \"camera\"
       bufshare view --from camera --hold          # machine \"display\""
 )]
@@ -64,17 +70,17 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Tell this machine's name, and the limits of its device
+    /// Print this machine's name and the limits of its device
     Info,
-    /// List the machines, and what may be shared with each
+    /// List the machines and what may be shared with each
     Peers,
-    /// List the buffers: own ones and those that others offer
+    /// List the buffers: own ones and those that others export to this machine
     List,
     /// Allocate a buffer in few pieces and export it
     #[command(after_help = "\
 EXAMPLES
   bufshare alloc --size 1M --name scratch --to display:rw
-  bufshare alloc --size 64K --fill deadbeef --to encoder:r --to display:r </dev/tty")]
+  bufshare alloc --size 64K --fill deadbeef --to encoder:rw --to display:rw")]
     Alloc(Alloc),
     /// Export a dma-buf that another driver made
     #[command(after_help = "\
@@ -100,7 +106,7 @@ EXAMPLES
 EXAMPLE
   bufshare write 0123456789abcdef0123456789abcdef --offset 0x1000 --bytes cafe")]
     Write(Write),
-    /// List the buffers, then print what happens, until told to stop
+    /// List the buffers, then print events, until a signal or the end of input
     #[command(after_help = "\
 EXAMPLES
   bufshare watch
@@ -109,7 +115,7 @@ EXAMPLES
     /// Export a camera's frames as they come, without copying them
     #[command(after_help = "\
 Each buffer of the camera is exported once. A filled one is announced by its
-metadata; it goes back to the camera when the viewer has let go of it. The driver
+metadata. It goes back to the camera when the viewer has released it. The driver
 must use few pieces: vivid needs the module option allocators=1.
 
 EXAMPLES
@@ -119,8 +125,8 @@ EXAMPLES
     Capture(Capture),
     /// Show the frames that a `capture` on another machine exports
     #[command(after_help = "\
-Each frame is imported, its bytes are compared with the camera's hash, it is shown
-without copying, and handed back when the next one is on the screen.
+Each frame is imported, compared with the camera's hash, and shown without copying.
+It is released when the next one is on the screen.
 
 EXAMPLES
   bufshare view --from camera --frames 100 --hold
@@ -131,15 +137,17 @@ EXAMPLES
     Selftest(Selftest),
 }
 
-/// What and how long to offer.
+/// What to export, to whom and for how long.
 #[derive(Args, Debug)]
 pub(crate) struct Offer {
     /// A name for people
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub(crate) name: String,
 
-    /// Who may import it, by name or number, with r (read) or rw; may be repeated.
-    /// Without it: all whom the host's operator allows
+    /// Who may import it: a peer's name or number, then the rights, r (read) or rw.
+    /// May be repeated. Default rights: r where this machine's VMM enforces it, else
+    /// all that the host's operator allows. Without --to: all peers, with the rights that
+    /// the operator allows
     #[arg(long, value_name = "PEER[:r|rw]")]
     pub(crate) to: Vec<Grant>,
 
@@ -155,10 +163,10 @@ pub(crate) struct Offer {
     pub(crate) until: Until,
 }
 
-/// When a held buffer is given up.
+/// What ends a command that holds a buffer.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Until {
-    /// Only a signal ends it, not the end of the standard input
+    /// End at a signal only, not at the end of the standard input
     #[arg(long)]
     pub(crate) ignore_stdin: bool,
 }
@@ -217,15 +225,16 @@ pub(crate) struct Import {
     /// The buffer
     pub(crate) id: Id,
 
-    /// r (read) or rw
-    #[arg(long, default_value = "r", value_parser = rights)]
-    pub(crate) rights: Rights,
+    /// Rights to import with, r (read) or rw. Default: r where this machine's VMM
+    /// enforces it, else all that were granted
+    #[arg(long, value_parser = rights)]
+    pub(crate) rights: Option<Rights>,
 
     /// Map it and read its first byte
     #[arg(long)]
     pub(crate) mmap: bool,
 
-    /// Keep it until told: end of the standard input, or a signal
+    /// Keep it until the end of the standard input, or a signal
     #[arg(long)]
     pub(crate) hold: bool,
 
@@ -255,9 +264,10 @@ pub(crate) struct Dump {
     #[arg(long, value_enum, default_value_t = HashKind::Sha256)]
     pub(crate) hash: HashKind,
 
-    /// Rights to import with: a host that cannot enforce read-only refuses r
-    #[arg(long, default_value = "r", value_parser = rights)]
-    pub(crate) rights: Rights,
+    /// Rights to import with, r (read) or rw. Default: r where this machine's VMM
+    /// enforces it, else all that were granted
+    #[arg(long, value_parser = rights)]
+    pub(crate) rights: Option<Rights>,
 }
 
 #[derive(Args, Debug)]
@@ -317,11 +327,12 @@ pub(crate) struct Capture {
     #[command(flatten)]
     pub(crate) camera: CameraArgs,
 
-    /// End after so many frames; 0: when told
+    /// End after so many frames; 0: at a signal
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     pub(crate) frames: u64,
 
-    /// Who may view them, by name or number; rw lets the viewer answer each frame
+    /// Who may view them: a peer's name or number, then the rights, r (read) or rw.
+    /// rw lets the viewer answer each frame. Default rights: as `bufshare alloc --to`
     #[arg(long, value_name = "PEER[:r|rw]")]
     pub(crate) to: Grant,
 
@@ -329,7 +340,7 @@ pub(crate) struct Capture {
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
 
-    /// When done, keep the last frame exported until told: a line or the end of the
+    /// When done, keep the last frame exported until a line or the end of the
     /// standard input, or a signal
     #[arg(long)]
     pub(crate) hold: bool,
@@ -344,15 +355,15 @@ pub(crate) struct View {
     #[arg(long, value_name = "PEER")]
     pub(crate) from: String,
 
-    /// End after so many frames; 0: when told, or after the camera's last one
+    /// End after so many frames; 0: at a signal, or after the camera's last one
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub(crate) frames: u64,
 
-    /// The card whose screen is used. Default: the first that has a fitting one
+    /// DRM device of the screen. Default: the first with a matching mode
     #[arg(long, value_name = "PATH", conflicts_with = "no_display")]
     pub(crate) card: Option<PathBuf>,
 
-    /// Do not show them, only check and hand back
+    /// Do not show the frames, only check and release them
     #[arg(long)]
     pub(crate) no_display: bool,
 
@@ -364,8 +375,8 @@ pub(crate) struct View {
     #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub(crate) poll: u64,
 
-    /// When done, keep the last frame on the screen until told: a line or the end
-    /// of the standard input, or a signal
+    /// When done, keep the last frame on the screen until a line or the end of the
+    /// standard input, or a signal
     #[arg(long)]
     pub(crate) hold: bool,
 
@@ -382,11 +393,11 @@ pub(crate) struct Selftest {
     #[arg(long, value_name = "NUMBER", default_value_t = 10)]
     pub(crate) frames: u64,
 
-    /// The card whose screen is used
+    /// DRM device of the screen
     #[arg(long, value_name = "PATH")]
     pub(crate) card: Option<PathBuf>,
 
-    /// Keep the last frame on the screen until told
+    /// Keep the last frame on the screen until a line or the end of the standard input
     #[arg(long)]
     pub(crate) hold: bool,
 }
@@ -409,7 +420,8 @@ impl FromStr for Id {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) peer: String,
-    pub(crate) rights: Rights,
+    /// None: not typed.
+    pub(crate) rights: Option<Rights>,
 }
 
 impl FromStr for Grant {
@@ -417,8 +429,8 @@ impl FromStr for Grant {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (peer, rights) = match text.rsplit_once(':') {
-            Some((peer, suffix)) => (peer, rights(suffix)?),
-            None => (text, Rights::READ),
+            Some((peer, suffix)) => (peer, Some(rights(suffix)?)),
+            None => (text, None),
         };
         if peer.is_empty() {
             return Err("the peer's name is missing".to_owned());
@@ -555,16 +567,16 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_is_read_only_unless_said_otherwise() {
+    fn a_grant_is_a_peer_and_maybe_rights() {
         let grant = |peer: &str, rights| {
             Ok(Grant {
                 peer: peer.to_owned(),
                 rights,
             })
         };
-        assert_eq!("display".parse(), grant("display", Rights::READ));
-        assert_eq!("display:r".parse(), grant("display", Rights::READ));
-        assert_eq!("2:rw".parse(), grant("2", Rights::RW));
+        assert_eq!("display".parse(), grant("display", None));
+        assert_eq!("display:r".parse(), grant("display", Some(Rights::READ)));
+        assert_eq!("2:rw".parse(), grant("2", Some(Rights::RW)));
         for text in ["", ":rw", "display:", "display:w", "display:x"] {
             assert!(text.parse::<Grant>().is_err(), "{text}");
         }
@@ -614,7 +626,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lines_of_the_help_are_right() {
+    fn options_are_named_as_in_the_help() {
         for line in [
             "bufshare capture --device /dev/video0 --size 640x480 --format XRGB8888 --buffers 4 --frames 100 --to display:rw --hold",
             "bufshare view --from camera --frames 100 --card /dev/dri/card0 --hold",

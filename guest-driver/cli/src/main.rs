@@ -15,6 +15,7 @@ mod inbox;
 mod ioctl;
 mod output;
 mod pump;
+mod rights;
 mod session;
 mod sources;
 mod stop;

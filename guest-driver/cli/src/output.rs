@@ -33,6 +33,17 @@ impl Output {
             .and_then(|()| out.flush())
             .map_err(|e| Failure::io("cannot write to the standard output", &e))
     }
+
+    /// One line on stderr about something that works, but maybe not as wanted.
+    pub(crate) fn warn(self, text: &str) {
+        let line = if self.json {
+            serde_json::json!({ "warning": text }).to_string()
+        } else {
+            format!("bufshare: warning: {text}")
+        };
+        // What the command does goes on even when nobody can read this.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
 }
 
 /// One thing to print; the variant's name is the JSON member `type`.

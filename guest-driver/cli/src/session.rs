@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use bufshare::Device;
 use bufshare_protocol::response::PeerInfo;
-use bufshare_protocol::types::{Access, BufferId};
+use bufshare_protocol::types::BufferId;
 
-use crate::args::{Grant, Until};
+use crate::args::Until;
 use crate::failure::{Failure, Result};
 use crate::output::{EventRecord, Output, Record};
 use crate::pump::Pump;
@@ -89,20 +89,6 @@ pub(crate) fn find_peer<'a>(peers: &'a [PeerInfo], text: &str) -> Result<&'a Pee
         })
 }
 
-/// The access list that was typed.
-pub(crate) fn access_list(peers: &[PeerInfo], grants: &[Grant]) -> Result<Vec<Access>> {
-    grants
-        .iter()
-        .map(|grant| {
-            let peer = find_peer(peers, &grant.peer)?;
-            Ok(Access {
-                peer: peer.id,
-                rights: grant.rights,
-            })
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use bufshare_protocol::types::{Name, Rights};
@@ -127,18 +113,5 @@ mod tests {
         assert_eq!(find_peer(&peers, "1").unwrap().id, 3, "a name goes first");
         let unknown = find_peer(&peers, "x").unwrap_err().to_string();
         assert_eq!(unknown, "no peer \"x\"; there are: camera display 1");
-    }
-
-    #[test]
-    fn grants_become_an_access_list() {
-        let peers = [peer(1, "camera"), peer(2, "display")];
-        let list = access_list(&peers, &["display:rw".parse().unwrap()]).unwrap();
-        assert_eq!(
-            list,
-            [Access {
-                peer: 2,
-                rights: Rights::RW
-            }]
-        );
     }
 }

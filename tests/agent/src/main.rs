@@ -2,13 +2,15 @@
 //! The init of a test guest
 //!
 //! As process 1 it prepares the machine and serves the fixture (`init`). As
-//! `/init hand` it is the process of a test that holds buffers (`hands`).
+//! `/init hand` it is the process of a test that holds buffers (`hands`), and
+//! `/init with-dmabuf` passes one to another program (`pass`).
 
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
 mod hands;
 mod init;
 mod modules;
+mod pass;
 mod port;
 mod process;
 
@@ -19,8 +21,10 @@ fn main() -> ExitCode {
     let result = match arguments.first().map(String::as_str) {
         _ if std::process::id() == 1 => init::run(),
         Some("hand") => hands::run(),
+        Some("with-dmabuf") => pass::run(arguments.get(1..).unwrap_or_default()),
         other => Err(anyhow::anyhow!(
-            "{other:?}: this is the init of bufshare's test guests; its subcommand is 'hand'"
+            "{other:?}: this is the init of bufshare's test guests; its subcommands are 'hand' and \
+             'with-dmabuf'"
         )),
     };
     match result {

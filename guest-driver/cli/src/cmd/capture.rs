@@ -20,7 +20,8 @@ use crate::output::{
     CaptureSummary, Captured, EventRecord, Exported, ImageRecord, Output, Record, Spread, micros,
 };
 use crate::pump::Pump;
-use crate::session::{Session, find_peer};
+use crate::rights;
+use crate::session::Session;
 use crate::stop::{Input, Stop, ended};
 use crate::v4l2::Filled;
 
@@ -28,7 +29,7 @@ use crate::v4l2::Filled;
 pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
     let mut stop = Stop::new(Input::Ignored)?;
     let device = session.open()?;
-    let viewer = find_peer(&device.peers()?, &args.to.peer)?.id;
+    let viewer = rights::to_grant_one(session.output, &device, &args.to)?;
     let camera = Camera::new(&args.camera)?;
     let events = session.events()?;
     let mut rotation = Rotation::new(session.output, &device, camera, viewer, args)?;
@@ -97,7 +98,7 @@ impl<'a> Rotation<'a> {
         output: Output,
         device: &'a Device,
         camera: Camera,
-        viewer: u64,
+        viewer: Access,
         args: &Capture,
     ) -> Result<Self> {
         let name = Name::new("camera").unwrap_or(Name::EMPTY);
@@ -107,10 +108,7 @@ impl<'a> Rotation<'a> {
             blob: Vec::new(),
         };
         let options = ExportOptions {
-            access: vec![Access {
-                peer: viewer,
-                rights: args.to.rights,
-            }],
+            access: vec![viewer],
             meta: meta.clone(),
         };
         let (mut exports, mut extents) = (Vec::new(), Vec::new());
@@ -136,14 +134,14 @@ impl<'a> Rotation<'a> {
         Ok(Self {
             output,
             device,
-            viewer,
+            viewer: viewer.peer,
             run: now(),
             meta,
             out: exports.iter().map(|_| None).collect(),
             exports,
             extents,
             camera,
-            replies: args.to.rights.contains(Rights::WRITE),
+            replies: viewer.rights.contains(Rights::WRITE),
             wanted: args.frames,
             published: 0,
             last_sequence: None,

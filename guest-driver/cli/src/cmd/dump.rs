@@ -6,10 +6,13 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
+use bufshare::Rights;
+
 use crate::args::Dump;
 use crate::content::{self, Hasher};
 use crate::failure::{Failure, Result};
 use crate::output::{self, Record, micros};
+use crate::rights;
 use crate::session::Session;
 
 /// Reads a buffer once, hashes it and writes it where asked.
@@ -24,9 +27,10 @@ pub(crate) fn run(session: &Session, args: &Dump) -> Result<()> {
         }
     };
     let device = session.open()?;
+    let asked = rights::to_import(session.output, &device, args.id.0, args.rights)?;
     let start = Instant::now();
-    let import = device.import(args.id.0, args.rights)?;
-    let mapping = import.buffer.map(args.rights)?;
+    let import = device.import(args.id.0, asked)?;
+    let mapping = import.buffer.map(Rights::READ)?;
     content::byte_at(&mapping, 0)?;
     let map_us = micros(start.elapsed());
     let mut hash = Hasher::new(args.hash);

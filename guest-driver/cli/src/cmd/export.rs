@@ -10,7 +10,8 @@ use crate::args::{Export, Offer, Source};
 use crate::content::{self, Pattern};
 use crate::failure::{Failure, Result};
 use crate::output::{Exported, Record};
-use crate::session::{Session, access_list};
+use crate::rights;
+use crate::session::Session;
 use crate::stop::{Input, Stop};
 use crate::{drm, sources};
 
@@ -77,7 +78,7 @@ pub(crate) fn offer(
     let name =
         Name::new(&offer.name).map_err(|status| Failure::new(format!("--name: {status}")))?;
     let options = ExportOptions {
-        access: access_list(&device.peers()?, &offer.to)?,
+        access: rights::to_grant(session.output, device, &offer.to)?,
         meta: Meta {
             name,
             image: None,

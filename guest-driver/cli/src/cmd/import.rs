@@ -6,7 +6,8 @@ use std::time::Instant;
 use crate::args::Import;
 use crate::content;
 use crate::failure::Result;
-use crate::output::{Imported, Record, micros, rights};
+use crate::output::{self, Imported, Record, micros};
+use crate::rights;
 use crate::session::Session;
 use crate::stop::{Input, Stop};
 
@@ -15,8 +16,9 @@ pub(crate) fn run(session: &Session, args: &Import) -> Result<()> {
     let mut stop = Stop::new(args.until.input(Input::End))?;
     let device = session.open()?;
     let events = args.hold.then(|| session.events()).transpose()?;
+    let asked = rights::to_import(session.output, &device, args.id.0, args.rights)?;
     let start = Instant::now();
-    let import = device.import(args.id.0, args.rights)?;
+    let import = device.import(args.id.0, asked)?;
     let import_us = micros(start.elapsed());
     let mapping = args
         .mmap
@@ -32,7 +34,7 @@ pub(crate) fn run(session: &Session, args: &Import) -> Result<()> {
         owner: import.owner,
         size: import.buffer.len() as u64,
         generation: import.generation,
-        rights: rights(import.rights),
+        rights: output::rights(import.rights),
         transport: import.transport.name(),
         windows: import.windows,
         import_us,

@@ -1,0 +1,580 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The `bufshare` command between two VMs: every command, and every example of
+//! its help
+//!
+//! The examples are read from `--help` of the program in the guest. Changed is only
+//! the id in them. They name the peers `camera`, `display` and `encoder`; only the
+//! first two have a VM.
+
+#![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bufshare_agent::wire::{Ran, Status};
+use bufshare_tests::channel::Program;
+use bufshare_tests::hand::{Export, Hand, Map};
+use bufshare_tests::pair::{Plan, Shared, TwoVms};
+use bufshare_tests::vm::Vm;
+use bufshare_tests::wait;
+use serde_json::Value;
+
+static VMS: Shared = Shared::new(|| {
+    Plan::named("camera", "display").options(&[
+        "--peer",
+        "name=encoder,socket={sockets}/encoder.sock",
+        "--allow",
+        "camera:display:rw",
+        "--allow",
+        "camera:encoder:rw",
+        "--peer",
+        "name=reader,socket={sockets}/reader.sock",
+        "--allow",
+        "camera:reader:r",
+    ])
+});
+/// The id in the help.
+const ID: &str = "0123456789abcdef0123456789abcdef";
+const SIZE: u64 = 1 << 20;
+/// For a few frames of an emulated camera.
+const FRAMES: Duration = Duration::from_secs(60);
+
+/// The command lines under `EXAMPLE` or `EXAMPLES`.
+fn examples(help: &str) -> Vec<String> {
+    let section = help
+        .split_once("\nEXAMPLE")
+        .map_or("", |(_, section)| section);
+    let lines = section.replace("\\\n", " ");
+    let lines = lines.lines().map(|line| {
+        let line = line.split(" #").next().unwrap_or_default();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    });
+    lines.filter(|line| line.starts_with("bufshare ")).collect()
+}
+
+/// The commands that the help lists.
+fn commands(help: &str) -> Vec<&str> {
+    let section = help
+        .split_once("\nCommands:\n")
+        .map_or("", |(_, rest)| rest);
+    section
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect()
+}
+
+/// The command of a command line.
+fn verb(line: &str) -> Result<&str> {
+    let mut words = line.split(' ').skip(1);
+    let word = words.find(|word| !word.starts_with('-'));
+    word.with_context(|| format!("no command in: {line}"))
+}
+
+/// All examples of the help, by command.
+fn all_examples(vm: &Vm) -> Result<Vec<(String, String)>> {
+    let help = vm.output(&["bufshare", "--help"])?;
+    let mut lines = examples(&help);
+    for command in commands(&help) {
+        let own = examples(&vm.output(&["bufshare", command, "--help"])?);
+        ensure!(
+            !own.is_empty() || ["info", "peers", "list"].contains(&command),
+            "the help of {command} has no example"
+        );
+        lines.extend(own);
+    }
+    lines
+        .into_iter()
+        .map(|line| Ok((verb(&line)?.to_owned(), line)))
+        .collect()
+}
+
+/// A line as a shell takes it; standard error comes where standard output does.
+fn shell(vm: &Vm, line: &str) -> Result<Program> {
+    vm.spawn(&["sh", "-c", &format!("exec {line} 2>&1")])
+}
+
+/// As [`shell`], to its end.
+fn ran(vm: &Vm, line: &str) -> Result<Ran> {
+    let line = format!("exec {line}");
+    let ran = vm.run(&["sh", "-c", &line], wait::COMMAND)?;
+    ensure!(!ran.timed_out, "{line} did not end: {ran:?}");
+    Ok(ran)
+}
+
+/// Its output, when it succeeds.
+fn output(vm: &Vm, line: &str) -> Result<String> {
+    let ran = ran(vm, line)?;
+    ensure!(ran.status == Status::Exit(0), "{line}: {ran:?}");
+    Ok(ran.stdout)
+}
+
+/// A command that does not end by itself is ended by the end of its input.
+fn end(mut program: Program, line: &str) -> Result<()> {
+    program.end_input()?;
+    let mut rest = Vec::new();
+    let status = program.end(wait::COMMAND, |_, text| rest.push(text))?;
+    ensure!(status == Status::Exit(0), "{line}: {status:?}: {rest:?}");
+    Ok(())
+}
+
+/// The next line, which is one JSON object.
+fn json(program: &mut Program) -> Result<Value> {
+    let line = program.line(wait::COMMAND)?;
+    serde_json::from_str(&line).with_context(|| format!("no JSON: {line}"))
+}
+
+/// A member that is text.
+fn text<'a>(record: &'a Value, member: &str) -> Result<&'a str> {
+    let value = record.get(member).and_then(Value::as_str);
+    value.with_context(|| format!("no text '{member}' in {record}"))
+}
+
+/// A buffer of the camera's, until `hand` ends.
+struct Offer {
+    hand: Hand,
+    map: Map,
+    export: Export,
+}
+
+fn offer(vms: &TwoVms, seed: u32) -> Result<Offer> {
+    let mut hand = vms.a.hand()?;
+    let (_, map, export) = hand.offer(SIZE, seed)?;
+    Ok(Offer { hand, map, export })
+}
+
+/// SHA-256 of a file of the guest, by another program.
+fn sha256(vm: &Vm, file: &str) -> Result<String> {
+    let text = vm.output(&["busybox", "sha256sum", file])?;
+    let hash = text.split_whitespace().next().unwrap_or_default();
+    Ok(hash.to_owned())
+}
+
+/// SHA-256 of the pattern of `seed`, by another program than ours.
+fn sha256_of_pattern(vm: &Vm, seed: u32) -> Result<String> {
+    let file = "/tmp/pattern";
+    vm.write_file(file, &bufshare_tests::hand::pattern(seed, SIZE))?;
+    sha256(vm, file)
+}
+
+/// The first line that is no warning, and the warnings before it.
+fn first_line(program: &mut Program) -> Result<(String, Vec<String>)> {
+    let mut warnings = Vec::new();
+    loop {
+        let line = program.line(wait::COMMAND)?;
+        match line.strip_prefix("bufshare: warning: ") {
+            Some(warning) => warnings.push(warning.to_owned()),
+            None => return Ok((line, warnings)),
+        }
+    }
+}
+
+/// The id that `alloc`, `export` or `import` printed first.
+fn id_of(line: &str) -> Result<&str> {
+    let word = line.split(' ').next().unwrap_or_default();
+    ensure!(word.len() == ID.len(), "no id first: {line}");
+    Ok(word)
+}
+
+/// Runs an example of `alloc` or `export`: the other VM can read what it exports.
+fn exports(vms: &TwoVms, line: &str) -> Result<()> {
+    if line.contains("--vgem") {
+        vms.a.load("vgem", "")?;
+    }
+    let mut program = if line.contains("<&7") {
+        let line = format!("exec {line} 2>&1");
+        let words = ["/init", "with-dmabuf", "7", "65536", "sh", "-c", &line];
+        vms.a.spawn(&words)?
+    } else {
+        shell(&vms.a, line)?
+    };
+    let (printed, warnings) = first_line(&mut program)?;
+    ensure!(warnings.is_empty(), "{line}: {warnings:?}");
+    let dumped = output(&vms.b, &format!("bufshare dump {}", id_of(&printed)?))?;
+    let hash = dumped.split(' ').next().unwrap_or_default();
+    match printed.split_once("sha256 ") {
+        Some((_, filled)) => ensure!(hash == filled, "filled: {printed}; read: {dumped}"),
+        None => ensure!(hash.len() == 64, "{dumped}"),
+    }
+    end(program, line)
+}
+
+/// Runs an example that takes an id.
+fn takes_id(vms: &TwoVms, verb: &str, line: &str) -> Result<()> {
+    let seed = 7;
+    let mut offer = offer(vms, seed)?;
+    let typed = line.replace(ID, &offer.export.id);
+    ensure!(typed != line, "no id in: {line}");
+    match verb {
+        "dump" => {
+            let printed = output(&vms.b, &typed)?;
+            let hash = sha256_of_pattern(&vms.b, seed)?;
+            ensure!(printed.starts_with(&hash), "{printed}, not {hash}");
+            if let Some((_, file)) = typed.split_once("--out ") {
+                ensure!(sha256(&vms.b, file)? == hash, "the file has something else");
+            }
+        }
+        "import" if typed.contains("--hold") => {
+            let mut program = shell(&vms.b, &typed)?;
+            let (printed, _) = first_line(&mut program)?;
+            ensure!(id_of(&printed)? == offer.export.id, "{printed}");
+            let held = offer.hand.query(&offer.export.id)?.attachments;
+            ensure!(held == 1, "{held} imports while one is held");
+            end(program, &typed)?;
+        }
+        "import" => {
+            let printed = output(&vms.b, &typed)?;
+            ensure!(printed.contains("first byte 0x00"), "{printed}");
+        }
+        "write" => {
+            let printed = output(&vms.b, &typed)?;
+            let written = offer.hand.peek(offer.map, 0x1000, 2)?;
+            ensure!(
+                written == Some(vec![0xca, 0xfe]),
+                "{written:?} was written: {printed}"
+            );
+        }
+        _ => bail!("not tried here: {line}"),
+    }
+    Ok(())
+}
+
+/// Runs an example of `watch`: a buffer that was there before, one that comes.
+fn watches(vms: &TwoVms, line: &str) -> Result<()> {
+    let before = offer(vms, 1)?;
+    let mut program = shell(&vms.b, line)?;
+    let listed = program.line(wait::COMMAND)?;
+    ensure!(listed.contains(&before.export.id), "{listed}");
+    let after = offer(vms, 2)?;
+    let event = program.line(wait::COMMAND)?;
+    ensure!(
+        event.contains("OFFER") && event.contains(&after.export.id),
+        "{event}"
+    );
+    if line.contains("--count 1") {
+        let status = program.end(wait::COMMAND, |_, _| {})?;
+        ensure!(status == Status::Exit(0), "{line}: {status:?}");
+        Ok(())
+    } else {
+        end(program, line)
+    }
+}
+
+#[test]
+fn the_examples_of_the_help_work() {
+    VMS.with(|vms| {
+        let mut tried = BTreeSet::new();
+        for (verb, line) in all_examples(&vms.a)? {
+            let done = match verb.as_str() {
+                "peers" => output(&vms.a, &line).map(drop),
+                "list" => output(&vms.b, &line).map(drop),
+                "alloc" | "export" => exports(vms, &line),
+                "watch" => watches(vms, &line),
+                // They need each other: below.
+                "capture" | "view" => Ok(()),
+                _ => takes_id(vms, &verb, &line),
+            };
+            done.with_context(|| format!("example: {line}"))?;
+            tried.insert(verb);
+        }
+        let wanted = [
+            "alloc", "capture", "dump", "export", "import", "list", "peers", "view", "watch",
+            "write",
+        ];
+        ensure!(tried.iter().eq(wanted), "examples of {tried:?} only");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_examples_of_camera_and_screen_work() {
+    VMS.with(|vms| {
+        vms.a.load("vivid", "allocators=1")?;
+        vms.b.load("bochs", "")?;
+        let examples = all_examples(&vms.a)?;
+        let of = |verb: &str| -> Vec<String> {
+            let lines = examples.iter().filter(|(other, _)| other == verb);
+            lines.map(|(_, line)| line.clone()).collect()
+        };
+        let (cameras, screens) = (of("capture"), of("view"));
+        ensure!(
+            !cameras.is_empty() && cameras.len() == screens.len(),
+            "no pairs: {cameras:?}, {screens:?}"
+        );
+        for (capture, view) in cameras.iter().zip(&screens) {
+            let mut camera = shell(&vms.a, capture)?;
+            let mut screen = shell(&vms.b, view)?;
+            for program in [&mut camera, &mut screen] {
+                // The next frame comes only when the one before was released.
+                let mut frames = 0;
+                while frames < 2 {
+                    let line = program.line(FRAMES)?;
+                    let is_json = line.contains("\"type\":\"captured\"")
+                        || line.contains("\"type\":\"viewed\"");
+                    frames += u32::from(is_json || line.starts_with("frame "));
+                }
+            }
+            for (program, line) in [(&mut screen, view), (&mut camera, capture)] {
+                program.signal(libc::SIGTERM)?;
+                let mut rest = Vec::new();
+                let status = program.end(wait::COMMAND, |_, text| rest.push(text))?;
+                ensure!(status == Status::Exit(0), "{line}: {status:?}: {rest:?}");
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn peers_are_listed_with_what_may_be_shared() {
+    VMS.with(|vms| {
+        let peers = |vm: &Vm| -> Result<Vec<Value>> {
+            let printed = vm.output(&["bufshare", "--json", "peers"])?;
+            let records = printed.lines().map(serde_json::from_str);
+            Ok(records.collect::<Result<_, _>>()?)
+        };
+        let short = |peers: &[Value]| -> Result<Vec<String>> {
+            let line = |peer: &Value| {
+                let [up, itself] =
+                    ["up", "itself"].map(|member| peer.get(member) == Some(&true.into()));
+                Ok(format!(
+                    "{} {} {}{}{}",
+                    text(peer, "name")?,
+                    text(peer, "export_rights")?,
+                    text(peer, "import_rights")?,
+                    if up { " up" } else { "" },
+                    if itself { " itself" } else { "" }
+                ))
+            };
+            peers.iter().map(line).collect()
+        };
+        let camera = short(&peers(&vms.a)?)?;
+        ensure!(
+            camera
+                == [
+                    "camera - - up itself",
+                    "display rw - up",
+                    "encoder rw -",
+                    "reader r -"
+                ],
+            "{camera:?}"
+        );
+        let display = short(&peers(&vms.b)?)?;
+        ensure!(
+            display == ["camera - rw up", "display - - up itself"],
+            "{display:?}"
+        );
+        let printed = vms.a.output(&["bufshare", "peers"])?;
+        let (first, rest) = printed.split_once('\n').context("one line")?;
+        ensure!(
+            first.contains("camera") && first.ends_with("(this machine)"),
+            "{printed}"
+        );
+        ensure!(
+            rest.contains("encoder") && rest.contains("down"),
+            "{printed}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn every_source_is_exported_filled_and_read() {
+    VMS.with(|vms| {
+        vms.a.load("vgem", "")?;
+        for source in ["--heap system", "--udmabuf", "--vgem"] {
+            exports(
+                vms,
+                &format!("bufshare export {source} --size 256K --fill-seed 3 --to display:rw"),
+            )?;
+        }
+        exports(
+            vms,
+            "bufshare export --fd 3 --fill-seed 3 --to display:rw 3<&7",
+        )?;
+        let refused = ran(&vms.a, "bufshare export --fd 9 --to display:rw")?;
+        ensure!(
+            refused.status == Status::Exit(1) && refused.stderr.contains("descriptor 9"),
+            "{refused:?}"
+        );
+        Ok(())
+    });
+}
+
+/// QEMU does not enforce read-only mappings.
+#[test]
+fn without_rights_commands_use_those_that_work_and_say_so() {
+    VMS.with(|vms| {
+        let line = "bufshare alloc --size 64K --fill c0 --to display";
+        let mut program = shell(&vms.a, line)?;
+        let (printed, warnings) = first_line(&mut program)?;
+        ensure!(
+            matches!(&warnings[..], [one] if one.starts_with("display can write to the buffer, too")),
+            "{warnings:?}"
+        );
+        let id = id_of(&printed)?.to_owned();
+        for command in ["dump", "import --mmap"] {
+            let ran = ran(&vms.b, &format!("bufshare {command} {id}"))?;
+            ensure!(
+                ran.status == Status::Exit(0)
+                    && ran.stderr.contains("imported for reading and writing"),
+                "{ran:?}"
+            );
+            // With rights there is nothing to warn of.
+            let ran = self::ran(&vms.b, &format!("bufshare {command} {id} --rights rw"))?;
+            ensure!(
+                ran.status == Status::Exit(0) && ran.stderr.is_empty(),
+                "{ran:?}"
+            );
+        }
+        let refused = ran(&vms.b, &format!("bufshare --json dump {id} --rights r"))?;
+        let error: Value = serde_json::from_str(refused.stderr.trim_end())?;
+        ensure!(
+            refused.status == Status::Exit(1) && text(&error, "status")? == "RO_NOT_ENFORCED",
+            "{refused:?}"
+        );
+        end(program, line)
+    });
+}
+
+#[test]
+fn a_share_that_nobody_can_import_is_warned_of() {
+    VMS.with(|vms| {
+        for (to, peers) in [
+            ("--to display:r", &["display"][..]),
+            ("--to reader", &["reader"]),
+            ("--to display:r --to reader:r", &["display", "reader"]),
+            ("", &["reader"]),
+        ] {
+            let line = format!("bufshare alloc --size 64K {to}");
+            let mut program = shell(&vms.a, &line)?;
+            let (_, warnings) = first_line(&mut program)?;
+            ensure!(warnings.len() == peers.len(), "{line}: {warnings:?}");
+            for (peer, warning) in peers.iter().zip(&warnings) {
+                ensure!(
+                    warning.starts_with(&format!("{peer} can import the buffer only if")),
+                    "{line}: {warning}"
+                );
+            }
+            end(program, &line)?;
+        }
+        // As JSON, too.
+        let mut program = shell(&vms.a, "bufshare --json alloc --size 64K --to display:r")?;
+        let warning = json(&mut program)?;
+        ensure!(
+            text(&warning, "warning")?.starts_with("display"),
+            "{warning}"
+        );
+        let exported = json(&mut program)?;
+        ensure!(text(&exported, "type")? == "exported", "{exported}");
+        end(program, "bufshare --json alloc")
+    });
+}
+
+#[test]
+fn a_held_import_ends_when_the_buffer_is_revoked() {
+    VMS.with(|vms| {
+        let mut offer = offer(vms, 1)?;
+        let id = offer.export.id.clone();
+        let line = format!("bufshare --json import {id} --rights rw --mmap --hold");
+        let mut program = shell(&vms.b, &line)?;
+        let imported = json(&mut program)?;
+        ensure!(
+            text(&imported, "type")? == "imported" && text(&imported, "rights")? == "rw",
+            "{imported}"
+        );
+        offer.hand.close(offer.export.number)?;
+        let event = json(&mut program)?;
+        ensure!(
+            text(&event, "event")? == "REVOKED" && text(&event, "id")? == id,
+            "{event}"
+        );
+        let error = json(&mut program)?;
+        ensure!(text(&error, "status")? == "REVOKED", "{error}");
+        let status = program.end(wait::COMMAND, |_, _| {})?;
+        ensure!(status == Status::Exit(1), "{status:?}");
+        Ok(())
+    });
+}
+
+/// Pages that are gone raise SIGBUS in whoever touches them.
+#[test]
+fn a_buffer_revoked_while_it_is_read_is_an_error_like_others() {
+    VMS.with(|vms| {
+        let mut offer = offer(vms, 1)?;
+        let mut witness = vms.b.hand()?;
+        witness.info()?;
+        // The pipe is full long before the end, and then the command stands still.
+        let script = format!(
+            "exec 5<&0; bufshare --json dump {} --rights rw --out - 2>/tmp/error | \
+             {{ busybox head -c 8 >/dev/null; echo reading; read word <&5; \
+             busybox cat >/dev/null; }}",
+            offer.export.id
+        );
+        let mut program = vms.b.spawn(&["sh", "-c", &script])?;
+        ensure!(program.line(wait::COMMAND)? == "reading");
+        offer.hand.close(offer.export.number)?;
+        witness.wait_event_of("Revoked", &offer.export.id)?;
+        program.write("go on\n")?;
+        program.end(wait::COMMAND, |_, _| {})?;
+        let error = vms.b.read_file("/tmp/error")?;
+        let error: Value = serde_json::from_slice(&error)
+            .with_context(|| String::from_utf8_lossy(&error).into_owned())?;
+        ensure!(text(&error, "status")? == "REVOKED", "{error}");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_does_not_fit_is_not_written() {
+    VMS.with(|vms| {
+        let mut offer = offer(vms, 1)?;
+        let id = &offer.export.id;
+        for offset in ["0xfffff", "1M", "16G"] {
+            let line = format!("bufshare write {id} --offset {offset} --bytes cafe");
+            let refused = ran(&vms.b, &line)?;
+            ensure!(
+                refused.status == Status::Exit(1) && refused.stderr.contains("not inside"),
+                "{refused:?}"
+            );
+        }
+        let end = offer.hand.peek(offer.map, SIZE - 2, 2)?;
+        let line = format!("bufshare write {id} --offset 0xffffe --bytes cafe");
+        output(&vms.b, &line)?;
+        let now = offer.hand.peek(offer.map, SIZE - 2, 2)?;
+        ensure!(
+            now == Some(vec![0xca, 0xfe]) && now != end,
+            "{end:?}, then {now:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn selftest_shows_a_camera_within_one_vm() {
+    VMS.with(|vms| {
+        vms.b.load("vivid", "allocators=1")?;
+        vms.b.load("bochs", "")?;
+        let line = "bufshare --json selftest --frames 3 --fps 30";
+        let printed = output(&vms.b, line)?;
+        let record: Value = serde_json::from_str(printed.trim_end())?;
+        let number = |member: &str| record.get(member).and_then(Value::as_u64);
+        ensure!(
+            ["frames", "replies_ok"].map(number) == [Some(3); 2]
+                && number("different_frames") > Some(1),
+            "{record}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn an_example_is_found_with_its_continuation_and_without_its_comment() {
+    let help = "Usage\n\nCommands:\n  info   x\n  view   y\n\nEXAMPLES\n  Text:\n      bufshare a b   # c\n  bufshare --json d \\\n      --e\n";
+    assert_eq!(commands(help), ["info", "view"]);
+    let found = examples(help);
+    assert_eq!(found, ["bufshare a b", "bufshare --json d --e"]);
+    assert_eq!(verb(&found[1]).unwrap(), "d");
+    assert_eq!(examples("no section"), [""; 0]);
+}
