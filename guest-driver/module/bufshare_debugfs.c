@@ -115,6 +115,7 @@ static int state_show(struct seq_file *m, void *unused)
 	struct bufshare_line *lines;
 	u32 n, i, total;
 	bool alive;
+	u64 bytes;
 
 	lines = kvmalloc_objs(*lines, BUFSHARE_DEBUG_LINES);
 	if (!lines)
@@ -133,6 +134,9 @@ static int state_show(struct seq_file *m, void *unused)
 		   stats.requests, stats.refused, stats.malformed, stats.timeouts, stats.orphans);
 	seq_printf(m, "events %llu\nlost %llu\nrevoked %llu\n", stats.events, stats.lost,
 		   stats.revoked);
+
+	n = bufshare_backings_kept(&bytes);
+	seq_printf(m, "kept %u backings, %llu bytes\n", n, bytes);
 
 	n = bufshare_exports_snapshot(bd, lines, &total);
 	seq_printf(m, "exports %u\n", total);

@@ -2,20 +2,15 @@
 /*
  * bufshare_export.c - EXPORT: a dma-buf of this VM for other VMs
  *
- * Of a dma-buf that ALLOC made we know the pages. Of any other we are an
- * importer: attached, pinned, and looking at nothing but DMA addresses, which
- * are of use only where they are guest-physical addresses.
- *
  * The backing is released when the host has answered that nobody can reach it
- * any more. If it never does, a reset of the device is that answer.
+ * any more, and never if it does not. A reset of the device is no such answer:
+ * it completes also when the host cannot unmap the memory from other VMs.
  */
 #include <linux/anon_inodes.h>
 #include <linux/cc_platform.h>
-#include <linux/dma-resv.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/file.h>
-#include <linux/ioport.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/poll.h>
@@ -26,169 +21,6 @@
 #include "bufshare_priv.h"
 
 static_assert(sizeof(struct virtio_bufshare_access) == sizeof(struct bufshare_access));
-
-/**
- * struct bufshare_extents - a list of extents in the making
- * @list: the extents
- * @nr: their number
- * @max: room in @list
- * @total: bytes
- * @align: alignment, a power of two
- */
-struct bufshare_extents {
-	struct virtio_bufshare_extent *list;
-	u32 nr;
-	u32 max;
-	u64 total;
-	u64 align;
-};
-
-static int bufshare_extent_add(struct bufshare_extents *ext, u64 addr, u64 len, u32 *status)
-{
-	struct virtio_bufshare_extent *last = ext->nr ? &ext->list[ext->nr - 1] : NULL;
-
-	if (last && le64_to_cpu(last->addr) + le64_to_cpu(last->len) == addr) {
-		le64_add_cpu(&last->len, len);
-	} else {
-		if (ext->nr == ext->max) {
-			*status = VIRTIO_BUFSHARE_S_TOO_FRAGMENTED;
-			return -E2BIG;
-		}
-		ext->list[ext->nr].addr = cpu_to_le64(addr);
-		ext->list[ext->nr].len = cpu_to_le64(len);
-		ext->nr++;
-	}
-	ext->total += len;
-	return 0;
-}
-
-/* What only a finished list shows. */
-static int bufshare_extents_check(const struct bufshare_extents *ext, u64 size, u32 *status)
-{
-	u32 i;
-
-	if (!ext->nr || ext->total != size)
-		return -EINVAL;
-	for (i = 0; i < ext->nr; i++) {
-		if (!IS_ALIGNED(le64_to_cpu(ext->list[i].addr) | le64_to_cpu(ext->list[i].len),
-				ext->align)) {
-			*status = VIRTIO_BUFSHARE_S_UNALIGNED;
-			return -EINVAL;
-		}
-	}
-	return 0;
-}
-
-static int bufshare_own_extents(struct bufshare_exp *exp, const struct bufshare_mem *mem,
-				struct bufshare_extents *ext, u32 *status)
-{
-	u32 i;
-	int ret = 0;
-
-	for (i = 0; i < mem->nr_pieces && !ret; i++)
-		ret = bufshare_extent_add(ext, PFN_PHYS(page_to_pfn(mem->pieces[i].page)),
-					  (u64)mem->pieces[i].nr << PAGE_SHIFT, status);
-	return ret;
-}
-
-/*
- * The exporter wants to move what we have pinned. That cannot be hidden from
- * other VMs in version 1: take the buffer back from them.
- */
-static void bufshare_exp_invalidate(struct dma_buf_attachment *attach);
-
-static const struct dma_buf_attach_ops bufshare_attach_ops = {
-	.allow_peer2peer = false,
-	.invalidate_mappings = bufshare_exp_invalidate,
-};
-
-static int bufshare_foreign_extents(struct bufshare_exp *exp, struct bufshare_extents *ext,
-				    u32 *status)
-{
-	struct bufshare_device *bd = exp->bd;
-	struct dma_buf *dmabuf = exp->dmabuf;
-	u64 addr, len, left = exp->size;
-	struct scatterlist *sg;
-	long waited;
-	int ret, i;
-
-	if (!bd->dma_is_phys) {
-		dev_dbg(bd->dev, "DMA addresses are not guest-physical here: only buffers of ALLOC can be exported\n");
-		return -EOPNOTSUPP;
-	}
-
-	exp->attach = dma_buf_dynamic_attach(dmabuf, bd->dma_dev, &bufshare_attach_ops, exp);
-	if (IS_ERR(exp->attach)) {
-		ret = PTR_ERR(exp->attach);
-		exp->attach = NULL;
-		return ret;
-	}
-	ret = dma_resv_lock_interruptible(dmabuf->resv, NULL);
-	if (ret)
-		return ret;
-	ret = dma_buf_pin(exp->attach);
-	if (ret)
-		goto out;
-	exp->pinned = true;
-	exp->sgt = dma_buf_map_attachment(exp->attach, DMA_BIDIRECTIONAL);
-	if (IS_ERR(exp->sgt)) {
-		ret = PTR_ERR(exp->sgt);
-		exp->sgt = NULL;
-		goto out;
-	}
-	/* The memory may still be on its way to where the addresses say. */
-	waited = dma_resv_wait_timeout(dmabuf->resv, DMA_RESV_USAGE_KERNEL, true,
-				       bufshare_timeout());
-	if (waited <= 0)
-		ret = waited ? waited : -ETIMEDOUT;
-out:
-	dma_resv_unlock(dmabuf->resv);
-	if (ret)
-		return ret;
-
-	for_each_sgtable_dma_sg(exp->sgt, sg, i) {
-		addr = sg_dma_address(sg);
-		len = min_t(u64, sg_dma_len(sg), left);
-		if (!len)
-			break;
-		if (!PAGE_ALIGNED(addr | len)) {
-			*status = VIRTIO_BUFSHARE_S_UNALIGNED;
-			return -EINVAL;
-		}
-		if (region_intersects(addr, len, IORESOURCE_SYSTEM_RAM, IORES_DESC_NONE) !=
-		    REGION_INTERSECTS) {
-			dev_dbg(bd->dev, "a dma-buf of %s is not in RAM\n", dmabuf->exp_name);
-			*status = VIRTIO_BUFSHARE_S_NOT_RAM;
-			return -EOPNOTSUPP;
-		}
-		ret = bufshare_extent_add(ext, addr, len, status);
-		if (ret)
-			return ret;
-		left -= len;
-	}
-	return 0;
-}
-
-/* Nobody else can reach the memory: give it up. May sleep. */
-static void bufshare_exp_drop_backing(struct bufshare_exp *exp)
-{
-	struct dma_buf *dmabuf = exp->dmabuf;
-
-	if (!dmabuf)
-		return;
-	if (exp->attach) {
-		dma_resv_lock(dmabuf->resv, NULL);
-		if (exp->sgt)
-			dma_buf_unmap_attachment(exp->attach, exp->sgt, DMA_BIDIRECTIONAL);
-		if (exp->pinned)
-			dma_buf_unpin(exp->attach);
-		dma_resv_unlock(dmabuf->resv);
-		dma_buf_detach(dmabuf, exp->attach);
-		exp->attach = NULL;
-	}
-	exp->dmabuf = NULL;
-	dma_buf_put(dmabuf);
-}
 
 static void bufshare_exp_free(struct kref *ref)
 {
@@ -207,28 +39,31 @@ static void bufshare_exp_release_work(struct work_struct *work)
 {
 	struct bufshare_exp *exp = container_of(work, struct bufshare_exp, release_work);
 
-	bufshare_exp_drop_backing(exp);
+	/* The queue is drained before the module goes. */
+	bufshare_backing_put(exp);
 	kref_put(&exp->ref, bufshare_exp_free);
 }
 
 static void bufshare_exp_gone_locked(struct bufshare_exp *exp)
 {
 	exp->wire = BUFSHARE_EXPORT_GONE;
-	queue_work(exp->bd->wq, &exp->release_work);
+	queue_work(bufshare_release_wq, &exp->release_work);
 }
 
 static void bufshare_unexport_complete(struct bufshare_device *bd, struct bufshare_req *req)
 {
 	struct bufshare_exp *exp = req->owner;
 
-	if (!req->err || req->status == VIRTIO_BUFSHARE_S_NOT_FOUND) {
+	exp->unknown = req->err && req->status == VIRTIO_BUFSHARE_S_NOT_FOUND;
+	if (!req->err || (exp->unknown && exp->ended)) {
 		bufshare_exp_gone_locked(exp);
-		return;
+	} else {
+		exp->wire = BUFSHARE_EXPORT_STUCK;
+		if (bd->alive && !exp->unknown)
+			dev_err_ratelimited(bd->dev, "UNEXPORT: status %u (%d): the memory is kept\n",
+					    req->status, req->err);
 	}
-	exp->wire = BUFSHARE_EXPORT_STUCK;
-	if (bd->alive)
-		dev_err_ratelimited(bd->dev, "UNEXPORT: status %u (%d): the memory is kept until a reset\n",
-				    req->status, req->err);
+	wake_up_all(&bd->idle);
 }
 
 /* Take the next step, if there is one to take. */
@@ -263,24 +98,27 @@ static void bufshare_export_complete(struct bufshare_device *bd, struct bufshare
 		/* No answer, or one without sense: it may be exported. */
 		exp->wire = BUFSHARE_EXPORT_STUCK;
 	}
+	wake_up_all(&bd->idle);
 }
 
-static void bufshare_exp_invalidate(struct dma_buf_attachment *attach)
+static void bufshare_exp_end_locked(struct bufshare_exp *exp)
 {
-	struct bufshare_exp *exp = attach->importer_priv;
-	struct bufshare_device *bd = exp->bd;
-
-	/* Before the pinning it may move, and pinning itself may move it. */
-	dma_resv_assert_held(attach->dmabuf->resv);
-	if (!exp->pinned)
-		return;
-	dev_warn_once(bd->dev, "%s moves a pinned buffer: its export ends\n",
-		      attach->dmabuf->exp_name);
-	spin_lock_irq(&bd->lock);
 	WRITE_ONCE(exp->dead, true);
 	exp->closed = true;
 	bufshare_exp_settle_locked(exp);
 	wake_up_all(&exp->wait);
+}
+
+/**
+ * bufshare_exp_end() - end an export without its owner's asking
+ * @exp: the export
+ */
+void bufshare_exp_end(struct bufshare_exp *exp)
+{
+	struct bufshare_device *bd = exp->bd;
+
+	spin_lock_irq(&bd->lock);
+	bufshare_exp_end_locked(exp);
 	spin_unlock_irq(&bd->lock);
 }
 
@@ -289,7 +127,10 @@ static void bufshare_exp_invalidate(struct dma_buf_attachment *attach)
  * @bd: the device; its lock is held
  * @id: the buffer
  *
- * The backing stays until our UNEXPORT, at the closing, is answered.
+ * The backing stays until our UNEXPORT, at the closing, is answered. The host
+ * may not know the buffer any more by then: that is its answer, but only
+ * together with this word. A host that has forgotten everything does not know
+ * the buffer either.
  */
 void bufshare_export_revoked_locked(struct bufshare_device *bd,
 				    const struct virtio_bufshare_id *id)
@@ -297,33 +138,105 @@ void bufshare_export_revoked_locked(struct bufshare_device *bd,
 	struct bufshare_exp *exp;
 
 	list_for_each_entry(exp, &bd->exports, node) {
-		if (exp->wire != BUFSHARE_EXPORT_LIVE || memcmp(&exp->id, id, sizeof(*id)))
+		if (exp->wire < BUFSHARE_EXPORT_LIVE || exp->wire == BUFSHARE_EXPORT_GONE ||
+		    memcmp(&exp->id, id, sizeof(*id)))
 			continue;
+		exp->ended = true;
 		WRITE_ONCE(exp->dead, true);
 		wake_up_all(&exp->wait);
+		if (exp->wire == BUFSHARE_EXPORT_STUCK && exp->unknown && list_empty(&exp->kept))
+			bufshare_exp_gone_locked(exp);
 		return;
 	}
 }
 
 /**
- * bufshare_exports_gone() - the device was reset: no export is left
- * @bd: the device, not alive
- *
- * Flush bufshare_device.wq afterwards.
+ * bufshare_exports_end_locked() - no export is to be left
+ * @bd: the device, leaving; its lock is held
  */
-void bufshare_exports_gone(struct bufshare_device *bd)
+void bufshare_exports_end_locked(struct bufshare_device *bd)
 {
 	struct bufshare_exp *exp;
 
+	lockdep_assert_held(&bd->lock);
+	list_for_each_entry(exp, &bd->exports, node) {
+		/* One that was not sent cannot be any more. */
+		if (exp->wire != BUFSHARE_EXPORT_NEW && exp->wire != BUFSHARE_EXPORT_GONE)
+			bufshare_exp_end_locked(exp);
+	}
+}
+
+static bool bufshare_exports_answered(struct bufshare_device *bd)
+{
+	struct bufshare_exp *exp;
+	bool under_way = false;
+
+	spin_lock_irq(&bd->lock);
+	list_for_each_entry(exp, &bd->exports, node)
+		under_way |= exp->wire == BUFSHARE_EXPORT_SENT ||
+			     exp->wire == BUFSHARE_EXPORT_CLOSING;
+	under_way &= bd->alive;
+	spin_unlock_irq(&bd->lock);
+	return !under_way;
+}
+
+/**
+ * bufshare_exports_wait_answered() - wait until the host has said all it can
+ * @bd: the device, all its exports ended
+ *
+ * Return: false: it did not answer in time.
+ */
+bool bufshare_exports_wait_answered(struct bufshare_device *bd)
+{
+	return wait_event_timeout(bd->idle, bufshare_exports_answered(bd), bufshare_timeout());
+}
+
+/**
+ * bufshare_exports_keep() - never give back what others may still reach
+ * @bd: the device, reset: it will not say any more that nobody does
+ */
+void bufshare_exports_keep(struct bufshare_device *bd)
+{
+	struct bufshare_exp *exp;
+	u32 count = 0;
+	u64 bytes = 0;
+
 	spin_lock_irq(&bd->lock);
 	list_for_each_entry(exp, &bd->exports, node) {
-		if (exp->wire == BUFSHARE_EXPORT_NEW || exp->wire == BUFSHARE_EXPORT_GONE)
+		if (exp->wire == BUFSHARE_EXPORT_NEW || exp->wire == BUFSHARE_EXPORT_GONE ||
+		    !list_empty(&exp->kept))
 			continue;
-		bufshare_exp_gone_locked(exp);
-		WRITE_ONCE(exp->dead, true);
-		wake_up_all(&exp->wait);
+		exp->wire = BUFSHARE_EXPORT_STUCK;
+		bufshare_backing_keep_locked(exp);
+		count++;
+		bytes += exp->size;
 	}
 	spin_unlock_irq(&bd->lock);
+	if (count)
+		dev_err(bd->dev, "the host did not say that other VMs no longer reach %u exported buffers: their %llu bytes are lost until this VM is powered off\n",
+			count, bytes);
+}
+
+static bool bufshare_exports_released(struct bufshare_device *bd)
+{
+	struct bufshare_exp *exp;
+	bool left = false;
+
+	spin_lock_irq(&bd->lock);
+	list_for_each_entry(exp, &bd->exports, node)
+		left |= exp->wire == BUFSHARE_EXPORT_GONE && exp->dmabuf;
+	spin_unlock_irq(&bd->lock);
+	return !left;
+}
+
+/**
+ * bufshare_exports_wait_released() - wait until foreign memory is detached
+ * @bd: the device, which is about to go
+ */
+void bufshare_exports_wait_released(struct bufshare_device *bd)
+{
+	if (!wait_event_timeout(bd->idle, bufshare_exports_released(bd), bufshare_timeout()))
+		dev_warn(bd->dev, "another driver does not let us detach from its buffers\n");
 }
 
 static int bufshare_exp_fop_release(struct inode *inode, struct file *file)
@@ -342,7 +255,7 @@ static int bufshare_exp_fop_release(struct inode *inode, struct file *file)
 	spin_unlock_irq(&bd->lock);
 
 	if (unsent) {
-		bufshare_exp_drop_backing(exp);
+		bufshare_backing_put(exp);
 		kref_put(&exp->ref, bufshare_exp_free);
 	}
 	kref_put(&exp->ref, bufshare_exp_free);
@@ -384,6 +297,7 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 	kref_init(&exp->ref);
 	kref_get(&exp->ref);	/* the second is the backing's */
 	init_waitqueue_head(&exp->wait);
+	INIT_LIST_HEAD(&exp->kept);
 	INIT_WORK(&exp->release_work, bufshare_exp_release_work);
 	exp->unexport_req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_UNEXPORT,
 					       sizeof(struct virtio_bufshare_by_id),
@@ -400,9 +314,7 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 		return file;
 	}
 	exp->bd = bufshare_device_get(bd);
-	get_dma_buf(dmabuf);
-	exp->dmabuf = dmabuf;
-	exp->size = dmabuf->size;
+	bufshare_backing_get(exp, dmabuf);
 	spin_lock_irq(&bd->lock);
 	list_add_tail(&exp->node, &bd->exports);
 	spin_unlock_irq(&bd->lock);
@@ -505,7 +417,6 @@ int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 		.align = bd->caps.map_align,
 	};
 	struct bufshare_req *req = NULL;
-	const struct bufshare_mem *mem;
 	struct bufshare_exp *exp;
 	struct dma_buf *dmabuf;
 	struct file *file;
@@ -548,13 +459,7 @@ int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 	ext.list = kvmalloc_objs(*ext.list, ext.max);
 	if (!ext.list)
 		goto out;
-	mem = bufshare_mem_of(dmabuf);
-	if (mem)
-		ret = bufshare_own_extents(exp, mem, &ext, &arg->status);
-	else
-		ret = bufshare_foreign_extents(exp, &ext, &arg->status);
-	if (!ret)
-		ret = bufshare_extents_check(&ext, exp->size, &arg->status);
+	ret = bufshare_backing_extents(exp, &ext, &arg->status);
 	if (ret)
 		goto out;
 	exp->nr_extents = ext.nr;

@@ -61,6 +61,14 @@ static_assert(VIRTIO_BUFSHARE_READ == BUFSHARE_READ && VIRTIO_BUFSHARE_WRITE == 
 /* Bit 0: a device is bound. There is one /dev/bufshare. */
 static unsigned long bufshare_bound;
 
+/*
+ * Releases the backing of exports. It calls other drivers, which may flush
+ * ordinary queues (so no WQ_MEM_RECLAIM) and take their time (so nothing else
+ * runs here, and one export does not wait for another). It outlives a binding,
+ * since what it detaches from may not let go in time.
+ */
+struct workqueue_struct *bufshare_release_wq;
+
 static void bufshare_device_free(struct kref *ref)
 {
 	struct bufshare_device *bd = container_of(ref, struct bufshare_device, ref);
@@ -320,20 +328,25 @@ static void bufshare_flush(struct bufshare_device *bd)
 }
 
 /*
- * The end of a session, with whatever is open: no user space mapping of a
- * window is left; the windows are given back (QEMU 11.1 crashes at the next
- * start if its reset of the device has to drop one); nobody waits for the host
- * any more; the device is reset, which makes the host take everything from
- * everybody. Only then are our buffers given up.
+ * The end of a session, with whatever is open: every export is ended; no user
+ * space mapping of a window is left; the windows are given back (QEMU 11.1
+ * crashes at the next start if its reset of the device has to drop one); nobody
+ * waits for the host any more; the device is reset. What the host has not said
+ * to be out of others' reach by then is never given back.
+ *
+ * A host that does not answer is waited for once: it will not answer FLUSH
+ * either.
  */
 static void bufshare_stop(struct bufshare_device *bd)
 {
 	spin_lock_irq(&bd->lock);
 	bd->leaving = true;
+	bufshare_exports_end_locked(bd);
 	spin_unlock_irq(&bd->lock);
 	bufshare_imports_revoke_all(bd);
 	bufshare_imports_wait_left(bd);
-	bufshare_flush(bd);
+	if (bufshare_exports_wait_answered(bd))
+		bufshare_flush(bd);
 
 	spin_lock_irq(&bd->lock);
 	bufshare_fail_locked(bd);
@@ -344,8 +357,7 @@ static void bufshare_stop(struct bufshare_device *bd)
 	cancel_work_sync(&bd->event_work);
 	bufshare_cancel_all(bd);
 	bufshare_imports_gone(bd);
-	bufshare_exports_gone(bd);
-	flush_workqueue(bd->wq);
+	bufshare_exports_keep(bd);
 	bd->vdev->config->del_vqs(bd->vdev);
 }
 
@@ -448,6 +460,7 @@ static void bufshare_remove(struct virtio_device *vdev)
 	/* No ioctl waits for the host any more: have the last ones leave. */
 	down_write(&bd->inside);
 	up_write(&bd->inside);
+	bufshare_exports_wait_released(bd);
 	debugfs_remove_recursive(bd->debugfs);
 	destroy_workqueue(bd->revoke_wq);
 	destroy_workqueue(bd->wq);
@@ -499,7 +512,28 @@ static struct virtio_driver bufshare_driver = {
 	.restore = bufshare_restore,
 #endif
 };
-module_virtio_driver(bufshare_driver);
+
+static int __init bufshare_module_init(void)
+{
+	int ret;
+
+	bufshare_release_wq = alloc_workqueue("bufshare-release", WQ_UNBOUND, 0);
+	if (!bufshare_release_wq)
+		return -ENOMEM;
+	ret = register_virtio_driver(&bufshare_driver);
+	if (ret)
+		destroy_workqueue(bufshare_release_wq);
+	return ret;
+}
+module_init(bufshare_module_init);
+
+/* No backing is left, or it would hold the module; its release may yet run. */
+static void __exit bufshare_module_exit(void)
+{
+	unregister_virtio_driver(&bufshare_driver);
+	destroy_workqueue(bufshare_release_wq);
+}
+module_exit(bufshare_module_exit);
 
 MODULE_DESCRIPTION("Share dma-bufs between virtual machines");
 MODULE_AUTHOR("The bufshare developers");

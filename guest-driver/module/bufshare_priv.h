@@ -13,7 +13,8 @@
  *			     may leave at any time; the buffers stay until the
  *			     device gave them back.
  *   struct bufshare_exp     an EXPORT. Its backing is kept until the host has
- *			     said that no importer can reach it (or was reset).
+ *			     said that no importer can reach it, if need be for
+ *			     ever, and the module with it.
  *   struct bufshare_imp     an ATTACH, with its dma-buf.
  *
  * Exports and imports are state machines driven from complete() callbacks of
@@ -138,7 +139,7 @@ struct bufshare_shm {
  * @misc: /dev/bufshare; constant while registered
  * @debugfs: our folder; constant while bound
  * @reboot: leaves before a reboot; constant while registered
- * @wq: dispatch of events, release of exports; constant while bound
+ * @wq: dispatch of events; constant while bound
  * @revoke_wq: revocation of imports, in parallel; constant while bound
  * @caps: limits; written when no file is open or all user space is frozen
  * @name: our name; likewise
@@ -158,7 +159,8 @@ struct bufshare_shm {
  * @exports: struct bufshare_exp.node; @lock
  * @imports: struct bufshare_imp.node; @lock
  * @stats: counters; @lock
- * @idle: woken when an import has left its window
+ * @idle: woken when an import has left its window, an export is answered or its
+ *	backing released
  * @event_bufs: buffers for @eventq, device-writable; constant while bound
  * @event_work: takes them; on @wq
  * @event_seq: number of the last event; only @event_work and when it cannot run
@@ -297,7 +299,7 @@ enum bufshare_export_wire {
 	BUFSHARE_EXPORT_SENT,		/* EXPORT under way */
 	BUFSHARE_EXPORT_LIVE,		/* others may attach */
 	BUFSHARE_EXPORT_CLOSING,	/* UNEXPORT under way */
-	BUFSHARE_EXPORT_STUCK,		/* unknown: backing is kept until a reset */
+	BUFSHARE_EXPORT_STUCK,		/* not what is needed to release the backing */
 	BUFSHARE_EXPORT_GONE,		/* nobody can reach the backing */
 };
 
@@ -308,6 +310,8 @@ enum bufshare_export_wire {
  * @node: on bufshare_device.exports; bufshare_device.lock
  * @wire: what the host knows; bufshare_device.lock
  * @closed: UNEXPORT when possible; bufshare_device.lock
+ * @ended: the host said that it ended the export by itself; bufshare_device.lock
+ * @unknown: the host does not know the buffer any more; bufshare_device.lock
  * @dead: taken back, or the device is gone; bufshare_device.lock to write
  * @id: the buffer's name, valid from LIVE on; bufshare_device.lock to write
  * @generation: likewise
@@ -315,8 +319,10 @@ enum bufshare_export_wire {
  * @nr_extents: pieces; constant
  * @unexport_req: made in advance, since a close cannot fail; owned
  * @wait: pollers of the export file
- * @release_work: releases the backing; on bufshare_device.wq, once
- * @dmabuf: the backing; constant until released
+ * @release_work: releases the backing; on bufshare_release_wq, once
+ * @kept: on the list of backings that are kept for ever; bufshare_device.lock
+ * @dmabuf: the backing; constant until released, then NULL; bufshare_device.lock
+ *	to write
  * @attach: foreign backing: our attachment, or NULL; likewise
  * @sgt: foreign backing: its mapping, or NULL; likewise
  * @pinned: foreign backing: it is pinned; likewise
@@ -327,6 +333,8 @@ struct bufshare_exp {
 	struct list_head node;
 	enum bufshare_export_wire wire;
 	bool closed;
+	bool ended;
+	bool unknown;
 	bool dead;
 	struct virtio_bufshare_id id;
 	u64 generation;
@@ -335,10 +343,27 @@ struct bufshare_exp {
 	struct bufshare_req *unexport_req;
 	wait_queue_head_t wait;
 	struct work_struct release_work;
+	struct list_head kept;
 	struct dma_buf *dmabuf;
 	struct dma_buf_attachment *attach;
 	struct sg_table *sgt;
 	bool pinned;
+};
+
+/**
+ * struct bufshare_extents - a list of extents in the making
+ * @list: the extents
+ * @nr: their number
+ * @max: room in @list
+ * @total: bytes
+ * @align: alignment, a power of two
+ */
+struct bufshare_extents {
+	struct virtio_bufshare_extent *list;
+	u32 nr;
+	u32 max;
+	u64 total;
+	u64 align;
 };
 
 /* What the host knows of an import. */
@@ -452,6 +477,7 @@ struct bufshare_newfd {
 
 /* bufshare_main.c */
 extern bool bufshare_force_sync;
+extern struct workqueue_struct *bufshare_release_wq;
 void bufshare_device_put(struct bufshare_device *bd);
 bool bufshare_enter(struct bufshare_device *bd);
 void bufshare_exit(struct bufshare_device *bd);
@@ -517,7 +543,18 @@ int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 			struct bufshare_newfd *newfd);
 void bufshare_export_revoked_locked(struct bufshare_device *bd,
 				    const struct virtio_bufshare_id *id);
-void bufshare_exports_gone(struct bufshare_device *bd);
+void bufshare_exp_end(struct bufshare_exp *exp);
+void bufshare_exports_end_locked(struct bufshare_device *bd);
+bool bufshare_exports_wait_answered(struct bufshare_device *bd);
+void bufshare_exports_keep(struct bufshare_device *bd);
+void bufshare_exports_wait_released(struct bufshare_device *bd);
+
+/* bufshare_backing.c */
+void bufshare_backing_get(struct bufshare_exp *exp, struct dma_buf *dmabuf);
+int bufshare_backing_extents(struct bufshare_exp *exp, struct bufshare_extents *ext, u32 *status);
+void bufshare_backing_put(struct bufshare_exp *exp);
+void bufshare_backing_keep_locked(struct bufshare_exp *exp);
+u32 bufshare_backings_kept(u64 *bytes);
 
 /* bufshare_import.c */
 int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,

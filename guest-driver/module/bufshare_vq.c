@@ -309,22 +309,27 @@ void bufshare_fail_locked(struct bufshare_device *bd)
 		wake_up_all(&exp->wait);
 }
 
+static void bufshare_take_answers_locked(struct bufshare_device *bd)
+{
+	struct bufshare_req *req;
+	unsigned int used;
+
+	while (bd->ctrl && (req = virtqueue_get_buf(bd->ctrl, &used)))
+		bufshare_finish_locked(bd, req, bufshare_parse_locked(bd, req, used));
+}
+
 /**
  * bufshare_ctrl_drain_locked() - take all answers that are there
  * @bd: the device; its lock is held
  */
 void bufshare_ctrl_drain_locked(struct bufshare_device *bd)
 {
-	struct bufshare_req *req;
-	unsigned int used;
-
 	lockdep_assert_held(&bd->lock);
 	if (!bd->ctrl)
 		return;
 	do {
 		virtqueue_disable_cb(bd->ctrl);
-		while ((req = virtqueue_get_buf(bd->ctrl, &used)))
-			bufshare_finish_locked(bd, req, bufshare_parse_locked(bd, req, used));
+		bufshare_take_answers_locked(bd);
 	} while (!virtqueue_enable_cb(bd->ctrl));
 
 	if (virtqueue_is_broken(bd->ctrl) && bd->alive) {
@@ -352,12 +357,15 @@ void bufshare_ctrl_done(struct virtqueue *vq)
 /**
  * bufshare_cancel_all() - end every request of a device that has been reset
  * @bd: the device, not alive
+ *
+ * What it answered before the reset counts.
  */
 void bufshare_cancel_all(struct bufshare_device *bd)
 {
 	struct bufshare_req *req;
 
 	spin_lock_irq(&bd->lock);
+	bufshare_take_answers_locked(bd);
 	while (bd->ctrl && virtqueue_detach_unused_buf(bd->ctrl))
 		;
 	while ((req = list_first_entry_or_null(&bd->inflight, struct bufshare_req, node)))

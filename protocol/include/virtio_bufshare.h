@@ -345,6 +345,10 @@ struct virtio_bufshare_export_resp {
  * importer's driver is told (REVOKED) and given time to zap its mappings
  * and UNMAP; one that does not answer in time loses the memory anyway. Where
  * it was there are zeroes then, and nothing else before the UNMAP.
+ *
+ * Nothing but this answer says so. A driver that resets the device without it
+ * does not use the memory for anything else; and NOT_FOUND says so only for a
+ * buffer whose export the device has ended by itself (see REVOKED).
  */
 struct virtio_bufshare_by_id {
 	struct virtio_bufshare_req hdr;

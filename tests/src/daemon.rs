@@ -231,6 +231,18 @@ impl Daemon {
         number.with_context(|| format!("{path} tells no VmRSS"))
     }
 
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill();
+        match self.process.ended()? {
+            Some(_) => Ok(()),
+            None => bail!("the daemon does not end by SIGKILL"),
+        }
+    }
+
     /// SIGTERM, and wait for a clean end.
     ///
     /// # Errors

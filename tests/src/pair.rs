@@ -299,6 +299,16 @@ impl TwoVms {
         self.stop()
     }
 
+    /// Check and stop the guests of a daemon that was killed.
+    ///
+    /// # Errors
+    /// What is wrong, or did not stop cleanly.
+    pub fn finish_without_daemon(mut self) -> Result<()> {
+        self.daemon = None;
+        self.check()?;
+        self.stop()
+    }
+
     fn stop(&mut self) -> Result<()> {
         self.finished = true;
         let mut results = vec![self.a.stop(), self.b.stop()];

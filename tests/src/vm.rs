@@ -277,6 +277,17 @@ impl Vm {
         }
     }
 
+    /// What its kernel has said since the boot.
+    ///
+    /// # Errors
+    /// As [`Vm::call`].
+    pub fn kernel_log(&self) -> Result<Vec<String>> {
+        match self.call(Command::KernelLog)? {
+            Answer::Lines(lines) => Ok(lines),
+            other => bail!("guest {}: odd answer {other:?}", self.name()),
+        }
+    }
+
     /// Load a module of the image.
     ///
     /// # Errors
