@@ -5,14 +5,18 @@
 //! jobs that follow (so that one peer's jobs stay in the order in which the
 //! broker meant them), unlocks, and only then completes requests and delivers
 //! events.
+//!
+//! A panic within a change leaves a broker of which nothing is certain. Nobody is
+//! shown or given anything of it any more, no front end is told that its memory is
+//! mapped nowhere, and the daemon ends (see [`Hub::failed`]).
 
 mod holds;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -25,6 +29,7 @@ use crate::broker::{
     Broker, DeadlineId, Effect, EffectId, MapSource, Outcome, PeerId, Piece, RamRegion, Snapshot,
     Token,
 };
+use crate::host::stop::Stop;
 use crate::sync::lock;
 use crate::transport::Ram;
 
@@ -216,6 +221,10 @@ pub struct Hub {
     delivering: AtomicUsize,
     timer: Timer,
     revoke_wait: RevokeWait,
+    /// The broker is left in the middle of a change.
+    failed: AtomicBool,
+    /// Requested then.
+    on_failure: OnceLock<Arc<Stop>>,
     /// How often those that wait for a change were woken.
     #[cfg(test)]
     notified: AtomicUsize,
@@ -253,6 +262,19 @@ pub struct Report {
     pub broker: Snapshot,
 }
 
+impl Report {
+    /// Nothing is known any more.
+    fn of_failed() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            ending: true,
+            peers: Vec::new(),
+            holds: Vec::new(),
+            broker: Snapshot::default(),
+        }
+    }
+}
+
 impl Hub {
     /// A hub for `names`, the peers of `broker` in their order.
     #[must_use]
@@ -273,6 +295,8 @@ impl Hub {
             delivering: AtomicUsize::new(0),
             timer: Timer::default(),
             revoke_wait,
+            failed: AtomicBool::new(false),
+            on_failure: OnceLock::new(),
             #[cfg(test)]
             notified: AtomicUsize::new(0),
         })
@@ -290,6 +314,42 @@ impl Hub {
             .spawn(move || Timer::run(&hub))
     }
 
+    /// What is to be requested if a bug leaves the broker in the middle of a change.
+    pub fn stop_on_failure(&self, stop: Arc<Stop>) {
+        // Set once, by the daemon.
+        let _ = self.on_failure.set(stop);
+    }
+
+    /// Whether a bug has left the broker in the middle of a change.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    fn fail(&self) {
+        if self.failed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        log::error!(
+            "a bug stopped the broker in the middle of a change: the daemon ends; what VMMs map of \
+             other VMs' memory stays mapped until they end"
+        );
+        if let Some(stop) = self.on_failure.get() {
+            stop.request();
+        }
+    }
+
+    /// Locks the broker, unless a panic has interrupted a change of it.
+    fn state(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.lock() {
+            Ok(state) => Some(state),
+            Err(_) => {
+                self.fail();
+                None
+            }
+        }
+    }
+
     /// Ends the timer thread.
     pub fn stop_timer(&self) {
         self.timer.stop();
@@ -297,8 +357,9 @@ impl Hub {
 
     /// A front end has connected.
     pub fn connect(&self, peer: PeerId, link: Arc<dyn Link>) {
-        let mut state = lock(&self.state);
-        if let Some(slot) = state.slots.get_mut(&peer) {
+        if let Some(mut state) = self.state()
+            && let Some(slot) = state.slots.get_mut(&peer)
+        {
             slot.link = Some(link);
             slot.sessions = slot.sessions.saturating_add(1);
         }
@@ -376,8 +437,17 @@ impl Hub {
             broker.peer_stopped(peer)
         });
         let left = self.wait_for_importers(peer, &ended);
+        let Some(left) = left else {
+            // It may only be answered when it is proved that nobody maps its memory.
+            while !ended() {
+                std::thread::sleep(STOP_LOOK);
+            }
+            return;
+        };
 
-        let mut state = lock(&self.state);
+        let Some(mut state) = self.state() else {
+            return;
+        };
         let (name, names) = (state.name(peer), state.names(&left));
         let State { broker, slots } = &mut *state;
         // What is left behind by a session that ended is not written to any more.
@@ -406,15 +476,15 @@ impl Hub {
     }
 
     /// Returns when no other VMM maps memory of `peer`, or it is time to go on. Who
-    /// is left.
-    fn wait_for_importers(&self, peer: PeerId, ended: impl Fn() -> bool) -> Vec<PeerId> {
+    /// is left, if that is known.
+    fn wait_for_importers(&self, peer: PeerId, ended: impl Fn() -> bool) -> Option<Vec<PeerId>> {
         let started = Instant::now();
         let mut say = STOP_SAY_FIRST;
         let mut give_up = match self.revoke_wait {
             RevokeWait::Limit(limit) => limit.saturating_add(FORCED_WAIT),
             RevokeWait::Unlimited => Duration::MAX,
         };
-        let mut state = lock(&self.state);
+        let mut state = self.state()?;
         let mut left = state.broker.exposed_to(peer);
         let mut timed_out = false;
         loop {
@@ -425,7 +495,7 @@ impl Hub {
             }
             let released = state.stopping(peer).is_some_and(|stop| stop.released);
             if left.is_empty() || released || ended() {
-                return left;
+                return Some(left);
             }
             let waited = started.elapsed();
             if waited >= say {
@@ -436,7 +506,7 @@ impl Hub {
                     "{name}: its stop waits for the VMM of {names} to unmap this VM's memory; one \
                      that is paused has to be resumed for that, one whose session failed to be ended"
                 );
-                state = lock(&self.state);
+                state = self.state()?;
                 continue;
             }
             if let RevokeWait::Limit(limit) = self.revoke_wait
@@ -456,16 +526,16 @@ impl Hub {
                          its VMM is asked to unmap that all the same, of which QEMU 11.1 dies (see \
                          --revoke-wait)"
                     );
-                    state = lock(&self.state);
+                    state = self.state()?;
                     continue;
                 }
                 let lost = left.iter().any(|peer| state.leaving(*peer));
                 if !lost && waited >= give_up {
-                    return left;
+                    return Some(left);
                 }
             }
             let waited = self.changed.wait_timeout(state, STOP_LOOK);
-            let (locked, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            let (locked, timeout) = waited.ok()?;
             timed_out = timeout.timed_out();
             state = locked;
         }
@@ -518,7 +588,9 @@ impl Hub {
 
     /// Counts a request that could not be parsed.
     pub fn refuse(&self, peer: PeerId) {
-        lock(&self.state).broker.refuse(peer);
+        if let Some(mut state) = self.state() {
+            state.broker.refuse(peer);
+        }
     }
 
     /// A mapping job ended.
@@ -534,20 +606,22 @@ impl Hub {
     /// The next event for `peer`, for which the caller has room.
     #[must_use]
     pub fn next_event(&self, peer: PeerId) -> Option<Event> {
-        lock(&self.state).broker.next_event(peer)
+        self.state()?.broker.next_event(peer)
     }
 
     /// Capabilities of one peer's device.
     #[must_use]
     pub fn caps(&self, peer: PeerId) -> Option<Caps> {
-        lock(&self.state).broker.caps(peer)
+        self.state()?.broker.caps(peer)
     }
 
     /// Everything, for the control socket.
     #[must_use]
     pub fn report(&self) -> Report {
         let (broker, ending, holds, rows) = {
-            let state = lock(&self.state);
+            let Some(state) = self.state() else {
+                return Report::of_failed();
+            };
             let rows: Vec<_> = state
                 .slots
                 .iter()
@@ -584,8 +658,12 @@ impl Hub {
 
     /// One change of the broker, and all that follows.
     fn step(&self, change: impl FnOnce(&mut Broker, &mut BTreeMap<PeerId, Slot>) -> Vec<Effect>) {
+        // Dropped after the lock.
+        let _alarm = Alarm(self);
         let after = {
-            let mut state: MutexGuard<'_, State> = lock(&self.state);
+            let Some(mut state) = self.state() else {
+                return;
+            };
             let State { broker, slots } = &mut *state;
             let effects = change(broker, slots);
             self.delivering.fetch_add(1, Ordering::AcqRel);
@@ -670,6 +748,17 @@ impl Hub {
             }
         }
         after
+    }
+}
+
+/// Ends the daemon if the thread panics meanwhile.
+struct Alarm<'a>(&'a Hub);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if self.0.state.is_poisoned() {
+            self.0.fail();
+        }
     }
 }
 

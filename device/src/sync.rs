@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Locks that survive a panic of another thread, and a limit for log lines.
+//! Locks of one session that survive a panic of its threads, and a limit for log lines.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
-/// Locks. A thread that panicked with the lock held has ended its session; the
-/// others go on with the state it left.
+/// Locks what belongs to one session, or what no panic can leave half-changed. A
+/// thread that panicked with the lock held ends its session, and others need what it
+/// left only for that. Not for the broker, see [`crate::hub::Hub::failed`].
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -44,6 +44,12 @@ pub enum Error {
     /// The control socket cannot be had.
     #[error("control socket: {0}")]
     Control(listen::Error),
+    /// The broker panicked.
+    #[error(
+        "ended by a bug in the broker (see the log): what VMMs map of other VMs' memory stays mapped \
+         until they end"
+    )]
+    Bug,
     /// The system has no more of something.
     #[error("cannot {what}: {source}")]
     System {
@@ -63,7 +69,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// memory: nothing, after an orderly end.
 ///
 /// # Errors
-/// [`Error`], before anything was served.
+/// [`Error`], before anything was served; [`Error::Bug`] at any time.
 pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
     let signals = signals::Signals::block().map_err(system("block signals"))?;
     let daemon = Daemon::start(config)?;
@@ -73,6 +79,7 @@ pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
     let signal = signals.wait(&daemon.stop);
     match signal.map_err(system("wait for signals"))? {
         Some(name) => log::info!("{name}: ending"),
+        None if daemon.hub.failed() => {}
         None => log::info!("no front end can come any more: ending"),
     }
     let limit = daemon.end_wait();
@@ -90,7 +97,12 @@ pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
             true
         }
     };
-    Ok(daemon.end(again))
+    let hub = daemon.hub.clone();
+    let left = daemon.end(again);
+    if hub.failed() {
+        return Err(Error::Bug);
+    }
+    Ok(left)
 }
 
 /// A running daemon.
@@ -131,6 +143,7 @@ impl Daemon {
         let hub = Hub::new(broker, &names, config.revoke_wait);
         let closing = Arc::new(Stop::new().map_err(system("make an event descriptor"))?);
         let stop = Arc::new(Stop::new().map_err(system("make an event descriptor"))?);
+        hub.stop_on_failure(stop.clone());
         let timer = hub.start_timer().map_err(system("start a thread"))?;
         let mut daemon = Self {
             hub: hub.clone(),

@@ -3,14 +3,12 @@
 //! until nobody's does.
 
 use std::fmt;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::{FORCED_WAIT, Hub, RevokeWait, STOP_LOOK, STOP_SAY, STOP_SAY_FIRST, State};
-use crate::sync::lock;
 
 /// How long the end of the program waits for stopped importers if
 /// [`RevokeWait::Unlimited`] says nothing about it: they lose nothing by it, and a
@@ -113,13 +111,17 @@ impl Hub {
     }
 
     /// Waits until no VMM maps memory of another VM and all answers are delivered, or
-    /// the time is over, or it is `interrupted`. What is left.
+    /// the time is over, or it is `interrupted`. What is left, unless the broker
+    /// [failed](Hub::failed).
     pub fn wait_until_closed(&self, interrupted: impl Fn() -> bool) -> Vec<HoldReport> {
         let started = Instant::now();
         let mut say = STOP_SAY_FIRST;
         loop {
             let interrupted = interrupted();
-            let state = lock(&self.state);
+            // Of a broker that failed nothing can be said or hoped for.
+            let Some(state) = self.state() else {
+                return Vec::new();
+            };
             let left = state.holds();
             let asked = left.iter().any(|hold| hold.state == HolderState::Running);
             let limit = if asked {
@@ -140,11 +142,8 @@ impl Hub {
                 }
                 continue;
             }
-            drop(
-                self.changed
-                    .wait_timeout(state, STOP_LOOK)
-                    .unwrap_or_else(PoisonError::into_inner),
-            );
+            // A failed one is seen above.
+            drop(self.changed.wait_timeout(state, STOP_LOOK));
         }
     }
 }

@@ -164,3 +164,33 @@ fn a_stop_is_woken_by_nothing_but_what_it_waits_for() {
     stopping.join().unwrap();
     assert!(hub.notified.load(Ordering::Acquire) > before);
 }
+
+#[test]
+fn a_broker_that_a_panic_left_half_changed_is_not_used_again() {
+    let (hub, sessions) = hub();
+    let stop = Arc::new(Stop::new().unwrap());
+    hub.stop_on_failure(stop.clone());
+    mapped(&hub, &sessions);
+    hub.close();
+    assert!(hub.next_event(B).is_some(), "of several");
+
+    let panicked = std::thread::scope(|scope| {
+        let change = || hub.step(|_, _| panic!("as a bug would"));
+        scope.spawn(change).join().is_err()
+    });
+
+    assert!(panicked && hub.failed());
+    assert!(stop.requested(), "the daemon ends");
+    let caps = Request::GetCaps { version: 1 };
+    assert_eq!(ask(&hub, B, &sessions[&B], caps), None);
+    assert_eq!(hub.next_event(B), None);
+    assert_eq!(hub.caps(B), None);
+    assert!(hub.report().ending);
+    // Nobody knows whether b has unmapped it: no stop is answered before its end.
+    let looks = AtomicUsize::new(0);
+    hub.stop(A, || looks.fetch_add(1, Ordering::AcqRel) == 2);
+    assert_eq!(looks.load(Ordering::Acquire), 3);
+    hub.disconnect(B);
+    assert_eq!(hub.wait_until_closed(|| false), []);
+    assert!(lock(&sessions[&B].jobs).is_empty());
+}

@@ -240,19 +240,25 @@ impl Server {
             .spawn(move || {
                 let lifeline = &session.lifeline;
                 let name = &session.name;
-                session.port.run(
-                    name,
-                    &hub,
-                    &session.sent,
-                    udmabuf.as_deref(),
-                    |why| {
-                        if !lifeline.closing() {
-                            log::error!("{name}: {why}: the session ends");
-                        }
-                        lifeline.end();
-                    },
-                    || session.windows_dropped(),
-                );
+                let run = || {
+                    session.port.run(
+                        name,
+                        &hub,
+                        &session.sent,
+                        udmabuf.as_deref(),
+                        |why| {
+                            if !lifeline.closing() {
+                                log::error!("{name}: {why}: the session ends");
+                            }
+                            lifeline.end();
+                        },
+                        || session.windows_dropped(),
+                    );
+                };
+                if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                    log::error!("{name}: a bug ended its mapping requests: the session ends");
+                    lifeline.end();
+                }
             })
             .map_err(Error::System)
     }
