@@ -11,11 +11,26 @@
 //!
 //! # Locks
 //!
-//! Taken only in this order, each for a bounded time: session phase, queue
-//! gate, vring, hub, port queue. None is held while a front end is waited for:
-//! only a session's port thread asks the front end for something, and it holds
-//! nothing then. A front end that maps may meanwhile send memory tables or ask
-//! for a vring's base, and gets its answer.
+//! Whoever holds one of these takes only those below it:
+//!
+//! | lock | of | while it is held |
+//! |---|---|---|
+//! | the vhost-user crate's handler | session | one message of the front end is served; for a stop that takes as long as [`hub::Hub::stop`] |
+//! | `Session::phase` | session | the queues start, or the driver is forgotten |
+//! | `Control::gate`, `Events::ring` (never both) | session | a chain is taken or completed, or events are written |
+//! | the crate's vring, or `Hub::state` (never both) | ring, program | one access; one change of the broker |
+//! | `Port::state`, the timer's queue (never both) | session, program | a job or a deadline is queued |
+//! | all others: RAM and memory table, deferred requests, sent files, hang-up, log limit, current session | | a value is copied or replaced |
+//!
+//! What follows from a change of the broker is done when the hub is unlocked, for
+//! whomever it concerns: so the gate, the event ring and the vrings of *another*
+//! session are taken also under this session's handler and phase. A phase is taken
+//! under no other phase, gate or ring.
+//!
+//! None but the handler is held while a front end is waited for. Only a session's
+//! port thread asks the front end for something, and it holds nothing then. A front
+//! end that maps may meanwhile send memory tables or ask for a vring's base, and gets
+//! its answer.
 
 pub mod broker;
 pub mod host;

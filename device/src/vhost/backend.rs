@@ -473,11 +473,14 @@ impl Link for Session {
     fn facts(&self) -> SessionFacts {
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let (control, events) = (&self.control.counters, &self.events.counters);
+        // Not in the expression below, which would hold both to its end.
+        let running = lock(&self.phase).running;
+        let ram_regions = lock(&self.ram).regions.len();
         SessionFacts {
             features: features::names(self.port.features()),
             can_map: self.port.can_map(),
-            running: lock(&self.phase).running,
-            ram_regions: lock(&self.ram).regions.len(),
+            running,
+            ram_regions,
             window_regions: self.window_regions.load(Ordering::Relaxed),
             pending: self.control.pending(),
             chains: load(&control.chains),
