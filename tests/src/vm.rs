@@ -332,6 +332,14 @@ impl Vm {
         bail!("guest {} has no video device {name}", self.name())
     }
 
+    /// Have the guest sleep as its `/sys/power/pm_test` says, and wait until it is awake.
+    ///
+    /// # Errors
+    /// As [`Vm::call`].
+    pub fn sleep(&self) -> Result<()> {
+        self.call(Command::Sleep).map(drop)
+    }
+
     /// Pull the reset line, and wait for the guest to boot again.
     ///
     /// # Errors

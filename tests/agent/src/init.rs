@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use bufshare_agent::wire::{Answer, Command, Failure, LOAD, Loaded, Message, PORT, Ready, Request};
 
 use crate::modules;
-use crate::port::{self, Sender};
+use crate::port::{Port, Receiver};
 use crate::process::{self, Children, Named};
 
 /// What is mounted where; the image has none of it.
@@ -26,6 +26,8 @@ const MOUNTS: &[(&str, &str)] = &[
     ("debugfs", "/sys/kernel/debug"),
 ];
 
+const POWER_STATE: &str = "/sys/power/state";
+
 /// Never returns while the machine runs.
 pub(crate) fn run() -> Result<()> {
     let Err(error) = serve();
@@ -35,7 +37,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 struct Agent {
-    port: Arc<Sender>,
+    port: Arc<Port>,
     children: Arc<Children>,
     named: Arc<Named>,
 }
@@ -61,9 +63,10 @@ fn serve() -> Result<Infallible> {
         .map(load)
         .collect();
 
-    let (sender, receiver) = port::open(PORT)?;
+    let port = Port::open(PORT)?;
+    let receiver = Receiver(Arc::clone(&port));
     let agent = Arc::new(Agent {
-        port: Arc::new(sender),
+        port,
         children: Children::start(),
         named: Arc::default(),
     });
@@ -167,6 +170,17 @@ impl Agent {
             }
             Command::UnloadModule { name } => {
                 modules::unload(&name)?;
+                Answer::Done
+            }
+            Command::Sleep => {
+                match self.port.without(|| fs::write(POWER_STATE, "mem")) {
+                    Ok(slept) => slept.with_context(|| format!("writing mem to {POWER_STATE}"))?,
+                    Err(error) => {
+                        // Without the port nobody can be answered.
+                        eprintln!("bufshare-agent: {error:#}");
+                        power(libc::LINUX_REBOOT_CMD_POWER_OFF)?;
+                    }
+                }
                 Answer::Done
             }
             Command::KernelLog => Answer::Lines(kernel_log()?),

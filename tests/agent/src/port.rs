@@ -4,21 +4,54 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use bufshare_agent::wire::Message;
 
-/// How long the port may take to appear after the kernel's start.
+/// How long the port may take to appear after its driver was bound.
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(2);
+const CLASS: &str = "/sys/class/virtio-ports";
+const DRIVER: &str = "/sys/bus/virtio/drivers/virtio_console";
 
-/// The sending side, shared by all threads.
-pub(crate) struct Sender(Mutex<File>);
+/// The port, shared by all threads.
+pub(crate) struct Port {
+    name: String,
+    /// None while the port is off.
+    file: Mutex<Option<Arc<File>>>,
+    on: Condvar,
+}
 
-impl Sender {
-    /// Send one message. Errors are for the console: there is nobody else to tell.
+impl Port {
+    /// Find the port by its name, and open it.
+    pub(crate) fn open(name: &str) -> Result<Arc<Self>> {
+        let file = open(name)?;
+        Ok(Arc::new(Self {
+            name: name.to_owned(),
+            file: Mutex::new(Some(Arc::new(file))),
+            on: Condvar::new(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<File>>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The open port, once it is on.
+    fn when_on(&self) -> (MutexGuard<'_, Option<Arc<File>>>, Arc<File>) {
+        let mut slot = self.lock();
+        loop {
+            if let Some(file) = slot.clone() {
+                return (slot, file);
+            }
+            slot = self.on.wait(slot).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Send one message, as soon as the port is on. Errors are for the console: there
+    /// is nobody else to report them to.
     pub(crate) fn send(&self, message: &Message) {
         let mut line = match serde_json::to_vec(message) {
             Ok(line) => line,
@@ -28,60 +61,99 @@ impl Sender {
             }
         };
         line.push(b'\n');
-        let mut file = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Err(error) = file.write_all(&line) {
+        // Held while it writes, or messages would mix.
+        let (_slot, file) = self.when_on();
+        if let Err(error) = (&*file).write_all(&line) {
             eprintln!("bufshare-agent: writing to the port: {error}");
         }
+    }
+
+    /// Do something, a sleep of the machine, with the port's driver unbound: what is
+    /// sent meanwhile waits, and what the host sends before the answer may be lost.
+    ///
+    /// The driver of Linux 7.3 does not bring a port through a sleep. When it wakes, it
+    /// asks whether the host's side is open before it has given the device a buffer
+    /// to answer in. QEMU drops the answer, and whoever writes to the port waits
+    /// without end.
+    ///
+    /// The outer error is that the port did not come back.
+    pub(crate) fn without<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let mut slot = self.lock();
+        let port = find(&self.name).with_context(|| format!("no port {}", self.name))?;
+        let device = std::fs::canonicalize(port.class.join("device"))
+            .with_context(|| format!("the device of {}", port.class.display()))?;
+        let device = device.file_name().context("a device without a name")?;
+        let device = device.to_string_lossy().into_owned();
+        *slot = None;
+        write(&format!("{DRIVER}/unbind"), &device)?;
+        let result = work();
+        write(&format!("{DRIVER}/bind"), &device)?;
+        *slot = Some(Arc::new(open(&self.name)?));
+        self.on.notify_all();
+        Ok(result)
     }
 }
 
 /// The receiving side.
-pub(crate) struct Receiver(File);
+pub(crate) struct Receiver(pub(crate) Arc<Port>);
 
 impl Read for Receiver {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            // The driver says end of file as long as the host's side is not open.
-            match self.0.read(buffer)? {
-                0 => std::thread::sleep(PAUSE),
-                count => return Ok(count),
+            let file = self.0.when_on().1;
+            match (&*file).read(buffer) {
+                // The driver says end of file as long as the host's side is not open.
+                Ok(0) => std::thread::sleep(PAUSE),
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
+                    let now = self.0.when_on().1;
+                    if Arc::ptr_eq(&now, &file) {
+                        return Err(error);
+                    }
+                }
+                other => return other,
             }
         }
     }
 }
 
-/// Find the port by its name, and open it.
-pub(crate) fn open(name: &str) -> Result<(Sender, Receiver)> {
+fn write(path: &str, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {text} to {path}"))
+}
+
+fn open(name: &str) -> Result<File> {
     let started = Instant::now();
-    let path = loop {
-        if let Some(path) = find(name) {
-            break path;
+    let node = loop {
+        if let Some(port) = find(name) {
+            break port.node;
         }
         if started.elapsed() > LIMIT {
             bail!("no virtio-serial port of name {name} appeared in {LIMIT:?}");
         }
         std::thread::sleep(PAUSE);
     };
-    let file = OpenOptions::new()
+    let mut file = OpenOptions::new()
         .read(true)
         .write(true)
-        .open(&path)
-        .with_context(|| format!("opening {}", path.display()))?;
+        .open(&node)
+        .with_context(|| format!("opening {}", node.display()))?;
     // Ends a line that a reboot cut.
-    (&file).write_all(b"\n").context("writing to the port")?;
-    let other = file.try_clone().context("duplicating the port")?;
-    Ok((Sender(Mutex::new(file)), Receiver(other)))
+    file.write_all(b"\n").context("writing to the port")?;
+    Ok(file)
 }
 
-fn find(name: &str) -> Option<PathBuf> {
-    for entry in std::fs::read_dir("/sys/class/virtio-ports").ok()?.flatten() {
-        let found = std::fs::read_to_string(entry.path().join("name")).unwrap_or_default();
+struct Found {
+    /// Of sysfs.
+    class: PathBuf,
+    node: PathBuf,
+}
+
+fn find(name: &str) -> Option<Found> {
+    for entry in std::fs::read_dir(CLASS).ok()?.flatten() {
+        let class = entry.path();
+        let found = std::fs::read_to_string(class.join("name")).unwrap_or_default();
         if found.trim() == name {
             let node = Path::new("/dev").join(entry.file_name());
-            return node.exists().then_some(node);
+            return node.exists().then_some(Found { class, node });
         }
     }
     None

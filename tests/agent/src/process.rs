@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bufshare_agent::wire::{Message, Ran, Status, Stream};
 
-use crate::port::Sender;
+use crate::port::Port;
 
 /// All children whose end somebody waits for.
 #[derive(Default)]
@@ -227,7 +227,7 @@ impl Named {
     pub(crate) fn spawn(
         self: &Arc<Self>,
         children: &Children,
-        port: &Arc<Sender>,
+        port: &Arc<Port>,
         argv: &[String],
         env: &[(String, String)],
         key: u64,
@@ -286,7 +286,7 @@ fn ended() -> io::Error {
 }
 
 fn forward(
-    port: &Arc<Sender>,
+    port: &Arc<Port>,
     key: u64,
     stream: Stream,
     pipe: Option<Box<dyn Read + Send>>,

@@ -97,6 +97,9 @@ pub enum Command {
         /// As in the image's list.
         name: String,
     },
+    /// Put the machine to sleep, and answer when it is awake. Nothing else may be
+    /// asked meanwhile.
+    Sleep,
     /// The kernel's log, as `dmesg` has it.
     KernelLog,
     /// Switch the machine off.
