@@ -24,6 +24,9 @@ use crate::{report, wait};
 const DEVICE: &str =
     "vhost-user-test-device-pci,id=bufshare,virtio-id=37,num_vqs=2,vq_size=64,config_size=64";
 
+/// What is written here is in the kernel's log.
+const KERNEL_LOG: &str = "/dev/kmsg";
+
 /// Stands for the path of the daemon's socket in [`Machine::setup`].
 pub const SOCKET: &str = "{socket}";
 
@@ -85,6 +88,8 @@ pub struct Vm {
     /// Bytes of the console that were looked at.
     scanned: usize,
     expected: Vec<String>,
+    /// Lines that were written into the guest kernel's log, see [`Vm::check`].
+    marks: usize,
     stopped: bool,
 }
 
@@ -132,6 +137,7 @@ impl Vm {
             boots: 0,
             scanned: 0,
             expected: Vec::new(),
+            marks: 0,
             stopped: false,
         })
     }
@@ -416,9 +422,20 @@ impl Vm {
     /// # Errors
     /// What is wrong.
     pub fn check(&mut self) -> Result<()> {
-        let from = self.scanned;
-        self.scanned = usize::try_from(std::fs::metadata(&self.console)?.len())?;
-        let complaints = report::complaints(&self.console, from, &self.expected)?;
+        // One that cannot be asked any more may have said why.
+        let said = if self.stopped {
+            Ok(())
+        } else {
+            self.said_all()
+        };
+        let mut text = report::console(&self.console, self.scanned)?;
+        if !self.stopped {
+            // A line that is not complete yet belongs to the next check.
+            let end = text.iter().rposition(|byte| *byte == b'\n');
+            text.truncate(end.map_or(0, |end| end + 1));
+        }
+        self.scanned += text.len();
+        let complaints = report::complaints(&text, &self.expected);
         if !complaints.is_empty() {
             bail!(
                 "the kernel of guest {} complained:\n{}",
@@ -438,7 +455,26 @@ impl Vm {
                 self.boots
             );
         }
-        Ok(())
+        said
+    }
+
+    /// Wait until the console shows all that the kernel has said so far. A thread of the
+    /// kernel writes it there, some time after it was said (Linux 7.3's serial console).
+    fn said_all(&mut self) -> Result<()> {
+        self.marks += 1;
+        let mark = format!("bufshare-tests: mark {}.", self.marks);
+        // Shown at the log level that the guests are started with. Without the end of its
+        // line, the kernel would wait for the rest.
+        self.write_file(KERNEL_LOG, format!("<5>{mark}\n").as_bytes())?;
+        let what = format!("'{mark}' on the console of {}", self.name());
+        let from = self.scanned;
+        wait::until(&what, wait::COMMAND, || {
+            let text = report::console(&self.console, from)?;
+            let shown = String::from_utf8_lossy(&text)
+                .lines()
+                .any(|line| line.ends_with(&mark));
+            Ok(shown.then_some(()))
+        })
     }
 
     /// Stop QEMU.
