@@ -364,6 +364,7 @@ fn config_file_alone_is_enough() {
         peers: vec![],
         allow: vec![],
         extra: vec!["--config", config],
+        ..Setup::default()
     });
 
     let vm = Vm::boot(&socket);

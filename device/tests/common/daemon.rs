@@ -42,6 +42,8 @@ pub type Start = fn(&Setup) -> Daemon;
 
 /// How to start it.
 pub struct Setup {
+    /// What [`Daemon::spawn`] runs.
+    pub program: PathBuf,
     /// `name=…` and further keys; the socket is added.
     pub peers: Vec<&'static str>,
     /// `--allow`.
@@ -54,6 +56,7 @@ impl Default for Setup {
     /// Peers a, b and c, which may share everything with each other.
     fn default() -> Self {
         Self {
+            program: binary().to_owned(),
             peers: vec![
                 "name=a,ram-fd=allow",
                 "name=b,ram-fd=allow",
@@ -125,7 +128,7 @@ impl Daemon {
         let ready = UnixDatagram::bind(&notify).unwrap();
         ready.set_read_timeout(Some(SOON)).unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(binary())
+        let child = Command::new(&setup.program)
             .args(setup.options(dir.path()))
             .env("NOTIFY_SOCKET", &notify)
             .stdin(Stdio::null())
