@@ -11,6 +11,7 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/file.h>
+#include <linux/fs.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/poll.h>
@@ -322,9 +323,11 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 }
 
 static int bufshare_export_request(struct bufshare_device *bd, struct bufshare_export *arg,
-				   const struct bufshare_extents *ext, u64 size,
+				   const struct bufshare_extents *ext, struct bufshare_exp *exp,
 				   struct bufshare_req **made)
 {
+	/* Who may only read it cannot have others write it. */
+	bool writable = exp->dmabuf->file->f_mode & FMODE_WRITE;
 	size_t acl_len = arg->num_acl * sizeof(struct bufshare_access);
 	size_t ext_len = ext->nr * sizeof(*ext->list);
 	struct virtio_bufshare_access *to;
@@ -334,13 +337,16 @@ static int bufshare_export_request(struct bufshare_device *bd, struct bufshare_e
 	u8 *tail;
 	u32 i;
 
+	/* No list: as far as the operator allows, which may be to write. */
+	if (!writable && !arg->num_acl)
+		return -EACCES;
 	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_EXPORT,
 				 sizeof(*out) + acl_len + ext_len + arg->meta.blob_len,
 				 sizeof(struct virtio_bufshare_export_resp));
 	if (!req)
 		return -ENOMEM;
 	out = req->out;
-	out->size = cpu_to_le64(size);
+	out->size = cpu_to_le64(exp->size);
 	out->num_extents = cpu_to_le32(ext->nr);
 	out->num_acl = cpu_to_le32(arg->num_acl);
 	bufshare_meta_to_wire(&out->meta, &arg->meta);
@@ -358,6 +364,11 @@ static int bufshare_export_request(struct bufshare_device *bd, struct bufshare_e
 			kfree(from);
 			bufshare_req_put(req);
 			return -EINVAL;
+		}
+		if (from[i].rights & BUFSHARE_WRITE && !writable) {
+			kfree(from);
+			bufshare_req_put(req);
+			return -EACCES;
 		}
 		to[i].peer = cpu_to_le64(from[i].peer);
 		to[i].rights = cpu_to_le32(from[i].rights);
@@ -464,7 +475,7 @@ int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 		goto out;
 	exp->nr_extents = ext.nr;
 
-	ret = bufshare_export_request(bd, arg, &ext, exp->size, &req);
+	ret = bufshare_export_request(bd, arg, &ext, exp, &req);
 	if (ret)
 		goto out;
 	ret = bufshare_export_send(bd, exp, req, arg);

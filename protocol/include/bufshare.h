@@ -218,6 +218,9 @@ struct bufshare_meta {
  * @generation: out: number of this export
  * @export_fd: out: closing the last copy of it ends the export
  * @status: out: status of the host
+ *
+ * EACCES: the dma-buf is not open for writing, and the access list would have
+ * others write it. An empty list would, too: name the peers with BUFSHARE_READ.
  */
 struct bufshare_export {
 	__s32 dmabuf_fd;

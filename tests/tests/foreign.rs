@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use bufshare_tests::hand::{Hand, Import, Sight, Source, status};
+use bufshare_tests::hand::{Hand, Import, Sight, Source, refused, status};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 
 static VMS: Shared = Shared::new(Plan::new);
@@ -140,6 +140,22 @@ fn a_scattered_buffer_of_vivid_is_shared_while_it_fits_the_windows() {
             Ok(import) => ensure!(import.windows <= b.info()?.max_windows, "{import:?}"),
             Err(error) => ensure!(status::<()>(Err(error))? == "TOO_FRAGMENTED"),
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_buffer_that_is_open_for_reading_only_is_not_exported_for_writing() {
+    VMS.with(|vms| {
+        let mut a = vms.a.hand()?;
+        let buf = a.make(Source::ReadOnlyHeap("system".to_owned()), 1 << 20)?;
+        for access in [&[][..], &[("b", true)][..]] {
+            let refusal = refused(a.export_to(buf, access, "", &[]))?;
+            ensure!(refusal.errno == libc::EACCES, "{refusal}");
+            ensure!(refusal.what.contains("open for reading only"), "{refusal}");
+        }
+        // To read it is fine, whatever this VMM then makes of it.
+        a.export_to(buf, &[("b", false)], "", &[])?;
         Ok(())
     });
 }

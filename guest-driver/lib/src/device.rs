@@ -125,7 +125,9 @@ impl Device {
     /// dropped before.
     ///
     /// # Errors
-    /// The driver or the host refuses; [`Error::status`] says why.
+    /// The driver or the host refuses; [`Error::status`] says why. A `buffer` that
+    /// is open for reading only is refused with EACCES unless all of
+    /// [`ExportOptions::access`] is for reading.
     ///
     /// ```no_run
     /// use bufshare::{Access, Device, ExportOptions, Meta, Name, Rights};
@@ -141,7 +143,7 @@ impl Device {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn export(&self, buffer: impl AsFd, options: &ExportOptions) -> Result<Export> {
-        let op = "export the buffer";
+        let op = crate::error::EXPORT;
         let acl: Vec<_> = options.access.iter().map(|line| line.to_wire()).collect();
         let mut raw = abi::Export {
             meta: options.meta.to_wire(),

@@ -7,6 +7,11 @@ use std::io;
 use bufshare_protocol::status::Status;
 use rustix::io::Errno;
 
+const ACCESS: i32 = Errno::ACCESS.raw_os_error();
+
+/// What [`Device::export`](crate::Device::export) tries.
+pub(crate) const EXPORT: &str = "export the buffer";
+
 /// Result of most functions of this crate
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -68,6 +73,9 @@ impl Error {
     pub fn advice(&self) -> &'static str {
         match self.status {
             Some(status) => advice_on_status(status),
+            None if self.op == EXPORT && self.errno.raw_os_error() == Some(ACCESS) => {
+                "The dma-buf is open for reading only, so others cannot be let write it: open it for reading and writing (O_RDWR, DRM_RDWR), or list the peers that may read it"
+            }
             None => Errno::from_io_error(&self.errno).map_or("", advice_on_errno),
         }
     }
@@ -204,6 +212,14 @@ mod tests {
             "cannot open /dev/bufshare: No such file or directory (os error 2). Check that the VM \
              has the device and that the module virtio_bufshare is loaded"
         );
+    }
+
+    #[test]
+    fn a_refused_read_only_export_says_what_to_open() {
+        let text = Error::of_host(EXPORT, Errno::ACCESS.into(), 0).to_string();
+        assert!(text.contains("open for reading only"), "{text}");
+        let text = Error::of_host("open /dev/bufshare", Errno::ACCESS.into(), 0).to_string();
+        assert!(text.contains("who may open the device"), "{text}");
     }
 
     #[test]

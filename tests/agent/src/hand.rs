@@ -46,6 +46,8 @@ pub enum Source {
     Alloc,
     /// A heap of `/dev/dma_heap`.
     Heap(String),
+    /// The same, open for reading only.
+    ReadOnlyHeap(String),
     /// `/dev/udmabuf` over an anonymous file.
     Udmabuf {
         /// The file's pages in mixed order, which makes them many pieces.

@@ -328,7 +328,8 @@ impl Hand {
     fn make(&mut self, source: &Source, size: u64) -> Result<(OwnedFd, u64)> {
         let fd = match source {
             Source::Alloc => self.device()?.alloc(size)?,
-            Source::Heap(name) => sources::heap(name, size)?,
+            Source::Heap(name) => sources::heap(name, size, true)?,
+            Source::ReadOnlyHeap(name) => sources::heap(name, size, false)?,
             Source::Udmabuf { scattered } => sources::udmabuf(size, *scattered)?,
             Source::Dumb(driver) => screen::dumb(driver, size)?,
             Source::Capture(device) => {

@@ -28,10 +28,11 @@ unsafe impl Argument for Heap {}
 const HEAP_ALLOC: u32 = ioctl::read_write::<Heap>(b'H', 0);
 
 /// From a heap of `/dev/dma_heap`.
-pub(crate) fn heap(name: &str, size: u64) -> Result<OwnedFd> {
+pub(crate) fn heap(name: &str, size: u64, write: bool) -> Result<OwnedFd> {
     let path = format!("/dev/dma_heap/{name}");
     let heap = File::open(&path).with_context(|| format!("opening {path}"))?;
-    let fd_flags = u32::try_from(libc::O_RDWR | libc::O_CLOEXEC)?;
+    let access = if write { libc::O_RDWR } else { libc::O_RDONLY };
+    let fd_flags = u32::try_from(access | libc::O_CLOEXEC)?;
     let mut request = Heap {
         len: size,
         fd: 0,

@@ -394,7 +394,7 @@ fn receive(
     (width, height, bytes): (u32, u32, u32),
 ) -> Result<Vec<u8>> {
     receiver.set_format(width, height)?;
-    let target = sources::heap("system", u64::from(bytes))?;
+    let target = sources::heap("system", u64::from(bytes), true)?;
     receiver.queue_everywhere(target.as_fd(), bytes)?;
     receiver.stream(true)?;
     // The first pictures may be of before the cable: take a later one.
