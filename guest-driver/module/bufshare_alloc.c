@@ -24,7 +24,7 @@ static void bufshare_free_pages(struct page *page, unsigned long nr)
 	unsigned long i;
 
 	for (i = 0; i < nr; i++) {
-		__free_page(page + i);
+		__free_page(bufshare_nth_page(page, i));
 		if (!(i % SZ_1K))
 			cond_resched();
 	}
@@ -53,7 +53,7 @@ static struct page *bufshare_get_block(unsigned long nr, gfp_t gfp)
 		return NULL;
 	if (order)
 		split_page(page, order);
-	bufshare_free_pages(page + nr, (1UL << order) - nr);
+	bufshare_free_pages(bufshare_nth_page(page, nr), (1UL << order) - nr);
 	return page;
 }
 
@@ -148,7 +148,7 @@ static int bufshare_mem_clear(struct page *page, unsigned long nr)
 	unsigned long i;
 
 	for (i = 0; i < nr; i++) {
-		clear_highpage(page + i);
+		clear_highpage(bufshare_nth_page(page, i));
 		if (i % SZ_1K)
 			continue;
 		if (fatal_signal_pending(current))
@@ -230,7 +230,7 @@ static int bufshare_mem_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_d
 {
 	struct bufshare_mem *mem = dmabuf->priv;
 
-	bufshare_maps_sync(&mem->maps, dir, true);
+	bufshare_maps_sync(&mem->maps, true);
 	return 0;
 }
 
@@ -238,7 +238,7 @@ static int bufshare_mem_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_dir
 {
 	struct bufshare_mem *mem = dmabuf->priv;
 
-	bufshare_maps_sync(&mem->maps, dir, false);
+	bufshare_maps_sync(&mem->maps, false);
 	return 0;
 }
 
@@ -284,7 +284,7 @@ static int bufshare_mem_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 		return -ENOMEM;
 	for (i = 0; i < mem->nr_pieces; i++)
 		for (j = 0; j < mem->pieces[i].nr; j++)
-			pages[n++] = mem->pieces[i].page + j;
+			pages[n++] = bufshare_nth_page(mem->pieces[i].page, j);
 	mem->vmap = vmap(pages, n, VM_MAP, PAGE_KERNEL);
 	kvfree(pages);
 	if (!mem->vmap)

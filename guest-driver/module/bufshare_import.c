@@ -467,7 +467,7 @@ static int bufshare_imp_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_d
 
 	ret = bufshare_imp_sync(imp, dir, VIRTIO_BUFSHARE_SYNC_BEGIN);
 	if (!ret)
-		bufshare_maps_sync(&imp->maps, dir, true);
+		bufshare_maps_sync(&imp->maps, true);
 	return ret;
 }
 
@@ -475,7 +475,7 @@ static int bufshare_imp_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_dir
 {
 	struct bufshare_imp *imp = dmabuf->priv;
 
-	bufshare_maps_sync(&imp->maps, dir, false);
+	bufshare_maps_sync(&imp->maps, false);
 	return bufshare_imp_sync(imp, dir, VIRTIO_BUFSHARE_SYNC_END);
 }
 

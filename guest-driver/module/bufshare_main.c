@@ -171,6 +171,30 @@ static bool bufshare_dma_is_phys(struct bufshare_device *bd)
 	return same;
 }
 
+/*
+ * Foreign buffers are mapped for our parent, which has the limits of a PCI
+ * function whose driver says nothing: pieces of 64 KiB, none across 4 GiB. The
+ * addresses go to the host, which has no such limit. No other driver maps for a
+ * virtio device's parent meanwhile; the next one finds it as it was.
+ */
+static void bufshare_dma_limits_lift(struct bufshare_device *bd)
+{
+	if (!bd->dma_dev->dma_parms)
+		return;
+	bd->max_seg_size = bd->dma_dev->dma_parms->max_segment_size;
+	bd->seg_boundary = bd->dma_dev->dma_parms->segment_boundary_mask;
+	dma_set_max_seg_size(bd->dma_dev, UINT_MAX);
+	dma_set_seg_boundary(bd->dma_dev, ULONG_MAX);
+}
+
+static void bufshare_dma_limits_restore(struct bufshare_device *bd)
+{
+	if (!bd->dma_dev->dma_parms)
+		return;
+	dma_set_max_seg_size(bd->dma_dev, bd->max_seg_size);
+	dma_set_seg_boundary(bd->dma_dev, bd->seg_boundary);
+}
+
 /* Take over what the device says of itself, as far as it makes sense. */
 static int bufshare_set_caps(struct bufshare_device *bd,
 			     const struct virtio_bufshare_config *config)
@@ -400,6 +424,7 @@ static int bufshare_probe(struct virtio_device *vdev)
 	if (!bd->revoke_wq)
 		goto err_wq;
 
+	bufshare_dma_limits_lift(bd);
 	bd->dma_is_phys = bufshare_dma_is_phys(bd);
 	bd->shm = bufshare_shm_open(bd);
 	if (IS_ERR(bd->shm)) {
@@ -438,6 +463,7 @@ err_start:
 		bufshare_stop(bd);
 	bufshare_shm_put(bd->shm);
 err_revoke_wq:
+	bufshare_dma_limits_restore(bd);
 	destroy_workqueue(bd->revoke_wq);
 err_wq:
 	destroy_workqueue(bd->wq);
@@ -461,6 +487,7 @@ static void bufshare_remove(struct virtio_device *vdev)
 	down_write(&bd->inside);
 	up_write(&bd->inside);
 	bufshare_exports_wait_released(bd);
+	bufshare_dma_limits_restore(bd);
 	debugfs_remove_recursive(bd->debugfs);
 	destroy_workqueue(bd->revoke_wq);
 	destroy_workqueue(bd->wq);

@@ -44,6 +44,7 @@
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/memremap.h>
+#include <linux/mm.h>
 #include <linux/miscdevice.h>
 #include <linux/mutex.h>
 #include <linux/notifier.h>
@@ -136,6 +137,8 @@ struct bufshare_shm {
  * @vdev: the virtio device; constant; used only while bound
  * @dev: for messages; constant, counted
  * @dma_dev: whose DMA addresses foreign exports use; constant; only while bound
+ * @max_seg_size: limit of @dma_dev before we were bound; constant
+ * @seg_boundary: likewise
  * @misc: /dev/bufshare; constant while registered
  * @debugfs: our folder; constant while bound
  * @reboot: leaves before a reboot; constant while registered
@@ -172,6 +175,8 @@ struct bufshare_device {
 	struct virtio_device *vdev;
 	struct device *dev;
 	struct device *dma_dev;
+	unsigned int max_seg_size;
+	unsigned long seg_boundary;
 	struct miscdevice misc;
 	struct dentry *debugfs;
 	struct notifier_block reboot;
@@ -266,6 +271,12 @@ struct bufshare_piece {
 	struct page *page;
 	unsigned long nr;
 };
+
+/* Pages of one piece may lie in two sections, whose struct pages need not be adjacent. */
+static inline struct page *bufshare_nth_page(struct page *page, unsigned long n)
+{
+	return pfn_to_page(page_to_pfn(page) + n);
+}
 
 /**
  * struct bufshare_maps - device attachments of one dma-buf of ours
@@ -531,7 +542,7 @@ struct sg_table *bufshare_maps_map(struct bufshare_maps *maps,
 				   enum dma_data_direction dir);
 void bufshare_maps_unmap(struct bufshare_maps *maps, struct dma_buf_attachment *attach,
 			 enum dma_data_direction dir);
-void bufshare_maps_sync(struct bufshare_maps *maps, enum dma_data_direction dir, bool for_cpu);
+void bufshare_maps_sync(struct bufshare_maps *maps, bool for_cpu);
 
 /* bufshare_alloc.c */
 int bufshare_ioc_alloc(struct bufshare_device *bd, struct bufshare_alloc *arg,

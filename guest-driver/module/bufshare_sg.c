@@ -19,12 +19,14 @@
  * @dev: whose; constant
  * @sgt: the memory; constant, but for the DMA addresses
  * @mapped: the DMA addresses are valid; bufshare_maps.lock
+ * @dir: for this direction; likewise
  */
 struct bufshare_map {
 	struct list_head node;
 	struct device *dev;
 	struct sg_table sgt;
 	bool mapped;
+	enum dma_data_direction dir;
 };
 
 /**
@@ -58,7 +60,7 @@ static int bufshare_sg_fill(struct sg_table *sgt, struct device *dev,
 	sg = sgt->sgl;
 	for (p = 0; p < nr_pieces; p++) {
 		for (i = 0; i < pieces[p].nr; i += seg) {
-			sg_set_page(sg, pfn_to_page(page_to_pfn(pieces[p].page) + i),
+			sg_set_page(sg, bufshare_nth_page(pieces[p].page, i),
 				    min(seg, pieces[p].nr - i) << PAGE_SHIFT, 0);
 			sg = sg_next(sg);
 		}
@@ -132,6 +134,7 @@ struct sg_table *bufshare_maps_map(struct bufshare_maps *maps,
 	if (!map->mapped) {
 		ret = dma_map_sgtable(map->dev, &map->sgt, dir, 0);
 		map->mapped = !ret;
+		map->dir = dir;
 	}
 	mutex_unlock(&maps->lock);
 	return ret ? ERR_PTR(ret) : &map->sgt;
@@ -157,10 +160,12 @@ void bufshare_maps_unmap(struct bufshare_maps *maps, struct dma_buf_attachment *
 /**
  * bufshare_maps_sync() - begin or end CPU access for all devices
  * @maps: attachments of the dma-buf
- * @dir: direction
  * @for_cpu: it begins
+ *
+ * Each mapping is synchronised for the direction it was made for, whatever the
+ * CPU does: that is what says which caches may be stale.
  */
-void bufshare_maps_sync(struct bufshare_maps *maps, enum dma_data_direction dir, bool for_cpu)
+void bufshare_maps_sync(struct bufshare_maps *maps, bool for_cpu)
 {
 	struct bufshare_map *map;
 
@@ -169,9 +174,9 @@ void bufshare_maps_sync(struct bufshare_maps *maps, enum dma_data_direction dir,
 		if (!map->mapped)
 			continue;
 		if (for_cpu)
-			dma_sync_sgtable_for_cpu(map->dev, &map->sgt, dir);
+			dma_sync_sgtable_for_cpu(map->dev, &map->sgt, map->dir);
 		else
-			dma_sync_sgtable_for_device(map->dev, &map->sgt, dir);
+			dma_sync_sgtable_for_device(map->dev, &map->sgt, map->dir);
 	}
 	mutex_unlock(&maps->lock);
 }

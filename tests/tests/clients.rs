@@ -227,6 +227,37 @@ fn a_device_mapping_of_what_was_taken_back_leads_to_zeroes() {
     VMS.with(|vms| a_driver_writes_into_what_was_taken_back(vms, "vivid-001-vid-cap"));
 }
 
+/// The driver has it mapped to write, the program reads and writes. A kernel that
+/// checks its drivers complains of a mapping synchronised for another direction
+/// than it was made for.
+#[test]
+fn a_program_reads_and_writes_what_a_device_has_mapped_to_write() {
+    VMS.with(|vms| {
+        load_vivid(&vms.b)?;
+        let device = vms.b.video("vivid-001-vid-cap")?;
+        let (width, height) = SIZE;
+        let mut both = share(vms, SIZE)?;
+        let own = both.b.alloc(bytes_of(SIZE))?;
+        for buf in [both.import.buf, own] {
+            let lend = Op::LendVideo {
+                buf: buf.number,
+                device: device.clone(),
+                width,
+                height,
+            };
+            let Yield::Lent { video } = both.b.call(lend, LIMIT)? else {
+                anyhow::bail!("nothing was lent")
+            };
+            for end in [false, true] {
+                both.b.sync(buf, true, end)?;
+            }
+            both.b.call(Op::CaptureLent { video }, LIMIT)?;
+            both.b.close(video)?;
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_buffer_that_a_driver_uses_is_taken_back_without_harm() {
     VMS.with(|vms| {
