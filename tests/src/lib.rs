@@ -10,6 +10,7 @@
 //! | [`channel`], [`qmp`] | the two conversations with a VM |
 //! | [`child`] | processes that never outlive the test |
 //! | [`lab`] | where kernel, image and programs are |
+//! | `faults` | tests that a kernel's own fault breaks |
 //! | [`report`] | log folders, skips, the health of the guests' kernels |
 //! | [`wait`] | limits; every wait has one and says what it waited for |
 //! | [`image`] | screen shots |
@@ -22,6 +23,7 @@
 pub mod channel;
 pub mod child;
 pub mod daemon;
+mod faults;
 pub mod hand;
 pub mod image;
 pub mod lab;

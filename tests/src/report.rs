@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::lab;
+use crate::{faults, lab};
 
 /// Environment variable: what cannot run is a failure.
 pub const REQUIRE: &str = "BUFSHARE_REQUIRE_VM";
@@ -127,7 +127,9 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 
 #[allow(clippy::panic, reason = "this is how a test fails")]
 pub(crate) fn conclude(name: &str, result: Result<()>, logs: Option<&Path>) {
-    let Err(error) = result else { return };
+    let Err(error) = faults::judge(name, result) else {
+        return;
+    };
     let Some(skip) = error.downcast_ref::<Skip>() else {
         let mut text = format!("{error:#}");
         if let Some(logs) = logs {
