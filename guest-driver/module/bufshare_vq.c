@@ -16,9 +16,15 @@
 
 #include "bufshare_priv.h"
 
-static unsigned int request_timeout_ms = 10000;
+/*
+ * A task that waits for the host cannot be frozen, and a suspend gives up when a
+ * task cannot for 20 s. No call waits more than twice.
+ */
+#define BUFSHARE_MAX_TIMEOUT_MS		9000U
+
+static unsigned int request_timeout_ms = BUFSHARE_MAX_TIMEOUT_MS;
 module_param(request_timeout_ms, uint, 0644);
-MODULE_PARM_DESC(request_timeout_ms, "Patience with the host, milliseconds (default 10000)");
+MODULE_PARM_DESC(request_timeout_ms, "Patience with the host, milliseconds (default and at most 9000)");
 
 /* What a status of the host is to a program. */
 static const int bufshare_errno[] = {
@@ -56,9 +62,9 @@ static const int bufshare_errno[] = {
  */
 long bufshare_timeout(void)
 {
-	unsigned long t = msecs_to_jiffies(READ_ONCE(request_timeout_ms));
+	unsigned int ms = min(READ_ONCE(request_timeout_ms), BUFSHARE_MAX_TIMEOUT_MS);
 
-	return clamp(t, 1UL, (unsigned long)MAX_SCHEDULE_TIMEOUT - 1);
+	return max(msecs_to_jiffies(ms), 1UL);
 }
 
 /**

@@ -231,6 +231,22 @@ impl Daemon {
         number.with_context(|| format!("{path} tells no VmRSS"))
     }
 
+    /// SIGSTOP: it answers nobody, until it may go on.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn pause(&mut self) -> Result<()> {
+        self.process.signal(libc::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn go_on(&mut self) -> Result<()> {
+        self.process.signal(libc::SIGCONT)
+    }
+
     /// SIGKILL.
     ///
     /// # Errors

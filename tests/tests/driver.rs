@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::hand::Op;
+use bufshare_agent::wire::Command;
 use bufshare_tests::channel::GuestError;
-use bufshare_tests::hand::{Hand, Sight, status};
+use bufshare_tests::hand::{Hand, Sight, refused, status};
 use bufshare_tests::pair::{DRIVER, Plan, Shared, TwoVms};
 use bufshare_tests::report::Skip;
 use bufshare_tests::vm::Vm;
@@ -288,5 +289,46 @@ fn a_guest_sleeps_and_wakes_and_shares_again() {
         ensure!(b.compare(map, 4)? == Sight::Pattern);
         drop((a, b));
         all_works(vms, 40)
+    });
+}
+
+/// The tasks of a guest are frozen before it sleeps, also those that wait for a host
+/// that does not answer.
+#[test]
+fn a_request_without_an_answer_does_not_keep_a_guest_from_sleeping() {
+    VMS.with(|vms| {
+        const TEST: &str = "/sys/power/pm_test";
+        const PATIENCE: &str = "/sys/module/virtio_bufshare/parameters/request_timeout_ms";
+        if vms.b.read_file(TEST).is_err() {
+            return Err(Skip::impossible("the guest kernel has no /sys/power/pm_test").into());
+        }
+        let mut b = vms.b.hand()?;
+        b.info()?;
+        let pid = b.program().pid();
+        let before = vms.b.read_file(PATIENCE)?;
+        vms.b.write_file(PATIENCE, b"60000")?;
+        // Only tasks are frozen, for some seconds; devices go on.
+        vms.b.write_file(TEST, b"freezer")?;
+        vms.daemon()?.pause()?;
+        let list = b.begin(Op::List)?;
+        let result = wait::until("the request to wait", wait::COMMAND, || {
+            let stat = String::from_utf8(vms.b.read_file(&format!("/proc/{pid}/stat"))?)?;
+            Ok(stat.contains(") D ").then_some(()))
+        })
+        .and_then(|()| {
+            let state = Command::WriteFile {
+                path: "/sys/power/state".to_owned(),
+                data: b"freeze".to_vec(),
+            };
+            vms.b.channel().call(state, Duration::from_secs(60))
+        });
+        vms.daemon()?.go_on()?;
+        vms.b.write_file(PATIENCE, before.trim_ascii())?;
+        vms.b.write_file(TEST, b"none")?;
+        result.context("freezing the guest's tasks")?;
+        let refusal = refused(b.finish(list, "List", wait::COMMAND))?;
+        ensure!(refusal.errno == libc::ETIMEDOUT, "{refusal}");
+        drop(b);
+        all_works(vms, 60)
     });
 }
