@@ -9,10 +9,12 @@
 #include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/pci.h>
 #include <linux/reboot.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/virtio_config.h>
+#include <linux/virtio_pci.h>
 
 #include "bufshare_priv.h"
 
@@ -227,10 +229,42 @@ static int bufshare_set_caps(struct bufshare_device *bd,
 	return 0;
 }
 
+/*
+ * The room that a PCI device has for its configuration. virtio_pci takes a read
+ * beyond it for a bug of ours, and no virtio interface tells it.
+ */
+static u32 bufshare_config_room(struct bufshare_device *bd)
+{
+	struct pci_dev *pdev;
+	u32 len = 0;
+	u8 type = 0;
+	int pos;
+
+	if (!dev_is_pci(bd->dma_dev))
+		return U32_MAX;
+	pdev = to_pci_dev(bd->dma_dev);
+	for (pos = pci_find_capability(pdev, PCI_CAP_ID_VNDR); pos;
+	     pos = pci_find_next_capability(pdev, pos, PCI_CAP_ID_VNDR)) {
+		pci_read_config_byte(pdev, pos + offsetof(struct virtio_pci_cap, cfg_type), &type);
+		if (type != VIRTIO_PCI_CAP_DEVICE_CFG)
+			continue;
+		/* virtio_pci takes the first one, too. */
+		pci_read_config_dword(pdev, pos + offsetof(struct virtio_pci_cap, length), &len);
+		break;
+	}
+	return len;
+}
+
 static int bufshare_read_config(struct bufshare_device *bd)
 {
 	struct virtio_bufshare_config config;
+	u32 room = bufshare_config_room(bd);
 
+	if (room < sizeof(config)) {
+		dev_err(bd->dev, "the VMM gives the device %u bytes of configuration space, it needs %zu\n",
+			room, sizeof(config));
+		return -EINVAL;
+	}
 	virtio_cread_bytes(bd->vdev, 0, &config, sizeof(config));
 	return bufshare_set_caps(bd, &config);
 }
