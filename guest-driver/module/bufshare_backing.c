@@ -19,6 +19,13 @@
 
 #include "bufshare_priv.h"
 
+static unsigned int pin_limit_mb;
+module_param(pin_limit_mb, uint, 0644);
+MODULE_PARM_DESC(pin_limit_mb, "Memory of other drivers that exports may pin, MiB (default 0: half of the RAM)");
+
+/* Bytes of other drivers' memory that exports pin. */
+static atomic64_t bufshare_pinned = ATOMIC64_INIT(0);
+
 /* Backings that are kept for ever, of any device that there was. */
 static DEFINE_SPINLOCK(bufshare_kept_lock);	/* the three of them */
 static LIST_HEAD(bufshare_kept_list);
@@ -73,11 +80,13 @@ static int bufshare_own_extents(const struct bufshare_mem *mem, struct bufshare_
 	return ret;
 }
 
+#ifndef BUFSHARE_HAVE_INVALIDATE_MAPPINGS
 /*
- * The exporter wants to move what we have pinned. That cannot be hidden from
- * other VMs in version 1: take the buffer back from them.
+ * The exporter says that it moves what we have pinned, which it must not. That
+ * cannot be hidden from other VMs: take the buffer back from them. Where this
+ * callback can be left out, it says more than we can promise: see below.
  */
-static void bufshare_backing_invalidate(struct dma_buf_attachment *attach)
+static void bufshare_backing_move_notify(struct dma_buf_attachment *attach)
 {
 	struct bufshare_exp *exp = attach->importer_priv;
 
@@ -89,11 +98,42 @@ static void bufshare_backing_invalidate(struct dma_buf_attachment *attach)
 		      attach->dmabuf->exp_name);
 	bufshare_exp_end(exp);
 }
+#endif
 
+/*
+ * An importer with invalidate_mappings promises to unmap in bounded time. We can
+ * not: what the host does not confirm stays mapped. Without the callback the
+ * attachment is a pinned one that cannot be revoked, and exporters that need to
+ * revoke refuse it (dma_buf_attach_revocable()). A pinned buffer does not move, so
+ * nobody has to wait for other VMs by a fence either.
+ */
 static const struct dma_buf_attach_ops bufshare_attach_ops = {
 	.allow_peer2peer = false,
-	.invalidate_mappings = bufshare_backing_invalidate,
+#ifndef BUFSHARE_HAVE_INVALIDATE_MAPPINGS
+	.move_notify = bufshare_backing_move_notify,
+#endif
 };
+
+/*
+ * A pinned buffer cannot be moved or swapped out, and any process may hand in any
+ * number. Half of the RAM is also what the kernel lets a tmpfs or graphics
+ * buffers have: the rest is for those whose memory can be reclaimed.
+ */
+static int bufshare_pin_charge(struct bufshare_exp *exp)
+{
+	u64 limit = (u64)READ_ONCE(pin_limit_mb) << 20;
+
+	if (!limit)
+		limit = (u64)totalram_pages() / 2 << PAGE_SHIFT;
+	if (atomic64_add_return(exp->size, &bufshare_pinned) > limit) {
+		atomic64_sub(exp->size, &bufshare_pinned);
+		dev_warn_ratelimited(exp->bd->dev, "an export of %llu bytes would pin more memory of other drivers than %llu bytes (pin_limit_mb)\n",
+				     exp->size, limit);
+		return -EDQUOT;
+	}
+	exp->charged = true;
+	return 0;
+}
 
 static int bufshare_foreign_extents(struct bufshare_exp *exp, struct bufshare_extents *ext,
 				    u32 *status)
@@ -110,6 +150,9 @@ static int bufshare_foreign_extents(struct bufshare_exp *exp, struct bufshare_ex
 		return -EOPNOTSUPP;
 	}
 
+	ret = bufshare_pin_charge(exp);
+	if (ret)
+		return ret;
 	exp->attach = dma_buf_dynamic_attach(dmabuf, bd->dma_dev, &bufshare_attach_ops, exp);
 	if (IS_ERR(exp->attach)) {
 		ret = PTR_ERR(exp->attach);
@@ -220,6 +263,8 @@ void bufshare_backing_put(struct bufshare_exp *exp)
 		dma_buf_detach(dmabuf, exp->attach);
 		exp->attach = NULL;
 	}
+	if (exp->charged)
+		atomic64_sub(exp->size, &bufshare_pinned);
 	spin_lock_irq(&bd->lock);
 	exp->dmabuf = NULL;
 	wake_up_all(&bd->idle);

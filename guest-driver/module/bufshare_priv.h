@@ -337,6 +337,7 @@ enum bufshare_export_wire {
  * @attach: foreign backing: our attachment, or NULL; likewise
  * @sgt: foreign backing: its mapping, or NULL; likewise
  * @pinned: foreign backing: it is pinned; likewise
+ * @charged: foreign backing: it counts for the limit of pinned memory; likewise
  */
 struct bufshare_exp {
 	struct kref ref;
@@ -359,6 +360,7 @@ struct bufshare_exp {
 	struct dma_buf_attachment *attach;
 	struct sg_table *sgt;
 	bool pinned;
+	bool charged;
 };
 
 /**

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use bufshare_tests::hand::{Hand, Import, Sight, Source, refused, status};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
+use bufshare_tests::wait;
 
 static VMS: Shared = Shared::new(Plan::new);
 const PAGE: u64 = 4096;
@@ -157,6 +158,32 @@ fn a_buffer_that_is_open_for_reading_only_is_not_exported_for_writing() {
         // To read it is fine, whatever this VMM then makes of it.
         a.export_to(buf, &[("b", false)], "", &[])?;
         Ok(())
+    });
+}
+
+#[test]
+fn memory_of_other_drivers_is_pinned_up_to_a_limit() {
+    VMS.with(|vms| {
+        const LIMIT: &str = "/sys/module/virtio_bufshare/parameters/pin_limit_mb";
+        let mut a = vms.a.hand()?;
+        let heap = Source::Heap("system".to_owned());
+        let (first, second) = (a.make(heap.clone(), 3 << 20)?, a.make(heap, 2 << 20)?);
+        vms.a.write_file(LIMIT, b"4")?;
+        let export = a.export(first)?;
+        let refusal = refused(a.export(second));
+        // Our own memory is not meant.
+        let own = a.alloc(8 << 20)?;
+        let own = a.export(own);
+        a.close(export.number)?;
+        let released = wait::until("the first to be unpinned", wait::COMMAND, || {
+            Ok(a.export(second).is_ok().then_some(()))
+        });
+        vms.a.write_file(LIMIT, b"0")?;
+        let refusal = refusal?;
+        ensure!(refusal.errno == libc::EDQUOT, "{refusal}");
+        ensure!(refusal.what.contains("pin_limit_mb"), "{refusal}");
+        own?;
+        released
     });
 }
 

@@ -182,6 +182,9 @@ fn advice_on_errno(errno: Errno) -> &'static str {
         Errno::RANGE => "Stay within the buffer",
         Errno::MSGSIZE => "Shorten the blob to max_blob, which Device::info tells",
         Errno::NOMEM => "Free memory, or ask for less",
+        Errno::DQUOT => {
+            "Drop exports that are no longer used: together they may pin only so much memory of other drivers (pin_limit_mb of the module virtio_bufshare)"
+        }
         Errno::MFILE | Errno::NFILE => "Close descriptors that are no longer used",
         Errno::NOSYS => "Use a kernel with CONFIG_CROSS_MEMORY_ATTACH, or the unchecked functions",
         _ => "",
