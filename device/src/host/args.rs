@@ -20,6 +20,12 @@ Peers:
                         descriptor of this VM's whole RAM (not their guests).
                         Without it, sharing needs /dev/udmabuf on this host.
                         Default: deny
+    unsealed-ram=allow|deny
+                        whether this VM's RAM may be a file that its VMM can make
+                        shorter: tmpfs, hugetlbfs (memory-backend-file), or a memfd
+                        with seal=off. A VMM that does so ends this program, with
+                        the devices of all VMs, and the VMMs of its importers.
+                        Default: deny
     enforces-ro=yes|no  whether its VMM maps read-only what was granted
                         read-only. QEMU 11.1 does not, crosvm does. Default: no
   --socket-path and --fd alone serve one more peer, named vm0.
@@ -41,9 +47,11 @@ Configuration file:
     name = \"camera\"
     socket = \"/run/bufshare/camera\"
     ram-fd = \"allow\"
+    unsealed-ram = \"deny\"
     enforces-ro = false
 
-Front end (QEMU 11.1 and newer):
+Front end (QEMU 11.1 and newer; memory that is no sealed memfd is left out, and a
+VM whose RAM is left out is refused):
   -object memory-backend-memfd,id=m,size=1G,share=on -machine q35,memory-backend=m
   -chardev socket,id=c,path=/run/bufshare/camera
   -device vhost-user-test-device-pci,virtio-id=37,num_vqs=2,vq_size=64,config_size=64,chardev=c
@@ -90,7 +98,7 @@ Examples:
 #[command(name = "vhost-device-bufshare", version, after_long_help = EXAMPLES, after_help = "See --help for peers, policy, files and examples.")]
 pub struct Args {
     /// A virtual machine: name=NAME,socket=PATH|fd=N[,ram-fd=allow|deny]
-    /// [,enforces-ro=yes|no]. Repeatable.
+    /// [,unsealed-ram=allow|deny][,enforces-ro=yes|no]. Repeatable.
     #[arg(long = "peer", value_name = "SPEC")]
     pub peers: Vec<PeerSpec>,
 

@@ -133,6 +133,17 @@ pub enum RamFd {
     Deny,
 }
 
+/// Whether RAM may be used that the VMM can make shorter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnsealedRam {
+    /// Yes.
+    Allow,
+    /// No.
+    #[default]
+    Deny,
+}
+
 /// Where a peer's front end connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
@@ -155,6 +166,9 @@ pub struct PeerSpec {
     /// Whether its RAM descriptor may be handed out.
     #[serde(default)]
     pub ram_fd: RamFd,
+    /// Whether its RAM may be a file that its VMM can make shorter.
+    #[serde(default)]
+    pub unsealed_ram: UnsealedRam,
     /// Whether its VMM enforces read-only mappings.
     #[serde(default)]
     pub enforces_ro: bool,
@@ -169,6 +183,7 @@ impl FromStr for PeerSpec {
             socket: None,
             fd: None,
             ram_fd: RamFd::Deny,
+            unsealed_ram: UnsealedRam::Deny,
             enforces_ro: false,
         };
         let mut seen = BTreeSet::new();
@@ -189,6 +204,11 @@ impl FromStr for PeerSpec {
                 ("ram-fd", "allow") => spec.ram_fd = RamFd::Allow,
                 ("ram-fd", "deny") => spec.ram_fd = RamFd::Deny,
                 ("ram-fd", _) => return Err(format!("ram-fd is allow or deny, not '{value}'")),
+                ("unsealed-ram", "allow") => spec.unsealed_ram = UnsealedRam::Allow,
+                ("unsealed-ram", "deny") => spec.unsealed_ram = UnsealedRam::Deny,
+                ("unsealed-ram", _) => {
+                    return Err(format!("unsealed-ram is allow or deny, not '{value}'"));
+                }
                 ("enforces-ro", "yes") => spec.enforces_ro = true,
                 ("enforces-ro", "no") => spec.enforces_ro = false,
                 ("enforces-ro", _) => {
@@ -196,7 +216,8 @@ impl FromStr for PeerSpec {
                 }
                 _ => {
                     return Err(format!(
-                        "'{key}' is unknown: the keys are name, socket, fd, ram-fd, enforces-ro"
+                        "'{key}' is unknown: the keys are name, socket, fd, ram-fd, unsealed-ram, \
+                         enforces-ro"
                     ));
                 }
             }
@@ -308,6 +329,8 @@ pub struct Peer {
     pub endpoint: Endpoint,
     /// Whether its RAM descriptor may be handed out.
     pub raw_ram: bool,
+    /// Whether its RAM may be a file that its VMM can make shorter.
+    pub unsealed_ram: bool,
     /// Whether its VMM enforces read-only mappings.
     pub enforces_ro: bool,
 }
@@ -342,6 +365,7 @@ impl TryFrom<Args> for Config {
             socket: args.socket_path,
             fd: args.fd,
             ram_fd: RamFd::Deny,
+            unsealed_ram: UnsealedRam::Deny,
             enforces_ro: false,
         });
         let specs = file.peer.into_iter().chain(args.peers).chain(anonymous);
@@ -411,6 +435,7 @@ impl TryFrom<PeerSpec> for Peer {
             name,
             endpoint,
             raw_ram: spec.ram_fd == RamFd::Allow,
+            unsealed_ram: spec.unsealed_ram == UnsealedRam::Allow,
             enforces_ro: spec.enforces_ro,
         })
     }
@@ -514,7 +539,9 @@ mod tests {
 
     #[test]
     fn peer_takes_all_keys_in_any_order() {
-        let peer: PeerSpec = "ram-fd=allow,enforces-ro=yes,fd=5,name=a".parse().unwrap();
+        let peer: PeerSpec = "ram-fd=allow,unsealed-ram=allow,enforces-ro=yes,fd=5,name=a"
+            .parse()
+            .unwrap();
 
         assert_eq!(
             peer,
@@ -523,6 +550,7 @@ mod tests {
                 socket: None,
                 fd: Some(5),
                 ram_fd: RamFd::Allow,
+                unsealed_ram: UnsealedRam::Allow,
                 enforces_ro: true,
             }
         );

@@ -15,7 +15,10 @@ use super::{control, notify, signals};
 use crate::broker::{Broker, PeerId};
 use crate::hub::{HoldReport, Hub};
 use crate::transport::udmabuf;
-use crate::vhost::session::Server;
+use crate::vhost::doorbell;
+use crate::vhost::limits::max_table_bytes;
+use crate::vhost::memory::Files;
+use crate::vhost::session::{Common, Server};
 
 /// How long the end of the program waits for its threads. A front end that does
 /// not answer cannot hold it up for longer.
@@ -76,10 +79,10 @@ pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
     if let Err(error) = notify::ready() {
         log::warn!("cannot tell the service manager that all is ready: {error}");
     }
-    let signal = signals.wait(&daemon.stop);
+    let signal = signals.wait(&daemon.common.stop);
     match signal.map_err(system("wait for signals"))? {
         Some(name) => log::info!("{name}: ending"),
-        None if daemon.hub.failed() => {}
+        None if daemon.common.hub.failed() => {}
         None => log::info!("no front end can come any more: ending"),
     }
     let limit = daemon.end_wait();
@@ -97,7 +100,7 @@ pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
             true
         }
     };
-    let hub = daemon.hub.clone();
+    let hub = daemon.common.hub.clone();
     let left = daemon.end(again);
     if hub.failed() {
         return Err(Error::Bug);
@@ -107,10 +110,7 @@ pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
 
 /// A running daemon.
 pub struct Daemon {
-    hub: Arc<Hub>,
-    /// No front end is taken any more.
-    closing: Arc<Stop>,
-    stop: Arc<Stop>,
+    common: Arc<Common>,
     servers: Vec<Arc<Server>>,
     threads: Vec<JoinHandle<()>>,
     /// Those of the front ends. Removes their files.
@@ -136,19 +136,26 @@ impl Daemon {
         let control = config.control.as_deref().map(Bound::bind);
         let control = control.transpose().map_err(Error::Control)?;
 
+        doorbell::prepare();
         let udmabuf = find_udmabuf(config);
         let broker = Broker::new(config.broker(udmabuf.is_some())?, Box::new(RandomIds))
             .map_err(config::Error::from)?;
         let names: Vec<String> = config.peers.iter().map(|peer| peer.name.clone()).collect();
         let hub = Hub::new(broker, &names, config.revoke_wait);
-        let closing = Arc::new(Stop::new().map_err(system("make an event descriptor"))?);
         let stop = Arc::new(Stop::new().map_err(system("make an event descriptor"))?);
         hub.stop_on_failure(stop.clone());
+        let common = Arc::new(Common {
+            hub: hub.clone(),
+            files: Arc::new(Files::new().map_err(system("make a memory file"))?),
+            closing: Stop::new().map_err(system("make an event descriptor"))?,
+            stop,
+            udmabuf,
+            shm_size: config.shm_size,
+            max_table: max_table_bytes(config.peers.len()),
+        });
         let timer = hub.start_timer().map_err(system("start a thread"))?;
         let mut daemon = Self {
-            hub: hub.clone(),
-            closing: closing.clone(),
-            stop: stop.clone(),
+            common: common.clone(),
             servers: Vec::new(),
             threads: vec![timer],
             sockets: Vec::new(),
@@ -156,22 +163,20 @@ impl Daemon {
         };
         let served = Arc::new(AtomicUsize::new(config.peers.len()));
         for ((number, peer), socket) in (1_u32..).zip(&config.peers).zip(&sockets) {
-            let server = Arc::new(Server::new(
+            let server = Server::new(
+                common.clone(),
                 PeerId(number),
                 &peer.name,
-                hub.clone(),
-                closing.clone(),
-                stop.clone(),
-                udmabuf.clone(),
-                config.shm_size,
-            ));
+                peer.unsealed_ram,
+            );
+            let server = Arc::new(server);
             let source = socket.source().map_err(system("duplicate a socket"))?;
             daemon.servers.push(server.clone());
-            let (served, stop) = (served.clone(), stop.clone());
+            let (served, common) = (served.clone(), common.clone());
             daemon.spawn("accept", move || {
                 server.run(source);
                 if served.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    stop.request();
+                    common.stop.request();
                 }
             })?;
             log::info!("{}: waits for front ends on {}", peer.name, peer.endpoint);
@@ -180,7 +185,9 @@ impl Daemon {
             && let Source::Listener(listener) =
                 control.source().map_err(system("duplicate a socket"))?
         {
-            daemon.spawn("control", move || control::serve(&listener, &hub, &stop))?;
+            daemon.spawn("control", move || {
+                control::serve(&listener, &hub, &common.stop);
+            })?;
         }
         if config.allow.is_empty() {
             log::warn!("the policy allows nothing: no guest can import anything (--allow)");
@@ -202,7 +209,7 @@ impl Daemon {
     /// How long [`Daemon::end`] may take.
     #[must_use]
     pub fn end_wait(&self) -> Duration {
-        self.hub.close_wait().saturating_add(END_MARGIN)
+        self.common.hub.close_wait().saturating_add(END_MARGIN)
     }
 
     /// Takes no more front ends, takes all buffers back, and waits until that is
@@ -211,20 +218,20 @@ impl Daemon {
     /// them any more.
     #[must_use]
     pub fn end(mut self, interrupted: impl Fn() -> bool) -> Vec<HoldReport> {
-        self.closing.request();
+        self.common.closing.request();
         self.sockets.clear();
-        self.hub.close();
-        let left = self.hub.wait_until_closed(interrupted);
+        self.common.hub.close();
+        let left = self.common.hub.wait_until_closed(interrupted);
         self.end_sessions();
         left
     }
 
     fn end_sessions(self) {
-        self.stop.request();
+        self.common.stop.request();
         for server in &self.servers {
             server.end();
         }
-        self.hub.stop_timer();
+        self.common.hub.stop_timer();
         let end = Instant::now().checked_add(END_WAIT);
         for thread in self.threads {
             while !thread.is_finished() {

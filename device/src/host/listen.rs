@@ -233,7 +233,11 @@ impl Drop for Umask {
     }
 }
 
-fn option(fd: RawFd, name: libc::c_int) -> io::Result<libc::c_int> {
+/// A number that a socket has at its general level.
+///
+/// # Errors
+/// As `getsockopt`.
+pub fn option(fd: RawFd, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut len = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or_default();
     // SAFETY: value and length are writable and the length is the value's.

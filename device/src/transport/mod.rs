@@ -14,8 +14,7 @@ pub mod zeroes;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use bufshare_protocol::types::{Extent, Transport};
@@ -26,7 +25,7 @@ use crate::broker::MapSource;
 pub const PAGE: u64 = 4096;
 
 /// Which file behind a descriptor, whatever its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId {
     /// Device of its file system.
     pub dev: u64,
@@ -39,11 +38,16 @@ impl FileId {
     ///
     /// # Errors
     /// As `fstat`.
-    pub fn of(file: &File) -> io::Result<Self> {
-        let meta = file.metadata()?;
+    pub fn of(file: impl AsFd) -> io::Result<Self> {
+        // SAFETY: all zeroes is a valid stat; it is plain data.
+        let mut meta: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: the descriptor is open and `meta` is writable for its size.
+        if unsafe { libc::fstat(file.as_fd().as_raw_fd(), &raw mut meta) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
         Ok(Self {
-            dev: meta.dev(),
-            ino: meta.ino(),
+            dev: meta.st_dev,
+            ino: meta.st_ino,
         })
     }
 }
@@ -224,25 +228,52 @@ pub fn pieces(
     }
 }
 
-/// Page size of the file: that of its hugetlbfs, else [`PAGE`].
-fn page_size(file: &File) -> u64 {
+/// The file system of a file.
+fn file_system(fd: BorrowedFd<'_>) -> io::Result<libc::statfs> {
     // SAFETY: all zeroes is a valid statfs; it is plain data.
     let mut info: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: the descriptor is open and `info` is writable for its size.
-    let rc = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut info) };
-    if rc == 0 && info.f_type == libc::HUGETLBFS_MAGIC {
-        u64::try_from(info.f_bsize).unwrap_or(PAGE).max(PAGE)
-    } else {
-        PAGE
+    if unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut info) } < 0 {
+        return Err(io::Error::last_os_error());
     }
+    Ok(info)
+}
+
+/// Page size of the file: that of its hugetlbfs, else [`PAGE`].
+fn page_size(file: &File) -> u64 {
+    match file_system(file.as_fd()) {
+        Ok(info) if info.f_type == libc::HUGETLBFS_MAGIC => {
+            u64::try_from(info.f_bsize).unwrap_or(PAGE).max(PAGE)
+        }
+        _ => PAGE,
+    }
+}
+
+/// The seals of a file; none if it can have none.
+fn seals(fd: BorrowedFd<'_>) -> libc::c_int {
+    // SAFETY: F_GET_SEALS takes no pointer.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) }.max(0)
 }
 
 /// Whether udmabuf takes the file: sealed against shrinking, not against
 /// writing.
 fn is_sealed(file: &File) -> bool {
-    // SAFETY: F_GET_SEALS takes no pointer.
-    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
-    seals >= 0 && seals & libc::F_SEAL_SHRINK != 0 && seals & libc::F_SEAL_WRITE == 0
+    let seals = seals(file.as_fd());
+    seals & libc::F_SEAL_SHRINK != 0 && seals & libc::F_SEAL_WRITE == 0
+}
+
+/// Whether a memory file can be made shorter, which ends whoever touches what was
+/// there. None if it is no memory file (memfd, tmpfs, hugetlbfs): to touch one of
+/// another kind may take as long as its owner likes.
+///
+/// # Errors
+/// As `fstatfs`.
+pub fn shrinks(fd: BorrowedFd<'_>) -> io::Result<Option<bool>> {
+    let kind = file_system(fd)?.f_type;
+    if kind != libc::TMPFS_MAGIC && kind != libc::HUGETLBFS_MAGIC {
+        return Ok(None);
+    }
+    Ok(Some(seals(fd) & libc::F_SEAL_SHRINK == 0))
 }
 
 #[cfg(test)]

@@ -25,7 +25,8 @@ use vmm_sys_util::event::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use super::memory::{self, Sent};
+use super::admission::Admission;
+use super::memory::{self, Files};
 use super::port::Port;
 use super::queue::{Control, Delivered, Events, Fault, MAX_PER_KICK, Take, Taken};
 use super::relay::{Hangup, Watch};
@@ -123,20 +124,39 @@ struct Phase {
     no_call_since: Option<Instant>,
 }
 
+/// What is known of a front end before it says anything.
+pub struct Front {
+    /// The peer.
+    pub peer: PeerId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The process that connected it, if that is known.
+    pub vmm_pid: Option<u32>,
+    /// Whose RAM is in which files.
+    pub files: Arc<Files>,
+    /// Memory that its VMM can make shorter is touched all the same.
+    pub unsealed: bool,
+    /// Bytes that its memory table may have.
+    pub max_table: u64,
+    /// Bytes of its shared-memory region.
+    pub shm_size: u64,
+}
+
 /// One front end's session.
 pub struct Session {
     /// The peer.
     pub peer: PeerId,
     /// Its name, for the log.
     pub name: Arc<str>,
-    /// The process that connected its front end.
-    pub vmm_pid: Option<u32>,
     /// Ends it.
     pub lifeline: Arc<Lifeline>,
     /// Its mapping requests.
     pub port: Port,
-    /// The files that its front end was sent.
-    pub sent: Sent,
+    /// Whose RAM is in which files.
+    pub files: Arc<Files>,
+    /// The process that connected its front end.
+    vmm_pid: Option<u32>,
+    admission: Admission,
     hub: Arc<Hub>,
     ram: Mutex<Arc<Ram>>,
     window_regions: AtomicUsize,
@@ -158,26 +178,30 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session of `peer` before its front end has said anything.
+    /// A session before its front end has said anything.
     ///
     /// # Errors
     /// As `eventfd` and `memfd_create`.
-    pub fn new(
-        hub: Arc<Hub>,
-        peer: PeerId,
-        name: Arc<str>,
-        vmm_pid: Option<u32>,
-        mem: GuestMem,
-        shm_size: u64,
-    ) -> io::Result<Arc<Self>> {
+    pub fn new(hub: Arc<Hub>, front: Front, mem: GuestMem) -> io::Result<Arc<Self>> {
+        let Front {
+            peer,
+            name,
+            vmm_pid,
+            files,
+            unsealed,
+            max_table,
+            shm_size,
+        } = front;
+        let admission = Admission::new(peer, name.clone(), files.clone(), unsealed, max_table);
         let again = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         Ok(Arc::new(Self {
             peer,
             name,
-            vmm_pid,
             lifeline: Arc::default(),
             port: Port::new(shm_size)?,
-            sent: Sent::default(),
+            files,
+            vmm_pid,
+            admission,
             hub,
             control: Control::new(mem.clone()),
             events: Events::new(mem),
@@ -510,6 +534,14 @@ impl Watch for Session {
     fn channel(&self, socket: UnixStream) {
         self.port.set_socket(socket);
     }
+
+    fn admit(&self, request: u32, payload: &[u8], fds: &mut Vec<OwnedFd>) -> bool {
+        let result = self.admission.admit(request, payload, fds);
+        if let Err(refusal) = &result {
+            log::error!("{}: the front end is refused: {refusal}", self.name);
+        }
+        result.is_ok()
+    }
 }
 
 impl VhostUserBackend for Session {
@@ -589,12 +621,12 @@ impl VhostUserBackend for Session {
     }
 
     fn update_memory(&self, mem: GuestMem) -> io::Result<()> {
-        if let Some(table) = memory::without_windows(&mem.memory(), &self.sent)? {
+        if let Some(table) = memory::without_blank(&mem.memory(), &self.files)? {
             mem.lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .replace(table);
         }
-        let (ram, others) = memory::own_ram(&mem.memory(), &self.sent);
+        let (ram, others) = memory::own_ram(&mem.memory(), &self.files, self.peer);
         self.window_regions.store(others, Ordering::Relaxed);
         let mut current = lock(&self.ram);
         if current.same(&ram) {

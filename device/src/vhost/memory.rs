@@ -1,54 +1,142 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The VM's own RAM, told apart from the windows that we mapped into it.
+//! The VM's own RAM, told apart from the windows that front ends were asked to map.
 //!
-//! A front end lists its windows among its memory. Exporting them again would
-//! share another VM's memory, so every file that this session ever asked its
-//! front end to map is remembered, before it is sent. Nor are they kept: this
-//! process has no business there, and would hold what the front end lets go.
+//! A front end lists its windows among its memory, as every device of its VM does.
+//! Exporting them again would share another VM's memory. So one registry of the
+//! process knows which VM's RAM a file is, and to whom it was sent, before it is.
+//! Windows are not kept either: this process has no business there, and would hold
+//! what the front end lets go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
+use crate::broker::PeerId;
 use crate::sync::lock;
-use crate::transport::{FileId, Ram, Region};
+use crate::transport::{FileId, Ram, Region, memfd};
 
-/// Files that were sent to one front end.
-#[derive(Debug, Default)]
-pub struct Sent(Mutex<SentFiles>);
+/// Bytes of the blank file: no region of a memory table ends beyond. None of them is
+/// ever touched, so it takes no memory.
+const BLANK_BYTES: u64 = i64::MAX.cast_unsigned() & !0xfff;
 
-#[derive(Debug, Default)]
-struct SentFiles {
-    /// RAM files of other VMs: no more than those have.
-    files: BTreeSet<(u64, u64)>,
-    /// The file system of udmabufs. No VM's RAM is a dma-buf, so it need not
-    /// be known which one it was.
-    dmabuf_dev: Option<u64>,
+/// Whose RAM is in which files, and which front ends were sent them.
+#[derive(Debug)]
+pub struct Files {
+    sessions: Mutex<BTreeMap<PeerId, Session>>,
+    /// Stands for memory that is not touched.
+    blank: File,
+    blank_id: FileId,
 }
 
-impl Sent {
-    /// Remembers a file, before it is sent.
-    pub fn record(&self, id: FileId, udmabuf: bool) {
-        let mut sent = lock(&self.0);
-        if udmabuf {
-            sent.dmabuf_dev = Some(id.dev);
-        } else {
-            sent.files.insert((id.dev, id.ino));
+#[derive(Debug, Default)]
+struct Session {
+    /// The process of its front end.
+    pid: Option<u32>,
+    /// What it listed as its RAM.
+    ram: BTreeSet<FileId>,
+    /// What it was sent, to be mapped.
+    sent: BTreeSet<FileId>,
+}
+
+impl Session {
+    /// Whether the two are in different processes, and so of different VMs.
+    fn apart_from(&self, other: &Self) -> bool {
+        matches!((self.pid, other.pid), (Some(one), Some(other)) if one != other)
+    }
+}
+
+impl Files {
+    /// A registry without sessions.
+    ///
+    /// # Errors
+    /// As `memfd_create`.
+    pub fn new() -> io::Result<Self> {
+        let blank = memfd::sealed(c"bufshare-blank", BLANK_BYTES)?;
+        Ok(Self {
+            sessions: Mutex::default(),
+            blank_id: FileId::of(&blank)?,
+            blank,
+        })
+    }
+
+    /// A front end of this process has connected.
+    pub fn connect(&self, peer: PeerId, pid: Option<u32>) {
+        let session = Session {
+            pid,
+            ..Session::default()
+        };
+        lock(&self.sessions).insert(peer, session);
+    }
+
+    /// It holds nothing any more.
+    pub fn disconnect(&self, peer: PeerId) {
+        lock(&self.sessions).remove(&peer);
+    }
+
+    /// A file is about to be sent to the front end of `peer`.
+    pub fn record(&self, peer: PeerId, id: FileId) {
+        if let Some(session) = lock(&self.sessions).get_mut(&peer) {
+            session.sent.insert(id);
         }
     }
 
-    fn is_window(&self, id: FileId) -> bool {
-        let sent = lock(&self.0);
-        sent.dmabuf_dev == Some(id.dev) || sent.files.contains(&(id.dev, id.ino))
+    /// The front end of `peer` listed its own RAM.
+    pub fn announce(&self, peer: PeerId, id: FileId) {
+        if let Some(session) = lock(&self.sessions).get_mut(&peer) {
+            session.ram.insert(id);
+        }
+    }
+
+    /// What `peer` has of its own RAM now.
+    fn settle(&self, peer: PeerId, ram: &Ram) {
+        if let Some(session) = lock(&self.sessions).get_mut(&peer) {
+            session.ram = ram.regions.iter().map(|region| region.id).collect();
+        }
+    }
+
+    /// Whether a file in the memory table of `peer`, listed beside `others`, is not
+    /// its own RAM: it was sent to its VM, or it is the RAM of another VM.
+    ///
+    /// A VM may have several devices. One that lists RAM of another device of the same
+    /// VM lists all of it.
+    #[must_use]
+    pub fn is_window(&self, peer: PeerId, id: FileId, others: &[FileId]) -> bool {
+        let sessions = lock(&self.sessions);
+        let Some(own) = sessions.get(&peer) else {
+            return true;
+        };
+        if own.ram.contains(&id) {
+            return false;
+        }
+        let same_vm = |other: &Session| {
+            let shared = own.ram.iter().chain(others).filter(|file| **file != id);
+            shared.into_iter().any(|file| other.ram.contains(file))
+        };
+        own.sent.contains(&id)
+            || sessions.iter().any(|(number, other)| {
+                let sent = other.sent.contains(&id) && same_vm(other);
+                let foreign = other.ram.contains(&id) && own.apart_from(other);
+                *number != peer && (sent || foreign)
+            })
+    }
+
+    /// A file that stands for memory that is not touched.
+    ///
+    /// # Errors
+    /// As `dup`.
+    pub fn blank(&self) -> io::Result<OwnedFd> {
+        self.blank.as_fd().try_clone_to_owned()
     }
 }
 
-/// The own RAM in a front end's memory table, and the number of regions that
-/// are not: windows, and memory without a file.
+/// The own RAM in the memory table of `peer`, and the number of regions that are
+/// not: windows, and what is left out.
 #[must_use]
-pub fn own_ram(mem: &GuestMemoryMmap, sent: &Sent) -> (Ram, usize) {
+pub fn own_ram(mem: &GuestMemoryMmap, files: &Files, peer: PeerId) -> (Ram, usize) {
     let mut ram = Ram::default();
     let mut others = 0_usize;
     for region in mem.iter() {
@@ -60,29 +148,29 @@ pub fn own_ram(mem: &GuestMemoryMmap, sent: &Sent) -> (Ram, usize) {
                 file.start(),
             )
             .ok()?;
-            (!sent.is_window(region.id)).then_some(region)
+            (region.id != files.blank_id).then_some(region)
         });
         match own {
             Some(region) => ram.regions.push(region),
             None => others = others.saturating_add(1),
         }
     }
+    files.settle(peer, &ram);
     (ram, others)
 }
 
-/// The table with private memory, of which none is touched, in the place of each
-/// window: the front end will name it again to take it away. `None` if there is
-/// nothing to replace.
+/// The table with private memory in the place of the blank file, which so takes no
+/// descriptors. `None` if there is nothing to replace.
 ///
 /// # Errors
 /// As `mmap`.
-pub fn without_windows(mem: &GuestMemoryMmap, sent: &Sent) -> io::Result<Option<GuestMemoryMmap>> {
+pub fn without_blank(mem: &GuestMemoryMmap, files: &Files) -> io::Result<Option<GuestMemoryMmap>> {
     let mut replaced = None;
     for region in mem.iter() {
         let Some(file) = region.file_offset() else {
             continue;
         };
-        if !sent.is_window(FileId::of(file.file())?) {
+        if FileId::of(file.file())? != files.blank_id {
             continue;
         }
         let (at, len) = (region.start_addr(), region.len());
@@ -105,70 +193,124 @@ mod tests {
     use crate::transport::tests::memfd;
     use vm_memory::{FileOffset, GuestAddress};
 
-    fn table() -> (GuestMemoryMmap, FileId) {
+    const A: PeerId = PeerId(1);
+    const B: PeerId = PeerId(2);
+    const B2: PeerId = PeerId(3);
+    const A_RAM: FileId = FileId { dev: 1, ino: 1 };
+    const B_RAM: FileId = FileId { dev: 1, ino: 2 };
+
+    /// VM A has shared with VM B, which has two devices.
+    fn shared(pids: [Option<u32>; 3]) -> Files {
+        let files = Files::new().unwrap();
+        for (peer, pid) in [A, B, B2].into_iter().zip(pids) {
+            files.connect(peer, pid);
+        }
+        for (peer, id) in [(A, A_RAM), (B, B_RAM)] {
+            assert!(!files.is_window(peer, id, &[id]));
+            files.announce(peer, id);
+        }
+        files.record(B, A_RAM);
+        files
+    }
+
+    #[test]
+    fn file_that_was_sent_is_a_window_for_its_receiver_alone() {
+        let files = shared([None; 3]);
+
+        assert!(files.is_window(B, A_RAM, &[A_RAM]));
+        assert!(!files.is_window(B, B_RAM, &[B_RAM]));
+        assert!(!files.is_window(A, A_RAM, &[A_RAM]));
+        files.disconnect(B);
+        files.connect(B, None);
+        assert!(!files.is_window(B, B_RAM, &[B_RAM]), "a new session");
+    }
+
+    #[test]
+    fn file_that_was_sent_to_one_device_of_a_vm_is_a_window_for_the_others() {
+        for pids in [[None; 3], [Some(1), Some(2), Some(2)], [Some(1); 3]] {
+            let files = shared(pids);
+
+            // At once, or one after the other.
+            let table = [B_RAM, A_RAM];
+            assert!(!files.is_window(B2, B_RAM, &table));
+            assert!(files.is_window(B2, A_RAM, &table), "{pids:?}");
+            files.announce(B2, B_RAM);
+            assert!(files.is_window(B2, A_RAM, &[A_RAM]), "{pids:?}");
+        }
+    }
+
+    #[test]
+    fn second_device_of_an_exporter_has_the_same_ram() {
+        for pids in [[None; 3], [Some(1), Some(2), Some(1)], [Some(1); 3]] {
+            let files = shared(pids);
+
+            // B2 is a device of A here, and comes late.
+            assert!(!files.is_window(B2, A_RAM, &[A_RAM]), "{pids:?}");
+        }
+    }
+
+    #[test]
+    fn ram_of_another_process_is_never_own() {
+        let files = shared([Some(1), Some(2), Some(3)]);
+
+        // Its VMM lists nothing of its own beside it.
+        assert!(files.is_window(B2, A_RAM, &[A_RAM]));
+        assert!(files.is_window(PeerId(9), A_RAM, &[A_RAM]), "no session");
+    }
+
+    #[test]
+    fn own_ram_that_was_listed_before_it_was_sent_stays_own() {
+        let files = shared([None; 3]);
+        files.record(B, B_RAM);
+
+        assert!(!files.is_window(B, B_RAM, &[B_RAM]));
+    }
+
+    fn table(files: &Files) -> GuestMemoryMmap {
         let own = memfd(0x10000, true);
-        let foreign = memfd(0x10000, true);
-        let id = FileId::of(&foreign).unwrap();
-        let mem = GuestMemoryMmap::from_ranges_with_files([
+        let blank = Arc::new(File::from(files.blank().unwrap()));
+        GuestMemoryMmap::from_ranges_with_files([
             (GuestAddress(0), 0x10000, Some(FileOffset::from_arc(own, 0))),
             (
                 GuestAddress(0x10_0000),
                 0x1000,
-                Some(FileOffset::from_arc(foreign, 0x2000)),
+                Some(FileOffset::from_arc(blank, 1 << 40)),
             ),
             (GuestAddress(0x20_0000), 0x1000, None),
         ])
-        .unwrap();
-        (mem, id)
+        .unwrap()
     }
 
     #[test]
-    fn own_ram_leaves_out_what_was_sent_and_what_has_no_file() {
-        let (mem, id) = table();
-        let sent = Sent::default();
-        sent.record(id, false);
+    fn own_ram_leaves_out_what_is_blank_and_what_has_no_file() {
+        let files = shared([None; 3]);
+        let mem = table(&files);
 
-        let (ram, others) = own_ram(&mem, &sent);
+        let (ram, others) = own_ram(&mem, &files, A);
 
         assert_eq!(others, 2);
         assert!(ram.contains(0, 0x10000));
         assert!(!ram.contains(0x10_0000, 1));
+        let sessions = lock(&files.sessions);
+        assert_eq!(sessions[&A].ram, [ram.regions[0].id].into());
     }
 
     #[test]
-    fn table_without_windows_keeps_their_places_and_not_their_files() {
-        let (mem, id) = table();
-        let sent = Sent::default();
-        assert!(without_windows(&mem, &sent).unwrap().is_none());
-        sent.record(id, false);
+    fn table_without_blank_keeps_the_places() {
+        let files = shared([None; 3]);
+        let mem = table(&files);
 
-        let table = without_windows(&mem, &sent).unwrap().unwrap();
+        let table = without_blank(&mem, &files).unwrap().unwrap();
 
-        let files: Vec<_> = table
+        let places: Vec<_> = table
             .iter()
             .map(|region| (region.start_addr().0, region.file_offset().is_some()))
             .collect();
-        assert_eq!(files, [(0, true), (0x10_0000, false), (0x20_0000, false)]);
-        let (own, others) = own_ram(&table, &sent);
-        assert!(own.same(&own_ram(&mem, &sent).0));
+        assert_eq!(places, [(0, true), (0x10_0000, false), (0x20_0000, false)]);
+        let (own, others) = own_ram(&table, &files, A);
+        assert!(own.same(&own_ram(&mem, &files, A).0));
         assert_eq!(others, 2);
+        assert!(without_blank(&table, &files).unwrap().is_none());
         assert!(table.remove_region(GuestAddress(0x10_0000), 0x1000).is_ok());
-    }
-
-    #[test]
-    fn own_ram_leaves_out_every_dmabuf_once_one_was_sent() {
-        let (mem, id) = table();
-        let sent = Sent::default();
-        sent.record(
-            FileId {
-                ino: id.ino + 1000,
-                ..id
-            },
-            true,
-        );
-
-        let (ram, _) = own_ram(&mem, &sent);
-
-        assert!(ram.regions.is_empty(), "memfds stand for dma-bufs here");
     }
 }

@@ -5,8 +5,11 @@
 //! the vhost-user crate, whose *main* thread answers them, one *worker* serves
 //! both queues, and the *port* asks the front end for mappings.
 
+pub mod admission;
 pub mod backend;
+pub mod doorbell;
 pub mod features;
+pub mod limits;
 pub mod memory;
 pub mod port;
 pub mod queue;

@@ -32,9 +32,9 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Backend, Error as VhostError, VhostUserFrontendReqHandler};
 
-use super::memory::Sent;
+use super::memory::Files;
 use crate::broker::limits::GUARD;
-use crate::broker::{Outcome, Piece};
+use crate::broker::{Outcome, PeerId, Piece};
 use crate::host::random;
 use crate::hub::{Hub, Job};
 use crate::sync::lock;
@@ -308,7 +308,8 @@ impl Port {
         &self,
         name: &str,
         hub: &Hub,
-        sent: &Sent,
+        peer: PeerId,
+        files: &Files,
         maker: Option<&dyn udmabuf::Maker>,
         stuck: impl Fn(&str),
         dropped: impl Fn(),
@@ -316,7 +317,8 @@ impl Port {
         let mut worker = Worker {
             port: self,
             name,
-            sent,
+            peer,
+            files,
             nonce: Uuid::from_bytes(random::bytes().unwrap_or([0xa5; 16])),
             epoch: 0,
         };
@@ -461,7 +463,8 @@ enum What {
 struct Worker<'a> {
     port: &'a Port,
     name: &'a str,
-    sent: &'a Sent,
+    peer: PeerId,
+    files: &'a Files,
     /// A shared object that never was.
     nonce: Uuid,
     /// Of the job in hand.
@@ -504,11 +507,14 @@ impl Worker<'_> {
             }
             let file = match what {
                 What::Zeroes => {
-                    self.sent.record(piece.id, false);
+                    self.files.record(self.peer, piece.id);
                     piece.file.clone()
                 }
                 What::Buffer { udmabuf, .. } => {
-                    self.sent.record(piece.id, udmabuf);
+                    // No VM's RAM is a dma-buf.
+                    if !udmabuf {
+                        self.files.record(self.peer, piece.id);
+                    }
                     match self.port.lend(piece, udmabuf, self.epoch) {
                         Ok(Some(file)) => file,
                         Ok(None) => return Outcome::Refused,

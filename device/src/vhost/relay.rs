@@ -5,8 +5,9 @@
 //! channel.
 //!
 //! It knows the frame of a message (vhost-user specification, "Message
-//! Specification") and judges nothing: what is wrong is the crate's to refuse. If
-//! the crate leaves, it can answer in its place (see [`super::refusal`]).
+//! Specification") and judges nothing: what is wrong is the crate's to refuse, or
+//! [`super::admission`]'s. If the crate leaves, it can answer in its place (see
+//! [`super::refusal`]).
 
 use std::io;
 use std::net::Shutdown;
@@ -33,6 +34,9 @@ pub trait Watch {
     fn negotiated(&self, features: VhostUserProtocolFeatures);
     /// The front end gave a back-end channel; the socket is a duplicate.
     fn channel(&self, socket: UnixStream);
+    /// The front end sent a message with descriptors, which may be replaced. Whether
+    /// it is to be passed on.
+    fn admit(&self, request: u32, payload: &[u8], fds: &mut Vec<OwnedFd>) -> bool;
 }
 
 /// Ends a relay from any thread.
@@ -60,7 +64,8 @@ impl Hangup {
 pub enum Left {
     /// The front end.
     Front(io::Result<()>),
-    /// The crate, and what it is to be refused that it left behind.
+    /// The crate, or a message that was not admitted; and the refusal that the front
+    /// end waits for.
     Crate(Option<Vec<u8>>),
 }
 
@@ -128,13 +133,16 @@ impl Relay {
                     }
                 }
                 Ok(_) => {
-                    let message = match receive(front) {
+                    let mut message = match receive(front) {
                         Ok(Some(message)) => message,
                         Ok(None) => return Left::Front(Ok(())),
                         Err(error) => return front_left(error),
                     };
-                    message.tell(watch);
                     open = refusal(&message.bytes);
+                    if !message.admit(watch) {
+                        return Left::Crate(open);
+                    }
+                    message.tell(watch);
                     if send(back, &message).is_err() {
                         return Left::Crate(open);
                     }
@@ -241,6 +249,14 @@ impl Message {
         Some(u64::from_ne_bytes(bytes.try_into().ok()?))
     }
 
+    /// Whether it is to be passed on.
+    fn admit(&mut self, watch: &dyn Watch) -> bool {
+        let request = word(&self.bytes, 0).unwrap_or_default();
+        let payload = self.bytes.get(HEADER..).unwrap_or_default();
+        // The crate refuses one that is too long.
+        self.oversized || watch.admit(request, payload, &mut self.fds)
+    }
+
     fn tell(&self, watch: &dyn Watch) {
         let code = word(&self.bytes, 0).unwrap_or_default();
         if code == u32::from(FrontendReq::SET_PROTOCOL_FEATURES) {
@@ -334,6 +350,9 @@ mod tests {
     use std::sync::Mutex;
 
     const ADD_MEM_REG: u32 = 37;
+    /// Messages that tests have refused, or given other descriptors.
+    const REFUSED: u32 = 101;
+    const REPLACED: u32 = 102;
 
     #[derive(Default)]
     struct Seen {
@@ -348,6 +367,14 @@ mod tests {
 
         fn channel(&self, socket: UnixStream) {
             self.channels.lock().unwrap().push(socket);
+        }
+
+        fn admit(&self, request: u32, payload: &[u8], fds: &mut Vec<OwnedFd>) -> bool {
+            if request == REPLACED {
+                fds.reverse();
+            }
+            assert!(request != REFUSED || payload == [6; 3]);
+            request != REFUSED
         }
     }
 
@@ -439,6 +466,39 @@ mod tests {
 
             assert_eq!((first.bytes, first.fds.len()), (bytes.clone(), 2));
             assert_eq!((second.bytes, second.fds.len()), (bytes, 0));
+        });
+
+        well(result);
+    }
+
+    #[test]
+    fn message_that_is_not_admitted_is_not_passed_on_and_is_the_last() {
+        let (_, result) = relayed(|mut front, mut back| {
+            let mut bytes = message(REFUSED, &[6; 3]);
+            // It wants an acknowledgement.
+            bytes[4] |= 8;
+            front.write_all(&bytes).unwrap();
+            assert_eq!(back.read(&mut [0; 1]).unwrap(), 0);
+        });
+
+        let Left::Crate(Some(answer)) = result else {
+            panic!("{result:?}");
+        };
+        assert_eq!(word(&answer, 0), Some(REFUSED));
+    }
+
+    #[test]
+    fn descriptors_can_be_replaced() {
+        let (_, result) = relayed(|front, back| {
+            let (one, two) = std::io::pipe().unwrap();
+            let fds = [one.as_raw_fd(), two.as_raw_fd()];
+            let bytes = message(REPLACED, &[]);
+            front.send_with_fds(&[bytes.as_slice()], &fds).unwrap();
+
+            let got = receive(&back).unwrap().unwrap();
+
+            let mut writer = std::fs::File::from(got.fds.into_iter().next().unwrap());
+            writer.write_all(&[1]).unwrap();
         });
 
         well(result);

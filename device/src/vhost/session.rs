@@ -14,7 +14,8 @@ use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
-use super::backend::{EVENT_AGAIN, Session};
+use super::backend::{EVENT_AGAIN, Front, Session};
+use super::memory::Files;
 use super::relay::{Left, Relay};
 use crate::broker::PeerId;
 use crate::host::listen::{self, Source};
@@ -51,45 +52,43 @@ enum Error {
     Daemon(DaemonError),
 }
 
-/// One peer's socket.
-pub struct Server {
-    /// The peer.
-    pub peer: PeerId,
-    /// Its name.
-    pub name: Arc<str>,
+/// What all peers' sockets have in common.
+pub struct Common {
     /// The one broker.
     pub hub: Arc<Hub>,
+    /// Whose RAM is in which files.
+    pub files: Arc<Files>,
     /// When not to take another front end.
-    pub closing: Arc<Stop>,
+    pub closing: Stop,
     /// When to end.
     pub stop: Arc<Stop>,
     /// The host's udmabuf, if there is one.
     pub udmabuf: Option<Arc<dyn udmabuf::Maker>>,
-    /// Bytes of the shared-memory region.
+    /// Bytes of each shared-memory region.
     pub shm_size: u64,
+    /// Bytes that each memory table may have.
+    pub max_table: u64,
+}
+
+/// One peer's socket.
+pub struct Server {
+    common: Arc<Common>,
+    peer: PeerId,
+    name: Arc<str>,
+    /// Memory that its VMM can make shorter is touched all the same.
+    unsealed: bool,
     current: Mutex<Weak<Session>>,
 }
 
 impl Server {
-    /// A server for one peer.
+    /// A server for one peer, whose RAM may be `unsealed`.
     #[must_use]
-    pub fn new(
-        peer: PeerId,
-        name: &str,
-        hub: Arc<Hub>,
-        closing: Arc<Stop>,
-        stop: Arc<Stop>,
-        udmabuf: Option<Arc<dyn udmabuf::Maker>>,
-        shm_size: u64,
-    ) -> Self {
+    pub fn new(common: Arc<Common>, peer: PeerId, name: &str, unsealed: bool) -> Self {
         Self {
+            common,
             peer,
             name: Arc::from(name),
-            hub,
-            closing,
-            stop,
-            udmabuf,
-            shm_size,
+            unsealed,
             current: Mutex::new(Weak::new()),
         }
     }
@@ -98,9 +97,9 @@ impl Server {
     pub fn run(&self, source: Source) {
         match source {
             Source::Listener(listener) => {
-                while self.closing.wait_readable(listener.as_raw_fd()) {
+                while self.common.closing.wait_readable(listener.as_raw_fd()) {
                     if !self.serve(|| self.next(&listener)) {
-                        self.closing.sleep(RETRY);
+                        self.common.closing.sleep(RETRY);
                     }
                 }
             }
@@ -118,7 +117,8 @@ impl Server {
             Ok(Err(error)) => log::error!("{}: cannot serve a front end: {error}", self.name),
             Err(_) => log::error!("{}: a bug ended the session", self.name),
         }
-        self.hub.disconnect(self.peer);
+        self.common.hub.disconnect(self.peer);
+        self.common.files.disconnect(self.peer);
         matches!(result, Ok(Ok(())))
     }
 
@@ -141,15 +141,17 @@ impl Server {
         let vmm_pid = listen::pid_of(&front).map_err(Error::System)?;
         let (relay, mut listener) = Relay::new(front).map_err(Error::Relay)?;
         let mem = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let session = Session::new(
-            self.hub.clone(),
-            self.peer,
-            self.name.clone(),
+        let front = Front {
+            peer: self.peer,
+            name: self.name.clone(),
             vmm_pid,
-            mem.clone(),
-            self.shm_size,
-        )
-        .map_err(Error::System)?;
+            files: self.common.files.clone(),
+            unsealed: self.unsealed,
+            max_table: self.common.max_table,
+            shm_size: self.common.shm_size,
+        };
+        let session = Session::new(self.common.hub.clone(), front, mem.clone());
+        let session = session.map_err(Error::System)?;
         let thread: String = format!("main {}", self.name).chars().take(15).collect();
         let mut daemon =
             VhostUserDaemon::new(thread, session.clone(), mem).map_err(Error::Daemon)?;
@@ -162,10 +164,11 @@ impl Server {
             .lifeline
             .connected(relay.hangup().map_err(Error::System)?);
         *lock(&self.current) = Arc::downgrade(&session);
-        if self.stop.requested() {
+        if self.common.stop.requested() {
             session.lifeline.end();
         }
-        self.hub.connect(self.peer, session.clone());
+        self.common.files.connect(self.peer, vmm_pid);
+        self.common.hub.connect(self.peer, session.clone());
         let port = self.start_port(&session)?;
 
         let started = daemon.start(&mut listener);
@@ -186,7 +189,7 @@ impl Server {
             None => Ok(()),
         };
         session.lifeline.end();
-        self.hub.leave(self.peer);
+        self.common.hub.leave(self.peer);
         let served = started.and_then(|()| daemon.wait());
         session.port.close();
         // Its channel is closed, so this is over at once.
@@ -195,8 +198,10 @@ impl Server {
         session.reclaim();
         let result = self.log_end(relayed, served, asked);
         // Usually the VMM is dead. If it lives, its guest may go on to look.
-        while !session.port.wait_let_go(HELD_SAY, || self.stop.requested())
-            && !self.stop.requested()
+        while !session
+            .port
+            .wait_let_go(HELD_SAY, || self.common.stop.requested())
+            && !self.common.stop.requested()
         {
             log::error!(
                 "{}: its session has ended, but its VMM (or another back end of it) still holds \
@@ -204,20 +209,20 @@ impl Server {
                 self.name
             );
         }
-        self.hub.disconnect(self.peer);
+        self.common.hub.disconnect(self.peer);
         result
     }
 
     /// The front end is not served any more, but may go on: others unmap its memory,
     /// and it what it was lent, before it is left to itself.
     fn take_leave(&self, session: &Session, relay: &Relay, unanswered: Option<Vec<u8>>) {
-        let stopped = || self.stop.requested();
+        let stopped = || self.common.stop.requested();
         if stopped() {
             return;
         }
-        self.hub.leave(self.peer);
+        self.common.hub.leave(self.peer);
         // It waits for an answer, perhaps to its stop.
-        self.hub.stop(self.peer, stopped);
+        self.common.hub.stop(self.peer, stopped);
         let over = || !session.port.may_show() || stopped();
         if over() {
             return;
@@ -233,8 +238,8 @@ impl Server {
 
     fn start_port(&self, session: &Arc<Session>) -> Result<std::thread::JoinHandle<()>, Error> {
         let session = session.clone();
-        let hub = self.hub.clone();
-        let udmabuf = self.udmabuf.clone();
+        let hub = self.common.hub.clone();
+        let udmabuf = self.common.udmabuf.clone();
         std::thread::Builder::new()
             .name("port".into())
             .spawn(move || {
@@ -244,7 +249,8 @@ impl Server {
                     session.port.run(
                         name,
                         &hub,
-                        &session.sent,
+                        session.peer,
+                        &session.files,
                         udmabuf.as_deref(),
                         |why| {
                             if !lifeline.closing() {

@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A ring of the guest: the vhost-user crate's, but for one thing.
+//! A ring of the guest: the vhost-user crate's, but for two things.
 //!
 //! When a ring is stopped and started again at once, the crate's worker may
 //! still have an event of the old kick descriptor in hand, reads the new one,
 //! which holds nothing yet, and takes that for a reason to end. Here it is a
 //! kick like any other: one too many does no harm.
+//!
+//! The crate reads and writes kick and call descriptors so that their other holder,
+//! the front end, can make it wait, with the ring locked. Here nobody can (see
+//! [`super::doorbell`]).
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use vhost_user_backend::{VringRwLock, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::Error;
 
-use super::GuestMem;
+use super::{GuestMem, doorbell};
 
 type Inner = VringRwLock<GuestMem>;
 
@@ -46,7 +51,10 @@ impl VringT<GuestMem> for Vring {
     }
 
     fn signal_used_queue(&self) -> io::Result<()> {
-        self.0.signal_used_queue()
+        match self.get_ref().get_call() {
+            Some(call) => doorbell::signal(call.as_raw_fd()),
+            None => Ok(()),
+        }
     }
 
     fn enable_notification(&self) -> Result<bool, Error> {
@@ -102,12 +110,14 @@ impl VringT<GuestMem> for Vring {
     }
 
     fn read_kick(&self) -> io::Result<bool> {
-        match self.0.read_kick() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Ok(self.get_ref().is_enabled())
+        let state = self.get_ref();
+        if let Some(kick) = state.get_kick() {
+            match doorbell::read(kick.as_raw_fd()) {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
             }
-            other => other,
         }
+        Ok(state.is_enabled())
     }
 
     fn set_call(&self, file: Option<File>) {

@@ -47,6 +47,8 @@ pub struct Options {
     pub enforce_ro: bool,
     /// Seals of the RAM file.
     pub sealed: bool,
+    /// File of its RAM, and where in it, if there is one already.
+    pub ram_in: Option<(Arc<File>, u64)>,
     /// Whether the driver takes EVENT_IDX.
     pub event_idx: bool,
     /// Whether windows survive a reset of the device, as in crosvm.
@@ -68,6 +70,7 @@ impl Default for Options {
             list_windows: true,
             enforce_ro: false,
             sealed: true,
+            ram_in: None,
             event_idx: true,
             keep_windows: false,
         }
@@ -86,8 +89,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(len: u64, fd: Option<RawFd>) -> Self {
-        let (flags, prot) = match fd {
+    fn new(len: u64, place: Option<(RawFd, u64)>) -> Self {
+        let (flags, prot) = match place {
             Some(_) => (libc::MAP_SHARED, libc::PROT_READ | libc::PROT_WRITE),
             None => (
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
@@ -101,8 +104,8 @@ impl Mapping {
                 len as usize,
                 prot,
                 flags,
-                fd.unwrap_or(-1),
-                0,
+                place.map_or(-1, |(fd, _)| fd),
+                place.map_or(0, |(_, offset)| offset as i64),
             )
         };
         assert_ne!(ptr, libc::MAP_FAILED);
@@ -426,7 +429,8 @@ pub struct RingPlace {
 /// The front end.
 pub struct FrontEnd {
     pub ram: Arc<Mapping>,
-    pub ram_file: File,
+    pub ram_file: Arc<File>,
+    ram_offset: u64,
     pub shm: Arc<Shm>,
     pub config: Vec<u8>,
     pub protocol: VhostUserProtocolFeatures,
@@ -440,7 +444,7 @@ pub struct FrontEnd {
     table_sent: bool,
 }
 
-fn memfd(len: u64, sealed: bool) -> File {
+pub fn memfd(len: u64, sealed: bool) -> File {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     // SAFETY: the name is NUL-terminated; the result is ours.
     let fd = unsafe { libc::memfd_create(c"guest-ram".as_ptr(), flags) };
@@ -481,11 +485,14 @@ impl FrontEnd {
             assert_eq!(shm.nregions, 1);
             shm_size = { shm.memory_sizes }[0];
         }
-        let ram_file = memfd(options.ram, options.sealed);
-        let ram = Arc::new(Mapping::new(options.ram, Some(ram_file.as_raw_fd())));
+        let new = || (Arc::new(memfd(options.ram, options.sealed)), 0);
+        let (ram_file, ram_offset) = options.ram_in.clone().unwrap_or_else(new);
+        let place = (ram_file.as_raw_fd(), ram_offset);
+        let ram = Arc::new(Mapping::new(options.ram, Some(place)));
         let mut this = Self {
             ram,
             ram_file,
+            ram_offset,
             shm: Arc::new(Shm {
                 region: Mapping::new(shm_size, None),
                 state: Mutex::default(),
@@ -608,9 +615,18 @@ impl FrontEnd {
             guest_phys_addr: 0,
             memory_size: self.options.ram,
             userspace_addr: self.ram.ptr as u64,
-            mmap_offset: 0,
+            mmap_offset: self.ram_offset,
             mmap_handle: self.ram_file.as_raw_fd(),
         }
+    }
+
+    /// The windows as they stand in the memory table.
+    pub fn window_regions(&self) -> Vec<VhostUserMemoryRegionInfo> {
+        let state = self.shm.state();
+        let windows = state.windows.iter();
+        windows
+            .map(|(at, window)| window_region(&self.shm, *at, window))
+            .collect()
     }
 
     /// Stops the rings: returns where they were. Blocks the main loop.

@@ -33,15 +33,16 @@ fn session(mem: &GuestMem) -> Arc<Session> {
     };
     let broker = Broker::new(config, Box::new(NoIds)).unwrap();
     let hub = Hub::new(broker, &["a".to_owned()], RevokeWait::default());
-    let session = Session::new(
-        hub.clone(),
-        PeerId(1),
-        "a".into(),
-        None,
-        mem.clone(),
-        1 << 20,
-    )
-    .unwrap();
+    let front = Front {
+        peer: PeerId(1),
+        name: "a".into(),
+        vmm_pid: None,
+        files: Arc::new(Files::new().unwrap()),
+        unsealed: false,
+        max_table: 1 << 30,
+        shm_size: 1 << 20,
+    };
+    let session = Session::new(hub.clone(), front, mem.clone()).unwrap();
     hub.connect(PeerId(1), session.clone());
     session
 }
@@ -116,4 +117,17 @@ fn a_request_that_was_read_before_a_reset_is_not_handled_after_it() {
 
     assert!(lock(&session.phase).running);
     assert_eq!(handled(), before);
+}
+
+#[test]
+fn a_session_ends_when_its_worker_does() {
+    let mem = memory();
+    let session = session(&mem);
+    let rings = [ring_at(0, 16, &mem, &[]), ring_at(0x8_0000, 16, &mem, &[])];
+
+    let worker = session.clone();
+    let thread = std::thread::spawn(move || look(&worker, &rings));
+    thread.join().unwrap();
+
+    assert!(session.lifeline.closing());
 }

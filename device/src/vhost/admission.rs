@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a front end hands in, looked at before anything is done with it.
+//!
+//! A VMM may be hostile, and serves one VM: nothing that comes from it may hold up
+//! or end this process, which serves others. So kick and call descriptors are
+//! eventfds, the back-end channel is a stream socket, and memory that is touched is
+//! a memory file that nobody can make shorter. Everything else in the memory table,
+//! and the windows in it, are replaced by blank memory that is never touched: the
+//! front end will name them again to take them away.
+//!
+//! Formats: vhost-user specification, "Message Specification".
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+use std::{fs, io};
+
+use vhost::vhost_user::message::FrontendReq;
+
+use super::limits::{MAX_RAM_REGIONS, MAX_REGIONS};
+use super::memory::Files;
+use crate::broker::PeerId;
+use crate::sync::{Limiter, lock};
+use crate::transport::{FileId, shrinks};
+
+/// Bit of the payload of SET_VRING_KICK, _CALL and _ERR: there is no descriptor.
+const NO_FD: u64 = 1 << 8;
+
+/// Bytes before the regions in SET_MEM_TABLE (their number, padding), and before the
+/// region in ADD_MEM_REG (padding).
+const REGIONS_AT: usize = 8;
+
+/// Bytes of a region: guest address, length, address in the front end, offset in the
+/// file.
+const REGION: usize = 32;
+
+/// What QEMU calls an eventfd in /proc.
+const EVENTFD: &str = "anon_inode:[eventfd]";
+
+/// Why a message is refused, and with it the front end.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A kick or call descriptor is something else.
+    #[error("it gave {0} as {1} descriptor of a queue, which has to be an eventfd")]
+    NotEventfd(String, &'static str),
+    /// The back-end channel is something else.
+    #[error("it gave {0} as back-end channel, which has to be a Unix stream socket")]
+    NotSocket(String),
+    /// The message cannot be understood.
+    #[error("its message of type {0} has a wrong length or number of descriptors")]
+    Malformed(u32),
+    /// More memory than this peer's share.
+    #[error("its memory table has more than {0} bytes")]
+    TooLarge(u64),
+    /// More regions than are allowed.
+    #[error(
+        "its memory table has more than {MAX_REGIONS} regions, or {MAX_RAM_REGIONS} that are RAM"
+    )]
+    TooMany,
+    /// The rings lie in memory that is not touched.
+    #[error(
+        "its driver's rings lie at {0:#x} (in the VMM's address space), in memory that is left \
+         out; see the warning about that memory"
+    )]
+    Rings(u64),
+    /// The system said no.
+    #[error("its descriptors cannot be looked at: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Why memory is not touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// Its file is on no file system that is memory.
+    NotMemory,
+    /// Its file can be made shorter, and who touches it then gets SIGBUS.
+    Shrinks,
+}
+
+impl Fault {
+    fn why(self) -> &'static str {
+        match self {
+            Self::NotMemory => "is neither a memfd nor on tmpfs or hugetlbfs",
+            Self::Shrinks => "is not sealed, so that its VMM could make it shorter",
+        }
+    }
+
+    fn help(self) -> &'static str {
+        match self {
+            Self::NotMemory => "",
+            Self::Shrinks => ", or, if you trust this VMM, say unsealed-ram=allow for the peer",
+        }
+    }
+}
+
+/// A region of the memory table, as the front end describes it.
+#[derive(Clone, Copy, Debug)]
+struct Listed {
+    gpa: u64,
+    len: u64,
+    /// Address in the front end.
+    user: u64,
+    /// It was replaced.
+    left_out: bool,
+}
+
+impl Listed {
+    fn holds(&self, user: u64) -> bool {
+        user.checked_sub(self.user).is_some_and(|at| at < self.len)
+    }
+}
+
+/// Looks at what one front end hands in.
+pub struct Admission {
+    peer: PeerId,
+    name: Arc<str>,
+    files: Arc<Files>,
+    /// Memory that can be made shorter is touched all the same.
+    unsealed: bool,
+    max_bytes: u64,
+    table: Mutex<Vec<Listed>>,
+    limiter: Limiter,
+}
+
+impl Admission {
+    /// For the front end of `peer`, whose memory table may have `max_bytes`, and
+    /// memory that is `unsealed` if the operator trusts its VMM.
+    #[must_use]
+    pub fn new(
+        peer: PeerId,
+        name: Arc<str>,
+        files: Arc<Files>,
+        unsealed: bool,
+        max_bytes: u64,
+    ) -> Self {
+        Self {
+            peer,
+            name,
+            files,
+            unsealed,
+            max_bytes,
+            table: Mutex::default(),
+            limiter: Limiter::new(),
+        }
+    }
+
+    /// Looks at one message with its descriptors, and replaces those of memory that
+    /// is not to be touched.
+    ///
+    /// # Errors
+    /// [`Refusal`]: the message is not to be passed on.
+    pub fn admit(
+        &self,
+        request: u32,
+        payload: &[u8],
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<(), Refusal> {
+        let is = |which: FrontendReq| request == u32::from(which);
+        let malformed = Refusal::Malformed(request);
+        if is(FrontendReq::SET_MEM_TABLE) {
+            let count = word(payload, 0).map(|word| word & u64::from(u32::MAX));
+            if count != u64::try_from(fds.len()).ok() {
+                return Err(malformed);
+            }
+            let regions = (0..fds.len()).map(|index| region(payload, index));
+            let regions: Option<Vec<Listed>> = regions.collect();
+            lock(&self.table).clear();
+            return self.memory(regions.ok_or(malformed)?, fds);
+        }
+        if is(FrontendReq::ADD_MEM_REG) {
+            let region = region(payload, 0).filter(|_| fds.len() == 1);
+            return self.memory(vec![region.ok_or(malformed)?], fds);
+        }
+        if is(FrontendReq::REM_MEM_REG) {
+            let region = region(payload, 0).ok_or(malformed)?;
+            lock(&self.table).retain(|listed| listed.gpa != region.gpa);
+            // By the specification there is none; some send one all the same.
+            fds.clear();
+            return Ok(());
+        }
+        for (which, what) in [
+            (FrontendReq::SET_VRING_KICK, "kick"),
+            (FrontendReq::SET_VRING_CALL, "call"),
+            (FrontendReq::SET_VRING_ERR, "error"),
+        ] {
+            if is(which) {
+                return match (word(payload, 0), &fds[..]) {
+                    (Some(value), []) if value & NO_FD != 0 => Ok(()),
+                    (Some(value), [fd]) if value & NO_FD == 0 => eventfd(fd, what),
+                    _ => Err(malformed),
+                };
+            }
+        }
+        if is(FrontendReq::SET_VRING_ADDR) {
+            return self.rings(payload).ok_or(malformed)?;
+        }
+        match (is(FrontendReq::SET_BACKEND_REQ_FD), &fds[..]) {
+            (true, [fd]) => channel(fd),
+            // No other message that is served has one.
+            (false, []) => Ok(()),
+            _ => Err(malformed),
+        }
+    }
+
+    /// Looks at further regions of memory.
+    fn memory(&self, mut regions: Vec<Listed>, fds: &mut [OwnedFd]) -> Result<(), Refusal> {
+        let ids = fds.iter().map(|fd| FileId::of(fd.as_fd()));
+        let ids = ids.collect::<io::Result<Vec<FileId>>>()?;
+        for ((region, fd), id) in regions.iter_mut().zip(fds).zip(&ids) {
+            if !self.files.is_window(self.peer, *id, &ids) {
+                let Some(fault) = self.fault(fd)? else {
+                    self.files.announce(self.peer, *id);
+                    continue;
+                };
+                self.warn_left_out(region, fd, fault);
+            }
+            region.left_out = true;
+            *fd = self.files.blank()?;
+        }
+        let mut table = lock(&self.table);
+        table.append(&mut regions);
+        let ram = table.iter().filter(|listed| !listed.left_out).count();
+        if table.len() > MAX_REGIONS || ram > MAX_RAM_REGIONS {
+            return Err(Refusal::TooMany);
+        }
+        let mut lens = table.iter().map(|listed| listed.len);
+        let total = lens.try_fold(0_u64, u64::checked_add);
+        if total.is_none_or(|total| total > self.max_bytes) {
+            return Err(Refusal::TooLarge(self.max_bytes));
+        }
+        Ok(())
+    }
+
+    fn fault(&self, fd: &OwnedFd) -> io::Result<Option<Fault>> {
+        Ok(match shrinks(fd.as_fd())? {
+            None => Some(Fault::NotMemory),
+            Some(true) if !self.unsealed => Some(Fault::Shrinks),
+            Some(_) => None,
+        })
+    }
+
+    fn warn_left_out(&self, region: &Listed, fd: &OwnedFd, fault: Fault) {
+        let (len, gpa) = (region.len, region.gpa);
+        let (file, why, help) = (path_of(fd), fault.why(), fault.help());
+        self.limiter.warn(
+            &self.name,
+            format_args!(
+                "its memory of {len:#x} bytes at {gpa:#x} is left out: no buffer and no queue can \
+                 be in it. Its file, {file}, {why}. If it is the VM's RAM, start QEMU with -object \
+                 memory-backend-memfd,id=m,size=SIZE,share=on -machine memory-backend=m{help}"
+            ),
+        );
+    }
+
+    /// Looks where the rings are; none if the message is too short.
+    fn rings(&self, payload: &[u8]) -> Option<Result<(), Refusal>> {
+        // Index and flags; then the addresses of descriptors, used ring, available
+        // ring.
+        let table = lock(&self.table);
+        let left_out = |address| {
+            let mut replaced = table.iter().filter(|listed| listed.left_out);
+            replaced.any(|listed| listed.holds(address))
+        };
+        for at in [8, 16, 24] {
+            let address = word(payload, at)?;
+            if left_out(address) {
+                return Some(Err(Refusal::Rings(address)));
+            }
+        }
+        Some(Ok(()))
+    }
+}
+
+/// 64 bits of a payload, in the host's byte order.
+fn word(payload: &[u8], at: usize) -> Option<u64> {
+    let bytes = payload.get(at..at.checked_add(8)?)?;
+    Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+fn region(payload: &[u8], index: usize) -> Option<Listed> {
+    let at = index.checked_mul(REGION)?.checked_add(REGIONS_AT)?;
+    let region = payload.get(at..at.checked_add(REGION)?)?;
+    Some(Listed {
+        gpa: word(region, 0)?,
+        len: word(region, 8)?,
+        user: word(region, 16)?,
+        left_out: false,
+    })
+}
+
+/// What the kernel calls an open file, with nothing in it that a log takes amiss.
+fn path_of(fd: &OwnedFd) -> String {
+    match fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) {
+        Ok(path) => format!("{:?}", path.to_string_lossy()),
+        Err(error) => format!("a file without a name ({error})"),
+    }
+}
+
+/// Takes an eventfd, and makes it one that does not block; its other holders can
+/// undo that (see [`super::doorbell`]).
+fn eventfd(fd: &OwnedFd, what: &'static str) -> Result<(), Refusal> {
+    let path = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    if path.as_os_str() != EVENTFD {
+        return Err(Refusal::NotEventfd(path_of(fd), what));
+    }
+    // SAFETY: F_SETFL takes no pointer. An eventfd has no other flag that it sets.
+    if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } < 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    Ok(())
+}
+
+/// Takes a socket whose shutdown ends every wait for it.
+fn channel(fd: &OwnedFd) -> Result<(), Refusal> {
+    use crate::host::listen::option;
+    let is = |name, value| option(fd.as_raw_fd(), name).is_ok_and(|got| got == value);
+    if is(libc::SO_DOMAIN, libc::AF_UNIX) && is(libc::SO_TYPE, libc::SOCK_STREAM) {
+        Ok(())
+    } else {
+        Err(Refusal::NotSocket(path_of(fd)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::tests::memfd;
+    use std::os::fd::BorrowedFd;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    fn admission(unsealed: bool) -> Admission {
+        let files = Arc::new(Files::new().unwrap());
+        files.connect(PeerId(1), None);
+        Admission::new(PeerId(1), "a".into(), files, unsealed, 1 << 30)
+    }
+
+    fn words(words: &[u64]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    fn dup(fd: impl AsFd) -> OwnedFd {
+        fd.as_fd().try_clone_to_owned().unwrap()
+    }
+
+    fn id(fd: &OwnedFd) -> FileId {
+        FileId::of(fd.as_fd()).unwrap()
+    }
+
+    fn disk_file() -> OwnedFd {
+        // Whatever file system that is, it is none of memory.
+        fs::File::open("/proc/self/exe").unwrap().into()
+    }
+
+    fn add(admission: &Admission, fd: OwnedFd, user: u64) -> Result<OwnedFd, Refusal> {
+        let mut fds = vec![fd];
+        let request = FrontendReq::ADD_MEM_REG.into();
+        admission.admit(request, &words(&[0, 0x1000, 0x1000, user, 0]), &mut fds)?;
+        Ok(fds.remove(0))
+    }
+
+    fn rings(admission: &Admission, at: u64) -> Result<(), Refusal> {
+        let payload = words(&[0, 0x100, at, 0x300, 0]);
+        admission.admit(FrontendReq::SET_VRING_ADDR.into(), &payload, &mut vec![])
+    }
+
+    #[test]
+    fn sealed_memory_is_taken_and_other_files_are_replaced() {
+        let sealed = dup(&memfd(0x1000, true));
+        let open = dup(&memfd(0x1000, false));
+        let strict = admission(false);
+        let blank = id(&strict.files.blank().unwrap());
+
+        assert_eq!(id(&add(&strict, dup(&sealed), 0).unwrap()), id(&sealed));
+        assert_eq!(id(&add(&strict, dup(&open), 0).unwrap()), blank);
+        assert_eq!(id(&add(&strict, disk_file(), 0).unwrap()), blank);
+
+        let trusting = admission(true);
+        let blank = id(&trusting.files.blank().unwrap());
+        assert_eq!(id(&add(&trusting, dup(&open), 0).unwrap()), id(&open));
+        assert_eq!(id(&add(&trusting, disk_file(), 0).unwrap()), blank);
+    }
+
+    #[test]
+    fn rings_in_memory_that_is_left_out_are_refused_until_it_is_gone() {
+        let admission = admission(false);
+        add(&admission, disk_file(), 0x7000).unwrap();
+
+        assert!(rings(&admission, 0x6fff).is_ok());
+        assert!(matches!(rings(&admission, 0x7fff), Err(Refusal::Rings(_))));
+        let remove = words(&[0, 0x1000, 0x1000, 0x7000, 0]);
+        let mut fds = vec![disk_file()];
+        admission
+            .admit(FrontendReq::REM_MEM_REG.into(), &remove, &mut fds)
+            .unwrap();
+        assert!(fds.is_empty());
+        assert!(rings(&admission, 0x7fff).is_ok());
+    }
+
+    #[test]
+    fn table_is_looked_at_region_by_region() {
+        let admission = admission(false);
+        let ram = dup(&memfd(0x1000, true));
+        let mut fds = vec![dup(&ram), disk_file()];
+        let table = words(&[2, 0, 0x1000, 0x1000, 0, 0x10000, 0x1000, 0x9000, 0]);
+        let request = FrontendReq::SET_MEM_TABLE.into();
+
+        admission.admit(request, &table, &mut fds).unwrap();
+
+        assert_eq!(id(&fds[0]), id(&ram));
+        assert_eq!(id(&fds[1]), id(&admission.files.blank().unwrap()));
+        assert!(rings(&admission, 0x9000).is_err());
+        for (table, count) in [(&table[..], 1), (&table[..72 - 8], 2), (&[][..], 0)] {
+            let mut fds = (0..count).map(|_| dup(&ram)).collect();
+            let result = admission.admit(request, table, &mut fds);
+            assert!(matches!(result, Err(Refusal::Malformed(5))));
+        }
+    }
+
+    #[test]
+    fn table_beyond_its_limits_is_refused() {
+        let file = dup(&memfd(0x1000, true));
+        let add = |admission: &Admission, gpa, len| {
+            let payload = words(&[0, gpa, len, 0, 0]);
+            admission.admit(
+                FrontendReq::ADD_MEM_REG.into(),
+                &payload,
+                &mut vec![dup(&file)],
+            )
+        };
+        let one = admission(false);
+        add(&one, 0, 1 << 29).unwrap();
+        let result = add(&one, 1 << 30, (1 << 29) + 1);
+        assert!(matches!(result, Err(Refusal::TooLarge(_))));
+        let result = add(&admission(false), 0, u64::MAX);
+        assert!(matches!(result, Err(Refusal::TooLarge(_))));
+
+        let many = admission(false);
+        for gpa in 0..288 {
+            add(&many, gpa << 12, 1 << 12).unwrap();
+        }
+        let result = add(&many, 1 << 30, 1 << 12);
+        assert!(matches!(result, Err(Refusal::TooMany)));
+    }
+
+    #[test]
+    fn queues_take_eventfds_and_make_them_not_block() {
+        let admission = admission(false);
+        let (_reader, pipe) = io::pipe().unwrap();
+        for request in [
+            FrontendReq::SET_VRING_KICK,
+            FrontendReq::SET_VRING_CALL,
+            FrontendReq::SET_VRING_ERR,
+        ] {
+            let blocking = vmm_sys_util::eventfd::EventFd::new(0).unwrap();
+            // SAFETY: open, and duplicated at once.
+            let fd = dup(unsafe { BorrowedFd::borrow_raw(blocking.as_raw_fd()) });
+            let mut fds = vec![fd];
+            admission
+                .admit(request.into(), &words(&[1]), &mut fds)
+                .unwrap();
+            assert!(blocking.read().is_err(), "it would block");
+
+            let none = admission.admit(request.into(), &words(&[NO_FD]), &mut vec![]);
+            assert!(none.is_ok());
+            let pipe = admission.admit(request.into(), &words(&[0]), &mut vec![dup(&pipe)]);
+            assert!(matches!(pipe, Err(Refusal::NotEventfd(..))), "{pipe:?}");
+            let file = memfd(0x1000, true);
+            let file = admission.admit(request.into(), &words(&[0]), &mut vec![dup(&file)]);
+            assert!(matches!(file, Err(Refusal::NotEventfd(..))));
+        }
+    }
+
+    #[test]
+    fn channel_is_a_stream_socket() {
+        let admission = admission(false);
+        let request = FrontendReq::SET_BACKEND_REQ_FD.into();
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let datagram = UnixDatagram::unbound().unwrap();
+
+        assert!(
+            admission
+                .admit(request, &[], &mut vec![dup(&stream)])
+                .is_ok()
+        );
+        let result = admission.admit(request, &[], &mut vec![dup(&datagram)]);
+        assert!(matches!(result, Err(Refusal::NotSocket(_))));
+        let result = admission.admit(request, &[], &mut vec![disk_file()]);
+        assert!(matches!(result, Err(Refusal::NotSocket(_))));
+    }
+
+    #[test]
+    fn no_other_message_has_a_descriptor() {
+        let admission = admission(false);
+        let request = FrontendReq::SET_LOG_BASE.into();
+
+        let result = admission.admit(request, &words(&[0, 0]), &mut vec![disk_file()]);
+
+        assert!(matches!(result, Err(Refusal::Malformed(6))));
+        assert!(
+            admission
+                .admit(FrontendReq::SET_OWNER.into(), &[], &mut vec![])
+                .is_ok()
+        );
+    }
+}

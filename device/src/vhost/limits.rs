@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What one front end may take of the process, each limit with its reason.
+
+/// Regions of a memory table, windows among them: what the vhost-user crate tells
+/// front ends.
+pub const MAX_REGIONS: usize = 509;
+
+/// Those that are RAM, of which each takes a descriptor: QEMU has at most 256 memory
+/// devices, and cuts what is there from the start into a few pieces.
+pub const MAX_RAM_REGIONS: usize = 288;
+
+/// Address space that all memory tables together may take: half of what a process
+/// on x86-64 has.
+const MAX_TABLES_BYTES: u64 = 1 << 46;
+
+/// The share of one of so many peers.
+#[must_use]
+pub fn max_table_bytes(peers: usize) -> u64 {
+    let peers = u64::try_from(peers).unwrap_or(u64::MAX);
+    MAX_TABLES_BYTES
+        .checked_div(peers)
+        .unwrap_or(MAX_TABLES_BYTES)
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Front ends that mean harm: to the daemon, or through it to other VMs.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+mod common;
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::sync::Arc;
+
+use bufshare_protocol::event::EventKind;
+use bufshare_protocol::request::Request;
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::Extent;
+use common::daemon::{Daemon, Setup};
+use common::frontend::{Options, PAGE, SHM_GPA, memfd};
+use common::vm::{DATA, Vm};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vmm_sys_util::eventfd::EventFd;
+
+fn unsealed() -> Options {
+    Options {
+        sealed: false,
+        ..Options::default()
+    }
+}
+
+/// A kick or call descriptor that is something else.
+fn as_eventfd(file: impl IntoRawFd) -> EventFd {
+    // SAFETY: the number is given up by the one and taken by the other.
+    unsafe { EventFd::from_raw_fd(file.into_raw_fd()) }
+}
+
+/// Whoever writes to it waits, unless it is told not to.
+fn block(eventfd: &EventFd) {
+    // SAFETY: takes no pointer.
+    let rc = unsafe { libc::fcntl(eventfd.as_raw_fd(), libc::F_SETFL, 0) };
+    assert_eq!(rc, 0);
+    let _ = eventfd.read();
+    eventfd.write(u64::MAX - 1).unwrap();
+}
+
+#[test]
+fn call_descriptor_that_blocks_holds_nobody_up() {
+    let daemon = Daemon::start(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let b = Vm::boot(&daemon.socket("b"));
+    // Not empty, or the read above would wait.
+    for ring in &b.front.rings {
+        ring.call.write(1).unwrap();
+        block(&ring.call);
+    }
+
+    // B is told of each.
+    for page in 0..3 {
+        a.export(DATA + page * PAGE, PAGE);
+    }
+
+    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    a.reset();
+    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    assert_eq!(daemon.session("b")["running"], true);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn descriptor_of_a_queue_that_is_no_eventfd_is_refused() {
+    type Give = fn(&Frontend, &EventFd) -> vhost::Result<()>;
+    let cases: [(&str, Give); 3] = [
+        ("kick", |front, fd| front.set_vring_kick(0, fd)),
+        ("call", |front, fd| front.set_vring_call(0, fd)),
+        ("error", |front, fd| front.set_vring_err(0, fd)),
+    ];
+    for (what, give) in cases {
+        let daemon = Daemon::spawn(&Setup::default());
+        let mut a = Vm::boot(&daemon.socket("a"));
+        let b = Vm::boot(&daemon.socket("b"));
+        let (_reader, writer) = std::io::pipe().unwrap();
+
+        // The session may end before its answer.
+        let _ = give(&b.front.raw(), &as_eventfd(writer));
+
+        daemon.until_gone("b");
+        let said = format!("as {what} descriptor of a queue, which has to be an eventfd");
+        assert!(daemon.log().contains(&said), "{}", daemon.log());
+        drop(b);
+        drop(Vm::boot(&daemon.socket("b")));
+        a.export(DATA, PAGE);
+        drop(a);
+        daemon.finish();
+    }
+}
+
+/// Where a driver puts its rings.
+fn rings(vm: &Vm) -> VringConfigData {
+    let base = vm.front.ram.ptr as u64;
+    VringConfigData {
+        queue_max_size: 64,
+        queue_size: 64,
+        flags: 0,
+        desc_table_addr: base,
+        avail_ring_addr: base + 0x1000,
+        used_ring_addr: base + 0x2000,
+        log_addr: None,
+    }
+}
+
+#[test]
+fn vm_whose_ram_can_be_made_shorter_is_refused_and_told_what_to_type() {
+    let daemon = Daemon::spawn(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let b = Vm::connect(&daemon.socket("b"), &unsealed());
+    let raw = b.front.raw();
+    raw.set_mem_table(&[b.front.ram_region()]).unwrap();
+    raw.set_vring_num(0, 64).unwrap();
+
+    assert!(raw.set_vring_addr(0, &rings(&b)).is_err());
+
+    daemon.until_gone("b");
+    let log = daemon.log();
+    for part in [
+        "b: its memory of 0x2000000 bytes at 0x0 is left out",
+        "/memfd:guest-ram",
+        "is not sealed",
+        "-object memory-backend-memfd,id=m,size=SIZE,share=on -machine memory-backend=m",
+        "unsealed-ram=allow",
+        "b: the front end is refused: its driver's rings lie at ",
+    ] {
+        assert!(log.contains(part), "'{part}' is not in:\n{log}");
+    }
+    // It would have ended the daemon.
+    b.front.ram_file.set_len(0).unwrap();
+    a.export(DATA, PAGE);
+    drop((a, b, raw));
+    daemon.finish();
+}
+
+#[test]
+fn ram_that_can_be_made_shorter_is_used_where_the_operator_allows_it() {
+    let daemon = Daemon::start(&Setup {
+        peers: vec!["name=a,ram-fd=allow,unsealed-ram=allow", "name=b"],
+        allow: vec!["a:b:rw"],
+        ..Setup::default()
+    });
+    let mut a = Vm::boot_with(&daemon.socket("a"), &unsealed());
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    b.map(handle, PAGE);
+    drop((a, b));
+    daemon.finish();
+}
+
+/// A page that some other device of the VM shows at this address.
+fn page_at(gpa: u64, file: &File) -> VhostUserMemoryRegionInfo {
+    VhostUserMemoryRegionInfo {
+        guest_phys_addr: gpa,
+        memory_size: PAGE,
+        // Nobody looks there.
+        userspace_addr: 0x1000_0000_0000 + gpa,
+        mmap_offset: 0,
+        mmap_handle: file.as_raw_fd(),
+    }
+}
+
+fn try_export(vm: &mut Vm, addr: u64) -> Result<(), Status> {
+    let request = Vm::export_of(vec![Extent { addr, len: PAGE }], vec![]);
+    vm.request(&request).map(drop)
+}
+
+#[test]
+fn memory_that_is_no_sealed_memory_file_is_left_out_and_the_rest_is_served() {
+    let daemon = Daemon::start(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut raw = a.front.raw();
+    let disk = File::open("/proc/self/exe").unwrap();
+    let open = memfd(PAGE, false);
+    let sealed = memfd(PAGE, true);
+    let places = [1_u64 << 33, 1 << 34, 1 << 35];
+
+    for (gpa, file) in places.into_iter().zip([&disk, &open, &sealed]) {
+        raw.add_mem_region(&page_at(gpa, file)).unwrap();
+    }
+
+    assert_eq!(daemon.session("a")["ram_regions"], 2);
+    assert_eq!(daemon.session("a")["window_regions"], 2);
+    assert_eq!(try_export(&mut a, places[0]), Err(Status::NotRam));
+    assert_eq!(try_export(&mut a, places[1]), Err(Status::NotRam));
+    assert_eq!(try_export(&mut a, places[2]), Ok(()));
+    for (gpa, file) in places.into_iter().zip([&disk, &open, &sealed]) {
+        raw.remove_mem_region(&page_at(gpa, file)).unwrap();
+    }
+    assert_eq!(daemon.session("a")["ram_regions"], 1);
+    assert_eq!(a.event_of(EventKind::Revoked).kind, EventKind::Revoked);
+    drop((a, raw));
+    daemon.finish();
+}
+
+#[test]
+fn memory_table_without_end_is_refused() {
+    let daemon = Daemon::spawn(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let b = Vm::boot(&daemon.socket("b"));
+    let mut raw = b.front.raw();
+    let file = memfd(PAGE, true);
+    let mut listed = 0;
+
+    while raw
+        .add_mem_region(&page_at((1 << 33) + listed * PAGE, &file))
+        .is_ok()
+    {
+        listed += 1;
+        assert!(listed < 1000, "takes any number");
+    }
+
+    assert_eq!(listed, 287, "and the RAM");
+    daemon.until_gone("b");
+    assert!(
+        daemon
+            .log()
+            .contains("b: the front end is refused: its memory table has more than")
+    );
+    a.export(DATA, PAGE);
+    drop((a, b, raw));
+    daemon.finish();
+}
+
+#[test]
+fn window_of_one_device_is_not_exported_by_another_of_the_same_vm() {
+    let daemon = Daemon::start(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let half = Options::default().ram;
+    let ram = Arc::new(memfd(2 * half, true));
+    let [mut b, mut c] = [("b", 0), ("c", half)].map(|(name, at)| {
+        let options = Options {
+            ram_in: Some((ram.clone(), at)),
+            ..Options::default()
+        };
+        Vm::boot_with(&daemon.socket(name), &options)
+    });
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    let (at, _) = b.map(handle, PAGE);
+    let mut raw = c.front.raw();
+
+    // As a VMM does for all devices of its VM.
+    for region in b.front.window_regions() {
+        raw.add_mem_region(&region).unwrap();
+    }
+
+    assert_eq!(try_export(&mut c, SHM_GPA + at), Err(Status::NotRam));
+    assert_eq!(daemon.session("c")["window_regions"], 1);
+    assert_eq!(try_export(&mut c, DATA), Ok(()));
+    drop((a, b, c, raw));
+    daemon.finish();
+}
