@@ -390,6 +390,26 @@ fn many_resets_write_few_lines() {
 }
 
 #[test]
+fn many_mappings_that_fail_write_few_lines() {
+    let (daemon, mut a) = one_with(Daemon::spawn);
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let id = b.export(DATA, PAGE);
+    let handle = a.attach(id);
+    a.front.shm.refuse(500);
+
+    for _ in 0..500 {
+        assert_eq!(a.try_map(handle, PAGE), Err(Status::MapFailed));
+    }
+
+    let log = daemon.log();
+    let lines = log.lines().filter(|line| line.contains("refused to map"));
+    assert!((1..=40).contains(&lines.count()), "{log}");
+    assert_eq!(daemon.session("a")["refused"], 500);
+    drop(b);
+    check(daemon, a);
+}
+
+#[test]
 fn full_queue_of_requests_is_answered_each_once() {
     let (daemon, mut a) = one();
     for _ in 0..50 {

@@ -37,7 +37,7 @@ use crate::broker::limits::GUARD;
 use crate::broker::{Outcome, PeerId, Piece};
 use crate::host::random;
 use crate::hub::{Hub, Job};
-use crate::sync::lock;
+use crate::sync::{Limiter, lock};
 use crate::transport::lent::Lent;
 use crate::transport::zeroes::Zeroes;
 use crate::transport::{self, FdPiece, PAGE, udmabuf};
@@ -129,6 +129,8 @@ pub struct Port {
     zeroes: Zeroes,
     /// Mapping requests that the front end refused.
     pub refused: AtomicU64,
+    /// For what a guest can have said again and again.
+    limiter: Limiter,
 }
 
 impl Port {
@@ -143,6 +145,7 @@ impl Port {
             shm_size,
             zeroes: Zeroes::new(shm_size)?,
             refused: AtomicU64::new(0),
+            limiter: Limiter::new(),
         })
     }
 
@@ -342,7 +345,8 @@ impl Port {
                     let outcome = match (pieces, backend) {
                         (Ok(pieces), Some(backend)) => worker.map(&backend, &pieces, what),
                         (Err(error), _) => {
-                            log::warn!("{name}: a buffer cannot be mapped: {error}");
+                            let what = format_args!("a buffer cannot be mapped: {error}");
+                            self.limiter.warn(name, what);
                             Outcome::HostError
                         }
                         (_, None) => Outcome::HostError,
@@ -519,7 +523,8 @@ impl Worker<'_> {
                         Ok(Some(file)) => file,
                         Ok(None) => return Outcome::Refused,
                         Err(error) => {
-                            log::warn!("{}: a buffer cannot be lent: {error}", self.name);
+                            let what = format_args!("a buffer cannot be lent: {error}");
+                            self.port.limiter.warn(self.name, what);
                             let undone = self.undo(backend, &done);
                             return if done.is_empty() {
                                 Outcome::HostError
@@ -599,7 +604,8 @@ impl Worker<'_> {
                 Turn::Closed => return Outcome::Stuck,
             }
             if let Err(error) = self.port.zeroes.release(*piece) {
-                log::warn!("{}: zeroes are kept: {error}", self.name);
+                let what = format_args!("zeroes are kept: {error}");
+                self.port.limiter.warn(self.name, what);
             }
         }
         outcome
@@ -647,11 +653,10 @@ impl Worker<'_> {
 
     fn count_refusal(&self, piece: &FdPiece) {
         self.port.refused.fetch_add(1, Ordering::Relaxed);
-        log::warn!(
-            "{}: the front end refused to map {:#x} bytes at {:#x}",
+        let (len, at) = (piece.len, piece.shm_offset);
+        self.port.limiter.warn(
             self.name,
-            piece.len,
-            piece.shm_offset
+            format_args!("the front end refused to map {len:#x} bytes at {at:#x}"),
         );
     }
 }
