@@ -43,8 +43,10 @@ pub enum RevokeWait {
     /// is paused or their guest is hostile, lose the windows by force: QEMU 11.1.3
     /// ends when it is asked to unmap then. So a guest that stops its device harms
     /// itself, and cannot hold up others. A VMM that does not answer is not waited
-    /// for much longer; but one that holds memory after its session is, since
-    /// nobody can ask it for anything.
+    /// for much longer; but one that holds memory after its session is, without a
+    /// limit: nobody can ask it for anything, and to go on would let it read what
+    /// the exporter writes next. The log and the control socket name its process,
+    /// which the operator has to end.
     Limit(Duration),
     /// Until that is proved for all, or the session ends: a VM that is paused loses
     /// nothing, and a hostile one can hold up its exporters' resets.
@@ -500,12 +502,14 @@ impl Hub {
             let waited = started.elapsed();
             if waited >= say {
                 say = waited.saturating_add(STOP_SAY);
-                let (name, names) = (state.name(peer), state.names(&left));
+                let name = state.name(peer);
+                let mut holds = state.holds();
+                holds.retain(|hold| *hold.owner == *name);
                 drop(state);
-                log::warn!(
-                    "{name}: its stop waits for the VMM of {names} to unmap this VM's memory; one \
-                     that is paused has to be resumed for that, one whose session failed to be ended"
-                );
+                for hold in holds {
+                    let way_out = hold.state.way_out();
+                    log::warn!("{name}: its stop waits. {hold}{way_out}");
+                }
                 state = self.state()?;
                 continue;
             }

@@ -486,6 +486,38 @@ fn stop_that_is_held_goes_on_when_the_importer_leaves_with_its_windows() {
 }
 
 #[test]
+fn operator_is_told_which_process_holds_a_stop_up_after_its_session() {
+    let Held {
+        daemon, b, stop, ..
+    } = held_with(Daemon::spawn);
+    // SAFETY: an open socket.
+    unsafe { libc::shutdown(b.front.raw().as_raw_fd(), libc::SHUT_RDWR) };
+
+    let pid = std::process::id();
+    until("the state of b's session", || {
+        daemon.report()["holds"][0]["state"] == "ended"
+    });
+    let hold = daemon.report()["holds"][0].clone();
+    assert_eq!(
+        (&hold["importer"], &hold["owner"]),
+        (&"b".into(), &"a".into())
+    );
+    assert_eq!(hold["vmm_pid"], pid);
+    let line = format!(
+        "a: its stop waits. b: its VMM (process {pid}) still maps 4096 bytes of a in 1 window; its \
+         session has ended, so it cannot be asked: end that process"
+    );
+    until(&line, || daemon.log().contains(&line));
+    assert!(!stop.is_finished());
+    // Which is the way out.
+    drop(b);
+    let (a, _) = stop.join().unwrap();
+    assert_eq!(daemon.peer("a")["unproved_stops"], 0);
+    drop(a);
+    daemon.finish();
+}
+
+#[test]
 fn front_end_that_cannot_be_served_any_more_is_asked_to_unmap_before_it_is_left() {
     let (daemon, mut a, mut b) = boot(impatient(Daemon::spawn));
     share(&mut a, &mut b);

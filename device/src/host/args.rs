@@ -138,7 +138,9 @@ pub struct Args {
     /// unmap all the same; QEMU 11.1 dies of that. With `unlimited` a paused VM
     /// loses nothing, but a hostile guest can hold up the resets of VMs that it
     /// imports from, and two VMs that import from each other cannot be paused at
-    /// once. The end of the program waits as long for such importers, but not for
+    /// once. An importer whose session has ended, and whose VMM holds the memory
+    /// all the same, is waited for without a limit; the log and the control socket
+    /// (holds) name its process: end it. The end of the program waits as long for such importers, but not for
     /// ever, and forces none. [default: 5]
     #[arg(long, value_name = "SECONDS")]
     pub revoke_wait: Option<RevokeWaitSpec>,

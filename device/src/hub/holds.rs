@@ -27,6 +27,17 @@ pub enum HolderState {
     Ended,
 }
 
+impl HolderState {
+    /// What an operator can do about it, to be added to a line.
+    pub(super) fn way_out(self) -> &'static str {
+        match self {
+            Self::Running => "",
+            Self::Stopped => ": resume the VM, or end it",
+            Self::Ended => ": end that process, and with it whatever it shares its memory with",
+        }
+    }
+}
+
 /// What one VMM may still map of another VM's memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HoldReport {

@@ -204,9 +204,12 @@ impl Server {
             && !self.common.stop.requested()
         {
             log::error!(
-                "{}: its session has ended, but its VMM (or another back end of it) still holds \
+                "{}: its session has ended, but its VMM ({}) or another back end of it still holds \
                  memory of other VMs, whose resets wait for that: end it",
-                self.name
+                self.name,
+                vmm_pid.map_or("of an unknown process".to_owned(), |pid| format!(
+                    "process {pid}"
+                )),
             );
         }
         self.common.hub.disconnect(self.peer);
