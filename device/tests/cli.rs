@@ -21,12 +21,14 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use common::daemon::{Daemon, Setup, binary};
+use common::daemon::{Daemon, Setup, binary, limit_open_files};
 use common::vm::Vm;
 use common::{SOON, until};
 use vhost::VhostBackend;
 use vhost::vhost_user::Frontend;
+use vhost_device_bufshare::broker::limits::{HARD_MAX_WINDOWS, MAX_PEERS};
 use vhost_device_bufshare::host::daemon::EXIT_STILL_MAPPED;
+use vhost_device_bufshare::host::descriptors::needed;
 
 fn run(args: &[&str]) -> Output {
     Command::new(binary()).args(args).output().unwrap()
@@ -249,6 +251,33 @@ fn run_time_failure_is_status_1_and_names_the_peer() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("not open"), "{}", stderr(&output));
     assert!(file.exists() && live.exists());
+}
+
+#[test]
+fn too_low_a_limit_of_open_files_is_status_1_and_says_how_many_are_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(binary());
+    command.arg("--socket-path").arg(dir.path().join("s"));
+    limit_open_files(&mut command, 100, 300);
+
+    let output = command.output().unwrap();
+
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for part in [
+        "descriptors are needed for 1 peers",
+        "is 300",
+        "LimitNOFILE=",
+    ] {
+        assert!(text.contains(part), "'{part}' is not in: {text}");
+    }
+    assert!(!dir.path().join("s").exists());
+}
+
+#[test]
+fn unit_has_descriptors_for_as_many_peers_as_there_may_be() {
+    let limit: u64 = unit_values("LimitNOFILE")[0].parse().unwrap();
+    assert!(limit >= needed(MAX_PEERS, HARD_MAX_WINDOWS, true));
 }
 
 #[test]

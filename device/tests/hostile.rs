@@ -25,6 +25,7 @@ use common::frontend::{Options, PAGE, SHM_GPA, memfd};
 use common::vm::{DATA, Vm};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vhost_device_bufshare::host::descriptors::needed;
 use vmm_sys_util::eventfd::EventFd;
 
 fn unsealed() -> Options {
@@ -232,6 +233,39 @@ fn memory_table_without_end_is_refused() {
     );
     a.export(DATA, PAGE);
     drop((a, b, raw));
+    daemon.finish();
+}
+
+#[test]
+fn front_end_that_takes_all_it_can_leaves_the_others_their_descriptors() {
+    let most = needed(3, 256, false);
+    let daemon = Daemon::spawn(&Setup {
+        // The soft limit is raised.
+        open_files: Some((64, most)),
+        ..Setup::default()
+    });
+    let greedy = ["a", "b"].map(|name| {
+        let vm = Vm::boot(&daemon.socket(name));
+        let mut raw = vm.front.raw();
+        let file = memfd(PAGE, true);
+        for page in 0..287 {
+            raw.add_mem_region(&page_at((1 << 33) + page * PAGE, &file))
+                .unwrap();
+        }
+        vm
+    });
+    let mut c = Vm::boot(&daemon.socket("c"));
+    let [mut a, mut b] = greedy;
+
+    for (page, vm) in [&mut a, &mut b].into_iter().enumerate() {
+        let id = c.export(DATA + page as u64 * PAGE, PAGE);
+        let handle = vm.attach(id);
+        vm.map(handle, PAGE);
+    }
+
+    assert!(daemon.fds() as u64 <= most, "{}", daemon.fds());
+    assert!(daemon.fds() > 2 * 287);
+    drop((a, b, c));
     daemon.finish();
 }
 

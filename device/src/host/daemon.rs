@@ -11,7 +11,7 @@ use super::config::{self, Config};
 use super::listen::{self, Bound, Source};
 use super::random::RandomIds;
 use super::stop::Stop;
-use super::{control, notify, signals};
+use super::{control, descriptors, notify, signals};
 use crate::broker::{Broker, PeerId};
 use crate::hub::{HoldReport, Hub};
 use crate::transport::udmabuf;
@@ -53,6 +53,9 @@ pub enum Error {
          until they end"
     )]
     Bug,
+    /// There are too few descriptors.
+    #[error("{0}")]
+    Descriptors(#[from] descriptors::Error),
     /// The system has no more of something.
     #[error("cannot {what}: {source}")]
     System {
@@ -138,6 +141,7 @@ impl Daemon {
 
         doorbell::prepare();
         let udmabuf = find_udmabuf(config);
+        descriptors::reserve(config.peers.len(), config.max_windows, udmabuf.is_some())?;
         let broker = Broker::new(config.broker(udmabuf.is_some())?, Box::new(RandomIds))
             .map_err(config::Error::from)?;
         let names: Vec<String> = config.peers.iter().map(|peer| peer.name.clone()).collect();

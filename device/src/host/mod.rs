@@ -6,6 +6,7 @@ pub mod capabilities;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod descriptors;
 pub mod listen;
 pub mod notify;
 pub mod random;

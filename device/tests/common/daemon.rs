@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -50,6 +51,8 @@ pub struct Setup {
     pub allow: Vec<&'static str>,
     /// Further options.
     pub extra: Vec<&'static str>,
+    /// Soft and hard limit of open files of the program, if not those of the test.
+    pub open_files: Option<(u64, u64)>,
 }
 
 impl Default for Setup {
@@ -64,6 +67,7 @@ impl Default for Setup {
             ],
             allow: vec!["a:b:rw", "b:a:rw", "a:c:rw", "c:a:rw", "b:c:rw", "c:b:rw"],
             extra: vec!["--shm-size", "16M"],
+            open_files: None,
         }
     }
 }
@@ -90,6 +94,23 @@ impl Setup {
 
 pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_vhost-device-bufshare"))
+}
+
+/// Gives a program other limits of open files.
+pub fn limit_open_files(command: &mut Command, soft: u64, hard: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    let set = move || {
+        // SAFETY: the structure is initialised.
+        match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec nothing but setrlimit is called.
+    unsafe { command.pre_exec(set) };
 }
 
 /// With the output of the test that started the logging thread.
@@ -128,14 +149,17 @@ impl Daemon {
         let ready = UnixDatagram::bind(&notify).unwrap();
         ready.set_read_timeout(Some(SOON)).unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
-        let child = Command::new(&setup.program)
+        let mut command = Command::new(&setup.program);
+        command
             .args(setup.options(dir.path()))
             .env("NOTIFY_SOCKET", &notify)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .stderr(log);
+        if let Some((soft, hard)) = setup.open_files {
+            limit_open_files(&mut command, soft, hard);
+        }
+        let child = command.spawn().unwrap();
         drop(starting);
         let daemon = Self {
             run: Run::Child(child),

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Descriptors: how many the process may need at the most, and that it has them, so
+//! that no peer can take those of another.
+
+use std::io;
+
+use crate::vhost::limits::MAX_RAM_REGIONS;
+
+/// For the process itself: standard streams, signals, timers, control socket, files
+/// that are opened for a moment by any thread.
+const PROCESS: u64 = 64;
+
+/// For one peer, without its memory: sockets and eventfds of the session (about 30),
+/// and those of two messages under way.
+const SESSION: u64 = 160;
+
+/// Why the process cannot have them.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The hard limit is too low.
+    #[error(
+        "{needed} descriptors are needed for {peers} peers with {windows} mappings each, but the \
+         hard limit of open files is {hard}: raise it (LimitNOFILE= of the unit, ulimit -Hn), or \
+         have fewer peers or a smaller --max-windows"
+    )]
+    TooFew {
+        /// Descriptors that may be needed.
+        needed: u64,
+        /// Peers.
+        peers: usize,
+        /// Mappings of each.
+        windows: u32,
+        /// What is allowed.
+        hard: u64,
+    },
+    /// As `getrlimit` and `setrlimit`.
+    #[error("the limit of open files cannot be had: {0}")]
+    System(#[from] io::Error),
+}
+
+/// How many may be needed. Each mapping of a udmabuf keeps one.
+#[must_use]
+pub fn needed(peers: usize, windows: u32, udmabuf: bool) -> u64 {
+    let windows = if udmabuf { windows.into() } else { 0 };
+    let ram = u64::try_from(MAX_RAM_REGIONS).unwrap_or(u64::MAX);
+    let peer = SESSION.saturating_add(ram).saturating_add(windows);
+    let peers = u64::try_from(peers).unwrap_or(u64::MAX);
+    peer.saturating_mul(peers).saturating_add(PROCESS)
+}
+
+/// Raises the limit of open files as far as it goes.
+///
+/// # Errors
+/// [`Error`] if that is less than may be needed.
+pub fn reserve(peers: usize, windows: u32, udmabuf: bool) -> Result<(), Error> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the structure is writable.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } < 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    let (needed, hard) = (needed(peers, windows, udmabuf), limit.rlim_max);
+    if hard < needed {
+        return Err(Error::TooFew {
+            needed,
+            peers,
+            windows,
+            hard,
+        });
+    }
+    limit.rlim_cur = hard;
+    // SAFETY: the structure is initialised.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } < 0 {
+        return Err(io::Error::last_os_error().into());
+    }
+    Ok(())
+}
