@@ -364,8 +364,8 @@ mod tests {
 
     #[test]
     fn sealed_memory_is_taken_and_other_files_are_replaced() {
-        let sealed = dup(&memfd(0x1000, true));
-        let open = dup(&memfd(0x1000, false));
+        let sealed = dup(memfd(0x1000, true));
+        let open = dup(memfd(0x1000, false));
         let strict = admission(false);
         let blank = id(&strict.files.blank().unwrap());
 
@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn table_is_looked_at_region_by_region() {
         let admission = admission(false);
-        let ram = dup(&memfd(0x1000, true));
+        let ram = dup(memfd(0x1000, true));
         let mut fds = vec![dup(&ram), disk_file()];
         let table = words(&[2, 0, 0x1000, 0x1000, 0, 0x10000, 0x1000, 0x9000, 0]);
         let request = FrontendReq::SET_MEM_TABLE.into();
@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn table_beyond_its_limits_is_refused() {
-        let file = dup(&memfd(0x1000, true));
+        let file = dup(memfd(0x1000, true));
         let add = |admission: &Admission, gpa, len| {
             let payload = words(&[0, gpa, len, 0, 0]);
             admission.admit(

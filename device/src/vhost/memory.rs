@@ -133,6 +133,22 @@ impl Files {
     }
 }
 
+/// What is sent to one front end.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    /// The registry.
+    pub files: &'a Files,
+    /// Whose front end.
+    pub peer: PeerId,
+}
+
+impl Sent<'_> {
+    /// A file is about to be sent.
+    pub fn record(&self, id: FileId) {
+        self.files.record(self.peer, id);
+    }
+}
+
 /// The own RAM in the memory table of `peer`, and the number of regions that are
 /// not: windows, and what is left out.
 #[must_use]

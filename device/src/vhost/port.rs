@@ -32,9 +32,9 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Backend, Error as VhostError, VhostUserFrontendReqHandler};
 
-use super::memory::Files;
+use super::memory::Sent;
 use crate::broker::limits::GUARD;
-use crate::broker::{Outcome, PeerId, Piece};
+use crate::broker::{Outcome, Piece};
 use crate::host::random;
 use crate::hub::{Hub, Job};
 use crate::sync::{Limiter, lock};
@@ -311,8 +311,7 @@ impl Port {
         &self,
         name: &str,
         hub: &Hub,
-        peer: PeerId,
-        files: &Files,
+        sent: Sent<'_>,
         maker: Option<&dyn udmabuf::Maker>,
         stuck: impl Fn(&str),
         dropped: impl Fn(),
@@ -320,8 +319,7 @@ impl Port {
         let mut worker = Worker {
             port: self,
             name,
-            peer,
-            files,
+            sent,
             nonce: Uuid::from_bytes(random::bytes().unwrap_or([0xa5; 16])),
             epoch: 0,
         };
@@ -467,8 +465,7 @@ enum What {
 struct Worker<'a> {
     port: &'a Port,
     name: &'a str,
-    peer: PeerId,
-    files: &'a Files,
+    sent: Sent<'a>,
     /// A shared object that never was.
     nonce: Uuid,
     /// Of the job in hand.
@@ -511,13 +508,13 @@ impl Worker<'_> {
             }
             let file = match what {
                 What::Zeroes => {
-                    self.files.record(self.peer, piece.id);
+                    self.sent.record(piece.id);
                     piece.file.clone()
                 }
                 What::Buffer { udmabuf, .. } => {
                     // No VM's RAM is a dma-buf.
                     if !udmabuf {
-                        self.files.record(self.peer, piece.id);
+                        self.sent.record(piece.id);
                     }
                     match self.port.lend(piece, udmabuf, self.epoch) {
                         Ok(Some(file)) => file,

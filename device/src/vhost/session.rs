@@ -15,7 +15,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
 use super::backend::{EVENT_AGAIN, Front, Session};
-use super::memory::Files;
+use super::memory::{Files, Sent};
 use super::relay::{Left, Relay};
 use crate::broker::PeerId;
 use crate::host::listen::{self, Source};
@@ -252,8 +252,10 @@ impl Server {
                     session.port.run(
                         name,
                         &hub,
-                        session.peer,
-                        &session.files,
+                        Sent {
+                            files: &session.files,
+                            peer: session.peer,
+                        },
                         udmabuf.as_deref(),
                         |why| {
                             if !lifeline.closing() {
