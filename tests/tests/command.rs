@@ -556,7 +556,8 @@ fn selftest_shows_a_camera_within_one_vm() {
     VMS.with(|vms| {
         vms.b.load("vivid", "allocators=1")?;
         vms.b.load("bochs", "")?;
-        let line = "bufshare --json selftest --frames 3 --fps 30";
+        // No --fps: when vivid is late for a high rate, the kernel complains of its timeouts.
+        let line = "bufshare --json selftest --frames 3";
         let printed = output(&vms.b, line)?;
         let record: Value = serde_json::from_str(printed.trim_end())?;
         let number = |member: &str| record.get(member).and_then(Value::as_u64);

@@ -9,8 +9,7 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::args::HashKind;
 use crate::failure::Result;
 
-/// Bytes copied out at a time: the memory is another machine's as well, so that
-/// nothing is looked at in place.
+/// Bytes written at a time.
 const CHUNK: usize = 64 * 1024;
 
 /// What a buffer is filled with.
@@ -111,15 +110,10 @@ impl Hasher {
 pub(crate) fn each_chunk(
     mapping: &Mapping,
     len: usize,
-    mut take: impl FnMut(&[u8]) -> Result<()>,
+    take: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     let access = mapping.begin(Rights::READ)?;
-    let mut chunk = vec![0; CHUNK];
-    for (offset, count) in pieces(len) {
-        let bytes = chunk.get_mut(..count).unwrap_or_default();
-        access.read_at(offset, bytes)?;
-        take(bytes)?;
-    }
+    access.chunks(0, len, take)?;
     access.finish()?;
     Ok(())
 }

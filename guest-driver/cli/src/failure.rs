@@ -7,6 +7,8 @@ use std::io;
 use bufshare_protocol::status::Status;
 use serde::Serialize;
 
+use crate::advice;
+
 /// Result of most functions here.
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
@@ -111,7 +113,10 @@ impl From<bufshare::Error> for Failure {
         Self {
             errno: error.errno.raw_os_error(),
             status: error.status,
-            message: error.to_string(),
+            message: match advice::on(&error) {
+                "" => error.to_string(),
+                advice => format!("{error}. {advice}"),
+            },
         }
     }
 }
@@ -119,6 +124,16 @@ impl From<bufshare::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_of_the_library_gets_the_commands_advice() {
+        let error = bufshare::Device::open_at("/nonexistent/bufshare").unwrap_err();
+        assert_eq!(
+            Failure::from(error).to_string(),
+            "cannot open the bufshare device: No such file or directory (os error 2). Check that \
+             the machine has the device and that the module virtio_bufshare is loaded"
+        );
+    }
 
     #[test]
     fn json_has_the_three_members() {

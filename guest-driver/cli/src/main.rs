@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The `bufshare` command: share dma-bufs with other virtual machines.
 
+mod advice;
 mod args;
 mod camera;
 mod cmd;

@@ -12,19 +12,10 @@ use crate::mapping::Mapping;
 
 /// A dma-buf of any driver
 ///
-/// ```no_run
-/// use bufshare::{DmaBuf, Rights};
+/// `examples/checksum.rs`:
 ///
-/// # fn capture() -> std::os::fd::OwnedFd { unimplemented!() }
-/// let buffer = DmaBuf::from_fd(capture())?;
-/// let mapping = buffer.map(Rights::READ)?;
-/// let access = mapping.begin(Rights::READ)?;
-/// let mut sum = 0u64;
-/// access.chunks(0, mapping.len(), |bytes| {
-///     sum += bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-/// })?;
-/// access.finish()?;
-/// # Ok::<(), bufshare::Error>(())
+/// ```no_run
+#[doc = include_str!("../examples/checksum.rs")]
 /// ```
 #[derive(Debug)]
 pub struct DmaBuf {

@@ -4,43 +4,16 @@
 //! A program in one virtual machine exports a dma-buf, a program in another
 //! imports it as a dma-buf of its own. No byte is copied.
 //!
-//! The exporter:
+//! The exporter, `examples/exporter.rs`:
 //!
 //! ```no_run
-//! use bufshare::{Device, ExportOptions, Rights};
-//!
-//! let device = Device::open()?;
-//! let buffer = device.alloc(1 << 20)?;
-//!
-//! let mapping = buffer.map(Rights::RW)?;
-//! let access = mapping.begin(Rights::WRITE)?;
-//! access.write_at(0, b"hello")?;
-//! access.finish()?;
-//!
-//! let export = device.export(&buffer, &ExportOptions::default())?;
-//! println!("{}", export.id());
-//! std::thread::park(); // The export ends when `export` is dropped.
-//! # Ok::<(), bufshare::Error>(())
+#![doc = include_str!("../examples/exporter.rs")]
 //! ```
 //!
-//! The importer:
+//! The importer, `examples/importer.rs`:
 //!
 //! ```no_run
-//! use bufshare::{Device, EventKind, Rights};
-//!
-//! let device = Device::open()?;
-//! while let Some(event) = device.next_event(None)? {
-//!     if event.kind != EventKind::Offer {
-//!         continue;
-//!     }
-//!     let import = device.import(event.id, Rights::READ)?;
-//!     let mapping = import.buffer.map(Rights::READ)?;
-//!     let access = mapping.begin(Rights::READ)?;
-//!     let mut hello = [0; 5];
-//!     access.read_at_checked(0, &mut hello)?;
-//!     access.finish()?;
-//! }
-//! # Ok::<(), bufshare::Error>(())
+#![doc = include_str!("../examples/importer.rs")]
 //! ```
 //!
 //! [`DmaBuf`] and [`Mapping`] know nothing of bufshare: they serve any driver's
@@ -54,7 +27,8 @@
 //! | `mapping` | [`Mapping`], [`CpuAccess`]: the CPU's view, begin and end of access |
 //! | `region` | mmap and the copies to and from shared memory |
 //! | `ioctl` | every ioctl |
-//! | `error` | [`Error`]: what failed, why, what to do |
+//! | `offers` | [`Offers`]: the buffers of other VMs, those present and those to come |
+//! | `error` | [`Error`]: what failed and why |
 //!
 //! `unsafe` is in `region` and `ioctl` alone.
 
@@ -65,6 +39,7 @@ mod export;
 mod import;
 mod ioctl;
 mod mapping;
+mod offers;
 mod region;
 
 pub use device::Device;
@@ -73,6 +48,7 @@ pub use error::{Error, Result};
 pub use export::{Export, ExportOptions};
 pub use import::Import;
 pub use mapping::{CpuAccess, Mapping};
+pub use offers::{Change, Offers};
 
 pub use bufshare_protocol::event::{Event, EventKind};
 pub use bufshare_protocol::response::{BufferInfo, Caps as Info, PeerInfo as Peer};

@@ -23,12 +23,18 @@ const CHUNK: usize = 64 * 1024;
 /// ever given out: bytes are copied in and out. It may go from thread to
 /// thread, but not be used by two at once; for that, map the buffer twice.
 ///
-/// # When the exporter takes the buffer back
+/// # When the exporter revokes the buffer
 /// Its pages disappear, and touching them is `SIGBUS`, which ends the process
 /// unless it handles that. [`CpuAccess::read_at_checked`] and
 /// [`CpuAccess::write_at_checked`] give an error instead, at the cost of a
 /// system call: about a microsecond, and half the speed of `memcpy` or more
 /// with pieces of 64 KiB. A program that must survive other VMs uses these.
+/// Begin and end of access give an error, too; [`Error::is_revoked`] is true
+/// for all of them. `examples/survivor.rs`:
+///
+/// ```no_run
+#[doc = include_str!("../examples/survivor.rs")]
+/// ```
 #[derive(Debug)]
 pub struct Mapping {
     region: Region,
@@ -45,7 +51,13 @@ impl Mapping {
         let fd = fd
             .try_clone_to_owned()
             .map_err(|errno| Error::new(op, errno))?;
-        let region = Region::map(fd.as_fd(), len, rights).map_err(|errno| Error::new(op, errno))?;
+        let region = Region::map(fd.as_fd(), len, rights).map_err(|errno| {
+            // What cannot be mapped at all is ENODEV, too, but no dma-buf.
+            match errno {
+                GONE if is_gone(fd.as_fd()) => Error::revoked(op, errno),
+                _ => Error::new(op, errno),
+            }
+        })?;
         Ok(Self { region, fd, rights })
     }
 
@@ -90,7 +102,12 @@ impl Mapping {
     }
 
     fn sync(&self, rights: Rights, edge: Edge, op: &'static str) -> Result<()> {
-        ioctl::sync(self.fd.as_fd(), rights, edge).map_err(|errno| Error::new(op, errno))
+        ioctl::sync(self.fd.as_fd(), rights, edge).map_err(|error| {
+            match Errno::from_io_error(&error) {
+                Some(errno @ GONE) => Error::revoked(op, errno),
+                _ => Error::new(op, error),
+            }
+        })
     }
 }
 
@@ -116,7 +133,7 @@ pub struct CpuAccess<'a> {
 impl CpuAccess<'_> {
     /// Copies bytes out of the buffer. As fast as `memcpy`.
     ///
-    /// If the exporter takes the buffer back, this raises `SIGBUS`; see
+    /// If the exporter revokes the buffer, this raises `SIGBUS`; see
     /// [`Mapping`].
     ///
     /// # Errors
@@ -132,7 +149,7 @@ impl CpuAccess<'_> {
 
     /// Copies bytes into the buffer. As fast as `memcpy`.
     ///
-    /// If the exporter takes the buffer back, this raises `SIGBUS`; see
+    /// If the exporter revokes the buffer, this raises `SIGBUS`; see
     /// [`Mapping`].
     ///
     /// # Errors
@@ -148,7 +165,7 @@ impl CpuAccess<'_> {
 
     /// Sets `len` bytes to `value`.
     ///
-    /// If the exporter takes the buffer back, this raises `SIGBUS`; see
+    /// If the exporter revokes the buffer, this raises `SIGBUS`; see
     /// [`Mapping`].
     ///
     /// # Errors
@@ -163,14 +180,20 @@ impl CpuAccess<'_> {
     }
 
     /// Passes a copy of `len` bytes to `take`, piece by piece and in order;
-    /// made for hashes and checksums.
+    /// made for hashes, checksums and files. It ends at the first error of
+    /// `take`.
     ///
-    /// If the exporter takes the buffer back, this raises `SIGBUS`; see
+    /// If the exporter revokes the buffer, this raises `SIGBUS`; see
     /// [`Mapping`].
     ///
     /// # Errors
-    /// See [`CpuAccess`].
-    pub fn chunks(&self, offset: usize, len: usize, mut take: impl FnMut(&[u8])) -> Result<()> {
+    /// That of `take`. Else see [`CpuAccess`].
+    pub fn chunks<E: From<Error>>(
+        &self,
+        offset: usize,
+        len: usize,
+        mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
         let op = "read from the buffer";
         self.check(Rights::READ, op)?;
         let region = &self.mapping.region;
@@ -183,13 +206,13 @@ impl CpuAccess<'_> {
             region
                 .read(offset, bytes)
                 .map_err(|errno| Error::new(op, errno))?;
-            take(bytes);
+            take(bytes)?;
         }
         Ok(())
     }
 
-    /// As [`read_at`](Self::read_at), but survives that the exporter takes the
-    /// buffer back. Costs a system call (`process_vm_writev` on ourselves).
+    /// As [`read_at`](Self::read_at), but survives that the exporter revokes the
+    /// buffer. Costs a system call (`process_vm_writev` on ourselves).
     ///
     /// # Errors
     /// [`Error::is_revoked`] if bytes are gone; those before them may have been
@@ -204,8 +227,8 @@ impl CpuAccess<'_> {
             .map_err(|errno| checked(op, errno))
     }
 
-    /// As [`write_at`](Self::write_at), but survives that the exporter takes
-    /// the buffer back. Costs a system call (`process_vm_readv` on ourselves).
+    /// As [`write_at`](Self::write_at), but survives that the exporter revokes
+    /// the buffer. Costs a system call (`process_vm_readv` on ourselves).
     ///
     /// # Errors
     /// As [`read_at_checked`](Self::read_at_checked).
@@ -251,9 +274,24 @@ impl CpuAccess<'_> {
     }
 }
 
+/// What the driver answers for a dma-buf whose memory is gone.
+const GONE: Errno = Errno::NODEV;
+
+/// Whether a descriptor is a dma-buf whose memory is gone.
+fn is_gone(fd: BorrowedFd<'_>) -> bool {
+    match ioctl::sync(fd, Rights::READ, Edge::Start) {
+        Ok(()) => {
+            // Nothing depends on how this ends.
+            let _ = ioctl::sync(fd, Rights::READ, Edge::End);
+            false
+        }
+        Err(error) => Errno::from_io_error(&error) == Some(GONE),
+    }
+}
+
 fn checked(op: &'static str, errno: Errno) -> Error {
     if errno == Errno::FAULT {
-        Error::revoked(op)
+        Error::revoked(op, errno)
     } else {
         Error::new(op, errno)
     }
@@ -344,7 +382,7 @@ mod tests {
             Some(Errno::ACCESS)
         );
         assert_eq!(
-            errno(write.chunks(0, 1, |_| panic!("called"))),
+            errno(write.chunks(0, 1, |_| -> Result<()> { panic!("called") })),
             Some(Errno::ACCESS)
         );
         assert_eq!(byte, [9]);
@@ -370,15 +408,28 @@ mod tests {
             let mut seen = Vec::new();
             access
                 .chunks(range.start, range.len(), |piece| {
-                    seen.extend_from_slice(piece)
+                    seen.extend_from_slice(piece);
+                    Ok::<(), Error>(())
                 })
                 .unwrap();
             assert_eq!(seen, bytes[range]);
         }
         assert_eq!(
-            errno(access.chunks(1, LEN, |_| panic!("called"))),
+            errno(access.chunks(1, LEN, |_| -> Result<()> { panic!("called") })),
             Some(Errno::RANGE)
         );
+    }
+
+    #[test]
+    fn chunks_end_at_the_first_error_of_their_taker() {
+        let mapping = mapping(Rights::RW);
+        let access = access(&mapping, Rights::READ);
+        let mut calls = 0;
+        let result = access.chunks(0, LEN, |_| {
+            calls += 1;
+            Err(Error::new("hash", Errno::IO))
+        });
+        assert_eq!((errno(result), calls), (Some(Errno::IO), 1));
     }
 
     #[test]

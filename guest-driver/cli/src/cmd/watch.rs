@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `bufshare watch`
 
-use std::time::Instant;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use bufshare::{Change, Event, EventKind};
 
 use crate::args::Watch;
 use crate::failure::Result;
@@ -12,29 +15,74 @@ use crate::stop::{Input, Stop};
 /// Prints the buffers there are, then the events.
 pub(crate) fn run(session: &Session, args: &Watch) -> Result<()> {
     let mut stop = Stop::new(args.until.input(Input::End))?;
-    // Events first, so that nothing between the two is missed.
-    let events = session.events()?;
-    for buffer in session.open()?.list()? {
+    let mut offers = session.open()?.offers();
+    let all = offers.device().list()?;
+    for buffer in all.iter().filter(|buffer| buffer.owned) {
         session
             .output
-            .print(&Record::Buffer(Buffer::from(&buffer)))?;
+            .print(&Record::Buffer(Buffer::from(buffer)))?;
     }
     let deadline = args
         .timeout
         .and_then(|timeout| Instant::now().checked_add(timeout));
     let mut left = args.count;
+    let time = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     while !stop.told() && left != Some(0) {
-        let time = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let [ready] = stop.wait([events.as_fd()], time)?;
-        if !ready {
-            break;
-        }
-        if let Some((_, event)) = events.take()? {
-            session
-                .output
-                .print(&Record::Event(EventRecord::from(&event)))?;
-            left = left.map(|left| left.saturating_sub(1));
+        match offers.next_change(Some(Duration::ZERO))? {
+            Some(change) => {
+                if let Some(record) = record(&change) {
+                    left = left.map(|left| left.saturating_sub(u64::from(is_event(&record))));
+                    session.output.print(&record)?;
+                }
+                // Changes without end do not keep it from ending.
+                stop.wait_for_it(Some(Duration::ZERO))?;
+                if time().is_some_and(|time| time.is_zero()) {
+                    break;
+                }
+            }
+            None => {
+                let [ready] = stop.wait([offers.as_fd()], time())?;
+                if !ready {
+                    break;
+                }
+            }
         }
     }
     Ok(())
+}
+
+/// How a change is printed.
+fn record(change: &Change) -> Option<Record> {
+    Some(match change {
+        Change::Offered {
+            buffer,
+            event: None,
+        } => Record::Buffer(Buffer::from(buffer)),
+        Change::Revoked {
+            buffer,
+            event: None,
+        } => {
+            // Its event was lost.
+            Record::Event(EventRecord::from(&Event {
+                kind: EventKind::Revoked,
+                seq: 0,
+                peer: buffer.owner,
+                id: buffer.id,
+                handle: 0,
+                value: 0,
+            }))
+        }
+        Change::Offered {
+            event: Some(event), ..
+        }
+        | Change::Revoked {
+            event: Some(event), ..
+        }
+        | Change::Other(event) => Record::Event(EventRecord::from(event)),
+        _ => return None,
+    })
+}
+
+fn is_event(record: &Record) -> bool {
+    matches!(record, Record::Event(_))
 }

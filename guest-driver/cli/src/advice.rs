@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a user of the command can do about an error, in terms of the command.
+
+use bufshare::{Error, Status};
+use rustix::io::Errno;
+
+/// What the library was doing when it exported.
+const EXPORT: &str = "export the buffer";
+const READ_ONLY: &str = "Open it for reading and writing (O_RDWR, DRM_RDWR), or name the peers that may read it (--to PEER:r)";
+
+/// A sentence, or nothing if there is nothing to say.
+pub(crate) fn on(error: &Error) -> &'static str {
+    match error.status {
+        Some(status) => on_status(status),
+        None => Errno::from_io_error(&error.errno).map_or("", |errno| match errno {
+            Errno::ACCESS if error.op == EXPORT => READ_ONLY,
+            _ => on_errno(errno),
+        }),
+    }
+}
+
+fn on_status(status: Status) -> &'static str {
+    match status {
+        Status::Ok => "",
+        Status::Unsupported => "Update the host's daemon and the guest's driver",
+        Status::BadLength | Status::BadField | Status::NoRoom | Status::Unbalanced => {
+            "This is a bug of the driver or of this command: please report it"
+        }
+        Status::NotFound => {
+            "Check the id with `bufshare list`: the exporter may have ended, or has not granted \
+             the buffer to this machine"
+        }
+        Status::Denied => {
+            "See `bufshare peers` for what may be shared, and ask the host's operator for more"
+        }
+        Status::NotRam => {
+            "Export memory of this machine: `bufshare alloc`, or `bufshare export` with --heap or \
+             --udmabuf"
+        }
+        Status::Overlap => "Export a buffer in which no page occurs twice",
+        Status::Unaligned => "Use a multiple of the alignment that `bufshare info` prints",
+        Status::TooLarge => "Use less than the largest buffer that `bufshare info` prints",
+        Status::TooMany => "End other exports or imports of this machine",
+        Status::TooFragmented => "Use `bufshare alloc`, which takes memory in few pieces",
+        Status::NoWindow => {
+            "End other imports of this machine, or have the exporter use `bufshare alloc`, which \
+             takes memory in few pieces"
+        }
+        Status::NoSpace => {
+            "End other imports of this machine, or ask the host's operator for a larger \
+             shared-memory region"
+        }
+        Status::Busy => "End the programs that use the buffer, then try again",
+        Status::Revoked => "See `bufshare list` for what is exported now",
+        Status::MetaTooLarge => "Use a shorter --name, or less metadata",
+        Status::BadMeta => {
+            "Check --name for control characters, and that the image fits the buffer"
+        }
+        Status::NoTransport => {
+            "Ask the host's operator to make /dev/udmabuf available, or to set ram-fd=allow for \
+             the exporter"
+        }
+        Status::RoNotEnforced => {
+            "Use --rights rw if `bufshare list` shows rw; else have the exporter grant rw"
+        }
+        Status::NoShmem => {
+            "Run this machine with QEMU 11.1 or newer, or export here instead of importing"
+        }
+        Status::MapFailed => "See the log of this machine's VMM",
+        Status::HostError => "See the log of the host's daemon",
+    }
+}
+
+fn on_errno(errno: Errno) -> &'static str {
+    match errno {
+        Errno::NOENT | Errno::NXIO => {
+            "Check that the machine has the device and that the module virtio_bufshare is loaded"
+        }
+        Errno::ACCESS | Errno::PERM => {
+            "Run it as root, or give yourself access to /dev/bufshare by a udev rule"
+        }
+        Errno::NODEV => "The device is gone; try again when it is back",
+        Errno::TIMEDOUT => "The host did not answer in time; see the log of its daemon",
+        Errno::STALE => "See `bufshare list` for what is exported now",
+        Errno::PROTO => "Update the driver and this command to versions that belong together",
+        Errno::NOTTY => "The descriptor is not a dma-buf, or --node is not the bufshare device",
+        Errno::RANGE => "Stay within the buffer",
+        Errno::NOMEM => "Free memory, or ask for less",
+        Errno::DQUOT => {
+            "End other exports of this machine: together they may pin only so much memory of \
+             other drivers (pin_limit_mb of the module virtio_bufshare)"
+        }
+        Errno::MFILE | Errno::NFILE => "Raise the limit of open files (ulimit -n)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_export_is_the_librarys() {
+        let source = include_str!("../../lib/src/error.rs");
+        assert!(source.contains(&format!("EXPORT: &str = \"{EXPORT}\";")));
+    }
+
+    #[test]
+    fn every_refusal_has_advice_for_users_of_the_command() {
+        for status in Status::ALL.iter().filter(|status| **status != Status::Ok) {
+            let text = on_status(*status);
+            assert!(!text.is_empty() && !text.ends_with('.'), "{status:?}");
+        }
+        let texts = Status::ALL.iter().map(|status| on_status(*status));
+        let errnos = (1..134).map(|n| on_errno(Errno::from_raw_os_error(n)));
+        for text in texts.chain(errnos) {
+            for word in ["::", "Device", "Drop ", "library"] {
+                assert!(!text.contains(word), "for programs, not for users: {text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Prints the first bytes of each buffer that another VM offers, also of those
+//! that were offered before this program was started
+
+use bufshare::{BufferInfo, Change, Device, Result, Rights, Status};
+
+fn main() -> Result<()> {
+    let mut offers = Device::open()?.offers();
+    while let Some(change) = offers.next_change(None)? {
+        match change {
+            Change::Offered { buffer, .. } => match read(offers.device(), &buffer) {
+                Ok(bytes) => println!("{} {}", buffer.id, bytes.escape_ascii()),
+                Err(error) if error.status == Some(Status::NotFound) || error.is_revoked() => {}
+                Err(error) => return Err(error),
+            },
+            Change::Revoked { buffer, .. } => println!("{} revoked", buffer.id),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn read(device: &Device, buffer: &BufferInfo) -> Result<[u8; 5]> {
+    // To read is enough. A VMM that does not enforce that needs all rights.
+    let rights = device.info()?.rights_to_read(buffer.rights);
+    let import = device.import(buffer.id, rights)?;
+    let mapping = import.buffer.map(Rights::READ)?;
+    let access = mapping.begin(Rights::READ)?;
+    let mut bytes = [0; 5];
+    access.read_at_checked(0, &mut bytes)?;
+    access.finish()?;
+    Ok(bytes)
+}

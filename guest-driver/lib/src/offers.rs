@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The buffers that other VMs offer: those there are, then what changes
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use bufshare_protocol::event::{Event, EventKind};
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::BufferId;
+
+use crate::error::Result;
+use crate::{BufferInfo, Device};
+
+/// What [`Offers`] reports
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Change {
+    /// This VM may import the buffer. Reported once for each buffer.
+    Offered {
+        /// What is known of it.
+        buffer: BufferInfo,
+        /// The event of it; `None` if it was there before, or if its event was
+        /// lost.
+        event: Option<Event>,
+    },
+    /// An offered buffer cannot be imported any more, and imports of it are of
+    /// no use. Reported once for each offered buffer.
+    Revoked {
+        /// As it was when it was offered.
+        buffer: BufferInfo,
+        /// The event of it; `None` if that was lost.
+        event: Option<Event>,
+    },
+    /// Any other event: of a peer, of metadata, of a buffer of this VM, of a
+    /// further import of a revoked buffer, or that events were lost.
+    Other(Event),
+}
+
+/// The buffers that other VMs offer: those there are, then what changes
+///
+/// Events alone do not show the buffers that were offered before the device
+/// was opened, and a list alone shows no changes. Here no buffer is missed and
+/// none is reported twice, also when events are lost because nobody read them.
+///
+/// With an event loop of its own, a program polls the [descriptor](AsFd) for
+/// reading, and calls [`next_change`](Self::next_change) with a timeout of zero
+/// until that returns `None`; at the start, before the first poll.
+#[derive(Debug)]
+pub struct Offers {
+    device: Device,
+    book: Book,
+}
+
+impl Offers {
+    pub(crate) fn new(device: Device) -> Self {
+        Self {
+            device,
+            book: Book::default(),
+        }
+    }
+
+    /// The device, for everything but its events.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Waits for the next change; `None` if there was none in time. Without a
+    /// timeout it waits as long as it takes. A signal does not end the wait.
+    ///
+    /// # Errors
+    /// The device is gone, or the host does not answer. Nothing is lost: the
+    /// next call tries again.
+    pub fn next_change(&mut self, timeout: Option<Duration>) -> Result<Option<Change>> {
+        self.book.next(&self.device, timeout)
+    }
+}
+
+impl AsFd for Offers {
+    /// Readable when there may be a change.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+}
+
+/// Whom [`Book`] asks
+trait Source {
+    fn list(&self) -> Result<Vec<BufferInfo>>;
+    fn query(&self, id: BufferId) -> Result<BufferInfo>;
+    fn next_event(&self, timeout: Option<Duration>) -> Result<Option<Event>>;
+}
+
+impl Source for Device {
+    fn list(&self) -> Result<Vec<BufferInfo>> {
+        Self::list(self)
+    }
+
+    fn query(&self, id: BufferId) -> Result<BufferInfo> {
+        Self::query(self, id)
+    }
+
+    fn next_event(&self, timeout: Option<Duration>) -> Result<Option<Event>> {
+        Self::next_event(self, timeout)
+    }
+}
+
+/// What was reported, and what is known to be not
+///
+/// The list is newer than events that wait to be read. So an OFFER may be of a
+/// buffer that the list had, or of one that is gone: the host is asked. No id
+/// is used twice, so that what is gone stays so.
+#[derive(Debug, Default)]
+struct Book {
+    /// What the importer was told to be offered.
+    offered: BTreeMap<BufferId, BufferInfo>,
+    /// Reported next.
+    ready: VecDeque<Change>,
+    /// The list was read since the start, and since events were lost.
+    listed: bool,
+    /// An OFFER whose buffer has not been looked up yet.
+    unknown: Option<Event>,
+}
+
+impl Book {
+    fn next(&mut self, source: &impl Source, timeout: Option<Duration>) -> Result<Option<Change>> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        loop {
+            if !self.listed {
+                self.compare(source.list()?);
+                self.listed = true;
+            }
+            if let Some(event) = self.unknown {
+                self.look_up(source, event)?;
+                self.unknown = None;
+            }
+            if let Some(change) = self.ready.pop_front() {
+                return Ok(Some(change));
+            }
+            match source.next_event(left())? {
+                Some(event) => self.take(event),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Reports how the list differs from what was reported.
+    fn compare(&mut self, list: Vec<BufferInfo>) {
+        let now: BTreeMap<_, _> = list
+            .iter()
+            .filter(|buffer| !buffer.owned)
+            .map(|buffer| (buffer.id, *buffer))
+            .collect();
+        let ready = &mut self.ready;
+        self.offered.retain(|id, buffer| {
+            let still = now.contains_key(id);
+            if !still {
+                ready.push_back(Change::Revoked {
+                    buffer: *buffer,
+                    event: None,
+                });
+            }
+            still
+        });
+        // In the order of the list, which is that of the exports.
+        for buffer in list.into_iter().filter(|buffer| !buffer.owned) {
+            self.offer(buffer, None);
+        }
+    }
+
+    fn offer(&mut self, buffer: BufferInfo, event: Option<Event>) {
+        if self.offered.insert(buffer.id, buffer).is_none() {
+            self.ready.push_back(Change::Offered { buffer, event });
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event.kind {
+            EventKind::Offer if self.offered.contains_key(&event.id) => {}
+            EventKind::Offer => self.unknown = Some(event),
+            EventKind::Revoked => self.ready.push_back(match self.offered.remove(&event.id) {
+                Some(buffer) => Change::Revoked {
+                    buffer,
+                    event: Some(event),
+                },
+                None => Change::Other(event),
+            }),
+            EventKind::Overflow => {
+                self.listed = false;
+                self.ready.push_back(Change::Other(event));
+            }
+            _ => self.ready.push_back(Change::Other(event)),
+        }
+    }
+
+    fn look_up(&mut self, source: &impl Source, event: Event) -> Result<()> {
+        match source.query(event.id) {
+            Ok(buffer) => self.offer(buffer, Some(event)),
+            // Revoked meanwhile.
+            Err(error) if error.status == Some(Status::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::Error;
+    use bufshare_protocol::types::{Name, Rights};
+    use rustix::io::Errno;
+
+    const NOW: Option<Duration> = Some(Duration::ZERO);
+
+    /// A host with some buffers, and the events that wait to be read.
+    #[derive(Default)]
+    struct Host {
+        buffers: RefCell<Vec<BufferInfo>>,
+        events: RefCell<VecDeque<Event>>,
+        /// The next request fails.
+        silent: RefCell<bool>,
+    }
+
+    fn id(n: u8) -> BufferId {
+        BufferId([n; 16])
+    }
+
+    fn event(kind: EventKind, n: u8) -> Event {
+        Event {
+            kind,
+            seq: 1,
+            peer: 2,
+            id: id(n),
+            handle: 0,
+            value: 4096,
+        }
+    }
+
+    fn buffer(n: u8) -> BufferInfo {
+        BufferInfo {
+            id: id(n),
+            owner: 2,
+            size: 4096,
+            generation: n.into(),
+            meta_seq: 1,
+            rights: Rights::RW,
+            owned: false,
+            revoking: false,
+            extents: 0,
+            attachments: 0,
+            mapped: 0,
+            fourcc: 0,
+            name: Name::EMPTY,
+        }
+    }
+
+    impl Host {
+        fn export(&self, n: u8) {
+            self.buffers.borrow_mut().push(buffer(n));
+            self.tell(EventKind::Offer, n);
+        }
+
+        fn revoke(&self, n: u8) {
+            self.buffers
+                .borrow_mut()
+                .retain(|buffer| buffer.id != id(n));
+            self.tell(EventKind::Revoked, n);
+        }
+
+        fn tell(&self, kind: EventKind, n: u8) {
+            self.events.borrow_mut().push_back(event(kind, n));
+        }
+
+        /// The file has room for no event.
+        fn lose_events(&self) {
+            self.events.borrow_mut().clear();
+            self.tell(EventKind::Overflow, 0);
+        }
+
+        fn answer(&self) -> Result<()> {
+            match self.silent.replace(false) {
+                true => Err(Error::of_host("ask", Errno::TIMEDOUT.into(), 0)),
+                false => Ok(()),
+            }
+        }
+    }
+
+    impl Source for Host {
+        fn list(&self) -> Result<Vec<BufferInfo>> {
+            self.answer()?;
+            Ok(self.buffers.borrow().clone())
+        }
+
+        fn query(&self, id: BufferId) -> Result<BufferInfo> {
+            self.answer()?;
+            let buffers = self.buffers.borrow();
+            let found = buffers.iter().find(|buffer| buffer.id == id);
+            let gone = || Error::of_host("ask", Errno::NOENT.into(), Status::NotFound.to_wire());
+            found.copied().ok_or_else(gone)
+        }
+
+        fn next_event(&self, _: Option<Duration>) -> Result<Option<Event>> {
+            Ok(self.events.borrow_mut().pop_front())
+        }
+    }
+
+    /// All changes there are, in short: +1 offered, -1 revoked; with ! for those
+    /// without event; others by name.
+    fn changes(book: &mut Book, host: &Host) -> Vec<String> {
+        let short = |change| match change {
+            Change::Offered { buffer, event } => ('+', buffer.id, event),
+            Change::Revoked { buffer, event } => ('-', buffer.id, event),
+            Change::Other(event) => (event.kind.name().chars().next().unwrap(), event.id, None),
+        };
+        std::iter::from_fn(|| book.next(host, NOW).unwrap())
+            .map(short)
+            .map(|(sign, id, event)| {
+                let listed = if event.is_none() { "!" } else { "" };
+                format!("{sign}{}{listed}", id.0[0])
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_was_there_before_comes_first_and_once() {
+        let (host, mut book) = (Host::default(), Book::default());
+        host.export(3);
+        // The device was opened here.
+        host.events.borrow_mut().clear();
+        host.export(1);
+        host.export(2);
+        assert_eq!(changes(&mut book, &host), ["+3!", "+1!", "+2!"]);
+        host.export(4);
+        host.revoke(1);
+        assert_eq!(changes(&mut book, &host), ["+4", "-1"]);
+        assert_eq!(changes(&mut book, &host), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_gone_again_is_not_offered() {
+        let (host, mut book) = (Host::default(), Book::default());
+        assert_eq!(changes(&mut book, &host), [""; 0]);
+        host.export(1);
+        host.revoke(1);
+        host.export(2);
+        assert_eq!(changes(&mut book, &host), ["R1!", "+2"]);
+    }
+
+    #[test]
+    fn own_buffers_are_not_offers() {
+        let (host, mut book) = (Host::default(), Book::default());
+        host.buffers.borrow_mut().push(BufferInfo {
+            owned: true,
+            ..buffer(1)
+        });
+        host.tell(EventKind::Revoked, 1);
+        assert_eq!(changes(&mut book, &host), ["R1!"]);
+    }
+
+    #[test]
+    fn a_buffer_is_revoked_once_whatever_imports_it_had() {
+        let (host, mut book) = (Host::default(), Book::default());
+        host.export(1);
+        assert_eq!(changes(&mut book, &host), ["+1!"]);
+        host.revoke(1);
+        host.tell(EventKind::Revoked, 1);
+        assert_eq!(changes(&mut book, &host), ["-1", "R1!"]);
+    }
+
+    #[test]
+    fn lost_events_are_made_good_from_the_list() {
+        let (host, mut book) = (Host::default(), Book::default());
+        host.export(1);
+        host.export(2);
+        assert_eq!(changes(&mut book, &host), ["+1!", "+2!"]);
+        host.revoke(1);
+        host.export(3);
+        host.lose_events();
+        host.tell(EventKind::Offer, 3);
+        host.export(4);
+        assert_eq!(changes(&mut book, &host), ["O0!", "-1!", "+3!", "+4!"]);
+        assert_eq!(changes(&mut book, &host), [""; 0]);
+    }
+
+    #[test]
+    fn a_stale_offer_of_a_revoked_buffer_does_not_bring_it_back() {
+        let (host, mut book) = (Host::default(), Book::default());
+        host.lose_events();
+        host.export(1);
+        // Offered by the first list, gone in the second; then come their events.
+        assert_eq!(book.next(&host, NOW).unwrap().map(drop), Some(()));
+        host.revoke(1);
+        assert_eq!(changes(&mut book, &host), ["O0!", "-1!", "R1!"]);
+    }
+
+    #[test]
+    fn a_request_without_answer_loses_nothing() {
+        let (host, mut book) = (Host::default(), Book::default());
+        host.export(1);
+        *host.silent.borrow_mut() = true;
+        assert!(book.next(&host, NOW).is_err());
+        assert_eq!(changes(&mut book, &host), ["+1!"]);
+        host.export(2);
+        *host.silent.borrow_mut() = true;
+        assert!(book.next(&host, NOW).is_err());
+        assert_eq!(changes(&mut book, &host), ["+2"]);
+    }
+
+    #[test]
+    fn all_else_is_passed_on() {
+        let (host, mut book) = (Host::default(), Book::default());
+        host.tell(EventKind::Meta, 1);
+        host.tell(EventKind::PeerUp, 0);
+        assert_eq!(changes(&mut book, &host), ["M1!", "P0!"]);
+    }
+}

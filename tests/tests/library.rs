@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The examples of the guest library between two VMs
+//!
+//! Its documentation shows them as they are, from guest-driver/lib/examples/. They
+//! name the peer `display`.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use bufshare_agent::wire::Status;
+use bufshare_tests::channel::Program;
+use bufshare_tests::hand::{Sight, pattern};
+use bufshare_tests::pair::{Plan, Shared};
+use bufshare_tests::wait;
+use bufshare_tests::{lab, vm::Vm};
+
+static VMS: Shared =
+    Shared::new(|| Plan::named("camera", "display").options(&["--allow", "camera:display:rw"]));
+const SIZE: u64 = 1 << 20;
+
+fn start(vm: &Vm, name: &str) -> Result<Program> {
+    vm.spawn(&[&format!("/examples/{name}")])
+}
+
+/// An example that exports is ended by the end of its input.
+fn end(mut program: Program) -> Result<()> {
+    program.end_input()?;
+    let status = program.end(wait::COMMAND, |_, _| {})?;
+    ensure!(status == Status::Exit(0), "it ended by {status:?}");
+    Ok(())
+}
+
+#[test]
+fn the_importer_sees_what_was_offered_before_it_and_after_it() {
+    VMS.with(|vms| {
+        let mut first = start(&vms.a, "exporter")?;
+        let before = first.line(wait::COMMAND)?;
+        let mut importer = start(&vms.b, "importer")?;
+        ensure!(importer.line(wait::COMMAND)? == format!("{before} hello"));
+
+        let mut second = start(&vms.a, "exporter")?;
+        let after = second.line(wait::COMMAND)?;
+        ensure!(importer.line(wait::COMMAND)? == format!("{after} hello"));
+        // Each is revoked once, and nothing else comes in between.
+        end(first)?;
+        ensure!(importer.line(wait::COMMAND)? == format!("{before} revoked"));
+        end(second)?;
+        ensure!(importer.line(wait::COMMAND)? == format!("{after} revoked"));
+        importer.kill()
+    });
+}
+
+#[test]
+fn a_buffer_for_one_peer_has_its_name_there() {
+    VMS.with(|vms| {
+        let mut exporter = start(&vms.a, "export_to")?;
+        let id = exporter.line(wait::COMMAND)?;
+        let mut display = vms.b.hand()?;
+        let offered = display.query(&id)?;
+        ensure!(
+            offered.name == "frame 1" && offered.size == 4096,
+            "{offered:?}"
+        );
+        display.import(&id)?;
+        end(exporter)
+    });
+}
+
+#[test]
+fn any_dma_buf_is_read() {
+    VMS.with(|vms| {
+        let printed =
+            vms.a
+                .output(&["/init", "with-dmabuf", "0", "65536", "/examples/checksum"])?;
+        let bytes = pattern(1, 65536);
+        let sum: u64 = bytes.iter().map(|byte| u64::from(*byte)).sum();
+        ensure!(
+            printed.trim_end() == sum.to_string(),
+            "{printed}, not {sum}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn checked_access_survives_a_revocation() {
+    VMS.with(|vms| {
+        let mut exporter = vms.a.hand()?;
+        let (buf, map, export) = exporter.offer(SIZE, 1)?;
+        let mut survivor = vms.b.spawn(&["/examples/survivor", &export.id])?;
+        ensure!(survivor.line(wait::COMMAND)? == "mapped");
+        // Its copy of the first page arrives in the second.
+        let first = exporter.peek(map, 0, 4096)?.context("own memory")?;
+        wait::until("the importer's copy", wait::COMMAND, || {
+            let second = exporter.peek(map, 4096, 4096)?;
+            Ok((second.as_ref() == Some(&first)).then_some(()))
+        })?;
+        exporter.close(export.number)?;
+        ensure!(survivor.line(wait::COMMAND)? == "revoked");
+        let status = survivor.end(wait::COMMAND, |_, _| {})?;
+        ensure!(status == Status::Exit(0), "it ended by {status:?}");
+        // The memory is the exporter's alone again.
+        exporter.fill(map, 2)?;
+        ensure!(exporter.compare(map, 2)? == Sight::Pattern);
+        exporter.close(buf.number)
+    });
+}
+
+#[test]
+fn every_example_is_run() -> Result<()> {
+    let folder = lab::repo().join("guest-driver/lib/examples");
+    let names = std::fs::read_dir(&folder)?.map(|entry| Ok(entry?.file_name()));
+    let names: BTreeSet<_> = names.collect::<Result<_>>()?;
+    let run = [
+        "checksum.rs",
+        "export_to.rs",
+        "exporter.rs",
+        "importer.rs",
+        "survivor.rs",
+    ];
+    ensure!(names.iter().eq(run.iter()), "{names:?}");
+    Ok(())
+}
