@@ -37,6 +37,8 @@ struct Waiting {
     key: Key,
     class: Class,
     event: Event,
+    /// An OFFER whose buffer an answer has shown meanwhile.
+    shown: bool,
 }
 
 /// The queue of one peer.
@@ -88,19 +90,30 @@ impl EventQueue {
         let place = self.next_place;
         self.next_place = place.wrapping_add(1);
         self.places.insert(key, place);
-        self.waiting.insert(place, Waiting { key, class, event });
+        self.waiting.insert(
+            place,
+            Waiting {
+                key,
+                class,
+                event,
+                shown: false,
+            },
+        );
     }
 
-    fn remove(&mut self, key: Key) -> bool {
-        let Some(waiting) = self
-            .places
-            .remove(&key)
-            .and_then(|place| self.waiting.remove(&place))
-        else {
-            return false;
-        };
+    fn remove(&mut self, key: Key) -> Option<Waiting> {
+        let place = self.places.remove(&key)?;
+        let waiting = self.waiting.remove(&place)?;
         self.uncount(&waiting);
-        true
+        Some(waiting)
+    }
+
+    /// An answer has shown a buffer to the peer, maybe before its OFFER came.
+    pub(super) fn show(&mut self, id: BufferId) {
+        let place = self.places.get(&Key::Offer(id.0));
+        if let Some(waiting) = place.and_then(|place| self.waiting.get_mut(place)) {
+            waiting.shown = true;
+        }
     }
 
     fn uncount(&mut self, waiting: &Waiting) {
@@ -170,11 +183,14 @@ impl EventQueue {
         self.ended
     }
 
-    /// A buffer that was offered but never attached is gone. An offer that
-    /// nobody has seen yet just disappears.
+    /// A buffer that was offered but never attached is gone. An offer of which
+    /// the peer knows nothing yet just disappears.
     pub(super) fn withdrawn(&mut self, owner: u64, id: BufferId) {
         self.remove(Key::Meta(id.0));
-        if !self.remove(Key::Offer(id.0)) {
+        let known = self
+            .remove(Key::Offer(id.0))
+            .is_none_or(|offer| offer.shown);
+        if known {
             let event = blank(EventKind::Revoked, owner, id);
             self.push(Key::Revoked(id.0, 0), Class::Droppable, event);
         }
@@ -236,7 +252,13 @@ impl EventQueue {
         }
         let mut droppable = BTreeMap::new();
         let mut ended = 0;
-        for (place, Waiting { key, class, event }) in &self.waiting {
+        for (
+            place,
+            Waiting {
+                key, class, event, ..
+            },
+        ) in &self.waiting
+        {
             if self.places.get(key) != Some(place) {
                 return Err(format!("{key:?} is not where it should be"));
             }
@@ -385,5 +407,15 @@ mod tests {
         queue.next();
         queue.withdrawn(1, ID);
         assert_eq!(queue.next().unwrap().kind, EventKind::Revoked);
+    }
+
+    #[test]
+    fn an_offer_that_a_list_showed_is_revoked_with_its_buffer() {
+        let mut queue = EventQueue::default();
+        queue.offer(1, ID, 4096);
+        queue.show(ID);
+        queue.withdrawn(1, ID);
+        assert_eq!(queue.next().unwrap().kind, EventKind::Revoked);
+        assert_eq!(queue.len(), 0);
     }
 }

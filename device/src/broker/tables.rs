@@ -82,7 +82,7 @@ impl Broker {
     }
 
     /// The buffers that the asker exported or may attach to.
-    pub(super) fn list(&self, peer: PeerId, cursor: u64) -> Reply {
+    pub(super) fn list(&mut self, peer: PeerId, cursor: u64) -> Reply {
         let after = cursor.checked_add(1).ok_or(Status::BadField)?;
         let mut entries = self
             .buffers
@@ -91,16 +91,28 @@ impl Broker {
             .map(|(generation, buffer)| self.info(peer, *generation, buffer));
         let page: Vec<BufferInfo> = entries.by_ref().take(MAX_LIST).collect();
         let more = entries.next().is_some();
+        for buffer in &page {
+            self.show(peer, buffer.id);
+        }
         Ok(Response::Buffers {
             entries: page,
             more,
         })
     }
 
-    pub(super) fn query(&self, peer: PeerId, id: BufferId) -> Reply {
+    pub(super) fn query(&mut self, peer: PeerId, id: BufferId) -> Reply {
         let generation = self.visible(peer, id).ok_or(Status::NotFound)?;
         let buffer = self.buffers.get(&generation).ok_or(Status::NotFound)?;
-        Ok(Response::Buffer(self.info(peer, generation, buffer)))
+        let info = self.info(peer, generation, buffer);
+        self.show(peer, id);
+        Ok(Response::Buffer(info))
+    }
+
+    /// The answer shows a buffer to `peer`, which has to learn of its end.
+    fn show(&mut self, peer: PeerId, id: BufferId) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.events.show(id);
+        }
     }
 
     fn info(&self, peer: PeerId, generation: u64, buffer: &Buffer) -> BufferInfo {

@@ -38,6 +38,25 @@ fn kinds(host: &mut Host, peer: PeerId) -> Vec<EventKind> {
     host.events(peer).iter().map(|e| e.kind).collect()
 }
 
+/// The importer lists while the OFFER still waits for a buffer of its queue.
+#[test]
+fn the_end_of_a_buffer_that_only_a_list_or_query_showed_is_reported() {
+    for request in [
+        Request::List { cursor: 0 },
+        Request::Query { id: BufferId::ZERO },
+    ] {
+        let mut host = Host::new();
+        let id = host.export(A, 1);
+        let request = match request {
+            Request::Query { .. } => Request::Query { id },
+            other => other,
+        };
+        host.call(B, request).unwrap();
+        host.call(A, Request::Unexport { id }).unwrap();
+        assert_eq!(kinds(&mut host, B), [EventKind::Revoked]);
+    }
+}
+
 #[test]
 fn attach_alone_asks_the_vmm_for_nothing() {
     let mut host = Host::new();
