@@ -12,12 +12,30 @@
 #include <linux/iosys-map.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/overflow.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
 #include "bufshare_priv.h"
+
+static unsigned int contig_limit_mb;
+module_param(contig_limit_mb, uint, 0644);
+MODULE_PARM_DESC(contig_limit_mb, "Memory of contiguous pieces that no control group is charged for, MiB (default 0: an eighth of the RAM)");
+
+/* Bytes that ALLOC took without charging a control group. */
+static atomic64_t bufshare_uncharged = ATOMIC64_INIT(0);
+
+/**
+ * bufshare_mem_uncharged() - how much ALLOC took without charging anybody
+ *
+ * Return: bytes.
+ */
+u64 bufshare_mem_uncharged(void)
+{
+	return atomic64_read(&bufshare_uncharged);
+}
 
 static void bufshare_free_pages(struct page *page, unsigned long nr)
 {
@@ -36,6 +54,7 @@ static void bufshare_mem_free(struct bufshare_mem *mem)
 
 	for (i = 0; i < mem->nr_pieces; i++)
 		bufshare_free_pages(mem->pieces[i].page, mem->pieces[i].nr);
+	atomic64_sub(mem->uncharged, &bufshare_uncharged);
 	kvfree(mem->pieces);
 	kfree(mem);
 }
@@ -57,16 +76,35 @@ static struct page *bufshare_get_block(unsigned long nr, gfp_t gfp)
 	return page;
 }
 
-static struct page *bufshare_get_contig(unsigned long nr, unsigned long align)
+/*
+ * More than the page allocator gives at once. The kernel charges no control group
+ * for such memory, and a module cannot: beyond a limit of our own, ALLOC gets
+ * pieces that are charged. An eighth of the RAM is some screens full, and little
+ * enough to escape from a group's limit.
+ */
+static struct page *bufshare_get_contig(struct bufshare_mem *mem, unsigned long nr,
+					unsigned long align)
 {
 	struct page *page = NULL;
-
 #ifdef BUFSHARE_HAVE_CONTIG_PAGES
+	u64 limit = (u64)READ_ONCE(contig_limit_mb) << 20;
+	u64 size = (u64)nr << PAGE_SHIFT;
+
+	if (!limit)
+		limit = (u64)totalram_pages() / 8 << PAGE_SHIFT;
+	if (atomic64_add_return(size, &bufshare_uncharged) > limit) {
+		atomic64_sub(size, &bufshare_uncharged);
+		return NULL;
+	}
 	page = alloc_contig_pages(nr, GFP_KERNEL | __GFP_NOWARN, numa_mem_id(), NULL);
 	if (page && !IS_ALIGNED(page_to_pfn(page), align)) {
 		bufshare_free_pages(page, nr);
 		page = NULL;
 	}
+	if (page)
+		mem->uncharged = size;
+	else
+		atomic64_sub(size, &bufshare_uncharged);
 #endif
 	return page;
 }
@@ -76,8 +114,8 @@ static struct page *bufshare_get_contig(unsigned long nr, unsigned long align)
  * two, not less than align pages. An order that failed is not tried again:
  * that would cost as much each time.
  */
-static struct page *bufshare_get_piece(unsigned long rest, unsigned long align, int *max_order,
-				       unsigned long *nr)
+static struct page *bufshare_get_piece(struct bufshare_mem *mem, unsigned long rest,
+				       unsigned long align, int *max_order, unsigned long *nr)
 {
 	bool first = *max_order > MAX_PAGE_ORDER;
 	const gfp_t gfp = GFP_HIGHUSER | __GFP_ACCOUNT;
@@ -89,7 +127,7 @@ static struct page *bufshare_get_piece(unsigned long rest, unsigned long align, 
 	if (get_order(rest << PAGE_SHIFT) <= *max_order)
 		page = bufshare_get_block(rest, rest == 1 ? gfp : hard);
 	if (!page && first && rest > 1)
-		page = bufshare_get_contig(rest, align);
+		page = bufshare_get_contig(mem, rest, align);
 	if (page)
 		return page;
 
@@ -175,7 +213,7 @@ static struct bufshare_mem *bufshare_mem_make(u64 size, unsigned long align)
 		ret = -EINTR;
 		if (fatal_signal_pending(current))
 			goto err;
-		page = bufshare_get_piece(rest, align, &max_order, &nr);
+		page = bufshare_get_piece(mem, rest, align, &max_order, &nr);
 		ret = -ENOMEM;
 		if (!page)
 			goto err;

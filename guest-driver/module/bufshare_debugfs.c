@@ -135,6 +135,7 @@ static int state_show(struct seq_file *m, void *unused)
 	seq_printf(m, "events %llu\nlost %llu\nrevoked %llu\n", stats.events, stats.lost,
 		   stats.revoked);
 
+	seq_printf(m, "uncharged %llu bytes\n", bufshare_mem_uncharged());
 	n = bufshare_backings_kept(&bytes);
 	seq_printf(m, "kept %u backings, %llu bytes\n", n, bytes);
 

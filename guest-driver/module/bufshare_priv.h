@@ -293,6 +293,7 @@ struct bufshare_maps {
  * @size: bytes; constant
  * @nr_pieces: number of @pieces; constant
  * @pieces: the memory; constant
+ * @uncharged: bytes of it that no control group is charged for; constant
  * @maps: device attachments
  * @vmap: kernel address; the dma-buf's reservation lock
  */
@@ -300,6 +301,7 @@ struct bufshare_mem {
 	u64 size;
 	u32 nr_pieces;
 	struct bufshare_piece *pieces;
+	u64 uncharged;
 	struct bufshare_maps maps;
 	void *vmap;
 };
@@ -550,6 +552,7 @@ void bufshare_maps_sync(struct bufshare_maps *maps, bool for_cpu);
 int bufshare_ioc_alloc(struct bufshare_device *bd, struct bufshare_alloc *arg,
 		       struct bufshare_newfd *newfd);
 struct bufshare_mem *bufshare_mem_of(struct dma_buf *dmabuf);
+u64 bufshare_mem_uncharged(void);
 
 /* bufshare_export.c */
 int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,

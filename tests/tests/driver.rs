@@ -292,6 +292,40 @@ fn a_guest_sleeps_and_wakes_and_shares_again() {
     });
 }
 
+/// Memory that no control group is charged for, of this guest's ALLOCs.
+fn uncharged(vm: &Vm) -> Result<u64> {
+    let state = String::from_utf8(vm.read_file("/sys/kernel/debug/bufshare/state")?)?;
+    let line = state
+        .lines()
+        .find_map(|line| line.strip_prefix("uncharged "));
+    let number = line.and_then(|line| line.strip_suffix(" bytes"));
+    let number = number.and_then(|number| number.parse().ok());
+    number.with_context(|| format!("the driver does not say how much: {state}"))
+}
+
+/// A kernel without such memory has none at all.
+#[test]
+fn memory_that_nobody_is_charged_for_is_limited_and_given_back() {
+    VMS.with(|vms| {
+        const LIMIT_MB: &str = "/sys/module/virtio_bufshare/parameters/contig_limit_mb";
+        const MIB: u64 = 1 << 20;
+        let mut a = vms.a.hand()?;
+        let before = uncharged(&vms.a)?;
+        ensure!(before == 0, "{before} bytes before");
+        vms.a.write_file(LIMIT_MB, b"16")?;
+        let bufs = [a.alloc(12 * MIB), a.alloc(12 * MIB)];
+        let most = uncharged(&vms.a);
+        vms.a.write_file(LIMIT_MB, b"0")?;
+        for buf in bufs {
+            a.close(buf?.number)?;
+        }
+        ensure!(most? <= 16 * MIB);
+        wait::until("all to be given back", LIMIT, || {
+            Ok((uncharged(&vms.a)? == 0).then_some(()))
+        })
+    });
+}
+
 /// The tasks of a guest are frozen before it sleeps, also those that wait for a host
 /// that does not answer.
 #[test]
