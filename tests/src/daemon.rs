@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -23,6 +23,9 @@ pub const SOCKETS: &str = "{sockets}";
 pub struct Daemon {
     process: Process,
     folder: PathBuf,
+    log: PathBuf,
+    /// Whether it was ended by [`Daemon::end`].
+    ended: bool,
 }
 
 /// What the daemon holds.
@@ -138,10 +141,13 @@ impl Daemon {
             .arg("--control")
             .arg(folder.join("control"))
             .env("NOTIFY_SOCKET", &notify);
-        let process = Process::start("the daemon", command, Vec::new(), &logs.join("daemon.log"))?;
+        let log = logs.join("daemon.log");
+        let process = Process::start("the daemon", command, Vec::new(), &log)?;
         let mut daemon = Self {
             process,
             folder: folder.to_owned(),
+            log,
+            ended: false,
         };
         told.set_nonblocking(true)?;
         let mut message = [0; 256];
@@ -259,11 +265,38 @@ impl Daemon {
         }
     }
 
-    /// SIGTERM, and wait for a clean end.
+    /// What it wrote.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub fn log(&self) -> Result<String> {
+        fs::read_to_string(&self.log).with_context(|| format!("reading {}", self.log.display()))
+    }
+
+    /// SIGTERM while VMs share, and wait for the end, however it ends.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub fn end(&mut self) -> Result<ExitStatus> {
+        self.ended = true;
+        self.process.signal(libc::SIGTERM)?;
+        self.process.wait(wait::COMMAND)
+    }
+
+    /// Whether it was told to, by [`Daemon::end`].
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// SIGTERM, and wait for a clean end, unless it was ended before.
     ///
     /// # Errors
     /// When it does not end in time or not with 0.
     pub fn stop(&mut self) -> Result<()> {
+        if self.ended {
+            return Ok(());
+        }
         if self.process.ended()?.is_none() {
             self.process.signal(libc::SIGTERM)?;
         }

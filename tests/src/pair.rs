@@ -275,15 +275,15 @@ impl TwoVms {
             .map(drop)
     }
 
-    /// Check that nothing has ended, restarted or complained, and that no
-    /// buffer is left.
+    /// Check that nothing has ended by itself, restarted or complained, and that
+    /// no buffer is left.
     ///
     /// # Errors
     /// What is wrong.
     pub fn check(&mut self) -> Result<()> {
         self.a.check()?;
         self.b.check()?;
-        if let Some(daemon) = &mut self.daemon {
+        if let Some(daemon) = self.daemon.as_mut().filter(|daemon| !daemon.ended()) {
             daemon.alive()?;
             self.settled()?;
         }

@@ -64,13 +64,13 @@ Signals:
   whose device is stopped the time of --revoke-wait (60 seconds if unlimited);
   nothing is forced upon them. Whatever is mapped then stays mapped, so the
   status is 3, and standard error has one line for each importer: which process,
-  how much, of whom. End those VMs before an exporter they name is reset, reboots
-  or unloads its driver. A second signal ends at once, with the same lines.
+  how much, of whom. End those VMs before an exporter they name is reset or
+  reboots. (QEMU 11.1.3 aborts by itself when its back end leaves while the VM is
+  paused.) A second signal ends at once, with the same lines.
   After the end the VMs have no device until they are powered off and on: QEMU's
   generic device cannot connect again.
   After SIGKILL, or a crash, nothing was taken back and no line names anybody:
-  end every VM that imports before an exporter is reset, reboots or unloads its
-  driver.
+  end every VM that imports before an exporter is reset or reboots.
 
 Exit status:
   0  ended by a signal, with everything taken back; or --print-capabilities,
