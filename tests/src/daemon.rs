@@ -223,18 +223,19 @@ impl Daemon {
             .count())
     }
 
-    /// Resident memory of the process, KiB.
+    /// Resident memory of the process's own, KiB: not what it has mapped of the guests'
+    /// RAM, of which it touches more and more.
     ///
     /// # Errors
     /// When it is gone.
-    pub fn resident(&self) -> Result<u64> {
+    pub fn own_memory(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.pid());
         let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
         let number = line
             .and_then(|line| line.split_whitespace().next())
             .and_then(|word| word.parse().ok());
-        number.with_context(|| format!("{path} tells no VmRSS"))
+        number.with_context(|| format!("{path} tells no RssAnon"))
     }
 
     /// SIGSTOP: it answers nobody, until it may go on.

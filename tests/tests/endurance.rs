@@ -11,6 +11,9 @@ use serde_json::json;
 static VMS: Shared = Shared::new(Plan::new);
 const PAGE: u64 = 4096;
 const LIMIT: Duration = Duration::from_secs(300);
+/// KiB by which the daemon's own memory, some 300 KiB, may grow: the allocator's
+/// rounding. A leak of 26 bytes in each of 10,000 rounds is more.
+const GROWTH: u64 = 256;
 
 #[test]
 fn ten_thousand_imports_of_a_buffer_leave_nothing_behind() {
@@ -22,7 +25,7 @@ fn ten_thousand_imports_of_a_buffer_leave_nothing_behind() {
         let before = vms
             .daemon()?
             .settles("the attachments to go", |now| now.attachments == 0)?;
-        let resident = vms.daemon()?.resident()?;
+        let own = vms.daemon()?.own_memory()?;
         let maps = vms.daemon()?.snapshot()?.peer("b")?.vmm_maps;
 
         let (first_us, total_us) = b.cycle(&export.id, 10_000, 1, LIMIT)?;
@@ -34,9 +37,9 @@ fn ten_thousand_imports_of_a_buffer_leave_nothing_behind() {
         let after = vms
             .daemon()?
             .settles("the attachments to go", |now| now.attachments == 0)?;
-        let grown = vms.daemon()?.resident()?.saturating_sub(resident);
+        let grown = vms.daemon()?.own_memory()?.saturating_sub(own);
         ensure!(after == before, "{before:?} became {after:?}");
-        ensure!(grown <= 1024, "the daemon grew by {grown} KiB");
+        ensure!(grown <= GROWTH, "the daemon grew by {grown} KiB");
         let peer = vms.daemon()?.snapshot()?.peer("b")?.clone();
         ensure!(peer.windows == 1 && peer.windows_idle == 1, "{peer:?}");
         ensure!(
@@ -53,7 +56,7 @@ fn buffers_that_come_and_go_leave_nothing_behind() {
     VMS.with(|vms| {
         let before = vms.settled()?;
         let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
-        let mut resident = 0;
+        let mut own = 0;
         for round in 0..150 {
             let (buf, mine, export) = a.offer(4 * PAGE, round)?;
             b.cycle(&export.id, 1, round, LIMIT)?;
@@ -61,14 +64,14 @@ fn buffers_that_come_and_go_leave_nothing_behind() {
                 a.close(number)?;
             }
             if round == 50 {
-                resident = vms.daemon()?.resident()?;
+                own = vms.daemon()?.own_memory()?;
             }
         }
         drop((a, b));
         let after = vms.settled()?;
         ensure!(after == before, "{before:?} became {after:?}");
-        let grown = vms.daemon()?.resident()?.saturating_sub(resident);
-        ensure!(grown <= 1024, "the daemon grew by {grown} KiB");
+        let grown = vms.daemon()?.own_memory()?.saturating_sub(own);
+        ensure!(grown <= GROWTH, "the daemon grew by {grown} KiB");
         Ok(())
     });
 }
