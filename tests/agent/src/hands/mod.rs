@@ -34,6 +34,7 @@ const MOST_SIGHTS: usize = 100;
 /// Serve the test until it closes our input.
 pub(crate) fn run() -> Result<()> {
     memory::catch_refusals()?;
+    allow_descriptors()?;
     let mut hand = Hand {
         device: None,
         next: 1,
@@ -44,6 +45,25 @@ pub(crate) fn run() -> Result<()> {
         let Call { id, op } = serde_json::from_str(&line?).context("not a call")?;
         let result = hand.handle(op).map_err(|error| refusal(&error));
         tell(&Line::Outcome { id, result })?;
+    }
+    Ok(())
+}
+
+/// As many descriptors as the kernel allows: the usual 1024 would end before the
+/// limits that tests go to.
+fn allow_descriptors() -> io::Result<()> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: room for one limit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: a limit that was read.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(io::Error::last_os_error());
     }
     Ok(())
 }
