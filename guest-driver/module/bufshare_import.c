@@ -484,14 +484,17 @@ static void bufshare_imp_release(struct dma_buf *dmabuf)
 	struct bufshare_imp *imp = dmabuf->priv;
 	struct bufshare_device *bd = imp->bd;
 	struct bufshare_shm *shm = imp->shm;
+	struct inode *inode = imp->inode;
 
-	/* All mappings hold the dma-buf, and so does the revoke work. */
+	/* All mappings hold the dma-buf: there is none. */
 	spin_lock_irq(&bd->lock);
 	imp->dmabuf = NULL;
+	imp->inode = NULL;
 	imp->released = true;
 	bufshare_imp_settle_locked(imp);
 	bufshare_imp_put_locked(imp);
 	spin_unlock_irq(&bd->lock);
+	iput(inode);
 	bufshare_shm_put(shm);
 	bufshare_device_put(bd);
 }
@@ -520,31 +523,61 @@ bool bufshare_is_import(struct dma_buf *dmabuf)
 	return dmabuf->ops == &bufshare_imp_ops;
 }
 
-static void bufshare_revoke_work(struct work_struct *work)
+/*
+ * The inode is kept for this, and not the file: an O_PATH descriptor keeps a
+ * dma-buf whose file has gone, and the file's memory may be another file by now.
+ */
+static void bufshare_imp_zap(struct bufshare_imp *imp)
 {
-	struct bufshare_imp *imp = container_of(work, struct bufshare_imp, revoke_work);
-	struct dma_buf *dmabuf = imp->dmabuf;	/* stays: we have a reference */
 	struct bufshare_device *bd = imp->bd;
-	bool used;
+	struct inode *inode;
 
+	spin_lock_irq(&bd->lock);
+	inode = imp->inode;
+	if (inode)
+		ihold(inode);
+	spin_unlock_irq(&bd->lock);
+	if (!inode)
+		return;	/* the dma-buf has gone, and its mappings before */
 	/*
 	 * A fault that did not see revoked is inside fault_sem: wait for it.
 	 * Its page table entry is there when the zap begins. Later ones see it.
 	 */
 	down_write(&imp->fault_sem);
 	up_write(&imp->fault_sem);
-	unmap_mapping_range(dmabuf->file->f_mapping, 0, 0, 1);
+	unmap_mapping_range(inode->i_mapping, 0, 0, 1);
+	iput(inode);
+}
 
+/* Ask dynamic importers to end their mappings, and wait for their fences. */
+static void bufshare_imp_invalidate(struct bufshare_imp *imp)
+{
+	struct bufshare_device *bd = imp->bd;
+	struct dma_buf *dmabuf = NULL;
+
+	/* Who uses the dma-buf has a reference of it, so its file is there. */
 	spin_lock_irq(&bd->lock);
-	used = imp->users;
-	spin_unlock_irq(&bd->lock);
-	if (used) {
-		dma_resv_lock(dmabuf->resv, NULL);
-		dma_buf_invalidate_mappings(dmabuf);
-		dma_resv_wait_timeout(dmabuf->resv, DMA_RESV_USAGE_BOOKKEEP, false,
-				      BUFSHARE_REVOKE_WAIT);
-		dma_resv_unlock(dmabuf->resv);
+	if (imp->users) {
+		dmabuf = imp->dmabuf;
+		get_dma_buf(dmabuf);
 	}
+	spin_unlock_irq(&bd->lock);
+	if (!dmabuf)
+		return;
+	dma_resv_lock(dmabuf->resv, NULL);
+	dma_buf_invalidate_mappings(dmabuf);
+	dma_resv_wait_timeout(dmabuf->resv, DMA_RESV_USAGE_BOOKKEEP, false, BUFSHARE_REVOKE_WAIT);
+	dma_resv_unlock(dmabuf->resv);
+	dma_buf_put(dmabuf);
+}
+
+static void bufshare_revoke_work(struct work_struct *work)
+{
+	struct bufshare_imp *imp = container_of(work, struct bufshare_imp, revoke_work);
+	struct bufshare_device *bd = imp->bd;
+
+	bufshare_imp_zap(imp);
+	bufshare_imp_invalidate(imp);
 
 	spin_lock_irq(&bd->lock);
 	imp->zapped = true;
@@ -552,8 +585,9 @@ static void bufshare_revoke_work(struct work_struct *work)
 		dev_dbg(bd->dev, "import %llu was taken back and is still mapped by %u devices or drivers\n",
 			imp->handle, imp->users);
 	bufshare_imp_settle_locked(imp);
+	bufshare_imp_put_locked(imp);
 	spin_unlock_irq(&bd->lock);
-	dma_buf_put(dmabuf);
+	bufshare_device_put(bd);
 }
 
 static void bufshare_imp_revoke_locked(struct bufshare_imp *imp)
@@ -563,14 +597,13 @@ static void bufshare_imp_revoke_locked(struct bufshare_imp *imp)
 	imp->bd->stats.revoked++;
 	WRITE_ONCE(imp->revoked, true);
 	wake_up_all(&imp->wait);
-	/*
-	 * A dma-buf whose last reference has gone is not to be touched: its
-	 * inode may be gone, too. It has no mapping left, and will be released.
-	 */
-	if (imp->dmabuf && get_file_active(&imp->dmabuf->file))
+	if (imp->dmabuf) {
+		imp->refs++;
+		bufshare_device_get(imp->bd);
 		queue_work(imp->bd->revoke_wq, &imp->revoke_work);
-	else
+	} else {
 		imp->zapped = true;
+	}
 	bufshare_imp_settle_locked(imp);	/* when leaving: an unmapped one is detached */
 }
 
@@ -803,6 +836,8 @@ int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
 	imp->shm = bufshare_shm_get(bd->shm);
 	spin_lock_irq(&bd->lock);
 	imp->dmabuf = dmabuf;
+	imp->inode = file_inode(dmabuf->file);
+	ihold(imp->inode);
 	spin_unlock_irq(&bd->lock);
 
 	ret = bufshare_newfd_prepare(newfd, arg->fd_flags, dmabuf->file);

@@ -395,8 +395,8 @@ enum bufshare_import_wire {
 
 /**
  * struct bufshare_imp - one import
- * @refs: of the dma-buf (before: of the maker) and of each request under way;
- *	bufshare_device.lock
+ * @refs: of the dma-buf (before: of the maker), of each request under way and of
+ *	@revoke_work; bufshare_device.lock
  * @bd: the device; constant, counted by the dma-buf
  * @shm: the window region; constant, counted by the dma-buf
  * @node: on bufshare_device.imports; bufshare_device.lock
@@ -421,8 +421,10 @@ enum bufshare_import_wire {
  * @wait: waiters for the end of MAPPING
  * @unmap_req: made in advance, since a close cannot fail; owned
  * @detach_req: likewise
- * @dmabuf: NULL before and after its life; bufshare_device.lock
- * @revoke_work: on bufshare_device.revoke_wq, holds a reference of the dma-buf
+ * @dmabuf: NULL before and after its life; its file may go before it does;
+ *	bufshare_device.lock
+ * @inode: of @dmabuf, counted, with the user space mappings; bufshare_device.lock
+ * @revoke_work: on bufshare_device.revoke_wq, once
  * @maps: device attachments
  */
 struct bufshare_imp {
@@ -452,6 +454,7 @@ struct bufshare_imp {
 	struct bufshare_req *unmap_req;
 	struct bufshare_req *detach_req;
 	struct dma_buf *dmabuf;
+	struct inode *inode;
 	struct work_struct revoke_work;
 	struct bufshare_maps maps;
 };
