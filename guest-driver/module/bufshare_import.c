@@ -23,6 +23,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/slab.h>
+#include <linux/vmalloc.h>
 
 #include "bufshare_priv.h"
 
@@ -188,8 +189,20 @@ static bool bufshare_imp_map_ended(const struct bufshare_imp *imp)
 	       !READ_ONCE(imp->bd->alive);
 }
 
-/* Have the buffer in the window. May sleep; the dma-buf is held. */
-static int bufshare_imp_map(struct bufshare_imp *imp)
+static long bufshare_imp_wait_map(struct bufshare_imp *imp, bool killable)
+{
+	if (killable)
+		return wait_event_killable_timeout(imp->wait, bufshare_imp_map_ended(imp),
+						   bufshare_timeout());
+	return wait_event_idle_timeout(imp->wait, bufshare_imp_map_ended(imp),
+				       bufshare_timeout());
+}
+
+/*
+ * Have the buffer in the window. May sleep; the dma-buf is held. -ENODEV: it was
+ * taken back, or the device has gone.
+ */
+static int bufshare_imp_map(struct bufshare_imp *imp, bool killable)
 {
 	struct bufshare_device *bd = imp->bd;
 	struct bufshare_req *req = NULL;
@@ -230,8 +243,7 @@ static int bufshare_imp_map(struct bufshare_imp *imp)
 		/* If this waiter leaves, the answer is still used: see map_complete(). */
 		asked = true;
 		spin_unlock_irq(&bd->lock);
-		left = wait_event_killable_timeout(imp->wait,
-						   bufshare_imp_map_ended(imp), bufshare_timeout());
+		left = bufshare_imp_wait_map(imp, killable);
 		spin_lock_irq(&bd->lock);
 		if (left <= 0) {
 			if (!left)
@@ -260,24 +272,6 @@ static int bufshare_imp_use(struct bufshare_imp *imp)
 	return ret;
 }
 
-/*
- * Count one more user where there is one. Who has the buffer mapped for a device
- * may want a kernel mapping at any time, and few expect a refusal (vivid does
- * not): after a revocation it sees what the device sees.
- */
-static bool bufshare_imp_use_again(struct bufshare_imp *imp)
-{
-	struct bufshare_device *bd = imp->bd;
-	bool used;
-
-	spin_lock_irq(&bd->lock);
-	used = imp->users;
-	if (used)
-		imp->users++;
-	spin_unlock_irq(&bd->lock);
-	return used;
-}
-
 static void bufshare_imp_unuse(struct bufshare_imp *imp)
 {
 	struct bufshare_device *bd = imp->bd;
@@ -299,7 +293,7 @@ static int bufshare_imp_attach(struct dma_buf *dmabuf, struct dma_buf_attachment
 	struct bufshare_piece piece;
 	int ret;
 
-	ret = bufshare_imp_map(imp);
+	ret = bufshare_imp_map(imp, true);
 	if (ret)
 		return ret;
 	piece.page = pfn_to_page(bufshare_imp_pfn(imp));
@@ -345,18 +339,49 @@ static void bufshare_imp_unmap_dma_buf(struct dma_buf_attachment *attach, struct
 	bufshare_imp_unuse(imp);
 }
 
+/* A kernel mapping that shows one page of zeroes over and over, as scratch memory. */
+static int bufshare_imp_vmap_scratch(struct bufshare_imp *imp, struct iosys_map *map)
+{
+	unsigned long nr = imp->size >> PAGE_SHIFT, i;
+	struct page **pages;
+
+	imp->scratch_page = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+	if (!imp->scratch_page)
+		return -ENOMEM;
+	pages = kvmalloc_objs(*pages, nr);
+	if (!pages)
+		goto err;
+	for (i = 0; i < nr; i++)
+		pages[i] = imp->scratch_page;
+	imp->scratch = vmap(pages, nr, VM_MAP, PAGE_KERNEL);
+	kvfree(pages);
+	if (!imp->scratch)
+		goto err;
+	iosys_map_set_vaddr(map, imp->scratch);
+	return 0;
+
+err:
+	__free_page(imp->scratch_page);
+	return -ENOMEM;
+}
+
+/*
+ * The core warns of a kernel mapping that fails (WARN_ON_ONCE), and what other VMs
+ * do must not make this kernel warn: of a buffer that was taken back there is one
+ * of scratch memory. For the same reason the wait ends by no signal.
+ */
 static int bufshare_imp_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct bufshare_imp *imp = dmabuf->priv;
 	int ret;
 
-	if (!bufshare_imp_use_again(imp)) {
-		ret = bufshare_imp_map(imp);
-		if (!ret)
-			ret = bufshare_imp_use(imp);
-		if (ret)
-			return ret;
-	}
+	ret = bufshare_imp_map(imp, false);
+	if (!ret)
+		ret = bufshare_imp_use(imp);
+	if (ret == -ENODEV)
+		return bufshare_imp_vmap_scratch(imp, map);
+	if (ret)
+		return ret;
 	iosys_map_set_vaddr(map, imp->shm->virt + imp->shm_offset);
 	return 0;
 }
@@ -366,7 +391,13 @@ static void bufshare_imp_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	struct bufshare_imp *imp = dmabuf->priv;
 
 	iosys_map_clear(map);
-	bufshare_imp_unuse(imp);
+	if (!imp->scratch) {
+		bufshare_imp_unuse(imp);
+		return;
+	}
+	vunmap(imp->scratch);
+	imp->scratch = NULL;
+	__free_page(imp->scratch_page);
 }
 
 static vm_fault_t bufshare_imp_fault(struct vm_fault *vmf)
@@ -417,7 +448,7 @@ static int bufshare_imp_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 			return -EACCES;
 		vm_flags_clear(vma, VM_MAYWRITE);
 	}
-	ret = bufshare_imp_map(imp);
+	ret = bufshare_imp_map(imp, true);
 	if (ret)
 		return ret;
 	/* No page is inserted here: a zap could miss it, as the vma is not linked yet. */
@@ -435,7 +466,7 @@ static int bufshare_imp_sync(struct bufshare_imp *imp, enum dma_data_direction d
 	u32 access;
 	int ret;
 
-	ret = bufshare_imp_map(imp);
+	ret = bufshare_imp_map(imp, true);
 	if (ret || (imp->coherent && !READ_ONCE(bufshare_force_sync)))
 		return ret;
 	access = dir == DMA_TO_DEVICE ? VIRTIO_BUFSHARE_WRITE :

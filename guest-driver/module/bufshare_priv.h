@@ -424,6 +424,8 @@ enum bufshare_import_wire {
  * @dmabuf: NULL before and after its life; its file may go before it does;
  *	bufshare_device.lock
  * @inode: of @dmabuf, counted, with the user space mappings; bufshare_device.lock
+ * @scratch: kernel mapping made after a revocation; the dma-buf's reservation lock
+ * @scratch_page: what it shows; likewise
  * @revoke_work: on bufshare_device.revoke_wq, once
  * @maps: device attachments
  */
@@ -455,6 +457,8 @@ struct bufshare_imp {
 	struct bufshare_req *detach_req;
 	struct dma_buf *dmabuf;
 	struct inode *inode;
+	void *scratch;
+	struct page *scratch_page;
 	struct work_struct revoke_work;
 	struct bufshare_maps maps;
 };
