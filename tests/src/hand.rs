@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-pub use bufshare_agent::hand::{Buffer, Event, Info, Patch, Peer, Sight, Source, pattern, word};
+pub use bufshare_agent::hand::{
+    AttachKind, Buffer, Event, Info, Patch, Peer, Sight, Source, Step, pattern, word,
+};
 use bufshare_agent::hand::{Call, Line, Op, Refusal, Yield};
 
 use crate::channel::Program;
@@ -108,6 +110,13 @@ pub struct Import {
     pub transport: u32,
     /// VMM mappings that it takes.
     pub windows: u32,
+}
+
+/// A buffer that the importer driver has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Importer {
+    /// Its number.
+    pub number: u64,
 }
 
 /// A mapping in the process.
@@ -411,6 +420,48 @@ impl Hand {
     /// Have the process run only when no other of the guest wants to.
     pub fn background(&mut self) -> Result<()> {
         expect!(self.quick(Op::Background), Yield::Done => ())
+    }
+
+    /// Keep a buffer by an O_PATH descriptor alone.
+    pub fn keep_path(&mut self, buf: Buf) -> Result<()> {
+        expect!(self.quick(Op::KeepPath { buf: buf.number }), Yield::Done => ())
+    }
+
+    /// Open anonymous files, each with a page mapped privately and written to.
+    pub fn private_files(&mut self, count: u32, seed: u32) -> Result<u64> {
+        expect!(self.quick(Op::PrivateFiles { count, seed }), Yield::PrivateFiles { files } => files)
+    }
+
+    /// Compare what was written into private files.
+    pub fn compare_private(&mut self, files: u64) -> Result<Sight> {
+        expect!(self.quick(Op::ComparePrivate { files }), Yield::Seen(sight) => sight)
+    }
+
+    /// Have the importer driver of the tests take a buffer.
+    pub fn attach(&mut self, buf: Buf, kind: AttachKind) -> Result<Importer> {
+        expect!(self.quick(Op::Attach { buf: buf.number, kind }), Yield::Attached { importer } => Importer { number: importer })
+    }
+
+    /// Have the importer driver do something that gives nothing.
+    pub fn step(&mut self, importer: Importer, step: Step) -> Result<()> {
+        let importer = importer.number;
+        expect!(self.quick(Op::Importer { importer, step }), Yield::Done => ())
+    }
+
+    /// Have the importer driver or its device read.
+    pub fn step_read(&mut self, importer: Importer, step: Step) -> Result<Vec<u8>> {
+        let importer = importer.number;
+        expect!(self.quick(Op::Importer { importer, step }), Yield::Data(data) => data)
+    }
+
+    /// Whether the importer driver has it mapped for its device, and how often it
+    /// was asked to end that.
+    pub fn importer_state(&mut self, importer: Importer) -> Result<(bool, u32)> {
+        let op = Op::Importer {
+            importer: importer.number,
+            step: Step::State,
+        };
+        expect!(self.quick(op), Yield::Importer { mapped, invalidated } => (mapped, invalidated))
     }
 
     /// The next event, if one comes in time.

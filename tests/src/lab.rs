@@ -157,6 +157,19 @@ pub fn daemon_program() -> Result<PathBuf> {
     })
 }
 
+/// A kernel module of `tests/guest/FOLDER`, for the guests' kernel.
+///
+/// # Errors
+/// A [`Skip`] when it is not built.
+pub fn test_module(folder: &str) -> Result<Vec<u8>> {
+    let path = target()
+        .join(format!("{folder}-module-{}", series()))
+        .join(format!("bufshare_{folder}.ko"));
+    std::fs::read(&path).map_err(|error| {
+        Skip::new(format!("no {} ({error}): run scripts/test", path.display())).into()
+    })
+}
+
 /// The checkout.
 #[must_use]
 pub fn repo() -> PathBuf {

@@ -16,7 +16,7 @@ use crate::channel::{self, Channel, Transcript};
 use crate::child::{self, Process};
 use crate::hand::Hand;
 use crate::image::Picture;
-use crate::lab::Lab;
+use crate::lab::{self, Lab};
 use crate::qmp::Qmp;
 use crate::{report, wait};
 
@@ -306,6 +306,17 @@ impl Vm {
         self.call(command)
             .with_context(|| format!("loading {name}"))
             .map(drop)
+    }
+
+    /// Load a module of the tests' own, that of `tests/guest/FOLDER`.
+    ///
+    /// # Errors
+    /// A [`report::Skip`] when it is not built, or as [`Vm::output`].
+    pub fn insert(&self, folder: &str, params: &[&str]) -> Result<()> {
+        let path = format!("/tmp/bufshare_{folder}.ko");
+        self.write_file(&path, &lab::test_module(folder)?)?;
+        let words = [&["busybox", "insmod", &path], params].concat();
+        self.output(&words).map(drop)
     }
 
     /// Remove a module.

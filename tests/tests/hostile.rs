@@ -11,7 +11,6 @@ use bufshare_protocol::types::{BufferId, Extent, Meta, Name};
 use bufshare_tests::hand::{Sight, refused};
 use bufshare_tests::lab;
 use bufshare_tests::pair::{DRIVER, Plan, Shared};
-use bufshare_tests::report::Skip;
 use bufshare_tests::vm::Vm;
 
 static VMS: Shared = Shared::new(Plan::new);
@@ -39,19 +38,14 @@ struct Hostile<'a> {
 
 impl<'a> Hostile<'a> {
     fn take(vm: &'a Vm) -> Result<Self> {
-        let path = lab::target()
-            .join(format!("raw-module-{}", lab::series()))
-            .join("bufshare_raw.ko");
-        let module = std::fs::read(&path).map_err(|error| {
-            Skip::new(format!("no {} ({error}): run scripts/test", path.display()))
-        })?;
+        // First, as a test cannot go on without it.
+        lab::test_module("raw")?;
         let folder = format!("/sys/bus/virtio/drivers/{DRIVER}");
         let names = vm.list_dir(&folder)?;
         let device = names.into_iter().find(|name| name.starts_with("virtio"));
         let device = device.context("the driver has no device")?;
         vm.write_file(&format!("{folder}/unbind"), device.as_bytes())?;
-        vm.write_file("/tmp/bufshare_raw.ko", &module)?;
-        vm.output(&["/bin/busybox", "insmod", "/tmp/bufshare_raw.ko"])?;
+        vm.insert("raw", &[])?;
         Ok(Self { vm, device })
     }
 

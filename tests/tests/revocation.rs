@@ -76,6 +76,34 @@ fn a_driver_of_the_importer_cannot_attach_to_what_was_taken_back() {
     });
 }
 
+/// A descriptor opened by O_PATH keeps a dma-buf, but not its file: the kernel uses
+/// the memory of that for the next file that is opened.
+#[test]
+fn a_revocation_touches_no_file_but_that_of_the_import() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        b.info()?;
+        let (_, mine, export) = a.offer(SIZE, 8)?;
+        let import = b.import(&export.id)?;
+        let map = b.map(import.buf)?;
+        ensure!(b.compare(map, 8)? == Sight::Pattern);
+        b.close(map.number)?;
+        b.keep_path(import.buf)?;
+        let others = b.private_files(64, 9)?;
+        a.close(export.number)?;
+        b.wait_event_of("Revoked", &export.id)?;
+        vms.daemon()?
+            .settles("the window to go", |now| now.windows == 0)?;
+        ensure!(
+            b.compare_private(others)? == Sight::Pattern,
+            "the revocation took the memory of another file"
+        );
+        b.close(import.buf.number)?;
+        ensure!(a.compare(mine, 8)? == Sight::Pattern);
+        Ok(())
+    });
+}
+
 #[test]
 fn the_memory_is_the_exporters_to_export_again() {
     VMS.with(|vms| {

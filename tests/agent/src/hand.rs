@@ -202,6 +202,39 @@ pub enum Op {
     },
     /// Have the process run only when no other wants to.
     Background,
+    /// Keep a buffer by an O_PATH descriptor alone. What is left under its number
+    /// can only be closed.
+    KeepPath {
+        /// The buffer.
+        buf: u64,
+    },
+    /// Open anonymous files, map a page of each privately and write the pattern of
+    /// `seed` there.
+    PrivateFiles {
+        /// How many.
+        count: u32,
+        /// Which pattern.
+        seed: u32,
+    },
+    /// Compare what was written into private files.
+    ComparePrivate {
+        /// What PrivateFiles gave.
+        files: u64,
+    },
+    /// Have the importer driver of the tests (tests/guest/importer) take a buffer.
+    Attach {
+        /// The buffer.
+        buf: u64,
+        /// How.
+        kind: AttachKind,
+    },
+    /// Have that driver do something with it.
+    Importer {
+        /// What Attach gave.
+        importer: u64,
+        /// What to do.
+        step: Step,
+    },
     /// The next event.
     Event {
         /// Limit.
@@ -277,6 +310,70 @@ pub enum Op {
         /// Rows.
         height: u32,
     },
+}
+
+/// How a driver attaches to a dma-buf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachKind {
+    /// Not at all: it only has a reference.
+    Plain,
+    /// By dma_buf_attach().
+    Static,
+    /// By dma_buf_dynamic_attach(); it unmaps when the exporter asks for that.
+    Dynamic,
+    /// By dma_buf_dynamic_attach(); it does not unmap.
+    Stubborn,
+}
+
+/// What the importer driver does with its dma-buf.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Map it for its device.
+    Map,
+    /// End that.
+    Unmap,
+    /// Its device reads, a page at most.
+    DmaRead {
+        /// Where.
+        offset: u64,
+        /// How many bytes.
+        len: u32,
+    },
+    /// Its device writes, a page at most.
+    DmaWrite {
+        /// Where.
+        offset: u64,
+        /// What.
+        #[serde(with = "crate::bytes")]
+        data: Vec<u8>,
+    },
+    /// Map it for the kernel.
+    Vmap,
+    /// End that.
+    Vunmap,
+    /// Read by the kernel's mapping.
+    CpuRead {
+        /// Where.
+        offset: u64,
+        /// How many bytes.
+        len: u32,
+    },
+    /// Write by the kernel's mapping.
+    CpuWrite {
+        /// Where.
+        offset: u64,
+        /// What.
+        #[serde(with = "crate::bytes")]
+        data: Vec<u8>,
+    },
+    /// dma_buf_begin_cpu_access().
+    Begin,
+    /// dma_buf_end_cpu_access().
+    End,
+    /// What has become of the mapping.
+    State,
 }
 
 /// What is put into a [`Op::Raw`] structure.
@@ -357,6 +454,23 @@ pub enum Yield {
     Mapped {
         /// Its number.
         map: u64,
+    },
+    /// Private files.
+    PrivateFiles {
+        /// Their number, of all of them.
+        files: u64,
+    },
+    /// A buffer that the importer driver has taken.
+    Attached {
+        /// Its number.
+        importer: u64,
+    },
+    /// Of the importer driver.
+    Importer {
+        /// It is mapped for the device.
+        mapped: bool,
+        /// How often the exporter asked to unmap it.
+        invalidated: u32,
     },
     /// A video device with a buffer.
     Lent {

@@ -18,16 +18,30 @@ unsafe impl Argument for u64 {}
 
 /// `_IOWR`.
 pub(crate) const fn read_write<T>(letter: u8, number: u8) -> u32 {
-    0xc000_0000 | write::<T>(letter, number)
+    0xc000_0000 | sized::<T>(letter, number)
 }
 
 /// `_IOW`.
 pub(crate) const fn write<T>(letter: u8, number: u8) -> u32 {
+    0x4000_0000 | sized::<T>(letter, number)
+}
+
+/// `_IOR`.
+pub(crate) const fn read<T>(letter: u8, number: u8) -> u32 {
+    0x8000_0000 | sized::<T>(letter, number)
+}
+
+/// `_IO`.
+pub(crate) const fn none(letter: u8, number: u8) -> u32 {
+    sized::<()>(letter, number)
+}
+
+const fn sized<T>(letter: u8, number: u8) -> u32 {
     let size = size_of::<T>();
     assert!(size < 1 << 14, "too large for an ioctl's number");
     #[expect(clippy::cast_possible_truncation, reason = "checked above")]
     let size = size as u32;
-    0x4000_0000 | (size << 16) | ((letter as u32) << 8) | number as u32
+    (size << 16) | ((letter as u32) << 8) | number as u32
 }
 
 /// Do it; gives what the call returned.

@@ -14,7 +14,7 @@ use std::ptr::{NonNull, null_mut};
 /// `rep movsb` and `rep movsq`, as the assembler makes them, and their lengths.
 const COPIES: [(&[u8], libc::greg_t); 2] = [(&[0xf3, 0xa4], 2), (&[0xf3, 0x48, 0xa5], 3)];
 
-/// A buffer mapped whole, shared.
+/// A file mapped whole.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
@@ -39,17 +39,23 @@ impl Mapping {
         } else {
             libc::PROT_READ
         };
+        Self::with(fd, len, protection, libc::MAP_SHARED)
+    }
+
+    /// What is written stays with this mapping.
+    pub(crate) fn private(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        Self::with(fd, len, protection, libc::MAP_PRIVATE)
+    }
+
+    fn with(
+        fd: BorrowedFd<'_>,
+        len: usize,
+        protection: libc::c_int,
+        flags: libc::c_int,
+    ) -> io::Result<Self> {
         // SAFETY: at an address of the kernel's choice.
-        let start = unsafe {
-            libc::mmap(
-                null_mut(),
-                len,
-                protection,
-                libc::MAP_SHARED,
-                fd.as_raw_fd(),
-                0,
-            )
-        };
+        let start = unsafe { libc::mmap(null_mut(), len, protection, flags, fd.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

@@ -4,6 +4,8 @@
 //! See [`bufshare_agent::hand`] for what it is told and what it tells.
 
 mod device;
+mod files;
+mod importer;
 mod ioctl;
 mod memory;
 mod screen;
@@ -22,6 +24,8 @@ use anyhow::{Context as _, Result, bail};
 use bufshare_agent::hand::{Call, Line, Op, Patch, Refusal, Sight, Source, Yield, word};
 
 use self::device::Device;
+use self::files::PrivateFiles;
+use self::importer::Importer;
 use self::memory::Mapping;
 use self::screen::Shown;
 use self::video::Video;
@@ -106,6 +110,10 @@ enum Thing {
         shown: Option<Shown>,
     },
     Export(device::Export),
+    /// Kept open for its own sake.
+    Path(#[expect(dead_code, reason = "kept open")] OwnedFd),
+    PrivateFiles(PrivateFiles),
+    Importer(Importer),
     Video(Video),
     Map {
         mapping: Arc<Mapping>,
@@ -278,6 +286,33 @@ impl Hand {
                 background().context("SCHED_IDLE")?;
                 Yield::Done
             }
+            Op::KeepPath { buf } => {
+                let Some(Thing::Buffer { fd, .. }) = self.things.remove(&buf) else {
+                    bail!("{buf} is not a buffer");
+                };
+                self.things.insert(buf, Thing::Path(files::keep_path(fd)?));
+                Yield::Done
+            }
+            Op::PrivateFiles { count, seed } => {
+                let files = PrivateFiles::new(count, seed)?;
+                Yield::PrivateFiles {
+                    files: self.keep(Thing::PrivateFiles(files)),
+                }
+            }
+            Op::ComparePrivate { files } => match self.things.get(&files) {
+                Some(Thing::PrivateFiles(files)) => Yield::Seen(files.compare()?),
+                _ => bail!("{files} are no private files"),
+            },
+            Op::Attach { buf, kind } => {
+                let importer = Importer::attach(self.buffer(buf)?.0, kind)?;
+                Yield::Attached {
+                    importer: self.keep(Thing::Importer(importer)),
+                }
+            }
+            Op::Importer { importer, step } => match self.things.get(&importer) {
+                Some(Thing::Importer(importer)) => importer.step(step)?,
+                _ => bail!("{importer} is not an importer"),
+            },
             Op::Event { timeout_ms } => {
                 Yield::Event(self.device()?.event(Duration::from_millis(timeout_ms))?)
             }

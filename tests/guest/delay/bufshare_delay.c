@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * For tests: whoever calls a function of the kernel first is held up at its
+ * beginning, without giving up its processor. So the guest needs two of them.
+ *
+ * insmod bufshare_delay.ko symbol=NAME ms=N; the parameter "held" is Y from the
+ * moment on that somebody is there.
+ */
+#include <linux/atomic.h>
+#include <linux/delay.h>
+#include <linux/kprobes.h>
+#include <linux/module.h>
+
+static char *symbol;
+module_param(symbol, charp, 0444);
+MODULE_PARM_DESC(symbol, "Function of the kernel");
+
+static unsigned int ms;
+module_param(ms, uint, 0444);
+MODULE_PARM_DESC(ms, "For how long, milliseconds");
+
+static bool held;
+module_param(held, bool, 0444);
+MODULE_PARM_DESC(held, "Somebody was or is held up");
+
+static atomic_t calls;
+
+static int delay_pre(struct kprobe *probe, struct pt_regs *regs)
+{
+	if (atomic_inc_return(&calls) == 1) {
+		WRITE_ONCE(held, true);
+		mdelay(ms);
+	}
+	return 0;
+}
+
+static struct kprobe delay_probe = {
+	.pre_handler = delay_pre,
+};
+
+static int __init delay_init(void)
+{
+	delay_probe.symbol_name = symbol;
+	return register_kprobe(&delay_probe);
+}
+module_init(delay_init);
+
+static void __exit delay_exit(void)
+{
+	unregister_kprobe(&delay_probe);
+}
+module_exit(delay_exit);
+
+MODULE_DESCRIPTION("Holds up a function of the kernel for tests");
+MODULE_LICENSE("GPL");
