@@ -23,7 +23,9 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/vmalloc.h>
+#include <uapi/linux/dma-buf.h>
 
 #include "bufshare_priv.h"
 
@@ -36,9 +38,15 @@
 /* How long an orderly end may take. */
 #define BUFSHARE_LEAVE_WAIT	msecs_to_jiffies(1000)
 
-bool bufshare_force_sync;
-module_param_named(force_sync, bufshare_force_sync, bool, 0644);
+static bool force_sync;
+module_param(force_sync, bool, 0644);
 MODULE_PARM_DESC(force_sync, "Tell the host of CPU access even where memory is coherent (default off)");
+
+/* Waiters look at it without the lock. */
+static void bufshare_imp_set_wire(struct bufshare_imp *imp, enum bufshare_import_wire wire)
+{
+	WRITE_ONCE(imp->wire, wire);
+}
 
 static void bufshare_imp_put_locked(struct bufshare_imp *imp)
 {
@@ -60,7 +68,7 @@ static void bufshare_unmap_complete(struct bufshare_device *bd, struct bufshare_
 	/* Whatever the answer, there is nothing else that could be done. */
 	if (req->err && req->status != VIRTIO_BUFSHARE_S_REVOKED && bd->alive)
 		dev_dbg(bd->dev, "UNMAP: status %u (%d)\n", req->status, req->err);
-	imp->wire = BUFSHARE_IMPORT_ATTACHED;
+	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHED);
 	bufshare_imp_settle_locked(imp);
 	wake_up_all(&bd->idle);
 	bufshare_imp_put_locked(imp);
@@ -72,7 +80,7 @@ static void bufshare_detach_complete(struct bufshare_device *bd, struct bufshare
 
 	if (req->err && req->status != VIRTIO_BUFSHARE_S_NOT_FOUND && bd->alive)
 		dev_dbg(bd->dev, "DETACH: status %u (%d)\n", req->status, req->err);
-	imp->wire = BUFSHARE_IMPORT_GONE;
+	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_GONE);
 	wake_up_all(&bd->idle);
 	bufshare_imp_put_locked(imp);
 }
@@ -88,9 +96,9 @@ static void bufshare_imp_send_locked(struct bufshare_imp *imp, struct bufshare_r
 	req->owner = imp;
 	req->complete = complete;
 	imp->refs++;
-	imp->wire = wire;
+	bufshare_imp_set_wire(imp, wire);
 	if (bufshare_send_locked(imp->bd, req)) {
-		imp->wire = BUFSHARE_IMPORT_GONE;
+		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_GONE);
 		imp->refs--;	/* not the last: the caller has one */
 	}
 }
@@ -127,13 +135,13 @@ static int bufshare_map_result_locked(struct bufshare_imp *imp, struct bufshare_
 	u64 offset;
 
 	if (req->err) {
-		imp->wire = BUFSHARE_IMPORT_ATTACHED;
+		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHED);
 		return req->status == VIRTIO_BUFSHARE_S_REVOKED ? -ENODEV : req->err;
 	}
 
 	memcpy(&resp, req->in, sizeof(resp));
 	offset = le64_to_cpu(resp.shm_offset);
-	imp->wire = BUFSHARE_IMPORT_MAPPED;
+	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_MAPPED);
 	imp->coherent = le32_to_cpu(resp.flags) & VIRTIO_BUFSHARE_MAP_COHERENT;
 	if (le64_to_cpu(resp.len) == imp->size && PAGE_ALIGNED(offset) &&
 	    offset <= imp->shm->size && imp->size <= imp->shm->size - offset) {
@@ -174,10 +182,10 @@ static int bufshare_imp_start_map_locked(struct bufshare_imp *imp, struct bufsha
 	req->owner = imp;
 	req->complete = bufshare_map_complete;
 	imp->refs++;
-	imp->wire = BUFSHARE_IMPORT_MAPPING;
+	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_MAPPING);
 	ret = bufshare_send_locked(imp->bd, req);
 	if (ret) {
-		imp->wire = BUFSHARE_IMPORT_ATTACHED;
+		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHED);
 		imp->refs--;
 	}
 	return ret;
@@ -467,7 +475,7 @@ static int bufshare_imp_sync(struct bufshare_imp *imp, enum dma_data_direction d
 	int ret;
 
 	ret = bufshare_imp_map(imp, true);
-	if (ret || (imp->coherent && !READ_ONCE(bufshare_force_sync)))
+	if (ret || (imp->coherent && !READ_ONCE(force_sync)))
 		return ret;
 	access = dir == DMA_TO_DEVICE ? VIRTIO_BUFSHARE_WRITE :
 		 dir == DMA_FROM_DEVICE ? VIRTIO_BUFSHARE_READ :
@@ -497,9 +505,11 @@ static int bufshare_imp_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_d
 	int ret;
 
 	ret = bufshare_imp_sync(imp, dir, VIRTIO_BUFSHARE_SYNC_BEGIN);
-	if (!ret)
-		bufshare_maps_sync(&imp->maps, true);
-	return ret;
+	if (ret)
+		return ret;
+	atomic_inc(&imp->accesses);
+	bufshare_maps_sync(&imp->maps, true);
+	return 0;
 }
 
 static int bufshare_imp_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
@@ -507,6 +517,9 @@ static int bufshare_imp_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_dir
 	struct bufshare_imp *imp = dmabuf->priv;
 
 	bufshare_maps_sync(&imp->maps, false);
+	/* Nobody says whose access ends: count those of all. */
+	if (atomic_dec_if_positive(&imp->accesses) < 0)
+		return -EINVAL;
 	return bufshare_imp_sync(imp, dir, VIRTIO_BUFSHARE_SYNC_END);
 }
 
@@ -708,7 +721,7 @@ void bufshare_imports_gone(struct bufshare_device *bd)
 
 	spin_lock_irq(&bd->lock);
 	list_for_each_entry(imp, &bd->imports, node)
-		imp->wire = BUFSHARE_IMPORT_GONE;
+		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_GONE);
 	spin_unlock_irq(&bd->lock);
 }
 
@@ -717,7 +730,7 @@ static void bufshare_attach_complete(struct bufshare_device *bd, struct bufshare
 	struct bufshare_imp *imp = req->owner;
 	struct virtio_bufshare_attach_resp resp;
 
-	imp->wire = BUFSHARE_IMPORT_GONE;
+	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_GONE);
 	if (!req->err) {
 		memcpy(&resp, req->in, sizeof(resp));
 		imp->handle = le64_to_cpu(resp.handle);
@@ -727,7 +740,7 @@ static void bufshare_attach_complete(struct bufshare_device *bd, struct bufshare
 		imp->rights = le32_to_cpu(resp.rights);
 		imp->transport = le32_to_cpu(resp.transport);
 		imp->windows = le32_to_cpu(resp.windows);
-		imp->wire = BUFSHARE_IMPORT_ATTACHED;
+		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHED);
 		bufshare_imp_settle_locked(imp);
 	}
 	bufshare_imp_put_locked(imp);
@@ -788,10 +801,10 @@ static int bufshare_imp_request(struct bufshare_imp *imp, u32 *status)
 
 	spin_lock_irq(&bd->lock);
 	imp->refs++;
-	imp->wire = BUFSHARE_IMPORT_ATTACHING;
+	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHING);
 	ret = bufshare_send_locked(bd, req);
 	if (ret) {
-		imp->wire = BUFSHARE_IMPORT_GONE;
+		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_GONE);
 		imp->refs--;
 	}
 	spin_unlock_irq(&bd->lock);
@@ -820,6 +833,23 @@ static int bufshare_imp_check(const struct bufshare_imp *imp)
 	if (imp->size > bd->shm->size)
 		return -EFBIG;
 	return 0;
+}
+
+/*
+ * What bufinfo and /proc show: the beginning of the buffer's id, and its owner. A
+ * program may set another name (DMA_BUF_SET_NAME); the core frees either.
+ */
+static void bufshare_imp_name(struct bufshare_imp *imp, struct dma_buf *dmabuf)
+{
+	const int id_len = sizeof(imp->id) / 2;
+	char name[DMA_BUF_NAME_LEN];
+	const char *copy;
+
+	scnprintf(name, sizeof(name), "%*phN@%llu", id_len, &imp->id, imp->owner);
+	copy = kstrdup(name, GFP_KERNEL);
+	spin_lock(&dmabuf->name_lock);
+	dmabuf->name = copy;
+	spin_unlock(&dmabuf->name_lock);
 }
 
 /**
@@ -862,6 +892,7 @@ int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
 		ret = PTR_ERR(dmabuf);
 		goto drop;
 	}
+	bufshare_imp_name(imp, dmabuf);
 	/* From here on the dma-buf has our reference. */
 	bufshare_device_get(bd);
 	imp->shm = bufshare_shm_get(bd->shm);

@@ -39,6 +39,7 @@
 #ifndef _BUFSHARE_PRIV_H
 #define _BUFSHARE_PRIV_H
 
+#include <linux/atomic.h>
 #include <linux/completion.h>
 #include <linux/dma-buf.h>
 #include <linux/kref.h>
@@ -424,6 +425,7 @@ enum bufshare_import_wire {
  * @dmabuf: NULL before and after its life; its file may go before it does;
  *	bufshare_device.lock
  * @inode: of @dmabuf, counted, with the user space mappings; bufshare_device.lock
+ * @accesses: CPU accesses that have begun and not ended
  * @scratch: kernel mapping made after a revocation; the dma-buf's reservation lock
  * @scratch_page: what it shows; likewise
  * @revoke_work: on bufshare_device.revoke_wq, once
@@ -457,6 +459,7 @@ struct bufshare_imp {
 	struct bufshare_req *detach_req;
 	struct dma_buf *dmabuf;
 	struct inode *inode;
+	atomic_t accesses;
 	void *scratch;
 	struct page *scratch_page;
 	struct work_struct revoke_work;
@@ -498,7 +501,6 @@ struct bufshare_newfd {
 };
 
 /* bufshare_main.c */
-extern bool bufshare_force_sync;
 extern struct workqueue_struct *bufshare_release_wq;
 void bufshare_device_put(struct bufshare_device *bd);
 bool bufshare_enter(struct bufshare_device *bd);

@@ -422,6 +422,15 @@ impl Hand {
         expect!(self.quick(Op::Background), Yield::Done => ())
     }
 
+    /// DMA_BUF_SET_NAME.
+    pub fn set_name(&mut self, buf: Buf, name: &str) -> Result<()> {
+        let op = Op::SetName {
+            buf: buf.number,
+            name: name.to_owned(),
+        };
+        expect!(self.quick(op), Yield::Done => ())
+    }
+
     /// Keep a buffer by an O_PATH descriptor alone.
     pub fn keep_path(&mut self, buf: Buf) -> Result<()> {
         expect!(self.quick(Op::KeepPath { buf: buf.number }), Yield::Done => ())

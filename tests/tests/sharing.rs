@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A buffer of one VM is used by the other
 
-use anyhow::ensure;
+use anyhow::{Context as _, Result, ensure};
 use bufshare_tests::hand::{Sight, pattern, refused, status};
 use bufshare_tests::pair::{Plan, Shared};
+use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
 
 static VMS: Shared = Shared::new(Plan::new);
@@ -217,6 +218,33 @@ fn what_the_importer_does_not_write_stays_as_it_is() {
         ensure!(a.compare(maps[0], 10)? == Sight::Pattern);
         ensure!(a.compare(maps[1], 99)? == Sight::Pattern);
         ensure!(a.compare(maps[2], 12)? == Sight::Pattern);
+        Ok(())
+    });
+}
+
+/// The kernel's list of all dma-bufs, without those of earlier boots.
+fn dma_bufs(vm: &Vm) -> Result<String> {
+    let text = vm.read_file("/sys/kernel/debug/dma_buf/bufinfo")?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn an_import_is_named_by_its_id_and_its_owner_until_a_program_names_it() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, export) = a.offer(SIZE, 1)?;
+        let import = b.import(&export.id)?;
+        let owner = a.info()?.peer_id;
+        let start = export.id.get(..16).context("a short id")?;
+        let name = format!("{start}@{owner}");
+        let list = dma_bufs(&vms.b)?;
+        ensure!(list.contains(&name), "no {name} in {list}");
+        b.set_name(import.buf, "a frame")?;
+        let list = dma_bufs(&vms.b)?;
+        ensure!(list.contains("a frame") && !list.contains(&name), "{list}");
+        b.close(import.buf.number)?;
+        let list = dma_bufs(&vms.b)?;
+        ensure!(!list.contains("a frame"), "{list}");
         Ok(())
     });
 }

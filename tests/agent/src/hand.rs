@@ -202,6 +202,13 @@ pub enum Op {
     },
     /// Have the process run only when no other wants to.
     Background,
+    /// DMA_BUF_SET_NAME.
+    SetName {
+        /// The buffer.
+        buf: u64,
+        /// Its name.
+        name: String,
+    },
     /// Keep a buffer by an O_PATH descriptor alone. What is left under its number
     /// can only be closed.
     KeepPath {

@@ -89,7 +89,7 @@ static DEFINE_MUTEX(edu_lock);		/* the device and edu_staging */
  * @vmapped: there is a kernel mapping
  */
 struct importer {
-	struct mutex lock;
+	struct mutex lock;	/* all but @sgt and @invalidated */
 	struct dma_buf *dmabuf;
 	struct dma_buf_attachment *attach;
 	u32 kind;

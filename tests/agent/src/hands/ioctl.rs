@@ -15,6 +15,8 @@ pub(crate) unsafe trait Argument {}
 unsafe impl Argument for u32 {}
 // SAFETY: a number.
 unsafe impl Argument for u64 {}
+// SAFETY: bytes.
+unsafe impl Argument for [u8; 32] {}
 
 /// `_IOWR`.
 pub(crate) const fn read_write<T>(letter: u8, number: u8) -> u32 {

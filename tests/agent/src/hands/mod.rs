@@ -286,6 +286,10 @@ impl Hand {
                 background().context("SCHED_IDLE")?;
                 Yield::Done
             }
+            Op::SetName { buf, name } => {
+                set_name(self.buffer(buf)?.0, &name).context("DMA_BUF_SET_NAME")?;
+                Yield::Done
+            }
             Op::KeepPath { buf } => {
                 let Some(Thing::Buffer { fd, .. }) = self.things.remove(&buf) else {
                     bail!("{buf} is not a buffer");
@@ -572,6 +576,16 @@ fn sync(buffer: BorrowedFd<'_>, write: bool, end: bool) -> io::Result<()> {
     // DMA_BUF_SYNC_READ 1, _WRITE 2, _END 4
     let mut flags = if write { 3_u64 } else { 1 } | if end { 4 } else { 0 };
     ioctl::call(&buffer, SYNC, &mut flags).map(drop)
+}
+
+fn set_name(buffer: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    const SET_NAME: u32 = ioctl::write::<u64>(b'b', 1);
+    // The argument is the text itself.
+    let mut text = [0_u8; 32];
+    text.get_mut(..name.len())
+        .ok_or(io::ErrorKind::InvalidInput)?
+        .copy_from_slice(name.as_bytes());
+    ioctl::call(&buffer, SET_NAME, &mut text).map(drop)
 }
 
 /// Reads one mapping in a loop.
