@@ -91,18 +91,32 @@ find_mirrors() {
             $2 !~ /^cdrom:/ && !seen[$2]++ { print $2 }'
 }
 
-# Read the package indexes from the first mirror that serves both suites.
-update_indexes() {
-    local keyring mirrors=() mirror
+os_name() {
+    (. /etc/os-release 2>/dev/null && printf '%s' "${PRETTY_NAME:-$ID}") || printf 'not Debian'
+}
+
+# have_mirror: set the array mirrors to the archives to try; die if there is none.
+have_mirror() {
+    mirrors=()
     if [[ -n $MIRROR ]]; then
         mirrors=("$MIRROR")
+    elif [[ -r $LAB/mirror ]]; then
+        # that of the last time, where one had to be named
+        mirrors=("$(<"$LAB/mirror")")
     else
         mapfile -t mirrors < <(find_mirrors)
     fi
     ((${#mirrors[@]})) ||
-        die "no Debian archive in this machine's APT configuration" \
-            "Name one: scripts/${0##*/} --mirror URL, or set BUFSHARE_MIRROR=URL" \
-            "(URL is what stands before 'trixie main' in a Debian machine's sources)."
+        die "this machine ($(os_name)) has no Debian archive in its APT configuration" \
+            "Name one, once: scripts/${0##*/} --mirror URL, or BUFSHARE_MIRROR=URL before the command." \
+            "URL is http://HOST/debian, with a HOST of the list 'Debian worldwide mirror sites'," \
+            "or what stands before '$SUITE main' in a Debian machine's sources."
+}
+
+# Read the package indexes from the first mirror that serves both suites.
+update_indexes() {
+    local keyring mirror
+    have_mirror
     keyring=$(find_keyring)
     for mirror in "${mirrors[@]}"; do
         cat >"$work/apt/etc/sources.list" <<END
@@ -111,6 +125,7 @@ deb [signed-by=$keyring] $mirror $BACKPORTS main
 END
         step "reading the package lists of $SUITE and $BACKPORTS"
         if private_apt apt-get update --error-on=any >"$work/apt.log" 2>&1; then
+            [[ -z $MIRROR ]] || printf '%s\n' "$MIRROR" >"$LAB/mirror"
             return
         fi
         sed 's/^/    /' "$work/apt.log" | tail -n 5 >&2

@@ -51,23 +51,67 @@ usage_from() {
     sed -n '3,/^[^#]/{/^#/!q; s/^# \{0,1\}//; p}' "$1" | sed '1{/^$/d}'
 }
 
-# need_commands COMMAND:PACKAGE...: install what is missing when root, else say how.
+# need_package PACKAGE...: they are installed when root, which is said; else it is said
+# how to.
+need_package() {
+    command -v apt-get >/dev/null ||
+        die "missing packages: $*, and this machine has no apt-get" \
+            "The scripts need Debian's or Ubuntu's package manager."
+    if ((EUID != 0)); then
+        die "missing packages: $*" "Run as root: apt-get install --no-install-recommends $*"
+    fi
+    info "installing on this machine what it lacks: $*"
+    install_packages() { apt-get install -qq -y --no-install-recommends "$@" >&2; }
+    install_packages "$@" || { apt-get update -qq >&2 && install_packages "$@"; } ||
+        die "could not install: $*" "Install them by hand and try again."
+}
+
+# need_commands COMMAND:PACKAGE...: need_package for each that is missing.
 need_commands() {
     local pair missing=()
     for pair; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
-    ((${#missing[@]})) || return 0
-    command -v apt-get >/dev/null ||
-        die "missing packages: ${missing[*]}, and this machine has no apt-get" \
-            "The scripts need Debian's or Ubuntu's package manager."
-    if ((EUID != 0)); then
-        die "missing packages: ${missing[*]}" \
-            "Run as root: apt-get install --no-install-recommends ${missing[*]}"
+    ((!${#missing[@]})) || need_package "${missing[@]}"
+}
+
+# need_rust: cargo, new enough for this workspace, and what it links programs with.
+need_rust() {
+    local need have
+    need=$(sed -n 's/^rust-version *= *"\(.*\)".*/\1/p' "$REPO/Cargo.toml")
+    command -v cargo >/dev/null ||
+        die "cargo is not installed" "Install Rust $need or newer: rustup (packaged as 'rustup' in Debian 13) gets it."
+    have=$(cargo --version | sed -n 's/^cargo \([0-9.]*\).*/\1/p')
+    [[ $(printf '%s\n' "$need" "$have" | sort -V | head -n 1) == "$need" ]] ||
+        die "cargo is ${have:-of an unknown version}, and Rust $need or newer is needed" \
+            "With rustup: rustup update stable. Debian 13's own cargo is too old; its package 'rustup' gets a newer one."
+    # The guests' programs are static.
+    need_commands cc:gcc
+    [[ $(cc -print-file-name=libc.a) == /* ]] || need_package libc6-dev
+}
+
+# own_mounts: set UNSHARE to the words that run a command with mounts of its own; die
+# if this machine does not allow them. Root without the right to mount, as in a
+# container, may have it in a user namespace.
+own_mounts() {
+    mounts_work() {
+        "${UNSHARE[@]}" -- mount -t tmpfs -o size=1m bufshare-lab "$LAB/mnt" 2>/dev/null
+    }
+    UNSHARE=(unshare --mount --propagation private)
+    if ((EUID == 0)) && mounts_work; then
+        return
     fi
-    info "installing missing packages: ${missing[*]}"
-    apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2 ||
-        die "could not install: ${missing[*]}" "Run 'apt-get update' and try again."
+    UNSHARE+=(--user --map-root-user)
+    ! mounts_work || return 0
+    ((EUID != 0)) ||
+        die "root may not mount anything here (a container without CAP_SYS_ADMIN?)" \
+            "Give the container that right: --privileged; or --cap-add SYS_ADMIN with" \
+            "--security-opt seccomp=unconfined --security-opt apparmor=unconfined." \
+            "Or use a virtual machine."
+    die "this user may not make user namespaces" \
+        "As root allow it: sysctl kernel.unprivileged_userns_clone=1 (older Debian)" \
+        "or: sysctl kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu);" \
+        "or run this as root."
 }
 
 # need_space FOLDER MEGABYTES: die unless FOLDER's file system has that much room.
@@ -115,6 +159,42 @@ load_lab() {
     . "$LAB/lab.env"
     # shellcheck disable=SC1090
     . "$LAB/kernel-$series.env"
+}
+
+# kernel_release SERIES: of the lab's kernel; nothing if there is none.
+kernel_release() {
+    # shellcheck disable=SC1090
+    (. "$LAB/kernel-$1.env" && printf '%s\n' "$KERNEL_RELEASE") 2>/dev/null || true
+}
+
+# recorded SERIES: tests/kernels.toml says that every test passes on the lab's kernel.
+recorded() {
+    awk -v series="$1" -v release="$(kernel_release "$1")" '
+        function value() { sub(/^[^=]*=[ \t]*"/, ""); sub(/".*/, ""); return $0 }
+        /^\[/ { in_kernel = /^\[\[kernel\]\]/; s = r = "" }
+        in_kernel && /^series[ \t]*=/ { s = value() }
+        in_kernel && /^release[ \t]*=/ { r = value() }
+        in_kernel && s == series && r == release { found = 1 }
+        END { exit !found }' "$REPO/tests/kernels.toml"
+}
+
+# trial_image ROOT FOLDER TEXT: make FOLDER/image.cpio, by the commands of the lab's
+# ROOT: the smallest guest there is, whose init says TEXT on the console and ends.
+trial_image() {
+    mkdir -p "$2/image"/{bin,dev}
+    install -m 755 "$1/usr/bin/busybox" "$2/image/bin/busybox"
+    cat >"$2/image/init" <<END
+#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+echo "$3" >/dev/console
+/bin/busybox poweroff -f
+END
+    chmod 755 "$2/image/init"
+    # shellcheck disable=SC2016 # for the lab's shell
+    BUFSHARE_ROOT=$1 "$REPO/scripts/in-lab" sh -euc '
+        cd "$1/image"
+        find . -mindepth 1 | cpio -o -H newc --quiet --owner=0:0 >"$1/image.cpio"
+    ' sh "$2"
 }
 
 # digest FILE...: one hash over the names and contents of the files.

@@ -1,0 +1,157 @@
+# shellcheck shell=bash disable=SC2154,SC2016 # variables of run; text for other shells
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#
+# What the scripts need of the machine is looked at before anything is downloaded.
+
+# no_download: nothing began.
+no_download() {
+    not_said "package lists" "downloading"
+    [[ ! -e $tmp/lab/making && ! -e $tmp/lab-ran ]] || fail "something began"
+}
+
+# an_archive: apt knows a Debian archive and can do nothing else.
+an_archive() {
+    fake apt-get <<'END'
+[[ $1 == indextargets ]] || exit 100
+echo "trixie http://archive.invalid/debian"
+END
+}
+
+test_an_old_cargo_is_refused() {
+    local need script
+    need=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$REPO/Cargo.toml")
+    checkout
+    stub lab <<<"touch $tmp/lab-ran"
+    fake cargo <<<'echo "cargo 1.63.0 (fd9c4297c 2022-07-01)"'
+    for script in demo test; do
+        run "$tmp/repo/scripts/$script"
+        is 1 "$status"
+        said "cargo is 1.63.0" "Rust $need or newer" "rustup"
+        no_download
+    done
+    # As many digits do not make it newer, nor fewer older.
+    fake cargo <<<"echo 'cargo $need (0 2000-01-01)'"
+    run bash -c ". $REPO/scripts/lib.sh; need_rust"
+    is 0 "$status"
+    fake cargo <<<"echo 'cargo 1.100.0 (0 2000-01-01)'"
+    run bash -c ". $REPO/scripts/lib.sh; need_rust"
+    is 0 "$status"
+}
+
+test_no_cargo_is_said() {
+    checkout
+    stub lab <<<"touch $tmp/lab-ran"
+    without cargo
+    PATH=$hidden run "$tmp/repo/scripts/demo"
+    is 1 "$status"
+    said "cargo is not installed" "rustup"
+    no_download
+}
+
+test_a_missing_command_is_installed_by_root_alone() {
+    without flock
+    fake apt-get <<<"echo \"apt-get \$*\" >>$tmp/apt; exit 100"
+    PATH=$tmp/bin:$hidden run "$REPO/scripts/lab"
+    is 1 "$status"
+    if ((EUID == 0)); then
+        said "installing on this machine what it lacks: util-linux" "could not install: util-linux"
+        grep -q '^apt-get install .* util-linux$' "$tmp/apt"
+    else
+        said "missing packages: util-linux" "Run as root: apt-get install"
+        [[ ! -e $tmp/apt ]] || fail "it called apt-get"
+    fi
+    no_download
+}
+
+test_a_machine_without_mounts_is_refused() {
+    an_archive
+    fake unshare <<<'exit 1'
+    run "$REPO/scripts/lab"
+    is 1 "$status"
+    if ((EUID == 0)); then
+        said "root may not mount anything here" "--cap-add SYS_ADMIN"
+    else
+        said "this user may not make user namespaces" "sysctl"
+    fi
+    no_download
+}
+
+# The rights to mount and to make namespaces are really taken away here.
+test_root_that_may_not_mount_is_refused() {
+    an_archive
+    # shellcheck disable=SC2016 # for the inner shell
+    run unshare --user --map-root-user sh -c '
+        echo 0 >/proc/sys/user/max_user_namespaces
+        exec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin "$1"
+    ' sh "$REPO/scripts/lab"
+    is 1 "$status"
+    said "root may not mount anything here" "--cap-add SYS_ADMIN"
+    no_download
+}
+
+test_root_without_the_right_to_mount_uses_a_user_namespace() {
+    # shellcheck disable=SC2016 # for the inner shell
+    run unshare --user --map-root-user setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin bash -c '
+        . "$1/scripts/lib.sh"
+        mkdir -p "$LAB/mnt"
+        own_mounts
+        echo "words: ${UNSHARE[*]}"
+        "${UNSHARE[@]}" -- mount -t tmpfs none "$LAB/mnt"
+    ' bash "$REPO"
+    is 0 "$status"
+    said "--map-root-user"
+}
+
+test_a_full_disk_is_said() {
+    an_archive
+    fake df <<<'printf "Filesystem 1048576-blocks Used Available Capacity Mounted on\n/dev/x 9 8 77 9%% /\n"'
+    run "$REPO/scripts/lab"
+    is 1 "$status"
+    said "only 77 MB free" "BUFSHARE_LAB"
+    no_download
+}
+
+test_a_machine_that_is_not_debian_is_asked_for_a_mirror() {
+    fake apt-get <<'END'
+[[ $1 == indextargets ]] || exit 100
+echo "noble http://archive.invalid/ubuntu"
+END
+    run "$REPO/scripts/lab"
+    is 1 "$status"
+    said "has no Debian archive in its APT configuration" "scripts/lab --mirror URL" "http://HOST/debian"
+    no_download
+    # Of all scripts the same, and with the name of a script that knows the option.
+    checkout
+    fake cargo <<<'echo "cargo 1.999.0 (0 2000-01-01)"'
+    run "$tmp/repo/scripts/demo"
+    is 1 "$status"
+    said "scripts/lab --mirror URL"
+    no_download
+}
+
+test_a_mirror_is_remembered() {
+    fake apt-get <<'END'
+[[ " $* " != *" update "* && " $* " != *" autoclean "* ]] || exit 0
+echo "apt-get: nothing more" >&2
+exit 100
+END
+    fake dpkg-deb <<<'mkdir -p "$3/usr/share/keyrings" && : >"$3/usr/share/keyrings/debian-archive-keyring.gpg"'
+    fake apt-cache <<<'echo "linux-image-amd64 | 0 | http://archive.invalid/debian none/main amd64 Packages"'
+    mkdir -p "$tmp/lab"
+    run "$REPO/scripts/lab" --mirror http://archive.invalid/debian
+    said "package lists" "the archive has no kernel"
+    run "$REPO/scripts/lab"
+    not_said "--mirror"
+    said "package lists"
+    grep -q '] http://archive.invalid/debian trixie main' "$tmp/lab/making/apt/etc/sources.list"
+}
+
+test_an_unknown_kernel_is_refused() {
+    local script
+    for script in lab demo test nested guest-image build-module; do
+        run "$REPO/scripts/$script" --kernel 6.12
+        is 1 "$status"
+        said "unknown kernel '6.12'" "stable"
+        no_download
+    done
+}
