@@ -392,6 +392,16 @@ impl Hand {
         expect!(self.quick(Op::Sync { buf: buf.number, write, end }), Yield::Done => ())
     }
 
+    /// Set a control of a video device, or press it.
+    pub fn set_control(&mut self, device: &str, name: &str, value: i32) -> Result<()> {
+        let op = Op::SetControl {
+            device: device.to_owned(),
+            name: name.to_owned(),
+            value,
+        };
+        expect!(self.quick(op), Yield::Done => ())
+    }
+
     /// Read the mapping in a loop from now on.
     pub fn watch(&mut self, map: Map, seed: u32) -> Result<()> {
         expect!(self.quick(Op::Watch { map: map.number, seed }), Yield::Done => ())

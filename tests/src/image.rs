@@ -40,10 +40,22 @@ impl Picture {
         let width = word()?.parse().ok()?;
         let height = word()?.parse().ok()?;
         let depth = word()?;
+        // QEMU 11.1 ends each row at a multiple of four bytes.
+        let row = usize::try_from(width).ok()?.checked_mul(3)?;
+        let padded = row.next_multiple_of(4);
+        let rows = usize::try_from(height).ok()?;
+        let pixels = if rest.len() == padded.checked_mul(rows)? {
+            let rows = rest.chunks_exact(padded.max(1));
+            rows.flat_map(|line| line.iter().take(row))
+                .copied()
+                .collect()
+        } else {
+            rest.to_vec()
+        };
         let picture = Self {
             width,
             height,
-            pixels: rest.to_vec(),
+            pixels,
         };
         (kind == "P6" && depth == "255" && picture.pixels.len() == picture.bytes()?)
             .then_some(picture)
@@ -72,6 +84,45 @@ impl Picture {
             height,
             pixels,
         })
+    }
+
+    /// How a screen of this size shows it: in the middle on black, and made smaller,
+    /// by leaving pixels out, if there is no room for it.
+    #[must_use]
+    pub fn on_screen(&self, width: u32, height: u32) -> Self {
+        let (mut across, mut down) = (self.width, self.height);
+        if across > width || down > height {
+            let wide = u64::from(width) * u64::from(self.height);
+            let high = u64::from(height) * u64::from(self.width);
+            let part = |whole: u64, of: u32| u32::try_from(whole / u64::from(of)).unwrap_or(0);
+            (across, down) = if wide <= high {
+                (width, part(wide, self.width).max(1))
+            } else {
+                (part(high, self.height).max(1), height)
+            };
+        }
+        let (left, top) = ((width - across) / 2, (height - down) / 2);
+        let source = |at: u32, start: u32, shown: u32, whole: u32| {
+            let at = at.checked_sub(start).filter(|at| *at < shown)?;
+            Some(u64::from(at) * u64::from(whole) / u64::from(shown))
+        };
+        let mut pixels = Vec::with_capacity(usize::try_from(width * height * 3).unwrap_or(0));
+        for row in 0..height {
+            let row = source(row, top, down, self.height);
+            for column in 0..width {
+                let column = source(column, left, across, self.width);
+                let pixel = row.zip(column).and_then(|(row, column)| {
+                    let at = (row * u64::from(self.width) + column) * 3;
+                    self.pixels.get(usize::try_from(at).ok()?..)?.get(..3)
+                });
+                pixels.extend_from_slice(pixel.unwrap_or(&[0; 3]));
+            }
+        }
+        Self {
+            width,
+            height,
+            pixels,
+        }
     }
 
     fn bytes(&self) -> Option<usize> {
@@ -161,11 +212,33 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_a_ppm_may_be_padded() {
+        let plain = Picture::parse_ppm(b"P6\n1 2\n255\nabcdef").unwrap();
+        assert_eq!(plain.pixels, b"abcdef");
+        let padded = Picture::parse_ppm(b"P6\n1 2\n255\nabc.def.").unwrap();
+        assert_eq!(padded, plain);
+    }
+
+    #[test]
     fn frame_memory_becomes_pixels_without_its_row_padding() {
         let memory = [1, 2, 3, 0, 9, 9, 9, 9, 4, 5, 6, 0, 9, 9, 9, 9];
         let picture = Picture::from_xrgb(&memory, 1, 2, 8).unwrap();
         assert_eq!(picture.pixels, [3, 2, 1, 6, 5, 4]);
         assert!(Picture::from_xrgb(&memory, 1, 3, 8).is_err());
+    }
+
+    #[test]
+    fn a_screen_shows_it_in_the_middle_or_smaller() {
+        let one = Picture {
+            width: 2,
+            height: 2,
+            pixels: b"aaabbbcccddd".to_vec(),
+        };
+        assert_eq!(one.on_screen(2, 2), one);
+        let wide = one.on_screen(4, 2);
+        assert_eq!(&wide.pixels, b"\0\0\0aaabbb\0\0\0\0\0\0cccddd\0\0\0");
+        let small = one.on_screen(3, 1);
+        assert_eq!(&small.pixels, b"\0\0\0aaa\0\0\0");
     }
 
     #[test]

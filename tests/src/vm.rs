@@ -24,6 +24,9 @@ use crate::{report, wait};
 const DEVICE: &str =
     "vhost-user-test-device-pci,id=bufshare,virtio-id=37,num_vqs=2,vq_size=64,config_size=64";
 
+/// QEMU's name of each machine's card, which is also how its driver's begins.
+pub const CARD: &str = "bochs";
+
 /// What is written here is in the kernel's log.
 const KERNEL_LOG: &str = "/dev/kmsg";
 
@@ -39,6 +42,8 @@ pub struct Machine {
     pub memory: u32,
     /// Size of its screen.
     pub screen: (u32, u32),
+    /// Memory of the card with that screen, MiB: a power of two, 4 to 256.
+    pub screen_memory: u32,
     /// Modules that its agent loads first.
     pub modules: Vec<String>,
     /// RAM, machine type and device by these words, and not by the usual ones;
@@ -63,6 +68,8 @@ impl Machine {
             name: name.to_owned(),
             memory: 512,
             screen: (640, 480),
+            // QEMU's default.
+            screen_memory: 16,
             modules: Vec::new(),
             setup: None,
             qemu: Vec::new(),
@@ -416,9 +423,17 @@ impl Vm {
     /// # Errors
     /// From QEMU.
     pub fn screen(&self) -> Result<Picture> {
+        self.screen_of(CARD)
+    }
+
+    /// What the screen of QEMU's device `card` shows.
+    ///
+    /// # Errors
+    /// From QEMU.
+    pub fn screen_of(&self, card: &str) -> Result<Picture> {
         let path = self.logs.join(format!("{}.ppm", self.name()));
         self.qmp
-            .execute("screendump", json!({ "filename": path }))?;
+            .execute("screendump", json!({ "filename": path, "device": card }))?;
         Picture::read_ppm(&path)
     }
 
@@ -510,7 +525,6 @@ fn words(lab: &Lab, machine: &Machine, ends: &[OwnedFd], console: &Path) -> Vec<
     let mut words = Vec::new();
     let mut add = |text: &str| words.extend(text.split(' ').map(str::to_owned));
     let fd = |index: usize| ends.get(index).map_or(-1, child::number);
-    let (width, height) = machine.screen;
     add("-nodefaults -no-user-config -display none -boot strict=on");
     add(&format!("-name {},debug-threads=on", machine.name));
     add(&format!("-accel {}", lab.accel));
@@ -547,7 +561,10 @@ fn words(lab: &Lab, machine: &Machine, ends: &[OwnedFd], console: &Path) -> Vec<
         "-chardev socket,id=monitor,fd={} -object monitor-qmp,id=qmp,chardev=monitor",
         fd(1)
     ));
-    add(&format!("-device bochs-display,xres={width},yres={height}"));
+    add(&format!(
+        "-device bochs-display,id={CARD},xres={},yres={},vgamem={}M",
+        machine.screen.0, machine.screen.1, machine.screen_memory
+    ));
     if let (None, Some(socket)) = (&machine.setup, &machine.socket) {
         add(&format!(
             "-chardev socket,id=bufshare,path={} -device {DEVICE},chardev=bufshare",

@@ -115,8 +115,9 @@ EXAMPLES
     /// Export a camera's frames as they come, without copying them
     #[command(after_help = "\
 Each buffer of the camera is exported once. A filled one is announced by its
-metadata. It goes back to the camera when the viewer has released it. The driver
-must use few pieces: vivid needs the module option allocators=1.
+metadata. It goes back to the camera when the viewer has released it. The camera's
+driver has to fill memory that is allocated here. If it refuses, its own buffers are
+exported, and the output says so.
 
 EXAMPLES
   bufshare capture --to display:rw --frames 100
@@ -126,7 +127,8 @@ EXAMPLES
     /// Show the frames that a `capture` on another machine exports
     #[command(after_help = "\
 Each frame is imported, compared with the camera's hash, and shown without copying.
-It is released when the next one is on the screen.
+It is released when the next one is on the screen. Where no DRM device shows imported
+memory, a copy is shown, and the output says so.
 
 EXAMPLES
   bufshare view --from camera --frames 100 --hold
@@ -359,7 +361,7 @@ pub(crate) struct View {
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub(crate) frames: u64,
 
-    /// DRM device of the screen. Default: the first with a matching mode
+    /// DRM device of the screen. Default: the one that shows the frames best
     #[arg(long, value_name = "PATH", conflicts_with = "no_display")]
     pub(crate) card: Option<PathBuf>,
 

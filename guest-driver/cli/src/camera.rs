@@ -1,5 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A camera set up as the command line says, its buffers as mapped dma-bufs.
+//! A camera set up as the command line says, with mapped dma-bufs that it fills.
+//!
+//! The camera fills memory that we allocate in few pieces, which is what webcams
+//! need, too: their drivers' own buffers are single pages. A driver that does not
+//! take ours (it has no `V4L2_MEMORY_DMABUF`, or needs memory in one piece) fills
+//! its own.
+
+use std::os::fd::AsFd;
 
 use bufshare::{DmaBuf, Mapping};
 use bufshare_protocol::types::{Image, Rights};
@@ -9,7 +16,11 @@ use crate::content;
 use crate::failure::{Failure, Result};
 use crate::fourcc;
 use crate::frame::{ReplyByte, reply_value};
-use crate::v4l2::{self, Filled, Picture};
+use crate::output::CameraRecord;
+use crate::v4l2::{self, Filled, Memory, Picture};
+
+/// The fewest buffers of a rotation: one is filled while another is looked at.
+const MIN_BUFFERS: usize = 2;
 
 /// One buffer of the camera. The mapping goes before the dma-buf.
 pub(crate) struct Slot {
@@ -17,109 +28,160 @@ pub(crate) struct Slot {
     pub(crate) dmabuf: DmaBuf,
 }
 
-/// Stream and buffers. The buffers go before the stream.
+/// Buffers and queue. The buffers go before the queue.
 pub(crate) struct Camera {
     pub(crate) slots: Vec<Slot>,
-    pub(crate) stream: v4l2::Stream,
+    pub(crate) video: v4l2::Camera,
     pub(crate) picture: Picture,
     pub(crate) image: Image,
+    /// Why the driver's own buffers are used.
+    own_buffers: Option<String>,
     device: String,
 }
 
 impl Camera {
-    /// Sets the format, allocates the buffers and maps them; nothing runs yet.
-    pub(crate) fn new(args: &CameraArgs) -> Result<Self> {
+    /// Sets the format and queues buffers; nothing runs yet. `allocate` makes a
+    /// dma-buf of at least so many bytes.
+    pub(crate) fn new(args: &CameraArgs, allocate: impl Fn(u64) -> Result<DmaBuf>) -> Result<Self> {
         let device = args.device.display().to_string();
         let problem =
             |what: &str, error: &std::io::Error| Failure::io(format!("{device}: {what}"), error);
-        let camera = v4l2::Camera::open(&args.device).map_err(|e| problem("open", &e))?;
-        let wanted = args.format.0;
-        let formats = camera.formats();
-        if !formats.contains(&wanted) {
-            let names: Vec<String> = formats.iter().map(ToString::to_string).collect();
-            return Err(Failure::new(format!(
-                "{device}: no pixel format {wanted}, only {}",
-                names.join(" ")
-            )));
-        }
-        let picture = camera
-            .set_format(args.size.width, args.size.height, wanted)
-            .map_err(|e| problem("set the format", &e))?;
-        if (picture.width, picture.height) != (args.size.width, args.size.height)
-            || picture.format != wanted
-        {
-            return Err(Failure::new(format!(
-                "{device}: gives {}x{} {} instead of {}x{} {wanted}",
-                picture.width, picture.height, picture.format, args.size.width, args.size.height
-            )));
-        }
+        let video = v4l2::Camera::open(&args.device).map_err(|e| problem("open", &e))?;
+        let picture = agree(&video, args).map_err(|e| e.about(&device))?;
         if let Some(per_second) = args.fps {
-            camera
+            video
                 .set_rate(per_second)
                 .map_err(|e| problem("set the rate", &e))?;
         }
         let image = fourcc::describe(&picture)
             .ok_or_else(|| Failure::new(format!("{device}: the picture's size makes no sense")))?;
-        let stream = camera
-            .allocate(args.buffers)
-            .map_err(|e| problem("allocate buffers", &e))?;
-        let mut slots = Vec::new();
-        for index in 0..stream.count() {
-            let fd = stream
-                .export(index)
-                .map_err(|e| problem("make a dma-buf of a buffer (EXPBUF)", &e))?;
-            let dmabuf = DmaBuf::from_fd(fd)?;
-            let mapping = dmabuf.map(Rights::READ)?;
-            slots.push(Slot { mapping, dmabuf });
-        }
-        let camera = Self {
-            slots,
-            stream,
+        let mut camera = Self {
+            slots: Vec::new(),
+            video,
             picture,
             image,
+            own_buffers: None,
             device,
         };
-        if camera.slots.len() < 2 {
-            return Err(Failure::new(format!(
-                "{}: gives fewer than two buffers",
-                camera.device
-            )));
-        }
-        if camera
-            .slots
-            .iter()
-            .any(|slot| !camera.image.fits(slot.mapping.len() as u64))
-        {
-            return Err(Failure::new(format!(
-                "{}: its buffers are too small",
-                camera.device
-            )));
-        }
+        camera.fill_queue(args.buffers, allocate)?;
         Ok(camera)
     }
 
-    /// Gives all buffers to the driver and starts it.
-    pub(crate) fn start(&mut self) -> Result<()> {
-        for index in 0..self.stream.count() {
-            self.queue(index)?;
+    /// Queues dma-bufs of ours or, where the driver refuses them, its own.
+    fn fill_queue(&mut self, count: u32, allocate: impl Fn(u64) -> Result<DmaBuf>) -> Result<()> {
+        let bytes = u64::from(self.picture.size);
+        let refusal = match self.video.request(Memory::DmaBuf, count) {
+            Ok(count) => {
+                for _ in 0..count {
+                    self.add(allocate(bytes)?)?;
+                }
+                self.queue_all().err()
+            }
+            Err(error) => Some(Failure::io("make a queue for dma-bufs", &error)),
+        };
+        let Some(refusal) = refusal else {
+            return self.check();
+        };
+        self.own_buffers = Some(refusal.to_string());
+        self.queue_own(count).map_err(|own| {
+            Failure::new(format!(
+                "{}: it takes no dma-bufs ({refusal}) and its own buffers cannot be used ({own})",
+                self.device
+            ))
+        })?;
+        self.check()
+    }
+
+    fn queue_own(&mut self, count: u32) -> Result<()> {
+        let count = self
+            .video
+            .request(Memory::Driver, count)
+            .map_err(|e| Failure::io("allocate buffers", &e))?;
+        self.slots.clear();
+        for index in 0..count {
+            let fd = self
+                .video
+                .export(index)
+                .map_err(|e| Failure::io("make a dma-buf of a buffer (EXPBUF)", &e))?;
+            self.add(DmaBuf::from_fd(fd)?)?;
         }
+        self.queue_all()
+    }
+
+    fn add(&mut self, dmabuf: DmaBuf) -> Result<()> {
+        let mapping = dmabuf.map(Rights::READ)?;
+        self.slots.push(Slot { mapping, dmabuf });
+        Ok(())
+    }
+
+    fn queue_all(&self) -> Result<()> {
+        (0u32..)
+            .zip(&self.slots)
+            .try_for_each(|(index, slot)| self.queue_slot(index, slot))
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.slots.len() < MIN_BUFFERS {
+            return Err(Failure::new(format!(
+                "{}: gives fewer than two buffers",
+                self.device
+            )));
+        }
+        if self
+            .slots
+            .iter()
+            .any(|slot| !self.image.fits(slot.mapping.len() as u64))
+        {
+            return Err(Failure::new(format!(
+                "{}: its buffers are too small",
+                self.device
+            )));
+        }
+        Ok(())
+    }
+
+    /// What is to be said of it.
+    pub(crate) fn record(&self) -> CameraRecord {
+        CameraRecord {
+            device: self.device.clone(),
+            format: self.picture.format.to_string(),
+            width: self.picture.width,
+            height: self.picture.height,
+            stride: self.picture.stride,
+            buffers: self.slots.len(),
+            memory: if self.own_buffers.is_none() {
+                "dmabuf"
+            } else {
+                "mmap"
+            },
+            why: self.own_buffers.clone(),
+        }
+    }
+
+    /// Starts the driver, which has all buffers.
+    pub(crate) fn start(&mut self) -> Result<()> {
         let device = &self.device;
-        self.stream
+        self.video
             .start()
             .map_err(|e| Failure::io(format!("{device}: start"), &e))
     }
 
     /// Gives one buffer to the driver.
     pub(crate) fn queue(&self, index: u32) -> Result<()> {
-        self.stream
-            .queue(index)
-            .map_err(|e| Failure::io(format!("{}: queue buffer {index}", self.device), &e))
+        self.queue_slot(index, self.slot(index)?)
+            .map_err(|e| e.about(&self.device))
+    }
+
+    fn queue_slot(&self, index: u32, slot: &Slot) -> Result<()> {
+        self.video
+            .queue(index, slot.dmabuf.as_fd())
+            .map_err(|e| Failure::io(format!("queue buffer {index}"), &e))
     }
 
     /// Takes a filled buffer, if there is one.
     pub(crate) fn dequeue(&self) -> Result<Option<(Filled, &Slot)>> {
         let filled = self
-            .stream
+            .video
             .dequeue()
             .map_err(|e| Failure::io(format!("{}: take a frame", self.device), &e))?;
         filled
@@ -150,4 +212,38 @@ impl Camera {
             value: reply_value(number, present),
         })
     }
+}
+
+/// Sets format and size, exactly those that are wanted.
+fn agree(video: &v4l2::Camera, args: &CameraArgs) -> Result<Picture> {
+    let wanted = args.format.0;
+    let formats = video.formats();
+    if !formats.contains(&wanted) {
+        let names: Vec<String> = formats.iter().map(ToString::to_string).collect();
+        return Err(Failure::new(format!(
+            "no pixel format {wanted}, only {}",
+            names.join(" ")
+        )));
+    }
+    let (width, height) = (args.size.width, args.size.height);
+    let picture = video
+        .set_format(width, height, wanted)
+        .map_err(|e| Failure::io("set the format", &e))?;
+    if (picture.width, picture.height, picture.format) != (width, height, wanted) {
+        let sizes: Vec<String> = video
+            .sizes(wanted)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let offer = if sizes.is_empty() {
+            String::new()
+        } else {
+            format!("; its driver lists {}", sizes.join(", "))
+        };
+        return Err(Failure::new(format!(
+            "gives {}x{} {} instead of {width}x{height} {wanted}{offer}",
+            picture.width, picture.height, picture.format
+        )));
+    }
+    Ok(picture)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The screen: dma-bufs as framebuffers of a DRM card, and dumb buffers of one.
+//! DRM cards: their screens and modes, dma-bufs as framebuffers, dumb buffers.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -9,15 +9,16 @@ use std::rc::Rc;
 
 use bufshare_protocol::types::Image;
 use drm::Device as _;
-use drm::buffer::{self, DrmFourcc, DrmModifier, PlanarBuffer};
+use drm::buffer::{self, Buffer as _, DrmFourcc, DrmModifier, PlanarBuffer};
 use drm::control::{Device as _, FbCmd2Flags, Mode, connector, crtc, framebuffer};
+use drm_ffi::drm_mode_modeinfo;
 use rustix::fs::OFlags;
 
 use crate::failure::{Failure, Result};
 use crate::fourcc::Fourcc;
 
 /// An open card.
-struct Card(File);
+pub(crate) struct Card(File);
 
 impl AsFd for Card {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -54,50 +55,53 @@ fn cards() -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// A screen of the size of the pictures, in our hands.
-pub(crate) struct Screen {
-    card: Rc<Card>,
+/// A connected screen of a card.
+pub(crate) struct Head {
+    pub(crate) card: Rc<Card>,
     connector: connector::Handle,
+    /// No monitor is behind it, which might not bear any mode but its own.
+    is_virtual: bool,
     crtc: crtc::Handle,
-    mode: Mode,
+    modes: Vec<Mode>,
+    /// "bochs-drm".
+    pub(crate) driver: String,
     /// "bochs-drm /dev/dri/card0".
     pub(crate) name: String,
 }
 
-/// A picture that the card can show. Dropping it gives the dma-buf back.
-pub(crate) struct Picture {
+/// A dma-buf that a card can show. Dropping it gives the dma-buf back.
+pub(crate) struct Imported {
     card: Rc<Card>,
     handle: buffer::Handle,
     framebuffer: Option<framebuffer::Handle>,
 }
 
-impl Screen {
-    /// Finds a connected screen with a mode of `width` x `height`, on `path` only
-    /// or on the first card that has one.
-    pub(crate) fn find(path: Option<&Path>, width: u32, height: u32) -> Result<Self> {
-        let paths = path.map_or_else(cards, |path| vec![path.to_owned()]);
-        let mut seen = Vec::new();
-        for path in paths {
-            let attempt = Card::open(&path).and_then(|card| Self::on(card, &path, width, height));
-            match attempt {
-                Ok(screen) => return Ok(screen),
-                Err(error) => seen.push((path, error)),
+impl Imported {
+    /// What the card knows it by.
+    pub(crate) fn framebuffer(&self) -> Option<framebuffer::Handle> {
+        self.framebuffer
+    }
+}
+
+impl Head {
+    /// The connected screens of the card `path`, or of all cards, and why the other
+    /// cards have none.
+    pub(crate) fn all(path: Option<&Path>) -> (Vec<Self>, Vec<String>) {
+        let (mut heads, mut without) = (Vec::new(), Vec::new());
+        for path in path.map_or_else(cards, |path| vec![path.to_owned()]) {
+            let found = Card::open(&path).and_then(|card| Self::of(&Rc::new(card), &path));
+            match found {
+                Ok(found) if found.is_empty() => {
+                    without.push(format!("{}: no connected screen", path.display()));
+                }
+                Ok(found) => heads.extend(found),
+                Err(error) => without.push(format!("{}: {error}", path.display())),
             }
         }
-        if seen.is_empty() {
-            return Err(Failure::new("there is no DRM card (/dev/dri/card*)"));
-        }
-        let reasons: Vec<String> = seen
-            .iter()
-            .map(|(path, error)| format!("{}: {error}", path.display()))
-            .collect();
-        Err(Failure::new(format!(
-            "no screen for it: {}",
-            reasons.join("; ")
-        )))
+        (heads, without)
     }
 
-    fn on(card: Card, path: &Path, width: u32, height: u32) -> io::Result<Self> {
+    fn of(card: &Rc<Card>, path: &Path) -> io::Result<Vec<Self>> {
         let resources = card.resource_handles().map_err(|error| {
             match error.raw_os_error() {
                 // A card that only renders.
@@ -105,100 +109,186 @@ impl Screen {
                 _ => error,
             }
         })?;
-        let mut sizes: Vec<(u16, u16)> = Vec::new();
+        let driver = card.get_driver()?.name().to_string_lossy().into_owned();
+        let mut heads = Vec::new();
         for connector in resources.connectors() {
             let info = card.get_connector(*connector, true)?;
-            if info.state() != connector::State::Connected {
+            if info.state() != connector::State::Connected || info.modes().is_empty() {
                 continue;
             }
-            sizes.extend(info.modes().iter().map(Mode::size));
-            let Some(mode) = info.modes().iter().find(|mode| {
-                let (across, down) = mode.size();
-                (u32::from(across), u32::from(down)) == (width, height)
-            }) else {
-                continue;
-            };
             for encoder in info.encoders() {
                 let encoder = card.get_encoder(*encoder)?;
                 let usable = resources.filter_crtcs(encoder.possible_crtcs());
                 if let Some(crtc) = usable.first() {
-                    let driver = card.get_driver()?;
-                    return Ok(Self {
+                    heads.push(Self {
+                        card: Rc::clone(card),
                         connector: *connector,
+                        is_virtual: info.interface() == connector::Interface::Virtual,
                         crtc: *crtc,
-                        mode: *mode,
-                        name: format!("{} {}", driver.name().to_string_lossy(), path.display()),
-                        card: Rc::new(card),
+                        modes: info.modes().to_vec(),
+                        name: format!("{driver} {}", path.display()),
+                        driver: driver.clone(),
                     });
+                    break;
                 }
             }
         }
-        if sizes.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "no connected screen",
-            ));
-        }
-        sizes.sort_unstable();
-        sizes.dedup();
-        let sizes: Vec<String> = sizes.iter().map(|(w, h)| format!("{w}x{h}")).collect();
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!(
-                "the screen has no mode {width}x{height}, only {}",
-                sizes.join(" ")
-            ),
-        ))
+        Ok(heads)
     }
 
-    /// Makes a picture of a dma-buf.
-    pub(crate) fn import(&self, dmabuf: BorrowedFd<'_>, image: &Image) -> Result<Picture> {
+    /// A mode of just this size: one that the screen names, or one made for a screen
+    /// without a monitor, which its card may still refuse.
+    pub(crate) fn mode_of(&self, size: Size) -> Option<Mode> {
+        self.modes
+            .iter()
+            .find(|mode| size_of(mode) == size)
+            .copied()
+            .or_else(|| self.is_virtual.then(|| make_mode(size))?)
+    }
+
+    /// The mode that a picture of this size fits best: the smallest that holds it,
+    /// else the largest.
+    pub(crate) fn nearest_mode(&self, size: Size) -> Option<Mode> {
+        self.modes
+            .iter()
+            .min_by_key(|mode| misfit(size_of(mode), size))
+            .copied()
+    }
+
+    /// The sizes of the modes that the screen names.
+    pub(crate) fn sizes(&self) -> String {
+        let mut sizes: Vec<Size> = self.modes.iter().map(size_of).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let names: Vec<String> = sizes.iter().map(|(w, h)| format!("{w}x{h}")).collect();
+        names.join(" ")
+    }
+
+    /// Makes a framebuffer of a dma-buf.
+    pub(crate) fn import(&self, dmabuf: BorrowedFd<'_>, image: &Image) -> Result<Imported> {
         let handle = self
             .card
             .prime_fd_to_buffer(dmabuf)
             .map_err(|e| Failure::io(format!("{} refuses the dma-buf", self.name), &e))?;
         // From here on dropping it closes the handle.
-        let mut picture = Picture {
+        let mut imported = Imported {
             card: Rc::clone(&self.card),
             handle,
             framebuffer: None,
         };
+        imported.framebuffer = Some(self.framebuffer(handle, image)?);
+        Ok(imported)
+    }
+
+    /// Has the card look at a buffer as this image.
+    pub(crate) fn framebuffer(
+        &self,
+        handle: buffer::Handle,
+        image: &Image,
+    ) -> Result<framebuffer::Handle> {
         let planes = Planes::new(handle, image).map_err(|e| Failure::from(e).about(&self.name))?;
-        let framebuffer = self
-            .card
+        self.card
             .add_planar_framebuffer(&planes, FbCmd2Flags::empty())
             .map_err(|e| {
                 let format = Fourcc(image.fourcc);
-                let what = format!("{} cannot show pixel format {format}", self.name);
+                let size = format!("{}x{}", image.width, image.height);
+                let what = format!("{} cannot show {size} in pixel format {format}", self.name);
                 Failure::io(what, &e)
-            })?;
-        picture.framebuffer = Some(framebuffer);
-        Ok(picture)
+            })
     }
 
-    /// Puts a picture on the screen; it is there when this returns.
-    pub(crate) fn show(&self, picture: &Picture) -> Result<()> {
+    /// Puts a framebuffer on the screen; it is there when this returns.
+    pub(crate) fn show(&self, mode: Mode, picture: Option<framebuffer::Handle>) -> Result<()> {
         self.card
-            .set_crtc(
-                self.crtc,
-                picture.framebuffer,
-                (0, 0),
-                &[self.connector],
-                Some(self.mode),
-            )
+            .set_crtc(self.crtc, picture, (0, 0), &[self.connector], Some(mode))
             .map_err(|error| {
+                let (width, height) = size_of(&mode);
                 let why = match error.kind() {
                     io::ErrorKind::PermissionDenied => {
-                        "is in the hands of another program (a compositor?)"
+                        "is in the hands of another program (a compositor?)".to_owned()
                     }
-                    _ => "does not show it",
+                    _ => format!("does not show it in a mode of {width}x{height}"),
                 };
                 Failure::io(format!("{} {why}", self.name), &error)
             })
     }
 }
 
-impl Drop for Picture {
+/// Pixels across and down.
+pub(crate) type Size = (u32, u32);
+
+/// That of a mode.
+pub(crate) fn size_of(mode: &Mode) -> Size {
+    let (width, height) = mode.size();
+    (width.into(), height.into())
+}
+
+/// How badly a picture of a size is shown by a mode: first those that hold it, by
+/// what is left over, then the others, by what they show of it.
+pub(crate) fn misfit(mode: Size, picture: Size) -> (bool, u64) {
+    let area = |(width, height): Size| u64::from(width).saturating_mul(height.into());
+    let holds = mode.0 >= picture.0 && mode.1 >= picture.1;
+    if holds {
+        (false, area(mode))
+    } else {
+        let (width, height) = fit(picture, mode);
+        (true, u64::MAX.saturating_sub(area((width, height))))
+    }
+}
+
+/// The largest size within `screen` of the same shape as `picture`; its own if
+/// there is room.
+pub(crate) fn fit(picture: Size, screen: Size) -> Size {
+    if picture.0 <= screen.0 && picture.1 <= screen.1 {
+        return picture;
+    }
+    let [(width, height), (across, down)] =
+        [picture, screen].map(|(width, height)| (u64::from(width), u64::from(height)));
+    let scaled = |length: u64, room: u64, other: u64| {
+        let length = length.saturating_mul(room).checked_div(other).unwrap_or(0);
+        u32::try_from(length.max(1)).unwrap_or(u32::MAX)
+    };
+    // Which side reaches its end first?
+    if across.saturating_mul(height) <= down.saturating_mul(width) {
+        (screen.0, scaled(height, across, width))
+    } else {
+        (scaled(width, down, height), screen.1)
+    }
+}
+
+/// A mode of 60 pictures a second. None: too large for one.
+fn make_mode((width, height): Size) -> Option<Mode> {
+    const BLANK: [u16; 3] = [16, 48, 80];
+    let (across, down) = (u16::try_from(width).ok()?, u16::try_from(height).ok()?);
+    let ends = |start: u16| {
+        let mut at = start;
+        let mut ends = [0; 3];
+        for (end, blank) in ends.iter_mut().zip(BLANK) {
+            at = at.checked_add(blank)?;
+            *end = at;
+        }
+        Some(ends)
+    };
+    let ([hsync_start, hsync_end, htotal], [vsync_start, vsync_end, vtotal]) =
+        (ends(across)?, ends(down)?);
+    let pixels = u32::from(htotal).checked_mul(vtotal.into())?;
+    Some(Mode::from(drm_mode_modeinfo {
+        // In kHz.
+        clock: pixels.checked_div(1000)?.checked_mul(60)?,
+        hdisplay: across,
+        hsync_start,
+        hsync_end,
+        htotal,
+        vdisplay: down,
+        vsync_start,
+        vsync_end,
+        vtotal,
+        vrefresh: 60,
+        ..Default::default()
+    }))
+}
+
+impl Drop for Imported {
     fn drop(&mut self) {
         // Both only fail if they are gone already, with the card.
         if let Some(framebuffer) = self.framebuffer {
@@ -286,10 +376,8 @@ pub(crate) fn dumb_dmabuf(driver: &str, size: u64) -> io::Result<OwnedFd> {
             let rows = u32::try_from(size.div_ceil(PAGE))
                 .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "too large"))?;
             let dumb = card.create_dumb_buffer((1024, rows), DrmFourcc::Xrgb8888, 32)?;
-            let fd = card.buffer_to_prime_fd(
-                buffer_handle(&dumb),
-                (OFlags::CLOEXEC | OFlags::RDWR).bits(),
-            );
+            let fd =
+                card.buffer_to_prime_fd(dumb.handle(), (OFlags::CLOEXEC | OFlags::RDWR).bits());
             card.destroy_dumb_buffer(dumb)?;
             return fd;
         }
@@ -300,6 +388,47 @@ pub(crate) fn dumb_dmabuf(driver: &str, size: u64) -> io::Result<OwnedFd> {
     ))
 }
 
-fn buffer_handle(buffer: &impl drm::buffer::Buffer) -> buffer::Handle {
-    buffer.handle()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_mode_that_holds_a_picture_is_best_then_the_one_that_shows_most() {
+        let modes = [(640, 480), (800, 600), (1920, 1080), (1080, 1920)];
+        let best = |picture| {
+            modes
+                .into_iter()
+                .min_by_key(|mode| misfit(*mode, picture))
+                .unwrap()
+        };
+        assert_eq!(best((640, 480)), (640, 480));
+        assert_eq!(best((160, 120)), (640, 480));
+        assert_eq!(best((641, 480)), (800, 600));
+        assert_eq!(best((3840, 2160)), (1920, 1080));
+        assert_eq!(best((2160, 3840)), (1080, 1920));
+    }
+
+    #[test]
+    fn a_picture_keeps_its_shape_and_is_not_enlarged() {
+        for (picture, screen, shown) in [
+            ((160, 120), (640, 480), (160, 120)),
+            ((1280, 720), (640, 480), (640, 360)),
+            ((720, 1280), (640, 480), (270, 480)),
+            ((1280, 480), (640, 480), (640, 240)),
+            ((16384, 1), (640, 480), (640, 1)),
+        ] {
+            assert_eq!(fit(picture, screen), shown, "{picture:?} on {screen:?}");
+        }
+    }
+
+    #[test]
+    fn a_made_mode_is_consistent() {
+        let mode = make_mode((1366, 768)).unwrap();
+        assert_eq!(size_of(&mode), (1366, 768));
+        let (start, end, total) = mode.hsync();
+        assert!(1366 < start && start < end && end < total);
+        let (start, end, total) = mode.vsync();
+        assert!(768 < start && start < end && end < total);
+        assert!(make_mode((65535, 1)).is_none());
+    }
 }

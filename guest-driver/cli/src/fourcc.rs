@@ -142,6 +142,18 @@ const LAYOUTS: &[Layout] = &[
     },
 ];
 
+/// Bytes of a pixel in a DRM format whose pixels stand alone. None: its pixels share
+/// colours or lie in several planes.
+pub(crate) fn pixel_bytes(drm: Fourcc) -> Option<u8> {
+    match &drm.0.to_le_bytes() {
+        b"XR24" | b"AR24" | b"XB24" | b"AB24" | b"BX24" => Some(4),
+        b"BG24" | b"RG24" => Some(3),
+        b"RG16" => Some(2),
+        b"R8  " => Some(1),
+        _ => None,
+    }
+}
+
 /// A V4L2 pixel format given by its code or by the DRM name of its layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PixelFormat(pub(crate) Fourcc);
@@ -264,6 +276,14 @@ mod tests {
             }
         );
         assert!(image.fits(u64::from(picture.size)));
+    }
+
+    #[test]
+    fn pixels_of_packed_formats_stand_alone() {
+        for layout in LAYOUTS {
+            let alone = !matches!(layout.drm.to_string().as_str(), "YUYV" | "UYVY" | "NV12");
+            assert_eq!(pixel_bytes(layout.drm).is_some(), alone, "{}", layout.drm);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod advice;
 mod args;
 mod camera;
+mod canvas;
 mod cmd;
 mod content;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod ioctl;
 mod output;
 mod pump;
 mod rights;
+mod screen;
 mod session;
 mod sources;
 mod stop;

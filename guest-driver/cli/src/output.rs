@@ -59,9 +59,13 @@ pub(crate) enum Record {
     Dump(Dump),
     Written(Written),
     Event(EventRecord),
+    /// A camera is ready.
+    Camera(CameraRecord),
     /// The camera gave a frame and got it back.
     Captured(Captured),
     CaptureSummary(CaptureSummary),
+    /// A screen was chosen.
+    Screen(ScreenRecord),
     /// A frame was looked at and handed back.
     Viewed(Viewed),
     ViewSummary(ViewSummary),
@@ -258,6 +262,36 @@ impl From<&Event> for EventRecord {
 }
 
 #[derive(Debug, Serialize)]
+pub(crate) struct CameraRecord {
+    pub(crate) device: String,
+    pub(crate) format: String,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) stride: u32,
+    pub(crate) buffers: usize,
+    /// What it fills: "dmabuf", memory that was allocated for it, or "mmap", its
+    /// driver's own.
+    pub(crate) memory: &'static str,
+    /// Why it fills its driver's own.
+    pub(crate) why: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct ScreenRecord {
+    pub(crate) screen: String,
+    pub(crate) driver: String,
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    /// What its card reads: "dmabuf", the imported memory, or "copy", a copy of it.
+    pub(crate) shows: &'static str,
+    /// The picture's size on the screen.
+    pub(crate) shown_width: u32,
+    pub(crate) shown_height: u32,
+    /// Why a copy.
+    pub(crate) why: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
 pub(crate) struct Captured {
     pub(crate) frame: u64,
     pub(crate) buffer: u32,
@@ -285,8 +319,6 @@ pub(crate) struct CaptureSummary {
     pub(crate) broken: u64,
     pub(crate) frame_bytes: u64,
     pub(crate) bytes_shared: u64,
-    pub(crate) bytes_copied: u64,
-    pub(crate) copied_basis: &'static str,
     /// Per buffer.
     pub(crate) extents: Vec<u32>,
     pub(crate) round_trip_us: Option<Spread>,
@@ -329,7 +361,6 @@ pub(crate) struct ViewSummary {
     /// Frame numbers never seen between the first and the last.
     pub(crate) missed: u64,
     pub(crate) bytes_shared: u64,
-    pub(crate) bytes_copied: u64,
     pub(crate) transports: Vec<&'static str>,
     pub(crate) buffers: usize,
     pub(crate) first_map_us: Option<Spread>,
@@ -339,6 +370,8 @@ pub(crate) struct ViewSummary {
     /// The frame on the screen now.
     pub(crate) on_screen: Option<u64>,
     pub(crate) screen: Option<String>,
+    /// Bytes that were copied to show them; 0 where the card reads the dma-bufs.
+    pub(crate) screen_bytes_copied: u64,
     pub(crate) seconds: f64,
     pub(crate) ended: &'static str,
 }
@@ -354,7 +387,10 @@ pub(crate) struct Selftest {
     pub(crate) different_frames: usize,
     pub(crate) replies_ok: u64,
     pub(crate) show_us: Option<Spread>,
-    pub(crate) screen: String,
+    pub(crate) screen: Option<String>,
+    /// As in the records of these.
+    pub(crate) camera_memory: &'static str,
+    pub(crate) screen_shows: Option<&'static str>,
 }
 
 /// Of many durations, in microseconds.
@@ -467,6 +503,8 @@ impl Record {
                     _ => Ok(()),
                 }
             }
+            Self::Camera(camera) => camera.write(to),
+            Self::Screen(screen) => screen.write(to),
             Self::Captured(frame) => write!(
                 to,
                 "frame {} buffer {} back after {:.1} us{}",
@@ -498,12 +536,13 @@ impl Record {
             Self::ViewSummary(summary) => summary.write(to),
             Self::Selftest(test) => write!(
                 to,
-                "{} frames of {}x{} {} on {}: {} different, {} replies right",
+                "{} frames of {}x{} {}, camera into {}, screen of {}: {} different, {} replies right",
                 test.frames,
                 test.width,
                 test.height,
                 test.format,
-                test.screen,
+                test.camera_memory,
+                test.screen_shows.unwrap_or("nothing"),
                 test.different_frames,
                 test.replies_ok
             ),
@@ -594,17 +633,42 @@ impl Imported {
     }
 }
 
+impl CameraRecord {
+    fn write(&self, to: &mut String) -> std::fmt::Result {
+        let (device, width, height, format) = (&self.device, self.width, self.height, &self.format);
+        write!(to, "camera {device}: {width}x{height} {format} into ")?;
+        match &self.why {
+            None => write!(to, "{} buffers allocated for it", self.buffers),
+            Some(why) => write!(
+                to,
+                "{} buffers of its driver, which takes no others: {why}",
+                self.buffers
+            ),
+        }
+    }
+}
+
+impl ScreenRecord {
+    fn write(&self, to: &mut String) -> std::fmt::Result {
+        let (screen, width, height) = (&self.screen, self.width, self.height);
+        write!(to, "screen {screen}, {width}x{height}: shows ")?;
+        match &self.why {
+            None => write!(to, "the imported buffers"),
+            Some(why) => write!(
+                to,
+                "copies of the frames, as {}x{}: {why}",
+                self.shown_width, self.shown_height
+            ),
+        }
+    }
+}
+
 impl CaptureSummary {
     fn write(&self, to: &mut String) -> std::fmt::Result {
         write!(
             to,
-            "{} frames, {} back, {} replies right, {} wrong; {} bytes shared, {} copied",
-            self.frames,
-            self.returned,
-            self.replies_ok,
-            self.mismatches,
-            self.bytes_shared,
-            self.bytes_copied
+            "{} frames, {} back, {} replies right, {} wrong; {} bytes shared",
+            self.frames, self.returned, self.replies_ok, self.mismatches, self.bytes_shared
         )?;
         if let Some(spread) = &self.round_trip_us {
             write!(

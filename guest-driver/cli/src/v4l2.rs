@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Video capture by the ioctls of `<linux/videodev2.h>`, only what is used here:
-//! single-planar capture queues with buffers of the driver, handed out as dma-bufs.
+//! single-planar capture queues that fill foreign dma-bufs, or buffers of the
+//! driver that it hands out as dma-bufs.
 
+use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -14,12 +16,16 @@ use crate::ioctl::Call;
 
 const GROUP: u8 = b'V';
 const BUF_TYPE_VIDEO_CAPTURE: u32 = 1;
-const MEMORY_MMAP: u32 = 1;
 const FIELD_NONE: u32 = 1;
+const FRMSIZE_TYPE_DISCRETE: u32 = 1;
 const CAP_VIDEO_CAPTURE: u32 = 0x0000_0001;
+const CAP_VIDEO_CAPTURE_MPLANE: u32 = 0x0000_1000;
 const CAP_STREAMING: u32 = 0x0400_0000;
 const CAP_DEVICE_CAPS: u32 = 0x8000_0000;
 const BUF_FLAG_ERROR: u32 = 0x0000_0040;
+
+/// A driver that has more formats or sizes is taken to repeat itself.
+const MAX_ENTRIES: u32 = 256;
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -43,6 +49,22 @@ struct FormatDescription {
     pixelformat: u32,
     mbus_code: u32,
     reserved: [u32; 3],
+}
+
+/// Of the union the larger member; a discrete size is in the first two of it.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct FrameSize {
+    index: u32,
+    pixel_format: u32,
+    kind: u32,
+    min_width: u32,
+    max_width: u32,
+    step_width: u32,
+    min_height: u32,
+    max_height: u32,
+    step_height: u32,
+    reserved: [u32; 2],
 }
 
 #[repr(C)]
@@ -120,7 +142,8 @@ struct Buffer {
     timecode: Timecode,
     sequence: u32,
     memory: u32,
-    location: u64,
+    /// A union: the descriptor of a dma-buf is its first four bytes.
+    location: [i32; 2],
     length: u32,
     reserved2: u32,
     request_fd: i32,
@@ -147,7 +170,7 @@ const S_FMT: Call<Format> = unsafe { Call::new(opcode::read_write::<Format>(GROU
 // SAFETY: struct v4l2_requestbuffers, plain data.
 const REQBUFS: Call<RequestBuffers> =
     unsafe { Call::new(opcode::read_write::<RequestBuffers>(GROUP, 8)) };
-// SAFETY: struct v4l2_buffer; with the memory type used here no member is a pointer.
+// SAFETY: struct v4l2_buffer; with the memory types used here no member is a pointer.
 const QBUF: Call<Buffer> = unsafe { Call::new(opcode::read_write::<Buffer>(GROUP, 15)) };
 // SAFETY: struct v4l2_streamparm, plain data.
 const S_PARM: Call<StreamParameters> =
@@ -157,6 +180,9 @@ const EXPBUF: Call<ExportBuffer> =
     unsafe { Call::new(opcode::read_write::<ExportBuffer>(GROUP, 16)) };
 // SAFETY: as QBUF.
 const DQBUF: Call<Buffer> = unsafe { Call::new(opcode::read_write::<Buffer>(GROUP, 17)) };
+// SAFETY: struct v4l2_frmsizeenum, plain data.
+const ENUM_FRAMESIZES: Call<FrameSize> =
+    unsafe { Call::new(opcode::read_write::<FrameSize>(GROUP, 74)) };
 // SAFETY: an int.
 const STREAMON: Call<u32> = unsafe { Call::new(opcode::write::<u32>(GROUP, 18)) };
 // SAFETY: an int.
@@ -185,13 +211,50 @@ pub(crate) struct Filled {
     pub(crate) broken: bool,
 }
 
-/// An open capture device.
+/// Whose memory a camera fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Memory {
+    /// `V4L2_MEMORY_MMAP`: buffers of the driver.
+    Driver = 1,
+    /// `V4L2_MEMORY_DMABUF`: dma-bufs that others made.
+    DmaBuf = 4,
+}
+
+/// A size, or sizes, of pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sizes {
+    One { width: u32, height: u32 },
+    Range { least: (u32, u32), most: (u32, u32) },
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One { width, height } => write!(f, "{width}x{height}"),
+            Self::Range { least, most } => {
+                write!(f, "{}x{} to {}x{}", least.0, least.1, most.0, most.1)
+            }
+        }
+    }
+}
+
+/// An open capture device with its queue. Dropping it stops the stream and frees
+/// the queue.
 pub(crate) struct Camera {
     fd: OwnedFd,
+    memory: Memory,
+    running: bool,
+}
+
+impl AsFd for Camera {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Camera {
-    /// Opens `path`, which must be able to capture into buffers.
+    /// Opens `path`, which must be able to capture into buffers of one plane.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
@@ -202,30 +265,58 @@ impl Camera {
         } else {
             answer.capabilities
         };
-        if able & CAP_VIDEO_CAPTURE == 0 || able & CAP_STREAMING == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "not a single-planar capture device that streams",
-            ));
+        if let Some(lack) = lacks(able) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, lack));
         }
-        Ok(Self { fd })
+        Ok(Self {
+            fd,
+            memory: Memory::DmaBuf,
+            running: false,
+        })
     }
 
     /// The pixel formats on offer.
     pub(crate) fn formats(&self) -> Vec<Fourcc> {
         let mut formats = Vec::new();
-        for index in 0..256 {
+        for index in 0..MAX_ENTRIES {
             let mut description = FormatDescription {
                 index,
                 kind: BUF_TYPE_VIDEO_CAPTURE,
                 ..Default::default()
             };
-            if ENUM_FMT.run(&self.fd, &mut description).is_err() {
+            if ENUM_FMT.run(self, &mut description).is_err() {
                 break;
             }
             formats.push(Fourcc(description.pixelformat));
         }
         formats
+    }
+
+    /// The sizes of pictures on offer; none from drivers that do not say.
+    pub(crate) fn sizes(&self, format: Fourcc) -> Vec<Sizes> {
+        let mut sizes = Vec::new();
+        for index in 0..MAX_ENTRIES {
+            let mut size = FrameSize {
+                index,
+                pixel_format: format.0,
+                ..Default::default()
+            };
+            if ENUM_FRAMESIZES.run(self, &mut size).is_err() {
+                break;
+            }
+            sizes.push(if size.kind == FRMSIZE_TYPE_DISCRETE {
+                Sizes::One {
+                    width: size.min_width,
+                    height: size.max_width,
+                }
+            } else {
+                Sizes::Range {
+                    least: (size.min_width, size.min_height),
+                    most: (size.max_width, size.max_height),
+                }
+            });
+        }
+        sizes
     }
 
     /// Asks for a format; the driver may answer with another one.
@@ -248,7 +339,7 @@ impl Camera {
                 rest: [0; 152],
             },
         };
-        S_FMT.run(&self.fd, &mut value)?;
+        S_FMT.run(self, &mut value)?;
         let pix = value.fmt.pix;
         Ok(Picture {
             width: pix.width,
@@ -269,51 +360,25 @@ impl Camera {
             denominator: per_second,
             rest: [0; 184],
         };
-        S_PARM.run(&self.fd, &mut value)
+        S_PARM.run(self, &mut value)
     }
 
-    /// Has the driver allocate buffers. It may give more or fewer than asked.
-    pub(crate) fn allocate(self, count: u32) -> io::Result<Stream> {
-        let granted = self.request_buffers(count)?;
-        Ok(Stream {
-            camera: self,
-            count: granted,
-            running: false,
-        })
-    }
-
-    fn request_buffers(&self, count: u32) -> io::Result<u32> {
+    /// Makes a queue of about `count` places for this kind of memory, instead of
+    /// the present one. The driver may give more or fewer than asked; with none the
+    /// present queue is freed.
+    pub(crate) fn request(&mut self, memory: Memory, count: u32) -> io::Result<u32> {
         let mut request = RequestBuffers {
             count,
             kind: BUF_TYPE_VIDEO_CAPTURE,
-            memory: MEMORY_MMAP,
+            memory: memory as u32,
             ..Default::default()
         };
-        REQBUFS.run(&self.fd, &mut request)?;
+        REQBUFS.run(&*self, &mut request)?;
+        self.memory = memory;
         Ok(request.count)
     }
-}
 
-/// A device with its buffers; dropping it stops the stream and frees them.
-pub(crate) struct Stream {
-    camera: Camera,
-    count: u32,
-    running: bool,
-}
-
-impl AsFd for Stream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.camera.fd.as_fd()
-    }
-}
-
-impl Stream {
-    /// Number of buffers.
-    pub(crate) fn count(&self) -> u32 {
-        self.count
-    }
-
-    /// One buffer as dma-buf.
+    /// One of the driver's own buffers as dma-buf.
     pub(crate) fn export(&self, index: u32) -> io::Result<OwnedFd> {
         let mut export = ExportBuffer {
             kind: BUF_TYPE_VIDEO_CAPTURE,
@@ -330,14 +395,19 @@ impl Stream {
         Ok(unsafe { OwnedFd::from_raw_fd(export.fd) })
     }
 
-    /// Gives a buffer to the driver to fill.
-    pub(crate) fn queue(&self, index: u32) -> io::Result<()> {
+    /// Gives a buffer to the driver to fill. `dmabuf` is what it is to be filled
+    /// into, always the same for a place; the driver's own buffers need none.
+    pub(crate) fn queue(&self, index: u32, dmabuf: BorrowedFd<'_>) -> io::Result<()> {
         let mut buffer = Buffer {
             index,
             kind: BUF_TYPE_VIDEO_CAPTURE,
-            memory: MEMORY_MMAP,
+            memory: self.memory as u32,
             ..Default::default()
         };
+        if self.memory == Memory::DmaBuf {
+            // With length 0 the driver takes all of it.
+            buffer.location = [dmabuf.as_raw_fd(), 0];
+        }
         QBUF.run(self, &mut buffer)
     }
 
@@ -345,7 +415,7 @@ impl Stream {
     pub(crate) fn dequeue(&self) -> io::Result<Option<Filled>> {
         let mut buffer = Buffer {
             kind: BUF_TYPE_VIDEO_CAPTURE,
-            memory: MEMORY_MMAP,
+            memory: self.memory as u32,
             ..Default::default()
         };
         match DQBUF.run(self, &mut buffer) {
@@ -363,7 +433,7 @@ impl Stream {
     /// Starts filling.
     pub(crate) fn start(&mut self) -> io::Result<()> {
         let mut kind = BUF_TYPE_VIDEO_CAPTURE;
-        STREAMON.run(self.as_fd(), &mut kind)?;
+        STREAMON.run(&*self, &mut kind)?;
         self.running = true;
         Ok(())
     }
@@ -373,17 +443,32 @@ impl Stream {
         if self.running {
             self.running = false;
             let mut kind = BUF_TYPE_VIDEO_CAPTURE;
-            STREAMOFF.run(self.as_fd(), &mut kind)?;
+            STREAMOFF.run(&*self, &mut kind)?;
         }
         Ok(())
     }
 }
 
-impl Drop for Stream {
+impl Drop for Camera {
     fn drop(&mut self) {
         // Closing the file would do the same; errors have no receiver here.
         let _ = self.stop();
-        let _ = self.camera.request_buffers(0);
+        let _ = self.request(self.memory, 0);
+    }
+}
+
+/// What a device with these capabilities cannot do that is needed here.
+fn lacks(able: u32) -> Option<&'static str> {
+    if able & CAP_VIDEO_CAPTURE == 0 {
+        Some(if able & CAP_VIDEO_CAPTURE_MPLANE != 0 {
+            "a multi-planar camera; only single-planar capture is supported"
+        } else {
+            "not a camera"
+        })
+    } else if able & CAP_STREAMING == 0 {
+        Some("a camera without buffers of its own (only read() works)")
+    } else {
+        None
     }
 }
 
@@ -445,6 +530,10 @@ mod tests {
                     offset_of!(Buffer, location),
                 ),
                 (
+                    "offsetof(struct v4l2_buffer, m.fd)",
+                    offset_of!(Buffer, location),
+                ),
+                (
                     "offsetof(struct v4l2_buffer, length)",
                     offset_of!(Buffer, length),
                 ),
@@ -456,6 +545,29 @@ mod tests {
                     "offsetof(struct v4l2_exportbuffer, fd)",
                     offset_of!(ExportBuffer, fd),
                 ),
+                ("sizeof(struct v4l2_frmsizeenum)", size_of::<FrameSize>()),
+                (
+                    "offsetof(struct v4l2_frmsizeenum, discrete.width)",
+                    offset_of!(FrameSize, min_width),
+                ),
+                (
+                    "offsetof(struct v4l2_frmsizeenum, discrete.height)",
+                    offset_of!(FrameSize, max_width),
+                ),
+                (
+                    "offsetof(struct v4l2_frmsizeenum, stepwise.max_width)",
+                    offset_of!(FrameSize, max_width),
+                ),
+                (
+                    "offsetof(struct v4l2_frmsizeenum, stepwise.min_height)",
+                    offset_of!(FrameSize, min_height),
+                ),
+                (
+                    "offsetof(struct v4l2_frmsizeenum, stepwise.max_height)",
+                    offset_of!(FrameSize, max_height),
+                ),
+                ("VIDIOC_ENUM_FRAMESIZES", ENUM_FRAMESIZES.opcode() as usize),
+                ("V4L2_FRMSIZE_TYPE_DISCRETE", FRMSIZE_TYPE_DISCRETE as usize),
                 ("VIDIOC_S_PARM", S_PARM.opcode() as usize),
                 (
                     "sizeof(struct v4l2_streamparm)",
@@ -478,9 +590,14 @@ mod tests {
                     "V4L2_BUF_TYPE_VIDEO_CAPTURE",
                     BUF_TYPE_VIDEO_CAPTURE as usize,
                 ),
-                ("V4L2_MEMORY_MMAP", MEMORY_MMAP as usize),
+                ("V4L2_MEMORY_MMAP", Memory::Driver as usize),
+                ("V4L2_MEMORY_DMABUF", Memory::DmaBuf as usize),
                 ("V4L2_FIELD_NONE", FIELD_NONE as usize),
                 ("V4L2_CAP_VIDEO_CAPTURE", CAP_VIDEO_CAPTURE as usize),
+                (
+                    "V4L2_CAP_VIDEO_CAPTURE_MPLANE",
+                    CAP_VIDEO_CAPTURE_MPLANE as usize,
+                ),
                 ("V4L2_CAP_STREAMING", CAP_STREAMING as usize),
                 ("V4L2_CAP_DEVICE_CAPS", CAP_DEVICE_CAPS as usize),
                 ("V4L2_BUF_FLAG_ERROR", BUF_FLAG_ERROR as usize),

@@ -264,6 +264,15 @@ pub enum Op {
         /// Room.
         room: usize,
     },
+    /// A control of a video device of this guest is set.
+    SetControl {
+        /// The video device.
+        device: String,
+        /// As the driver names it.
+        name: String,
+        /// A number, or the entry of a menu; a button takes any.
+        value: i32,
+    },
     /// A driver of this guest captures video into the buffer, once.
     CaptureInto {
         /// The buffer.

@@ -30,7 +30,8 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
     let mut stop = Stop::new(Input::Ignored)?;
     let device = session.open()?;
     let viewer = rights::to_grant_one(session.output, &device, &args.to)?;
-    let camera = Camera::new(&args.camera)?;
+    let camera = Camera::new(&args.camera, |bytes| Ok(device.alloc(bytes)?))?;
+    session.output.print(&Record::Camera(camera.record()))?;
     let events = session.events()?;
     let mut rotation = Rotation::new(session.output, &device, camera, viewer, args)?;
 
@@ -42,7 +43,7 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
     let ended = ended(&stop, &result);
     rotation
         .camera
-        .stream
+        .video
         .stop()
         .map_err(|e| Failure::io("stop the camera", &e))?;
     session
@@ -168,7 +169,7 @@ impl<'a> Rotation<'a> {
             let with_driver = self.outstanding() < self.out.len();
             let ready = if self.wants_more() && with_driver {
                 stop.wait(
-                    [events.as_fd(), self.camera.stream.as_fd()],
+                    [events.as_fd(), self.camera.video.as_fd()],
                     Some(deadline.left()),
                 )?
             } else {
@@ -334,8 +335,6 @@ impl<'a> Rotation<'a> {
             broken: self.broken,
             frame_bytes,
             bytes_shared: self.published.saturating_mul(frame_bytes),
-            bytes_copied: 0,
-            copied_basis: "the driver's own pages are exported; this device version has no copying transport; the viewer tells the transport of each frame",
             extents: self.extents.clone(),
             round_trip_us: Spread::of(&self.round_trips),
             seconds,

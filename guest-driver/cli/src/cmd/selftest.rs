@@ -6,13 +6,16 @@ use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use bufshare::DmaBuf;
+
 use crate::args::Selftest;
 use crate::camera::Camera;
 use crate::content;
-use crate::drm::Screen;
 use crate::failure::{Failure, Result};
 use crate::output::{self, Record, Spread, micros};
+use crate::screen::Screen;
 use crate::session::Session;
+use crate::sources;
 use crate::stop::{Input, Stop};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,14 +23,16 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Shows some frames.
 pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
     let mut stop = Stop::new(Input::Ignored)?;
-    let mut camera = Camera::new(&args.camera)?;
-    let (width, height) = (camera.picture.width, camera.picture.height);
-    let screen = Screen::find(args.card.as_deref(), width, height)?;
+    let mut camera = Camera::new(&args.camera, |bytes| {
+        let fd = sources::heap("system", bytes)
+            .map_err(|e| Failure::io("allocate of the system heap", &e))?;
+        Ok(DmaBuf::from_fd(fd)?)
+    })?;
     camera.start()?;
-    let mut on_screen = None;
+    let (mut screen, mut on_screen) = (None::<Screen>, None);
     let (mut hashes, mut times, mut replies_ok, mut frames) = (HashSet::new(), Vec::new(), 0, 0);
     while frames < args.frames {
-        let [ready] = stop.wait([camera.stream.as_fd()], Some(TIMEOUT))?;
+        let [ready] = stop.wait([camera.video.as_fd()], Some(TIMEOUT))?;
         if stop.told() {
             break;
         }
@@ -41,8 +46,14 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
         hashes.insert(content::xxh3(&slot.mapping, camera.frame_bytes())?);
         let reply = camera.reply(slot, frames)?;
         let start = Instant::now();
-        let picture = screen.import(slot.dmabuf.as_fd(), &camera.image)?;
-        screen.show(&picture)?;
+        let (dmabuf, image) = (slot.dmabuf.as_fd(), &camera.image);
+        let picture = if let Some(screen) = &mut screen {
+            screen.show(dmabuf, image, &slot.mapping)?
+        } else {
+            let (found, shown) = Screen::open(args.card.as_deref(), dmabuf, image, &slot.mapping)?;
+            screen = Some(found);
+            shown
+        };
         times.push(micros(start.elapsed()));
         let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
         let writable = slot.dmabuf.map(bufshare_protocol::types::Rights::RW)?;
@@ -58,14 +69,16 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
     session.output.print(&Record::Selftest(output::Selftest {
         frames,
         format: camera.picture.format.to_string(),
-        width,
-        height,
+        width: camera.picture.width,
+        height: camera.picture.height,
         stride: camera.picture.stride,
         frame_bytes: u64::from(camera.picture.size),
         different_frames: hashes.len(),
         replies_ok,
         show_us: Spread::of(&times),
-        screen: screen.name.clone(),
+        screen: screen.as_ref().map(|screen| screen.name().to_owned()),
+        camera_memory: camera.record().memory,
+        screen_shows: screen.as_ref().map(|screen| screen.record().shows),
     }))?;
     if args.hold && !stop.told() {
         stop.listen_to(Input::Line);

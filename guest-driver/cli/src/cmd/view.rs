@@ -13,12 +13,12 @@ use bufshare_protocol::types::{BufferId, Image, Rights};
 use crate::args::View;
 use crate::cmd::capture::Deadline;
 use crate::content;
-use crate::drm::{Picture, Screen};
 use crate::failure::{Failure, Result};
 use crate::frame::Frame;
 use crate::inbox::{Inbox, Waiting};
 use crate::output::{EventRecord, Output, Record, Spread, ViewSummary, Viewed, micros};
 use crate::pump::Pump;
+use crate::screen::{self, Screen};
 use crate::session::{Session, find_peer};
 use crate::stop::{Input, Stop, ended};
 
@@ -81,7 +81,7 @@ fn answered(mapping: &Mapping, frame: &Frame) -> Result<bool> {
 
 /// A frame in our hands. The card gives it up before the import ends.
 struct Shown {
-    picture: Option<Picture>,
+    picture: Option<screen::Shown>,
     import: Import,
     since: Instant,
     record: Viewed,
@@ -326,7 +326,10 @@ impl<'a> Viewer<'a> {
         let start = Instant::now();
         // One that comes late is checked, but older than what is on the screen.
         let picture = if self.display && !self.inbox.is_late(&frame) {
-            Some(self.put_on_screen(&import, image.as_ref()).map_err(about)?)
+            Some(
+                self.put_on_screen(&import, image.as_ref(), &mapping)
+                    .map_err(about)?,
+            )
         } else {
             None
         };
@@ -376,21 +379,23 @@ impl<'a> Viewer<'a> {
         Ok(())
     }
 
-    fn put_on_screen(&mut self, import: &Import, image: Option<&Image>) -> Result<Picture> {
+    fn put_on_screen(
+        &mut self,
+        import: &Import,
+        image: Option<&Image>,
+        mapping: &Mapping,
+    ) -> Result<screen::Shown> {
         let image = image
             .filter(|image| image.fits(import.buffer.len() as u64))
             .ok_or_else(|| Failure::new("it is not described as an image, or does not fit"))?;
-        if self.screen.is_none() {
-            let screen = Screen::find(self.card.as_deref(), image.width, image.height)?;
-            self.screen = Some(screen);
+        let dmabuf = import.buffer.as_fd();
+        if let Some(screen) = &mut self.screen {
+            return screen.show(dmabuf, image, mapping);
         }
-        let screen = self
-            .screen
-            .as_ref()
-            .ok_or_else(|| Failure::new("no screen"))?;
-        let picture = screen.import(import.buffer.as_fd(), image)?;
-        screen.show(&picture)?;
-        Ok(picture)
+        let (screen, shown) = Screen::open(self.card.as_deref(), dmabuf, image, mapping)?;
+        self.output.print(&Record::Screen(screen.record()))?;
+        self.screen = Some(screen);
+        Ok(shown)
     }
 
     fn count(&mut self, frame: &Frame, record: &Viewed, first: bool) {
@@ -467,14 +472,12 @@ impl<'a> Viewer<'a> {
     }
 
     fn summary(&self, seconds: f64, ended: &'static str) -> ViewSummary {
-        let copied = self.transports.contains(&"copy");
         ViewSummary {
             frames: self.frames,
             hashes_match: self.frames > 0 && self.mismatches == 0,
             mismatches: self.mismatches,
             missed: self.inbox.missed(),
             bytes_shared: self.bytes,
-            bytes_copied: if copied { self.bytes } else { 0 },
             transports: self.transports.clone(),
             buffers: self.mapped.len(),
             first_map_us: Spread::of(&self.first_maps),
@@ -482,7 +485,8 @@ impl<'a> Viewer<'a> {
             hold_us: Spread::of(&self.holds),
             windows_used_peak: self.windows_peak,
             on_screen: self.shown.as_ref().map(|shown| shown.record.frame),
-            screen: self.screen.as_ref().map(|screen| screen.name.clone()),
+            screen: self.screen.as_ref().map(|screen| screen.name().to_owned()),
+            screen_bytes_copied: self.screen.as_ref().map_or(0, Screen::copied),
             seconds,
             ended,
         }

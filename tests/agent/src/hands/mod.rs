@@ -326,6 +326,14 @@ impl Hand {
                 patches,
             } => self.raw(request, data, patches)?,
             Op::ReadFd { number, room } => self.read_fd(number, room)?,
+            Op::SetControl {
+                device,
+                name,
+                value,
+            } => {
+                Video::open(&device, video::Side::Capture)?.set_control(&name, value)?;
+                Yield::Done
+            }
             Op::CaptureInto {
                 buf,
                 device,

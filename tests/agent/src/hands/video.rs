@@ -314,7 +314,7 @@ impl Video {
     }
 
     /// The control of this name, set to the entry of a menu or a number.
-    fn set_control(&self, name: &str, value: i32) -> Result<()> {
+    pub(crate) fn set_control(&self, name: &str, value: i32) -> Result<()> {
         const NEXT: u32 = 0x8000_0000;
         let mut id = 0;
         loop {

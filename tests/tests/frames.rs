@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The commands `capture` and `view` where a camera or a screen is not as usual
+
+#![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bufshare_agent::wire::{Ran, Status};
+use bufshare_tests::channel;
+use bufshare_tests::pair::{Plan, Shared, TwoVms};
+use bufshare_tests::vm::CARD;
+use serde_json::Value;
+
+static VMS: Shared =
+    Shared::new(|| Plan::named("camera", "display").options(&["--allow", "camera:display:rw"]));
+/// For a few frames of an emulated camera.
+const LIMIT: Duration = Duration::from_secs(60);
+const CAPTURE: &str = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 3";
+const VIEW: &str = "/bin/bufshare --json view --from camera --frames 3";
+/// How vivid names a camera of one plane that has few sizes.
+const VIVID: &str = "n_devs=1 node_types=0x1 num_inputs=1 input_types=0x0";
+
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+/// A camera driver of these parameters, and the device.
+fn load_camera(vms: &TwoVms, parameters: &str) -> Result<String> {
+    // It stays from the test before.
+    let _ = vms.a.unload("vivid");
+    vms.a.load("vivid", parameters)?;
+    vms.a.video("vivid-000-vid-cap")
+}
+
+/// Lines of JSON.
+fn records(output: &str) -> Result<Vec<Value>> {
+    let parse = |line: &str| serde_json::from_str(line).with_context(|| line.to_owned());
+    output.lines().map(parse).collect()
+}
+
+/// The one of this type.
+fn record<'a>(records: &'a [Value], name: &str) -> Result<&'a Value> {
+    let is = |record: &&Value| record.get("type").and_then(Value::as_str) == Some(name);
+    let found = records.iter().find(is);
+    found.with_context(|| format!("no {name} in {records:?}"))
+}
+
+/// Both at the same time, to their ends.
+fn both(vms: &TwoVms, capture: &str, view: &str) -> Result<(Ran, Ran)> {
+    let mut program = vms.a.spawn(&words(capture))?;
+    let viewed = vms.b.run(&words(view), LIMIT)?;
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    let status = program.end(LIMIT, |stream, line| {
+        let text = match stream {
+            bufshare_agent::wire::Stream::Out => &mut stdout,
+            bufshare_agent::wire::Stream::Err => &mut stderr,
+        };
+        text.push_str(line.trim_end());
+        text.push('\n');
+    })?;
+    let captured = Ran {
+        status,
+        stdout,
+        stderr,
+        timed_out: false,
+    };
+    Ok((captured, viewed))
+}
+
+/// Three frames go over and come back with a reply.
+fn works(vms: &TwoVms, capture: &str) -> Result<Vec<Value>> {
+    let (captured, viewed) = both(vms, capture, &format!("{VIEW} --no-display"))?;
+    channel::succeeded("view", viewed)?;
+    let records = records(&channel::succeeded("capture", captured)?)?;
+    let summary = record(&records, "capture_summary")?;
+    ensure!(
+        summary.get("replies_ok").and_then(Value::as_u64) == Some(3),
+        "{summary}"
+    );
+    Ok(records)
+}
+
+fn member<'a>(record: &'a Value, name: &str) -> Option<&'a str> {
+    record.get(name).and_then(Value::as_str)
+}
+
+/// Refused with an error that has these parts in it.
+fn refused(ran: &Ran, parts: &[&str]) -> Result<()> {
+    ensure!(ran.status == Status::Exit(1), "{ran:?}");
+    for part in parts {
+        ensure!(ran.stderr.contains(part), "no \"{part}\" in {ran:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_camera_fills_what_is_allocated_for_it_whatever_its_driver_allocates() {
+    VMS.with(|vms| {
+        for allocator in ["allocators=0", "allocators=1"] {
+            load_camera(vms, &format!("{VIVID} {allocator}"))?;
+            let records = works(vms, CAPTURE)?;
+            let camera = record(&records, "camera")?;
+            ensure!(member(camera, "memory") == Some("dmabuf"), "{camera}");
+        }
+        Ok(())
+    });
+}
+
+/// The test driver refuses one request after a button of it was pressed.
+#[test]
+fn a_camera_that_takes_no_dmabufs_fills_its_own_buffers_and_that_is_said() {
+    VMS.with(|vms| {
+        let device = load_camera(vms, &format!("{VIVID} allocators=1"))?;
+        let mut hand = vms.a.hand()?;
+        for (button, why) in [
+            ("Inject VIDIOC_REQBUFS Error", "make a queue for dma-bufs"),
+            ("Inject VIDIOC_QBUF Error", "queue buffer 0"),
+        ] {
+            hand.set_control(&device, button, 1)?;
+            let records = works(vms, CAPTURE)?;
+            let camera = record(&records, "camera")?;
+            ensure!(
+                member(camera, "memory") == Some("mmap")
+                    && member(camera, "why").is_some_and(|text| text.contains(why)),
+                "{button}: {camera}"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_size_that_a_camera_does_not_have_is_refused_with_those_that_it_has() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let line = format!("{CAPTURE} --size 648x480");
+        let ran = vms.a.run(&words(&line), LIMIT)?;
+        refused(
+            &ran,
+            &[
+                "gives 640x480 XR24 instead of 648x480 XR24",
+                "its driver lists 320x180,",
+                " 1920x1080",
+            ],
+        )
+    });
+}
+
+#[test]
+fn a_multi_planar_camera_is_refused_by_that_name() {
+    VMS.with(|vms| {
+        load_camera(vms, &format!("{VIVID} multiplanar=2"))?;
+        let ran = vms.a.run(&words(CAPTURE), LIMIT)?;
+        refused(
+            &ran,
+            &["a multi-planar camera; only single-planar capture is supported"],
+        )
+    });
+}
+
+/// Neither by a card nor as a copy, and nobody waits for another frame.
+#[test]
+fn a_frame_that_no_screen_can_show_ends_the_view_with_the_reason() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        vms.b.load(CARD, "")?;
+        let mut program = vms.a.spawn(&words(&format!("{CAPTURE} --format NV12")))?;
+        let viewed = vms.b.run(&words(VIEW), LIMIT)?;
+        program.signal(libc::SIGTERM)?;
+        program.end(LIMIT, |_, _| {})?;
+        refused(
+            &viewed,
+            &[
+                "frame 1: no screen for it: bochs-drm /dev/dri/card0",
+                "pictures in pixel format NV12 cannot be copied to a screen",
+            ],
+        )
+    });
+}
