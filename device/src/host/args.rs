@@ -97,8 +97,8 @@ Examples:
 #[derive(Debug, Default, Parser)]
 #[command(name = "vhost-device-bufshare", version, after_long_help = EXAMPLES, after_help = "See --help for peers, policy, files and examples.")]
 pub struct Args {
-    /// A virtual machine: name=NAME,socket=PATH|fd=N[,ram-fd=allow|deny]
-    /// [,unsealed-ram=allow|deny][,enforces-ro=yes|no]. Repeatable.
+    /// A virtual machine: name=NAME,socket=PATH|fd=N and, separated by commas too,
+    /// ram-fd=allow|deny, unsealed-ram=allow|deny, enforces-ro=yes|no. Repeatable.
     #[arg(long = "peer", value_name = "SPEC")]
     pub peers: Vec<PeerSpec>,
 
