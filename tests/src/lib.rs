@@ -13,6 +13,7 @@
 //! | `faults` | tests that a kernel's own fault breaks |
 //! | [`report`] | log folders, skips, the health of the guests' kernels |
 //! | [`wait`] | limits; every wait has one and says what it waited for |
+//! | [`display`] | the display of a guest that shows buffers of other drivers |
 //! | [`image`] | screen shots |
 //!
 //! Nothing here panics but [`pair::Shared::with`] and [`report::run`], which are
@@ -23,6 +24,7 @@
 pub mod channel;
 pub mod child;
 pub mod daemon;
+pub mod display;
 mod faults;
 pub mod hand;
 pub mod image;

@@ -9,13 +9,18 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bufshare_agent::hand::{Op, Sight, Yield};
+use bufshare_tests::display::Display;
 use bufshare_tests::hand::{Buf, Hand, Import, Map};
 use bufshare_tests::image::Picture;
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
 
-static VMS: Shared = Shared::new(|| Plan::new().both(|machine| machine.screen = SIZE));
+static VMS: Shared = Shared::new(|| {
+    Plan::new()
+        .both(|machine| machine.screen = SIZE)
+        .second(|machine| Display::that_imports().add_to(machine))
+});
 const SIZE: (u32, u32) = (640, 480);
 /// What vivid's HDMI connectors have.
 const HDMI: (u32, u32) = (1280, 720);
@@ -137,7 +142,8 @@ fn vivid_sends_what_the_other_vm_drew() {
 #[test]
 fn a_display_shows_what_the_other_vm_drew() {
     VMS.with(|vms| {
-        vms.b.load("bochs", "")?;
+        let display = Display::that_imports();
+        display.load(&vms.b)?;
         let (width, height) = SIZE;
         for seed in [1, 2] {
             let mut both = share(vms, SIZE)?;
@@ -147,14 +153,14 @@ fn a_display_shows_what_the_other_vm_drew() {
             both.b.call(
                 Op::Show {
                     buf,
-                    driver: "bochs-drm".to_owned(),
+                    driver: display.driver.to_owned(),
                     width,
                     height,
                 },
                 LIMIT,
             )?;
             let wanted = Picture::from_xrgb(&drawn, width, height, width * 4)?;
-            vms.b.screen()?.same_as(&wanted)?;
+            display.screen(&vms.b)?.same_as(&wanted)?;
         }
         Ok(())
     });
@@ -261,7 +267,8 @@ fn a_program_reads_and_writes_what_a_device_has_mapped_to_write() {
 #[test]
 fn a_buffer_that_a_driver_uses_is_taken_back_without_harm() {
     VMS.with(|vms| {
-        vms.b.load("bochs", "")?;
+        let display = Display::that_imports();
+        display.load(&vms.b)?;
         let (width, height) = SIZE;
         let mut a = vms.a.hand()?;
         let mut b = vms.b.hand()?;
@@ -272,7 +279,7 @@ fn a_buffer_that_a_driver_uses_is_taken_back_without_harm() {
         b.call(
             Op::Show {
                 buf,
-                driver: "bochs-drm".to_owned(),
+                driver: display.driver.to_owned(),
                 width,
                 height,
             },
@@ -293,13 +300,13 @@ fn a_buffer_that_a_driver_uses_is_taken_back_without_harm() {
         both.b.call(
             Op::Show {
                 buf,
-                driver: "bochs-drm".to_owned(),
+                driver: display.driver.to_owned(),
                 width,
                 height,
             },
             LIMIT,
         )?;
         let wanted = Picture::from_xrgb(&drawn, width, height, width * 4)?;
-        vms.b.screen()?.same_as(&wanted)
+        display.screen(&vms.b)?.same_as(&wanted)
     });
 }

@@ -135,7 +135,7 @@ fn a_contiguous_buffer_of_vivid_is_shared_as_one_piece() {
 fn a_scattered_buffer_of_vivid_is_shared_while_it_fits_the_windows() {
     VMS.with(|vms| {
         let device = camera(&vms.a, "vivid-000-vid-cap")?;
-        is_shared(vms, Source::Capture(device.clone()), 64 * PAGE)?;
+        is_shared(vms, Source::Capture(device.clone()), 56 * PAGE)?;
         // A large frame of single pages: in how many pieces they are is luck, what
         // comes of it is not.
         let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use bufshare_agent::hand::Op;
+use bufshare_tests::display::Display;
 use bufshare_tests::hand::{Sight, refused, status};
 use bufshare_tests::pair::{Plan, Shared};
 use bufshare_tests::wait;
 use serde_json::json;
 
-static VMS: Shared = Shared::new(Plan::new);
+static VMS: Shared =
+    Shared::new(|| Plan::new().second(|machine| Display::that_imports().add_to(machine)));
 const SIZE: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -55,7 +57,8 @@ fn after_an_unexport_every_access_of_the_importer_fails() {
 #[test]
 fn a_driver_of_the_importer_cannot_attach_to_what_was_taken_back() {
     VMS.with(|vms| {
-        vms.b.load("bochs", "")?;
+        let display = Display::that_imports();
+        display.load(&vms.b)?;
         let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
         b.info()?;
         let (width, height) = (640, 480);
@@ -66,7 +69,7 @@ fn a_driver_of_the_importer_cannot_attach_to_what_was_taken_back() {
         let buf = import.buf.number;
         let show = Op::Show {
             buf,
-            driver: "bochs-drm".to_owned(),
+            driver: display.driver.to_owned(),
             width,
             height,
         };

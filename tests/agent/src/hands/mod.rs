@@ -400,10 +400,9 @@ impl Hand {
             Source::Udmabuf { scattered } => sources::udmabuf(size, *scattered)?,
             Source::Dumb(driver) => screen::dumb(driver, size)?,
             Source::Capture(device) => {
-                // The sizes of vivid's webcam.
+                // The sizes that vivid's webcam has in every kernel.
                 let sizes = [
                     (320, 180),
-                    (320, 240),
                     (640, 360),
                     (640, 480),
                     (1280, 720),
