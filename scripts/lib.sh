@@ -17,7 +17,7 @@ TARGET=${CARGO_TARGET_DIR:-$REPO/target}
 export REPO LAB TARGET
 
 # The kernel that the scripts and tests take when nobody names one: see kernel_series.
-DEFAULT_KERNEL=${BUFSHARE_KERNEL:-newest}
+DEFAULT_KERNEL=${BUFSHARE_KERNEL:-stable}
 
 LIB_STARTED=$SECONDS
 

@@ -17,7 +17,7 @@ use crate::report::Skip;
 /// Environment variable: the series of the guests' kernel, see [`series`].
 const KERNEL: &str = "BUFSHARE_KERNEL";
 /// What it is if nobody says.
-const DEFAULT_KERNEL: &str = "newest";
+const DEFAULT_KERNEL: &str = "stable";
 /// Environment variable: MiB of RAM that every guest has in addition.
 const EXTRA_MEMORY: &str = "BUFSHARE_EXTRA_MEMORY";
 /// Environment variable: kvm, tcg, or auto, which is what scripts/accel finds.
