@@ -257,8 +257,11 @@ void bufshare_backing_put(struct bufshare_exp *exp)
 		dma_resv_lock(dmabuf->resv, NULL);
 		if (exp->sgt)
 			dma_buf_unmap_attachment(exp->attach, exp->sgt, DMA_BIDIRECTIONAL);
-		if (exp->pinned)
+		if (exp->pinned) {
 			dma_buf_unpin(exp->attach);
+			/* From here on it may move. */
+			exp->pinned = false;
+		}
 		dma_resv_unlock(dmabuf->resv);
 		dma_buf_detach(dmabuf, exp->attach);
 		exp->attach = NULL;

@@ -405,6 +405,8 @@ static void bufshare_stop(struct bufshare_device *bd)
 	bufshare_imports_wait_left(bd);
 	if (bufshare_exports_wait_answered(bd))
 		bufshare_flush(bd);
+	/* A REVOKED that has come may be what lets an export's memory go. */
+	flush_work(&bd->event_work);
 
 	spin_lock_irq(&bd->lock);
 	bufshare_fail_locked(bd);
@@ -537,6 +539,8 @@ static int bufshare_freeze(struct virtio_device *vdev)
 
 	if (bd->ctrl)
 		bufshare_stop(bd);
+	/* Other drivers' buffers are given back before their devices sleep. */
+	bufshare_exports_wait_released(bd);
 	return 0;
 }
 
