@@ -21,10 +21,11 @@ Peers:
                         Without it, sharing needs /dev/udmabuf on this host.
                         Default: deny
     unsealed-ram=allow|deny
-                        whether this VM's RAM may be a file that its VMM can make
-                        shorter: tmpfs, hugetlbfs (memory-backend-file), or a memfd
-                        with seal=off. A VMM that does so ends this program, with
-                        the devices of all VMs, and the VMMs of its importers.
+                        whether this VM's RAM may be a file of which its VMM can
+                        take pages away: on tmpfs (memory-backend-file), a memfd
+                        with seal=off, or any on hugetlbfs. A VMM that does so ends
+                        this program, with the devices of all VMs, and the VMMs of
+                        its importers.
                         Default: deny
     enforces-ro=yes|no  whether its VMM maps read-only what was granted
                         read-only. QEMU 11.1 does not, crosvm does. Default: no

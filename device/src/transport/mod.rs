@@ -262,18 +262,37 @@ fn is_sealed(file: &File) -> bool {
     seals & libc::F_SEAL_SHRINK != 0 && seals & libc::F_SEAL_WRITE == 0
 }
 
-/// Whether a memory file can be made shorter, which ends whoever touches what was
-/// there. None if it is no memory file (memfd, tmpfs, hugetlbfs): to touch one of
-/// another kind may take as long as its owner likes.
-///
-/// # Errors
-/// As `fstatfs`.
-pub fn shrinks(fd: BorrowedFd<'_>) -> io::Result<Option<bool>> {
-    let kind = file_system(fd)?.f_type;
-    if kind != libc::TMPFS_MAGIC && kind != libc::HUGETLBFS_MAGIC {
-        return Ok(None);
+/// `DMA_BUF_MAGIC` of the kernel's magic.h, which libc does not have.
+const DMA_BUF_MAGIC: libc::c_long = 0x444d_4142;
+
+/// What a program has to know of a file before it touches its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// A memfd or a file of tmpfs, sealed against shrinking: touching it cannot fail
+    /// by what its owner does.
+    Lasting,
+    /// Its owner can end whoever touches it: by making it shorter, or by a hole in a
+    /// file of hugetlbfs, which cannot be filled when the pool has no page left.
+    Vanishing,
+    /// A dma-buf, as windows are that show a udmabuf.
+    DmaBuf,
+    /// Anything else: to touch it may take as long as its owner likes.
+    Other,
+}
+
+impl MemoryKind {
+    /// Of this file.
+    ///
+    /// # Errors
+    /// As `fstatfs`.
+    pub fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(match file_system(fd)?.f_type {
+            libc::TMPFS_MAGIC if seals(fd) & libc::F_SEAL_SHRINK != 0 => Self::Lasting,
+            libc::TMPFS_MAGIC | libc::HUGETLBFS_MAGIC => Self::Vanishing,
+            DMA_BUF_MAGIC => Self::DmaBuf,
+            _ => Self::Other,
+        })
     }
-    Ok(Some(seals(fd) & libc::F_SEAL_SHRINK == 0))
 }
 
 #[cfg(test)]
@@ -316,6 +335,29 @@ pub(crate) mod tests {
         assert!(!ram.contains(0x1ffff, 2));
         assert!(!ram.contains(0xffff, 1));
         assert!(!ram.contains(u64::MAX, 2));
+    }
+
+    #[test]
+    fn only_sealed_memory_of_small_pages_lasts() {
+        let kind = |file: &File| MemoryKind::of(file.as_fd()).unwrap();
+        let flags = libc::MFD_ALLOW_SEALING | libc::MFD_HUGETLB;
+        // SAFETY: the name is NUL-terminated.
+        let fd = unsafe { libc::memfd_create(c"huge".as_ptr(), flags) };
+        assert!(fd >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: just made, owned by nobody else.
+        let huge = unsafe { File::from_raw_fd(fd) };
+        // SAFETY: F_ADD_SEALS takes no pointer.
+        let rc = unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) };
+        assert_eq!(rc, 0);
+
+        assert_eq!(kind(&memfd(0x1000, true)), MemoryKind::Lasting);
+        assert_eq!(kind(&memfd(0x1000, false)), MemoryKind::Vanishing);
+        // A hole in it cannot be filled when the pool is empty, sealed or not.
+        assert_eq!(kind(&huge), MemoryKind::Vanishing);
+        assert_eq!(
+            kind(&File::open("/proc/self/maps").unwrap()),
+            MemoryKind::Other
+        );
     }
 
     #[test]

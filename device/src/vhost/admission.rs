@@ -20,7 +20,7 @@ use super::limits::{MAX_RAM_REGIONS, MAX_REGIONS};
 use super::memory::Files;
 use crate::broker::PeerId;
 use crate::sync::{Limiter, lock};
-use crate::transport::{FileId, shrinks};
+use crate::transport::{FileId, MemoryKind};
 
 /// Bit of the payload of SET_VRING_KICK, _CALL and _ERR: there is no descriptor.
 const NO_FD: u64 = 1 << 8;
@@ -72,22 +72,24 @@ pub enum Refusal {
 enum Fault {
     /// Its file is on no file system that is memory.
     NotMemory,
-    /// Its file can be made shorter, and who touches it then gets SIGBUS.
-    Shrinks,
+    /// Its file can lose pages, and who touches one of them then gets SIGBUS.
+    Vanishing,
 }
 
 impl Fault {
     fn why(self) -> &'static str {
         match self {
             Self::NotMemory => "is neither a memfd nor on tmpfs or hugetlbfs",
-            Self::Shrinks => "is not sealed, so that its VMM could make it shorter",
+            Self::Vanishing => {
+                "is not sealed or on hugetlbfs, so that its VMM could take pages away"
+            }
         }
     }
 
     fn help(self) -> &'static str {
         match self {
             Self::NotMemory => "",
-            Self::Shrinks => ", or, if you trust this VMM, say unsealed-ram=allow for the peer",
+            Self::Vanishing => ", or, if you trust this VMM, say unsealed-ram=allow for the peer",
         }
     }
 }
@@ -207,11 +209,18 @@ impl Admission {
         let ids = ids.collect::<io::Result<Vec<FileId>>>()?;
         for ((region, fd), id) in regions.iter_mut().zip(fds).zip(&ids) {
             if !self.files.is_window(self.peer, *id, &ids) {
-                let Some(fault) = self.fault(fd)? else {
-                    self.files.announce(self.peer, *id);
-                    continue;
-                };
-                self.warn_left_out(region, fd, fault);
+                match MemoryKind::of(fd.as_fd())? {
+                    MemoryKind::Vanishing if !self.unsealed => {
+                        self.warn_left_out(region, fd, Fault::Vanishing);
+                    }
+                    MemoryKind::Lasting | MemoryKind::Vanishing => {
+                        self.files.announce(self.peer, *id);
+                        continue;
+                    }
+                    // A window that shows a udmabuf, of this device or another.
+                    MemoryKind::DmaBuf => {}
+                    MemoryKind::Other => self.warn_left_out(region, fd, Fault::NotMemory),
+                }
             }
             region.left_out = true;
             *fd = self.files.blank()?;
@@ -228,14 +237,6 @@ impl Admission {
             return Err(Refusal::TooLarge(self.max_bytes));
         }
         Ok(())
-    }
-
-    fn fault(&self, fd: &OwnedFd) -> io::Result<Option<Fault>> {
-        Ok(match shrinks(fd.as_fd())? {
-            None => Some(Fault::NotMemory),
-            Some(true) if !self.unsealed => Some(Fault::Shrinks),
-            Some(_) => None,
-        })
     }
 
     fn warn_left_out(&self, region: &Listed, fd: &OwnedFd, fault: Fault) {
