@@ -136,8 +136,11 @@ fn one_import(a: &mut Hand, b: &mut Hand, seed: u32) -> Result<f64> {
 
 fn median(mut values: Vec<f64>) -> Result<f64> {
     values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    values.get(middle).copied().context("nothing was measured")
+    let upper = values.len() / 2;
+    let lower = values.len().saturating_sub(1) / 2;
+    let middle = values.get(lower).zip(values.get(upper));
+    let (low, high) = middle.context("nothing was measured")?;
+    Ok(f64::midpoint(*low, *high))
 }
 
 /// One of the two builds.
