@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! vhost-user back end that shares buffers between virtual machines.
 
+use std::fmt::Display;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -18,7 +20,7 @@ fn main() -> ExitCode {
     let config = match Config::try_from(Args::parse()) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("vhost-device-bufshare: {error}");
+            say(&error);
             return ExitCode::from(2);
         }
     };
@@ -27,15 +29,20 @@ fn main() -> ExitCode {
         Ok(left) if left.is_empty() => ExitCode::SUCCESS,
         Ok(left) => {
             for hold in left {
-                eprintln!("vhost-device-bufshare: {hold}");
+                say(&hold);
             }
             ExitCode::from(daemon::EXIT_STILL_MAPPED)
         }
         Err(error) => {
-            eprintln!("vhost-device-bufshare: {error}");
+            say(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// One line on standard error. Whoever read it may have gone: the status still counts.
+fn say(what: &dyn Display) {
+    let _ = writeln!(std::io::stderr(), "vhost-device-bufshare: {what}");
 }
 
 /// `RUST_LOG` wins. The queue crate logs errors of guests without limit, and we

@@ -417,3 +417,16 @@ fn control_socket_survives_readers_that_leave() {
     assert_eq!(report["broker"]["shm_size"], 16 << 20);
     daemon.finish();
 }
+
+#[test]
+fn status_is_right_though_nobody_reads_standard_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = Command::new(binary())
+        .args(["--config", "/nonexistent/bufshare.toml"])
+        .stderr(writer)
+        .status()
+        .unwrap();
+
+    assert_eq!(status.code(), Some(2), "{status}");
+}
