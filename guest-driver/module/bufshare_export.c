@@ -214,7 +214,7 @@ void bufshare_exports_keep(struct bufshare_device *bd)
 	}
 	spin_unlock_irq(&bd->lock);
 	if (count)
-		dev_err(bd->dev, "the host did not say that other VMs no longer reach %u exported buffers: their %llu bytes are lost until this VM is powered off\n",
+		dev_err(bd->dev, "the host did not say that other VMs no longer reach %u exported buffers: their %llu bytes are kept until this VM is powered off (do not reboot it while importers run)\n",
 			count, bytes);
 }
 
