@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 pub use bufshare_agent::hand::{
     AttachKind, Buffer, Event, Info, Patch, Peer, Sight, Source, Step, pattern, word,
 };
@@ -15,6 +15,9 @@ use bufshare_agent::hand::{Call, Line, Op, Refusal, Yield};
 
 use crate::channel::Program;
 use crate::wait;
+
+/// Size of the buffer of [`share_works`], in bytes.
+const PROBE: u64 = 1 << 20;
 
 /// The guest said no.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +68,27 @@ pub fn status<T: std::fmt::Debug>(result: Result<T>) -> Result<String> {
         .status
         .clone()
         .with_context(|| format!("no reason of the host: {refused}"))
+}
+
+/// Share a buffer of `a` with `b`, see that both read what the other wrote, and end it all.
+///
+/// # Errors
+/// The step that does not work.
+pub fn share_works(a: &mut Hand, b: &mut Hand, seed: u32) -> Result<()> {
+    let (buf, mine, export) = a.offer(PROBE, seed)?;
+    let import = b.import(&export.id)?;
+    let map = b.map(import.buf)?;
+    ensure!(b.compare(map, seed)? == Sight::Pattern);
+    let answer = seed.wrapping_add(1);
+    b.fill(map, answer)?;
+    ensure!(a.compare(mine, answer)? == Sight::Pattern);
+    for number in [map.number, import.buf.number] {
+        b.close(number)?;
+    }
+    for number in [export.number, mine.number, buf.number] {
+        a.close(number)?;
+    }
+    Ok(())
 }
 
 /// The process.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::hand::Op;
 use bufshare_agent::wire::Command;
 use bufshare_tests::channel::GuestError;
-use bufshare_tests::hand::{Hand, Sight, refused, status};
+use bufshare_tests::hand::{Hand, Sight, refused, share_works, status};
 use bufshare_tests::pair::{DRIVER, Plan, Shared, TwoVms};
 use bufshare_tests::report::Skip;
 use bufshare_tests::vm::Vm;
@@ -46,14 +46,16 @@ fn errno_of(error: &anyhow::Error) -> Option<i32> {
 }
 
 fn all_works(vms: &mut TwoVms, seed: u32) -> Result<()> {
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
-    let (_, mine, export) = a.offer(SIZE, seed)?;
-    let import = b.import(&export.id)?;
-    let map = b.map(import.buf)?;
-    ensure!(b.compare(map, seed)? == Sight::Pattern);
-    b.fill(map, seed + 1)?;
-    ensure!(a.compare(mine, seed + 1)? == Sight::Pattern);
-    Ok(())
+    share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, seed)
+}
+
+/// Remove the module as soon as nobody uses it.
+fn unload_when_free(vm: &Vm) -> Result<()> {
+    wait::until("the module to be free", LIMIT, || match vm.unload(DRIVER) {
+        Ok(()) => Ok(Some(())),
+        Err(error) if errno_of(&error) == Some(libc::EAGAIN) => Ok(None),
+        Err(error) => Err(error),
+    })
 }
 
 /// Have kmemleak forget what it has found so far.
@@ -233,9 +235,7 @@ fn the_module_stays_while_a_buffer_lives_and_goes_when_none_does() {
         drop((a, b));
         vms.settled()?;
         for _ in 0..2 {
-            wait::until("the modules to be free", LIMIT, || {
-                Ok(vms.b.unload(DRIVER).is_ok().then_some(()))
-            })?;
+            unload_when_free(&vms.b)?;
             vms.b.load(DRIVER, "")?;
         }
         all_works(vms, 30)
@@ -249,9 +249,7 @@ fn a_driver_that_is_unloaded_has_freed_all_that_it_allocated() {
         forget_leaks(&vms.b)?;
         all_works(vms, 30)?;
         for vm in [&vms.a, &vms.b] {
-            wait::until("the module to be free", LIMIT, || {
-                Ok(vm.unload(DRIVER).is_ok().then_some(()))
-            })?;
+            unload_when_free(vm)?;
             leaks_nothing(vm)?;
             vm.load(DRIVER, "")?;
         }
