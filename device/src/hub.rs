@@ -31,7 +31,7 @@ use crate::broker::{
 };
 use crate::host::stop::Stop;
 use crate::sync::lock;
-use crate::transport::Ram;
+use crate::transport::{Ram, WeakRam};
 
 pub use holds::{HoldReport, HolderState};
 
@@ -80,7 +80,7 @@ pub enum Job {
         /// To be reported.
         id: EffectId,
         /// The owner's RAM at the time the broker decided.
-        ram: Arc<Ram>,
+        ram: Arc<WeakRam>,
         /// What.
         source: MapSource,
         /// Whether the guest may write.
@@ -166,7 +166,7 @@ pub trait Link: Send + Sync {
 struct Slot {
     name: Arc<str>,
     link: Option<Arc<dyn Link>>,
-    ram: Arc<Ram>,
+    ram: Arc<WeakRam>,
     /// Counts stops: a request read before the last one is not handled.
     epoch: u64,
     /// Its queues run.
@@ -545,8 +545,8 @@ impl Hub {
         }
     }
 
-    /// The VM's own RAM, if it changed.
-    pub fn set_ram(&self, peer: PeerId, ram: Ram) {
+    /// The VM's own RAM, which has changed.
+    pub fn set_ram(&self, peer: PeerId, ram: &Ram) {
         let regions = ram
             .regions
             .iter()
@@ -556,15 +556,11 @@ impl Hub {
                 sealed: region.sealed,
             })
             .collect();
-        let mut old = None;
         self.step(|broker, slots| {
             let Some(slot) = slots.get_mut(&peer) else {
                 return Vec::new();
             };
-            if slot.ram.same(&ram) {
-                return Vec::new();
-            }
-            old = Some(std::mem::replace(&mut slot.ram, Arc::new(ram)));
+            slot.ram = Arc::new(ram.downgrade());
             broker.set_ram(peer, regions)
         });
     }

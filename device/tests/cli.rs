@@ -277,7 +277,7 @@ fn too_low_a_limit_of_open_files_is_status_1_and_says_how_many_are_needed() {
 #[test]
 fn unit_has_descriptors_for_as_many_peers_as_there_may_be() {
     let limit: u64 = unit_values("LimitNOFILE")[0].parse().unwrap();
-    assert!(limit >= needed(MAX_PEERS, HARD_MAX_WINDOWS, true));
+    assert!(limit >= needed(MAX_PEERS, HARD_MAX_WINDOWS));
 }
 
 #[test]

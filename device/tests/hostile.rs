@@ -22,6 +22,7 @@ use bufshare_protocol::status::Status;
 use bufshare_protocol::types::Extent;
 use common::daemon::{Daemon, Setup};
 use common::frontend::{Options, PAGE, SHM_GPA, memfd};
+use common::until;
 use common::vm::{DATA, Vm};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -238,7 +239,7 @@ fn memory_table_without_end_is_refused() {
 
 #[test]
 fn front_end_that_takes_all_it_can_leaves_the_others_their_descriptors() {
-    let most = needed(3, 256, false);
+    let most = needed(3, 256);
     let daemon = Daemon::spawn(&Setup {
         // The soft limit is raised.
         open_files: Some((64, most)),
@@ -266,6 +267,103 @@ fn front_end_that_takes_all_it_can_leaves_the_others_their_descriptors() {
     assert!(daemon.fds() as u64 <= most, "{}", daemon.fds());
     assert!(daemon.fds() > 2 * 287);
     drop((a, b, c));
+    daemon.finish();
+}
+
+/// Adds `count` regions of a page to the RAM of `vm`, each with a file of its own, and
+/// returns where they begin.
+fn add_pages(raw: &mut Frontend, count: u64) -> u64 {
+    let base = 1 << 33;
+    for page in 0..count {
+        let file = memfd(PAGE, true);
+        raw.add_mem_region(&page_at(base + page * PAGE, &file))
+            .unwrap();
+    }
+    base
+}
+
+fn remove_pages(raw: &mut Frontend, base: u64, count: u64) {
+    let file = memfd(PAGE, true);
+    for page in 0..count {
+        raw.remove_mem_region(&page_at(base + page * PAGE, &file))
+            .unwrap();
+    }
+}
+
+#[test]
+fn mappings_that_wait_keep_no_descriptors_of_ram_that_was_replaced() {
+    const REGIONS: u64 = 100;
+    const ROUNDS: usize = 5;
+    let daemon = Daemon::spawn(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let mut raw = a.front.raw();
+    // The first one is under way, and all others wait for it.
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    let map = |handle| Request::Map {
+        handle,
+        offset: 0,
+        len: PAGE,
+    };
+    b.front.shm.hold(true);
+    b.submit(&map(handle));
+    b.front.shm.until_waiting();
+    let before = daemon.fds();
+
+    for _ in 0..ROUNDS {
+        let base = add_pages(&mut raw, REGIONS);
+        let id = a.export(base, PAGE);
+        let handle = b.attach(id);
+        b.submit(&map(handle));
+        b.request(&Request::GetCaps { version: 1 }).unwrap();
+        remove_pages(&mut raw, base, REGIONS);
+    }
+
+    assert_eq!(daemon.session("b")["jobs"], 1 + ROUNDS);
+    assert!(daemon.fds() <= before, "{before}, then {}", daemon.fds());
+    b.front.shm.hold(false);
+    until("the end of the requests", || {
+        daemon.session("b")["jobs"] == 0
+    });
+    assert_eq!(b.front.shm.windows(), 1, "the others were taken back");
+    drop((a, b, raw));
+    daemon.finish();
+}
+
+#[test]
+fn mappings_under_way_are_made_when_ram_is_named_anew() {
+    let daemon = Daemon::start(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let mut c = Vm::boot(&daemon.socket("c"));
+    let raw = a.front.raw();
+    let handles = [&mut c, &mut a].map(|vm| {
+        let id = vm.export(DATA, PAGE);
+        b.attach(id)
+    });
+    b.front.shm.hold(true);
+    let maps = handles.map(|handle| {
+        b.submit(&Request::Map {
+            handle,
+            offset: 0,
+            len: PAGE,
+        })
+    });
+    b.front.shm.until_waiting();
+    until("both requests", || daemon.session("b")["jobs"] == 2);
+
+    // With other descriptors, and something more.
+    let more = memfd(PAGE, true);
+    let table = [a.front.ram_region(), page_at(1 << 33, &more)];
+    raw.set_mem_table(&table).unwrap();
+    until("the new table", || daemon.session("a")["ram_regions"] == 2);
+    b.front.shm.hold(false);
+
+    for map in maps {
+        b.finish(map).unwrap();
+    }
+    drop((a, b, c, raw));
     daemon.finish();
 }
 

@@ -141,7 +141,7 @@ impl Daemon {
 
         doorbell::prepare();
         let udmabuf = find_udmabuf(config);
-        descriptors::reserve(config.peers.len(), config.max_windows, udmabuf.is_some())?;
+        descriptors::reserve(config.peers.len(), config.max_windows)?;
         let broker = Broker::new(config.broker(udmabuf.is_some())?, Box::new(RandomIds))
             .map_err(config::Error::from)?;
         let names: Vec<String> = config.peers.iter().map(|peer| peer.name.clone()).collect();

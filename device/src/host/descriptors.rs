@@ -38,12 +38,17 @@ pub enum Error {
     System(#[from] io::Error),
 }
 
-/// How many may be needed. Each mapping of a udmabuf keeps one.
+/// How many may be needed.
+///
+/// Each mapping keeps the file that it shows: a udmabuf, or the exporter's RAM, whose
+/// own front end may have replaced it. So does, for a moment, the one mapping that is
+/// being made: all RAM of its exporter. A mapping that waits for its turn keeps none.
 #[must_use]
-pub fn needed(peers: usize, windows: u32, udmabuf: bool) -> u64 {
-    let windows = if udmabuf { windows.into() } else { 0 };
+pub fn needed(peers: usize, windows: u32) -> u64 {
     let ram = u64::try_from(MAX_RAM_REGIONS).unwrap_or(u64::MAX);
-    let peer = SESSION.saturating_add(ram).saturating_add(windows);
+    let peer = SESSION
+        .saturating_add(ram.saturating_mul(2))
+        .saturating_add(windows.into());
     let peers = u64::try_from(peers).unwrap_or(u64::MAX);
     peer.saturating_mul(peers).saturating_add(PROCESS)
 }
@@ -52,7 +57,7 @@ pub fn needed(peers: usize, windows: u32, udmabuf: bool) -> u64 {
 ///
 /// # Errors
 /// [`Error`] if that is less than may be needed.
-pub fn reserve(peers: usize, windows: u32, udmabuf: bool) -> Result<(), Error> {
+pub fn reserve(peers: usize, windows: u32) -> Result<(), Error> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
@@ -61,7 +66,7 @@ pub fn reserve(peers: usize, windows: u32, udmabuf: bool) -> Result<(), Error> {
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } < 0 {
         return Err(io::Error::last_os_error().into());
     }
-    let (needed, hard) = (needed(peers, windows, udmabuf), limit.rlim_max);
+    let (needed, hard) = (needed(peers, windows), limit.rlim_max);
     if hard < needed {
         return Err(Error::TooFew {
             needed,

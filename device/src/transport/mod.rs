@@ -15,7 +15,7 @@ pub mod zeroes;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bufshare_protocol::types::{Extent, Transport};
 
@@ -54,13 +54,13 @@ impl FileId {
 
 /// One region of a VM's own RAM.
 #[derive(Clone, Debug)]
-pub struct Region {
+pub struct Region<F = Arc<File>> {
     /// Guest-physical address.
     pub addr: u64,
     /// Bytes.
     pub len: u64,
     /// The file behind it.
-    pub file: Arc<File>,
+    pub file: F,
     /// Where the region begins in the file, bytes.
     pub file_offset: u64,
     /// Identity of the file.
@@ -91,10 +91,25 @@ impl Region {
             sealed,
         })
     }
+}
+
+impl<F> Region<F> {
+    /// The same region with its file held in another way.
+    fn with<G>(&self, file: G) -> Region<G> {
+        Region {
+            addr: self.addr,
+            len: self.len,
+            file,
+            file_offset: self.file_offset,
+            id: self.id,
+            page: self.page,
+            sealed: self.sealed,
+        }
+    }
 
     /// Whether both are the same bytes at the same address.
     #[must_use]
-    pub fn same(&self, other: &Self) -> bool {
+    pub fn same<G>(&self, other: &Region<G>) -> bool {
         self.addr == other.addr
             && self.len == other.len
             && self.file_offset == other.file_offset
@@ -115,13 +130,59 @@ impl Region {
 
 /// A VM's own RAM as its front end last announced it. Holding it keeps the
 /// files open.
-#[derive(Clone, Debug, Default)]
-pub struct Ram {
+#[derive(Clone, Debug)]
+pub struct Ram<F = Arc<File>> {
     /// The regions.
-    pub regions: Vec<Region>,
+    pub regions: Vec<Region<F>>,
+}
+
+/// The same, but its files are closed as soon as the VM's memory table has them no
+/// more. What waits in a queue has this: a front end can replace its RAM any number of
+/// times meanwhile, and each time would cost as many descriptors as it has regions.
+pub type WeakRam = Ram<Weak<File>>;
+
+impl<F> Default for Ram<F> {
+    fn default() -> Self {
+        Self {
+            regions: Vec::new(),
+        }
+    }
+}
+
+impl WeakRam {
+    /// Those regions whose files are still open.
+    #[must_use]
+    pub fn upgrade(&self) -> Ram {
+        let open = |region: &Region<Weak<File>>| Some(region.with(region.file.upgrade()?));
+        Ram {
+            regions: self.regions.iter().filter_map(open).collect(),
+        }
+    }
 }
 
 impl Ram {
+    /// The same RAM, without keeping its files open.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakRam {
+        let weak = |region: &Region| region.with(Arc::downgrade(&region.file));
+        Ram {
+            regions: self.regions.iter().map(weak).collect(),
+        }
+    }
+
+    /// Keeps the descriptors of `old` for regions that are the same, so that what was
+    /// queued for them can still be done. A front end that knows no memory slots names
+    /// all its RAM anew for each change.
+    pub fn keep_files(&mut self, old: &Self) {
+        for region in &mut self.regions {
+            if let Some(same) = old.regions.iter().find(|other| other.same(region)) {
+                *region = same.clone();
+            }
+        }
+    }
+}
+
+impl<F> Ram<F> {
     /// Whether one region holds all of `[addr, addr + len)`.
     #[must_use]
     pub fn contains(&self, addr: u64, len: u64) -> bool {
@@ -132,7 +193,7 @@ impl Ram {
 
     /// Whether both are the same bytes at the same addresses.
     #[must_use]
-    pub fn same(&self, other: &Self) -> bool {
+    pub fn same<G>(&self, other: &Ram<G>) -> bool {
         self.regions.len() == other.regions.len()
             && self
                 .regions
@@ -142,7 +203,7 @@ impl Ram {
     }
 
     /// The region of an extent and the extent's offset in its file.
-    fn locate(&self, extent: &Extent) -> Result<(&Region, u64), Error> {
+    fn locate(&self, extent: &Extent) -> Result<(&Region<F>, u64), Error> {
         self.regions
             .iter()
             .find_map(|region| {
@@ -358,6 +419,41 @@ pub(crate) mod tests {
             kind(&File::open("/proc/self/maps").unwrap()),
             MemoryKind::Other
         );
+    }
+
+    #[test]
+    fn weak_ram_has_only_files_that_somebody_else_keeps_open() {
+        let ram = Ram {
+            regions: [0, 0x1000]
+                .map(|addr| Region::new(addr, 0x1000, memfd(0x1000, true), 0).unwrap())
+                .into(),
+        };
+        let weak = ram.downgrade();
+        assert!(weak.upgrade().same(&ram));
+
+        let [first, _] = <[Region; 2]>::try_from(ram.regions).unwrap();
+
+        let left = weak.upgrade();
+        assert!(left.contains(first.addr, first.len));
+        assert_eq!(left.regions.len(), 1);
+    }
+
+    #[test]
+    fn ram_keeps_the_descriptors_of_regions_that_stay() {
+        let old = ram();
+        let again = |region: &Region| Region {
+            file: Arc::new(region.file.try_clone().unwrap()),
+            ..region.clone()
+        };
+        let mut new = Ram {
+            regions: old.regions.iter().map(again).collect(),
+        };
+        new.regions[1].addr += PAGE;
+
+        new.keep_files(&old);
+
+        assert!(Arc::ptr_eq(&new.regions[0].file, &old.regions[0].file));
+        assert!(!Arc::ptr_eq(&new.regions[1].file, &old.regions[1].file));
     }
 
     #[test]

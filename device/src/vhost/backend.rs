@@ -626,15 +626,17 @@ impl VhostUserBackend for Session {
                 .unwrap_or_else(PoisonError::into_inner)
                 .replace(table);
         }
-        let (ram, others) = memory::own_ram(&mem.memory(), &self.files, self.peer);
+        let (mut ram, others) = memory::own_ram(&mem.memory(), &self.files, self.peer);
         self.window_regions.store(others, Ordering::Relaxed);
         let mut current = lock(&self.ram);
         if current.same(&ram) {
             return Ok(());
         }
-        *current = Arc::new(ram.clone());
+        ram.keep_files(&current);
+        let ram = Arc::new(ram);
+        *current = ram.clone();
         drop(current);
-        self.hub.set_ram(self.peer, ram);
+        self.hub.set_ram(self.peer, &ram);
         Ok(())
     }
 

@@ -337,7 +337,8 @@ impl Port {
                     writable,
                     shm_offset,
                 } => {
-                    let pieces = transport::pieces(&ram, &source, shm_offset, maker);
+                    // Kept open no longer than this takes.
+                    let pieces = transport::pieces(&ram.upgrade(), &source, shm_offset, maker);
                     let udmabuf = source.transport == bufshare_protocol::types::Transport::Udmabuf;
                     let what = What::Buffer { writable, udmabuf };
                     let outcome = match (pieces, backend) {
