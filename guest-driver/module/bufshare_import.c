@@ -115,22 +115,9 @@ static void bufshare_imp_settle_locked(struct bufshare_imp *imp)
 					 bufshare_detach_complete);
 }
 
-/* Is the place still used for a buffer that was taken back? */
-static bool bufshare_place_stale_locked(struct bufshare_imp *imp, u64 offset)
-{
-	struct bufshare_imp *other;
-
-	list_for_each_entry(other, &imp->bd->imports, node) {
-		if (other != imp && other->revoked && other->users &&
-		    offset < other->shm_offset + other->size &&
-		    other->shm_offset < offset + imp->size)
-			return true;
-	}
-	return false;
-}
-
 static int bufshare_map_result_locked(struct bufshare_imp *imp, struct bufshare_req *req)
 {
+	struct bufshare_shm *shm = imp->bd->shm;	/* the dma-buf may have gone */
 	struct virtio_bufshare_map_resp resp;
 	u64 offset;
 
@@ -144,16 +131,17 @@ static int bufshare_map_result_locked(struct bufshare_imp *imp, struct bufshare_
 	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_MAPPED);
 	imp->coherent = le32_to_cpu(resp.flags) & VIRTIO_BUFSHARE_MAP_COHERENT;
 	if (le64_to_cpu(resp.len) == imp->size && PAGE_ALIGNED(offset) &&
-	    offset <= imp->shm->size && imp->size <= imp->shm->size - offset) {
-		if (!bufshare_place_stale_locked(imp, offset)) {
+	    offset <= shm->size && imp->size <= shm->size - offset) {
+		if (!bufshare_shm_is_stale(shm, offset, imp->size)) {
 			imp->shm_offset = offset;
 			return 0;
 		}
-		dev_err_ratelimited(imp->bd->dev, "the host maps where a device still uses a buffer that was taken back\n");
+		/* After a reset the host knows nothing of who uses it. */
+		dev_err_ratelimited(imp->bd->dev, "the host maps where another driver still uses a buffer that was revoked: end that use\n");
 	} else {
 		imp->bd->stats.malformed++;
 		dev_err_ratelimited(imp->bd->dev, "the host maps %llu bytes at %#llx of a region of %#llx\n",
-				    le64_to_cpu(resp.len), offset, imp->shm->size);
+				    le64_to_cpu(resp.len), offset, shm->size);
 	}
 	/* Never used, so nothing to zap: only UNMAP is left to do. */
 	WRITE_ONCE(imp->revoked, true);
@@ -285,7 +273,8 @@ static void bufshare_imp_unuse(struct bufshare_imp *imp)
 	struct bufshare_device *bd = imp->bd;
 
 	spin_lock_irq(&bd->lock);
-	imp->users--;
+	if (!--imp->users)
+		bufshare_shm_stale_del(imp);
 	bufshare_imp_settle_locked(imp);
 	spin_unlock_irq(&bd->lock);
 }
@@ -302,11 +291,15 @@ static int bufshare_imp_attach(struct dma_buf *dmabuf, struct dma_buf_attachment
 	int ret;
 
 	ret = bufshare_imp_map(imp, true);
+	if (!ret)
+		ret = bufshare_imp_use(imp);
 	if (ret)
 		return ret;
 	piece.page = pfn_to_page(bufshare_imp_pfn(imp));
 	piece.nr = imp->size >> PAGE_SHIFT;
-	return bufshare_maps_attach(&imp->maps, attach, &piece, 1);
+	ret = bufshare_maps_attach(&imp->maps, attach, &piece, 1);
+	bufshare_imp_unuse(imp);
+	return ret;
 }
 
 static void bufshare_imp_detach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
@@ -527,14 +520,16 @@ static void bufshare_imp_release(struct dma_buf *dmabuf)
 {
 	struct bufshare_imp *imp = dmabuf->priv;
 	struct bufshare_device *bd = imp->bd;
-	struct bufshare_shm *shm = imp->shm;
 	struct inode *inode = imp->inode;
+	struct bufshare_shm *shm;
 
 	/* All mappings hold the dma-buf: there is none. */
 	spin_lock_irq(&bd->lock);
 	imp->dmabuf = NULL;
 	imp->inode = NULL;
 	imp->released = true;
+	shm = imp->shm;
+	imp->shm = NULL;
 	bufshare_imp_settle_locked(imp);
 	bufshare_imp_put_locked(imp);
 	spin_unlock_irq(&bd->lock);
@@ -640,6 +635,8 @@ static void bufshare_imp_revoke_locked(struct bufshare_imp *imp)
 		return;
 	imp->bd->stats.revoked++;
 	WRITE_ONCE(imp->revoked, true);
+	if (imp->users)
+		bufshare_shm_stale_add(imp);
 	wake_up_all(&imp->wait);
 	if (imp->dmabuf) {
 		imp->refs++;
@@ -714,14 +711,22 @@ void bufshare_imports_wait_left(struct bufshare_device *bd)
 /**
  * bufshare_imports_gone() - the device was reset: it knows no import any more
  * @bd: the device, not alive
+ *
+ * An open file alone does not keep the window region, which may be gone soon.
  */
 void bufshare_imports_gone(struct bufshare_device *bd)
 {
 	struct bufshare_imp *imp;
 
 	spin_lock_irq(&bd->lock);
-	list_for_each_entry(imp, &bd->imports, node)
+	list_for_each_entry(imp, &bd->imports, node) {
 		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_GONE);
+		if (!imp->users) {
+			/* Not the last reference, which would sleep: the device has one. */
+			bufshare_shm_put(imp->shm);
+			imp->shm = NULL;
+		}
+	}
 	spin_unlock_irq(&bd->lock);
 }
 
@@ -774,6 +779,7 @@ static struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
 	imp->wanted = arg->rights;
 	init_rwsem(&imp->fault_sem);
 	init_waitqueue_head(&imp->wait);
+	INIT_LIST_HEAD(&imp->stale);
 	INIT_WORK(&imp->revoke_work, bufshare_revoke_work);
 	bufshare_maps_init(&imp->maps);
 	spin_lock_irq(&bd->lock);
@@ -895,8 +901,10 @@ int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
 	bufshare_imp_name(imp, dmabuf);
 	/* From here on the dma-buf has our reference. */
 	bufshare_device_get(bd);
-	imp->shm = bufshare_shm_get(bd->shm);
 	spin_lock_irq(&bd->lock);
+	/* Nothing of one that is revoked by now leads into the window region. */
+	if (!imp->revoked)
+		imp->shm = bufshare_shm_get(bd->shm);
 	imp->dmabuf = dmabuf;
 	imp->inode = file_inode(dmabuf->file);
 	ihold(imp->inode);

@@ -7,7 +7,8 @@
  *			     files, exports and imported dma-bufs outlive an
  *			     unbind and find it dead (alive is false).
  *   struct bufshare_shm     the window region and its struct pages. Counted:
- *			     stays until the last imported dma-buf is gone.
+ *			     outlives an unbind when other drivers still use
+ *			     imported dma-bufs, and is the next binding's then.
  *   struct bufshare_req     one request on the control queue. Counted: one
  *			     reference of who waits, one of the queue. A waiter
  *			     may leave at any time; the buffers stay until the
@@ -30,6 +31,7 @@
  *   bufshare_maps.lock		attachments of one dma-buf
  *   bufshare_device.files_lock	list of open files
  *   bufshare_device.lock	everything else; taken in hard interrupts
+ *   bufshare_shm.lock		places in the window region
  *   bufshare_file.lock		one file's events
  *   wait queues
  * No lock but inside, mmap_lock and dma_resv (the last two when the kernel calls
@@ -117,19 +119,27 @@ struct bufshare_stats {
 /**
  * struct bufshare_shm - the window region
  * @ref: of the device and of each import
- * @pgmap: its struct pages
- * @start: physical address
- * @size: bytes
- * @virt: kernel address, write-back cached
- *
- * Constant after its making.
+ * @node: on the list of all regions
+ * @pgmap: its struct pages; constant
+ * @res: its address range, ours alone; constant
+ * @dev: the device whose range @res is part of; constant, counted
+ * @start: physical address; constant
+ * @size: bytes; constant
+ * @virt: kernel address, write-back cached; constant
+ * @lock: protects @stale
+ * @stale: struct bufshare_imp.stale, of any binding
  */
 struct bufshare_shm {
 	struct kref ref;
+	struct list_head node;
 	struct dev_pagemap pgmap;
+	struct resource *res;
+	struct device *dev;
 	phys_addr_t start;
 	u64 size;
 	void *virt;
+	spinlock_t lock;	/* stale */
+	struct list_head stale;
 };
 
 /**
@@ -399,7 +409,10 @@ enum bufshare_import_wire {
  * @refs: of the dma-buf (before: of the maker), of each request under way and of
  *	@revoke_work; bufshare_device.lock
  * @bd: the device; constant, counted by the dma-buf
- * @shm: the window region; constant, counted by the dma-buf
+ * @shm: the window region, counted by the dma-buf; NULL before and after its life,
+ *	and when the device has gone and nothing leads there; bufshare_device.lock
+ *	to write
+ * @stale: on bufshare_shm.stale while it is revoked and has users; its lock
  * @node: on bufshare_device.imports; bufshare_device.lock
  * @wire: what the host knows; bufshare_device.lock to write
  * @id: the buffer; constant
@@ -435,6 +448,7 @@ struct bufshare_imp {
 	u32 refs;
 	struct bufshare_device *bd;
 	struct bufshare_shm *shm;
+	struct list_head stale;
 	struct list_head node;
 	enum bufshare_import_wire wire;
 	struct virtio_bufshare_id id;
@@ -538,6 +552,9 @@ void bufshare_files_wake(struct bufshare_device *bd);
 /* bufshare_shm.c */
 struct bufshare_shm *bufshare_shm_open(struct bufshare_device *bd);
 void bufshare_shm_put(struct bufshare_shm *shm);
+void bufshare_shm_stale_add(struct bufshare_imp *imp);
+void bufshare_shm_stale_del(struct bufshare_imp *imp);
+bool bufshare_shm_is_stale(struct bufshare_shm *shm, u64 offset, u64 size);
 
 static inline struct bufshare_shm *bufshare_shm_get(struct bufshare_shm *shm)
 {

@@ -7,6 +7,7 @@
 //! | [`vm`] | one QEMU, its monitor, its guest's agent |
 //! | [`hand`] | a process in a guest that holds buffers for a test |
 //! | [`daemon`] | the program under test, and what its control socket tells |
+//! | [`driver`] | the driver and its device in a guest, by sysfs |
 //! | [`channel`], [`qmp`] | the two conversations with a VM |
 //! | [`child`] | processes that never outlive the test |
 //! | [`lab`] | where kernel, image and programs are |
@@ -25,6 +26,7 @@ pub mod channel;
 pub mod child;
 pub mod daemon;
 pub mod display;
+pub mod driver;
 mod faults;
 pub mod hand;
 pub mod image;

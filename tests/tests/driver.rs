@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::hand::Op;
 use bufshare_agent::wire::Command;
 use bufshare_tests::channel::GuestError;
+use bufshare_tests::driver::{bind, unbind};
 use bufshare_tests::hand::{Hand, Sight, refused, share_works, status};
 use bufshare_tests::pair::{DRIVER, Plan, Shared, TwoVms};
 use bufshare_tests::report::Skip;
@@ -20,23 +21,6 @@ static VMS: Shared = Shared::new(Plan::new);
 const SIZE: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
 const LEAKS: &str = "/sys/kernel/debug/kmemleak";
-const DRIVERS: &str = "/sys/bus/virtio/drivers/virtio_bufshare";
-
-fn device_name(vm: &Vm) -> Result<String> {
-    let names = vm.list_dir(DRIVERS)?;
-    names
-        .into_iter()
-        .find(|name| name.starts_with("virtio"))
-        .context("the driver has no device")
-}
-
-fn unbind(vm: &Vm, device: &str) -> Result<()> {
-    vm.write_file(&format!("{DRIVERS}/unbind"), device.as_bytes())
-}
-
-fn bind(vm: &Vm, device: &str) -> Result<()> {
-    vm.write_file(&format!("{DRIVERS}/bind"), device.as_bytes())
-}
 
 /// The guest's error number.
 fn errno_of(error: &anyhow::Error) -> Option<i32> {
@@ -93,8 +77,7 @@ fn unbinding_the_importers_driver_takes_its_imports_and_binding_it_works_again()
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
         b.watch(map, 1)?;
-        let device = device_name(&vms.b)?;
-        unbind(&vms.b, &device)?;
+        let device = unbind(&vms.b)?;
         b.wait_sigbus(map, LIMIT)?;
         ensure!(b.sights() == [Sight::Sigbus]);
         for refusal in [refused(b.info())?, refused(b.import(&export.id))?] {
@@ -104,19 +87,17 @@ fn unbinding_the_importers_driver_takes_its_imports_and_binding_it_works_again()
         ensure!(a.compare(mine, 1)? == Sight::Pattern);
         vms.daemon()?
             .settles("the attachments to go", |now| now.attachments == 0)?;
-        // The place of the old imports is not given to new ones.
-        let refusal = bind(&vms.b, &device).err();
-        let refusal = refusal.context("bound while an old import lives")?;
-        ensure!(errno_of(&refusal) == Some(libc::EBUSY), "{refusal:#}");
-        ensure!(b.compare(map, 1)? == Sight::Sigbus);
-        drop(b);
-        wait::until("the driver to be bound", LIMIT, || {
-            Ok(bind(&vms.b, &device).is_ok().then_some(()))
-        })?;
+        // Who keeps an old import is in nobody's way, and does not see new ones.
+        bind(&vms.b, &device)?;
         let mut new = vms.b.hand()?;
         let import = new.import(&export.id)?;
-        let map = new.map(import.buf)?;
-        ensure!(new.compare(map, 1)? == Sight::Pattern);
+        let new_map = new.map(import.buf)?;
+        ensure!(new.compare(new_map, 1)? == Sight::Pattern);
+        ensure!(b.compare(map, 1)? == Sight::Sigbus);
+        let refusal = refused(b.info())?;
+        ensure!(refusal.errno == libc::ENODEV, "{refusal}");
+        drop(b);
+        ensure!(new.compare(new_map, 1)? == Sight::Pattern);
         drop((a, new));
         all_works(vms, 10)
     });
@@ -129,8 +110,7 @@ fn a_driver_whose_imports_are_all_closed_is_unbound_and_bound_again() {
         // The daemon keeps the window for the next import of the buffer.
         let (_, _, export) = a.offer(SIZE, 5)?;
         b.cycle(&export.id, 3, 5, LIMIT)?;
-        let device = device_name(&vms.b)?;
-        unbind(&vms.b, &device)?;
+        let device = unbind(&vms.b)?;
         bind(&vms.b, &device)?;
         let mut new = vms.b.hand()?;
         let import = new.import(&export.id)?;
@@ -166,7 +146,6 @@ fn a_driver_is_unbound_while_processes_import() {
     VMS.with(|vms| {
         let mut a = vms.a.hand()?;
         let (_, _, export) = a.offer(SIZE, 1)?;
-        let device = device_name(&vms.b)?;
         for _ in 0..ROUNDS {
             let importers = importers(&vms.b, &export.id, 6)?;
             let mut busy = vms
@@ -178,14 +157,12 @@ fn a_driver_is_unbound_while_processes_import() {
                     Ok((a.query(&export.id)?.attachments != before).then_some(()))
                 })?;
             }
-            unbind(&vms.b, &device)?;
+            let device = unbind(&vms.b)?;
             busy.kill()?;
             for importer in importers {
                 importer.kill()?;
             }
-            wait::until("the driver to be bound", LIMIT, || {
-                Ok(bind(&vms.b, &device).is_ok().then_some(()))
-            })?;
+            bind(&vms.b, &device)?;
         }
         drop(a);
         all_works(vms, 60)
@@ -201,8 +178,7 @@ fn unbinding_the_exporters_driver_takes_its_buffers_and_binding_it_works_again()
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
         b.watch(map, 2)?;
-        let device = device_name(&vms.a)?;
-        unbind(&vms.a, &device)?;
+        let device = unbind(&vms.a)?;
         b.wait_sigbus(map, LIMIT)?;
         ensure!(b.sights() == [Sight::Sigbus]);
         b.wait_event_of("Revoked", &export.id)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bufshare_tests::channel::GuestError;
+use bufshare_tests::driver::unbind;
 use bufshare_tests::hand::{Sight, Source};
 use bufshare_tests::lab::Lab;
 use bufshare_tests::pair::{DRIVER, Plan, TwoVms, explain};
@@ -14,7 +15,6 @@ use bufshare_tests::wait;
 
 const SIZE: u64 = 4 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
-const DRIVERS: &str = "/sys/bus/virtio/drivers/virtio_bufshare";
 
 /// Runs a test with a pair of its own, whose daemon it ends.
 fn with_a_daemon_that_ends(name: &str, body: fn(&mut TwoVms) -> Result<()>) {
@@ -28,13 +28,6 @@ fn with_a_daemon_that_ends(name: &str, body: fn(&mut TwoVms) -> Result<()>) {
         };
         run().map_err(|error| explain(error, &logs))
     });
-}
-
-fn unbind(vm: &Vm) -> Result<()> {
-    let names = vm.list_dir(DRIVERS)?;
-    let device = names.iter().find(|name| name.starts_with("virtio"));
-    let device = device.context("the driver has no device")?;
-    vm.write_file(&format!("{DRIVERS}/unbind"), device.as_bytes())
 }
 
 /// Has the guest write to as many pages as it gives to files.

@@ -10,6 +10,7 @@
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bufshare_agent::wire::Ready;
+use bufshare_tests::driver::pci_device;
 use bufshare_tests::hand::{Hand, Map, Sight, Source, refused, status};
 use bufshare_tests::pair::{Plan, Shared, Side, TwoVms};
 use bufshare_tests::vm::Vm;
@@ -228,15 +229,7 @@ struct PciConfig<'a> {
 impl<'a> PciConfig<'a> {
     /// Of the bufshare device.
     fn of(vm: &'a Vm) -> Result<Self> {
-        let drivers = "/sys/bus/virtio/drivers/virtio_bufshare";
-        let entries = vm.list_dir(drivers)?;
-        let name = entries
-            .iter()
-            .find(|name| name.starts_with("virtio"))
-            .context("no bufshare device")?;
-        let device = vm.output(&["busybox", "readlink", "-f", &format!("{drivers}/{name}")])?;
-        let (parent, _) = device.trim().rsplit_once('/').context("no parent")?;
-        let path = format!("{parent}/config");
+        let path = format!("{}/config", pci_device(vm)?);
         Ok(Self { vm, path })
     }
 

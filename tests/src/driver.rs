@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The driver and its device in a guest, by sysfs
+
+use anyhow::{Context as _, Result};
+
+use crate::vm::Vm;
+
+const FOLDER: &str = "/sys/bus/virtio/drivers/virtio_bufshare";
+
+/// The virtio device that the driver is bound to, if there is one.
+///
+/// # Errors
+/// As [`Vm::call`].
+pub fn bound(vm: &Vm) -> Result<Option<String>> {
+    let names = vm.list_dir(FOLDER)?;
+    Ok(names.into_iter().find(|name| name.starts_with("virtio")))
+}
+
+/// Unbind the driver from its device; the device's name, for [`bind`].
+///
+/// # Errors
+/// When there is no device, or as [`Vm::call`].
+pub fn unbind(vm: &Vm) -> Result<String> {
+    let device = bound(vm)?.context("the driver has no device")?;
+    vm.write_file(&format!("{FOLDER}/unbind"), device.as_bytes())?;
+    Ok(device)
+}
+
+/// Bind the driver to a device.
+///
+/// # Errors
+/// As [`Vm::call`].
+pub fn bind(vm: &Vm, device: &str) -> Result<()> {
+    vm.write_file(&format!("{FOLDER}/bind"), device.as_bytes())
+}
+
+/// The folder of the PCI device that the driver's device is part of.
+///
+/// # Errors
+/// When there is no device, or as [`Vm::call`].
+pub fn pci_device(vm: &Vm) -> Result<String> {
+    let name = bound(vm)?.context("the driver has no device")?;
+    let device = vm.output(&["busybox", "readlink", "-f", &format!("{FOLDER}/{name}")])?;
+    let (parent, _) = device.trim().rsplit_once('/').context("no parent")?;
+    Ok(parent.to_owned())
+}
