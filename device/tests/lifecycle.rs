@@ -13,6 +13,7 @@
 mod common;
 
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use bufshare_protocol::status::Status;
 use bufshare_protocol::types::Extent;
 use common::daemon::{Daemon, Setup, Start};
 use common::frontend::{Asked, Options, PAGE};
+use common::other::Other;
 use common::vm::{DATA, Vm};
 use common::{SOON, until};
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Proto;
@@ -514,6 +516,112 @@ fn operator_is_told_which_process_holds_a_stop_up_after_its_session() {
     let (a, _) = stop.join().unwrap();
     assert_eq!(daemon.peer("a")["unproved_stops"], 0);
     drop(a);
+    daemon.finish();
+}
+
+/// Nobody can open the RAM file of `vm` a second time, so it cannot be marked.
+fn forbid_to_open_ram(vm: &Vm) {
+    // Whoever opens the file now has to wait, or to do without. The attempt ends the
+    // lease, of which its owner hears by a signal.
+    // SAFETY: no handler is set.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+    let ram = vm.front.ram_file.as_raw_fd();
+    // SAFETY: takes no pointer.
+    let leased = unsafe { libc::fcntl(ram, libc::F_SETLEASE, libc::F_RDLCK) };
+    assert_eq!(leased, 0, "{}", std::io::Error::last_os_error());
+}
+
+fn boot_by(other: &Other) -> Vm {
+    let options = Options {
+        socket: Some(other.socket.clone()),
+        ..Options::default()
+    };
+    Vm::boot_with(Path::new("unused"), &options)
+}
+
+/// B, whose VMM is another process, has a page of A mapped for which the host cannot
+/// tell who holds it, and its session has ended.
+fn unmarked(daemon: &Daemon) -> (Vm, Vm, Other) {
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let other = Other::connect(&daemon.socket("b"));
+    let mut b = boot_by(&other);
+    forbid_to_open_ram(&a);
+    share(&mut a, &mut b);
+    // SAFETY: an open socket.
+    unsafe { libc::shutdown(other.socket.as_raw_fd(), libc::SHUT_RDWR) };
+    until("the state of b's session", || {
+        daemon.report()["holds"][0]["state"] == "ended"
+    });
+    (a, b, other)
+}
+
+#[test]
+fn memory_that_the_host_cannot_watch_is_held_until_the_importers_process_has_ended() {
+    let daemon = Daemon::start(&Setup::default());
+    let (mut a, b, mut other) = unmarked(&daemon);
+    assert_eq!(daemon.report()["holds"][0]["vmm_pid"], other.pid());
+    let stop = std::thread::spawn(move || {
+        a.front.stop();
+        a
+    });
+    until("the stop", || daemon.broker("a")["up"] == false);
+    // The session is not over, nor is the stop answered, but by this.
+    assert!(!stop.is_finished());
+
+    other.end();
+
+    let a = stop.join().unwrap();
+    daemon.until_gone("b");
+    assert_eq!(daemon.peer("a")["unproved_stops"], 0);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn sigterm_while_the_host_cannot_tell_who_holds_memory_is_status_3() {
+    let mut daemon = impatient(Daemon::spawn);
+    let (a, b, other) = unmarked(&daemon);
+
+    daemon.signal(libc::SIGTERM);
+    let left = daemon.wait_still_mapped();
+
+    assert_eq!(left.len(), 1, "{left:?}");
+    let line = format!(
+        "b: its VMM (process {}) still maps 4096 bytes of a in 1 window; its session has ended",
+        other.pid()
+    );
+    assert!(left[0].starts_with(&line), "{left:?}");
+    drop((a, b, other));
+    daemon.finish_ended();
+}
+
+#[test]
+fn memory_that_the_host_cannot_watch_is_not_given_to_a_vmm_that_it_does_not_know() {
+    let daemon = Daemon::spawn(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let before = Vm::boot(&daemon.socket("b"));
+    // Whoever connects the next one has ended before it is served.
+    let mut other = Other::connect(&daemon.socket("b"));
+    other.end();
+    drop(before);
+    let mut b = boot_by(&other);
+    forbid_to_open_ram(&a);
+
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    assert_eq!(b.try_map(handle, PAGE), Err(Status::HostError));
+
+    let line = "b: a buffer cannot be lent: the host tells neither who has it mapped";
+    assert!(daemon.log().contains(line), "{}", daemon.log());
+    // A front end of a process that is known gets it.
+    let mut c = Vm::boot(&daemon.socket("c"));
+    forbid_to_open_ram(&a);
+    let handle = c.attach(id);
+    c.map(handle, PAGE);
+    drop((a, b));
+    c.unmap(handle);
+    c.ok(&Request::Flush);
+    drop(c);
     daemon.finish();
 }
 

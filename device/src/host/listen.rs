@@ -150,34 +150,6 @@ impl Bound {
     }
 }
 
-/// The process that connected the other end, as the kernel remembers it; none if
-/// it is in a PID namespace of its own.
-///
-/// # Errors
-/// As `getsockopt`.
-pub fn pid_of(stream: &UnixStream) -> io::Result<Option<u32>> {
-    let mut peer = libc::ucred {
-        pid: 0,
-        uid: 0,
-        gid: 0,
-    };
-    let mut len = libc::socklen_t::try_from(size_of::<libc::ucred>()).unwrap_or_default();
-    // SAFETY: value and length are writable and the length is the value's.
-    let rc = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut peer).cast(),
-            &raw mut len,
-        )
-    };
-    if rc != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(u32::try_from(peer.pid).ok().filter(|pid| *pid > 0))
-}
-
 impl Drop for Bound {
     fn drop(&mut self) {
         if let Some((path, dev, ino)) = &self.made
@@ -239,19 +211,33 @@ impl Drop for Umask {
 /// As `getsockopt`.
 pub fn option(fd: RawFd, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
-    let mut len = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or_default();
-    // SAFETY: value and length are writable and the length is the value's.
+    // SAFETY: an integer may have any bits.
+    unsafe { option_into(fd, name, &mut value) }?;
+    Ok(value)
+}
+
+/// Has the kernel write a value that a socket has at its general level.
+///
+/// # Errors
+/// As `getsockopt`.
+///
+/// # Safety
+/// A `T` may have any bits.
+pub(super) unsafe fn option_into<T>(fd: RawFd, name: libc::c_int, value: &mut T) -> io::Result<()> {
+    let mut len = libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default();
+    // SAFETY: value and length are writable and the length is the value's; the rest is
+    // the caller's promise.
     let rc = unsafe {
         libc::getsockopt(
             fd,
             libc::SOL_SOCKET,
             name,
-            (&raw mut value).cast(),
+            core::ptr::from_mut(value).cast(),
             &raw mut len,
         )
     };
     if rc == 0 {
-        Ok(value)
+        Ok(())
     } else {
         Err(io::Error::last_os_error())
     }
@@ -311,13 +297,6 @@ mod tests {
         drop(bound);
 
         assert!(path.exists());
-    }
-
-    #[test]
-    fn pid_of_a_connection_is_that_of_its_process() {
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-
-        assert_eq!(pid_of(&ours).unwrap(), Some(std::process::id()));
     }
 
     fn lonely_socket() -> RawFd {

@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod descriptors;
 pub mod listen;
 pub mod notify;
+pub mod process;
 pub mod random;
 pub mod signals;
 pub mod stop;

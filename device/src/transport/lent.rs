@@ -16,6 +16,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -46,7 +47,8 @@ pub struct Lent {
 impl Lent {
     /// A RAM file: the description to send, and what tells of its end. If the
     /// host does not let it be opened again (it belongs to another user, and is
-    /// no memfd), the file itself is to be sent, and nothing is known of it.
+    /// no memfd; or its VMM has a lease on it), the file itself is to be sent, and
+    /// nothing is known of it (see [`Lent::is_marked`]).
     #[must_use]
     pub fn ram(file: &Arc<File>) -> (Arc<File>, Self) {
         let byte = MARKS.saturating_add(NEXT.fetch_add(1, Ordering::Relaxed).into());
@@ -70,9 +72,16 @@ impl Lent {
         let sent = Arc::new(file.try_clone()?);
         let lent = Self {
             file: file.clone(),
-            mark: Mark::Count,
+            mark: holders(file).map_or(Mark::Missing, |_| Mark::Count),
         };
         Ok((sent, lent))
+    }
+
+    /// Whether the kernel tells who holds it. If not, only the end of the VMM's process
+    /// shows that it does not.
+    #[must_use]
+    pub fn is_marked(&self) -> bool {
+        !matches!(self.mark, Mark::Missing)
     }
 
     /// Whether a descriptor or a mapping of it is left anywhere, if that is known.
@@ -89,7 +98,13 @@ impl Lent {
 /// The same file with a description of its own, which holds a lock on `byte`.
 fn again(file: &File, byte: i64) -> io::Result<File> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let own = OpenOptions::new().read(true).write(true).open(path)?;
+    // Its VMM may have a lease on it, and who opens it would wait for that to end. A
+    // memory file is used the same way with the flag as without.
+    let own = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
     lock(&own, libc::F_OFD_SETLK, libc::F_RDLCK, byte)?;
     Ok(own)
 }
@@ -190,6 +205,22 @@ mod tests {
         drop(sent);
 
         assert_eq!(lent.held(), None);
+    }
+
+    #[test]
+    fn ram_that_its_owner_has_a_lease_on_is_not_waited_for() {
+        let ram = memfd(4096, true);
+        // The lease is broken by the attempt, of which its owner hears by a signal.
+        // SAFETY: no handler is set.
+        unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
+        // SAFETY: takes no pointer.
+        let leased = unsafe { libc::fcntl(ram.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
+        assert_eq!(leased, 0, "{}", io::Error::last_os_error());
+
+        let (sent, lent) = Lent::ram(&ram);
+
+        assert!(Arc::ptr_eq(&sent, &ram), "sent as it is");
+        assert!(!lent.is_marked());
     }
 
     #[test]

@@ -32,6 +32,7 @@ use super::queue::{Control, Delivered, Events, Fault, MAX_PER_KICK, Take, Taken}
 use super::relay::{Hangup, Watch};
 use super::{GuestMem, Vring, features};
 use crate::broker::{PeerId, Token};
+use crate::host::process::Process;
 use crate::hub::{Hub, Job, Link, SessionFacts};
 use crate::sync::{Limiter, lock};
 use crate::transport::Ram;
@@ -130,8 +131,8 @@ pub struct Front {
     pub peer: PeerId,
     /// Its name.
     pub name: Arc<str>,
-    /// The process that connected it, if that is known.
-    pub vmm_pid: Option<u32>,
+    /// The process that connected it.
+    pub vmm: Process,
     /// Whose RAM is in which files.
     pub files: Arc<Files>,
     /// Memory that its VMM can make shorter is touched all the same.
@@ -154,8 +155,6 @@ pub struct Session {
     pub port: Port,
     /// Whose RAM is in which files.
     pub files: Arc<Files>,
-    /// The process that connected its front end.
-    vmm_pid: Option<u32>,
     admission: Admission,
     hub: Arc<Hub>,
     ram: Mutex<Arc<Ram>>,
@@ -186,7 +185,7 @@ impl Session {
         let Front {
             peer,
             name,
-            vmm_pid,
+            vmm,
             files,
             unsealed,
             max_table,
@@ -198,9 +197,8 @@ impl Session {
             peer,
             name,
             lifeline: Arc::default(),
-            port: Port::new(shm_size)?,
+            port: Port::new(shm_size, vmm)?,
             files,
-            vmm_pid,
             admission,
             hub,
             control: Control::new(mem.clone()),
@@ -491,7 +489,7 @@ impl Link for Session {
     }
 
     fn vmm_pid(&self) -> Option<u32> {
-        self.vmm_pid
+        self.port.vmm_pid()
     }
 
     fn facts(&self) -> SessionFacts {
@@ -692,4 +690,4 @@ impl VhostUserBackend for Session {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -35,6 +35,7 @@ use vhost::vhost_user::{Backend, Error as VhostError, VhostUserFrontendReqHandle
 use super::memory::Sent;
 use crate::broker::limits::GUARD;
 use crate::broker::{Outcome, Piece};
+use crate::host::process::Process;
 use crate::host::random;
 use crate::hub::{Hub, Job};
 use crate::sync::{Limiter, lock};
@@ -125,6 +126,8 @@ pub struct Port {
     state: Mutex<State>,
     wake: Condvar,
     shm_size: u64,
+    /// Whose front end it is.
+    vmm: Process,
     /// For windows whose buffer is gone.
     zeroes: Zeroes,
     /// Mapping requests that the front end refused.
@@ -134,19 +137,26 @@ pub struct Port {
 }
 
 impl Port {
-    /// A port without a channel.
+    /// A port without a channel, to the front end of `vmm`.
     ///
     /// # Errors
     /// As `memfd_create`.
-    pub fn new(shm_size: u64) -> io::Result<Self> {
+    pub fn new(shm_size: u64, vmm: Process) -> io::Result<Self> {
         Ok(Self {
             state: Mutex::new(State::default()),
             wake: Condvar::new(),
             shm_size,
+            vmm,
             zeroes: Zeroes::new(shm_size)?,
             refused: AtomicU64::new(0),
             limiter: Limiter::new(),
         })
+    }
+
+    /// The process that connected the front end, if it has a number here.
+    #[must_use]
+    pub fn vmm_pid(&self) -> Option<u32> {
+        self.vmm.pid()
     }
 
     /// The front end chose its protocol features.
@@ -259,10 +269,12 @@ impl Port {
         lock(&self.state).may_show()
     }
 
-    /// Whether it is known to have one.
-    fn shows(&self) -> bool {
+    /// Whether the VMM, or what it has passed files on to, holds any. Where the kernel
+    /// does not tell, it does until it has ended.
+    fn holds(&self) -> bool {
         let state = lock(&self.state);
-        state.lent.values().any(|lent| lent.held() == Some(true))
+        let held = |lent: &Lent| lent.held().unwrap_or_else(|| !self.vmm.has_ended());
+        state.lent.values().any(held)
     }
 
     /// Whether the VMM had windows and has dropped them all by itself. If so,
@@ -279,12 +291,12 @@ impl Port {
         dropped
     }
 
-    /// Waits while the VMM is known to hold what it was lent, at most for `limit`
-    /// or until `ended`. Returns whether it is not.
+    /// Waits while the VMM holds what it was lent, at most for `limit` or until
+    /// `ended`. Returns whether it does not.
     pub fn wait_let_go(&self, limit: Duration, ended: impl Fn() -> bool) -> bool {
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
-        while self.shows() {
+        while self.holds() {
             if start.elapsed() >= limit || ended() {
                 return false;
             }
@@ -410,12 +422,33 @@ impl Port {
         } else {
             Lent::ram(&piece.file)
         };
+        if !lent.is_marked() && !self.vmm.is_known() {
+            return Err(io::Error::other(
+                "the host tells neither who has it mapped (it belongs to another user, or its VMM \
+                 keeps it from being opened) nor when the importer's VMM ends (something else \
+                 connected its socket)",
+            ));
+        }
         let mut state = lock(&self.state);
         if state.epoch != epoch {
             return Ok(None);
         }
         state.lent.insert(piece.shm_offset, lent);
         Ok(Some(file))
+    }
+
+    /// Lends a file of a page, as for a window at the start of the region.
+    #[cfg(test)]
+    pub(super) fn lend_a_page(&self) -> Arc<File> {
+        let file = transport::tests::memfd(PAGE, true);
+        let piece = FdPiece {
+            id: transport::FileId::of(&file).unwrap(),
+            file,
+            fd_offset: 0,
+            len: PAGE,
+            shm_offset: 0,
+        };
+        self.lend(&piece, false, 0).unwrap().unwrap()
     }
 
     /// There is no window here any more.

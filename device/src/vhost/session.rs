@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Weak};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vhost::vhost_user::Error as VhostError;
@@ -18,7 +19,8 @@ use super::backend::{EVENT_AGAIN, Front, Session};
 use super::memory::{Files, Sent};
 use super::relay::{Left, Relay};
 use crate::broker::PeerId;
-use crate::host::listen::{self, Source};
+use crate::host::listen::Source;
+use crate::host::process::Process;
 use crate::host::stop::Stop;
 use crate::hub::Hub;
 use crate::sync::lock;
@@ -80,6 +82,30 @@ pub struct Server {
     current: Mutex<Weak<Session>>,
 }
 
+/// A front end that was served.
+struct Served {
+    session: Arc<Session>,
+    port: Option<JoinHandle<()>>,
+}
+
+impl Served {
+    /// Hangs up, and waits for the thread that asks for mappings: its channel is closed,
+    /// so it is over at once.
+    fn end(&mut self) {
+        self.session.lifeline.end();
+        self.session.port.close();
+        if let Some(port) = self.port.take() {
+            let _ = port.join();
+        }
+    }
+}
+
+/// The front end that waits for it.
+fn accept(listener: &UnixListener) -> Result<UnixStream, Error> {
+    let (front, _) = listener.accept().map_err(Error::Accept)?;
+    Ok(front)
+}
+
 impl Server {
     /// A server for one peer, whose RAM may be `unsealed`.
     #[must_use]
@@ -98,28 +124,53 @@ impl Server {
         match source {
             Source::Listener(listener) => {
                 while self.common.closing.wait_readable(listener.as_raw_fd()) {
-                    if !self.serve(|| self.next(&listener)) {
+                    if !self.serve(|served| self.session(accept(&listener)?, served)) {
                         self.common.closing.sleep(RETRY);
                     }
                 }
             }
             Source::Connected(front) => {
-                self.serve(|| self.session(front));
+                self.serve(|served| self.session(front, served));
             }
         }
     }
 
-    /// Serves one front end; whether it could be served.
-    fn serve(&self, session: impl FnOnce() -> Result<(), Error>) -> bool {
-        let result = catch_unwind(AssertUnwindSafe(session));
+    /// Serves one front end, and waits until nothing is left of it that could have
+    /// memory of other VMs mapped; whether it could be served.
+    fn serve(&self, session: impl FnOnce(&mut Option<Served>) -> Result<(), Error>) -> bool {
+        let mut served = None;
+        let result = catch_unwind(AssertUnwindSafe(|| session(&mut served)));
         match &result {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::error!("{}: cannot serve a front end: {error}", self.name),
             Err(_) => log::error!("{}: a bug ended the session", self.name),
         }
+        if let Some(mut served) = served {
+            if result.is_err() {
+                self.common.hub.leave(self.peer);
+            }
+            served.end();
+            served.session.reclaim();
+            self.wait_let_go(&served.session);
+        }
         self.common.hub.disconnect(self.peer);
         self.common.files.disconnect(self.peer);
         matches!(result, Ok(Ok(())))
+    }
+
+    /// Returns when the VMM of a session that has ended holds nothing of other VMs, or
+    /// the program ends. Usually it is dead. If it lives, its guest may go on to look.
+    fn wait_let_go(&self, session: &Session) {
+        let stopped = || self.common.stop.requested();
+        while !session.port.wait_let_go(HELD_SAY, stopped) && !stopped() {
+            let process = session.port.vmm_pid();
+            log::error!(
+                "{}: its session has ended, but its VMM{} or another back end of it still holds \
+                 memory of other VMs, whose resets wait for that: end it",
+                self.name,
+                process.map_or_else(String::new, |pid| format!(" (process {pid})")),
+            );
+        }
     }
 
     /// Ends the current session, if there is one. To be called after the stop
@@ -130,21 +181,17 @@ impl Server {
         }
     }
 
-    /// Serves the front end that waits for it.
-    fn next(&self, listener: &UnixListener) -> Result<(), Error> {
-        let (front, _) = listener.accept().map_err(Error::Accept)?;
-        self.session(front)
-    }
-
-    /// Serves one front end to its end.
-    fn session(&self, front: UnixStream) -> Result<(), Error> {
-        let vmm_pid = listen::pid_of(&front).map_err(Error::System)?;
+    /// Serves one front end to its end. It has been served from the moment that there
+    /// is something in `served`.
+    fn session(&self, front: UnixStream, served: &mut Option<Served>) -> Result<(), Error> {
+        let vmm = Process::of(&front).map_err(Error::System)?;
+        let vmm_pid = vmm.pid();
         let (relay, mut listener) = Relay::new(front).map_err(Error::Relay)?;
         let mem = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let front = Front {
             peer: self.peer,
             name: self.name.clone(),
-            vmm_pid,
+            vmm,
             files: self.common.files.clone(),
             unsealed: self.unsealed,
             max_table: self.common.max_table,
@@ -169,7 +216,10 @@ impl Server {
         }
         self.common.files.connect(self.peer, vmm_pid);
         self.common.hub.connect(self.peer, session.clone());
-        let port = self.start_port(&session)?;
+        let served = served.insert(Served {
+            session: session.clone(),
+            port: Some(self.start_port(&session)?),
+        });
 
         let started = daemon.start(&mut listener);
         drop(listener);
@@ -190,30 +240,10 @@ impl Server {
         };
         session.lifeline.end();
         self.common.hub.leave(self.peer);
-        let served = started.and_then(|()| daemon.wait());
-        session.port.close();
-        // Its channel is closed, so this is over at once.
-        let _ = port.join();
+        let crate_left = started.and_then(|()| daemon.wait());
+        served.end();
         drop(daemon);
-        session.reclaim();
-        let result = self.log_end(relayed, served, asked);
-        // Usually the VMM is dead. If it lives, its guest may go on to look.
-        while !session
-            .port
-            .wait_let_go(HELD_SAY, || self.common.stop.requested())
-            && !self.common.stop.requested()
-        {
-            log::error!(
-                "{}: its session has ended, but its VMM ({}) or another back end of it still holds \
-                 memory of other VMs, whose resets wait for that: end it",
-                self.name,
-                vmm_pid.map_or("of an unknown process".to_owned(), |pid| format!(
-                    "process {pid}"
-                )),
-            );
-        }
-        self.common.hub.disconnect(self.peer);
-        result
+        self.log_end(relayed, crate_left, asked)
     }
 
     /// The front end is not served any more, but may go on: others unmap its memory,
@@ -239,7 +269,7 @@ impl Server {
         relay.refuse_all(unanswered, || over() || start.elapsed() >= REFUSE);
     }
 
-    fn start_port(&self, session: &Arc<Session>) -> Result<std::thread::JoinHandle<()>, Error> {
+    fn start_port(&self, session: &Arc<Session>) -> Result<JoinHandle<()>, Error> {
         let session = session.clone();
         let hub = self.common.hub.clone();
         let udmabuf = self.common.udmabuf.clone();
@@ -295,5 +325,51 @@ impl Server {
             None => log::info!("{}: front end disconnected", self.name),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vhost::backend::tests::session;
+    use crate::vhost::queue::tests::memory;
+
+    #[test]
+    fn session_that_a_bug_ended_lasts_until_its_vmm_holds_nothing() {
+        let (hub, session) = session(&memory());
+        let lent = session.port.lend_a_page();
+        let common = Arc::new(Common {
+            hub: hub.clone(),
+            files: session.files.clone(),
+            closing: Stop::new().unwrap(),
+            stop: Arc::new(Stop::new().unwrap()),
+            udmabuf: None,
+            shm_size: 1 << 20,
+            max_table: 1 << 30,
+        });
+        let server = Server::new(common, session.peer, "a", false);
+        let connected = || hub.report().peers[0].session.is_some();
+
+        std::thread::scope(|scope| {
+            let port = None;
+            let bug = |served: &mut Option<Served>| -> Result<(), Error> {
+                let session = session.clone();
+                *served = Some(Served { session, port });
+                panic!("as a bug would")
+            };
+            let serving = scope.spawn(|| server.serve(bug));
+            while !session.lifeline.closing() {
+                std::thread::yield_now();
+            }
+            for _ in 0..100 {
+                assert!(connected(), "its VMM still has another VM's memory");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+
+            drop(lent);
+
+            assert!(!serving.join().unwrap());
+        });
+        assert!(!connected());
     }
 }

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -53,6 +54,8 @@ pub struct Options {
     pub event_idx: bool,
     /// Whether windows survive a reset of the device, as in crosvm.
     pub keep_windows: bool,
+    /// A connection to the daemon that was made by somebody else.
+    pub socket: Option<Arc<UnixStream>>,
 }
 
 impl Default for Options {
@@ -73,6 +76,7 @@ impl Default for Options {
             ram_in: None,
             event_idx: true,
             keep_windows: false,
+            socket: None,
         }
     }
 }
@@ -463,7 +467,10 @@ pub fn memfd(len: u64, sealed: bool) -> File {
 impl FrontEnd {
     /// Connects and negotiates, as far as a VMM does before a driver comes.
     pub fn connect(path: &Path, options: &Options) -> Self {
-        let mut frontend = Frontend::connect(path, 2).unwrap();
+        let mut frontend = match &options.socket {
+            Some(socket) => Frontend::from_stream(socket.try_clone().unwrap(), 2),
+            None => Frontend::connect(path, 2).unwrap(),
+        };
         frontend.set_owner().unwrap();
         let offered = frontend.get_features().unwrap();
         assert_ne!(

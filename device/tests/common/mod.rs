@@ -16,6 +16,7 @@
 
 pub mod daemon;
 pub mod frontend;
+pub mod other;
 pub mod threads;
 pub mod vm;
 

@@ -19,7 +19,7 @@ impl IdSource for NoIds {
     }
 }
 
-fn session(mem: &GuestMem) -> Arc<Session> {
+pub(in crate::vhost) fn session(mem: &GuestMem) -> (Arc<Hub>, Arc<Session>) {
     let config = Config {
         peers: vec![PeerConfig {
             name: Name::new("a").unwrap(),
@@ -36,7 +36,7 @@ fn session(mem: &GuestMem) -> Arc<Session> {
     let front = Front {
         peer: PeerId(1),
         name: "a".into(),
-        vmm_pid: None,
+        vmm: Process::default(),
         files: Arc::new(Files::new().unwrap()),
         unsealed: false,
         max_table: 1 << 30,
@@ -44,7 +44,7 @@ fn session(mem: &GuestMem) -> Arc<Session> {
     };
     let session = Session::new(hub.clone(), front, mem.clone()).unwrap();
     hub.connect(PeerId(1), session.clone());
-    session
+    (hub, session)
 }
 
 /// Gives a ring something to be signalled by.
@@ -80,7 +80,7 @@ fn a_worker_does_not_wake_itself_for_a_ring_that_cannot_be_served() {
     ];
     for (what, spoil) in cases {
         let mem = memory();
-        let session = session(&mem);
+        let (_hub, session) = session(&mem);
         let (_, control) = control_of(16, &mem);
         let events = ring_at(0x8_0000, 16, &mem, &[]);
         let rings = [with_call(control), with_call(events)];
@@ -98,7 +98,7 @@ fn a_worker_does_not_wake_itself_for_a_ring_that_cannot_be_served() {
 #[test]
 fn a_request_that_was_read_before_a_reset_is_not_handled_after_it() {
     let mem = memory();
-    let session = session(&mem);
+    let (_hub, session) = session(&mem);
     let rings = [
         with_call(ring_at(0, 16, &mem, &[])),
         with_call(ring_at(0x8_0000, 16, &mem, &[])),
@@ -122,7 +122,7 @@ fn a_request_that_was_read_before_a_reset_is_not_handled_after_it() {
 #[test]
 fn a_session_ends_when_its_worker_does() {
     let mem = memory();
-    let session = session(&mem);
+    let (_hub, session) = session(&mem);
     let rings = [ring_at(0, 16, &mem, &[]), ring_at(0x8_0000, 16, &mem, &[])];
 
     let worker = session.clone();
