@@ -481,6 +481,7 @@ static int bufshare_probe(struct virtio_device *vdev)
 	bd->misc.fops = &bufshare_fops;
 	bd->misc.parent = &vdev->dev;
 	bd->misc.mode = 0660;
+	bd->misc.groups = bufshare_groups;
 	ret = misc_register(&bd->misc);
 	if (ret)
 		goto err_debugfs;

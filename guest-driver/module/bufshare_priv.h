@@ -612,6 +612,9 @@ extern const struct file_operations bufshare_fops;
 int bufshare_newfd_prepare(struct bufshare_newfd *newfd, u32 fd_flags, struct file *file);
 void bufshare_meta_to_wire(struct virtio_bufshare_meta *to, const struct bufshare_meta *from);
 
+/* bufshare_sysfs.c */
+extern const struct attribute_group *bufshare_groups[];
+
 /* bufshare_debugfs.c */
 void bufshare_debugfs_add(struct bufshare_device *bd);
 

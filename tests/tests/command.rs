@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bufshare_agent::wire::{Ran, Status};
 use bufshare_tests::channel::Program;
 use bufshare_tests::hand::{Export, Hand, Map};
+use bufshare_tests::lab;
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
@@ -522,6 +523,35 @@ fn a_buffer_revoked_while_it_is_read_is_an_error_like_others() {
         let error: Value = serde_json::from_slice(&error)
             .with_context(|| String::from_utf8_lossy(&error).into_owned())?;
         ensure!(text(&error, "status")? == "REVOKED", "{error}");
+        Ok(())
+    });
+}
+
+/// The driver finds them in the headers and symbols of the kernel that it is built
+/// for; here stands what they are for the kernels of the lab.
+#[test]
+fn info_says_what_the_kernel_cannot_do() {
+    VMS.with(|vms| {
+        let expected: &[&str] = match lab::series().as_str() {
+            "stable" => &["contiguous-alloc", "refusal-when-revoked", "fixed-backing"],
+            "newest" => &[],
+            other => bail!("nobody has said what the kernel '{other}' lacks"),
+        };
+        let said: Value = serde_json::from_str(&output(&vms.b, "bufshare --json info")?)?;
+        let missing = said.get("missing").and_then(Value::as_array);
+        let missing = missing.with_context(|| format!("no list: {said}"))?;
+        let mut sentences = Vec::new();
+        for (feature, expected) in missing.iter().zip(expected) {
+            ensure!(text(feature, "feature")? == *expected, "{said}");
+            sentences.push(format!("kernel cannot    {}", text(feature, "cannot")?));
+        }
+        ensure!(missing.len() == expected.len(), "{said}");
+        let printed = output(&vms.b, "bufshare info")?;
+        let printed: Vec<&str> = printed
+            .lines()
+            .filter(|line| line.starts_with("kernel cannot"))
+            .collect();
+        ensure!(printed == sentences, "{printed:?}, not {sentences:?}");
         Ok(())
     });
 }

@@ -89,6 +89,16 @@ pub(crate) struct Info {
     pub(crate) map_align: u32,
     pub(crate) shm_size: u64,
     pub(crate) max_buffer_size: u64,
+    /// What the kernel cannot do; `None` if the driver does not say.
+    pub(crate) missing: Option<Vec<Missing>>,
+}
+
+/// Something that the driver cannot do on this kernel.
+#[derive(Debug, Serialize)]
+pub(crate) struct Missing {
+    pub(crate) feature: String,
+    /// Completes "This kernel cannot".
+    pub(crate) cannot: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -567,7 +577,11 @@ impl Info {
         writeln!(to, "exports          up to {}", self.max_buffers)?;
         writeln!(to, "imports          up to {}", self.max_attachments)?;
         writeln!(to, "metadata         up to {} bytes", self.max_blob)?;
-        write!(to, "alignment        {} bytes", self.map_align)
+        write!(to, "alignment        {} bytes", self.map_align)?;
+        for missing in self.missing.iter().flatten() {
+            write!(to, "\nkernel cannot    {}", missing.cannot)?;
+        }
+        Ok(())
     }
 }
 

@@ -15,7 +15,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::{BufferInfo, DmaBuf, Export, ExportOptions, Import, Info, Offers, Peer, ioctl};
+use crate::{
+    BufferInfo, DmaBuf, Export, ExportOptions, Import, Info, MissingFeature, Offers, Peer, ioctl,
+};
 
 /// The open device
 ///
@@ -78,6 +80,28 @@ impl Device {
             windows_used: raw.windows_used,
             name: Name::from_wire(&raw.name).map_err(|_| Error::nonsense(op))?,
         })
+    }
+
+    /// What the driver cannot do because of the kernel it was built for; `None` from a
+    /// driver that does not say.
+    ///
+    /// # Errors
+    /// The device's folder in `/sys` cannot be read.
+    pub fn missing_features(&self) -> Result<Option<Vec<MissingFeature>>> {
+        let op = "read what the kernel cannot do";
+        let device = rustix::fs::fstat(&self.fd)
+            .map_err(|errno| Error::new(op, errno))?
+            .st_rdev;
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let path = format!("/sys/dev/char/{major}:{minor}/missing_features");
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(MissingFeature::parse(&text))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                Err(Error::new(op, errno))
+            }
+        }
     }
 
     /// All peers, ourselves included.

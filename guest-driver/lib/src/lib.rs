@@ -27,6 +27,7 @@
 //! | `mapping` | [`Mapping`], [`CpuAccess`]: the CPU's view, begin and end of access |
 //! | `region` | mmap and the copies to and from shared memory |
 //! | `ioctl` | every ioctl |
+//! | `kernel` | [`MissingFeature`]: what the driver cannot do on this kernel |
 //! | `offers` | [`Offers`]: the buffers of other VMs, those present and those to come |
 //! | `error` | [`Error`]: what failed and why |
 //!
@@ -38,6 +39,7 @@ mod error;
 mod export;
 mod import;
 mod ioctl;
+mod kernel;
 mod mapping;
 mod offers;
 mod region;
@@ -47,6 +49,7 @@ pub use dmabuf::DmaBuf;
 pub use error::{Error, Result};
 pub use export::{Export, ExportOptions};
 pub use import::Import;
+pub use kernel::MissingFeature;
 pub use mapping::{CpuAccess, Mapping};
 pub use offers::{Change, Offers};
 

@@ -4,12 +4,20 @@
 use bufshare_protocol::device::{CAP_MAP, CAP_RO_ENFORCED, CAP_UDMABUF};
 
 use crate::failure::Result;
-use crate::output::{Info, Record};
+use crate::output::{Info, Missing, Record};
 use crate::session::Session;
 
 /// Prints the device's description of itself.
 pub(crate) fn run(session: &Session) -> Result<()> {
-    let info = session.open()?.info()?;
+    let device = session.open()?;
+    let info = device.info()?;
+    let missing = device.missing_features()?.map(|features| {
+        let missing = features.iter().map(|feature| Missing {
+            feature: feature.name().to_owned(),
+            cannot: feature.to_string(),
+        });
+        missing.collect()
+    });
     let names = [
         (CAP_MAP, "map"),
         (CAP_UDMABUF, "udmabuf"),
@@ -34,5 +42,6 @@ pub(crate) fn run(session: &Session) -> Result<()> {
         map_align: info.map_align,
         shm_size: info.shm_size,
         max_buffer_size: info.max_buffer_size,
+        missing,
     }))
 }
