@@ -35,7 +35,16 @@ enum Mark {
     Count,
     /// None could be made.
     Missing,
+    /// A kernel that takes its time: says that it is asked, and waits for its answer.
+    #[cfg(test)]
+    Slow(Slow),
 }
+
+#[cfg(test)]
+type Slow = (
+    std::sync::mpsc::Sender<()>,
+    std::sync::Mutex<std::sync::mpsc::Receiver<bool>>,
+);
 
 /// A file as it was lent for one window.
 #[derive(Debug)]
@@ -87,11 +96,32 @@ impl Lent {
     /// Whether a descriptor or a mapping of it is left anywhere, if that is known.
     #[must_use]
     pub fn held(&self) -> Option<bool> {
-        match self.mark {
-            Mark::Lock(byte) => locked(&self.file, byte).ok(),
+        match &self.mark {
+            Mark::Lock(byte) => locked(&self.file, *byte).ok(),
             Mark::Count => holders(&self.file).map(|count| count > 1),
             Mark::Missing => None,
+            #[cfg(test)]
+            Mark::Slow((asked, answer)) => {
+                asked.send(()).ok()?;
+                crate::sync::lock(answer).recv().ok()
+            }
         }
+    }
+
+    /// One whose kernel says when it is asked, and answers when it is told to.
+    #[cfg(test)]
+    pub(crate) fn slow() -> (
+        Self,
+        std::sync::mpsc::Receiver<()>,
+        std::sync::mpsc::Sender<bool>,
+    ) {
+        let (asked, is_asked) = std::sync::mpsc::channel();
+        let (answer, answers) = std::sync::mpsc::channel();
+        let lent = Self {
+            file: super::tests::memfd(4096, true),
+            mark: Mark::Slow((asked, std::sync::Mutex::new(answers))),
+        };
+        (lent, is_asked, answer)
     }
 }
 

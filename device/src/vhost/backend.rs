@@ -632,8 +632,10 @@ impl VhostUserBackend for Session {
         }
         ram.keep_files(&current);
         let ram = Arc::new(ram);
-        *current = ram.clone();
+        let old = std::mem::replace(&mut *current, ram.clone());
         drop(current);
+        // It may be the last of this RAM, which takes its time.
+        drop(old);
         self.hub.set_ram(self.peer, &ram);
         Ok(())
     }

@@ -98,7 +98,9 @@ struct State {
     forced: Option<Instant>,
     closed: bool,
     /// What shows another VM's memory, by its place.
-    lent: BTreeMap<u64, Lent>,
+    lent: BTreeMap<u64, Arc<Lent>>,
+    /// How often that was changed.
+    lent_changes: u64,
     /// How often the VMM has dropped all windows by itself. A job of an earlier
     /// epoch is about windows that nobody knows any more.
     epoch: u64,
@@ -110,14 +112,53 @@ struct State {
 }
 
 impl State {
-    /// Whether the VMM had windows and is known to hold none of them any more.
-    fn dropped(&self) -> bool {
-        !self.lent.is_empty() && !self.may_show()
+    /// What is lent now.
+    fn loans(&self) -> Loans {
+        Loans {
+            lent: self.lent.values().cloned().collect(),
+            changes: self.lent_changes,
+        }
     }
 
-    /// Whether it has any, or that is not known.
-    fn may_show(&self) -> bool {
-        self.lent.values().any(|lent| lent.held() != Some(false))
+    /// Whether that is still all.
+    fn has_only(&self, loans: &Loans) -> bool {
+        self.lent_changes == loans.changes
+    }
+
+    fn lent_mut(&mut self) -> &mut BTreeMap<u64, Arc<Lent>> {
+        self.lent_changes = self.lent_changes.wrapping_add(1);
+        &mut self.lent
+    }
+
+    /// What a job of `epoch` has to do, unless that depends on what the VMM holds.
+    fn turn(&self, epoch: u64) -> Option<Turn> {
+        if self.closed {
+            Some(Turn::Closed)
+        } else if self.epoch != epoch {
+            Some(Turn::Dropped)
+        } else {
+            self.running.then_some(Turn::Ask)
+        }
+    }
+}
+
+/// What was lent at one time. The kernel is asked about it while nothing is locked:
+/// whoever has one of the files can make its answers slow, by locks of its own, and
+/// the broker's lock is held while jobs are queued here.
+struct Loans {
+    lent: Vec<Arc<Lent>>,
+    changes: u64,
+}
+
+impl Loans {
+    /// Whether the VMM had windows and is known to hold none of them any more.
+    fn dropped(&self) -> bool {
+        !self.lent.is_empty() && !self.may_be_held()
+    }
+
+    /// Whether it holds any, or that is not known.
+    fn may_be_held(&self) -> bool {
+        self.lent.iter().any(|lent| lent.held() != Some(false))
     }
 }
 
@@ -233,29 +274,31 @@ impl Port {
     /// Waits until a shared-memory request of a job of `epoch` may be sent. While
     /// the queues are stopped only one that is `forced` may.
     fn turn(&self, epoch: u64, forced: bool) -> Turn {
-        let mut state = lock(&self.state);
         loop {
-            if state.closed {
-                return Turn::Closed;
+            let loans = {
+                let state = lock(&self.state);
+                match state.turn(epoch) {
+                    Some(turn) => return turn,
+                    None => state.loans(),
+                }
+            };
+            let dropped = loans.dropped();
+            let state = lock(&self.state);
+            if let Some(turn) = state.turn(epoch) {
+                return turn;
             }
-            if state.epoch != epoch {
-                return Turn::Dropped;
-            }
-            if state.running {
-                return Turn::Ask;
-            }
-            if state.dropped() {
+            if dropped && state.has_only(&loans) {
                 return Turn::Dropped;
             }
             let since = state.forced.filter(|_| forced);
             if since.is_some_and(|since| since.elapsed() >= DROP_WAIT) {
                 return Turn::Ask;
             }
-            state = self
-                .wake
-                .wait_timeout(state, LOOK)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            drop(
+                self.wake
+                    .wait_timeout(state, LOOK)
+                    .unwrap_or_else(PoisonError::into_inner),
+            );
         }
     }
 
@@ -266,25 +309,34 @@ impl Port {
     /// Whether the VMM may have any window that it was asked for.
     #[must_use]
     pub fn may_show(&self) -> bool {
-        lock(&self.state).may_show()
+        self.loans().may_be_held()
     }
 
     /// Whether the VMM, or what it has passed files on to, holds any. Where the kernel
     /// does not tell, it does until it has ended.
     fn holds(&self) -> bool {
-        let state = lock(&self.state);
-        let held = |lent: &Lent| lent.held().unwrap_or_else(|| !self.vmm.has_ended());
-        state.lent.values().any(held)
+        let held = |lent: &Arc<Lent>| lent.held().unwrap_or_else(|| !self.vmm.has_ended());
+        self.loans().lent.iter().any(held)
+    }
+
+    fn loans(&self) -> Loans {
+        lock(&self.state).loans()
     }
 
     /// Whether the VMM had windows and has dropped them all by itself. If so,
     /// forgets them and all jobs, which are about them; the one that the thread has
     /// in hand ends before its next request.
     pub fn forget_dropped(&self) -> bool {
+        let loans = self.loans();
+        if !loans.dropped() {
+            return false;
+        }
         let mut state = lock(&self.state);
-        let dropped = state.dropped();
+        // Else it may have been asked for another one meanwhile.
+        let dropped = state.has_only(&loans);
         if dropped {
-            state.lent.clear();
+            // The files are closed with `loans`, when nothing is locked.
+            state.lent_mut().clear();
             state.jobs.clear();
             state.epoch = state.epoch.wrapping_add(1);
         }
@@ -388,11 +440,17 @@ impl Port {
     fn next(&self) -> Option<Next> {
         let mut state = lock(&self.state);
         loop {
+            if !state.running && !state.closed && !state.lent.is_empty() {
+                let loans = state.loans();
+                drop(state);
+                let dropped = loans.dropped();
+                state = lock(&self.state);
+                if dropped && !state.running && !state.closed && state.has_only(&loans) {
+                    return Some(Next::Dropped);
+                }
+            }
             if state.closed {
                 return None;
-            }
-            if !state.running && state.dropped() {
-                return Some(Next::Dropped);
             }
             if let Some(job) = state.jobs.pop_front() {
                 state.busy = true;
@@ -433,7 +491,9 @@ impl Port {
         if state.epoch != epoch {
             return Ok(None);
         }
-        state.lent.insert(piece.shm_offset, lent);
+        let old = state.lent_mut().insert(piece.shm_offset, Arc::new(lent));
+        drop(state);
+        drop(old);
         Ok(Some(file))
     }
 
@@ -453,7 +513,9 @@ impl Port {
 
     /// There is no window here any more.
     fn returned(&self, shm_offset: u64) {
-        lock(&self.state).lent.remove(&shm_offset);
+        let lent = lock(&self.state).lent_mut().remove(&shm_offset);
+        // It may be the last of a VM's RAM, which takes its time.
+        drop(lent);
     }
 
     /// The VMM says that it has no window here: whether that is to be believed. If
@@ -461,11 +523,13 @@ impl Port {
     fn let_go(&self, shm_offset: u64) -> bool {
         let start = Instant::now();
         loop {
-            let state = lock(&self.state);
-            let Some(lent) = state.lent.get(&shm_offset) else {
+            let lent = lock(&self.state).lent.get(&shm_offset).cloned();
+            let Some(lent) = lent else {
                 return true;
             };
-            match lent.held() {
+            let held = lent.held();
+            let state = lock(&self.state);
+            match held {
                 Some(true) => {}
                 Some(false) => return true,
                 None => return state.running,
@@ -717,3 +781,6 @@ fn answer(result: io::Result<u64>) -> Answer {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

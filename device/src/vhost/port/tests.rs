@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Jobs of a front end while the kernel is asked what its VMM holds.
+
+use super::*;
+use crate::broker::EffectId;
+
+/// For what happens at once on an idle machine.
+const SOON: Duration = Duration::from_secs(20);
+
+fn port() -> Port {
+    Port::new(1 << 20, Process::default()).unwrap()
+}
+
+fn job(id: u64) -> Job {
+    Job::Prove { id: EffectId(id) }
+}
+
+#[test]
+fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
+    type Ask = fn(&Port);
+    let asks: [(&str, Ask); 6] = [
+        ("may_show", |port| assert!(port.may_show())),
+        ("forget_dropped", |port| assert!(!port.forget_dropped())),
+        ("wait_let_go", |port| {
+            assert!(!port.wait_let_go(Duration::ZERO, || false));
+        }),
+        ("let_go", |port| {
+            lock(&port.state).closed = true;
+            assert!(!port.let_go(0));
+        }),
+        ("turn", |port| {
+            lock(&port.state).forced = Instant::now().checked_sub(DROP_WAIT);
+            assert_eq!(port.turn(0, true), Turn::Ask);
+        }),
+        ("next", |port| {
+            assert!(matches!(port.next(), Some(Next::Job(..))));
+        }),
+    ];
+    for (what, ask) in asks {
+        let port = port();
+        let (lent, asked, answer) = Lent::slow();
+        lock(&port.state).lent_mut().insert(0, Arc::new(lent));
+        let (queued, is_queued) = std::sync::mpsc::channel();
+
+        std::thread::scope(|scope| {
+            scope.spawn(|| ask(&port));
+            asked.recv_timeout(SOON).unwrap();
+            scope.spawn(|| {
+                port.push(job(1));
+                queued.send(()).unwrap();
+            });
+            let in_time = is_queued.recv_timeout(SOON);
+            // Or else the test does not end.
+            answer.send(true).unwrap();
+            assert!(in_time.is_ok(), "{what}: the hub waits");
+        });
+    }
+}
+
+#[test]
+fn vmm_that_is_lent_a_file_meanwhile_has_not_dropped_all() {
+    let port = port();
+    let (lent, asked, answer) = Lent::slow();
+    lock(&port.state).lent_mut().insert(0, Arc::new(lent));
+
+    std::thread::scope(|scope| {
+        let dropped = scope.spawn(|| port.forget_dropped());
+        asked.recv_timeout(SOON).unwrap();
+        let (other, _, _) = Lent::slow();
+        lock(&port.state).lent_mut().insert(PAGE, Arc::new(other));
+        answer.send(false).unwrap();
+        assert!(!dropped.join().unwrap());
+    });
+
+    assert_eq!(lock(&port.state).lent.len(), 2);
+    assert_eq!(lock(&port.state).epoch, 0);
+}
