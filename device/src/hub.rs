@@ -148,6 +148,9 @@ pub struct SessionFacts {
 pub trait Link: Send + Sync {
     /// Queues a mapping job. Called with the broker locked: must not block.
     fn job(&self, job: Job);
+    /// The front end has unmapped its windows itself: forgets all jobs, also the one
+    /// that is being done. Called with the broker locked: must not block.
+    fn forget_jobs(&self);
     /// Answers a request.
     fn reply(&self, token: Token, reply: &Reply);
     /// Takes events from [`Hub::next_event`] as long as there is room.
@@ -402,13 +405,22 @@ impl Hub {
     /// one had. `windows_gone`: the front end has unmapped its windows itself.
     pub fn reset(&self, peer: PeerId, windows_gone: bool) {
         self.step(|broker, slots| {
-            if let Some(slot) = slots.get_mut(&peer) {
-                slot.epoch = slot.epoch.wrapping_add(1);
+            let Some(slot) = slots.get_mut(&peer) else {
+                return Vec::new();
+            };
+            slot.epoch = slot.epoch.wrapping_add(1);
+            if !windows_gone {
+                return broker.peer_reset(peer);
             }
-            let mut effects = broker.peer_reset(peer);
-            if windows_gone {
-                effects.extend(broker.windows_gone(peer));
+            // First, so that the reset asks for nothing to be done about them. What was
+            // asked for since they were found to be gone is not done either: it would
+            // be about windows of a driver that comes later, or leave one that nobody
+            // knows.
+            let mut effects = broker.windows_gone(peer);
+            if let Some(link) = &slot.link {
+                link.forget_jobs();
             }
+            effects.extend(broker.peer_reset(peer));
             effects
         });
     }

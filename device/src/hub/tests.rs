@@ -35,6 +35,10 @@ impl Link for Notes {
         lock(&self.jobs).push(job);
     }
 
+    fn forget_jobs(&self) {
+        lock(&self.jobs).clear();
+    }
+
     fn reply(&self, token: Token, reply: &Reply) {
         lock(&self.replies).insert(token, reply.clone());
     }
@@ -163,6 +167,26 @@ fn a_stop_is_woken_by_nothing_but_what_it_waits_for() {
     ask(&hub, B, &sessions[&B], Request::Unmap { handle });
     stopping.join().unwrap();
     assert!(hub.notified.load(Ordering::Acquire) > before);
+}
+
+#[test]
+fn a_reset_leaves_no_job_about_windows_that_the_vmm_has_dropped() {
+    let (hub, sessions) = hub();
+    let handle = mapped(&hub, &sessions);
+    ask(&hub, B, &sessions[&B], Request::Unmap { handle });
+    hub.stop(B, || true);
+    // Between the look at what b's VMM holds and the reset, a job comes.
+    let back = hub.request(A, 0, Token(1), Request::Unexport { id: ID });
+    assert!(back.is_none());
+    assert_eq!(lock(&sessions[&B].jobs).len(), 1, "to unmap it");
+
+    hub.reset(B, true);
+
+    let jobs = std::mem::take(&mut *lock(&sessions[&B].jobs));
+    assert!(jobs.is_empty(), "{jobs:?}");
+    assert_eq!(hub.report().holds, []);
+    hub.start(B, true);
+    assert!(lock(&sessions[&B].jobs).is_empty());
 }
 
 #[test]

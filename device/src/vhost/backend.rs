@@ -474,6 +474,10 @@ impl Link for Session {
         self.port.push(job);
     }
 
+    fn forget_jobs(&self) {
+        self.port.forget_jobs();
+    }
+
     fn reply(&self, token: Token, reply: &Reply) {
         if self.control.reply(token, reply) {
             self.wake();

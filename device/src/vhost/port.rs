@@ -101,8 +101,8 @@ struct State {
     lent: BTreeMap<u64, Arc<Lent>>,
     /// How often that was changed.
     lent_changes: u64,
-    /// How often the VMM has dropped all windows by itself. A job of an earlier
-    /// epoch is about windows that nobody knows any more.
+    /// How often all jobs were forgotten, because the VMM has dropped all windows by
+    /// itself. A job of an earlier epoch is about windows that nobody knows any more.
     epoch: u64,
     backend: Option<Backend>,
     /// The socket of the channel.
@@ -128,6 +128,11 @@ impl State {
     fn lent_mut(&mut self) -> &mut BTreeMap<u64, Arc<Lent>> {
         self.lent_changes = self.lent_changes.wrapping_add(1);
         &mut self.lent
+    }
+
+    fn forget_jobs(&mut self) {
+        self.jobs.clear();
+        self.epoch = self.epoch.wrapping_add(1);
     }
 
     /// What a job of `epoch` has to do, unless that depends on what the VMM holds.
@@ -337,10 +342,16 @@ impl Port {
         if dropped {
             // The files are closed with `loans`, when nothing is locked.
             state.lent_mut().clear();
-            state.jobs.clear();
-            state.epoch = state.epoch.wrapping_add(1);
+            state.forget_jobs();
         }
         dropped
+    }
+
+    /// Forgets all jobs. Does not block. Those that were queued after
+    /// [`Port::forget_dropped`], while the hub did not know of it yet, are about windows
+    /// that are gone, too.
+    pub fn forget_jobs(&self) {
+        lock(&self.state).forget_jobs();
     }
 
     /// Waits while the VMM holds what it was lent, at most for `limit` or until

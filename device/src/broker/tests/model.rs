@@ -30,7 +30,8 @@ enum Op {
     Unmap(u8, Index),
     Serve(u8, u8),
     Deadline,
-    Reset(u8),
+    /// The driver is gone, and with it, perhaps, all windows.
+    Reset(u8, bool),
     /// With a deadline during it, and whether its answer did not wait.
     Pause(u8, bool, bool),
     /// The first stops, then the second, whose stop is not held up by the first.
@@ -52,7 +53,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Unmap(p, i)),
         9 => (peer.clone(), 1u8..5).prop_map(|(p, n)| Op::Serve(p, n)),
         1 => Just(Op::Deadline),
-        1 => peer.clone().prop_map(Op::Reset),
+        1 => (peer.clone(), any::<bool>()).prop_map(|(p, dropped)| Op::Reset(p, dropped)),
         1 => (peer.clone(), any::<bool>(), any::<bool>()).prop_map(|(p, d, u)| Op::Pause(p, d, u)),
         1 => (peer.clone(), peer.clone()).prop_map(|(p, q)| Op::StopBoth(p, q)),
         1 => peer.clone().prop_map(Op::Reconnect),
@@ -330,11 +331,20 @@ impl Model {
                 }
             }
             Op::Deadline => self.deadline(),
-            Op::Reset(p) => {
+            Op::Reset(p, dropped) => {
                 let peer = PeerId(p.into());
                 self.forget_driver(peer);
-                let effects = self.host.broker.peer_reset(peer);
+                let mut effects = Vec::new();
+                if dropped {
+                    self.host.vmms.insert(peer, Vmm::default());
+                    effects = self.host.broker.windows_gone(peer);
+                }
+                effects.extend(self.host.broker.peer_reset(peer));
                 self.host.take(effects);
+                if dropped {
+                    let vmm = &self.host.vmms[&peer];
+                    assert_eq!(vmm.requests, [], "about windows that are gone");
+                }
                 let effects = self.host.broker.peer_up(peer, true);
                 self.host.take(effects);
             }

@@ -75,3 +75,25 @@ fn vmm_that_is_lent_a_file_meanwhile_has_not_dropped_all() {
     assert_eq!(lock(&port.state).lent.len(), 2);
     assert_eq!(lock(&port.state).epoch, 0);
 }
+
+#[test]
+fn jobs_are_forgotten_with_the_one_that_is_being_done() {
+    let port = port();
+    port.push(job(1));
+    port.push(job(2));
+    let Some(Next::Job(Job::Prove { .. }, _, epoch)) = port.next() else {
+        panic!("no job")
+    };
+
+    port.forget_jobs();
+
+    assert_eq!(port.turn(epoch, true), Turn::Dropped);
+    assert_eq!(port.jobs(), 1, "it is still in hand");
+    port.set_running(true);
+    assert_eq!(port.turn(epoch, true), Turn::Dropped);
+    port.push(job(3));
+    let Some(Next::Job(_, _, epoch)) = port.next() else {
+        panic!("no job")
+    };
+    assert_eq!(port.turn(epoch, true), Turn::Ask);
+}
