@@ -245,8 +245,8 @@ int bufshare_backing_extents(struct bufshare_exp *exp, struct bufshare_extents *
  * @exp: the export
  *
  * May sleep, for as long as the dma-buf's exporter pleases. The caller is on
- * bufshare_release_wq or has a reference of the module: that of the backing may
- * be the last.
+ * bufshare_release_wq, which is drained before the module goes: the reference of
+ * the module that the backing has may be the last.
  */
 void bufshare_backing_put(struct bufshare_exp *exp)
 {

@@ -244,21 +244,14 @@ static int bufshare_exp_fop_release(struct inode *inode, struct file *file)
 {
 	struct bufshare_exp *exp = file->private_data;
 	struct bufshare_device *bd = exp->bd;
-	bool unsent;
 
 	spin_lock_irq(&bd->lock);
 	exp->closed = true;
-	unsent = exp->wire == BUFSHARE_EXPORT_NEW;
-	if (unsent)
-		exp->wire = BUFSHARE_EXPORT_GONE;
+	if (exp->wire == BUFSHARE_EXPORT_NEW)
+		bufshare_exp_gone_locked(exp);
 	else
 		bufshare_exp_settle_locked(exp);
 	spin_unlock_irq(&bd->lock);
-
-	if (unsent) {
-		bufshare_backing_put(exp);
-		kref_put(&exp->ref, bufshare_exp_free);
-	}
 	kref_put(&exp->ref, bufshare_exp_free);
 	return 0;
 }
@@ -322,29 +315,65 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 	return file;
 }
 
-static int bufshare_export_request(struct bufshare_device *bd, struct bufshare_export *arg,
-				   const struct bufshare_extents *ext, struct bufshare_exp *exp,
-				   struct bufshare_req **made)
+/* What an EXPORT has in its caller's memory. */
+struct bufshare_export_user {
+	struct bufshare_access *acl;
+	void *blob;
+};
+
+static int bufshare_export_read(const struct bufshare_export *arg,
+				struct bufshare_export_user *user)
 {
-	/* Who may only read it cannot have others write it. */
-	bool writable = exp->dmabuf->file->f_mode & FMODE_WRITE;
-	size_t acl_len = arg->num_acl * sizeof(struct bufshare_access);
-	size_t ext_len = ext->nr * sizeof(*ext->list);
-	struct virtio_bufshare_access *to;
-	struct virtio_bufshare_export *out;
-	struct bufshare_access *from;
-	struct bufshare_req *req;
-	u8 *tail;
+	user->acl = memdup_user(u64_to_user_ptr(arg->acl), arg->num_acl * sizeof(*user->acl));
+	if (IS_ERR(user->acl))
+		return PTR_ERR(user->acl);
+	user->blob = memdup_user(u64_to_user_ptr(arg->blob), arg->meta.blob_len);
+	if (IS_ERR(user->blob)) {
+		kfree(user->acl);
+		return PTR_ERR(user->blob);
+	}
+	return 0;
+}
+
+static int bufshare_export_acl(struct virtio_bufshare_access *to,
+			       const struct bufshare_access *from, u32 num, bool writable)
+{
 	u32 i;
 
 	/* No list: as far as the operator allows, which may be to write. */
-	if (!writable && !arg->num_acl)
+	if (!writable && !num)
 		return -EACCES;
+	for (i = 0; i < num; i++) {
+		if (from[i].reserved || from[i].rights & ~(BUFSHARE_READ | BUFSHARE_WRITE) ||
+		    !(from[i].rights & BUFSHARE_READ))
+			return -EINVAL;
+		if (from[i].rights & BUFSHARE_WRITE && !writable)
+			return -EACCES;
+		to[i].peer = cpu_to_le64(from[i].peer);
+		to[i].rights = cpu_to_le32(from[i].rights);
+	}
+	return 0;
+}
+
+static struct bufshare_req *bufshare_export_request(const struct bufshare_export *arg,
+						    const struct bufshare_export_user *user,
+						    const struct bufshare_extents *ext,
+						    struct bufshare_exp *exp)
+{
+	/* Who may only read it cannot have others write it. */
+	bool writable = exp->dmabuf->file->f_mode & FMODE_WRITE;
+	size_t acl_len = arg->num_acl * sizeof(struct virtio_bufshare_access);
+	size_t ext_len = ext->nr * sizeof(*ext->list);
+	struct virtio_bufshare_export *out;
+	struct bufshare_req *req;
+	u8 *tail;
+	int ret;
+
 	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_EXPORT,
 				 sizeof(*out) + acl_len + ext_len + arg->meta.blob_len,
 				 sizeof(struct virtio_bufshare_export_resp));
 	if (!req)
-		return -ENOMEM;
+		return ERR_PTR(-ENOMEM);
 	out = req->out;
 	out->size = cpu_to_le64(exp->size);
 	out->num_extents = cpu_to_le32(ext->nr);
@@ -352,44 +381,42 @@ static int bufshare_export_request(struct bufshare_device *bd, struct bufshare_e
 	bufshare_meta_to_wire(&out->meta, &arg->meta);
 
 	tail = (u8 *)(out + 1);
-	from = memdup_user(u64_to_user_ptr(arg->acl), acl_len);
-	if (IS_ERR(from)) {
+	ret = bufshare_export_acl((struct virtio_bufshare_access *)tail, user->acl, arg->num_acl,
+				  writable);
+	if (ret) {
 		bufshare_req_put(req);
-		return PTR_ERR(from);
+		return ERR_PTR(ret);
 	}
-	to = (struct virtio_bufshare_access *)tail;
-	for (i = 0; i < arg->num_acl; i++) {
-		if (from[i].reserved || from[i].rights & ~(BUFSHARE_READ | BUFSHARE_WRITE) ||
-		    !(from[i].rights & BUFSHARE_READ)) {
-			kfree(from);
-			bufshare_req_put(req);
-			return -EINVAL;
-		}
-		if (from[i].rights & BUFSHARE_WRITE && !writable) {
-			kfree(from);
-			bufshare_req_put(req);
-			return -EACCES;
-		}
-		to[i].peer = cpu_to_le64(from[i].peer);
-		to[i].rights = cpu_to_le32(from[i].rights);
-	}
-	kfree(from);
-	tail += acl_len;
-	memcpy(tail, ext->list, ext_len);
-	tail += ext_len;
-	if (copy_from_user(tail, u64_to_user_ptr(arg->blob), arg->meta.blob_len)) {
-		bufshare_req_put(req);
-		return -EFAULT;
-	}
-	*made = req;
-	return 0;
+	memcpy(tail + acl_len, ext->list, ext_len);
+	memcpy(tail + acl_len + ext_len, user->blob, arg->meta.blob_len);
+	return req;
 }
 
-static int bufshare_export_send(struct bufshare_device *bd, struct bufshare_exp *exp,
-				struct bufshare_req *req, struct bufshare_export *arg)
+/* Find the memory and send the request. From here on, a stop waits for the export. */
+static int bufshare_export_begin(struct bufshare_exp *exp, struct bufshare_export *arg,
+				 const struct bufshare_export_user *user,
+				 struct bufshare_req **sent)
 {
+	struct bufshare_device *bd = exp->bd;
+	struct bufshare_extents ext = {
+		.max = bd->caps.max_extents,
+		.align = bd->caps.map_align,
+	};
+	struct bufshare_req *req;
 	int ret;
 
+	ext.list = kvmalloc_objs(*ext.list, ext.max);
+	if (!ext.list)
+		return -ENOMEM;
+	ret = bufshare_backing_extents(exp, &ext, &arg->status);
+	if (ret)
+		goto out;
+	exp->nr_extents = ext.nr;
+	req = bufshare_export_request(arg, user, &ext, exp);
+	if (IS_ERR(req)) {
+		ret = PTR_ERR(req);
+		goto out;
+	}
 	req->owner = exp;
 	req->complete = bufshare_export_complete;
 	spin_lock_irq(&bd->lock);
@@ -398,8 +425,39 @@ static int bufshare_export_send(struct bufshare_device *bd, struct bufshare_exp 
 	if (ret)
 		exp->wire = BUFSHARE_EXPORT_NEW;
 	spin_unlock_irq(&bd->lock);
-	if (!ret)
-		ret = bufshare_wait(bd, req, &arg->status);
+	if (ret)
+		bufshare_req_put(req);
+	else
+		*sent = req;
+out:
+	kvfree(ext.list);
+	return ret;
+}
+
+static int bufshare_export_run(struct bufshare_exp *exp, struct bufshare_export *arg,
+			       const struct bufshare_export_user *user)
+{
+	struct bufshare_device *bd = exp->bd;
+	struct bufshare_req *req = NULL;
+	int ret;
+
+	if (!bufshare_enter(bd))
+		return -ENODEV;
+	ret = bufshare_export_begin(exp, arg, user, &req);
+	if (ret) {
+		/* At once: the file's end comes too late for a driver that is unbound. */
+		spin_lock_irq(&bd->lock);
+		bufshare_exp_gone_locked(exp);
+		spin_unlock_irq(&bd->lock);
+	}
+	bufshare_exit(bd);
+	if (ret) {
+		/* What was pinned may be pinned again when this call returns. */
+		flush_work(&exp->release_work);
+		return ret;
+	}
+	ret = bufshare_wait(bd, req, &arg->status);
+	bufshare_req_put(req);
 	if (ret)
 		return ret;
 
@@ -412,37 +470,14 @@ static int bufshare_export_send(struct bufshare_device *bd, struct bufshare_exp 
 	return ret;
 }
 
-/**
- * bufshare_ioc_export() - EXPORT
- * @bd: the device
- * @arg: what is asked and answered
- * @newfd: the file whose end is the end of the export
- *
- * Return: 0 or a negative errno.
- */
-int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
-			struct bufshare_newfd *newfd)
+static int bufshare_export_dmabuf(struct bufshare_device *bd, struct bufshare_export *arg,
+				  const struct bufshare_export_user *user,
+				  struct bufshare_newfd *newfd)
 {
-	struct bufshare_extents ext = {
-		.max = bd->caps.max_extents,
-		.align = bd->caps.map_align,
-	};
-	struct bufshare_req *req = NULL;
 	struct bufshare_exp *exp;
 	struct dma_buf *dmabuf;
 	struct file *file;
 	int ret;
-
-	if (arg->flags || arg->fd_flags & ~O_CLOEXEC || arg->meta.reserved ||
-	    arg->num_acl > BUFSHARE_MAX_ACL)
-		return -EINVAL;
-	if (arg->meta.blob_len > bd->caps.max_blob) {
-		arg->status = VIRTIO_BUFSHARE_S_META_TOO_LARGE;
-		return -EMSGSIZE;
-	}
-	/* Encrypted memory: the host would show ciphertext to others. */
-	if (cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT))
-		return -EOPNOTSUPP;
 
 	dmabuf = dma_buf_get(arg->dmabuf_fd);
 	if (IS_ERR(dmabuf))
@@ -466,28 +501,48 @@ int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 		arg->status = VIRTIO_BUFSHARE_S_TOO_LARGE;
 		goto out;
 	}
-	ret = -ENOMEM;
-	ext.list = kvmalloc_objs(*ext.list, ext.max);
-	if (!ext.list)
-		goto out;
-	ret = bufshare_backing_extents(exp, &ext, &arg->status);
-	if (ret)
-		goto out;
-	exp->nr_extents = ext.nr;
-
-	ret = bufshare_export_request(bd, arg, &ext, exp, &req);
-	if (ret)
-		goto out;
-	ret = bufshare_export_send(bd, exp, req, arg);
+	ret = bufshare_export_run(exp, arg, user);
 	if (ret)
 		goto out;
 	ret = bufshare_newfd_prepare(newfd, arg->fd_flags, file);
 	if (!ret)
 		arg->export_fd = newfd->fd;
 out:
-	bufshare_req_put(req);
-	kvfree(ext.list);
 	if (ret)
 		fput(file);
+	return ret;
+}
+
+/**
+ * bufshare_ioc_export() - EXPORT
+ * @bd: the device
+ * @arg: what is asked and answered
+ * @newfd: the file whose end is the end of the export
+ *
+ * Return: 0 or a negative errno.
+ */
+int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
+			struct bufshare_newfd *newfd)
+{
+	struct bufshare_export_user user;
+	int ret;
+
+	if (arg->flags || arg->fd_flags & ~O_CLOEXEC || arg->meta.reserved ||
+	    arg->num_acl > BUFSHARE_MAX_ACL)
+		return -EINVAL;
+	if (arg->meta.blob_len > bd->caps.max_blob) {
+		arg->status = VIRTIO_BUFSHARE_S_META_TOO_LARGE;
+		return -EMSGSIZE;
+	}
+	/* Encrypted memory: the host would show ciphertext to others. */
+	if (cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT))
+		return -EOPNOTSUPP;
+
+	ret = bufshare_export_read(arg, &user);
+	if (ret)
+		return ret;
+	ret = bufshare_export_dmabuf(bd, arg, &user, newfd);
+	kfree(user.blob);
+	kfree(user.acl);
 	return ret;
 }

@@ -858,27 +858,14 @@ static void bufshare_imp_name(struct bufshare_imp *imp, struct dma_buf *dmabuf)
 	spin_unlock(&dmabuf->name_lock);
 }
 
-/**
- * bufshare_ioc_import() - IMPORT
- * @bd: the device
- * @arg: what is asked and answered
- * @newfd: the dma-buf
- *
- * Return: 0 or a negative errno.
- */
-int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
-			struct bufshare_newfd *newfd)
+/* Uses the window region: only between bufshare_enter() and bufshare_exit(). */
+static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import *arg,
+			     struct bufshare_newfd *newfd)
 {
 	DEFINE_DMA_BUF_EXPORT_INFO(info);
 	struct bufshare_imp *imp;
 	struct dma_buf *dmabuf;
 	int ret;
-
-	if (arg->flags || arg->reserved ||
-	    arg->fd_flags & ~(O_CLOEXEC | O_ACCMODE) || (arg->fd_flags & O_ACCMODE) == O_WRONLY)
-		return -EINVAL;
-	if (arg->rights != BUFSHARE_READ && arg->rights != (BUFSHARE_READ | BUFSHARE_WRITE))
-		return -EINVAL;
 
 	imp = bufshare_imp_alloc(bd, arg);
 	if (!imp)
@@ -930,5 +917,30 @@ drop:
 	bufshare_imp_settle_locked(imp);
 	bufshare_imp_put_locked(imp);
 	spin_unlock_irq(&bd->lock);
+	return ret;
+}
+
+/**
+ * bufshare_ioc_import() - IMPORT
+ * @bd: the device
+ * @arg: what is asked and answered
+ * @newfd: the dma-buf
+ *
+ * Return: 0 or a negative errno.
+ */
+int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
+			struct bufshare_newfd *newfd)
+{
+	int ret;
+
+	if (arg->flags || arg->reserved ||
+	    arg->fd_flags & ~(O_CLOEXEC | O_ACCMODE) || (arg->fd_flags & O_ACCMODE) == O_WRONLY)
+		return -EINVAL;
+	if (arg->rights != BUFSHARE_READ && arg->rights != (BUFSHARE_READ | BUFSHARE_WRITE))
+		return -EINVAL;
+	if (!bufshare_enter(bd))
+		return -ENODEV;
+	ret = bufshare_imp_make(bd, arg, newfd);
+	bufshare_exit(bd);
 	return ret;
 }

@@ -395,11 +395,7 @@ static long bufshare_fop_ioctl(struct file *file, unsigned int cmd, unsigned lon
 	if (_IOC_DIR(cmd) & _IOC_WRITE && copy_from_user(&data, user, _IOC_SIZE(cmd)))
 		return -EFAULT;
 
-	if (!bufshare_enter(bf->bd))
-		return -ENODEV;
 	ret = bufshare_iocs[nr].call(bf->bd, &data, &newfd);
-	bufshare_exit(bf->bd);
-
 	if (copy_to_user(user, &data, _IOC_SIZE(cmd)) && !ret)
 		ret = -EFAULT;
 	if (newfd.fd >= 0) {

@@ -94,7 +94,9 @@ void bufshare_device_put(struct bufshare_device *bd)
  * bufshare_enter() - begin to use what there is only while the driver is bound
  * @bd: the device
  *
- * The driver's removal waits for the bufshare_exit() that follows.
+ * That is the window region and @dma_dev; requests need no such care. The driver's
+ * removal waits for the bufshare_exit() that follows. So memory of a program is not
+ * touched in between: a program can have that take as long as it likes.
  *
  * Return: false if the driver is being unbound, then nothing has begun.
  */

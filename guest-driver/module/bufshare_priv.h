@@ -24,7 +24,7 @@
  * unmapped and detached, an export without an owner is unexported.
  *
  * Lock order, outermost first:
- *   bufshare_device.inside	read: each ioctl
+ *   bufshare_device.inside	read: EXPORT and IMPORT, but no access to user memory
  *   mmap_lock			taken by the kernel around mmap and faults
  *   dma_resv of a dma-buf	taken by importers, and by us in process context
  *   bufshare_imp.fault_sem	read: check and insert of a PTE
@@ -159,8 +159,8 @@ struct bufshare_shm {
  * @name: our name; likewise
  * @shm: window region or NULL; constant while bound
  * @dma_is_phys: DMA addresses of @dma_dev are guest-physical; constant
- * @inside: read: an ioctl is under way; write: wait for those
- * @unbinding: no ioctl begins any more
+ * @inside: read: @dma_dev or @shm is used by an ioctl; write: wait for those
+ * @unbinding: none of them begins any more
  * @lock: see each field
  * @alive: requests can be sent; @lock to write
  * @leaving: only requests that give something back are sent; @lock

@@ -19,6 +19,9 @@ use crate::wait;
 /// Size of the buffer of [`share_works`], in bytes.
 const PROBE: u64 = 1 << 20;
 
+/// More than the process in the guest gives an ioctl to come to such memory.
+const STALL: Duration = Duration::from_secs(30);
+
 /// The guest said no.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("guest {vm}: {op}: {what}: {}{}", std::io::Error::from_raw_os_error(*errno), self.reason())]
@@ -89,6 +92,33 @@ pub fn share_works(a: &mut Hand, b: &mut Hand, seed: u32) -> Result<()> {
         a.close(number)?;
     }
     Ok(())
+}
+
+/// A structure of zeros but for these fields, at their offsets.
+///
+/// # Panics
+/// When one is outside of the structure.
+#[must_use]
+pub fn bytes(size: usize, fields: &[(usize, &[u8])]) -> Vec<u8> {
+    let mut data = vec![0; size];
+    for (at, field) in fields {
+        let place = data.iter_mut().skip(*at).take(field.len());
+        assert_eq!(place.len(), field.len(), "a field outside of the structure");
+        place.zip(*field).for_each(|(to, from)| *to = *from);
+    }
+    data
+}
+
+/// The bytes of a buffer's name.
+///
+/// # Errors
+/// When it is none.
+pub fn id_bytes(id: &str) -> Result<Vec<u8>> {
+    let digit = |at| id.get(at..at + 2).context("id");
+    let pairs = (0..id.len()).step_by(2);
+    pairs
+        .map(|at| u8::from_str_radix(digit(at)?, 16).context("id"))
+        .collect()
 }
 
 /// The process.
@@ -543,6 +573,29 @@ impl Hand {
             patches: patches.to_owned(),
         };
         expect!(self.quick(op), Yield::Raw { errno, data } => (errno, data))
+    }
+
+    /// The same up to where the kernel accesses memory that is not there, whose
+    /// address is put `at` that place: its number.
+    pub fn stall(
+        &mut self,
+        request: u32,
+        data: &[u8],
+        patches: &[Patch],
+        at: usize,
+    ) -> Result<u64> {
+        let op = Op::Stall {
+            request,
+            data: data.to_owned(),
+            patches: patches.to_owned(),
+            at,
+        };
+        expect!(self.call(op, STALL), Yield::Stalled { stalled } => stalled)
+    }
+
+    /// Provide that memory: the ioctl's error number.
+    pub fn unstall(&mut self, stalled: u64) -> Result<i32> {
+        expect!(self.quick(Op::Unstall { stalled }), Yield::Raw { errno, .. } => errno)
     }
 
     /// read() of the device.

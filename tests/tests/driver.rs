@@ -3,15 +3,18 @@
 
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
+use core::mem::offset_of;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::hand::Op;
 use bufshare_agent::wire::Command;
+use bufshare_protocol::ioctl::{self, Export, MetaIo, Table};
+use bufshare_protocol::wire::Meta;
 use bufshare_tests::channel::GuestError;
 use bufshare_tests::driver::{bind, unbind};
-use bufshare_tests::hand::{Hand, Sight, refused, share_works, status};
+use bufshare_tests::hand::{Hand, Patch, Sight, bytes, id_bytes, refused, share_works, status};
 use bufshare_tests::pair::{DRIVER, Plan, Shared, TwoVms};
 use bufshare_tests::report::Skip;
 use bufshare_tests::vm::Vm;
@@ -136,6 +139,74 @@ fn importers(vm: &Vm, id: &str, count: usize) -> Result<Vec<Hand>> {
         importers.push(hand);
     }
     Ok(importers)
+}
+
+/// What a process of the guest does with its memory is no concern of the driver's
+/// removal: only the process waits.
+#[test]
+fn a_driver_is_unbound_while_ioctls_wait_for_their_programs_memory() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, theirs) = b.offer(SIZE, 6)?;
+        let (buf, mine, _) = a.offer(SIZE, 7)?;
+        let fd = Patch::Descriptor {
+            at: offset_of!(Export, dmabuf_fd),
+            number: buf.number,
+        };
+        let id = id_bytes(&theirs.id)?;
+        let one = 1_u32.to_ne_bytes();
+        let blob_len = offset_of!(Meta, blob_len);
+        let stalled = [
+            // Memory that the driver reads, and memory that it writes.
+            a.stall(
+                ioctl::EXPORT,
+                &bytes(Export::SIZE, &[(offset_of!(Export, num_acl), &one)]),
+                std::slice::from_ref(&fd),
+                offset_of!(Export, acl),
+            )?,
+            a.stall(
+                ioctl::EXPORT,
+                &bytes(Export::SIZE, &[(offset_of!(Export, meta) + blob_len, &one)]),
+                std::slice::from_ref(&fd),
+                offset_of!(Export, blob),
+            )?,
+            a.stall(
+                ioctl::SET_META,
+                &bytes(
+                    MetaIo::SIZE,
+                    &[
+                        (offset_of!(MetaIo, id), &id),
+                        (offset_of!(MetaIo, meta) + blob_len, &one),
+                    ],
+                ),
+                &[],
+                offset_of!(MetaIo, blob),
+            )?,
+            a.stall(
+                ioctl::PEERS,
+                &bytes(Table::SIZE, &[(offset_of!(Table, count), &one)]),
+                &[],
+                offset_of!(Table, entries),
+            )?,
+            a.stall(
+                ioctl::LIST,
+                &bytes(Table::SIZE, &[(offset_of!(Table, count), &one)]),
+                &[],
+                offset_of!(Table, entries),
+            )?,
+        ];
+        let device = unbind(&vms.a)?;
+        ensure!(a.compare(mine, 7)? == Sight::Pattern);
+        // The last two had their answers before.
+        let wanted = [libc::ENODEV, libc::ENODEV, libc::ENODEV, 0, 0];
+        for (stalled, wanted) in stalled.into_iter().zip(wanted) {
+            let errno = a.unstall(stalled)?;
+            ensure!(errno == wanted, "errno {errno}, not {wanted}");
+        }
+        bind(&vms.a, &device)?;
+        drop((a, b));
+        all_works(vms, 70)
+    });
 }
 
 /// While another process takes all of the processor that it can get, most of the

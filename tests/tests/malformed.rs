@@ -10,29 +10,12 @@ use core::mem::offset_of;
 use anyhow::{Context as _, Result, ensure};
 use bufshare_protocol::ioctl::{self, Alloc, Export, Import, MetaIo, Query, Table};
 use bufshare_protocol::wire::{Buffer, Id, Image, Meta};
-use bufshare_tests::hand::{Hand, Patch, Sight, refused, share_works, status};
+use bufshare_tests::hand::{Hand, Patch, Sight, bytes, id_bytes, refused, share_works, status};
 use bufshare_tests::pair::{Plan, Shared};
 
 static VMS: Shared = Shared::new(Plan::new);
 const SIZE: u64 = 1 << 20;
 const UNKNOWN: [u8; 16] = [0xa5; 16];
-
-/// A structure of zeros but for these fields.
-#[expect(clippy::indexing_slicing, reason = "of our own choice")]
-fn bytes(size: usize, fields: &[(usize, &[u8])]) -> Vec<u8> {
-    let mut data = vec![0; size];
-    for (at, field) in fields {
-        data[*at..at + field.len()].copy_from_slice(field);
-    }
-    data
-}
-
-fn id_bytes(id: &str) -> Result<Vec<u8>> {
-    let pairs = (0..id.len()).step_by(2);
-    pairs
-        .map(|at| u8::from_str_radix(&id[at..at + 2], 16).context("id"))
-        .collect()
-}
 
 /// One ioctl that has to fail with one of these.
 fn fails(

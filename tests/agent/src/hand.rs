@@ -257,6 +257,24 @@ pub enum Op {
         /// Put into the structure first.
         patches: Vec<Patch>,
     },
+    /// The same on a thread of its own, up to where the kernel accesses memory that
+    /// is not there: its address is put into the structure.
+    Stall {
+        /// Its number.
+        request: u32,
+        /// The structure.
+        #[serde(with = "crate::bytes")]
+        data: Vec<u8>,
+        /// Put into the structure first.
+        patches: Vec<Patch>,
+        /// Where the address of that memory goes.
+        at: usize,
+    },
+    /// Provide that memory, and let the ioctl end.
+    Unstall {
+        /// What Stall gave.
+        stalled: u64,
+    },
     /// Read with `read()` from a descriptor of ours into room of this size.
     ReadFd {
         /// A buffer or an export; none: the device.
@@ -515,6 +533,11 @@ pub enum Yield {
     },
     /// An event, if there was one.
     Event(Option<Event>),
+    /// An ioctl that waits for memory.
+    Stalled {
+        /// Its number.
+        stalled: u64,
+    },
     /// What an ioctl left.
     Raw {
         /// Its error number, or 0.

@@ -10,6 +10,7 @@ mod ioctl;
 mod memory;
 mod screen;
 mod sources;
+mod stall;
 mod video;
 
 use std::collections::HashMap;
@@ -28,12 +29,15 @@ use self::files::PrivateFiles;
 use self::importer::Importer;
 use self::memory::Mapping;
 use self::screen::Shown;
+use self::stall::{Page, Stalled};
 use self::video::Video;
 
 /// Read and written at once; whole words, and whole pages.
 const CHUNK: usize = 64 * 1024;
 /// Sights a watcher tells; what it finds beyond is more of the same.
 const MOST_SIGHTS: usize = 100;
+/// For an ioctl to come to the memory that it waits for.
+const STALL: Duration = Duration::from_secs(20);
 
 /// Serve the test until it closes our input.
 pub(crate) fn run() -> Result<()> {
@@ -115,6 +119,7 @@ enum Thing {
     PrivateFiles(PrivateFiles),
     Importer(Importer),
     Video(Video),
+    Stalled(Stalled<(i32, Vec<u8>)>),
     Map {
         mapping: Arc<Mapping>,
         watcher: Option<Arc<Watcher>>,
@@ -324,7 +329,30 @@ impl Hand {
                 request,
                 data,
                 patches,
-            } => self.raw(request, data, patches)?,
+            } => {
+                let (errno, data) = self.raw(request, data, patches)?();
+                Yield::Raw { errno, data }
+            }
+            Op::Stall {
+                request,
+                mut data,
+                patches,
+                at,
+            } => {
+                let page = Page::new()?;
+                put(&mut data, at, &page.address().to_ne_bytes())?;
+                let call = self.raw(request, data, patches)?;
+                Yield::Stalled {
+                    stalled: self.keep(Thing::Stalled(Stalled::begin(page, STALL, call)?)),
+                }
+            }
+            Op::Unstall { stalled } => match self.things.remove(&stalled) {
+                Some(Thing::Stalled(stalled)) => {
+                    let (errno, data) = stalled.end()?;
+                    Yield::Raw { errno, data }
+                }
+                _ => bail!("{stalled} is no ioctl that waits"),
+            },
             Op::ReadFd { number, room } => self.read_fd(number, room)?,
             Op::SetControl {
                 device,
@@ -453,7 +481,13 @@ impl Hand {
         })
     }
 
-    fn raw(&mut self, request: u32, mut data: Vec<u8>, mut patches: Vec<Patch>) -> Result<Yield> {
+    /// An ioctl that is ready to be called, which gives its error number and what it left.
+    fn raw(
+        &mut self,
+        request: u32,
+        mut data: Vec<u8>,
+        mut patches: Vec<Patch>,
+    ) -> Result<impl FnOnce() -> (i32, Vec<u8>) + Send + 'static> {
         for patch in &mut patches {
             match patch {
                 Patch::Descriptor { at, number } => {
@@ -470,20 +504,23 @@ impl Hand {
                 }
             }
         }
-        let device = self.device()?.as_fd().as_raw_fd();
-        // Room beyond, should the driver write more than the number says.
-        let len = data.len();
-        data.resize(len + (1 << 14), 0);
-        // SAFETY: more room than the number can tell; the patches outlive the call.
-        let result =
-            unsafe { libc::ioctl(device, libc::c_ulong::from(request), data.as_mut_ptr()) };
-        let errno = if result < 0 {
-            io::Error::last_os_error().raw_os_error().unwrap_or(-1)
-        } else {
-            0
-        };
-        data.truncate(len);
-        Ok(Yield::Raw { errno, data })
+        let device = self.device()?.as_fd().try_clone_to_owned()?;
+        Ok(move || {
+            // Room beyond, should the driver write more than the number says.
+            let len = data.len();
+            data.resize(len + (1 << 14), 0);
+            let (fd, request) = (device.as_raw_fd(), libc::c_ulong::from(request));
+            // SAFETY: more room than the number can tell; the patches outlive the call.
+            let result = unsafe { libc::ioctl(fd, request, data.as_mut_ptr()) };
+            let errno = if result < 0 {
+                io::Error::last_os_error().raw_os_error().unwrap_or(-1)
+            } else {
+                0
+            };
+            drop(patches);
+            data.truncate(len);
+            (errno, data)
+        })
     }
 
     fn read_fd(&mut self, number: Option<u64>, room: usize) -> Result<Yield> {
