@@ -60,6 +60,7 @@ static void bufshare_imp_put_locked(struct bufshare_imp *imp)
 }
 
 static void bufshare_imp_settle_locked(struct bufshare_imp *imp);
+static void bufshare_imp_revoke_locked(struct bufshare_imp *imp);
 
 static void bufshare_unmap_complete(struct bufshare_device *bd, struct bufshare_req *req)
 {
@@ -368,23 +369,32 @@ err:
 
 /*
  * The core warns of a kernel mapping that fails (WARN_ON_ONCE), and what other VMs
- * do must not make this kernel warn: of a buffer that was taken back there is one
- * of scratch memory. For the same reason the wait ends by no signal.
+ * do must not make this kernel warn. So of a buffer that was revoked, or that the
+ * host does not map, there is a mapping of scratch memory. In the second case the
+ * import ends, too: nobody is to take the scratch memory for the buffer. For the
+ * same reason the wait ends by no signal.
  */
 static int bufshare_imp_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct bufshare_imp *imp = dmabuf->priv;
+	struct bufshare_device *bd = imp->bd;
 	int ret;
 
 	ret = bufshare_imp_map(imp, false);
 	if (!ret)
 		ret = bufshare_imp_use(imp);
-	if (ret == -ENODEV)
-		return bufshare_imp_vmap_scratch(imp, map);
-	if (ret)
-		return ret;
-	iosys_map_set_vaddr(map, imp->shm->virt + imp->shm_offset);
-	return 0;
+	if (!ret) {
+		iosys_map_set_vaddr(map, imp->shm->virt + imp->shm_offset);
+		return 0;
+	}
+	if (ret != -ENODEV) {
+		dev_warn_ratelimited(bd->dev, "a buffer of peer %llu could not be mapped for the kernel (%d): its import ends\n",
+				     imp->owner, ret);
+		spin_lock_irq(&bd->lock);
+		bufshare_imp_revoke_locked(imp);
+		spin_unlock_irq(&bd->lock);
+	}
+	return bufshare_imp_vmap_scratch(imp, map);
 }
 
 static void bufshare_imp_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
@@ -538,18 +548,37 @@ static void bufshare_imp_release(struct dma_buf *dmabuf)
 	bufshare_device_put(bd);
 }
 
+#define BUFSHARE_IMP_OPS					\
+	.attach = bufshare_imp_attach,				\
+	.detach = bufshare_imp_detach,				\
+	.map_dma_buf = bufshare_imp_map_dma_buf,		\
+	.unmap_dma_buf = bufshare_imp_unmap_dma_buf,		\
+	.begin_cpu_access = bufshare_imp_begin_cpu_access,	\
+	.end_cpu_access = bufshare_imp_end_cpu_access,		\
+	.mmap = bufshare_imp_mmap,				\
+	.release = bufshare_imp_release
+
 static const struct dma_buf_ops bufshare_imp_ops = {
-	.attach = bufshare_imp_attach,
-	.detach = bufshare_imp_detach,
-	.map_dma_buf = bufshare_imp_map_dma_buf,
-	.unmap_dma_buf = bufshare_imp_unmap_dma_buf,
-	.begin_cpu_access = bufshare_imp_begin_cpu_access,
-	.end_cpu_access = bufshare_imp_end_cpu_access,
-	.mmap = bufshare_imp_mmap,
+	BUFSHARE_IMP_OPS,
 	.vmap = bufshare_imp_vmap,
 	.vunmap = bufshare_imp_vunmap,
-	.release = bufshare_imp_release,
 };
+
+/*
+ * Without kernel mappings, which the core refuses without a warning: that of
+ * scratch memory takes a part of the RAM that grows with the buffer, and another
+ * VM says how large that is.
+ */
+static const struct dma_buf_ops bufshare_imp_large_ops = {
+	BUFSHARE_IMP_OPS,
+};
+
+/* Up to the size of the RAM, a mapping takes at most a 256th of it. */
+static const struct dma_buf_ops *bufshare_imp_ops_for(const struct bufshare_imp *imp)
+{
+	return imp->size >> PAGE_SHIFT > totalram_pages() ? &bufshare_imp_large_ops :
+							    &bufshare_imp_ops;
+}
 
 /**
  * bufshare_is_import() - is this a dma-buf that IMPORT made
@@ -559,7 +588,7 @@ static const struct dma_buf_ops bufshare_imp_ops = {
  */
 bool bufshare_is_import(struct dma_buf *dmabuf)
 {
-	return dmabuf->ops == &bufshare_imp_ops;
+	return dmabuf->ops == &bufshare_imp_ops || dmabuf->ops == &bufshare_imp_large_ops;
 }
 
 /*
@@ -876,7 +905,7 @@ static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import 
 	if (ret)
 		goto drop;
 
-	info.ops = &bufshare_imp_ops;
+	info.ops = bufshare_imp_ops_for(imp);
 	info.size = imp->size;
 	info.flags = arg->fd_flags & O_ACCMODE;
 	info.priv = imp;

@@ -22,6 +22,11 @@ static VMS: Shared = Shared::new(|| {
         machine.qemu.extend(words.map(str::to_owned));
     })
 });
+/// The second has little memory.
+static SMALL: Shared = Shared::new(|| {
+    let plan = Plan::new().options(&["--shm-size", "512M"]);
+    plan.second(|machine| machine.memory = 256)
+});
 const SIZE: u64 = 1 << 20;
 const PAGE: u32 = 4096;
 /// Somewhere in the middle.
@@ -253,6 +258,64 @@ fn a_kernel_mapping_made_after_a_revocation_is_scratch_memory() {
                 "{kind:?}: not zero again"
             );
         }
+        Ok(())
+    });
+}
+
+/// It warns of one that the host does not make, too.
+#[test]
+fn a_kernel_mapping_that_the_host_does_not_make_is_scratch_memory_and_ends_the_import() {
+    VMS.with(|vms| {
+        const PATIENCE: &str = "/sys/module/virtio_bufshare/parameters/request_timeout_ms";
+        let mut it = take(vms, AttachKind::Plain)?;
+        let before = vms.b.read_file(PATIENCE)?;
+        vms.b.write_file(PATIENCE, b"500")?;
+        vms.daemon()?.pause()?;
+        let mapped = it.b.step(it.importer, Step::Vmap);
+        vms.daemon()?.go_on()?;
+        vms.b.write_file(PATIENCE, before.trim_ascii())?;
+        mapped?;
+        let seen = it.b.step_read(it.importer, CPU_READ)?;
+        ensure!(seen.iter().all(|byte| *byte == 0), "not zero");
+        it.b.step(it.importer, cpu_write(it.seed + 50))?;
+        it.exporter_is_untouched()?;
+        // Nobody takes that for the buffer, and the window is given back.
+        let refusal = refused(it.b.sync(it.import.buf, true, false))?;
+        ensure!(refusal.errno == libc::ENODEV, "{refusal}");
+        let refusal = refused(it.b.map(it.import.buf))?;
+        ensure!(refusal.errno == libc::ENODEV, "{refusal}");
+        let importer = vms.b.name().to_owned();
+        let daemon = vms.daemon()?;
+        wait::until("the late mapping to go", wait::COMMAND, || {
+            Ok((daemon.snapshot()?.peer(&importer)?.mapped == 0).then_some(()))
+        })?;
+        it.b.step(it.importer, Step::Vunmap)?;
+        // The buffer is still there for another import.
+        let again = it.b.import(&it.export.id)?;
+        let map = it.b.map(again.buf)?;
+        ensure!(it.b.compare(map, it.seed)? == Sight::Pattern);
+        Ok(())
+    });
+}
+
+/// The memory that a kernel mapping needs grows with the buffer, and its exporter says
+/// how large that is.
+#[test]
+fn a_buffer_larger_than_the_ram_has_no_kernel_mapping() {
+    SMALL.with(|vms| {
+        const SIZE: u64 = 320 << 20;
+        vms.b.insert("importer", &[])?;
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let buf = a.alloc(SIZE)?;
+        let export = a.export(buf)?;
+        let import = b.import(&export.id)?;
+        let importer = b.attach(import.buf, AttachKind::Plain)?;
+        let refusal = refused(b.step(importer, Step::Vmap))?;
+        ensure!(refusal.errno == libc::EINVAL, "{refusal}");
+        a.close(export.number)?;
+        b.wait_event_of("Revoked", &export.id)?;
+        let refusal = refused(b.step(importer, Step::Vmap))?;
+        ensure!(refusal.errno == libc::EINVAL, "{refusal}");
         Ok(())
     });
 }
