@@ -457,8 +457,8 @@ static int bufshare_probe(struct virtio_device *vdev)
 	bd->wq = alloc_ordered_workqueue("bufshare", WQ_HIGHPRI | WQ_MEM_RECLAIM);
 	if (!bd->wq)
 		goto err_device;
-	bd->revoke_wq = alloc_workqueue("bufshare-revoke",
-					WQ_UNBOUND | WQ_HIGHPRI | WQ_MEM_RECLAIM, 0);
+	/* It calls other drivers, which may flush ordinary queues: no WQ_MEM_RECLAIM. */
+	bd->revoke_wq = alloc_workqueue("bufshare-revoke", WQ_UNBOUND | WQ_HIGHPRI, 0);
 	if (!bd->revoke_wq)
 		goto err_wq;
 

@@ -20,6 +20,7 @@
 #include <linux/pci.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
 
 #ifndef HAVE_INVALIDATE_MAPPINGS
 #define invalidate_mappings move_notify
@@ -126,10 +127,19 @@ static int edu_transfer(dma_addr_t addr, u32 len, bool to_ram)
 	return ret;
 }
 
+static void importer_idle(struct work_struct *work)
+{
+}
+
+static DECLARE_WORK(importer_work, importer_idle);
+
+/* Under the exporter's lock. It may wait for work of its own on an ordinary queue. */
 static void importer_invalidate(struct dma_buf_attachment *attach)
 {
 	struct importer *im = attach->importer_priv;
 
+	schedule_work(&importer_work);
+	flush_work(&importer_work);
 	im->invalidated++;
 	if (im->kind == IMPORTER_DYNAMIC && im->sgt) {
 		dma_buf_unmap_attachment(attach, im->sgt, DMA_BIDIRECTIONAL);
