@@ -469,17 +469,53 @@ static int bufshare_imp_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 	return 0;
 }
 
-/* Tell the host of CPU access, where that moves data. */
-static int bufshare_imp_sync(struct bufshare_imp *imp, enum dma_data_direction dir, u32 op)
+/* Does the host have to know of CPU access? Only where that moves data. */
+static bool bufshare_imp_syncs(const struct bufshare_imp *imp)
+{
+	return !imp->coherent || READ_ONCE(force_sync);
+}
+
+/*
+ * The accesses are those that the host counts, whoever waits: an END counts from its
+ * sending on, unless it is refused, so that it can be repeated then.
+ */
+static void bufshare_sync_complete(struct bufshare_device *bd, struct bufshare_req *req)
+{
+	const struct virtio_bufshare_sync *out = req->out;
+	bool begins = out->op == cpu_to_le32(VIRTIO_BUFSHARE_SYNC_BEGIN);
+	struct bufshare_imp *imp = req->owner;
+
+	if (begins == !req->err)
+		imp->accesses++;
+	bufshare_imp_put_locked(imp);
+}
+
+static int bufshare_sync_call(struct bufshare_imp *imp, struct bufshare_req *req, bool begins)
+{
+	struct bufshare_device *bd = imp->bd;
+	int ret = -EINVAL;
+
+	spin_lock_irq(&bd->lock);
+	if (begins || imp->accesses) {
+		imp->refs++;
+		ret = bufshare_send_locked(bd, req);
+		if (ret)
+			imp->refs--;	/* not the last: the dma-buf has one */
+		else if (!begins)
+			imp->accesses--;
+	}
+	spin_unlock_irq(&bd->lock);
+	return ret ?: bufshare_wait(bd, req, NULL);
+}
+
+/* Tell the host of CPU access. */
+static int bufshare_imp_sync(struct bufshare_imp *imp, enum dma_data_direction dir, bool begins)
 {
 	struct virtio_bufshare_sync *out;
 	struct bufshare_req *req;
 	u32 access;
 	int ret;
 
-	ret = bufshare_imp_map(imp, true);
-	if (ret || (imp->coherent && !READ_ONCE(force_sync)))
-		return ret;
 	access = dir == DMA_TO_DEVICE ? VIRTIO_BUFSHARE_WRITE :
 		 dir == DMA_FROM_DEVICE ? VIRTIO_BUFSHARE_READ :
 		 VIRTIO_BUFSHARE_READ | VIRTIO_BUFSHARE_WRITE;
@@ -494,10 +530,12 @@ static int bufshare_imp_sync(struct bufshare_imp *imp, enum dma_data_direction d
 		return -ENOMEM;
 	out = req->out;
 	out->handle = cpu_to_le64(imp->handle);
-	out->op = cpu_to_le32(op);
+	out->op = cpu_to_le32(begins ? VIRTIO_BUFSHARE_SYNC_BEGIN : VIRTIO_BUFSHARE_SYNC_END);
 	out->access = cpu_to_le32(access);
 	out->len = cpu_to_le64(imp->size);
-	ret = bufshare_call(imp->bd, req, NULL);
+	req->owner = imp;
+	req->complete = bufshare_sync_complete;
+	ret = bufshare_sync_call(imp, req, begins);
 	bufshare_req_put(req);
 	return ret == -ESTALE ? -ENODEV : ret;
 }
@@ -507,10 +545,18 @@ static int bufshare_imp_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_d
 	struct bufshare_imp *imp = dmabuf->priv;
 	int ret;
 
-	ret = bufshare_imp_sync(imp, dir, VIRTIO_BUFSHARE_SYNC_BEGIN);
+	ret = bufshare_imp_map(imp, true);
 	if (ret)
 		return ret;
-	atomic_inc(&imp->accesses);
+	if (bufshare_imp_syncs(imp)) {
+		ret = bufshare_imp_sync(imp, dir, true);
+		if (ret)
+			return ret;
+	} else {
+		spin_lock_irq(&imp->bd->lock);
+		imp->accesses++;
+		spin_unlock_irq(&imp->bd->lock);
+	}
 	bufshare_maps_sync(&imp->maps, true);
 	return 0;
 }
@@ -518,12 +564,24 @@ static int bufshare_imp_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_d
 static int bufshare_imp_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
 {
 	struct bufshare_imp *imp = dmabuf->priv;
+	int ret;
 
 	bufshare_maps_sync(&imp->maps, false);
 	/* Nobody says whose access ends: count those of all. */
-	if (atomic_dec_if_positive(&imp->accesses) < 0)
+	if (!READ_ONCE(imp->accesses))
 		return -EINVAL;
-	return bufshare_imp_sync(imp, dir, VIRTIO_BUFSHARE_SYNC_END);
+	ret = bufshare_imp_map(imp, true);
+	if (ret)
+		return ret;
+	if (bufshare_imp_syncs(imp))
+		return bufshare_imp_sync(imp, dir, false);
+	spin_lock_irq(&imp->bd->lock);
+	if (imp->accesses)
+		imp->accesses--;
+	else
+		ret = -EINVAL;
+	spin_unlock_irq(&imp->bd->lock);
+	return ret;
 }
 
 static void bufshare_imp_release(struct dma_buf *dmabuf)

@@ -438,7 +438,7 @@ enum bufshare_import_wire {
  * @dmabuf: NULL before and after its life; its file may go before it does;
  *	bufshare_device.lock
  * @inode: of @dmabuf, counted, with the user space mappings; bufshare_device.lock
- * @accesses: CPU accesses that have begun and not ended
+ * @accesses: CPU accesses that have begun and not ended; bufshare_device.lock
  * @scratch: kernel mapping made after a revocation; the dma-buf's reservation lock
  * @scratch_page: what it shows; likewise
  * @revoke_work: on bufshare_device.revoke_wq, once
@@ -473,7 +473,7 @@ struct bufshare_imp {
 	struct bufshare_req *detach_req;
 	struct dma_buf *dmabuf;
 	struct inode *inode;
-	atomic_t accesses;
+	u32 accesses;
 	void *scratch;
 	struct page *scratch_page;
 	struct work_struct revoke_work;

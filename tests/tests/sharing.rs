@@ -247,3 +247,25 @@ fn an_import_is_named_by_its_id_and_its_owner_until_a_program_names_it() {
         Ok(())
     });
 }
+
+/// With `force_sync`, the host is asked also where memory is coherent. It counts
+/// reading and writing apart.
+#[test]
+fn an_end_of_an_access_that_was_refused_can_be_repeated() {
+    VMS.with(|vms| {
+        const FORCE: &str = "/sys/module/virtio_bufshare/parameters/force_sync";
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, export) = a.offer(SIZE, 40)?;
+        let import = b.import(&export.id)?;
+        vms.b.write_file(FORCE, b"Y")?;
+        b.sync(import.buf, false, false)?;
+        let refusal = refused(b.sync(import.buf, true, true));
+        let repeated = b.sync(import.buf, false, true);
+        let beyond = refused(b.sync(import.buf, false, true));
+        vms.b.write_file(FORCE, b"N")?;
+        for refusal in [refusal?, beyond?] {
+            ensure!(refusal.errno == libc::EINVAL, "{refusal}");
+        }
+        repeated
+    });
+}
