@@ -233,13 +233,14 @@ static int bufshare_set_caps(struct bufshare_device *bd,
 
 /*
  * The room that a PCI device has for its configuration. virtio_pci takes a read
- * beyond it for a bug of ours, and no virtio interface tells it.
+ * beyond it for a bug of ours, and no virtio interface tells it. This finds the same
+ * capability as virtio_pci: the first whose BAR exists.
  */
 static u32 bufshare_config_room(struct bufshare_device *bd)
 {
 	struct pci_dev *pdev;
+	u8 type, bar;
 	u32 len = 0;
-	u8 type = 0;
 	int pos;
 
 	if (!dev_is_pci(bd->dma_dev))
@@ -248,9 +249,11 @@ static u32 bufshare_config_room(struct bufshare_device *bd)
 	for (pos = pci_find_capability(pdev, PCI_CAP_ID_VNDR); pos;
 	     pos = pci_find_next_capability(pdev, pos, PCI_CAP_ID_VNDR)) {
 		pci_read_config_byte(pdev, pos + offsetof(struct virtio_pci_cap, cfg_type), &type);
-		if (type != VIRTIO_PCI_CAP_DEVICE_CFG)
+		pci_read_config_byte(pdev, pos + offsetof(struct virtio_pci_cap, bar), &bar);
+		if (type != VIRTIO_PCI_CAP_DEVICE_CFG || bar >= PCI_STD_NUM_BARS ||
+		    !pci_resource_len(pdev, bar) ||
+		    !(pci_resource_flags(pdev, bar) & (IORESOURCE_IO | IORESOURCE_MEM)))
 			continue;
-		/* virtio_pci takes the first one, too. */
 		pci_read_config_dword(pdev, pos + offsetof(struct virtio_pci_cap, length), &len);
 		break;
 	}
