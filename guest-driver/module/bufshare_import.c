@@ -23,9 +23,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/slab.h>
-#include <linux/string.h>
 #include <linux/vmalloc.h>
-#include <uapi/linux/dma-buf.h>
 
 #include "bufshare_priv.h"
 
@@ -929,20 +927,16 @@ static int bufshare_imp_check(const struct bufshare_imp *imp)
 }
 
 /*
- * What bufinfo and /proc show: the beginning of the buffer's id, and its owner. A
- * program may set another name (DMA_BUF_SET_NAME); the core frees either.
+ * What bufinfo and /proc show as the exporter's name: ours, the beginning of the
+ * buffer's id, and its owner. A program may add a name (DMA_BUF_SET_NAME).
  */
-static void bufshare_imp_name(struct bufshare_imp *imp, struct dma_buf *dmabuf)
+static const char *bufshare_imp_label(struct bufshare_imp *imp)
 {
 	const int id_len = sizeof(imp->id) / 2;
-	char name[DMA_BUF_NAME_LEN];
-	const char *copy;
 
-	scnprintf(name, sizeof(name), "%*phN@%llu", id_len, &imp->id, imp->owner);
-	copy = kstrdup(name, GFP_KERNEL);
-	spin_lock(&dmabuf->name_lock);
-	dmabuf->name = copy;
-	spin_unlock(&dmabuf->name_lock);
+	scnprintf(imp->label, sizeof(imp->label), KBUILD_MODNAME ":%*phN@%llu", id_len, &imp->id,
+		  imp->owner);
+	return imp->label;
 }
 
 /* Uses the window region: only between bufshare_enter() and bufshare_exit(). */
@@ -963,6 +957,7 @@ static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import 
 	if (ret)
 		goto drop;
 
+	info.exp_name = bufshare_imp_label(imp);
 	info.ops = bufshare_imp_ops_for(imp);
 	info.size = imp->size;
 	info.flags = arg->fd_flags & O_ACCMODE;
@@ -972,7 +967,6 @@ static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import 
 		ret = PTR_ERR(dmabuf);
 		goto drop;
 	}
-	bufshare_imp_name(imp, dmabuf);
 	/* From here on the dma-buf has our reference. */
 	bufshare_device_get(bd);
 	spin_lock_irq(&bd->lock);

@@ -65,6 +65,8 @@
 
 #define BUFSHARE_NUM_EVENT_BUFS		32
 #define BUFSHARE_FILE_EVENTS		256
+/* Room for the module's name, half an id in hex, and a peer's number. */
+#define BUFSHARE_LABEL_LEN		64
 
 /**
  * struct bufshare_caps - limits of the device, checked and in CPU byte order
@@ -437,6 +439,7 @@ enum bufshare_import_wire {
  * @detach_req: likewise
  * @dmabuf: NULL before and after its life; its file may go before it does;
  *	bufshare_device.lock
+ * @label: exporter's name of @dmabuf; constant from its making on
  * @inode: of @dmabuf, counted, with the user space mappings; bufshare_device.lock
  * @accesses: CPU accesses that have begun and not ended; bufshare_device.lock
  * @scratch: kernel mapping made after a revocation; the dma-buf's reservation lock
@@ -472,6 +475,7 @@ struct bufshare_imp {
 	struct bufshare_req *unmap_req;
 	struct bufshare_req *detach_req;
 	struct dma_buf *dmabuf;
+	char label[BUFSHARE_LABEL_LEN];
 	struct inode *inode;
 	u32 accesses;
 	void *scratch;

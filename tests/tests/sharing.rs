@@ -228,22 +228,22 @@ fn dma_bufs(vm: &Vm) -> Result<String> {
 }
 
 #[test]
-fn an_import_is_named_by_its_id_and_its_owner_until_a_program_names_it() {
+fn an_import_is_named_by_its_id_and_its_owner_and_as_a_program_names_it() {
     VMS.with(|vms| {
         let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
         let (_, _, export) = a.offer(SIZE, 1)?;
         let import = b.import(&export.id)?;
         let owner = a.info()?.peer_id;
         let start = export.id.get(..16).context("a short id")?;
-        let name = format!("{start}@{owner}");
+        let name = format!("virtio_bufshare:{start}@{owner}");
         let list = dma_bufs(&vms.b)?;
         ensure!(list.contains(&name), "no {name} in {list}");
         b.set_name(import.buf, "a frame")?;
         let list = dma_bufs(&vms.b)?;
-        ensure!(list.contains("a frame") && !list.contains(&name), "{list}");
+        ensure!(list.contains("a frame") && list.contains(&name), "{list}");
         b.close(import.buf.number)?;
         let list = dma_bufs(&vms.b)?;
-        ensure!(!list.contains("a frame"), "{list}");
+        ensure!(!list.contains("a frame") && !list.contains(&name), "{list}");
         Ok(())
     });
 }
