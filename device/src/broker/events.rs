@@ -167,9 +167,13 @@ impl EventQueue {
         self.push(Key::Revoked(id.0, handle), Class::Kept, event);
     }
 
-    /// The holder of an attachment that is gone has given it up.
+    /// The holder of an attachment that is gone has given it up. That the buffer is
+    /// gone is news to others of the peer, who may know it by its offer.
     pub(super) fn detached(&mut self, id: BufferId, handle: u64) {
-        self.remove(Key::Revoked(id.0, handle));
+        if let Some(mut waiting) = self.remove(Key::Revoked(id.0, handle)) {
+            waiting.event.handle = 0;
+            self.push(Key::Revoked(id.0, 0), Class::Droppable, waiting.event);
+        }
     }
 
     /// An own export ended, and nobody asked for that.
@@ -407,6 +411,29 @@ mod tests {
         queue.next();
         queue.withdrawn(1, ID);
         assert_eq!(queue.next().unwrap().kind, EventKind::Revoked);
+    }
+
+    #[test]
+    fn a_revocation_is_told_also_when_the_attachment_is_given_up_first() {
+        let mut queue = EventQueue::default();
+        queue.revoked(2, ID, 7);
+        queue.detached(ID, 7);
+        let event = queue.next().unwrap();
+        assert_eq!((event.kind, event.id), (EventKind::Revoked, ID));
+        assert_eq!((event.peer, event.handle), (2, 0));
+        assert!(queue.next().is_none());
+    }
+
+    #[test]
+    fn revocations_that_nobody_waits_for_do_not_pile_up() {
+        let mut queue = EventQueue::default();
+        for n in 0..2 * MAX_DROPPABLE_EVENTS as u64 {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&n.to_le_bytes());
+            queue.revoked(2, BufferId(id), n + 1);
+            queue.detached(BufferId(id), n + 1);
+        }
+        assert_eq!(queue.len(), MAX_DROPPABLE_EVENTS + 1);
     }
 
     #[test]
