@@ -36,6 +36,10 @@ APT::Sandbox::User "root";
 APT::Install-Recommends "false";
 APT::Get::Assume-Yes "true";
 APT::Keep-Downloaded-Packages "true";
+APT::Get::AllowUnauthenticated "false";
+Acquire::AllowInsecureRepositories "false";
+Acquire::AllowWeakRepositories "false";
+Acquire::AllowDowngradeToInsecureRepositories "false";
 Acquire::Languages "none";
 Acquire::Retries "3";
 Acquire::PDiffs "false";
@@ -89,10 +93,6 @@ find_mirrors() {
     apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
         awk '$1 ~ /^(bullseye|bookworm|trixie|forky|duke|sid|oldoldstable|oldstable|stable|testing|unstable)(-updates|-backports)?$/ &&
             $2 !~ /^cdrom:/ && !seen[$2]++ { print $2 }'
-}
-
-os_name() {
-    (. /etc/os-release 2>/dev/null && printf '%s' "${PRETTY_NAME:-$ID}") || printf 'not Debian'
 }
 
 # have_mirror: set the array mirrors to the archives to try; die if there is none.

@@ -15,8 +15,11 @@ LAB=${BUFSHARE_LAB:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/bufshare/lab}
 TARGET=${CARGO_TARGET_DIR:-$REPO/target}
 [[ $TARGET == /* ]] || TARGET=$PWD/$TARGET
 export REPO LAB TARGET
+# For cargo, which may be set up to build elsewhere, and for programs in other folders.
+export BUFSHARE_LAB=$LAB CARGO_TARGET_DIR=$TARGET
 
-# The kernel that the scripts and tests take when nobody names one: see kernel_series.
+# The kernel that the scripts and tests take when nobody names one (by --kernel or
+# $BUFSHARE_KERNEL): see kernel_series.
 DEFAULT_KERNEL=${BUFSHARE_KERNEL:-stable}
 
 LIB_STARTED=$SECONDS
@@ -55,8 +58,9 @@ usage_from() {
 # how to.
 need_package() {
     command -v apt-get >/dev/null ||
-        die "missing packages: $*, and this machine has no apt-get" \
-            "The scripts need Debian's or Ubuntu's package manager."
+        die "missing packages: $*, and this machine ($(os_name)) has no apt-get" \
+            "The scripts need Debian's or Ubuntu's package manager: use a virtual machine" \
+            "or a privileged container of Debian, with this checkout in it."
     if ((EUID != 0)); then
         die "missing packages: $*" "Run as root: apt-get install --no-install-recommends $*"
     fi
@@ -73,6 +77,20 @@ need_commands() {
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     ((!${#missing[@]})) || need_package "${missing[@]}"
+}
+
+# os_name: of this machine, for people.
+os_name() {
+    (. /etc/os-release 2>/dev/null && printf '%s' "${PRETTY_NAME:-$ID}") || printf 'not Debian'
+}
+
+# need_target: a folder to build in, which the kernel's makefiles can use, too.
+need_target() {
+    [[ $TARGET != *[[:space:]:%]* ]] ||
+        die "nothing can be built in a folder of this name: $TARGET" \
+            "The kernel's makefiles take no blank, ':' or '%'. Set CARGO_TARGET_DIR to another folder."
+    mkdir -p "$TARGET" 2>/dev/null && [[ -w $TARGET ]] ||
+        die "cannot write in $TARGET" "Set CARGO_TARGET_DIR to a folder you may write to."
 }
 
 # need_rust: cargo, new enough for this workspace, and what it links programs with.
@@ -176,6 +194,11 @@ recorded() {
         in_kernel && /^release[ \t]*=/ { r = value() }
         in_kernel && s == series && r == release { found = 1 }
         END { exit !found }' "$REPO/tests/kernels.toml"
+}
+
+# any_recorded: that of at least one kernel of the lab.
+any_recorded() {
+    recorded stable || recorded newest
 }
 
 # trial_image ROOT FOLDER TEXT: make FOLDER/image.cpio, by the commands of the lab's

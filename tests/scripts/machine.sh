@@ -64,6 +64,7 @@ test_a_missing_command_is_installed_by_root_alone() {
 }
 
 test_a_machine_without_mounts_is_refused() {
+    may_mount
     an_archive
     fake unshare <<<'exit 1'
     run "$REPO/scripts/lab"
@@ -78,6 +79,7 @@ test_a_machine_without_mounts_is_refused() {
 
 # The rights to mount and to make namespaces are really taken away here.
 test_root_that_may_not_mount_is_refused() {
+    may_mount
     an_archive
     # shellcheck disable=SC2016 # for the inner shell
     run unshare --user --map-root-user sh -c '
@@ -90,6 +92,7 @@ test_root_that_may_not_mount_is_refused() {
 }
 
 test_root_without_the_right_to_mount_uses_a_user_namespace() {
+    may_mount
     # shellcheck disable=SC2016 # for the inner shell
     run unshare --user --map-root-user setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin bash -c '
         . "$1/scripts/lib.sh"
@@ -103,6 +106,7 @@ test_root_without_the_right_to_mount_uses_a_user_namespace() {
 }
 
 test_a_full_disk_is_said() {
+    may_mount
     an_archive
     fake df <<<'printf "Filesystem 1048576-blocks Used Available Capacity Mounted on\n/dev/x 9 8 77 9%% /\n"'
     run "$REPO/scripts/lab"
@@ -112,6 +116,7 @@ test_a_full_disk_is_said() {
 }
 
 test_a_machine_that_is_not_debian_is_asked_for_a_mirror() {
+    may_mount
     fake apt-get <<'END'
 [[ $1 == indextargets ]] || exit 100
 echo "noble http://archive.invalid/ubuntu"
@@ -130,6 +135,7 @@ END
 }
 
 test_a_mirror_is_remembered() {
+    may_mount
     fake apt-get <<'END'
 [[ " $* " != *" update "* && " $* " != *" autoclean "* ]] || exit 0
 echo "apt-get: nothing more" >&2
@@ -144,6 +150,75 @@ END
     not_said "--mirror"
     said "package lists"
     grep -q '] http://archive.invalid/debian trixie main' "$tmp/lab/making/apt/etc/sources.list"
+}
+
+# a_lab: one that another version of scripts/lab made, as far as that can be seen.
+a_lab() {
+    mkdir -p "$tmp/lab/root/lab"
+    echo 1 >"$tmp/lab/root/lab/layout"
+    echo "QEMU_VERSION=9.9" >"$tmp/lab/root/lab/lab.env"
+    echo older >"$tmp/lab/root/lab/base.stamp"
+}
+
+test_without_an_archive_a_lab_that_is_there_stays_in_use() {
+    may_mount
+    fake apt-get <<'END'
+[[ $1 == indextargets ]] || exit 100
+echo "trixie http://archive.invalid/debian"
+END
+    run "$REPO/scripts/lab"
+    is 1 "$status"
+    said "no Debian archive could be read"
+    a_lab
+    run "$REPO/scripts/lab"
+    is 0 "$status"
+    said "no Debian archive could be read" "the lab stays as it is, QEMU 9.9"
+    # Not if it lacks what is asked for, nor if newer packages are.
+    run "$REPO/scripts/lab" --with tools
+    is 1 "$status"
+    run "$REPO/scripts/lab" --force
+    is 1 "$status"
+    [[ -e $tmp/lab/root/lab/base.stamp ]] || fail "the lab is gone"
+}
+
+test_an_interrupted_change_of_roots_is_undone() {
+    may_mount
+    an_archive
+    a_lab
+    mv "$tmp/lab/root" "$tmp/lab/kept"
+    run "$REPO/scripts/lab"
+    is 0 "$status"
+    said "the lab stays as it is, QEMU 9.9"
+}
+
+test_a_folder_in_which_nothing_can_be_built_is_said() {
+    local script
+    checkout
+    stub lab <<<"touch $tmp/lab-ran"
+    fake cargo <<<'echo "cargo 1.999.0 (0 2000-01-01)"'
+    : >"$tmp/file"
+    for script in demo test; do
+        CARGO_TARGET_DIR="$tmp/a folder" run "$tmp/repo/scripts/$script"
+        is 1 "$status"
+        said "$tmp/a folder" "Set CARGO_TARGET_DIR"
+        no_download
+        CARGO_TARGET_DIR=$tmp/file/target run "$tmp/repo/scripts/$script"
+        is 1 "$status"
+        said "cannot write in $tmp/file/target" "Set CARGO_TARGET_DIR"
+        no_download
+    done
+}
+
+test_wrong_words_for_the_demo_are_refused_at_once() {
+    local words
+    fake cargo <<<'echo "cargo 1.999.0 (0 2000-01-01)"'
+    for words in "--frmaes 5" "--frames many" "--size 1920" "--kernel=newest" "--out /usr/out" "--out a,b" "--accel fast"; do
+        # shellcheck disable=SC2086 # two words
+        run "$REPO/scripts/demo" $words
+        is 1 "$status"
+        said "demo: error:"
+        no_download
+    done
 }
 
 test_an_unknown_kernel_is_refused() {

@@ -19,7 +19,9 @@ a_machine() {
     echo "KERNEL_IMAGE=$tmp/vmlinux" >"$tmp/lab/kernel-stable.env"
     touch "$tmp/udmabuf-0"
     chmod +x "$tmp/udmabuf-0"
-    fake cargo <<<"echo '{\"executable\":\"$tmp/udmabuf-0\"}'"
+    fake cargo <<END
+[[ \$1 == --version ]] && echo "cargo 1.999.0 (0 2000-01-01)" || echo '{"executable":"$tmp/udmabuf-0"}'
+END
 }
 
 boots() {

@@ -47,8 +47,11 @@ case " \$* " in
         echo "a_test_that_cannot: no udmabuf" >>$tmp/target/test-logs/skipped
         bad=\$(cat $tmp/fails-\$BUFSHARE_KERNEL 2>/dev/null)
         for name in \$bad; do echo "test \$name ... FAILED"; done
-        echo "test result: x. 5 passed; \$(wc -w <<<"\$bad") failed; 0 ignored; 0 measured"
-        [[ -z \$bad ]]
+        [[ -z \$bad ]] && word=ok || word=FAILED
+        echo "test result: \$word. 5 passed; \$(wc -w <<<"\$bad") failed; 0 ignored; 0 measured"
+        [[ -z \$bad ]] || echo "error: test failed, to rerun pass \\\`--test x\\\`"
+        [[ ! -e $tmp/dies ]] || echo "error: test failed, to rerun pass \\\`--test y\\\`"
+        [[ -z \$bad && ! -e $tmp/dies ]]
         ;;
 esac
 END
@@ -124,6 +127,39 @@ test_one_unseen_kernel_is_lenient_in_ci_alone() {
     run "$tmp/repo/scripts/test" --vm --kernel stable
     is 1 "$status"
     is "4 passed, 1 failed, 1 skipped" "$(last)"
+}
+
+test_a_program_that_dies_is_counted_beside_tests_that_fail() {
+    a_run "$RECORDED" "$RECORDED"
+    touch "$tmp/dies"
+    run "$tmp/repo/scripts/test" --vm
+    is 1 "$status"
+    said "1 ended without a result"
+    is "4 passed, 1 failed, 1 skipped" "$(last)"
+    echo "bad_one" >"$tmp/fails-stable"
+    run "$tmp/repo/scripts/test" --vm
+    is 1 "$status"
+    said "bad_one (stable)" "1 ended without a result"
+    is "4 passed, 2 failed, 1 skipped" "$(last)"
+}
+
+test_where_no_kernel_is_recorded_failures_count() {
+    a_run "$UNSEEN" "$UNSEEN"
+    echo "bad_one" >"$tmp/fails-newest"
+    CI=true run "$tmp/repo/scripts/test" --kernel all
+    is 1 "$status"
+    not_said REPORTED
+    is "118 passed, 1 failed, 3 skipped" "$(last)"
+}
+
+test_a_second_run_in_the_same_checkout_is_refused() {
+    a_run "$RECORDED" "$RECORDED"
+    mkdir -p "$tmp/target/test-logs"
+    exec 7>"$tmp/target/test-logs/lock"
+    flock 7
+    run "$tmp/repo/scripts/test"
+    is 1 "$status"
+    said "another scripts/test runs"
 }
 
 test_an_unseen_kernel_that_passes_is_to_be_recorded() {
