@@ -33,6 +33,9 @@
 //! its answer.
 
 pub mod broker;
+#[cfg(test)]
+#[path = "../tests/common/deny.rs"]
+mod deny;
 pub mod host;
 pub mod hub;
 mod sync;

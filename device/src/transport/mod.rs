@@ -12,9 +12,10 @@ pub mod memfd;
 pub mod udmabuf;
 pub mod zeroes;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Weak};
 
 use bufshare_protocol::types::{Extent, Transport};
@@ -310,21 +311,23 @@ fn page_size(file: &File) -> u64 {
     }
 }
 
-/// The seals of a file; none if it can have none.
-fn seals(fd: BorrowedFd<'_>) -> libc::c_int {
+/// The seals of a memfd or of a file of tmpfs or hugetlbfs; none of anything else. No
+/// file system is asked, so it cannot take long.
+fn seals(fd: BorrowedFd<'_>) -> Option<libc::c_int> {
     // SAFETY: F_GET_SEALS takes no pointer.
-    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) }.max(0)
+    let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+    (seals >= 0).then_some(seals)
 }
 
 /// Whether udmabuf takes the file: sealed against shrinking, not against
 /// writing.
 fn is_sealed(file: &File) -> bool {
-    let seals = seals(file.as_fd());
+    let seals = seals(file.as_fd()).unwrap_or_default();
     seals & libc::F_SEAL_SHRINK != 0 && seals & libc::F_SEAL_WRITE == 0
 }
 
-/// `DMA_BUF_MAGIC` of the kernel's magic.h, which libc does not have.
-const DMA_BUF_MAGIC: libc::c_long = 0x444d_4142;
+/// What the kernel calls a dma-buf in /proc, before its name.
+const DMA_BUF: &str = "/dmabuf:";
 
 /// What a program has to know of a file before it touches its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,17 +345,28 @@ pub enum MemoryKind {
 }
 
 impl MemoryKind {
-    /// Of this file.
+    /// Of this file. If it is not memory, then that is found without asking its file
+    /// system, which may be one of its owner's that never answers: neither `fstat` nor
+    /// `mmap` is safe before.
     ///
     /// # Errors
-    /// As `fstatfs`.
+    /// As `fstatfs` and `readlink`.
     pub fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let Some(seals) = seals(fd) else {
+            let path = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+            let dma_buf = path.as_os_str().as_bytes().starts_with(DMA_BUF.as_bytes());
+            return Ok(if dma_buf { Self::DmaBuf } else { Self::Other });
+        };
         Ok(match file_system(fd)?.f_type {
-            libc::TMPFS_MAGIC if seals(fd) & libc::F_SEAL_SHRINK != 0 => Self::Lasting,
-            libc::TMPFS_MAGIC | libc::HUGETLBFS_MAGIC => Self::Vanishing,
-            DMA_BUF_MAGIC => Self::DmaBuf,
-            _ => Self::Other,
+            libc::TMPFS_MAGIC if seals & libc::F_SEAL_SHRINK != 0 => Self::Lasting,
+            _ => Self::Vanishing,
         })
+    }
+
+    /// Whether it is of memory, and so can be looked at without having to wait.
+    #[must_use]
+    pub fn is_memory(self) -> bool {
+        matches!(self, Self::Lasting | Self::Vanishing)
     }
 }
 

@@ -8,6 +8,11 @@
 //! and the windows in it, are replaced by blank memory that is never touched: the
 //! front end will name them again to take them away.
 //!
+//! A file of another file system is not even looked at: the VMM may serve that itself,
+//! with FUSE, and never answer. It can hold up the closing of the descriptor all the
+//! same: then this session's own thread waits, and at the end of the program the kernel,
+//! until the VMM ends. Nobody can refuse a descriptor before it is there.
+//!
 //! Formats: vhost-user specification, "Message Specification".
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -205,22 +210,22 @@ impl Admission {
 
     /// Looks at further regions of memory.
     fn memory(&self, mut regions: Vec<Listed>, fds: &mut [OwnedFd]) -> Result<(), Refusal> {
-        let ids = fds.iter().map(|fd| FileId::of(fd.as_fd()));
-        let ids = ids.collect::<io::Result<Vec<FileId>>>()?;
-        for ((region, fd), id) in regions.iter_mut().zip(fds).zip(&ids) {
-            if !self.files.is_window(self.peer, *id, &ids) {
-                match MemoryKind::of(fd.as_fd())? {
-                    MemoryKind::Vanishing if !self.unsealed => {
-                        self.warn_left_out(region, fd, Fault::Vanishing);
-                    }
-                    MemoryKind::Lasting | MemoryKind::Vanishing => {
-                        self.files.announce(self.peer, *id);
-                        continue;
-                    }
-                    // A window that shows a udmabuf, of this device or another.
-                    MemoryKind::DmaBuf => {}
-                    MemoryKind::Other => self.warn_left_out(region, fd, Fault::NotMemory),
+        let kinds = fds.iter().map(Kind::of);
+        let kinds = kinds.collect::<io::Result<Vec<Kind>>>()?;
+        let ids: Vec<FileId> = kinds.iter().filter_map(|kind| kind.id).collect();
+        for ((region, fd), kind) in regions.iter_mut().zip(fds).zip(&kinds) {
+            match (kind.memory, kind.id) {
+                (_, Some(id)) if self.files.is_window(self.peer, id, &ids) => {}
+                (MemoryKind::Vanishing, _) if !self.unsealed => {
+                    self.warn_left_out(region, fd, Fault::Vanishing);
                 }
+                (_, Some(id)) => {
+                    self.files.announce(self.peer, id);
+                    continue;
+                }
+                // A window that shows a udmabuf, of this device or another.
+                (MemoryKind::DmaBuf, None) => {}
+                (_, None) => self.warn_left_out(region, fd, Fault::NotMemory),
             }
             region.left_out = true;
             *fd = self.files.blank()?;
@@ -268,6 +273,23 @@ impl Admission {
             }
         }
         Some(Ok(()))
+    }
+}
+
+/// What a file is, and which, if it is memory.
+struct Kind {
+    memory: MemoryKind,
+    id: Option<FileId>,
+}
+
+impl Kind {
+    fn of(fd: &OwnedFd) -> io::Result<Self> {
+        let memory = MemoryKind::of(fd.as_fd())?;
+        let id = memory.is_memory().then(|| FileId::of(fd.as_fd()));
+        Ok(Self {
+            memory,
+            id: id.transpose()?,
+        })
     }
 }
 
@@ -344,6 +366,28 @@ mod tests {
 
     fn id(fd: &OwnedFd) -> FileId {
         FileId::of(fd.as_fd()).unwrap()
+    }
+
+    #[test]
+    fn file_whose_file_system_may_not_answer_is_not_looked_at() {
+        let admission = admission(false);
+        let blank = id(&admission.files.blank().unwrap());
+        let file = disk_file();
+        let number = u32::try_from(file.as_raw_fd()).unwrap();
+        let looks = [
+            libc::SYS_fstat,
+            libc::SYS_newfstatat,
+            libc::SYS_statx,
+            libc::SYS_fstatfs,
+        ];
+        // In this thread, which is the test's own.
+        crate::deny::deny(&looks, Some(number), libc::EDEADLK).unwrap();
+        let denied = FileId::of(&file).unwrap_err();
+        assert_eq!(denied.raw_os_error(), Some(libc::EDEADLK));
+
+        let fd = add(&admission, file, 0).unwrap();
+
+        assert_eq!(id(&fd), blank);
     }
 
     fn disk_file() -> OwnedFd {
