@@ -47,6 +47,12 @@ pub enum Refusal {
     /// A kick or call descriptor is something else.
     #[error("it gave {0} as {1} descriptor of a queue, which has to be an eventfd")]
     NotEventfd(String, &'static str),
+    /// Reading a kick descriptor takes one kick, not all.
+    #[error(
+        "it gave an eventfd made with EFD_SEMAPHORE as kick descriptor of a queue: one write to it \
+         could wake this program for ever"
+    )]
+    Semaphore,
     /// The back-end channel is something else.
     #[error("it gave {0} as back-end channel, which has to be a Unix stream socket")]
     NotSocket(String),
@@ -67,6 +73,12 @@ pub enum Refusal {
          out; see the warning about that memory"
     )]
     Rings(u64),
+    /// The rings lie in memory of another VM.
+    #[error(
+        "its driver's rings lie at {0:#x} (in the VMM's address space), in memory that another VM \
+         shares or has announced as its own RAM: each VM needs a memory file of its own"
+    )]
+    ForeignRings(u64),
     /// The system said no.
     #[error("its descriptors cannot be looked at: {0}")]
     System(#[from] io::Error),
@@ -107,7 +119,16 @@ struct Listed {
     /// Address in the front end.
     user: u64,
     /// It was replaced.
-    left_out: bool,
+    left_out: Option<LeftOut>,
+}
+
+/// Why a region was replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LeftOut {
+    /// Its memory is not touched, and there was a warning.
+    Warned,
+    /// It is memory of another VM, as windows are.
+    Foreign,
 }
 
 impl Listed {
@@ -192,7 +213,13 @@ impl Admission {
             if is(which) {
                 return match (word(payload, 0), &fds[..]) {
                     (Some(value), []) if value & NO_FD != 0 => Ok(()),
-                    (Some(value), [fd]) if value & NO_FD == 0 => eventfd(fd, what),
+                    (Some(value), [fd]) if value & NO_FD == 0 => {
+                        eventfd(fd, what)?;
+                        if which == FrontendReq::SET_VRING_KICK && is_semaphore(fd)? {
+                            return Err(Refusal::Semaphore);
+                        }
+                        Ok(())
+                    }
                     _ => Err(malformed),
                 };
             }
@@ -214,25 +241,33 @@ impl Admission {
         let kinds = kinds.collect::<io::Result<Vec<Kind>>>()?;
         let ids: Vec<FileId> = kinds.iter().filter_map(|kind| kind.id).collect();
         for ((region, fd), kind) in regions.iter_mut().zip(fds).zip(&kinds) {
-            match (kind.memory, kind.id) {
-                (_, Some(id)) if self.files.is_window(self.peer, id, &ids) => {}
+            region.left_out = match (kind.memory, kind.id) {
+                (_, Some(id)) if self.files.is_window(self.peer, id, &ids) => {
+                    Some(LeftOut::Foreign)
+                }
                 (MemoryKind::Vanishing, _) if !self.unsealed => {
                     self.warn_left_out(region, fd, Fault::Vanishing);
+                    Some(LeftOut::Warned)
                 }
                 (_, Some(id)) => {
                     self.files.announce(self.peer, id);
                     continue;
                 }
                 // A window that shows a udmabuf, of this device or another.
-                (MemoryKind::DmaBuf, None) => {}
-                (_, None) => self.warn_left_out(region, fd, Fault::NotMemory),
-            }
-            region.left_out = true;
+                (MemoryKind::DmaBuf, None) => Some(LeftOut::Foreign),
+                (_, None) => {
+                    self.warn_left_out(region, fd, Fault::NotMemory);
+                    Some(LeftOut::Warned)
+                }
+            };
             *fd = self.files.blank()?;
         }
         let mut table = lock(&self.table);
         table.append(&mut regions);
-        let ram = table.iter().filter(|listed| !listed.left_out).count();
+        let ram = table
+            .iter()
+            .filter(|listed| listed.left_out.is_none())
+            .count();
         if table.len() > MAX_REGIONS || ram > MAX_RAM_REGIONS {
             return Err(Refusal::TooMany);
         }
@@ -262,14 +297,13 @@ impl Admission {
         // Index and flags; then the addresses of descriptors, used ring, available
         // ring.
         let table = lock(&self.table);
-        let left_out = |address| {
-            let mut replaced = table.iter().filter(|listed| listed.left_out);
-            replaced.any(|listed| listed.holds(address))
-        };
         for at in [8, 16, 24] {
             let address = word(payload, at)?;
-            if left_out(address) {
-                return Some(Err(Refusal::Rings(address)));
+            let mut holding = table.iter().filter(|listed| listed.holds(address));
+            match holding.find_map(|listed| listed.left_out) {
+                Some(LeftOut::Warned) => return Some(Err(Refusal::Rings(address))),
+                Some(LeftOut::Foreign) => return Some(Err(Refusal::ForeignRings(address))),
+                None => {}
             }
         }
         Some(Ok(()))
@@ -306,7 +340,7 @@ fn region(payload: &[u8], index: usize) -> Option<Listed> {
         gpa: word(region, 0)?,
         len: word(region, 8)?,
         user: word(region, 16)?,
-        left_out: false,
+        left_out: None,
     })
 }
 
@@ -330,6 +364,16 @@ fn eventfd(fd: &OwnedFd, what: &'static str) -> Result<(), Refusal> {
         return Err(io::Error::last_os_error().into());
     }
     Ok(())
+}
+
+/// Whether reading an eventfd takes one from its count, and not all. The kernel tells
+/// since Linux 6.5; before, it is taken not to be.
+fn is_semaphore(eventfd: &OwnedFd) -> io::Result<bool> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", eventfd.as_raw_fd()))?;
+    let flag = info
+        .lines()
+        .find_map(|line| line.strip_prefix("eventfd-semaphore:"));
+    Ok(flag.is_some_and(|flag| flag.trim() != "0"))
 }
 
 /// Takes a socket whose shutdown ends every wait for it.
@@ -441,6 +485,19 @@ mod tests {
     }
 
     #[test]
+    fn rings_in_memory_of_another_vm_are_refused_with_that_reason() {
+        let admission = admission(false);
+        let foreign = dup(memfd(0x1000, true));
+        admission.files.record(PeerId(1), id(&foreign));
+        add(&admission, foreign, 0x7000).unwrap();
+
+        let refusal = rings(&admission, 0x7000).unwrap_err();
+
+        assert!(matches!(refusal, Refusal::ForeignRings(_)), "{refusal}");
+        assert!(!refusal.to_string().contains("warning"), "there was none");
+    }
+
+    #[test]
     fn table_is_looked_at_region_by_region() {
         let admission = admission(false);
         let ram = dup(memfd(0x1000, true));
@@ -512,6 +569,25 @@ mod tests {
             let file = admission.admit(request.into(), &words(&[0]), &mut vec![dup(&file)]);
             assert!(matches!(file, Err(Refusal::NotEventfd(..))));
         }
+    }
+
+    #[test]
+    fn kick_descriptor_that_is_a_semaphore_is_refused() {
+        let admission = admission(false);
+        let semaphore = || {
+            let flags = libc::EFD_SEMAPHORE | libc::EFD_NONBLOCK;
+            let eventfd = vmm_sys_util::eventfd::EventFd::new(flags).unwrap();
+            // SAFETY: open, and duplicated at once.
+            vec![dup(unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) })]
+        };
+        let give =
+            |request: FrontendReq| admission.admit(request.into(), &words(&[0]), &mut semaphore());
+
+        let kick = give(FrontendReq::SET_VRING_KICK);
+
+        assert!(matches!(kick, Err(Refusal::Semaphore)), "{kick:?}");
+        // It is never read.
+        give(FrontendReq::SET_VRING_CALL).unwrap();
     }
 
     #[test]
