@@ -14,11 +14,13 @@ Peers:
   Each virtual machine is a peer. Its name comes from here, never from the
   guest. --peer takes these keys, separated by commas:
     name=NAME           1 to 31 bytes, unique
-    socket=PATH         listening socket to make, for the VMM to connect to
+    socket=PATH         listening socket to make, for the VMM to connect to; the
+                        owner and the group of this process may
     fd=N                or one that is open already, as handed over by systemd
     ram-fd=allow|deny   whether the VMMs of its importers may be given the file
                         descriptor of this VM's whole RAM (not their guests).
-                        Without it, sharing needs /dev/udmabuf on this host.
+                        Without it, sharing needs /dev/udmabuf on this host, and
+                        a buffer can have 64 MiB at most.
                         Default: deny
     unsealed-ram=allow|deny
                         whether this VM's RAM may be a file of which its VMM can
@@ -83,10 +85,10 @@ Exit status:
 
 Examples:
   vhost-device-bufshare \\
-    --peer name=camera,socket=/run/camera.sock,ram-fd=allow \\
-    --peer name=compositor,socket=/run/compositor.sock \\
-    --allow camera:compositor:rw --control /run/bufshare.sock
-  socat - UNIX-CONNECT:/run/bufshare.sock | jq .broker";
+    --peer name=camera,socket=/run/bufshare/camera,ram-fd=allow \\
+    --peer name=compositor,socket=/run/bufshare/compositor \\
+    --allow camera:compositor:rw --control /run/bufshare/control
+  socat - UNIX-CONNECT:/run/bufshare/control | jq .broker";
 
 /// Share buffers between virtual machines: the vhost-user back end of the
 /// bufshare virtio device.
@@ -129,7 +131,7 @@ pub struct Args {
     pub shm_size: Option<Size>,
 
     /// Mappings that each VMM may hold at once, 1 to 448. Each makes every later
-    /// one slower; QEMU 11.1 aborts at 512. [default: 256]
+    /// one slower; QEMU 11.1 aborts above 512, its RAM counted too. [default: 256]
     #[arg(long, value_name = "N")]
     pub max_windows: Option<u32>,
 
@@ -141,8 +143,8 @@ pub struct Args {
     /// imports from, and two VMs that import from each other cannot be paused at
     /// once. An importer whose session has ended, and whose VMM holds the memory
     /// all the same, is waited for without a limit; the log and the control socket
-    /// (holds) name its process: end it. The end of the program waits as long for such importers, but not for
-    /// ever, and forces none. [default: 5]
+    /// (holds) name its process: end it. The end of the program waits as long for
+    /// such importers, but not for ever, and forces none. [default: 5]
     #[arg(long, value_name = "SECONDS")]
     pub revoke_wait: Option<RevokeWaitSpec>,
 
