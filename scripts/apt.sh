@@ -59,6 +59,11 @@ private_apt() {
     "$1" -c "$work/apt/apt.conf" "${@:2}"
 }
 
+# suite_of SERIES: where its kernel comes from.
+suite_of() {
+    if [[ $1 == stable ]]; then echo "$SUITE"; else echo "$BACKPORTS"; fi
+}
+
 # Debian's public keys: this machine's, or those of the package of that name from
 # this machine's own archive (Ubuntu has it), which apt verifies.
 find_keyring() {

@@ -198,3 +198,13 @@ test_a_second_boot_of_the_nested_host_is_counted() {
     said "Run again, 2 times" "the machine ended (stable)" "the machine ended (newest)"
     is "6 passed, 0 failed, 0 skipped" "$(last)"
 }
+
+test_a_strict_run_fails_on_an_unseen_kernel_too() {
+    a_run "$RECORDED" "$UNSEEN"
+    echo "bad_one" >"$tmp/fails-newest"
+    CI=true run "$tmp/repo/scripts/test" --vm --strict --kernel all
+    is 1 "$status"
+    said "Linux $UNSEEN (newest): 4 passed, 1 failed, 1 skipped"
+    not_said REPORTED
+    is "8 passed, 1 failed, 2 skipped" "$(last)"
+}

@@ -1,0 +1,106 @@
+# shellcheck shell=bash disable=SC2154 # variables of run
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+#
+# What scripts/debug-kernel makes of a kernel's configuration, and which kernels it
+# has the tests run on.
+
+# ask LINE...: what tests/guest/debug.config says.
+ask() {
+    checkout
+    printf '%s\n' "$@" >"$tmp/repo/tests/guest/debug.config"
+}
+
+# check SERIES LINE...: look at a kernel's configuration with these lines.
+check() {
+    local series=$1
+    shift
+    printf '%s\n' "$@" >"$tmp/config"
+    run "$tmp/repo/scripts/debug-kernel" --kernel "$series" --check-config "$tmp/config"
+}
+
+test_a_configuration_that_keeps_all_is_taken() {
+    ask '# text' CONFIG_A=y 'CONFIG_B="x y"' '# absent on newest: CONFIG_C=m: it has another name' CONFIG_C=m
+    check stable CONFIG_A=y 'CONFIG_B="x y"' CONFIG_C=m
+    is 0 "$status"
+    check newest CONFIG_A=y 'CONFIG_B="x y"' '# CONFIG_D is not set'
+    is 0 "$status"
+}
+
+test_every_line_that_is_not_kept_is_named() {
+    ask CONFIG_A=y CONFIG_B=m CONFIG_C=y CONFIG_CC=y
+    check stable '# CONFIG_A is not set' CONFIG_B=y CONFIG_CC=y
+    is 1 "$status"
+    said "the stable kernel" "CONFIG_A=y: not kept; the kernel has: # CONFIG_A is not set" \
+        "CONFIG_B=m: not kept; the kernel has: CONFIG_B=y" \
+        "CONFIG_C=y: not kept; the kernel has: no such option" "absent on stable: LINE: REASON"
+    not_said "CONFIG_CC=y: not kept"
+}
+
+test_absence_on_one_kernel_is_none_on_the_other() {
+    ask '# absent on newest: CONFIG_A=y: it has another name' CONFIG_A=y
+    check stable '# CONFIG_A is not set'
+    is 1 "$status"
+    said "CONFIG_A=y: not kept"
+}
+
+test_a_line_said_to_be_absent_but_kept_is_named() {
+    ask '# absent on newest: CONFIG_A=y: it has another name' CONFIG_A=y
+    check newest CONFIG_A=y
+    is 1 "$status"
+    said "CONFIG_A=y: kept, though said to be absent for: it has another name"
+}
+
+test_a_word_of_absence_needs_a_line_and_a_reason() {
+    ask '# absent on newest: CONFIG_A=y' '# absent on stable: CONFIG_B=y: gone' CONFIG_A=y
+    check stable CONFIG_A=y
+    is 1 "$status"
+    said "CONFIG_A=y: said to be absent on newest, but not why" \
+        "CONFIG_B=y: said to be absent on stable, but asked for nowhere"
+    # Misspelt, it is not passed over.
+    ask '# absent on oldest: CONFIG_A=y: gone' CONFIG_A=y
+    check stable CONFIG_A=y
+    is 1 "$status"
+    said "CONFIG_A=y: said to be absent on oldest, which is no kernel"
+}
+
+# a_lab: one of which the debug kernels seem to be made.
+a_lab() {
+    checkout
+    stub lab <<'END'
+[[ $1 != --path ]] || exit
+mkdir -p "$BUFSHARE_LAB/root/lab"
+touch "$BUFSHARE_LAB"/root/lab/{base,kernel-stable,kernel-newest}.stamp
+echo "ROOT=$BUFSHARE_LAB/root" >"$BUFSHARE_LAB/lab.env"
+for series in stable newest; do echo "KERNEL_SERIES=$series" >"$BUFSHARE_LAB/kernel-$series.env"; done
+END
+    stub test <<END
+echo "\$* in \$BUFSHARE_LAB, times \$BUFSHARE_TIMEOUT_FACTOR" >>$tmp/tests
+END
+    # Only the name of what is to be made.
+    # shellcheck disable=SC2016 # for the script
+    sed -i 's/^        (make_kernel) 9>&-$/        echo "$KERNEL_SERIES" >>"$MADE"/' "$tmp/repo/scripts/debug-kernel"
+    grep -q MADE "$tmp/repo/scripts/debug-kernel"
+    export MADE=$tmp/made
+    : >"$MADE"
+}
+
+test_the_tests_run_on_the_kernels_that_were_asked_for() {
+    local kernel
+    a_lab
+    unset BUFSHARE_TIMEOUT_FACTOR
+    for kernel in stable newest all; do
+        : >"$tmp/tests"
+        : >"$MADE"
+        run "$tmp/repo/scripts/debug-kernel" --kernel "$kernel" -- one_test
+        is 0 "$status"
+        # Its failures count on any kernel.
+        is "--vm --strict --kernel $kernel -- one_test in $tmp/lab-debug, times 8" "$(<"$tmp/tests")"
+        is "${kernel/all/stable newest}" "$(paste -sd ' ' "$MADE")"
+    done
+    : >"$MADE"
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    is stable "$(<"$MADE")"
+    run "$tmp/repo/scripts/debug-kernel" --kernel other
+    is 1 "$status"
+    said "unknown kernel 'other'"
+}
