@@ -15,6 +15,7 @@ mod holds;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -158,6 +159,8 @@ pub trait Link: Send + Sync {
     /// Unmap requests are to be sent although the device is stopped. Called with the
     /// broker locked: must not block.
     fn force(&self);
+    /// A bug kept something from it that it cannot do without: ends it. Must not block.
+    fn fail(&self);
     /// The process that connected the front end, if it is known. Called with the
     /// broker locked: must not block.
     fn vmm_pid(&self) -> Option<u32>;
@@ -210,11 +213,35 @@ struct After {
 impl After {
     fn run(self) {
         for (link, token, reply) in self.replies {
-            link.reply(token, &reply);
+            deliver(&*link, |link| link.reply(token, &reply));
         }
         for link in self.events {
-            link.events();
+            deliver(&*link, |link| link.events());
         }
+    }
+}
+
+/// Delivers something to one session. If a bug keeps it from that, only this session
+/// ends, and the others get what is theirs, whoever's thread this is.
+fn deliver(link: &dyn Link, delivery: impl FnOnce(&dyn Link)) {
+    if catch_unwind(AssertUnwindSafe(|| delivery(link))).is_err() {
+        link.fail();
+    }
+}
+
+/// One step whose answers and events are yet to be delivered.
+struct Delivering<'a>(&'a AtomicUsize);
+
+impl<'a> Delivering<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Delivering<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -672,17 +699,16 @@ impl Hub {
     fn step(&self, change: impl FnOnce(&mut Broker, &mut BTreeMap<PeerId, Slot>) -> Vec<Effect>) {
         // Dropped after the lock.
         let _alarm = Alarm(self);
-        let after = {
+        let (after, _delivering) = {
             let Some(mut state) = self.state() else {
                 return;
             };
             let State { broker, slots } = &mut *state;
             let effects = change(broker, slots);
-            self.delivering.fetch_add(1, Ordering::AcqRel);
-            self.route(slots, effects)
+            let delivering = Delivering::new(&self.delivering);
+            (self.route(slots, effects), delivering)
         };
         self.run(after);
-        self.delivering.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Does what needs the lock dropped.
@@ -827,6 +853,9 @@ struct Timer {
 struct TimerQueue {
     heap: BinaryHeap<Reverse<(Instant, DeadlineId)>>,
     stopped: bool,
+    /// Has a bug.
+    #[cfg(test)]
+    bug: bool,
 }
 
 impl Timer {
@@ -846,6 +875,8 @@ impl Timer {
     fn next(&self) -> Option<DeadlineId> {
         let mut queue = lock(&self.queue);
         loop {
+            #[cfg(test)]
+            assert!(!queue.bug, "as a bug would");
             if queue.stopped {
                 return None;
             }
@@ -874,9 +905,12 @@ impl Timer {
 
     fn run(hub: &Weak<Hub>) {
         while let Some(hub) = hub.upgrade() {
-            match hub.timer.next() {
-                Some(id) => hub.deadline(id),
-                None => return,
+            let next = || hub.timer.next().map(|id| hub.deadline(id));
+            match catch_unwind(AssertUnwindSafe(next)) {
+                Ok(Some(())) => {}
+                Ok(None) => return,
+                // Without deadlines nobody can be made to let go.
+                Err(_) => return hub.fail(),
             }
         }
     }

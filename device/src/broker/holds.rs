@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Broker;
+use super::limits::MAX_CLOSE;
 use super::types::{Effect, PeerId};
 
 /// What the VMM of one peer may still map of another peer's memory.
@@ -48,19 +49,23 @@ impl Broker {
     }
 
     /// The program is to end: every buffer is taken back, as in any revocation, and
-    /// nobody can export any more.
-    pub fn close(&mut self) -> Vec<Effect> {
+    /// nobody can export any more. At most [`MAX_CLOSE`] of them are looked at in one
+    /// call; also returns whether those were the last.
+    pub fn close(&mut self) -> (bool, Vec<Effect>) {
         self.closed = true;
-        let open: Vec<u64> = self
+        let next: Vec<u64> = self
             .buffers
-            .iter()
-            .filter(|(_, buffer)| buffer.revoking.is_none())
+            .range(self.close_from..)
             .map(|(generation, _)| *generation)
+            .take(MAX_CLOSE)
             .collect();
-        for generation in open {
-            self.tell_owner_revoked(generation);
-            self.revoke(generation, None);
+        for generation in &next {
+            self.close_from = generation.saturating_add(1);
+            if self.revoking(*generation).is_none() {
+                self.tell_owner_revoked(*generation);
+                self.revoke(*generation, None);
+            }
         }
-        self.finish()
+        (next.len() < MAX_CLOSE, self.finish())
     }
 }

@@ -171,6 +171,8 @@ pub struct Broker {
     host_udmabuf: bool,
     /// The program is to end: nothing is exported any more.
     closed: bool,
+    /// The first buffer that was not looked at since.
+    close_from: u64,
     ids: Box<dyn IdSource + Send>,
     out: Vec<Effect>,
 }
@@ -256,6 +258,7 @@ impl Broker {
             shm_size: config.shm_size,
             host_udmabuf: config.host_udmabuf,
             closed: false,
+            close_from: 0,
             ids,
             out: Vec::new(),
         })

@@ -103,7 +103,18 @@ impl Hub {
     /// The program is to end: takes all buffers back, and lets nobody export any
     /// more.
     pub fn close(&self) {
-        self.step(|broker, _| broker.close());
+        loop {
+            // Also if the broker failed.
+            let mut last = true;
+            self.step(|broker, _| {
+                let effects;
+                (last, effects) = broker.close();
+                effects
+            });
+            if last {
+                return;
+            }
+        }
     }
 
     /// How long the end of the program may take to take everything back.

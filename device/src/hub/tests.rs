@@ -28,6 +28,12 @@ impl IdSource for OneId {
 struct Notes {
     jobs: Mutex<Vec<Job>>,
     replies: Mutex<BTreeMap<Token, Reply>>,
+    /// How often there was news.
+    news: AtomicUsize,
+    /// Has a bug that shows then.
+    broken: AtomicBool,
+    /// Was told of it.
+    failed: AtomicBool,
 }
 
 impl Link for Notes {
@@ -43,9 +49,16 @@ impl Link for Notes {
         lock(&self.replies).insert(token, reply.clone());
     }
 
-    fn events(&self) {}
+    fn events(&self) {
+        self.news.fetch_add(1, Ordering::AcqRel);
+        assert!(!self.broken.load(Ordering::Acquire), "as a bug would");
+    }
 
     fn force(&self) {}
+
+    fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
 
     fn vmm_pid(&self) -> Option<u32> {
         None
@@ -187,6 +200,39 @@ fn a_reset_leaves_no_job_about_windows_that_the_vmm_has_dropped() {
     assert_eq!(hub.report().holds, []);
     hub.start(B, true);
     assert!(lock(&sessions[&B].jobs).is_empty());
+}
+
+#[test]
+fn a_bug_in_one_session_keeps_nothing_from_the_others() {
+    let (hub, sessions) = hub();
+    mapped(&hub, &sessions);
+    let news = || sessions[&B].news.load(Ordering::Acquire);
+    let before = news();
+    sessions[&A].broken.store(true, Ordering::Release);
+
+    // First a is told, then b.
+    hub.close();
+
+    assert!(sessions[&A].failed.load(Ordering::Acquire), "it ends");
+    assert!(!sessions[&B].failed.load(Ordering::Acquire));
+    assert!(news() > before);
+    assert_eq!(hub.delivering.load(Ordering::Acquire), 0, "all is done");
+    assert!(!hub.failed(), "the broker is whole");
+}
+
+#[test]
+fn a_bug_that_ends_the_deadlines_ends_the_program() {
+    let (hub, sessions) = hub();
+    mapped(&hub, &sessions);
+    let stop = Arc::new(Stop::new().unwrap());
+    hub.stop_on_failure(stop.clone());
+    let timer = hub.start_timer().unwrap();
+    lock(&hub.timer.queue).bug = true;
+    hub.timer.wake.notify_one();
+
+    timer.join().unwrap();
+
+    assert!(hub.failed() && stop.requested());
 }
 
 #[test]

@@ -492,6 +492,14 @@ impl Link for Session {
         self.port.force();
     }
 
+    fn fail(&self) {
+        log::error!(
+            "{}: a bug kept an answer or an event from it: the session ends",
+            self.name
+        );
+        self.lifeline.fail();
+    }
+
     fn vmm_pid(&self) -> Option<u32> {
         self.port.vmm_pid()
     }

@@ -995,6 +995,24 @@ fn an_unexport_of_what_is_being_taken_back_is_answered_when_it_is_gone() {
 }
 
 #[test]
+fn the_end_takes_many_buffers_back_in_steps() {
+    let mut host = Host::new();
+    let many = limits::MAX_CLOSE + 1;
+    for _ in 0..many {
+        host.export(A, 1);
+    }
+    let left = |host: &Host| host.broker.snapshot().buffers.len();
+    assert_eq!(left(&host), many);
+
+    for (last, rest) in [(false, 1), (true, 0)] {
+        let (was_last, effects) = host.broker.close();
+        host.take(effects);
+        assert_eq!((was_last, left(&host)), (last, rest));
+        assert_eq!(status(host.call(A, export(&[(RAM, 1)]))), Status::HostError);
+    }
+}
+
+#[test]
 fn closing_takes_every_buffer_back_and_lets_nobody_export() {
     let mut host = Host::new();
     let ids = [host.export(A, 1), host.export(B, 2)];
@@ -1009,9 +1027,10 @@ fn closing_takes_every_buffer_back_and_lets_nobody_export() {
         host.events(peer);
     }
 
-    let effects = host.broker.close();
+    let (last, effects) = host.broker.close();
     host.take(effects);
 
+    assert!(last);
     let hold = |importer, owner, pages| Hold {
         importer,
         owner,
