@@ -22,6 +22,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use common::daemon::{Daemon, Setup, binary, limit_open_files};
+use common::deny::deny;
 use common::vm::Vm;
 use common::{SOON, until};
 use vhost::VhostBackend;
@@ -272,6 +273,62 @@ fn too_low_a_limit_of_open_files_is_status_1_and_says_how_many_are_needed() {
         assert!(text.contains(part), "'{part}' is not in: {text}");
     }
     assert!(!dir.path().join("s").exists());
+}
+
+#[test]
+fn host_without_asynchronous_io_is_status_1_and_says_what_to_raise() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(binary());
+    command.arg("--socket-path").arg(dir.path().join("s"));
+    // As when other programs have used fs.aio-max-nr up.
+    // SAFETY: between fork and exec it makes system calls, and allocates at the most,
+    // which the C library allows.
+    unsafe { command.pre_exec(|| deny(&[libc::SYS_io_setup], None, libc::EAGAIN)) };
+
+    let output = command.output().unwrap();
+
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for part in ["asynchronous I/O", "temporarily", "fs.aio-max-nr"] {
+        assert!(text.contains(part), "'{part}' is not in: {text}");
+    }
+    assert!(!dir.path().join("s").exists());
+}
+
+#[test]
+fn sighup_that_is_ignored_at_the_start_does_not_end_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let notify = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&notify).unwrap();
+    manager.set_read_timeout(Some(SOON)).unwrap();
+    let mut command = Command::new(binary());
+    command
+        .arg("--socket-path")
+        .arg(dir.path().join("s"))
+        .env("NOTIFY_SOCKET", &notify)
+        .stderr(Stdio::piped());
+    let ignore = || {
+        // SAFETY: no handler is set.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+        Ok(())
+    };
+    // SAFETY: between fork and exec nothing but a system call is made.
+    unsafe { command.pre_exec(ignore) };
+    let child = command.spawn().unwrap();
+    let ready = manager.recv(&mut [0; 64]);
+
+    for signal in [libc::SIGHUP, libc::SIGTERM] {
+        // SAFETY: our own child.
+        unsafe { libc::kill(child.id() as i32, signal) };
+    }
+
+    let output = child.wait_with_output().unwrap();
+    ready.unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    // Of two the lower one is read first.
+    assert!(text.contains("SIGTERM: ending"), "{text}");
+    assert!(!text.contains("SIGHUP"), "{text}");
 }
 
 #[test]

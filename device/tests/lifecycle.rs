@@ -1053,6 +1053,21 @@ fn sigterm_while_a_buffer_is_mapped_takes_it_back_before_the_end() {
 }
 
 #[test]
+fn every_signal_by_which_programs_are_ended_takes_buffers_back() {
+    for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        let (mut daemon, mut a, mut b) = two_with(Daemon::spawn);
+        share(&mut a, &mut b);
+
+        daemon.signal(signal);
+
+        assert_eq!(daemon.wait().code(), Some(0), "signal {signal}");
+        assert_eq!(b.front.shm.windows_of(&a.front.ram_file), 0);
+        drop((a, b));
+        daemon.finish_ended();
+    }
+}
+
+#[test]
 fn sigterm_takes_memory_from_importers_that_run_and_do_not_let_go() {
     let (mut daemon, mut a, mut b) = two_with(Daemon::spawn);
     share(&mut a, &mut b);

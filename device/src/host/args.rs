@@ -60,8 +60,8 @@ VM whose RAM is left out is refused):
   -device vhost-user-test-device-pci,virtio-id=37,num_vqs=2,vq_size=64,config_size=64,chardev=c
 
 Signals:
-  SIGTERM and SIGINT end the program. From then on no front end can connect and
-  no guest can export; every buffer is taken back, as in any revocation. When it
+  SIGTERM, SIGINT, SIGHUP and SIGQUIT end the program (SIGHUP not under nohup).
+  From then on no front end can connect and no guest can export; every buffer is taken back, as in any revocation. When it
   is proved that no VMM maps memory of another VM, the program ends with status
   0. Importers that run get the time of --revoke-wait and 5 seconds more, those
   whose device is stopped the time of --revoke-wait (60 seconds if unlimited);

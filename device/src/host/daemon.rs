@@ -2,6 +2,7 @@
 //! The daemon as a whole: made of a configuration, ended by one call.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -53,6 +54,12 @@ pub enum Error {
          until they end"
     )]
     Bug,
+    /// Front ends cannot be signalled.
+    #[error(
+        "no asynchronous I/O, without which a front end could hold up others: {0}; raise \
+         fs.aio-max-nr (sysctl), or allow io_setup and io_submit if a seccomp filter forbids them"
+    )]
+    Doorbell(io::Error),
     /// There are too few descriptors.
     #[error("{0}")]
     Descriptors(#[from] descriptors::Error),
@@ -139,7 +146,7 @@ impl Daemon {
         let control = config.control.as_deref().map(Bound::bind);
         let control = control.transpose().map_err(Error::Control)?;
 
-        doorbell::prepare();
+        doorbell::prepare().map_err(Error::Doorbell)?;
         let udmabuf = find_udmabuf(config);
         descriptors::reserve(config.peers.len(), config.max_windows)?;
         let broker = Broker::new(config.broker(udmabuf.is_some())?, Box::new(RandomIds))
@@ -201,7 +208,15 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Starts a thread. The program ends if a bug ends it.
     fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let (thread, stop) = (name.to_owned(), self.common.stop.clone());
+        let body = move || {
+            if catch_unwind(AssertUnwindSafe(body)).is_err() {
+                log::error!("a bug ended the thread '{thread}': the program ends");
+                stop.request();
+            }
+        };
         let thread = std::thread::Builder::new()
             .name(name.into())
             .spawn(body)

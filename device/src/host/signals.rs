@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! SIGTERM and SIGINT as a descriptor.
+//! The signals that end the program, as a descriptor.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::stop::Stop;
 
-/// The signals that end the daemon.
-const SIGNALS: [(libc::c_int, &str); 2] = [(libc::SIGTERM, "SIGTERM"), (libc::SIGINT, "SIGINT")];
+/// The signals that end the daemon: all by which people and service managers end
+/// programs. By any other nothing would be taken back.
+const SIGNALS: [(libc::c_int, &str); 4] = [
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGINT, "SIGINT"),
+    (libc::SIGHUP, "SIGHUP"),
+    (libc::SIGQUIT, "SIGQUIT"),
+];
 
 /// The signals, blocked for this thread and all that it starts.
 #[derive(Debug)]
@@ -24,6 +30,9 @@ impl Signals {
         // SAFETY: the set is writable.
         unsafe { libc::sigemptyset(&raw mut set) };
         for (signal, _) in SIGNALS {
+            if signal == libc::SIGHUP && is_ignored(signal) {
+                continue;
+            }
             // SAFETY: the set is initialised and the signal exists.
             unsafe { libc::sigaddset(&raw mut set, signal) };
         }
@@ -79,4 +88,14 @@ impl Signals {
             .find(|(signal, _)| u32::try_from(*signal) == Ok(info.ssi_signo));
         Ok(name.map(|(_, name)| *name))
     }
+}
+
+/// Whether whoever started the program has it ignore a signal, as nohup does. A blocked
+/// one would come all the same.
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: all zeroes is a valid action; it is plain data.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: no new action; the old one is writable.
+    let rc = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    rc == 0 && action.sa_sigaction == libc::SIG_IGN
 }

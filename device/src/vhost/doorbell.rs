@@ -124,40 +124,34 @@ impl Reads {
     }
 }
 
-fn reads() -> Option<&'static Reads> {
-    static READS: OnceLock<Option<Reads>> = OnceLock::new();
-    let reads = READS.get_or_init(|| {
-        let made = Reads::new();
-        if let Err(error) = &made {
-            log::warn!(
-                "this kernel has no asynchronous I/O for us ({error}; see fs.aio-max-nr): a \
-                 hostile VMM could hold up other VMs' devices"
-            );
-        }
-        made.ok()
-    });
-    reads.as_ref()
+/// The process's, made at the first call. A failure is final: else the program could
+/// begin to wait later.
+fn reads() -> io::Result<&'static Reads> {
+    static READS: OnceLock<Result<Reads, Option<i32>>> = OnceLock::new();
+    let reads = READS.get_or_init(|| Reads::new().map_err(|error| error.raw_os_error()));
+    reads.as_ref().map_err(|code| {
+        code.map_or_else(
+            || io::ErrorKind::Unsupported.into(),
+            io::Error::from_raw_os_error,
+        )
+    })
 }
 
-/// Makes ready what [`signal`] needs.
-pub fn prepare() {
-    let _ = reads();
+/// Makes ready what [`signal`] needs. There is no other way to signal that cannot be
+/// made to wait.
+///
+/// # Errors
+/// As `io_setup`.
+pub fn prepare() -> io::Result<()> {
+    reads().map(drop)
 }
 
 /// Signals an eventfd.
 ///
 /// # Errors
-/// As `io_submit`.
+/// As `io_setup` and `io_submit`.
 pub fn signal(eventfd: RawFd) -> io::Result<()> {
-    if let Some(reads) = reads() {
-        return reads.signal(eventfd);
-    }
-    let one = 1_u64.to_ne_bytes();
-    // SAFETY: the buffer has the given length.
-    if unsafe { libc::write(eventfd, one.as_ptr().cast(), one.len()) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    reads()?.signal(eventfd)
 }
 
 /// Reads an eventfd, so that it is not signalled any more.

@@ -15,6 +15,7 @@
 )]
 
 pub mod daemon;
+pub mod deny;
 pub mod frontend;
 pub mod other;
 pub mod threads;
