@@ -114,6 +114,20 @@ static void bufshare_imp_settle_locked(struct bufshare_imp *imp)
 					 bufshare_detach_complete);
 }
 
+/* Is the place still used for a buffer that was taken back? */
+static bool bufshare_place_stale_locked(struct bufshare_imp *imp, u64 offset)
+{
+	struct bufshare_imp *other;
+
+	list_for_each_entry(other, &imp->bd->imports, node) {
+		if (other != imp && other->revoked && other->users &&
+		    offset < other->shm_offset + other->size &&
+		    other->shm_offset < offset + imp->size)
+			return true;
+	}
+	return false;
+}
+
 static int bufshare_map_result_locked(struct bufshare_imp *imp, struct bufshare_req *req)
 {
 	struct bufshare_shm *shm = imp->bd->shm;	/* the dma-buf may have gone */
@@ -131,12 +145,11 @@ static int bufshare_map_result_locked(struct bufshare_imp *imp, struct bufshare_
 	imp->coherent = le32_to_cpu(resp.flags) & VIRTIO_BUFSHARE_MAP_COHERENT;
 	if (le64_to_cpu(resp.len) == imp->size && PAGE_ALIGNED(offset) &&
 	    offset <= shm->size && imp->size <= shm->size - offset) {
-		if (!bufshare_shm_is_stale(shm, offset, imp->size)) {
+		if (!bufshare_place_stale_locked(imp, offset)) {
 			imp->shm_offset = offset;
 			return 0;
 		}
-		/* After a reset the host knows nothing of who uses it. */
-		dev_err_ratelimited(imp->bd->dev, "the host maps where another driver still uses a buffer that was revoked: end that use\n");
+		dev_err_ratelimited(imp->bd->dev, "the host maps where a device still uses a buffer that was taken back\n");
 	} else {
 		imp->bd->stats.malformed++;
 		dev_err_ratelimited(imp->bd->dev, "the host maps %llu bytes at %#llx of a region of %#llx\n",
@@ -164,6 +177,11 @@ static int bufshare_imp_start_map_locked(struct bufshare_imp *imp, struct bufsha
 	struct virtio_bufshare_map *out = req->out;
 	int ret;
 
+	/* A device that was reset may map there: it does not know who looks at what. */
+	if (atomic_read(&imp->shm->lost)) {
+		dev_err_ratelimited(imp->bd->dev, "other drivers use buffers that were imported before the device was reset: no other is mapped until they end that\n");
+		return -EBUSY;
+	}
 	out->handle = cpu_to_le64(imp->handle);
 	out->len = cpu_to_le64(imp->size);
 	req->owner = imp;
@@ -272,8 +290,10 @@ static void bufshare_imp_unuse(struct bufshare_imp *imp)
 	struct bufshare_device *bd = imp->bd;
 
 	spin_lock_irq(&bd->lock);
-	if (!--imp->users)
-		bufshare_shm_stale_del(imp);
+	if (!--imp->users && imp->lost) {
+		imp->lost = false;
+		atomic_dec(&imp->shm->lost);
+	}
 	bufshare_imp_settle_locked(imp);
 	spin_unlock_irq(&bd->lock);
 }
@@ -720,8 +740,6 @@ static void bufshare_imp_revoke_locked(struct bufshare_imp *imp)
 		return;
 	imp->bd->stats.revoked++;
 	WRITE_ONCE(imp->revoked, true);
-	if (imp->users)
-		bufshare_shm_stale_add(imp);
 	wake_up_all(&imp->wait);
 	if (imp->dmabuf) {
 		imp->refs++;
@@ -810,6 +828,9 @@ void bufshare_imports_gone(struct bufshare_device *bd)
 			/* Not the last reference, which would sleep: the device has one. */
 			bufshare_shm_put(imp->shm);
 			imp->shm = NULL;
+		} else if (!imp->lost) {
+			imp->lost = true;
+			atomic_inc(&imp->shm->lost);
 		}
 	}
 	spin_unlock_irq(&bd->lock);
@@ -864,7 +885,6 @@ static struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
 	imp->wanted = arg->rights;
 	init_rwsem(&imp->fault_sem);
 	init_waitqueue_head(&imp->wait);
-	INIT_LIST_HEAD(&imp->stale);
 	INIT_WORK(&imp->revoke_work, bufshare_revoke_work);
 	bufshare_maps_init(&imp->maps);
 	spin_lock_irq(&bd->lock);

@@ -31,7 +31,6 @@
  *   bufshare_maps.lock		attachments of one dma-buf
  *   bufshare_device.files_lock	list of open files
  *   bufshare_device.lock	everything else; taken in hard interrupts
- *   bufshare_shm.lock		places in the window region
  *   bufshare_file.lock		one file's events
  *   wait queues
  * No lock but inside, mmap_lock and dma_resv (the last two when the kernel calls
@@ -128,8 +127,8 @@ struct bufshare_stats {
  * @start: physical address; constant
  * @size: bytes; constant
  * @virt: kernel address, write-back cached; constant
- * @lock: protects @stale
- * @stale: struct bufshare_imp.stale, of any binding
+ * @lost: imports that other drivers use although the device was reset, of any
+ *	binding
  */
 struct bufshare_shm {
 	struct kref ref;
@@ -140,8 +139,7 @@ struct bufshare_shm {
 	phys_addr_t start;
 	u64 size;
 	void *virt;
-	spinlock_t lock;	/* stale */
-	struct list_head stale;
+	atomic_t lost;
 };
 
 /**
@@ -414,7 +412,6 @@ enum bufshare_import_wire {
  * @shm: the window region, counted by the dma-buf; NULL before and after its life,
  *	and when the device has gone and nothing leads there; bufshare_device.lock
  *	to write
- * @stale: on bufshare_shm.stale while it is revoked and has users; its lock
  * @node: on bufshare_device.imports; bufshare_device.lock
  * @wire: what the host knows; bufshare_device.lock to write
  * @id: the buffer; constant
@@ -432,6 +429,7 @@ enum bufshare_import_wire {
  * @users: device mappings and kernel mappings; bufshare_device.lock
  * @released: the dma-buf is gone or never came; bufshare_device.lock
  * @revoked: no new use; bufshare_device.lock to write
+ * @lost: it counts for bufshare_shm.lost; bufshare_device.lock
  * @zapped: no user space mapping is left, nor comes; bufshare_device.lock
  * @fault_sem: read: a fault checks @revoked and inserts; write: none is between
  * @wait: waiters for the end of MAPPING
@@ -451,7 +449,6 @@ struct bufshare_imp {
 	u32 refs;
 	struct bufshare_device *bd;
 	struct bufshare_shm *shm;
-	struct list_head stale;
 	struct list_head node;
 	enum bufshare_import_wire wire;
 	struct virtio_bufshare_id id;
@@ -469,6 +466,7 @@ struct bufshare_imp {
 	u32 users;
 	bool released;
 	bool revoked;
+	bool lost;
 	bool zapped;
 	struct rw_semaphore fault_sem;
 	wait_queue_head_t wait;
@@ -556,9 +554,6 @@ void bufshare_files_wake(struct bufshare_device *bd);
 /* bufshare_shm.c */
 struct bufshare_shm *bufshare_shm_open(struct bufshare_device *bd);
 void bufshare_shm_put(struct bufshare_shm *shm);
-void bufshare_shm_stale_add(struct bufshare_imp *imp);
-void bufshare_shm_stale_del(struct bufshare_imp *imp);
-bool bufshare_shm_is_stale(struct bufshare_shm *shm, u64 offset, u64 size);
 
 static inline struct bufshare_shm *bufshare_shm_get(struct bufshare_shm *shm)
 {

@@ -55,8 +55,6 @@ static struct bufshare_shm *bufshare_shm_make(struct bufshare_device *bd,
 	shm->start = region->addr;
 	shm->size = region->len;
 	shm->dev = get_device(bd->dma_dev);
-	spin_lock_init(&shm->lock);
-	INIT_LIST_HEAD(&shm->stale);
 	return shm;
 }
 
@@ -136,48 +134,4 @@ void bufshare_shm_put(struct bufshare_shm *shm)
 {
 	if (shm)
 		kref_put_mutex(&shm->ref, bufshare_shm_free, &bufshare_shm_mutex);
-}
-
-/**
- * bufshare_shm_stale_add() - a revoked buffer's place is still used
- * @imp: the import, revoked and with users
- */
-void bufshare_shm_stale_add(struct bufshare_imp *imp)
-{
-	spin_lock(&imp->shm->lock);
-	list_add_tail(&imp->stale, &imp->shm->stale);
-	spin_unlock(&imp->shm->lock);
-}
-
-/**
- * bufshare_shm_stale_del() - it is not used any more
- * @imp: the import; nothing happens if its place was none of those
- */
-void bufshare_shm_stale_del(struct bufshare_imp *imp)
-{
-	spin_lock(&imp->shm->lock);
-	list_del_init(&imp->stale);
-	spin_unlock(&imp->shm->lock);
-}
-
-/**
- * bufshare_shm_is_stale() - is a place still used for revoked buffers
- * @shm: the region
- * @offset: of the place
- * @size: of the place
- *
- * Those of earlier bindings count, too.
- *
- * Return: true if so.
- */
-bool bufshare_shm_is_stale(struct bufshare_shm *shm, u64 offset, u64 size)
-{
-	struct bufshare_imp *imp;
-	bool found = false;
-
-	spin_lock(&shm->lock);
-	list_for_each_entry(imp, &shm->stale, stale)
-		found |= offset < imp->shm_offset + imp->size && imp->shm_offset < offset + size;
-	spin_unlock(&shm->lock);
-	return found;
 }

@@ -21,7 +21,7 @@ use crate::qmp::Qmp;
 use crate::{report, wait};
 
 /// Shared-memory device of QEMU that any vhost-user back end can serve.
-const DEVICE: &str =
+pub const DEVICE: &str =
     "vhost-user-test-device-pci,id=bufshare,virtio-id=37,num_vqs=2,vq_size=64,config_size=64";
 
 /// QEMU's name of each machine's card, which is also how its driver's begins.
@@ -153,6 +153,12 @@ impl Vm {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.machine.name
+    }
+
+    /// The daemon's socket for it.
+    #[must_use]
+    pub fn socket(&self) -> Option<&Path> {
+        self.machine.socket.as_deref()
     }
 
     /// QEMU's process id.

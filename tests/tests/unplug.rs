@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The device is taken out of a running VM while buffers are imported, and put back
+
+#![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bufshare_tests::driver;
+use bufshare_tests::hand::{AttachKind, Sight, Step, pattern, refused, share_works};
+use bufshare_tests::pair::{Plan, Shared, TwoVms};
+use bufshare_tests::vm::{DEVICE, SOCKET, Vm};
+use bufshare_tests::wait;
+use serde_json::{Value, json};
+
+static VMS: Shared = Shared::new(|| {
+    Plan::new().second(|machine| {
+        let device = format!("{DEVICE},bus=bay,chardev=bufshare");
+        let socket = format!("socket,id=bufshare,path={SOCKET}");
+        let words = [
+            "-machine",
+            "q35,memory-backend=ram,usb=off,vmport=off",
+            "-object",
+            "memory-backend-memfd,id=ram,size=512M,share=on",
+            "-chardev",
+            &socket,
+            "-device",
+            "pcie-root-port,id=bay,chassis=1,slot=1",
+            "-device",
+            &device,
+            "-device",
+            // By its usual mask its addresses would have 28 bits.
+            "edu,dma_mask=0xffffffffffffffff",
+        ];
+        machine.setup = Some(words.map(str::to_owned).to_vec());
+    })
+});
+const SIZE: u64 = 1 << 20;
+const PAGE: u32 = 4096;
+/// The guest has to agree to an unplug: by ACPI at once, by PCIe's button after 5 s.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Takes the device out.
+fn unplug(vms: &mut TwoVms) -> Result<()> {
+    let qmp = vms.b.qmp();
+    qmp.execute("device_del", json!({ "id": "bufshare" }))?;
+    wait::until("the device to be deleted", LIMIT, || {
+        // Parts of it are deleted, too, and have no name.
+        let event = qmp.event("DEVICE_DELETED", LIMIT)?;
+        let name = event.pointer("/data/device").and_then(Value::as_str);
+        Ok((name == Some("bufshare")).then_some(()))
+    })?;
+    qmp.execute("chardev-remove", json!({ "id": "bufshare" }))?;
+    vms.daemon()?.settles("the importer to leave", |now| {
+        now.attachments == 0 && now.windows == 0
+    })?;
+    Ok(())
+}
+
+/// Puts a new one in, by a new connection.
+fn plug(vms: &TwoVms) -> Result<()> {
+    let path = vms.b.socket().context("there is no daemon")?;
+    let address = json!({ "type": "unix", "data": { "path": path } });
+    let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
+    let words = json!({ "id": "bufshare", "backend": backend });
+    vms.b.qmp().execute("chardev-add", words)?;
+
+    let mut words = DEVICE.split(',');
+    let mut device = serde_json::Map::new();
+    device.insert("driver".to_owned(), json!(words.next()));
+    device.insert("bus".to_owned(), json!("bay"));
+    device.insert("chardev".to_owned(), json!("bufshare"));
+    for word in words {
+        let (key, value) = word.split_once('=').context("a property of the device")?;
+        let number = value.parse::<u64>();
+        let value = number.map_or(json!(value), |number| json!(number));
+        device.insert(key.to_owned(), value);
+    }
+    vms.b.qmp().execute("device_add", Value::Object(device))?;
+    wait::until("the driver to have its device", LIMIT, || {
+        driver::bound(&vms.b)
+    })?;
+    wait::until("/dev/bufshare", LIMIT, || {
+        let names = vms.b.list_dir("/dev")?;
+        Ok(names.iter().any(|name| name == "bufshare").then_some(()))
+    })
+}
+
+/// The kernel has lost nothing of what it knows of addresses, and gives the device's
+/// to nobody else while something still leads there.
+fn addresses_are_kept(vm: &Vm) -> Result<()> {
+    let bad = ["nonexistent resource", "Conflicting mapping"];
+    let log = vm.kernel_log()?;
+    let found: Vec<&String> = log
+        .iter()
+        .filter(|line| bad.iter().any(|word| line.contains(word)))
+        .collect();
+    ensure!(found.is_empty(), "the kernel said: {found:?}");
+    Ok(())
+}
+
+fn works(vms: &TwoVms, seed: u32) -> Result<()> {
+    share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, seed)
+}
+
+#[test]
+fn a_device_is_unplugged_while_a_process_has_a_buffer_mapped() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, mine, export) = a.offer(SIZE, 1)?;
+        let import = b.import(&export.id)?;
+        let map = b.map(import.buf)?;
+        b.watch(map, 1)?;
+        unplug(vms)?;
+        b.wait_sigbus(map, LIMIT)?;
+        ensure!(b.sights() == [Sight::Sigbus]);
+        let refusal = refused(b.info())?;
+        ensure!(refusal.errno == libc::ENODEV, "{refusal}");
+        a.wait_event_of("Released", &export.id)?;
+        ensure!(a.compare(mine, 1)? == Sight::Pattern);
+        // The old import is still open.
+        plug(vms)?;
+        works(vms, 10)?;
+        ensure!(b.compare(map, 1)? == Sight::Sigbus);
+        drop((a, b));
+        works(vms, 20)?;
+        addresses_are_kept(&vms.b)
+    });
+}
+
+/// What another driver has mapped cannot be taken from it.
+#[test]
+fn a_device_is_unplugged_while_drivers_have_a_buffer_mapped() {
+    VMS.with(|vms| {
+        if vms.b.list_dir("/sys/module/bufshare_importer")?.is_empty() {
+            vms.b.insert("importer", &[])?;
+        }
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, mine, export) = a.offer(SIZE, 1)?;
+        let import = b.import(&export.id)?;
+        let device = b.attach(import.buf, AttachKind::Static)?;
+        b.step(device, Step::Map)?;
+        let kernel = b.attach(import.buf, AttachKind::Plain)?;
+        b.step(kernel, Step::Vmap)?;
+        unplug(vms)?;
+
+        let (offset, len) = (0, PAGE);
+        let read_and_write = |b: &mut bufshare_tests::hand::Hand, live: u32| -> Result<()> {
+            let live = pattern(live, PAGE.into());
+            let data = pattern(99, PAGE.into());
+            let seen = b.step_read(kernel, Step::CpuRead { offset, len })?;
+            ensure!(seen != live, "the kernel reads what the exporter writes");
+            let seen = b.step_read(device, Step::DmaRead { offset, len })?;
+            ensure!(seen != live, "the device reads what the exporter writes");
+            let write = Step::CpuWrite {
+                offset,
+                data: data.clone(),
+            };
+            b.step(kernel, write)?;
+            b.step(device, Step::DmaWrite { offset, data })
+        };
+        a.fill(mine, 2)?;
+        read_and_write(&mut b, 2)?;
+        ensure!(a.compare(mine, 2)? == Sight::Pattern);
+
+        // The new one has the old one's address. The host cannot know who looks there.
+        plug(vms)?;
+        let mut new = vms.b.hand()?;
+        let import = new.import(&export.id)?;
+        let refusal = refused(new.map(import.buf))?;
+        ensure!(refusal.errno == libc::EBUSY, "{refusal}");
+        read_and_write(&mut b, 2)?;
+        ensure!(a.compare(mine, 2)? == Sight::Pattern);
+        b.step(device, Step::Unmap)?;
+        let refusal = refused(new.map(import.buf))?;
+        ensure!(refusal.errno == libc::EBUSY, "{refusal}");
+        b.step(kernel, Step::Vunmap)?;
+        let map = new.map(import.buf)?;
+        ensure!(new.compare(map, 2)? == Sight::Pattern);
+        drop((b, new));
+        works(vms, 20)?;
+        drop(a);
+        addresses_are_kept(&vms.b)
+    });
+}
