@@ -465,6 +465,7 @@ static int bufshare_probe(struct virtio_device *vdev)
 	if (!bd->revoke_wq)
 		goto err_wq;
 
+	bufshare_reset_forbid(bd);
 	bufshare_dma_limits_lift(bd);
 	bd->dma_is_phys = bufshare_dma_is_phys(bd);
 	bd->shm = bufshare_shm_open(bd);
@@ -506,6 +507,7 @@ err_start:
 	bufshare_shm_put(bd->shm);
 err_revoke_wq:
 	bufshare_dma_limits_restore(bd);
+	bufshare_reset_allow(bd);
 	destroy_workqueue(bd->revoke_wq);
 err_wq:
 	destroy_workqueue(bd->wq);
@@ -530,6 +532,7 @@ static void bufshare_remove(struct virtio_device *vdev)
 	up_write(&bd->inside);
 	bufshare_exports_wait_released(bd);
 	bufshare_dma_limits_restore(bd);
+	bufshare_reset_allow(bd);
 	debugfs_remove_recursive(bd->debugfs);
 	destroy_workqueue(bd->revoke_wq);
 	destroy_workqueue(bd->wq);
@@ -538,7 +541,8 @@ static void bufshare_remove(struct virtio_device *vdev)
 	clear_bit(0, &bufshare_bound);
 }
 
-#ifdef CONFIG_PM_SLEEP
+#if defined(CONFIG_PM_SLEEP) || defined(BUFSHARE_HAVE_RESET_CALLBACKS)
+/* Before a sleep of the system or a reset of the PCI function. */
 static int bufshare_freeze(struct virtio_device *vdev)
 {
 	struct bufshare_device *bd = vdev->priv;
@@ -581,6 +585,10 @@ static struct virtio_driver bufshare_driver = {
 #ifdef CONFIG_PM_SLEEP
 	.freeze = bufshare_freeze,
 	.restore = bufshare_restore,
+#endif
+#ifdef BUFSHARE_HAVE_RESET_CALLBACKS
+	.reset_prepare = bufshare_freeze,
+	.reset_done = bufshare_restore,
 #endif
 };
 

@@ -150,6 +150,7 @@ struct bufshare_shm {
  * @dma_dev: whose DMA addresses foreign exports use; constant; only while bound
  * @max_seg_size: limit of @dma_dev before we were bound; constant
  * @seg_boundary: likewise
+ * @reset_method: the first way to reset @dma_dev, while that is forbidden
  * @misc: /dev/bufshare; constant while registered
  * @debugfs: our folder; constant while bound
  * @reboot: leaves before a reboot; constant while registered
@@ -188,6 +189,7 @@ struct bufshare_device {
 	struct device *dma_dev;
 	unsigned int max_seg_size;
 	unsigned long seg_boundary;
+	u8 reset_method;
 	struct miscdevice misc;
 	struct dentry *debugfs;
 	struct notifier_block reboot;
@@ -610,6 +612,10 @@ void bufshare_imports_gone(struct bufshare_device *bd);
 extern const struct file_operations bufshare_fops;
 int bufshare_newfd_prepare(struct bufshare_newfd *newfd, u32 fd_flags, struct file *file);
 void bufshare_meta_to_wire(struct virtio_bufshare_meta *to, const struct bufshare_meta *from);
+
+/* bufshare_reset.c */
+void bufshare_reset_forbid(struct bufshare_device *bd);
+void bufshare_reset_allow(struct bufshare_device *bd);
 
 /* bufshare_sysfs.c */
 extern const struct attribute_group *bufshare_groups[];

@@ -20,6 +20,9 @@ static const char * const bufshare_missing_features[] = {
 #ifndef BUFSHARE_HAVE_INVALIDATE_MAPPINGS
 	"fixed-backing",
 #endif
+#ifndef BUFSHARE_HAVE_RESET_CALLBACKS
+	"function-reset",
+#endif
 	NULL,
 };
 

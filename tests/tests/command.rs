@@ -533,7 +533,12 @@ fn a_buffer_revoked_while_it_is_read_is_an_error_like_others() {
 fn info_says_what_the_kernel_cannot_do() {
     VMS.with(|vms| {
         let expected: &[&str] = match lab::series().as_str() {
-            "stable" => &["contiguous-alloc", "refusal-when-revoked", "fixed-backing"],
+            "stable" => &[
+                "contiguous-alloc",
+                "refusal-when-revoked",
+                "fixed-backing",
+                "function-reset",
+            ],
             "newest" => &[],
             other => bail!("nobody has said what the kernel '{other}' lacks"),
         };

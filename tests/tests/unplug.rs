@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The device is taken out of a running VM while buffers are imported, and put back
+//! The PCI device is unplugged, or its function is reset, while buffers are imported
 
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use bufshare_tests::channel::GuestError;
 use bufshare_tests::driver;
 use bufshare_tests::hand::{AttachKind, Sight, Step, pattern, refused, share_works};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
@@ -181,5 +182,57 @@ fn a_device_is_unplugged_while_drivers_have_a_buffer_mapped() {
         works(vms, 20)?;
         drop(a);
         addresses_are_kept(&vms.b)
+    });
+}
+
+/// Who resets the PCI function in the guest gets either a driver that knows, or no
+/// reset: that is what `missing_features` says.
+#[test]
+fn a_reset_of_the_function_revokes_what_is_shared_or_is_refused() {
+    VMS.with(|vms| {
+        let missing = vms
+            .b
+            .read_file("/sys/class/misc/bufshare/missing_features")?;
+        let refuses = String::from_utf8(missing)?
+            .lines()
+            .any(|name| name == "function-reset");
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, export) = a.offer(SIZE, 1)?;
+        let import = b.import(&export.id)?;
+        let map = b.map(import.buf)?;
+        ensure!(b.compare(map, 1)? == Sight::Pattern);
+        let (_, own, offered) = b.offer(SIZE, 2)?;
+        let theirs = a.import(&offered.id)?;
+        let theirs = a.map(theirs.buf)?;
+        ensure!(a.compare(theirs, 2)? == Sight::Pattern);
+
+        let function = driver::pci_device(&vms.b)?;
+        let reset = vms.b.write_file(&format!("{function}/reset"), b"1");
+        if refuses {
+            let error = reset.err().context("the function was reset")?;
+            let error = error.downcast_ref::<GuestError>();
+            let errno = error.and_then(|error| error.errno);
+            ensure!(errno == Some(libc::ENOTTY), "{error:?}");
+            ensure!(b.compare(map, 1)? == Sight::Pattern);
+            ensure!(a.compare(theirs, 2)? == Sight::Pattern);
+        } else {
+            reset?;
+            ensure!(b.compare(map, 1)? == Sight::Sigbus);
+            a.wait_event_of("Revoked", &offered.id)?;
+            ensure!(a.compare(theirs, 2)? == Sight::Sigbus);
+            b.wait_event("Overflow", |event| event.kind == "Overflow")?;
+        }
+        ensure!(b.compare(own, 2)? == Sight::Pattern);
+        let import = b.import(&export.id)?;
+        let map = b.map(import.buf)?;
+        ensure!(b.compare(map, 1)? == Sight::Pattern);
+        drop((a, b));
+        works(vms, 30)?;
+
+        // Without the driver it is nobody's business.
+        let device = driver::unbind(&vms.b)?;
+        vms.b.write_file(&format!("{function}/reset"), b"1")?;
+        driver::bind(&vms.b, &device)?;
+        works(vms, 40)
     });
 }

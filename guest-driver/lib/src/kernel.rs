@@ -16,6 +16,8 @@ pub enum MissingFeature {
     RefusalWhenRevoked,
     /// The driver of an exported buffer may move it.
     FixedBacking,
+    /// The device's PCI function is not reset while the driver is bound.
+    FunctionReset,
     /// One that this version of the library does not know, by the driver's name for it.
     Other(String),
 }
@@ -28,6 +30,7 @@ impl MissingFeature {
             Self::ContiguousAlloc => "contiguous-alloc",
             Self::RefusalWhenRevoked => "refusal-when-revoked",
             Self::FixedBacking => "fixed-backing",
+            Self::FunctionReset => "function-reset",
             Self::Other(name) => name,
         }
     }
@@ -37,6 +40,7 @@ impl MissingFeature {
             Self::ContiguousAlloc,
             Self::RefusalWhenRevoked,
             Self::FixedBacking,
+            Self::FunctionReset,
         ]
         .into_iter()
         .find(|known| known.name() == name)
@@ -68,6 +72,10 @@ impl fmt::Display for MissingFeature {
                 "keep a driver from moving a buffer of its own that is exported: the export ends \
                  when it does",
             ),
+            Self::FunctionReset => to.write_str(
+                "reset the device's PCI function (a write to its 'reset' in /sys) while the driver \
+                 is bound: that says ENOTTY",
+            ),
             Self::Other(name) => write!(
                 to,
                 "do '{}': this program is older than the driver and does not know the consequence",
@@ -85,11 +93,14 @@ mod tests {
     fn each_line_is_a_feature() {
         assert_eq!(MissingFeature::parse(""), []);
         assert_eq!(
-            MissingFeature::parse("contiguous-alloc\nrefusal-when-revoked\nfixed-backing\n"),
+            MissingFeature::parse(
+                "contiguous-alloc\nrefusal-when-revoked\nfixed-backing\nfunction-reset\n"
+            ),
             [
                 MissingFeature::ContiguousAlloc,
                 MissingFeature::RefusalWhenRevoked,
                 MissingFeature::FixedBacking,
+                MissingFeature::FunctionReset,
             ]
         );
     }
