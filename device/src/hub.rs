@@ -34,7 +34,7 @@ use crate::host::stop::Stop;
 use crate::sync::lock;
 use crate::transport::{Ram, WeakRam};
 
-pub use holds::{HoldReport, HolderState};
+pub use holds::{Connector, HoldReport, HolderState};
 
 /// How long the answer to a front end that stops its device (for a reset, a reboot
 /// or a pause) waits until nobody maps that VM's memory any more.
@@ -273,7 +273,8 @@ pub struct PeerReport {
     pub sessions: u64,
     /// Stops that were answered before all importers were proved to have let go.
     pub unproved_stops: u64,
-    /// The process that connected the front end.
+    /// The process that connected the front end: the VMM, unless that was handed the
+    /// connection. None if the process has no number here.
     pub vmm_pid: Option<u32>,
     /// The session, if a front end is connected.
     pub session: Option<SessionFacts>,

@@ -506,7 +506,7 @@ fn operator_is_told_which_process_holds_a_stop_up_after_its_session() {
     );
     assert_eq!(hold["vmm_pid"], pid);
     let line = format!(
-        "a: its stop waits. b: its VMM (process {pid}) still maps 4096 bytes of a in 1 window; its \
+        "a: its stop waits. b: its VMM (connected by process {pid}) still maps 4096 bytes of a in 1 window; its \
          session has ended, so it cannot be asked: end that process"
     );
     until(&line, || daemon.log().contains(&line));
@@ -587,7 +587,7 @@ fn sigterm_while_the_host_cannot_tell_who_holds_memory_is_status_3() {
 
     assert_eq!(left.len(), 1, "{left:?}");
     let line = format!(
-        "b: its VMM (process {}) still maps 4096 bytes of a in 1 window; its session has ended",
+        "b: its VMM (connected by process {}) still maps 4096 bytes of a in 1 window; its session has ended",
         other.pid()
     );
     assert!(left[0].starts_with(&line), "{left:?}");
@@ -1095,7 +1095,8 @@ fn sigterm_while_an_importer_is_paused_says_so_and_does_not_force_it() {
 
     assert_eq!(left.len(), 1, "{left:?}");
     let pid = std::process::id();
-    let line = format!("b: its VMM (process {pid}) still maps 4096 bytes of a in 1 window; ");
+    let line =
+        format!("b: its VMM (connected by process {pid}) still maps 4096 bytes of a in 1 window; ");
     assert!(left[0].starts_with(&line), "{left:?}");
     assert!(left[0].contains("paused"), "{left:?}");
     assert_eq!(b.front.shm.windows_of(&a.front.ram_file), 1);

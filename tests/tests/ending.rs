@@ -74,7 +74,7 @@ fn a_daemon_that_ends_while_an_importer_is_paused_names_it() {
             ensure!(status.code() == Some(3), "the daemon ended by {status}");
             let log = daemon.log()?;
             let said = format!(
-                "b: its VMM (process {}) still maps {SIZE} bytes of a in ",
+                "b: its VMM (connected by process {}) still maps {SIZE} bytes of a in ",
                 vms.b.pid()
             );
             ensure!(log.contains(&said), "it did not say '{said}'");

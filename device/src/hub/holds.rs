@@ -43,7 +43,8 @@ impl HolderState {
 pub struct HoldReport {
     /// The peer whose VMM it is.
     pub importer: String,
-    /// The VMM's process, as far as the socket tells: whoever connected it.
+    /// The process that connected its socket: the VMM, unless that was handed the
+    /// connection. None if the process has no number here.
     pub vmm_pid: Option<u32>,
     /// The peer whose memory it is.
     pub owner: String,
@@ -55,12 +56,21 @@ pub struct HoldReport {
     pub state: HolderState,
 }
 
+/// Which process a VMM is, as far as its socket tells, to be put after "its VMM".
+pub struct Connector(pub Option<u32>);
+
+impl fmt::Display for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(pid) => write!(f, " (connected by process {pid})"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for HoldReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: its VMM", self.importer)?;
-        if let Some(pid) = self.vmm_pid {
-            write!(f, " (process {pid})")?;
-        }
+        write!(f, "{}: its VMM{}", self.importer, Connector(self.vmm_pid))?;
         let (windows, bytes, owner) = (self.windows, self.bytes, &self.owner);
         let s = if windows == 1 { "" } else { "s" };
         write!(
@@ -187,8 +197,8 @@ mod tests {
 
         assert_eq!(
             hold.to_string(),
-            "display: its VMM (process 4711) still maps 8192 bytes of camera in 2 windows; its VM \
-             is paused, or its guest has stopped the device"
+            "display: its VMM (connected by process 4711) still maps 8192 bytes of camera in 2 \
+             windows; its VM is paused, or its guest has stopped the device"
         );
     }
 }

@@ -11,7 +11,25 @@
 //!
 //! A VMM passes the files on to its other back ends, which may keep them until
 //! they are told of a change: a file can count as held that no guest sees any
-//! more, never the other way round.
+//! more.
+//!
+//! # What an answer is worth
+//!
+//! *Against guests*, whatever they do: both answers are right, but for that.
+//!
+//! *Against the VMM that was lent the file*: for a dma-buf, that nobody holds it is
+//! proved, since nobody can have it without being counted. For RAM it is not: that VMM
+//! was given the exporter's whole RAM (`ram-fd=allow`). It can open the file again,
+//! without a mark, or take the mark away.
+//!
+//! *Against other processes that have the RAM file* (the exporter's VMM, other VMMs it
+//! was lent to, their back ends): they cannot have a file count as returned. A lock of
+//! theirs on other bytes, or on a whole range, is told from the mark: the mark excludes
+//! all others, so where there is another one it is gone. A lock on just the mark's byte,
+//! for which one can wait, cannot be told from it: the file counts as held until that
+//! process ends. The kernel does not say whose such a lock is, and no other evidence is
+//! sound: a process's descriptors do not show its mappings, kcmp(2) takes the right to
+//! trace it, and the process that connected the front end may not be the VMM.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -23,8 +41,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Where marks begin in a file: beyond the end of any.
 const MARKS: i64 = 1 << 62;
 
-/// The next mark. One that comes round again while the first is in use makes that
-/// count as held for longer.
+/// The next mark. One that comes round again while the first is in use cannot be made.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Debug)]
@@ -125,7 +142,7 @@ impl Lent {
     }
 }
 
-/// The same file with a description of its own, which holds a lock on `byte`.
+/// The same file with a description of its own, which alone holds a lock on `byte`.
 fn again(file: &File, byte: i64) -> io::Result<File> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     // Its VMM may have a lease on it, and who opens it would wait for that to end. A
@@ -135,29 +152,38 @@ fn again(file: &File, byte: i64) -> io::Result<File> {
         .write(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)?;
-    lock(&own, libc::F_OFD_SETLK, libc::F_RDLCK, byte)?;
+    lock(&own, libc::F_OFD_SETLK, byte)?;
     Ok(own)
 }
 
-/// Whether a description other than this one holds a lock on `byte`.
+/// Whether the mark on `byte` is there. A lock that is not just like it is somebody
+/// else's, and could not be there beside the mark.
 fn locked(file: &File, byte: i64) -> io::Result<bool> {
-    let found = lock(file, libc::F_OFD_GETLK, libc::F_WRLCK, byte)?;
-    Ok(found != libc::F_UNLCK)
+    let found = lock(file, libc::F_OFD_GETLK, byte)?;
+    let mark = mark_on(byte);
+    Ok((found.l_type, found.l_start, found.l_len) == (mark.l_type, mark.l_start, mark.l_len))
 }
 
-/// One lock command; returns the kind of lock that the kernel answers with.
-fn lock(file: &File, command: i32, kind: i32, byte: i64) -> io::Result<i32> {
+/// A lock on `byte` beside which there can be no other.
+fn mark_on(byte: i64) -> libc::flock {
     // SAFETY: all zeroes is a valid flock; it is plain data.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::c_short::try_from(kind).map_err(io::Error::other)?;
-    lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).map_err(io::Error::other)?;
-    lock.l_start = byte;
-    lock.l_len = 1;
+    let mut mark: libc::flock = unsafe { std::mem::zeroed() };
+    // The constants are small numbers of another type.
+    mark.l_type = libc::c_short::try_from(libc::F_WRLCK).unwrap_or_default();
+    mark.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
+    mark.l_start = byte;
+    mark.l_len = 1;
+    mark
+}
+
+/// One lock command with the mark on `byte`; returns what the kernel answers with.
+fn lock(file: &File, command: i32, byte: i64) -> io::Result<libc::flock> {
+    let mut lock = mark_on(byte);
     // SAFETY: the descriptor is open and `lock` is writable for its size.
     if unsafe { libc::fcntl(file.as_raw_fd(), command, &raw mut lock) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(lock.l_type.into())
+    Ok(lock)
 }
 
 /// How many references there are to a dma-buf, ours included.
@@ -235,6 +261,62 @@ mod tests {
         drop(sent);
 
         assert_eq!(lent.held(), None);
+    }
+
+    /// Another process with the same file.
+    fn stranger(ram: &File) -> File {
+        let path = format!("/proc/self/fd/{}", ram.as_raw_fd());
+        let options = OpenOptions::new().read(true).write(true).open(path);
+        options.unwrap()
+    }
+
+    /// A lock on all bytes from `start` on.
+    fn lock_from(file: &File, kind: i32, start: i64) -> io::Result<()> {
+        let mut lock = mark_on(start);
+        lock.l_type = libc::c_short::try_from(kind).unwrap();
+        lock.l_len = 0;
+        // SAFETY: the descriptor is open and the lock initialised.
+        match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw mut lock) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    #[test]
+    fn lock_of_somebody_else_is_not_taken_for_a_mark() {
+        for kind in [libc::F_RDLCK, libc::F_WRLCK] {
+            let ram = memfd(4096, true);
+            let stranger = stranger(&ram);
+            let (sent, lent) = Lent::ram(&ram);
+            assert!(lent.is_marked());
+
+            assert!(lock_from(&stranger, kind, MARKS).is_err(), "the mark is");
+            assert_eq!(lent.held(), Some(true));
+            drop(sent);
+            lock_from(&stranger, kind, MARKS).unwrap();
+
+            assert_eq!(lent.held(), Some(false));
+            // Nothing can be marked now.
+            assert!(!Lent::ram(&ram).1.is_marked());
+        }
+    }
+
+    #[test]
+    fn copy_of_a_mark_has_a_file_count_as_held_and_never_as_returned() {
+        let ram = memfd(4096, true);
+        let stranger = stranger(&ram);
+        let (sent, lent) = Lent::ram(&ram);
+        let Mark::Lock(byte) = lent.mark else {
+            panic!("not marked");
+        };
+
+        assert!(lock(&stranger, libc::F_OFD_SETLK, byte).is_err());
+        drop(sent);
+        lock(&stranger, libc::F_OFD_SETLK, byte).unwrap();
+
+        assert_eq!(lent.held(), Some(true));
+        drop(stranger);
+        assert_eq!(lent.held(), Some(false));
     }
 
     #[test]

@@ -6,6 +6,12 @@
 //! process knows which VM's RAM a file is, and to whom it was sent, before it is.
 //! Windows are not kept either: this process has no business there, and would hold
 //! what the front end lets go.
+//!
+//! A guest cannot change what is in the table. A VMM can list any file that it has. One
+//! that was given another VM's RAM (`ram-fd=allow`) cannot pass it off as its own while
+//! a session of that VM lists it, which has to be in another process. When none does,
+//! it can, and so keep that VM from using its own RAM when it connects again; it gains
+//! nothing that it did not have. Whose a file is the kernel does not know.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -43,7 +49,9 @@ struct Session {
 }
 
 impl Session {
-    /// Whether the two are in different processes, and so of different VMs.
+    /// Whether the two are in different processes, and so of different VMs. A number of
+    /// a process that has ended may be that of another one: then they count as one VM,
+    /// as without any numbers.
     fn apart_from(&self, other: &Self) -> bool {
         matches!((self.pid, other.pid), (Some(one), Some(other)) if one != other)
     }

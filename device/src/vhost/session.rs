@@ -22,7 +22,7 @@ use crate::broker::PeerId;
 use crate::host::listen::Source;
 use crate::host::process::Process;
 use crate::host::stop::Stop;
-use crate::hub::Hub;
+use crate::hub::{Connector, Hub};
 use crate::sync::lock;
 use crate::transport::udmabuf;
 
@@ -168,7 +168,7 @@ impl Server {
                 "{}: its session has ended, but its VMM{} or another back end of it still holds \
                  memory of other VMs, whose resets wait for that: end it",
                 self.name,
-                process.map_or_else(String::new, |pid| format!(" (process {pid})")),
+                Connector(process),
             );
         }
     }
