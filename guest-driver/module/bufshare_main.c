@@ -136,6 +136,7 @@ static struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev)
 	bd->vdev = vdev;
 	bd->dev = get_device(&vdev->dev);
 	bd->dma_dev = get_device(vdev->dev.parent);
+	mutex_init(&bd->session);
 	init_rwsem(&bd->inside);
 	spin_lock_init(&bd->lock);
 	INIT_LIST_HEAD(&bd->pending);
@@ -426,16 +427,28 @@ static void bufshare_stop(struct bufshare_device *bd)
 	bd->vdev->config->del_vqs(bd->vdev);
 }
 
+/* End the session, if there is one. */
+static void bufshare_leave(struct bufshare_device *bd)
+{
+	mutex_lock(&bd->session);
+	if (bd->ctrl)
+		bufshare_stop(bd);
+	mutex_unlock(&bd->session);
+}
+
 /*
  * Before a reboot or kexec: leave in order, as at remove. A notifier does it, as
- * virtio drivers of Linux 6.12 have no shutdown callback.
+ * virtio drivers of Linux 6.12 have no shutdown callback. A reboot by ctrl-alt-del
+ * does not wait for a suspend that is under way.
  */
 static int bufshare_reboot(struct notifier_block *nb, unsigned long event, void *data)
 {
 	struct bufshare_device *bd = container_of(nb, struct bufshare_device, reboot);
 
-	if (bd->ctrl)
-		bufshare_stop(bd);
+	mutex_lock(&bd->session);
+	bd->rebooting = true;
+	mutex_unlock(&bd->session);
+	bufshare_leave(bd);
 	return NOTIFY_DONE;
 }
 
@@ -502,8 +515,7 @@ err_debugfs:
 	debugfs_remove_recursive(bd->debugfs);
 	unregister_reboot_notifier(&bd->reboot);
 err_start:
-	if (bd->ctrl)
-		bufshare_stop(bd);
+	bufshare_leave(bd);
 	bufshare_shm_put(bd->shm);
 err_revoke_wq:
 	bufshare_dma_limits_restore(bd);
@@ -525,8 +537,7 @@ static void bufshare_remove(struct virtio_device *vdev)
 	misc_deregister(&bd->misc);
 	unregister_reboot_notifier(&bd->reboot);
 	WRITE_ONCE(bd->unbinding, true);
-	if (bd->ctrl)
-		bufshare_stop(bd);
+	bufshare_leave(bd);
 	/* No ioctl waits for the host any more: have the last ones leave. */
 	down_write(&bd->inside);
 	up_write(&bd->inside);
@@ -547,8 +558,7 @@ static int bufshare_freeze(struct virtio_device *vdev)
 {
 	struct bufshare_device *bd = vdev->priv;
 
-	if (bd->ctrl)
-		bufshare_stop(bd);
+	bufshare_leave(bd);
 	/* Other drivers' buffers are given back before their devices sleep. */
 	bufshare_exports_wait_released(bd);
 	return 0;
@@ -559,10 +569,11 @@ static int bufshare_restore(struct virtio_device *vdev)
 	struct bufshare_device *bd = vdev->priv;
 	int ret;
 
-	ret = bufshare_start(bd);
+	mutex_lock(&bd->session);
+	ret = bd->rebooting ? -ESHUTDOWN : bufshare_start(bd);
+	mutex_unlock(&bd->session);
 	if (ret) {
-		if (bd->ctrl)
-			bufshare_stop(bd);
+		bufshare_leave(bd);
 		return ret;
 	}
 	/* What there was is gone: have programs look anew. */

@@ -24,6 +24,7 @@
  * unmapped and detached, an export without an owner is unexported.
  *
  * Lock order, outermost first:
+ *   bufshare_device.session	begin and end of a session with the host
  *   bufshare_device.inside	read: EXPORT and IMPORT, but no access to user memory
  *   mmap_lock			taken by the kernel around mmap and faults
  *   dma_resv of a dma-buf	taken by importers, and by us in process context
@@ -33,7 +34,7 @@
  *   bufshare_device.lock	everything else; taken in hard interrupts
  *   bufshare_file.lock		one file's events
  *   wait queues
- * No lock but inside, mmap_lock and dma_resv (the last two when the kernel calls
+ * No lock but session, inside, mmap_lock and dma_resv (the last two when the kernel calls
  * us with them) is held while waiting for the host, and the work that revokes an import takes
  * only the locks of that import.
  */
@@ -160,6 +161,9 @@ struct bufshare_shm {
  * @name: our name; likewise
  * @shm: window region or NULL; constant while bound
  * @dma_is_phys: DMA addresses of @dma_dev are guest-physical; constant
+ * @session: held while @ctrl comes or goes; suspend, reboot and unbind do not wait for
+ *	each other otherwise
+ * @rebooting: no session begins any more; @session
  * @inside: read: @dma_dev or @shm is used by an ioctl; write: wait for those
  * @unbinding: none of them begins any more
  * @lock: see each field
@@ -199,6 +203,8 @@ struct bufshare_device {
 	u8 name[VIRTIO_BUFSHARE_NAME_LEN];
 	struct bufshare_shm *shm;
 	bool dma_is_phys;
+	struct mutex session;	/* its begin and end, rebooting */
+	bool rebooting;
 	struct rw_semaphore inside;
 	bool unbinding;
 
