@@ -8,7 +8,7 @@
  *
  * Memory that another VM may still reach is never given back, whatever becomes
  * of the process that exported it, of the driver's binding or of the device. A
- * backing holds a reference of the module, so kept ones make it permanent.
+ * backing holds a reference of the module.
  */
 #include <linux/dma-resv.h>
 #include <linux/errno.h>
@@ -25,12 +25,6 @@ MODULE_PARM_DESC(pin_limit_mb, "Memory of other drivers that exports may pin, Mi
 
 /* Bytes of other drivers' memory that exports pin. */
 static atomic64_t bufshare_pinned = ATOMIC64_INIT(0);
-
-/* Backings that are kept for ever, of any device that there was. */
-static DEFINE_SPINLOCK(bufshare_kept_lock);	/* the three of them */
-static LIST_HEAD(bufshare_kept_list);
-static u32 bufshare_kept_count;
-static u64 bufshare_kept_bytes;
 
 static int bufshare_extent_add(struct bufshare_extents *ext, u64 addr, u64 len, u32 *status)
 {
@@ -274,34 +268,4 @@ void bufshare_backing_put(struct bufshare_exp *exp)
 	spin_unlock_irq(&bd->lock);
 	dma_buf_put(dmabuf);
 	module_put(THIS_MODULE);
-}
-
-/**
- * bufshare_backing_keep_locked() - never give up a backing
- * @exp: the export; bufshare_device.lock is held
- */
-void bufshare_backing_keep_locked(struct bufshare_exp *exp)
-{
-	spin_lock(&bufshare_kept_lock);
-	list_add_tail(&exp->kept, &bufshare_kept_list);
-	bufshare_kept_count++;
-	bufshare_kept_bytes += exp->size;
-	spin_unlock(&bufshare_kept_lock);
-}
-
-/**
- * bufshare_backings_kept() - how much is kept for ever
- * @bytes: how many bytes
- *
- * Return: how many backings.
- */
-u32 bufshare_backings_kept(u64 *bytes)
-{
-	u32 count;
-
-	spin_lock_irq(&bufshare_kept_lock);
-	count = bufshare_kept_count;
-	*bytes = bufshare_kept_bytes;
-	spin_unlock_irq(&bufshare_kept_lock);
-	return count;
 }

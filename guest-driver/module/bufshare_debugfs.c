@@ -136,7 +136,7 @@ static int state_show(struct seq_file *m, void *unused)
 		   stats.revoked);
 
 	seq_printf(m, "uncharged %llu bytes\n", bufshare_mem_uncharged());
-	n = bufshare_backings_kept(&bytes);
+	n = bufshare_kept_total(&bytes);
 	seq_printf(m, "kept %u backings, %llu bytes\n", n, bytes);
 
 	n = bufshare_exports_snapshot(bd, lines, &total);

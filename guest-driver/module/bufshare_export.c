@@ -39,16 +39,35 @@ static void bufshare_exp_free(struct kref *ref)
 static void bufshare_exp_release_work(struct work_struct *work)
 {
 	struct bufshare_exp *exp = container_of(work, struct bufshare_exp, release_work);
+	struct bufshare_device *bd = exp->bd;
 
+	spin_lock_irq(&bd->lock);
+	exp->wire = BUFSHARE_EXPORT_GONE;
+	spin_unlock_irq(&bd->lock);
 	/* The queue is drained before the module goes. */
 	bufshare_backing_put(exp);
 	kref_put(&exp->ref, bufshare_exp_free);
 }
 
+/**
+ * bufshare_exp_release_locked() - nobody can reach the memory of an export any more
+ * @bd: the device that says so; its lock is held
+ * @exp: the export
+ *
+ * It may be of an earlier binding of the driver, which changes nothing any more: the
+ * work takes its lock.
+ */
+void bufshare_exp_release_locked(struct bufshare_device *bd, struct bufshare_exp *exp)
+{
+	lockdep_assert_held(&bd->lock);
+	if (exp->bd == bd)
+		exp->wire = BUFSHARE_EXPORT_GONE;
+	queue_work(bufshare_release_wq, &exp->release_work);
+}
+
 static void bufshare_exp_gone_locked(struct bufshare_exp *exp)
 {
-	exp->wire = BUFSHARE_EXPORT_GONE;
-	queue_work(bufshare_release_wq, &exp->release_work);
+	bufshare_exp_release_locked(exp->bd, exp);
 }
 
 static void bufshare_unexport_complete(struct bufshare_device *bd, struct bufshare_req *req)
@@ -193,8 +212,8 @@ bool bufshare_exports_wait_answered(struct bufshare_device *bd)
 }
 
 /**
- * bufshare_exports_keep() - never give back what others may still reach
- * @bd: the device, reset: it will not say any more that nobody does
+ * bufshare_exports_keep() - keep what others may still reach
+ * @bd: the device, reset: it says no more in this session
  */
 void bufshare_exports_keep(struct bufshare_device *bd)
 {
@@ -208,13 +227,13 @@ void bufshare_exports_keep(struct bufshare_device *bd)
 		    !list_empty(&exp->kept))
 			continue;
 		exp->wire = BUFSHARE_EXPORT_STUCK;
-		bufshare_backing_keep_locked(exp);
+		bufshare_kept_add_locked(exp);
 		count++;
 		bytes += exp->size;
 	}
 	spin_unlock_irq(&bd->lock);
 	if (count)
-		dev_err(bd->dev, "the host did not say that other VMs no longer reach %u exported buffers: their %llu bytes are kept until this VM is powered off (do not reboot it while importers run)\n",
+		dev_err(bd->dev, "the host did not say that other VMs no longer reach %u exported buffers: their %llu bytes are kept until the host says so to a later session (do not reboot this VM while importers run)\n",
 			count, bytes);
 }
 

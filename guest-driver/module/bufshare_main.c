@@ -144,6 +144,7 @@ static struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev)
 	INIT_LIST_HEAD(&bd->exports);
 	INIT_LIST_HEAD(&bd->imports);
 	INIT_WORK(&bd->event_work, bufshare_event_work);
+	INIT_WORK(&bd->kept_work, bufshare_kept_work);
 	init_waitqueue_head(&bd->idle);
 	mutex_init(&bd->files_lock);
 	INIT_LIST_HEAD(&bd->files);
@@ -369,7 +370,10 @@ static int bufshare_start(struct bufshare_device *bd)
 	spin_unlock_irq(&bd->lock);
 	/* Events may have come while we were not alive. */
 	queue_work(bd->wq, &bd->event_work);
-	return bufshare_greet(bd);
+	ret = bufshare_greet(bd);
+	if (!ret)
+		bufshare_kept_ask(bd);
+	return ret;
 }
 
 /* Have the host unmap the windows that it keeps for our next MAP. */
@@ -418,6 +422,7 @@ static void bufshare_stop(struct bufshare_device *bd)
 	bufshare_fail_locked(bd);
 	spin_unlock_irq(&bd->lock);
 	bufshare_files_wake(bd);
+	cancel_work_sync(&bd->kept_work);
 
 	virtio_reset_device(bd->vdev);
 	cancel_work_sync(&bd->event_work);

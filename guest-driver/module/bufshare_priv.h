@@ -15,7 +15,8 @@
  *			     device gave them back.
  *   struct bufshare_exp     an EXPORT. Its backing is kept until the host has
  *			     said that no importer can reach it, if need be for
- *			     ever, and the module with it.
+ *			     ever, and the module with it. A later session of
+ *			     any device may bring that answer.
  *   struct bufshare_imp     an ATTACH, with its dma-buf.
  *
  * Exports and imports are state machines driven from complete() callbacks of
@@ -32,6 +33,7 @@
  *   bufshare_maps.lock		attachments of one dma-buf
  *   bufshare_device.files_lock	list of open files
  *   bufshare_device.lock	everything else; taken in hard interrupts
+ *   lock of bufshare_kept.c	list of kept exports
  *   bufshare_file.lock		one file's events
  *   wait queues
  * No lock but session, inside, mmap_lock and dma_resv (the last two when the kernel calls
@@ -178,10 +180,14 @@ struct bufshare_shm {
  * @exports: struct bufshare_exp.node; @lock
  * @imports: struct bufshare_imp.node; @lock
  * @stats: counters; @lock
+ * @kept_asked: requests of @kept_work under way; @lock
  * @idle: woken when an import has left its window, an export is answered or its
  *	backing released
  * @event_bufs: buffers for @eventq, device-writable; constant while bound
  * @event_work: takes them; on @wq
+ * @kept_work: asks for exports that are kept; on bufshare_release_wq
+ * @kept_session: number of this session, among those of all devices; not changed
+ *	while @kept_work can run
  * @event_seq: number of the last event; only @event_work and when it cannot run
  * @files_lock: protects @files
  * @files: struct bufshare_file.node
@@ -220,10 +226,13 @@ struct bufshare_device {
 	struct list_head exports;
 	struct list_head imports;
 	struct bufshare_stats stats;
+	u32 kept_asked;
 	wait_queue_head_t idle;
 
 	struct virtio_bufshare_event *event_bufs;
 	struct work_struct event_work;
+	struct work_struct kept_work;
+	u64 kept_session;
 	u64 event_seq;
 
 	struct mutex files_lock;	/* files */
@@ -352,7 +361,8 @@ enum bufshare_export_wire {
  * @unexport_req: made in advance, since a close cannot fail; owned
  * @wait: pollers of the export file
  * @release_work: releases the backing; on bufshare_release_wq, once
- * @kept: on the list of backings that are kept for ever; bufshare_device.lock
+ * @kept: on the list of exports that are kept; with bufshare_kept.c's lock to write
+ * @asked: the session that last asked for it; bufshare_kept.c's lock
  * @dmabuf: the backing; constant until released, then NULL; bufshare_device.lock
  *	to write
  * @attach: foreign backing: our attachment, or NULL; likewise
@@ -377,6 +387,7 @@ struct bufshare_exp {
 	wait_queue_head_t wait;
 	struct work_struct release_work;
 	struct list_head kept;
+	u64 asked;
 	struct dma_buf *dmabuf;
 	struct dma_buf_attachment *attach;
 	struct sg_table *sgt;
@@ -593,17 +604,22 @@ int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 void bufshare_export_revoked_locked(struct bufshare_device *bd,
 				    const struct virtio_bufshare_id *id);
 void bufshare_exp_end(struct bufshare_exp *exp);
+void bufshare_exp_release_locked(struct bufshare_device *bd, struct bufshare_exp *exp);
 void bufshare_exports_end_locked(struct bufshare_device *bd);
 bool bufshare_exports_wait_answered(struct bufshare_device *bd);
 void bufshare_exports_keep(struct bufshare_device *bd);
 void bufshare_exports_wait_released(struct bufshare_device *bd);
 
+/* bufshare_kept.c */
+void bufshare_kept_add_locked(struct bufshare_exp *exp);
+u32 bufshare_kept_total(u64 *bytes);
+void bufshare_kept_work(struct work_struct *work);
+void bufshare_kept_ask(struct bufshare_device *bd);
+
 /* bufshare_backing.c */
 void bufshare_backing_get(struct bufshare_exp *exp, struct dma_buf *dmabuf);
 int bufshare_backing_extents(struct bufshare_exp *exp, struct bufshare_extents *ext, u32 *status);
 void bufshare_backing_put(struct bufshare_exp *exp);
-void bufshare_backing_keep_locked(struct bufshare_exp *exp);
-u32 bufshare_backings_kept(u64 *bytes);
 
 /* bufshare_import.c */
 int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,

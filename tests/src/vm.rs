@@ -167,6 +167,22 @@ impl Vm {
         self.process.pid()
     }
 
+    /// SIGSTOP: QEMU does nothing, until it may go on.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn pause_process(&mut self) -> Result<()> {
+        self.process.signal(libc::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn resume_process(&mut self) -> Result<()> {
+        self.process.signal(libc::SIGCONT)
+    }
+
     /// The monitor.
     #[must_use]
     pub fn qmp(&self) -> &Qmp {

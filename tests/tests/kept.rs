@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Memory is not used for anything else while the host has not said that no other VM reaches it
 
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use bufshare_agent::wire::Command;
 use bufshare_tests::channel::GuestError;
-use bufshare_tests::driver::unbind;
-use bufshare_tests::hand::{Sight, Source};
+use bufshare_tests::driver::{bind, bound, unbind};
+use bufshare_tests::hand::{Hand, Sight, Source, share_works};
 use bufshare_tests::lab::Lab;
-use bufshare_tests::pair::{DRIVER, Plan, TwoVms, explain};
+use bufshare_tests::pair::{DRIVER, Plan, Shared, TwoVms, explain};
 use bufshare_tests::report;
 use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
+use serde_json::json;
 
+/// The daemon waits for importers that are paused.
+static VMS: Shared = Shared::new(|| Plan::new().options(&["--revoke-wait", "unlimited"]));
+static STUCK: Shared = Shared::new(|| Plan::new().options(&["--revoke-wait", "1"]));
 const SIZE: u64 = 4 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -130,5 +137,87 @@ fn a_driver_that_leaves_while_the_host_answers_keeps_nothing() {
             vms.finish()
         };
         run().map_err(|error| explain(error, &logs))
+    });
+}
+
+/// A buffer of ALLOC and one of another driver, which B has mapped.
+fn two_are_mapped(a: &mut Hand, b: &mut Hand) -> Result<()> {
+    let (_, _, export) = a.offer(SIZE, 1)?;
+    let heap = a.make(Source::Heap("system".to_owned()), SIZE)?;
+    let other = a.export(heap)?;
+    for id in [&export.id, &other.id] {
+        let import = b.import(id)?;
+        b.map(import.buf)?;
+    }
+    Ok(())
+}
+
+/// A's driver has given all back, sharing works again, and nothing holds the module.
+fn all_is_given_back(vms: &TwoVms) -> Result<()> {
+    let free = "kept 0 backings, 0 bytes\n";
+    wait::until("the memory to be given back", LIMIT, || {
+        let state = vms.a.read_file("/sys/kernel/debug/bufshare/state")?;
+        Ok(String::from_utf8(state)?.contains(free).then_some(()))
+    })?;
+    share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, 5)?;
+    wait::until("the module to be free", LIMIT, || {
+        Ok(vms.a.unload(DRIVER).is_ok().then_some(()))
+    })?;
+    vms.a.load(DRIVER, "")
+}
+
+/// The stop of A is held up until the importer goes on, but not the driver's wait for
+/// its answers: those are given in its next session.
+#[test]
+fn kept_memory_is_given_back_when_the_importer_went_on_meanwhile() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        two_are_mapped(&mut a, &mut b)?;
+        let device = bound(&vms.a)?.context("no device")?;
+        vms.b.qmp().execute("stop", json!({}))?;
+        let (channel, name) = (Arc::clone(vms.a.channel()), device.clone());
+        let unbinding = thread::spawn(move || {
+            let command = Command::WriteFile {
+                path: "/sys/bus/virtio/drivers/virtio_bufshare/unbind".to_owned(),
+                data: name.into_bytes(),
+            };
+            channel.call(command, LIMIT)
+        });
+        let daemon = vms.daemon()?;
+        wait::until("the exporter's stop", LIMIT, || {
+            Ok((!daemon.snapshot()?.peer("a")?.up).then_some(()))
+        })?;
+        vms.b.qmp().execute("cont", json!({}))?;
+        let unbound = unbinding.join().ok().context("unbinding ended")?;
+        unbound.context("unbinding")?;
+        said_to_keep(&vms.a, 2, 2 * SIZE)?;
+        bind(&vms.a, &device)?;
+        drop((a, b));
+        all_is_given_back(vms)
+    });
+}
+
+/// The stop of A is answered although the importer's VMM, which is stuck, did not
+/// unmap: the driver's next session asks, and waits until it does.
+#[test]
+fn kept_memory_is_given_back_when_the_importers_vmm_goes_on_later() {
+    STUCK.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        two_are_mapped(&mut a, &mut b)?;
+        vms.b.pause_process()?;
+        let rebound = unbind(&vms.a).and_then(|device| {
+            said_to_keep(&vms.a, 2, 2 * SIZE)?;
+            bind(&vms.a, &device)
+        });
+        let pending = rebound.and_then(|()| {
+            let state = vms.a.read_file("/sys/kernel/debug/bufshare/state")?;
+            Ok(String::from_utf8(state)?)
+        });
+        vms.b.resume_process()?;
+        let pending = pending?;
+        let line = format!("kept 2 backings, {} bytes\n", 2 * SIZE);
+        ensure!(pending.contains(&line), "{pending}");
+        drop((a, b));
+        all_is_given_back(vms)
     });
 }

@@ -138,10 +138,18 @@ impl Broker {
     }
 
     /// Ends an export. Answered at once only if nobody maps the buffer. One that is
-    /// being taken back already is waited for, by one request.
+    /// being taken back already is waited for, by one request. A driver that left the
+    /// device before the answer has it in a later session.
     pub(super) fn unexport(&mut self, owner: PeerId, token: Token, id: BufferId) -> Option<Reply> {
         let Some(generation) = self.owned(owner, id) else {
-            return Some(Err(Status::NotFound));
+            let owed = &mut self.peers.get_mut(&owner)?.owed;
+            let before = owed.len();
+            owed.retain(|ended| *ended != id);
+            return Some(if owed.len() < before {
+                DONE
+            } else {
+                Err(Status::NotFound)
+            });
         };
         match self.revoking(generation) {
             Some(revoking) if revoking.waiter.is_some() => return Some(Err(Status::Busy)),
@@ -332,8 +340,16 @@ impl Broker {
         };
         self.generations.remove(&buffer.id.0);
         self.deadlines.retain(|_, d| d.generation != generation);
+        let left = buffer.revoking.as_ref().is_some_and(|r| r.left);
         if let Some(state) = self.peers.get_mut(&buffer.owner) {
             balance::fewer(&mut state.exports, 1, "exports");
+            if left || state.stopped {
+                let max = usize::try_from(self.limits.max_buffers).unwrap_or(usize::MAX);
+                if state.owed.len() >= max {
+                    state.owed.pop_front();
+                }
+                state.owed.push_back(buffer.id);
+            }
         }
         if let Some(token) = buffer.revoking.and_then(|revoking| revoking.waiter) {
             self.reply(buffer.owner, token, DONE);

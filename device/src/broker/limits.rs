@@ -14,6 +14,7 @@
 //! | waiting events of attachments | one for each attachment |
 //! | waiting events of own exports | twice `max_buffers`, and one for each buffer and importer |
 //! | waiting events of peers | two for each other peer |
+//! | answers to UNEXPORT that a driver has left | `max_buffers` |
 //! | deadlines | one for each buffer that is taken back, and one for each importer of it that was stopped |
 //! | nested maps and accesses | [`MAX_NESTING`] |
 //!

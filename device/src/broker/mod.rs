@@ -40,7 +40,7 @@ mod tests;
 pub mod types;
 mod windows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bufshare_protocol::event::Event;
 use bufshare_protocol::request::Request;
@@ -86,6 +86,8 @@ struct Revoking {
     late: BTreeSet<PeerId>,
     /// The owner goes on already, and may put something else there.
     unproved: bool,
+    /// The owner's driver left the device meanwhile: nobody waits for the end.
+    left: bool,
 }
 
 /// Whose time to let go of a buffer is over at a deadline.
@@ -152,6 +154,9 @@ struct Peer {
     exports: u32,
     /// Exports since the start.
     exported: u64,
+    /// Buffers of its that nobody reaches any more, and whose UNEXPORT its driver left
+    /// without this answer: the latest `max_buffers` of them.
+    owed: VecDeque<BufferId>,
     counters: Counters,
 }
 
@@ -224,6 +229,7 @@ impl Broker {
                     events: EventQueue::default(),
                     exports: 0,
                     exported: 0,
+                    owed: VecDeque::new(),
                     counters: Counters::default(),
                 },
             );
@@ -355,6 +361,7 @@ impl Broker {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.can_map = false;
             state.ram.clear();
+            state.owed.clear();
         }
         self.windows_gone(peer)
     }
@@ -602,6 +609,7 @@ impl Broker {
         for buffer in self.buffers.values_mut().filter(|b| b.owner == peer) {
             if let Some(revoking) = &mut buffer.revoking {
                 revoking.waiter = None;
+                revoking.left = true;
             }
         }
         self.drop_attachments(peer);
@@ -829,6 +837,7 @@ impl Broker {
                     peer.events.ended_exports() as usize,
                     2 * buffers,
                 ),
+                ("answers owed", peer.owed.len(), buffers),
                 (
                     "unanswered requests",
                     self.unanswered(*id),

@@ -762,6 +762,75 @@ fn a_paused_importer_learns_that_its_import_was_taken_back() {
     assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
 }
 
+/// The driver of A leaves while B, which is stopped, holds its UNEXPORT up.
+fn leaves_without_its_answer(host: &mut Host) -> (BufferId, u64) {
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    host.stop(B);
+    let unexport = host.send(A, Request::Unexport { id });
+    host.settle();
+    assert!(host.answer(A, unexport).is_none());
+    let effects = host.broker.peer_reset(A);
+    host.unanswered.clear();
+    host.take(effects);
+    (id, handle)
+}
+
+#[test]
+fn a_driver_that_left_asks_again_and_waits() {
+    let mut host = Host::new();
+    let (id, handle) = leaves_without_its_answer(&mut host);
+    let effects = host.broker.peer_up(A, true);
+    host.take(effects);
+    let again = host.send(A, Request::Unexport { id });
+    host.settle();
+    assert!(host.answer(A, again).is_none());
+    let effects = host.broker.peer_up(B, true);
+    host.take(effects);
+    host.call(B, Request::Unmap { handle }).unwrap();
+    assert_eq!(host.answer(A, again), Some(&Ok(Response::Done)));
+}
+
+#[test]
+fn a_driver_that_left_has_its_answer_in_the_next_session_once() {
+    let mut host = Host::new();
+    let (id, handle) = leaves_without_its_answer(&mut host);
+    // It comes while nobody of A listens.
+    let effects = host.broker.peer_up(B, true);
+    host.take(effects);
+    host.call(B, Request::Unmap { handle }).unwrap();
+    assert!(!host.broker.exposed(A));
+    let effects = host.broker.peer_up(A, true);
+    host.take(effects);
+    // It is nobody else's.
+    let other = status(host.call(B, Request::Unexport { id }));
+    assert_eq!(other, Status::NotFound);
+    host.call(A, Request::Unexport { id }).unwrap();
+    let again = status(host.call(A, Request::Unexport { id }));
+    assert_eq!(again, Status::NotFound);
+}
+
+#[test]
+fn answers_that_no_driver_asks_for_do_not_add_up() {
+    let mut host = Host::new();
+    for _ in 0..40 {
+        let id = host.export(A, 1);
+        let effects = host.broker.peer_reset(A);
+        host.take(effects);
+        let effects = host.broker.peer_up(A, true);
+        host.take(effects);
+        // Nobody had it: that is known at once.
+        host.call(A, Request::Unexport { id }).unwrap();
+        host.export(A, 1);
+        let effects = host.broker.peer_reset(A);
+        host.take(effects);
+        let effects = host.broker.peer_up(A, true);
+        host.take(effects);
+        host.broker.check().unwrap();
+    }
+}
+
 /// B is stopped with a buffer of A mapped, then A stops: the handle.
 fn stopped_importer_of_a_stopped_exporter(host: &mut Host) -> u64 {
     let id = host.export(A, 1);
