@@ -165,6 +165,8 @@ static void bufshare_map_complete(struct bufshare_device *bd, struct bufshare_re
 {
 	struct bufshare_imp *imp = req->owner;
 
+	bd->maps--;
+	bd->maps_until = jiffies + bufshare_timeout();
 	imp->map_err = bufshare_map_result_locked(imp, req);
 	bufshare_imp_settle_locked(imp);
 	wake_up_all(&imp->wait);
@@ -175,23 +177,27 @@ static void bufshare_map_complete(struct bufshare_device *bd, struct bufshare_re
 static int bufshare_imp_start_map_locked(struct bufshare_imp *imp, struct bufshare_req *req)
 {
 	struct virtio_bufshare_map *out = req->out;
+	struct bufshare_device *bd = imp->bd;
 	int ret;
 
 	/* A device that was reset may map there: it does not know who looks at what. */
 	if (atomic_read(&imp->shm->lost)) {
-		dev_err_ratelimited(imp->bd->dev, "other drivers use buffers that were imported before the device was reset: no other is mapped until they end that\n");
+		dev_err_ratelimited(bd->dev, "other drivers use buffers that were imported before the device was reset: no other is mapped until they end that\n");
 		return -EBUSY;
 	}
+	if (!bd->maps++)
+		bd->maps_until = jiffies + bufshare_timeout();
 	out->handle = cpu_to_le64(imp->handle);
 	out->len = cpu_to_le64(imp->size);
 	req->owner = imp;
 	req->complete = bufshare_map_complete;
 	imp->refs++;
 	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_MAPPING);
-	ret = bufshare_send_locked(imp->bd, req);
+	ret = bufshare_send_locked(bd, req);
 	if (ret) {
 		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHED);
 		imp->refs--;
+		bd->maps--;
 	}
 	return ret;
 }
@@ -202,13 +208,22 @@ static bool bufshare_imp_map_ended(const struct bufshare_imp *imp)
 	       !READ_ONCE(imp->bd->alive);
 }
 
-static long bufshare_imp_wait_map(struct bufshare_imp *imp, bool killable)
+static long bufshare_imp_wait_map(struct bufshare_imp *imp, bool killable, long left)
 {
 	if (killable)
-		return wait_event_killable_timeout(imp->wait, bufshare_imp_map_ended(imp),
-						   bufshare_timeout());
-	return wait_event_idle_timeout(imp->wait, bufshare_imp_map_ended(imp),
-				       bufshare_timeout());
+		return wait_event_killable_timeout(imp->wait, bufshare_imp_map_ended(imp), left);
+	return wait_event_idle_timeout(imp->wait, bufshare_imp_map_ended(imp), left);
+}
+
+/*
+ * How long a MAP may be waited for that is waited for until then. The callers of
+ * mmap() and of kernel mappings hold locks: who wants these waits, too, and then for a
+ * MAP of its own. So that a silent host does not have each of them wait in turn, and
+ * a suspend for all of them, it has one time to answer any MAP.
+ */
+static long bufshare_map_time_locked(struct bufshare_device *bd, unsigned long until)
+{
+	return min((long)(until - jiffies), (long)(bd->maps_until - jiffies));
 }
 
 /*
@@ -217,6 +232,7 @@ static long bufshare_imp_wait_map(struct bufshare_imp *imp, bool killable)
  */
 static int bufshare_imp_map(struct bufshare_imp *imp, bool killable)
 {
+	unsigned long until = jiffies + bufshare_timeout();
 	struct bufshare_device *bd = imp->bd;
 	struct bufshare_req *req = NULL;
 	bool asked = false;
@@ -255,15 +271,19 @@ static int bufshare_imp_map(struct bufshare_imp *imp, bool killable)
 		}
 		/* If this waiter leaves, the answer is still used: see map_complete(). */
 		asked = true;
-		spin_unlock_irq(&bd->lock);
-		left = bufshare_imp_wait_map(imp, killable);
-		spin_lock_irq(&bd->lock);
+		left = bufshare_map_time_locked(bd, until);
+		ret = -ETIMEDOUT;
 		if (left <= 0) {
-			if (!left)
-				bd->stats.timeouts++;
-			ret = left ? -EINTR : -ETIMEDOUT;
+			bd->stats.timeouts++;
 			break;
 		}
+		spin_unlock_irq(&bd->lock);
+		left = bufshare_imp_wait_map(imp, killable, left);
+		spin_lock_irq(&bd->lock);
+		ret = -EINTR;
+		if (left < 0)
+			break;
+		/* The time may be over, or longer than it was: the host answered another. */
 	}
 	spin_unlock_irq(&bd->lock);
 	bufshare_req_put(req);

@@ -179,6 +179,8 @@ struct bufshare_shm {
  * @cookie: of the last request; @lock
  * @exports: struct bufshare_exp.node; @lock
  * @imports: struct bufshare_imp.node; @lock
+ * @maps: MAPs that the host has not answered; @lock
+ * @maps_until: when it has to have answered one of them, jiffies; @lock
  * @stats: counters; @lock
  * @kept_asked: requests of @kept_work under way; @lock
  * @idle: woken when an import has left its window, an export is answered or its
@@ -225,6 +227,8 @@ struct bufshare_device {
 	u64 cookie;
 	struct list_head exports;
 	struct list_head imports;
+	u32 maps;
+	unsigned long maps_until;
 	struct bufshare_stats stats;
 	u32 kept_asked;
 	wait_queue_head_t idle;

@@ -7,8 +7,8 @@ use core::mem::offset_of;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use bufshare_agent::hand::Op;
+use anyhow::{Context as _, Result, bail, ensure};
+use bufshare_agent::hand::{Op, Yield};
 use bufshare_agent::wire::Command;
 use bufshare_protocol::ioctl::{self, Export, MetaIo, Table};
 use bufshare_protocol::wire::Meta;
@@ -307,7 +307,6 @@ fn a_driver_that_is_unloaded_has_freed_all_that_it_allocated() {
 #[test]
 fn a_guest_sleeps_and_wakes_and_shares_again() {
     VMS.with(|vms| {
-        const TEST: &str = "/sys/power/pm_test";
         if vms.b.read_file(TEST).is_err() {
             return Err(Skip::impossible("the guest kernel has no /sys/power/pm_test").into());
         }
@@ -373,43 +372,83 @@ fn memory_that_nobody_is_charged_for_is_limited_and_given_back() {
     });
 }
 
+const TEST: &str = "/sys/power/pm_test";
+const PATIENCE: &str = "/sys/module/virtio_bufshare/parameters/request_timeout_ms";
+
+/// Has a guest freeze its tasks, and thaw them after some seconds, while so many threads
+/// of a process wait for a host that does not answer: the outcome of what it began.
+fn freeze_while_waiting(
+    vms: &mut TwoVms,
+    hand: &mut Hand,
+    op: Op,
+    threads: usize,
+) -> Result<Result<Yield>> {
+    if vms.b.read_file(TEST).is_err() {
+        return Err(Skip::impossible("the guest kernel has no /sys/power/pm_test").into());
+    }
+    let pid = hand.program().pid();
+    let before = vms.b.read_file(PATIENCE)?;
+    vms.b.write_file(PATIENCE, b"60000")?;
+    // Only tasks are frozen; devices go on.
+    vms.b.write_file(TEST, b"freezer")?;
+    vms.daemon()?.pause()?;
+    let begun = hand.begin(op)?;
+    let result = wait::until("the threads to wait for the host", wait::COMMAND, || {
+        let mut waiting = 0;
+        for thread in vms.b.list_dir(&format!("/proc/{pid}/task"))? {
+            let stat = vms
+                .b
+                .read_file(&format!("/proc/{pid}/task/{thread}/stat"))?;
+            waiting += usize::from(String::from_utf8(stat)?.contains(") D "));
+        }
+        Ok((waiting == threads).then_some(()))
+    })
+    .and_then(|()| {
+        let state = Command::WriteFile {
+            path: "/sys/power/state".to_owned(),
+            data: b"freeze".to_vec(),
+        };
+        vms.b.channel().call(state, Duration::from_secs(60))
+    });
+    vms.daemon()?.go_on()?;
+    vms.b.write_file(PATIENCE, before.trim_ascii())?;
+    vms.b.write_file(TEST, b"none")?;
+    result.context("freezing the guest's tasks")?;
+    Ok(hand.finish(begun, "waiting for the host", wait::COMMAND))
+}
+
 /// The tasks of a guest are frozen before it sleeps, also those that wait for a host
 /// that does not answer.
 #[test]
 fn a_request_without_an_answer_does_not_keep_a_guest_from_sleeping() {
     VMS.with(|vms| {
-        const TEST: &str = "/sys/power/pm_test";
-        const PATIENCE: &str = "/sys/module/virtio_bufshare/parameters/request_timeout_ms";
-        if vms.b.read_file(TEST).is_err() {
-            return Err(Skip::impossible("the guest kernel has no /sys/power/pm_test").into());
-        }
         let mut b = vms.b.hand()?;
         b.info()?;
-        let pid = b.program().pid();
-        let before = vms.b.read_file(PATIENCE)?;
-        vms.b.write_file(PATIENCE, b"60000")?;
-        // Only tasks are frozen, for some seconds; devices go on.
-        vms.b.write_file(TEST, b"freezer")?;
-        vms.daemon()?.pause()?;
-        let list = b.begin(Op::List)?;
-        let result = wait::until("the request to wait", wait::COMMAND, || {
-            let stat = String::from_utf8(vms.b.read_file(&format!("/proc/{pid}/stat"))?)?;
-            Ok(stat.contains(") D ").then_some(()))
-        })
-        .and_then(|()| {
-            let state = Command::WriteFile {
-                path: "/sys/power/state".to_owned(),
-                data: b"freeze".to_vec(),
-            };
-            vms.b.channel().call(state, Duration::from_secs(60))
-        });
-        vms.daemon()?.go_on()?;
-        vms.b.write_file(PATIENCE, before.trim_ascii())?;
-        vms.b.write_file(TEST, b"none")?;
-        result.context("freezing the guest's tasks")?;
-        let refusal = refused(b.finish(list, "List", wait::COMMAND))?;
+        let refusal = refused(freeze_while_waiting(vms, &mut b, Op::List, 1)?)?;
         ensure!(refusal.errno == libc::ETIMEDOUT, "{refusal}");
         drop(b);
         all_works(vms, 60)
+    });
+}
+
+/// Each of the threads waits with the lock that the others need.
+#[test]
+fn mappings_without_an_answer_do_not_keep_a_guest_from_sleeping_one_after_the_other() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let mut bufs = Vec::new();
+        for seed in 0..4 {
+            let (_, _, export) = a.offer(SIZE, seed)?;
+            bufs.push(b.import(&export.id)?.buf.number);
+        }
+        let op = Op::MapTogether { bufs };
+        match freeze_while_waiting(vms, &mut b, op, 4)?? {
+            Yield::MappedTogether { errnos } => {
+                ensure!(errnos == [libc::ETIMEDOUT; 4], "{errnos:?}");
+            }
+            other => bail!("odd outcome {other:?}"),
+        }
+        drop((a, b));
+        all_works(vms, 80)
     });
 }

@@ -134,6 +134,11 @@ pub enum Op {
         /// To write, too.
         write: bool,
     },
+    /// mmap some buffers to read and write, each on a thread of its own, and unmap them.
+    MapTogether {
+        /// The buffers.
+        bufs: Vec<u64>,
+    },
     /// Write the pattern of `seed` everywhere.
     Fill {
         /// The mapping.
@@ -488,6 +493,11 @@ pub enum Yield {
     Mapped {
         /// Its number.
         map: u64,
+    },
+    /// Of mappings that were made together.
+    MappedTogether {
+        /// An error number, or 0, of each.
+        errnos: Vec<i32>,
     },
     /// Private files.
     PrivateFiles {

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::io::{self, BufRead as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -243,6 +243,9 @@ impl Hand {
                     }),
                 }
             }
+            Op::MapTogether { bufs } => Yield::MappedTogether {
+                errnos: self.map_together(&bufs)?,
+            },
             Op::Fill { map, seed } => Yield::Seen(fill(&*self.mapping(map)?, seed)?),
             Op::Poke { map, offset, data } => {
                 let written = self.mapping(map)?.write(usize::try_from(offset)?, &data)?;
@@ -449,6 +452,32 @@ impl Hand {
             }
         };
         measured(fd)
+    }
+
+    fn map_together(&self, bufs: &[u64]) -> Result<Vec<i32>> {
+        let bufs: Vec<_> = bufs
+            .iter()
+            .map(|buf| self.buffer(*buf))
+            .collect::<Result<_>>()?;
+        // The start of a thread maps memory, too.
+        let started = Barrier::new(bufs.len());
+        let map = |fd, size| {
+            started.wait();
+            match Mapping::new(fd, size, true) {
+                Ok(_) => 0,
+                Err(error) => error.raw_os_error().unwrap_or(-1),
+            }
+        };
+        thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for (fd, size) in bufs {
+                let size = usize::try_from(size)?;
+                let map = &map;
+                threads.push(scope.spawn(move || map(fd, size)));
+            }
+            let ended = threads.into_iter().map(|thread| thread.join().ok());
+            ended.map(|errno| errno.context("a thread ended")).collect()
+        })
     }
 
     fn cycle(&mut self, id: &str, count: u32, seed: u32) -> Result<Yield> {
