@@ -347,7 +347,8 @@ struct virtio_bufshare_export_resp {
  * it was there are zeroes then, and nothing else before the UNMAP.
  *
  * Nothing but this answer says so. A driver that resets the device without it
- * does not use the memory for anything else; and NOT_FOUND says so only for a
+ * does not use the memory for anything else. It may ask again in a later session:
+ * the device has the answer, unless it was restarted. NOT_FOUND says so only for a
  * buffer whose export the device has ended by itself (see REVOKED).
  */
 struct virtio_bufshare_by_id {
