@@ -22,7 +22,7 @@
 
 static unsigned int contig_limit_mb;
 module_param(contig_limit_mb, uint, 0644);
-MODULE_PARM_DESC(contig_limit_mb, "Memory of contiguous pieces that no control group is charged for, MiB (default 0: an eighth of the RAM)");
+MODULE_PARM_DESC(contig_limit_mb, "Memory of contiguous pieces, of all programs together, that no control group is charged for, MiB (default 0: an eighth of the RAM)");
 
 /* Bytes that ALLOC took without charging a control group. */
 static atomic64_t bufshare_uncharged = ATOMIC64_INIT(0);

@@ -21,7 +21,7 @@
 
 static unsigned int pin_limit_mb;
 module_param(pin_limit_mb, uint, 0644);
-MODULE_PARM_DESC(pin_limit_mb, "Memory of other drivers that exports may pin, MiB (default 0: half of the RAM)");
+MODULE_PARM_DESC(pin_limit_mb, "Memory of other drivers that the exports of all programs together may pin, MiB (default 0: half of the RAM)");
 
 /* Bytes of other drivers' memory that exports pin. */
 static atomic64_t bufshare_pinned = ATOMIC64_INIT(0);
@@ -111,7 +111,9 @@ static const struct dma_buf_attach_ops bufshare_attach_ops = {
 /*
  * A pinned buffer cannot be moved or swapped out, and any process may hand in any
  * number. Half of the RAM is also what the kernel lets a tmpfs or graphics
- * buffers have: the rest is for those whose memory can be reclaimed.
+ * buffers have: the rest is for those whose memory can be reclaimed. It is one limit
+ * for all programs, as those of graphics drivers are: RLIMIT_MEMLOCK is 8 MiB by
+ * default, less than a frame. Who may open /dev/bufshare is the administrator's choice.
  */
 static int bufshare_pin_charge(struct bufshare_exp *exp)
 {
