@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 pub use bufshare_agent::hand::{
-    AttachKind, Buffer, Event, Info, Patch, Peer, Sight, Source, Step, pattern, word,
+    AttachKind, Buffer, Event, Info, MovableKind, Patch, Peer, Sight, Source, Step, pattern, word,
 };
 use bufshare_agent::hand::{Call, Line, Op, Refusal, Yield};
 
@@ -327,6 +327,11 @@ impl Hand {
     /// ALLOC.
     pub fn alloc(&mut self, size: u64) -> Result<Buf> {
         self.make(Source::Alloc, size)
+    }
+
+    /// Have the exporter driver of the tests move a buffer of its own.
+    pub fn move_away(&mut self, buf: Buf) -> Result<()> {
+        expect!(self.quick(Op::Move { buf: buf.number }), Yield::Done => ())
     }
 
     /// Take a dma-buf that another process of the guest has open.

@@ -4,8 +4,10 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use bufshare_tests::hand::{Hand, Import, Sight, Source, refused, status};
+use bufshare_tests::hand::{Hand, Import, MovableKind, Sight, Source, refused, status};
+use bufshare_tests::lab;
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
+use bufshare_tests::report::Skip;
 use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
 
@@ -231,4 +233,96 @@ fn an_imported_buffer_is_not_exported_again() {
         );
         Ok(())
     });
+}
+
+/// The pin protects the memory until the host has said that no other VM reaches it,
+/// however late that is.
+#[test]
+fn a_buffer_that_can_move_stays_until_no_other_vm_reaches_it() {
+    VMS.with(|vms| {
+        load_exporter(&vms.a)?;
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        b.info()?;
+        let buf = a.make(Source::Movable(MovableKind::Movable), 64 * PAGE)?;
+        let mine = a.map(buf)?;
+        a.fill(mine, 7)?;
+        let export = a.export(buf)?;
+        let import = b.import(&export.id)?;
+        let theirs = b.map(import.buf)?;
+        ensure!(b.compare(theirs, 7)? == Sight::Pattern);
+        let refusal = refused(a.move_away(buf))?;
+        ensure!(refusal.errno == libc::EBUSY, "{refusal}");
+        vms.daemon()?.pause()?;
+        let closed = a.close(export.number);
+        let pinned = refused(a.move_away(buf));
+        let seen = b.compare(theirs, 7);
+        vms.daemon()?.go_on()?;
+        closed?;
+        let pinned = pinned?;
+        ensure!(pinned.errno == libc::EBUSY, "{pinned}");
+        ensure!(seen? == Sight::Pattern);
+        wait::until("the buffer to be free to move", wait::COMMAND, || {
+            match a.move_away(buf) {
+                Ok(()) => Ok(Some(())),
+                Err(error) => {
+                    let refusal = refused::<()>(Err(error))?;
+                    ensure!(refusal.errno == libc::EBUSY, "{refusal}");
+                    Ok(None)
+                }
+            }
+        })?;
+        ensure!(a.compare(mine, 7)? == Sight::Pattern);
+        ensure!(b.compare(theirs, 7)? == Sight::Sigbus);
+        Ok(())
+    });
+}
+
+/// Nobody can promise for other VMs that they unmap in time: who needs that refuses
+/// the export, and who moves a pinned buffer all the same ends it, where the kernel
+/// tells us of that.
+#[test]
+fn a_buffer_that_has_to_be_revocable_is_not_exported() {
+    VMS.with(|vms| {
+        load_exporter(&vms.a)?;
+        let mut a = vms.a.hand()?;
+        let buf = a.make(Source::Movable(MovableKind::Revocable), 64 * PAGE)?;
+        let refusal = refused(a.export(buf))?;
+        ensure!(refusal.errno == libc::EOPNOTSUPP, "{refusal}");
+        // Nothing is left pinned or attached.
+        a.move_away(buf)
+    });
+}
+
+#[test]
+fn a_buffer_that_moves_although_it_is_pinned_is_revoked_where_the_kernel_says_so() {
+    VMS.with(|vms| {
+        if lab::series() != "stable" {
+            let reason = "this kernel lets an importer leave the callback out";
+            return Err(Skip::impossible(reason).into());
+        }
+        load_exporter(&vms.a)?;
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        b.info()?;
+        let buf = a.make(Source::Movable(MovableKind::Rude), 64 * PAGE)?;
+        let mine = a.map(buf)?;
+        a.fill(mine, 8)?;
+        let export = a.export(buf)?;
+        let import = b.import(&export.id)?;
+        let theirs = b.map(import.buf)?;
+        ensure!(b.compare(theirs, 8)? == Sight::Pattern);
+        a.move_away(buf)?;
+        b.wait_event_of("Revoked", &export.id)?;
+        ensure!(b.compare(theirs, 8)? == Sight::Sigbus);
+        ensure!(status(b.import(&export.id))? == "NOT_FOUND");
+        ensure!(a.compare(mine, 8)? == Sight::Pattern);
+        Ok(())
+    });
+}
+
+/// Loads the exporter driver of the tests; again only after a restart.
+fn load_exporter(vm: &Vm) -> Result<()> {
+    if vm.list_dir("/sys/module/bufshare_exporter")?.is_empty() {
+        vm.insert("exporter", &[])?;
+    }
+    Ok(())
 }

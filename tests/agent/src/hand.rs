@@ -57,6 +57,20 @@ pub enum Source {
     Dumb(String),
     /// A capture buffer of this video device.
     Capture(String),
+    /// The exporter driver of the tests (tests/guest/exporter).
+    Movable(MovableKind),
+}
+
+/// What that driver does when it is to move a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MovableKind {
+    /// Nothing while it is pinned.
+    Movable,
+    /// It moves it all the same.
+    Rude,
+    /// As the first; and only who can be made to unmap may attach.
+    Revocable,
 }
 
 /// What the process does.
@@ -95,6 +109,11 @@ pub enum Op {
         source: Source,
         /// Bytes.
         size: u64,
+    },
+    /// Have the exporter driver of the tests move a buffer of its own.
+    Move {
+        /// The buffer.
+        buf: u64,
     },
     /// Take a dma-buf that another process of this guest has open.
     Adopt {

@@ -4,6 +4,7 @@
 //! See [`bufshare_agent::hand`] for what it is told and what it tells.
 
 mod device;
+mod exporter;
 mod files;
 mod importer;
 mod ioctl;
@@ -184,6 +185,10 @@ impl Hand {
                     buf: self.keep_buffer(fd, size),
                     size,
                 }
+            }
+            Op::Move { buf } => {
+                exporter::move_away(self.buffer(buf)?.0)?;
+                Yield::Done
             }
             Op::Adopt { pid, index } => {
                 let (fd, size) = measured(sources::adopt(pid, index)?)?;
@@ -430,6 +435,7 @@ impl Hand {
             Source::ReadOnlyHeap(name) => sources::heap(name, size, false)?,
             Source::Udmabuf { scattered } => sources::udmabuf(size, *scattered)?,
             Source::Dumb(driver) => screen::dumb(driver, size)?,
+            Source::Movable(kind) => exporter::make(*kind, size)?,
             Source::Capture(device) => {
                 // The sizes that vivid's webcam has in every kernel.
                 let sizes = [
