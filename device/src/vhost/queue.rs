@@ -12,7 +12,7 @@
 
 mod ring;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -131,9 +131,10 @@ impl Layout {
                 break;
             }
             let len = usize::try_from(segment.len).unwrap_or(usize::MAX).min(rest);
-            let mut part = vec![0; len];
-            mem.read_slice(&mut part, GuestAddress(segment.addr)).ok()?;
-            bytes.append(&mut part);
+            let at = bytes.len();
+            bytes.resize(at.saturating_add(len), 0);
+            let part = bytes.get_mut(at..)?;
+            mem.read_slice(part, GuestAddress(segment.addr)).ok()?;
         }
         Some(bytes)
     }
@@ -253,7 +254,7 @@ struct Gate {
     /// Requests taken, to tell apart those that have the same head.
     taken: u64,
     /// Requests that are under way, by their head. At most [`MAX_PENDING`].
-    pending: HashMap<u16, Pending>,
+    pending: BTreeMap<u16, Pending>,
     /// Nothing was taken because of that limit.
     full: bool,
     /// Answers that came while the ring did not run, at most one for each request.
