@@ -221,6 +221,12 @@ struct bufshare_meta {
  *
  * EACCES: the dma-buf is not open for writing, and the access list would have
  * others write it. An empty list would, too: name the peers with BUFSHARE_READ.
+ * EPERM: the dma-buf is an import. Only its exporter exports its memory.
+ * EDQUOT with status 0: the exports of this VM would pin more memory of other
+ * drivers than the module's parameter pin_limit_mb allows.
+ *
+ * poll() of export_fd gives POLLHUP when the export has ended while the file is
+ * open: the host revoked it, this VM was suspended, or the device is gone.
  */
 struct bufshare_export {
 	__s32 dmabuf_fd;

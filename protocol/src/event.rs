@@ -69,7 +69,7 @@ kinds! {
     Revoked = 0x1004, "REVOKED";
     /// `id` has new metadata; `value` is its sequence number.
     Meta = 0x1005, "META";
-    /// `value` events were dropped; LIST tells how things are now.
+    /// `value` events were dropped, 0: an unknown number; LIST says how things are now.
     Overflow = 0x1006, "OVERFLOW";
 }
 

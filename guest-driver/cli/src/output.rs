@@ -509,6 +509,9 @@ impl Record {
                 {
                     Some(EventKind::Offer) => write!(to, " {} bytes", event.value),
                     Some(EventKind::Meta) => write!(to, " sequence {}", event.value),
+                    Some(EventKind::Overflow) if event.value == 0 => {
+                        write!(to, " an unknown number of events lost")
+                    }
                     Some(EventKind::Overflow) => write!(to, " {} events lost", event.value),
                     _ => Ok(()),
                 }
@@ -757,6 +760,23 @@ mod tests {
             r#"{"type":"written","id":"ab","offset":4096,"bytes":2,"transport":"direct"}"#
         );
         assert_eq!(written.text(), "2 bytes written at 0x1000 of ab (direct)");
+    }
+
+    #[test]
+    fn an_unknown_number_of_lost_events_is_not_none() {
+        let lost = |value| {
+            Record::Event(EventRecord::from(&Event {
+                kind: EventKind::Overflow,
+                seq: 0,
+                peer: 0,
+                id: bufshare::BufferId([0; 16]),
+                handle: 0,
+                value,
+            }))
+            .text()
+        };
+        assert_eq!(lost(3), "OVERFLOW  peer 0 3 events lost");
+        assert_eq!(lost(0), "OVERFLOW  peer 0 an unknown number of events lost");
     }
 
     #[test]

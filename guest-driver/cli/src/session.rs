@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bufshare::Device;
+use bufshare::{Device, Event, EventKind, Export, Import, Status};
 use bufshare_protocol::response::PeerInfo;
 use bufshare_protocol::types::BufferId;
 
@@ -31,12 +31,13 @@ impl Session {
         Pump::start(self.open()?)
     }
 
-    /// Prints what happens until the end is told, or until `gone` is taken back.
+    /// Prints what happens until the end is told, or until `held` is revoked.
     pub(crate) fn hold(
         &self,
         stop: &mut Stop,
         events: &Pump,
-        gone: Option<BufferId>,
+        device: &Device,
+        held: &Held<'_>,
     ) -> Result<()> {
         while !stop.told() {
             let [ready] = stop.wait([events.as_fd()], None)?;
@@ -48,15 +49,56 @@ impl Session {
             };
             self.output
                 .print(&Record::Event(EventRecord::from(&event)))?;
-            let revoked = event.kind == bufshare_protocol::event::EventKind::Revoked;
-            if revoked && gone == Some(event.id) {
+            if held.ends_with(&event, device)? {
                 return Err(Failure::revoked(format!(
-                    "buffer {} was taken back",
-                    event.id
+                    "buffer {} was revoked",
+                    held.id()
                 )));
             }
         }
         Ok(())
+    }
+}
+
+/// What a command holds.
+pub(crate) enum Held<'a> {
+    Export(&'a Export),
+    Import(&'a Import),
+}
+
+impl Held<'_> {
+    fn id(&self) -> BufferId {
+        match self {
+            Self::Export(export) => export.id(),
+            Self::Import(import) => import.id,
+        }
+    }
+
+    /// Whether it is of no use any more, as an event says.
+    pub(crate) fn ends_with(&self, event: &Event, device: &Device) -> Result<bool> {
+        match event.kind {
+            EventKind::Revoked => Ok(event.id == self.id()),
+            // Its REVOKED may be among those that were lost. After a suspend there is none.
+            EventKind::Overflow => self.has_ended(device),
+            _ => Ok(false),
+        }
+    }
+
+    fn has_ended(&self, device: &Device) -> Result<bool> {
+        let ended = match self {
+            Self::Export(export) => export.has_ended()?,
+            // The host may know the buffer, and not this import any more.
+            Self::Import(import) => import.buffer.is_revoked(),
+        };
+        if ended {
+            return Ok(true);
+        }
+        // The driver may have lost the event, too.
+        match device.query(self.id()) {
+            Ok(_) => Ok(false),
+            Err(error) if error.status == Some(Status::NotFound) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::mapping::Mapping;
+use crate::mapping::{self, Mapping};
 
 /// A dma-buf of any driver
 ///
@@ -60,6 +60,18 @@ impl DmaBuf {
     /// (`EACCES`).
     pub fn map(&self, rights: Rights) -> Result<Mapping> {
         Mapping::new(self.fd.as_fd(), self.len, rights)
+    }
+
+    /// Whether its memory is gone: it is another VM's buffer, and its exporter revoked
+    /// it, or this VM was suspended since, or the device that showed it is gone.
+    ///
+    /// A program that holds an import asks this when it reads an event
+    /// [`Overflow`](crate::EventKind::Overflow), which may stand for a lost `Revoked`. The
+    /// answer comes from the begin of a CPU access, which maps an import into this VM if
+    /// nothing else did.
+    #[must_use]
+    pub fn is_revoked(&self) -> bool {
+        mapping::is_gone(self.fd.as_fd())
     }
 
     /// Another descriptor of the same dma-buf.

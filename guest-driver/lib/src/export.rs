@@ -4,6 +4,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use bufshare_protocol::types::{Access, BufferId, Meta};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::error::{Error, Result};
 
 /// What an export says besides its bytes
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +23,10 @@ pub struct ExportOptions {
 /// Dropping it ends the export: importers are told, and their mappings end.
 /// So does the end of the process. Whoever holds a copy of the
 /// [descriptor](AsFd) keeps the export alive.
+///
+/// An export can end while it is held: the host revoked it, this VM was suspended, or the
+/// device is gone. [`has_ended`](Self::has_ended) says so. So does `poll` of the descriptor,
+/// by `POLLHUP`.
 #[derive(Debug)]
 #[must_use = "dropping it ends the export"]
 pub struct Export {
@@ -45,11 +52,25 @@ impl Export {
         self.generation
     }
 
+    /// Whether the export has ended though it is held. What it exported can still be used
+    /// here, but no other VM can import it any more.
+    ///
+    /// # Errors
+    /// The descriptor cannot be polled.
+    pub fn has_ended(&self) -> Result<bool> {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::empty())];
+        let now = Timespec::default();
+        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)))
+            .map_err(|errno| Error::new("see whether the export has ended", errno))?;
+        Ok(fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP)))
+    }
+
     /// Ends the export, as dropping it does.
     pub fn close(self) {}
 }
 
 impl AsFd for Export {
+    /// `poll` gives `POLLHUP` when the export has ended, and never anything else.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -59,5 +80,20 @@ impl From<Export> for OwnedFd {
     /// The export lives on until the descriptor and its copies are closed.
     fn from(export: Export) -> Self {
         export.fd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_has_ended_when_its_descriptor_hangs_up() {
+        // The read end of a pipe hangs up with its last writer.
+        let (reader, writer) = std::io::pipe().unwrap();
+        let export = Export::new(reader.into(), BufferId([1; 16]), 1);
+        assert!(!export.has_ended().unwrap());
+        drop(writer);
+        assert!(export.has_ended().unwrap());
     }
 }

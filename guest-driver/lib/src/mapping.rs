@@ -278,7 +278,7 @@ impl CpuAccess<'_> {
 const GONE: Errno = Errno::NODEV;
 
 /// Whether a descriptor is a dma-buf whose memory is gone.
-fn is_gone(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_gone(fd: BorrowedFd<'_>) -> bool {
     match ioctl::sync(fd, Rights::READ, Edge::Start) {
         Ok(()) => {
             // Nothing depends on how this ends.

@@ -21,7 +21,7 @@ use crate::output::{
 };
 use crate::pump::Pump;
 use crate::rights;
-use crate::session::Session;
+use crate::session::{Held, Session};
 use crate::stop::{Input, Stop, ended};
 use crate::v4l2::Filled;
 
@@ -253,6 +253,11 @@ impl<'a> Rotation<'a> {
 
     /// Answers whether it brought a buffer back.
     fn event(&mut self, at: Instant, event: &Event) -> Result<bool> {
+        for export in &self.exports {
+            if Held::Export(export).ends_with(event, self.device)? {
+                return Err(Failure::revoked("the host revoked a buffer"));
+            }
+        }
         let index = self
             .exports
             .iter()
@@ -261,7 +266,6 @@ impl<'a> Rotation<'a> {
             (EventKind::Released, Some(index)) if event.peer == self.viewer => {
                 self.returned(at, index)
             }
-            (EventKind::Revoked, Some(_)) => Err(Failure::revoked("the host took a buffer back")),
             (EventKind::PeerUp | EventKind::PeerDown, _) if event.peer == self.viewer => {
                 self.output
                     .print(&Record::Event(EventRecord::from(event)))?;

@@ -11,7 +11,7 @@ use crate::content::{self, Pattern};
 use crate::failure::{Failure, Result};
 use crate::output::{Exported, Record};
 use crate::rights;
-use crate::session::Session;
+use crate::session::{Held, Session};
 use crate::stop::{Input, Stop};
 use crate::{drm, sources};
 
@@ -99,5 +99,5 @@ pub(crate) fn offer(
         sha256,
         xxh3,
     }))?;
-    session.hold(&mut stop, &events, Some(export.id()))
+    session.hold(&mut stop, &events, device, &Held::Export(&export))
 }

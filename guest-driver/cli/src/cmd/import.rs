@@ -8,7 +8,7 @@ use crate::content;
 use crate::failure::Result;
 use crate::output::{self, Imported, Record, micros};
 use crate::rights;
-use crate::session::Session;
+use crate::session::{Held, Session};
 use crate::stop::{Input, Stop};
 
 /// Imports, maps if asked, and holds if asked.
@@ -42,7 +42,7 @@ pub(crate) fn run(session: &Session, args: &Import) -> Result<()> {
         first_byte,
     }))?;
     match events {
-        Some(events) => session.hold(&mut stop, &events, Some(args.id.0)),
+        Some(events) => session.hold(&mut stop, &events, &device, &Held::Import(&import)),
         None => Ok(()),
     }
 }

@@ -19,7 +19,7 @@ use crate::inbox::{Inbox, Waiting};
 use crate::output::{EventRecord, Output, Record, Spread, ViewSummary, Viewed, micros};
 use crate::pump::Pump;
 use crate::screen::{self, Screen};
-use crate::session::{Session, find_peer};
+use crate::session::{Held, Session, find_peer};
 use crate::stop::{Input, Stop, ended};
 
 /// Looks at frames until there were enough.
@@ -458,11 +458,11 @@ impl<'a> Viewer<'a> {
             let Some((_, event)) = events.take()? else {
                 continue;
             };
-            let ours = self
-                .shown
-                .as_ref()
-                .is_some_and(|shown| shown.record.id == event.id.to_string());
-            if event.kind == EventKind::Revoked && ours {
+            let ends = match &self.shown {
+                Some(shown) => Held::Import(&shown.import).ends_with(&event, self.device)?,
+                None => false,
+            };
+            if ends {
                 self.output
                     .print(&Record::Event(EventRecord::from(&event)))?;
                 self.let_go()?;
