@@ -18,6 +18,8 @@ pub(crate) struct Failure {
     message: String,
     errno: Option<i32>,
     status: Option<Status>,
+    /// The reader of our output is gone.
+    unread: bool,
 }
 
 /// A failure as JSON.
@@ -35,6 +37,7 @@ impl Failure {
             message: message.into(),
             errno: None,
             status: None,
+            unread: false,
         }
     }
 
@@ -44,6 +47,15 @@ impl Failure {
             message: format!("{what}: {error}"),
             errno: error.raw_os_error(),
             status: None,
+            unread: false,
+        }
+    }
+
+    /// Of the standard output.
+    pub(crate) fn stdout(error: &io::Error) -> Self {
+        Self {
+            unread: error.kind() == io::ErrorKind::BrokenPipe,
+            ..Self::io("cannot write to the standard output", error)
         }
     }
 
@@ -53,6 +65,7 @@ impl Failure {
             message: message.into(),
             errno: Some(libc::ETIMEDOUT),
             status: None,
+            unread: false,
         }
     }
 
@@ -62,6 +75,7 @@ impl Failure {
             message: message.into(),
             errno: None,
             status: Some(Status::Revoked),
+            unread: false,
         }
     }
 
@@ -77,8 +91,8 @@ impl Failure {
     }
 
     /// The reader of our output is gone, which is not worth a word.
-    pub(crate) fn is_broken_pipe(&self) -> bool {
-        self.errno == Some(libc::EPIPE)
+    pub(crate) fn is_unread_output(&self) -> bool {
+        self.unread
     }
 
     /// One JSON object.
@@ -104,6 +118,7 @@ impl From<io::Error> for Failure {
             errno: error.raw_os_error(),
             status: None,
             message: error.to_string(),
+            unread: false,
         }
     }
 }
@@ -113,6 +128,7 @@ impl From<bufshare::Error> for Failure {
         Self {
             errno: error.errno.raw_os_error(),
             status: error.status,
+            unread: false,
             message: match advice::on(&error) {
                 "" => error.to_string(),
                 advice => format!("{error}. {advice}"),
@@ -136,11 +152,23 @@ mod tests {
     }
 
     #[test]
+    fn only_an_output_without_reader_is_not_worth_a_word() {
+        let broken = io::Error::from_raw_os_error(libc::EPIPE);
+        assert!(Failure::stdout(&broken).is_unread_output());
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        assert!(!Failure::stdout(&full).is_unread_output());
+        // So a USB camera says that it stalls.
+        assert!(!Failure::io("/dev/video0: start", &broken).is_unread_output());
+        assert!(!Failure::from(broken).is_unread_output());
+    }
+
+    #[test]
     fn json_has_the_three_members() {
         let failure = Failure {
             message: "no \"such\" buffer".to_owned(),
             errno: Some(2),
             status: Some(Status::NotFound),
+            unread: false,
         };
         assert_eq!(
             failure.about("import").to_json(),

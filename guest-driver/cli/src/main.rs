@@ -14,6 +14,7 @@ mod failure;
 mod fourcc;
 mod frame;
 mod inbox;
+mod input;
 mod ioctl;
 mod output;
 mod pump;
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
     stop::tell_lost_buffers(json);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) if failure.is_broken_pipe() => ExitCode::FAILURE,
+        Err(failure) if failure.is_unread_output() => ExitCode::FAILURE,
         Err(failure) => {
             complain(&failure, json);
             ExitCode::FAILURE

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::failure::{Failure, Result};
 use crate::fourcc::Fourcc;
+use crate::stop;
 
 /// Prints records.
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +29,11 @@ impl Output {
         } else {
             record.text()
         };
-        let mut out = std::io::stdout().lock();
-        writeln!(out, "{line}")
-            .and_then(|()| out.flush())
-            .map_err(|e| Failure::io("cannot write to the standard output", &e))
+        stop::while_printing(|| {
+            let mut out = std::io::stdout().lock();
+            writeln!(out, "{line}").and_then(|()| out.flush())
+        })
+        .map_err(|e| Failure::stdout(&e))
     }
 
     /// One line on stderr about something that works, but maybe not as wanted.
@@ -42,7 +44,7 @@ impl Output {
             format!("bufshare: warning: {text}")
         };
         // What the command does goes on even when nobody can read this.
-        let _ = writeln!(std::io::stderr(), "{line}");
+        let _ = stop::while_printing(|| writeln!(std::io::stderr(), "{line}"));
     }
 }
 
@@ -782,6 +784,51 @@ mod tests {
     #[test]
     fn control_characters_are_escaped() {
         assert_eq!(printable("a\u{1b}[2Jé"), "a\\u{1b}[2Jé");
+    }
+
+    fn print_more_than_a_pipe_holds() {
+        let _stop = stop::Stop::new(stop::Input::Ignored).unwrap();
+        let written = Record::Written(Written {
+            id: "x".repeat(1 << 20),
+            offset: 0,
+            bytes: 0,
+            transport: "direct",
+        });
+        Output { json: false }.print(&written).unwrap();
+    }
+
+    /// It runs itself once more, in a process that the signal may end.
+    #[test]
+    fn a_signal_ends_a_program_whose_output_nobody_reads() {
+        use std::io::Read as _;
+        use std::os::unix::process::ExitStatusExt as _;
+
+        const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
+        const CHILD: &str = "BUFSHARE_TEST_PRINTS_TOO_MUCH";
+        if std::env::var_os(CHILD).is_some() {
+            return print_more_than_a_pipe_holds();
+        }
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("output::tests::a_signal_ends_a_program_whose_output_nobody_reads")
+            .env(CHILD, "1")
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = libc::pid_t::try_from(child.id()).unwrap();
+        let mut output = child.stdout.take().unwrap();
+        // The test harness says less than this before.
+        output.read_exact(&mut [0; 4096]).unwrap();
+        // SAFETY: our child, which nobody has waited for.
+        assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
+        let (sender, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(child.wait().unwrap()));
+        let Ok(status) = ended.recv_timeout(LIMIT) else {
+            // SAFETY: still our child: the wait for it has not ended.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+            panic!("it did not end by SIGTERM in {LIMIT:?}");
+        };
+        assert_eq!(status.signal(), Some(libc::SIGTERM), "{status}");
     }
 
     #[test]

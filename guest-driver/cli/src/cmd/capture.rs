@@ -41,18 +41,17 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     // What was achieved is told even when it then failed.
     let ended = ended(&stop, &result);
-    rotation
-        .camera
-        .video
-        .stop()
-        .map_err(|e| Failure::io("stop the camera", &e))?;
-    session
+    let stopped = rotation.camera.video.stop();
+    let printed = session
         .output
-        .print(&Record::CaptureSummary(rotation.summary(seconds, ended)))?;
+        .print(&Record::CaptureSummary(rotation.summary(seconds, ended)));
+    // The first error is the reason of those that follow.
     result?;
+    printed?;
+    stopped.map_err(|e| Failure::io("stop the camera", &e))?;
 
     if args.hold && !stop.told() {
-        stop.listen_to(args.until.input(Input::Line));
+        stop.listen_to(args.until.input(Input::Line))?;
         rotation.hold(&mut stop, &events)?;
     }
     match rotation.mismatches {

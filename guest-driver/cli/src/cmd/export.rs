@@ -17,11 +17,17 @@ use crate::{drm, sources};
 
 /// Has another driver make a dma-buf, exports it and holds.
 pub(crate) fn run(session: &Session, args: &Export) -> Result<()> {
-    let stop = Stop::new(args.offer.until.input(Input::End))?;
-    let device = session.open()?;
     let size = args.size.map_or(0, |size| size.0);
+    // Before anything else is opened: --fd names a descriptor of the caller's.
     let (fd, source) = make(&args.source, size)?;
     let buffer = DmaBuf::from_fd(fd)?;
+    // A dma-buf is no input that could end.
+    let input = match args.source.fd {
+        Some(0) => Input::Ignored,
+        _ => args.offer.until.input(Input::End),
+    };
+    let stop = Stop::new(input)?;
+    let device = session.open()?;
     offer(session, &device, stop, &buffer, source, &args.offer)
 }
 

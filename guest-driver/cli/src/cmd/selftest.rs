@@ -81,7 +81,7 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
         screen_shows: screen.as_ref().map(|screen| screen.record().shows),
     }))?;
     if args.hold && !stop.told() {
-        stop.listen_to(Input::Line);
+        stop.listen_to(Input::Line)?;
         stop.wait_for_it(None)?;
     }
     drop(on_screen);

@@ -34,18 +34,22 @@ pub(crate) fn run(session: &Session, args: &View) -> Result<()> {
     let result = viewer.look(&mut stop, &events, args);
     let seconds = started.elapsed().as_secs_f64();
     let ended = ended(&stop, &result);
-    if !args.hold || result.is_err() {
-        viewer.let_go()?;
-    }
-    // The one on the screen is told of now and again when it is let go.
-    viewer.tell_shown()?;
-    session
+    let released = if !args.hold || result.is_err() {
+        viewer.let_go()
+    } else {
+        // It is printed again when it is released.
+        viewer.tell_shown()
+    };
+    let printed = session
         .output
-        .print(&Record::ViewSummary(viewer.summary(seconds, ended)))?;
+        .print(&Record::ViewSummary(viewer.summary(seconds, ended)));
+    // The first error is the reason of those that follow.
     result?;
+    released?;
+    printed?;
 
     if args.hold && !stop.told() {
-        stop.listen_to(args.until.input(Input::Line));
+        stop.listen_to(args.until.input(Input::Line))?;
         viewer.hold(&mut stop, &events)?;
     }
     viewer.let_go()?;
