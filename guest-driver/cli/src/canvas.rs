@@ -94,7 +94,7 @@ impl Canvas {
             .map_err(|e| Failure::io("map a dumb buffer", &e))?;
         let outside = || Failure::new("the picture does not fit its memory");
         let access = source.begin(Rights::READ)?;
-        let mut line = vec![0; bytes(image.width, self.pixel)];
+        let mut line = vec![0; line_bytes(image, plane, self.pixel).ok_or_else(outside)?];
         for row in 0..shown.1 {
             let from = u64::from(scaled(row, picture.1, shown.1))
                 .saturating_mul(plane.stride.into())
@@ -144,6 +144,15 @@ fn bytes(pixels: u32, pixel: usize) -> usize {
         .saturating_mul(pixel)
 }
 
+/// The bytes of a row of pixels. None: the plane, which another machine describes, does not
+/// hold so many, or so many rows.
+fn line_bytes(image: &Image, plane: &Plane, pixel: usize) -> Option<usize> {
+    let row = bytes(image.width, pixel);
+    let stride = usize::try_from(plane.stride).ok()?;
+    let holds = image.height != 0 && image.height <= plane.rows && row <= stride;
+    holds.then_some(row)
+}
+
 /// Which of `source` rows or columns is seen as number `at` of `shown`.
 fn scaled(at: u32, source: u32, shown: u32) -> u32 {
     let at = u64::from(at).saturating_mul(source.into());
@@ -181,6 +190,32 @@ mod tests {
         let mut four = [0; 8];
         copy_row(&row, &mut four, 2, 6, 4);
         assert_eq!(&four, b"aabbddee");
+    }
+
+    #[test]
+    fn a_row_longer_than_its_plane_is_not_allocated() {
+        let of = |width, height, stride, rows| {
+            let plane = Plane {
+                offset: 0,
+                stride,
+                rows,
+            };
+            let image = Image {
+                fourcc: 1,
+                width,
+                height,
+                modifier: 0,
+                planes: vec![plane],
+            };
+            line_bytes(&image, &plane, 4)
+        };
+        assert_eq!(of(640, 480, 2560, 480), Some(2560));
+        assert_eq!(of(640, 480, 4096, 500), Some(2560));
+        assert_eq!(of(641, 480, 2560, 480), None);
+        assert_eq!(of(640, 481, 2560, 480), None);
+        assert_eq!(of(u32::MAX, 1, 4, 1), None);
+        // Without rows a plane has no bytes, whatever its stride is.
+        assert_eq!(of(1 << 29, 0, u32::MAX, 0), None);
     }
 
     #[test]
