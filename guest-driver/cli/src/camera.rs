@@ -217,7 +217,9 @@ impl Camera {
 /// Sets format and size, exactly those that are wanted.
 fn agree(video: &v4l2::Camera, args: &CameraArgs) -> Result<Picture> {
     let wanted = args.format.0;
-    let formats = video.formats();
+    let formats = video
+        .formats()
+        .map_err(|e| Failure::io("list the pixel formats", &e))?;
     if !formats.contains(&wanted) {
         let names: Vec<String> = formats.iter().map(ToString::to_string).collect();
         return Err(Failure::new(format!(
@@ -230,15 +232,13 @@ fn agree(video: &v4l2::Camera, args: &CameraArgs) -> Result<Picture> {
         .set_format(width, height, wanted)
         .map_err(|e| Failure::io("set the format", &e))?;
     if (picture.width, picture.height, picture.format) != (width, height, wanted) {
-        let sizes: Vec<String> = video
-            .sizes(wanted)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        let offer = if sizes.is_empty() {
-            String::new()
-        } else {
-            format!("; its driver lists {}", sizes.join(", "))
+        let offer = match video.sizes(wanted) {
+            Ok(sizes) if sizes.is_empty() => String::new(),
+            Ok(sizes) => {
+                let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
+                format!("; its driver lists {}", sizes.join(", "))
+            }
+            Err(error) => format!("; its driver does not list its sizes: {error}"),
         };
         return Err(Failure::new(format!(
             "gives {}x{} {} instead of {width}x{height} {wanted}{offer}",

@@ -367,24 +367,47 @@ impl PlanarBuffer for Planes {
 /// Makes a dma-buf of at least `size` bytes on the first card of `driver`.
 pub(crate) fn dumb_dmabuf(driver: &str, size: u64) -> io::Result<OwnedFd> {
     const PAGE: u64 = 4096;
-    for path in cards() {
-        let Ok(card) = Card::open(&path) else {
-            continue;
-        };
-        if card.get_driver().is_ok_and(|found| found.name() == driver) {
-            // 1024 pixels of 32 bits are one page.
-            let rows = u32::try_from(size.div_ceil(PAGE))
-                .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "too large"))?;
-            let dumb = card.create_dumb_buffer((1024, rows), DrmFourcc::Xrgb8888, 32)?;
-            let fd =
-                card.buffer_to_prime_fd(dumb.handle(), (OFlags::CLOEXEC | OFlags::RDWR).bits());
-            card.destroy_dumb_buffer(dumb)?;
-            return fd;
+    let card = card_of(driver, cards())?;
+    // 1024 pixels of 32 bits are one page.
+    let rows = u32::try_from(size.div_ceil(PAGE))
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "too large"))?;
+    let dumb = card.create_dumb_buffer((1024, rows), DrmFourcc::Xrgb8888, 32)?;
+    let fd = card.buffer_to_prime_fd(dumb.handle(), (OFlags::CLOEXEC | OFlags::RDWR).bits());
+    card.destroy_dumb_buffer(dumb)?;
+    fd
+}
+
+/// The first card of `driver` at `paths`.
+fn card_of(driver: &str, paths: Vec<PathBuf>) -> io::Result<Card> {
+    let mut refusals = Vec::new();
+    for path in paths {
+        let named = Card::open(&path).and_then(|card| {
+            let name = card.get_driver()?.name().to_owned();
+            Ok((card, name))
+        });
+        match named {
+            Ok((card, name)) if name == driver => return Ok(card),
+            Ok(_) => {}
+            Err(error) => refusals.push((path, error)),
         }
     }
+    let Some((_, first)) = refusals.first() else {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("no card of driver {driver}; load it: modprobe {driver}"),
+        ));
+    };
+    let kind = first.kind();
+    let refusals: Vec<String> = refusals
+        .iter()
+        .map(|(path, error)| format!("{}: {error}", path.display()))
+        .collect();
     Err(io::Error::new(
-        io::ErrorKind::NotFound,
-        format!("no card of driver {driver}; load it: modprobe {driver}"),
+        kind,
+        format!(
+            "no card of driver {driver} can be opened: {}",
+            refusals.join("; ")
+        ),
     ))
 }
 
@@ -419,6 +442,18 @@ mod tests {
         ] {
             assert_eq!(fit(picture, screen), shown, "{picture:?} on {screen:?}");
         }
+    }
+
+    #[test]
+    fn a_card_that_cannot_be_opened_is_no_missing_driver() {
+        let error = card_of("vgem", Vec::new()).err().unwrap().to_string();
+        assert!(error.ends_with("modprobe vgem"), "{error}");
+        let paths = vec![PathBuf::from("/nonexistent/card0"), "/dev/null".into()];
+        let error = card_of("vgem", paths).err().unwrap().to_string();
+        for part in ["/nonexistent/card0: No such file", "/dev/null: "] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(!error.contains("modprobe"), "{error}");
     }
 
     #[test]

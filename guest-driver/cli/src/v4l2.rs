@@ -239,6 +239,22 @@ impl fmt::Display for Sizes {
     }
 }
 
+/// The entries of a driver's list, up to [`MAX_ENTRIES`].
+fn entries<T>(ask: impl FnMut(u32) -> io::Result<T>) -> io::Result<Vec<T>> {
+    let mut entries = Vec::new();
+    for entry in (0..MAX_ENTRIES).map(ask) {
+        match entry {
+            Ok(entry) => entries.push(entry),
+            // So a list ends, and so drivers answer that have none.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOTTY)) => {
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(entries)
+}
+
 /// An open capture device with its queue. Dropping it stops the stream and frees
 /// the queue.
 pub(crate) struct Camera {
@@ -276,35 +292,28 @@ impl Camera {
     }
 
     /// The pixel formats on offer.
-    pub(crate) fn formats(&self) -> Vec<Fourcc> {
-        let mut formats = Vec::new();
-        for index in 0..MAX_ENTRIES {
+    pub(crate) fn formats(&self) -> io::Result<Vec<Fourcc>> {
+        entries(|index| {
             let mut description = FormatDescription {
                 index,
                 kind: BUF_TYPE_VIDEO_CAPTURE,
                 ..Default::default()
             };
-            if ENUM_FMT.run(self, &mut description).is_err() {
-                break;
-            }
-            formats.push(Fourcc(description.pixelformat));
-        }
-        formats
+            ENUM_FMT.run(self, &mut description)?;
+            Ok(Fourcc(description.pixelformat))
+        })
     }
 
     /// The sizes of pictures on offer; none from drivers that do not say.
-    pub(crate) fn sizes(&self, format: Fourcc) -> Vec<Sizes> {
-        let mut sizes = Vec::new();
-        for index in 0..MAX_ENTRIES {
+    pub(crate) fn sizes(&self, format: Fourcc) -> io::Result<Vec<Sizes>> {
+        entries(|index| {
             let mut size = FrameSize {
                 index,
                 pixel_format: format.0,
                 ..Default::default()
             };
-            if ENUM_FRAMESIZES.run(self, &mut size).is_err() {
-                break;
-            }
-            sizes.push(if size.kind == FRMSIZE_TYPE_DISCRETE {
+            ENUM_FRAMESIZES.run(self, &mut size)?;
+            Ok(if size.kind == FRMSIZE_TYPE_DISCRETE {
                 Sizes::One {
                     width: size.min_width,
                     height: size.max_width,
@@ -314,9 +323,8 @@ impl Camera {
                     least: (size.min_width, size.min_height),
                     most: (size.max_width, size.max_height),
                 }
-            });
-        }
-        sizes
+            })
+        })
     }
 
     /// Asks for a format; the driver may answer with another one.
@@ -478,6 +486,21 @@ mod tests {
 
     use super::*;
     use crate::ctest;
+
+    #[test]
+    fn a_list_ends_where_the_driver_says_so_and_other_errors_are_errors() {
+        let of = |errno: i32| {
+            entries(|index| match index {
+                0..3 => Ok(index),
+                _ => Err(io::Error::from_raw_os_error(errno)),
+            })
+        };
+        assert_eq!(of(libc::EINVAL).unwrap(), [0, 1, 2]);
+        let error = of(libc::ENODEV).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+        let endless = entries(Ok).unwrap();
+        assert_eq!(endless.len(), usize::try_from(MAX_ENTRIES).unwrap());
+    }
 
     #[test]
     fn layout_and_numbers_are_those_of_the_kernel_headers() {
