@@ -17,17 +17,28 @@ use rustix::io::Errno;
 /// Flags of a new descriptor: closed on exec, else we would leak buffers.
 const CLOEXEC: u32 = OFlags::CLOEXEC.bits();
 
-/// An argument struct of an ioctl: plain integers that any bytes are valid for.
-trait Argument {}
+/// An argument struct of an ioctl.
+///
+/// # Safety
+/// The kernel writes into it: it must consist of integers, for which any bytes are valid.
+unsafe trait Argument {}
 
-impl Argument for Info {}
-impl Argument for Table {}
-impl Argument for Alloc {}
-impl Argument for Export {}
-impl Argument for Import {}
-impl Argument for MetaIo {}
-impl Argument for Query {}
-impl Argument for DmaBufSync {}
+// SAFETY: integers and arrays of them alone.
+unsafe impl Argument for Info {}
+// SAFETY: as above.
+unsafe impl Argument for Table {}
+// SAFETY: as above.
+unsafe impl Argument for Alloc {}
+// SAFETY: as above; the structs in it are such, too.
+unsafe impl Argument for Export {}
+// SAFETY: as above.
+unsafe impl Argument for Import {}
+// SAFETY: as above; the structs in it are such, too.
+unsafe impl Argument for MetaIo {}
+// SAFETY: as above; the struct in it is such, too.
+unsafe impl Argument for Query {}
+// SAFETY: one integer.
+unsafe impl Argument for DmaBufSync {}
 
 /// Calls the kernel, which must read and write no memory but `argument` and
 /// what its addresses say.

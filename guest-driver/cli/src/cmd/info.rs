@@ -11,7 +11,12 @@ use crate::session::Session;
 pub(crate) fn run(session: &Session) -> Result<()> {
     let device = session.open()?;
     let info = device.info()?;
-    let missing = device.missing_features()?.map(|features| {
+    // Where /sys cannot be read, the rest is still worth saying.
+    let missing = device.missing_features().unwrap_or_else(|error| {
+        session.output.warn(&error.to_string());
+        None
+    });
+    let missing = missing.map(|features| {
         let missing = features.iter().map(|feature| Missing {
             feature: feature.name().to_owned(),
             cannot: feature.to_string(),
