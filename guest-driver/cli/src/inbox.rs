@@ -25,11 +25,12 @@ pub(crate) struct Waiting {
 pub(crate) struct Inbox {
     /// Newest metadata seen, by buffer.
     seen: HashMap<BufferId, u64>,
-    /// By frame number.
-    waiting: BTreeMap<u64, Waiting>,
-    /// Of the camera's program; numbers of different ones do not compare.
-    run: u64,
-    newest: u64,
+    /// By run and number. The other machine may run several cameras for us, or run one anew;
+    /// numbers of different runs do not compare.
+    waiting: BTreeMap<(u64, u64), Waiting>,
+    /// The run that a buffer belongs to, and the highest number looked at of each such run.
+    runs: HashMap<BufferId, u64>,
+    newest: HashMap<u64, u64>,
     missed: u64,
 }
 
@@ -47,20 +48,25 @@ impl Inbox {
 
     /// A frame to be looked at.
     pub(crate) fn put(&mut self, waiting: Waiting) {
-        if waiting.frame.run != self.run {
-            // The camera's program was started anew.
-            self.run = waiting.frame.run;
-            self.newest = 0;
-            self.waiting.clear();
-        }
+        self.runs.insert(waiting.id, waiting.frame.run);
+        self.forget_runs();
         // Another frame in the same buffer takes the place of what was there.
         self.waiting.retain(|_, other| other.id != waiting.id);
-        self.waiting.insert(waiting.frame.number, waiting);
+        let key = (waiting.frame.run, waiting.frame.number);
+        self.waiting.insert(key, waiting);
     }
 
-    /// The oldest frame.
+    /// The frame to look at next: each run's are in order, and of the runs none waits for
+    /// ever.
     pub(crate) fn take(&mut self) -> Option<Waiting> {
-        self.waiting.pop_first().map(|(_, waiting)| waiting)
+        let mut firsts: Vec<(Instant, (u64, u64))> = Vec::new();
+        for (key, waiting) in &self.waiting {
+            if firsts.last().is_none_or(|(_, last)| last.0 != key.0) {
+                firsts.push((waiting.since, *key));
+            }
+        }
+        let (_, key) = firsts.into_iter().min()?;
+        self.waiting.remove(&key)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -69,18 +75,25 @@ impl Inbox {
 
     /// Whether a frame is older than one that was looked at.
     pub(crate) fn is_late(&self, frame: &Frame) -> bool {
-        frame.number < self.newest
+        frame.number < self.newest_of(frame.run)
+    }
+
+    fn newest_of(&self, run: u64) -> u64 {
+        self.newest.get(&run).copied().unwrap_or(0)
     }
 
     /// A frame was looked at.
     pub(crate) fn done(&mut self, frame: &Frame) {
         if self.is_late(frame) {
             self.missed = self.missed.saturating_sub(1);
-        } else if self.newest > 0 {
-            let between = frame.number.saturating_sub(self.newest).saturating_sub(1);
+            return;
+        }
+        let newest = self.newest_of(frame.run);
+        if newest > 0 {
+            let between = frame.number.saturating_sub(newest).saturating_sub(1);
             self.missed = self.missed.saturating_add(between);
         }
-        self.newest = self.newest.max(frame.number);
+        self.newest.insert(frame.run, frame.number);
     }
 
     /// Numbers between those looked at that were not.
@@ -91,7 +104,16 @@ impl Inbox {
     /// A buffer does not exist any more.
     pub(crate) fn forget(&mut self, id: BufferId) {
         self.seen.remove(&id);
+        self.runs.remove(&id);
         self.waiting.retain(|_, waiting| waiting.id != id);
+        self.forget_runs();
+    }
+
+    /// Only as many runs are known as there are buffers: another machine makes their numbers.
+    fn forget_runs(&mut self) {
+        let runs = &self.runs;
+        self.newest
+            .retain(|run, _| runs.values().any(|known| known == run));
     }
 
     /// The buffers known.
@@ -104,10 +126,12 @@ impl Inbox {
         self.seen.clone()
     }
 
-    /// Numbers higher than the camera has buffers: some came back to it.
+    /// Numbers higher than a run has buffers: some came back to it.
     pub(crate) fn had_viewer(&self) -> bool {
-        let buffers = self.seen.len() as u64;
-        self.waiting.keys().any(|number| *number > buffers)
+        self.waiting.keys().any(|(run, number)| {
+            let buffers = self.runs.values().filter(|known| *known == run).count();
+            *number > buffers as u64
+        })
     }
 }
 
@@ -174,14 +198,50 @@ mod tests {
     }
 
     #[test]
-    fn another_run_starts_anew() {
+    fn numbers_of_different_runs_do_not_compare() {
         let mut inbox = Inbox::default();
         inbox.put(waiting(1, 1, 90));
         assert_eq!(numbers(&mut inbox), [90]);
         inbox.put(waiting(1, 1, 91));
         inbox.put(waiting(2, 2, 1));
-        assert_eq!(numbers(&mut inbox), [1]);
+        assert!(!inbox.is_late(&waiting(2, 2, 1).frame));
+        assert_eq!(numbers(&mut inbox), [91, 1]);
         assert_eq!(inbox.missed(), 0);
+    }
+
+    #[test]
+    fn two_runs_at_once_lose_no_frame_and_do_not_starve_each_other() {
+        let mut inbox = Inbox::default();
+        let mut seen = Vec::new();
+        // Each run has a frame waiting at any time.
+        for number in 1..=4 {
+            for run in [1, 2] {
+                let buffer = u8::try_from(run * 8 + number % 2).unwrap();
+                inbox.put(waiting(buffer, run, number));
+            }
+            if number > 1 {
+                for _ in 0..2 {
+                    let frame = inbox.take().unwrap().frame;
+                    inbox.done(&frame);
+                    seen.push((frame.run, frame.number));
+                }
+            }
+        }
+        assert_eq!(seen, [(1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (2, 3)]);
+        assert_eq!(inbox.missed(), 0);
+        assert_eq!(numbers(&mut inbox), [4, 4]);
+    }
+
+    #[test]
+    fn runs_without_buffers_are_forgotten() {
+        let mut inbox = Inbox::default();
+        for run in 1..100 {
+            inbox.put(waiting(1, run, 5));
+            assert_eq!(numbers(&mut inbox), [5]);
+        }
+        assert_eq!(inbox.newest.len(), 1);
+        inbox.forget(BufferId([1; 16]));
+        assert!(inbox.newest.is_empty());
     }
 
     #[test]

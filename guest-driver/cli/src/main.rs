@@ -10,6 +10,7 @@ mod content;
 #[cfg(test)]
 mod ctest;
 mod drm;
+mod durations;
 mod failure;
 mod fourcc;
 mod frame;

@@ -405,37 +405,14 @@ pub(crate) struct Selftest {
     pub(crate) screen_shows: Option<&'static str>,
 }
 
-/// Of many durations, in microseconds.
+/// Of many durations, in microseconds; the percentiles are of the latest ones.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Spread {
-    pub(crate) count: usize,
+    pub(crate) count: u64,
     pub(crate) min: f64,
     pub(crate) p50: f64,
     pub(crate) p99: f64,
     pub(crate) max: f64,
-}
-
-impl Spread {
-    /// Nearest-rank percentiles; None of nothing.
-    pub(crate) fn of(durations: &[f64]) -> Option<Self> {
-        let mut sorted = durations.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let rank = |percent: usize| {
-            let place = sorted
-                .len()
-                .saturating_mul(percent)
-                .div_ceil(100)
-                .saturating_sub(1);
-            sorted.get(place).copied()
-        };
-        Some(Self {
-            count: sorted.len(),
-            min: *sorted.first()?,
-            p50: rank(50)?,
-            p99: rank(99)?,
-            max: *sorted.last()?,
-        })
-    }
 }
 
 /// Rights in short.
@@ -736,18 +713,6 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percentiles_are_members() {
-        let durations: Vec<f64> = (1..=200).rev().map(f64::from).collect();
-        let spread = Spread::of(&durations).unwrap();
-        assert_eq!(
-            (spread.min, spread.p50, spread.p99, spread.max),
-            (1.0, 100.0, 198.0, 200.0)
-        );
-        assert_eq!(Spread::of(&[7.0]).unwrap().p99, 7.0);
-        assert_eq!(Spread::of(&[]), None);
-    }
 
     #[test]
     fn a_record_tells_its_type_first() {

@@ -14,10 +14,11 @@ use bufshare_protocol::types::{Access, Meta, Name, Rights};
 use crate::args::Capture;
 use crate::camera::Camera;
 use crate::content;
+use crate::durations::Durations;
 use crate::failure::{Failure, Result};
 use crate::frame::Frame;
 use crate::output::{
-    CaptureSummary, Captured, EventRecord, Exported, ImageRecord, Output, Record, Spread, micros,
+    CaptureSummary, Captured, EventRecord, Exported, ImageRecord, Output, Record, micros,
 };
 use crate::pump::Pump;
 use crate::rights;
@@ -58,7 +59,7 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
         0 => Ok(()),
         wrong => Err(Failure::new(format!(
             "{wrong} of {} frames came back with a wrong reply",
-            rotation.round_trips.len()
+            rotation.round_trips.count()
         ))),
     }
 }
@@ -89,7 +90,7 @@ struct Rotation<'a> {
     broken: u64,
     replies_ok: u64,
     mismatches: u64,
-    round_trips: Vec<f64>,
+    round_trips: Durations,
 }
 
 impl<'a> Rotation<'a> {
@@ -149,7 +150,7 @@ impl<'a> Rotation<'a> {
             broken: 0,
             replies_ok: 0,
             mismatches: 0,
-            round_trips: Vec::new(),
+            round_trips: Durations::default(),
         })
     }
 
@@ -331,7 +332,7 @@ impl<'a> Rotation<'a> {
         let frame_bytes = u64::from(self.camera.picture.size);
         CaptureSummary {
             frames: self.published,
-            returned: self.round_trips.len() as u64,
+            returned: self.round_trips.count(),
             replies_ok: self.replies_ok,
             mismatches: self.mismatches,
             sequence_gaps: self.sequence_gaps,
@@ -339,7 +340,7 @@ impl<'a> Rotation<'a> {
             frame_bytes,
             bytes_shared: self.published.saturating_mul(frame_bytes),
             extents: self.extents.clone(),
-            round_trip_us: Spread::of(&self.round_trips),
+            round_trip_us: self.round_trips.spread(),
             seconds,
             ended,
         }

@@ -11,8 +11,9 @@ use bufshare::DmaBuf;
 use crate::args::Selftest;
 use crate::camera::Camera;
 use crate::content;
+use crate::durations::Durations;
 use crate::failure::{Failure, Result};
-use crate::output::{self, Record, Spread, micros};
+use crate::output::{self, Record, micros};
 use crate::screen::Screen;
 use crate::session::Session;
 use crate::sources;
@@ -30,7 +31,8 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
     })?;
     camera.start()?;
     let (mut screen, mut on_screen) = (None::<Screen>, None);
-    let (mut hashes, mut times, mut replies_ok, mut frames) = (HashSet::new(), Vec::new(), 0, 0);
+    let (mut hashes, mut times, mut replies_ok, mut frames) =
+        (HashSet::new(), Durations::default(), 0, 0);
     while frames < args.frames {
         let [ready] = stop.wait([camera.video.as_fd()], Some(TIMEOUT))?;
         if stop.told() {
@@ -75,7 +77,7 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
         frame_bytes: u64::from(camera.picture.size),
         different_frames: hashes.len(),
         replies_ok,
-        show_us: Spread::of(&times),
+        show_us: times.spread(),
         screen: screen.as_ref().map(|screen| screen.name().to_owned()),
         camera_memory: camera.record().memory,
         screen_shows: screen.as_ref().map(|screen| screen.record().shows),

@@ -13,10 +13,11 @@ use bufshare_protocol::types::{BufferId, Image, Rights};
 use crate::args::View;
 use crate::cmd::capture::Deadline;
 use crate::content;
+use crate::durations::Durations;
 use crate::failure::{Failure, Result};
 use crate::frame::Frame;
 use crate::inbox::{Inbox, Waiting};
-use crate::output::{EventRecord, Output, Record, Spread, ViewSummary, Viewed, micros};
+use crate::output::{EventRecord, Output, Record, ViewSummary, Viewed, micros};
 use crate::pump::Pump;
 use crate::screen::{self, Screen};
 use crate::session::{Held, Session, find_peer};
@@ -105,9 +106,9 @@ struct Viewer<'a> {
     mismatches: u64,
     bytes: u64,
     transports: Vec<&'static str>,
-    first_maps: Vec<f64>,
-    repeat_maps: Vec<f64>,
-    holds: Vec<f64>,
+    first_maps: Durations,
+    repeat_maps: Durations,
+    holds: Durations,
     windows_peak: u32,
     last_seen: bool,
     /// Some frames may have been looked at by a viewer before us.
@@ -130,9 +131,9 @@ impl<'a> Viewer<'a> {
             mismatches: 0,
             bytes: 0,
             transports: Vec::new(),
-            first_maps: Vec::new(),
-            repeat_maps: Vec::new(),
-            holds: Vec::new(),
+            first_maps: Durations::default(),
+            repeat_maps: Durations::default(),
+            holds: Durations::default(),
             windows_peak: 0,
             last_seen: false,
             joining: false,
@@ -484,9 +485,9 @@ impl<'a> Viewer<'a> {
             bytes_shared: self.bytes,
             transports: self.transports.clone(),
             buffers: self.mapped.len(),
-            first_map_us: Spread::of(&self.first_maps),
-            repeat_map_us: Spread::of(&self.repeat_maps),
-            hold_us: Spread::of(&self.holds),
+            first_map_us: self.first_maps.spread(),
+            repeat_map_us: self.repeat_maps.spread(),
+            hold_us: self.holds.spread(),
             windows_used_peak: self.windows_peak,
             on_screen: self.shown.as_ref().map(|shown| shown.record.frame),
             screen: self.screen.as_ref().map(|screen| screen.name().to_owned()),
