@@ -4,9 +4,12 @@
 use bufshare::{Error, Status};
 use rustix::io::Errno;
 
-/// What the library was doing when it exported.
+/// What the library was doing when it opened the device, and when it exported.
+const OPEN: &str = "open the bufshare device";
 const EXPORT: &str = "export the buffer";
 const READ_ONLY: &str = "Open it for reading and writing (O_RDWR, DRM_RDWR), or name the peers that may read it (--to PEER:r)";
+const IMPORTED: &str = "Have the machine whose memory it is grant it to the other one, too";
+const NO_ACCESS: &str = "Run it as root, or give yourself access to /dev/bufshare by a udev rule";
 
 /// A sentence, or nothing if there is nothing to say.
 pub(crate) fn on(error: &Error) -> &'static str {
@@ -14,6 +17,8 @@ pub(crate) fn on(error: &Error) -> &'static str {
         Some(status) => on_status(status),
         None => Errno::from_io_error(&error.errno).map_or("", |errno| match errno {
             Errno::ACCESS if error.op == EXPORT => READ_ONLY,
+            Errno::PERM if error.op == EXPORT => IMPORTED,
+            Errno::ACCESS | Errno::PERM if error.op == OPEN => NO_ACCESS,
             _ => on_errno(errno),
         }),
     }
@@ -76,9 +81,16 @@ fn on_errno(errno: Errno) -> &'static str {
         Errno::NOENT | Errno::NXIO => {
             "Check that the machine has the device and that the module virtio_bufshare is loaded"
         }
-        Errno::ACCESS | Errno::PERM => {
-            "Run it as root, or give yourself access to /dev/bufshare by a udev rule"
+        // The driver has no place for the host's reason when a program maps a buffer.
+        Errno::NOSPC => {
+            "End other imports of this machine, or have the exporter use `bufshare alloc`, which \
+             takes memory in few pieces, or ask the host's operator for a larger shared-memory \
+             region"
         }
+        Errno::FBIG => on_status(Status::TooLarge),
+        Errno::TOOBIG => on_status(Status::TooFragmented),
+        Errno::IO => on_status(Status::MapFailed),
+        Errno::REMOTEIO => on_status(Status::HostError),
         Errno::NODEV => "The device is gone; try again when it is back",
         Errno::TIMEDOUT => "The host did not answer in time; see the log of its daemon",
         Errno::STALE => "See `bufshare list` for what is exported now",
@@ -100,9 +112,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_of_an_export_is_the_librarys() {
+    fn what_was_tried_has_the_librarys_name() {
         let source = include_str!("../../lib/src/error.rs");
         assert!(source.contains(&format!("EXPORT: &str = \"{EXPORT}\";")));
+        assert!(source.contains(&format!("OPEN: &str = \"{OPEN}\";")));
+    }
+
+    #[test]
+    fn a_buffer_that_cannot_be_mapped_is_no_matter_of_access_to_the_device() {
+        for errno in [Errno::ACCESS, Errno::PERM] {
+            assert_eq!(on_errno(errno), "");
+        }
+        let limits = [Errno::NOSPC, Errno::FBIG, Errno::TOOBIG];
+        for errno in limits.into_iter().chain([Errno::IO, Errno::REMOTEIO]) {
+            assert!(!on_errno(errno).is_empty(), "{errno}");
+        }
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Device {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let open = || rustix::fs::open(path.as_ref(), flags, Mode::empty());
         let fd = rustix::io::retry_on_intr(open)
-            .map_err(|errno| Error::new("open the bufshare device", errno))?;
+            .map_err(|errno| Error::new(crate::error::OPEN, errno))?;
         Ok(Self { fd })
     }
 

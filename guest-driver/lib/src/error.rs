@@ -7,6 +7,8 @@ use std::io;
 use bufshare_protocol::status::Status;
 use rustix::io::Errno;
 
+/// What [`Device::open`](crate::Device::open) tries.
+pub(crate) const OPEN: &str = "open the bufshare device";
 /// What [`Device::export`](crate::Device::export) tries.
 pub(crate) const EXPORT: &str = "export the buffer";
 
@@ -74,10 +76,15 @@ impl fmt::Display for Error {
             None => {
                 write!(f, "cannot {}: {}", self.op, self.errno)?;
                 // The driver's reason; the host's refusals have a status.
-                if self.op == EXPORT && self.errno.kind() == io::ErrorKind::PermissionDenied {
-                    f.write_str(": the dma-buf is open for reading only")?;
+                match Errno::from_io_error(&self.errno) {
+                    Some(Errno::ACCESS) if self.op == EXPORT => {
+                        f.write_str(": the dma-buf is open for reading only")
+                    }
+                    Some(Errno::PERM) if self.op == EXPORT => {
+                        f.write_str(": the dma-buf is an import of another VM's buffer")
+                    }
+                    _ => Ok(()),
                 }
-                Ok(())
             }
         }
     }
@@ -120,6 +127,8 @@ mod tests {
     fn a_refused_read_only_export_says_that_it_is() {
         let text = Error::of_host(EXPORT, Errno::ACCESS.into(), 0).to_string();
         assert!(text.ends_with("open for reading only"), "{text}");
+        let text = Error::of_host(EXPORT, Errno::PERM.into(), 0).to_string();
+        assert!(text.ends_with("import of another VM's buffer"), "{text}");
         let text = Error::of_host("open /dev/bufshare", Errno::ACCESS.into(), 0).to_string();
         assert!(text.ends_with("(os error 13)"), "{text}");
     }
