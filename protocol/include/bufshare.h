@@ -2,11 +2,12 @@
 /*
  * User interface of /dev/bufshare
  *
- * Structures have the same layout on 32 and 64 bits. Reserved and unknown
- * flag bits must be zero, else EINVAL. Each ioctl that asks the host has a
- * status field: on failure errno says the kind and status, a
- * VIRTIO_BUFSHARE_S_* value of virtio_bufshare.h, the exact reason (0 when the
- * host was not asked or did not answer).
+ * Structures have the same layout on 32 and 64 bits. Reserved fields and
+ * unknown flag bits that are read must be zero, else EINVAL. Each ioctl that the
+ * host may refuse has a status field: on failure errno says the kind and status,
+ * a VIRTIO_BUFSHARE_S_* value of virtio_bufshare.h, the exact reason (0 when the
+ * host was not asked or did not answer). INFO asks the host, too, which has no
+ * reason to refuse it; mmap() of an import says the errno alone.
  *
  * Waits for the host end on a fatal signal (EINTR), when the host does not
  * answer in time (ETIMEDOUT) and when the device goes away (ENODEV).

@@ -84,7 +84,7 @@ impl fmt::Display for EventKind {
 pub struct Event {
     /// What happened.
     pub kind: EventKind,
-    /// Number of the event in this session, from 1.
+    /// Number of the event in this session, from 1; 0 of an overflow that the driver saw.
     pub seq: u64,
     /// Whom it is about: the buffer's owner, or who released it.
     pub peer: u64,

@@ -28,9 +28,9 @@ EXIT STATUS
   2  the command line is wrong
 
 OUTPUT
-  With --json each line of stdout is one JSON object with a member \"type\". Errors
-  and warnings are JSON objects on stderr: {\"error\":…, \"errno\":…, \"status\":…}
-  and {\"warning\":…}. errno is a number or null. status is the host's reason, such
+  With --json each line of stdout is one JSON object with a member \"type\"; only
+  `dump --out -` writes the buffer's bytes there. Errors and warnings are JSON
+  objects on stderr: {\"error\":…, \"errno\":…, \"status\":…} and {\"warning\":…}. errno is a number or null. status is the host's reason, such
   as \"NOT_FOUND\", or null.
 
 READ-ONLY ACCESS

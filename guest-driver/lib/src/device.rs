@@ -58,10 +58,10 @@ impl Device {
         Ok(Self { fd })
     }
 
-    /// The device, its limits, and who we are.
+    /// The device, its limits, and who we are. The host is asked for the windows in use.
     ///
     /// # Errors
-    /// The device is gone.
+    /// The device is gone, or the host does not answer.
     pub fn info(&self) -> Result<Info> {
         let op = "ask for the device's limits";
         let raw = ioctl::info(self.as_fd()).map_err(|errno| Error::new(op, errno))?;
@@ -136,7 +136,8 @@ impl Device {
     /// exported. The size is rounded up to whole pages.
     ///
     /// # Errors
-    /// There is too little memory.
+    /// There is too little memory (`ENOMEM`), `size` is 0 (`EINVAL`) or more than the largest
+    /// buffer of [`info`](Self::info) (`EFBIG`).
     pub fn alloc(&self, size: u64) -> Result<DmaBuf> {
         let op = "allocate a buffer";
         let fd = ioctl::alloc(self.as_fd(), size).map_err(|errno| Error::new(op, errno))?;

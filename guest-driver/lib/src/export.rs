@@ -85,6 +85,8 @@ impl From<Export> for OwnedFd {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -95,5 +97,18 @@ mod tests {
         assert!(!export.has_ended().unwrap());
         drop(writer);
         assert!(export.has_ended().unwrap());
+    }
+
+    #[test]
+    fn an_export_lasts_as_long_as_its_descriptor() {
+        // A pipe cannot be written any more when its read end is closed.
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let descriptor = OwnedFd::from(Export::new(reader.into(), BufferId([1; 16]), 1));
+        let copy = descriptor.try_clone().unwrap();
+        drop(descriptor);
+        writer.write_all(b"lives on").unwrap();
+        Export::new(copy, BufferId([1; 16]), 1).close();
+        let error = writer.write_all(b"ended").unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
     }
 }

@@ -399,6 +399,19 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_of_the_same_bytes() {
+        let mapping = mapping(Rights::RW);
+        assert_eq!((mapping.rights(), mapping.is_empty()), (Rights::RW, false));
+        let access = access(&mapping, Rights::WRITE);
+        assert_eq!(access.rights(), Rights::WRITE);
+        access.fill(3, 2, 7).unwrap();
+        assert_eq!(errno(access.fill(LEN, 1, 7)), Some(Errno::RANGE));
+        // SAFETY: within the mapping, which is held, and nobody else writes it.
+        let bytes: [u8; 6] = unsafe { access.as_ptr().cast::<[u8; 6]>().read() };
+        assert_eq!(bytes, [0, 0, 0, 7, 7, 0]);
+    }
+
+    #[test]
     fn chunks_cover_the_range_once_and_in_order() {
         let mapping = mapping(Rights::RW);
         let access = access(&mapping, Rights::RW);

@@ -67,11 +67,12 @@ impl Offers {
     }
 
     /// Waits for the next change; `None` if there was none in time. Without a
-    /// timeout it waits as long as it takes. A signal does not end the wait.
+    /// timeout it waits as long as it takes. A signal does not end the wait. The
+    /// host may be asked, whose answer is waited for also after the timeout.
     ///
     /// # Errors
-    /// The device is gone, or the host does not answer. Nothing is lost: the
-    /// next call tries again.
+    /// The device is gone, or the host does not answer. No change is lost when the
+    /// host does not answer: the next call asks again.
     pub fn next_change(&mut self, timeout: Option<Duration>) -> Result<Option<Change>> {
         self.book.next(&self.device, timeout)
     }
