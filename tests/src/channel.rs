@@ -36,6 +36,11 @@ pub struct GuestError {
     pub errno: Option<i32>,
 }
 
+/// A program's guest is not there any more; all that came from the program has been read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}: the guest was restarted or is gone")]
+pub struct Gone(pub String);
+
 /// The host's end.
 #[derive(Debug)]
 pub struct Channel {
@@ -400,9 +405,7 @@ impl Program {
                 Ok(Some(event))
             }
             Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => {
-                bail!("{}: the guest was restarted or is gone", self.what)
-            }
+            Err(RecvTimeoutError::Disconnected) => Err(Gone(self.what.clone()).into()),
         }
     }
 

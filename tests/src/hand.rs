@@ -13,7 +13,7 @@ pub use bufshare_agent::hand::{
 };
 use bufshare_agent::hand::{Call, Line, Op, Refusal, Yield};
 
-use crate::channel::Program;
+use crate::channel::{Gone, Program};
 use crate::wait;
 
 /// Size of the buffer of [`share_works`], in bytes.
@@ -461,19 +461,60 @@ impl Hand {
         expect!(self.quick(op), Yield::Done => ())
     }
 
-    /// Read the mapping in a loop from now on.
+    /// Read the mapping in a loop from now on; it has been read once, and was the
+    /// pattern, when this returns.
     pub fn watch(&mut self, map: Map, seed: u32) -> Result<()> {
-        expect!(self.quick(Op::Watch { map: map.number, seed }), Yield::Done => ())
+        let op = Op::Watch {
+            map: map.number,
+            seed,
+        };
+        expect!(self.quick(op), Yield::Done => ())?;
+        self.rounds_of_the_pattern(map, 1)
     }
 
-    /// Rounds of a watcher, and what it saw last.
-    pub fn watched(&mut self, map: Map, stop: bool) -> Result<(u64, Sight)> {
-        expect!(self.quick(Op::Watched { map: map.number, stop }), Yield::Watched { rounds, last } => (rounds, last))
+    /// A watcher goes on to read: it ends a round that began after this call, and has
+    /// seen nothing but the pattern.
+    pub fn reads_on(&mut self, map: Map) -> Result<()> {
+        let (rounds, _) = self.watched(map)?;
+        // The round under way began before.
+        self.rounds_of_the_pattern(map, rounds + 2)
     }
 
-    /// What watchers saw that was not the pattern, so far.
-    pub fn sights(&mut self) -> Vec<Sight> {
-        self.saw.drain(..).map(|(_, sight)| sight).collect()
+    fn rounds_of_the_pattern(&mut self, map: Map, wanted: u64) -> Result<()> {
+        wait::until("a round of a watcher", wait::COMMAND, || {
+            let (rounds, last) = self.watched(map)?;
+            let saw = self.saw.iter().find(|(number, _)| *number == map.number);
+            ensure!(
+                saw.is_none() && matches!(last, None | Some(Sight::Pattern)),
+                "guest {}: a watcher saw {saw:x?}, and last {last:x?}",
+                self.vm
+            );
+            Ok((rounds >= wanted).then_some(()))
+        })
+    }
+
+    /// Rounds that a watcher has ended, and what it saw in the last.
+    pub fn watched(&mut self, map: Map) -> Result<(u64, Option<Sight>)> {
+        let op = Op::Watched { map: map.number };
+        expect!(self.quick(op), Yield::Watched { rounds, last } => (rounds, last))
+    }
+
+    /// What watchers have seen so far that was not the pattern.
+    pub fn sights(&mut self) -> Result<Vec<Sight>> {
+        expect!(self.quick(Op::Barrier), Yield::Done => ())?;
+        Ok(self.saw.drain(..).map(|(_, sight)| sight).collect())
+    }
+
+    /// The same of a process whose guest has ended or was restarted: all that came from it.
+    pub fn last_sights(&mut self) -> Result<Vec<Sight>> {
+        loop {
+            match self.next(wait::COMMAND) {
+                Ok(()) => {}
+                Err(error) if error.is::<Gone>() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.saw.drain(..).map(|(_, sight)| sight).collect())
     }
 
     /// Wait until a watcher's access is refused.
@@ -626,5 +667,148 @@ impl Hand {
             limit,
         );
         expect!(outcome, Yield::Cycled { first_us, total_us, .. } => (first_us, total_us))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixStream;
+    use std::thread::{self, JoinHandle};
+
+    use bufshare_agent::wire::{Answer, Command, Message, Request, Stream};
+
+    use super::*;
+    use crate::channel::{Channel, Transcript};
+
+    const MAP: Map = Map { number: 7 };
+    const BAD: Sight = Sight::Other {
+        offset: 8,
+        word: 0xbad,
+    };
+    const SAW: Line = Line::Saw { map: 7, sight: BAD };
+
+    /// A process of a guest that is none: it answers each call by what `reply` gives, until
+    /// that gives nothing, and its guest ends. How many calls came is what the thread returns.
+    fn hand(
+        mut reply: impl FnMut(Op) -> Option<Vec<Result<Yield, Line>>> + Send + 'static,
+    ) -> (Hand, JoinHandle<usize>) {
+        let (host, guest) = UnixStream::pair().unwrap();
+        let mut process = None;
+        let thread = thread::spawn(move || {
+            let mut calls = 0;
+            let send = |message: &Message| {
+                let mut line = serde_json::to_vec(message).unwrap();
+                line.push(b'\n');
+                (&guest).write_all(&line).unwrap();
+            };
+            let output = |key: u64, line: &Line| Message::Output {
+                key,
+                stream: Stream::Out,
+                line: serde_json::to_string(line).unwrap(),
+            };
+            for line in BufReader::new(&guest).lines() {
+                let Request { id, command } = serde_json::from_str(&line.unwrap()).unwrap();
+                let answer = |answer| Message::Answer {
+                    id,
+                    result: Ok(answer),
+                };
+                match command {
+                    Command::Spawn { key, .. } => {
+                        process = Some(key);
+                        send(&answer(Answer::Spawned { pid: 2 }));
+                        send(&output(key, &Line::Ready));
+                    }
+                    Command::WriteStdin { data, .. } => {
+                        calls += 1;
+                        send(&answer(Answer::Done));
+                        let Call { id, op } = serde_json::from_str(&data).unwrap();
+                        let Some(lines) = reply(op) else { break };
+                        for line in lines {
+                            let line = line.map_or_else(
+                                |line| line,
+                                |value| Line::Outcome {
+                                    id,
+                                    result: Ok(value),
+                                },
+                            );
+                            send(&output(process.unwrap(), &line));
+                        }
+                    }
+                    // The end of the hand.
+                    Command::Signal { .. } => break,
+                    other => panic!("{other:?}"),
+                }
+            }
+            calls
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let transcript = Transcript::new(&folder.path().join("transcript")).unwrap();
+        let channel = Channel::new("a", host, transcript).unwrap();
+        let hand = Hand::new("a", channel.spawn(&["hand"]).unwrap()).unwrap();
+        (hand, thread)
+    }
+
+    #[test]
+    fn what_a_watcher_saw_is_taken_although_nothing_else_was_read() {
+        let (mut hand, _) = hand(|op| {
+            assert!(matches!(op, Op::Barrier), "{op:?}");
+            Some(vec![Err(SAW), Ok(Yield::Done)])
+        });
+        assert_eq!(hand.sights().unwrap(), [BAD]);
+        assert!(hand.saw.is_empty());
+    }
+
+    #[test]
+    fn what_a_watcher_saw_before_its_guest_ended_is_taken() {
+        let mut ends = false;
+        let (mut hand, thread) = hand(move |_| {
+            if std::mem::replace(&mut ends, true) {
+                return None;
+            }
+            Some(vec![Ok(Yield::Done), Err(SAW), Err(SAW)])
+        });
+        hand.set_name(Buf { number: 1, size: 1 }, "x").unwrap();
+        hand.begin(Op::Barrier).unwrap();
+        thread.join().unwrap();
+        assert_eq!(hand.last_sights().unwrap(), [BAD, BAD]);
+    }
+
+    /// Gives the yields one after the other to whoever asks what a watcher sees.
+    fn watched(yields: Vec<(u64, Option<Sight>)>) -> (Result<()>, usize) {
+        let mut yields = yields.into_iter();
+        let (mut hand, thread) = hand(move |op| match op {
+            Op::Watch { .. } => Some(vec![Ok(Yield::Done)]),
+            Op::Watched { .. } => {
+                let (rounds, last) = yields.next()?;
+                Some(vec![Ok(Yield::Watched { rounds, last })])
+            }
+            other => panic!("{other:?}"),
+        });
+        let result = hand.watch(MAP, 1).and_then(|()| hand.reads_on(MAP));
+        drop(hand);
+        (result, thread.join().unwrap())
+    }
+
+    #[test]
+    fn a_watcher_has_read_before_it_counts_as_one_that_reads() {
+        let good = Some(Sight::Pattern);
+        let (result, calls) = watched(vec![
+            (0, None),
+            (1, good),
+            (1, good),
+            (1, good),
+            (2, good),
+            (3, good),
+        ]);
+        result.unwrap();
+        assert_eq!(calls, 7);
+        // It never reads, or reads something else.
+        assert!(watched(vec![(0, None), (0, None)]).0.is_err());
+        for rounds in [1, 3] {
+            let (result, _) = watched(vec![(1, good), (1, good), (rounds, Some(BAD))]);
+            let said = result.unwrap_err().to_string();
+            assert!(said.contains("a watcher saw"), "{said}");
+        }
     }
 }

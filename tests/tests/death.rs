@@ -28,7 +28,7 @@ fn the_death_of_the_exporting_process_takes_the_buffer_away() {
         b.wait_sigbus(map, LIMIT)?;
         b.wait_event_of("Revoked", &export.id)?;
         ensure!(
-            b.sights() == [Sight::Sigbus],
+            b.sights()? == [Sight::Sigbus],
             "the importer saw other bytes"
         );
         ensure!(b.compare(map, 1)? == Sight::Sigbus);
@@ -82,7 +82,7 @@ fn the_death_of_the_exporting_vm_takes_its_buffers_away() {
         })?;
         b.wait_event_of("Revoked", &export.id)?;
         ensure!(
-            b.sights() == [Sight::Sigbus],
+            b.sights()? == [Sight::Sigbus],
             "the importer saw other bytes"
         );
         ensure!(b.list()?.is_empty());

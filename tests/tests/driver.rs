@@ -82,7 +82,7 @@ fn unbinding_the_importers_driver_takes_its_imports_and_binding_it_works_again()
         b.watch(map, 1)?;
         let device = unbind(&vms.b)?;
         b.wait_sigbus(map, LIMIT)?;
-        ensure!(b.sights() == [Sight::Sigbus]);
+        ensure!(b.sights()? == [Sight::Sigbus]);
         for refusal in [refused(b.info())?, refused(b.import(&export.id))?] {
             ensure!(refusal.errno == libc::ENODEV, "{refusal}");
         }
@@ -251,7 +251,7 @@ fn unbinding_the_exporters_driver_takes_its_buffers_and_binding_it_works_again()
         b.watch(map, 2)?;
         let device = unbind(&vms.a)?;
         b.wait_sigbus(map, LIMIT)?;
-        ensure!(b.sights() == [Sight::Sigbus]);
+        ensure!(b.sights()? == [Sight::Sigbus]);
         b.wait_event_of("Revoked", &export.id)?;
         // The memory is still the process's own.
         ensure!(a.compare(mine, 2)? == Sight::Pattern);

@@ -75,12 +75,12 @@ fn an_importer_that_reads_through_a_pause_never_reads_a_hole() {
             vms.b.qmp().execute("stop", json!({}))?;
             vms.b.qmp().execute("cont", json!({}))?;
             // A round that began after the pause, or the last one.
-            let (before, _) = b.watched(map, false)?;
+            let (before, _) = b.watched(map)?;
             wait::until("the importer to read on", LIMIT, || {
-                let (rounds, last) = b.watched(map, false)?;
-                Ok((rounds > before + 1 || last == Sight::Sigbus).then_some(()))
+                let (rounds, last) = b.watched(map)?;
+                Ok((rounds > before + 1 || last == Some(Sight::Sigbus)).then_some(()))
             })?;
-            let sights = b.sights();
+            let sights = b.sights()?;
             ensure!(
                 sights.iter().all(|sight| *sight == Sight::Sigbus),
                 "pause {seed}: the importer read {sights:x?}"

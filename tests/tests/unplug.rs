@@ -114,7 +114,7 @@ fn a_device_is_unplugged_while_a_process_has_a_buffer_mapped() {
         b.watch(map, 1)?;
         unplug(vms)?;
         b.wait_sigbus(map, LIMIT)?;
-        ensure!(b.sights() == [Sight::Sigbus]);
+        ensure!(b.sights()? == [Sight::Sigbus]);
         let refusal = refused(b.info())?;
         ensure!(refusal.errno == libc::ENODEV, "{refusal}");
         a.wait_event_of("Released", &export.id)?;

@@ -208,12 +208,12 @@ pub enum Op {
         /// Which pattern.
         seed: u32,
     },
-    /// How often a watcher has read all; with `stop`, end it.
+    /// Nothing: its answer comes after all that watchers saw before.
+    Barrier,
+    /// How often a watcher has read all.
     Watched {
         /// The mapping.
         map: u64,
-        /// End it.
-        stop: bool,
     },
     /// Import, map, compare the first word, unmap and close, `count` times.
     Cycle {
@@ -548,8 +548,8 @@ pub enum Yield {
     Watched {
         /// How often all was read.
         rounds: u64,
-        /// What it saw last.
-        last: Sight,
+        /// What it saw last; nothing before the end of the first round.
+        last: Option<Sight>,
     },
     /// Of many cycles.
     Cycled {

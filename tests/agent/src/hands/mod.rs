@@ -282,16 +282,12 @@ impl Hand {
                 *watcher = Some(Watcher::start(map, mapping, seed));
                 Yield::Done
             }
-            Op::Watched { map, stop } => match self.things.get(&map) {
+            Op::Barrier => Yield::Done,
+            Op::Watched { map } => match self.things.get(&map) {
                 Some(Thing::Map {
                     watcher: Some(watcher),
                     ..
-                }) => {
-                    if stop {
-                        watcher.stop();
-                    }
-                    watcher.state()
-                }
+                }) => watcher.state(),
                 _ => bail!("{map} has no watcher"),
             },
             Op::Cycle { id, count, seed } => self.cycle(&id, count, seed)?,
@@ -671,7 +667,7 @@ fn set_name(buffer: BorrowedFd<'_>, name: &str) -> io::Result<()> {
 struct Watcher {
     stop: AtomicBool,
     rounds: AtomicU64,
-    last: Mutex<Sight>,
+    last: Mutex<Option<Sight>>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
@@ -680,7 +676,7 @@ impl Watcher {
         let watcher = Arc::new(Self {
             stop: AtomicBool::new(false),
             rounds: AtomicU64::new(0),
-            last: Mutex::new(Sight::Pattern),
+            last: Mutex::new(None),
             thread: Mutex::new(None),
         });
         let (other, mapping) = (Arc::clone(&watcher), Arc::clone(mapping));
@@ -698,14 +694,15 @@ impl Watcher {
             let Ok(sight) = compare(mapping, seed) else {
                 break;
             };
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = sight;
-            self.rounds.fetch_add(1, Ordering::Relaxed);
+            // Whoever knows of this round has been told what it saw.
             if sight != Sight::Pattern && !told.contains(&sight) && told.len() < MOST_SIGHTS {
                 told.push(sight);
                 if tell(&Line::Saw { map, sight }).is_err() {
                     break;
                 }
             }
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(sight);
+            self.rounds.fetch_add(1, Ordering::Release);
             if sight == Sight::Sigbus {
                 break;
             }
@@ -726,7 +723,7 @@ impl Watcher {
 
     fn state(&self) -> Yield {
         Yield::Watched {
-            rounds: self.rounds.load(Ordering::Relaxed),
+            rounds: self.rounds.load(Ordering::Acquire),
             last: *self.last.lock().unwrap_or_else(PoisonError::into_inner),
         }
     }
