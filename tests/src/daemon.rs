@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::child::Process;
@@ -274,6 +274,22 @@ impl Daemon {
         fs::read_to_string(&self.log).with_context(|| format!("reading {}", self.log.display()))
     }
 
+    /// Check that its log names no fault of its own. It survives most of them: the
+    /// session in question ends, and others go on.
+    ///
+    /// # Errors
+    /// The lines that do.
+    pub fn is_well(&self) -> Result<()> {
+        let log = self.log()?;
+        let faults = faults(&log);
+        ensure!(
+            faults.is_empty(),
+            "the daemon has a fault:\n{}",
+            faults.join("\n")
+        );
+        Ok(())
+    }
+
     /// SIGTERM while VMs share, and wait for the end, however it ends.
     ///
     /// # Errors
@@ -323,6 +339,13 @@ impl Daemon {
     }
 }
 
+/// Lines of a daemon's log that tell of a fault of the daemon.
+fn faults(log: &str) -> Vec<&str> {
+    const SIGNS: [&str; 2] = ["panicked at", "a bug"];
+    let bad = |line: &&str| SIGNS.iter().any(|sign| line.contains(sign));
+    log.lines().filter(bad).collect()
+}
+
 /// The program and a peer for each machine.
 ///
 /// # Errors
@@ -345,4 +368,27 @@ pub fn command(machines: &[Machine]) -> Result<Vec<String>> {
 #[must_use]
 pub fn socket(folder: &Path, peer: &str) -> PathBuf {
     folder.join(format!("{peer}.sock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the daemon and Rust's runtime say them.
+    #[test]
+    fn faults_of_the_daemon_are_found_in_its_log() {
+        let bad = [
+            "thread 'a' (7) panicked at device/src/hub.rs:12:3:",
+            "[ERROR] a: a bug ended the session",
+            "[ERROR] a: a bug ended its mapping requests: the session ends",
+            "[ERROR] a: a bug stopped its worker: the session ends",
+            "[ERROR] a bug stopped the broker in the middle of a change: the daemon ends",
+            "[ERROR] a bug: the count of windows is wrong; please report this",
+        ];
+        for line in bad {
+            let log = format!("[INFO] a: connected\n{line}\n[WARN] debug: x\n");
+            assert_eq!(faults(&log), [line]);
+        }
+        assert!(faults("[INFO] a: connected\n[WARN] a: debug\n").is_empty());
+    }
 }

@@ -275,8 +275,8 @@ impl TwoVms {
             .map(drop)
     }
 
-    /// Check that nothing has ended by itself, restarted or complained, and that
-    /// no buffer is left.
+    /// Check that nothing has ended by itself, restarted or complained, the daemon
+    /// included, and that no buffer is left.
     ///
     /// # Errors
     /// What is wrong.
@@ -287,7 +287,10 @@ impl TwoVms {
             daemon.alive()?;
             self.settled()?;
         }
-        Ok(())
+        match &self.daemon {
+            Some(daemon) => daemon.is_well(),
+            None => Ok(()),
+        }
     }
 
     /// Check, then stop all.
@@ -304,7 +307,9 @@ impl TwoVms {
     /// # Errors
     /// What is wrong, or did not stop cleanly.
     pub fn finish_without_daemon(mut self) -> Result<()> {
-        self.daemon = None;
+        if let Some(daemon) = self.daemon.take() {
+            daemon.is_well()?;
+        }
         self.check()?;
         self.stop()
     }
@@ -314,6 +319,7 @@ impl TwoVms {
         let mut results = vec![self.a.stop(), self.b.stop()];
         if let Some(daemon) = &mut self.daemon {
             results.push(daemon.stop());
+            results.push(daemon.is_well());
         }
         results.into_iter().collect()
     }
