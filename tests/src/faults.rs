@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Tests that a guest kernel's own fault breaks
 //!
-//! They stand in tests/kernels.toml by name and reason. Such a test is run all the
-//! same: it counts as skipped when it fails, and as failed when it passes.
+//! They stand in tests/kernels.toml by name, reason and what their error says. Such a
+//! test is run all the same: it counts as skipped when it fails by just that, and as
+//! failed when it passes or fails otherwise.
 
 use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::lab;
-use crate::report::Skip;
+use crate::report::{COMPLAINED, LOGS, Skip};
 
 /// Part of the program, so that it is there in whatever machine the program runs.
 const KERNELS: &str = include_str!("../kernels.toml");
@@ -43,13 +44,19 @@ struct Fault {
     test: String,
     #[serde(deserialize_with = "not_empty")]
     reason: String,
+    /// Part of the test's error, without which it is another.
+    #[serde(deserialize_with = "not_empty")]
+    says: String,
 }
 
+/// Faults of a kernel of scripts/debug-kernel are its own.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum Series {
     Stable,
     Newest,
+    StableDebug,
+    NewestDebug,
 }
 
 impl Series {
@@ -57,6 +64,8 @@ impl Series {
         match self {
             Self::Stable => "stable",
             Self::Newest => "newest",
+            Self::StableDebug => "stable-debug",
+            Self::NewestDebug => "newest-debug",
         }
     }
 }
@@ -81,18 +90,22 @@ fn parse(text: &str) -> Result<Vec<Fault>> {
 /// prints it, but with dots.
 ///
 /// # Errors
-/// The result's; a [`Skip`] instead if the test is expected to fail; that it was and
+/// The result's; a [`Skip`] instead if the test is expected to fail by this; that it was and
 /// did not; or that tests/kernels.toml is malformed, and in which line.
 pub(crate) fn judge(test: &str, result: Result<()>) -> Result<()> {
-    judged(&parse(KERNELS)?, &lab::series(), test, result)
+    let faults = parse(KERNELS)?;
+    if faults.is_empty() {
+        return result;
+    }
+    let debug = if lab::is_debug_kernel() { "-debug" } else { "" };
+    judged(&faults, &(lab::series() + debug), test, result)
 }
 
 fn judged(faults: &[Fault], series: &str, test: &str, result: Result<()>) -> Result<()> {
-    let test = test.split_once('.').map_or(test, |(_, test)| test);
     let mut faults = faults.iter();
     let fault =
         faults.find(|fault| fault.series.name() == series && fault.test.replace("::", ".") == test);
-    let Some(Fault { reason, .. }) = fault else {
+    let Some(Fault { reason, says, .. }) = fault else {
         return result;
     };
     match result {
@@ -101,7 +114,14 @@ fn judged(faults: &[Fault], series: &str, test: &str, result: Result<()>) -> Res
         )),
         Err(error) if error.is::<Skip>() => Err(error),
         Err(error) => {
-            let text = error.to_string();
+            let text = format!("{error:#}");
+            // Not what the logs say.
+            let text = text.split(LOGS).next().unwrap_or_default();
+            if !text.contains(says) || text.contains(COMPLAINED) {
+                let reason =
+                    format!("fails otherwise than {FILE} expects, which is by '{says}' ({reason})");
+                return Err(error.context(reason));
+            }
             let said = text.lines().next().unwrap_or_default();
             let reason = format!("a fault of the {series} kernel: {reason} (it failed by: {said})");
             Err(Skip::impossible(reason).into())
@@ -120,13 +140,15 @@ release = \"6.12.107+deb13-amd64\"
 
 [[fault]]
 series = \"newest\"
-test = \"a_test\"
+test = \"driver::a_test\"
 reason = \"the kernel forgets it\"
+says = \"no answer\"
 
 [[fault]]
 series = \"stable\"
-test = \"part::other\"
+test = \"driver::part::other\"
 reason = \"too old\"
+says = \"answer\"
 ";
 
     fn run(series: &str, test: &str, result: Result<()>) -> Result<()> {
@@ -148,6 +170,22 @@ reason = \"too old\"
     }
 
     #[test]
+    fn another_failure_of_the_same_test_is_a_failure() {
+        let complaint = format!("the kernel of guest a {COMPLAINED}:\nBUG: no answer");
+        let logs = format!("the importer saw other bytes{LOGS}/a.console\nno answer");
+        for text in ["the importer saw other bytes", &complaint, &logs] {
+            let error = run("newest", "driver.a_test", Err(anyhow!(text.to_owned()))).unwrap_err();
+            assert!(!error.is::<Skip>(), "{error}");
+            let said = format!("{error:#}");
+            assert!(
+                said.starts_with("fails otherwise than tests/kernels.toml expects")
+                    && said.contains(text),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
     fn a_fault_that_is_gone_is_a_failure() {
         let error = run("newest", "driver.a_test", Ok(())).unwrap_err();
         assert!(!error.is::<Skip>());
@@ -164,6 +202,8 @@ reason = \"too old\"
     fn other_tests_and_kernels_are_as_they_are() {
         for (series, test) in [
             ("stable", "driver.a_test"),
+            ("newest-debug", "driver.a_test"),
+            ("newest", "death.a_test"),
             ("newest", "driver.a_test_more"),
             ("newest", "driver.part.a_test"),
             ("newest", "driver.part.other"),
@@ -182,9 +222,11 @@ reason = \"too old\"
     fn what_is_malformed_is_named_by_its_line() {
         for (from, to, line, what) in [
             ("series = \"newest\"", "series = \"old\"", 6, "old"),
-            ("test = \"a_test\"", "name = \"a_test\"", 7, "name"),
-            ("test = \"a_test\"", "test = a_test", 7, "a_test"),
-            ("\"too old\"", "\" \"", 13, "say something"),
+            ("test = \"driver::a", "name = \"driver::a", 7, "name"),
+            ("\"driver::a_test\"", "a_test", 7, "a_test"),
+            ("\"too old\"", "\" \"", 14, "say something"),
+            ("says = \"answer\"", "says = \"\"", 15, "say something"),
+            ("says = \"answer\"", "", 11, "says"),
             ("\"6.12.107+deb13-amd64\"", "\"\"", 3, "say something"),
             ("[[kernel]]", "[[kernels]]", 1, "kernels"),
         ] {
@@ -206,13 +248,11 @@ reason = \"too old\"
 
     #[test]
     fn every_fault_is_that_of_a_test() {
-        let folder = lab::repo().join("tests/tests");
-        let mut sources = String::new();
-        for entry in std::fs::read_dir(folder).unwrap() {
-            sources += &std::fs::read_to_string(entry.unwrap().path()).unwrap();
-        }
         for fault in parse(KERNELS).unwrap() {
-            let name = fault.test.rsplit("::").next().unwrap();
+            let (file, name) = fault.test.split_once("::").unwrap();
+            let file = lab::repo().join(format!("tests/tests/{file}.rs"));
+            let sources = std::fs::read_to_string(file).unwrap();
+            let name = name.rsplit("::").next().unwrap();
             let function = format!("fn {name}()");
             let mut lines = sources.lines().map(str::trim);
             let there = lines.any(|line| line.starts_with(&function));

@@ -50,10 +50,7 @@ impl Lab {
     /// # Errors
     /// A [`Skip`] when something is missing.
     pub fn find() -> Result<Self> {
-        let folder = match std::env::var_os("BUFSHARE_LAB") {
-            Some(folder) => PathBuf::from(folder),
-            None => cache_folder().join("bufshare/lab"),
-        };
+        let folder = folder();
         let series = series();
         let mut values = HashMap::new();
         for name in ["lab.env", &format!("kernel-{series}.env")] {
@@ -107,6 +104,20 @@ pub fn series() -> String {
         .ok()
         .filter(|series| !series.is_empty())
         .unwrap_or_else(|| DEFAULT_KERNEL.to_owned())
+}
+
+/// Whether the guests' kernel is one of scripts/debug-kernel.
+pub(crate) fn is_debug_kernel() -> bool {
+    let path = folder().join(format!("kernel-{}.env", series()));
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let values = assignments(&text);
+    let release = values.get("KERNEL_RELEASE");
+    release.is_some_and(|release| release.ends_with("-debug"))
+}
+
+/// Where scripts/lab made the lab.
+fn folder() -> PathBuf {
+    env_path("BUFSHARE_LAB").unwrap_or_else(|| cache_folder().join("bufshare/lab"))
 }
 
 /// The accelerator that the variable names; none: one has to be found.

@@ -425,7 +425,8 @@ impl Shared {
 #[must_use]
 pub fn explain(error: anyhow::Error, logs: &Path) -> anyhow::Error {
     // The reason once more at the end: the logs may be long.
-    let text = format!("{error:#}{}\n---- {error:#}", report::tails(logs));
+    let (tails, mark) = (report::tails(logs), report::LOGS);
+    let text = format!("{error:#}{tails}{mark}{error:#}");
     if error.is::<report::Skip>() {
         error
     } else {

@@ -16,6 +16,12 @@ use crate::{faults, lab};
 /// Environment variable: what cannot run is a failure.
 pub const REQUIRE: &str = "BUFSHARE_REQUIRE_VM";
 
+/// Begins each log that a failure shows, after the error.
+pub(crate) const LOGS: &str = "\n---- ";
+
+/// Part of the error by which a test fails when a guest's kernel is not well.
+pub(crate) const COMPLAINED: &str = "complained";
+
 /// Lines of each log that a failure shows.
 const SHOWN: usize = 40;
 
@@ -144,7 +150,7 @@ pub fn tails(folder: &Path) -> String {
             }
             last.push_back(line);
         }
-        let _ = write!(text, "\n---- {}", path.display());
+        let _ = write!(text, "{LOGS}{}", path.display());
         for line in last {
             let cut: String = line.chars().take(400).collect();
             let _ = write!(text, "\n{cut}");

@@ -486,8 +486,9 @@ impl Vm {
         let complaints = report::complaints(&text, &self.expected);
         if !complaints.is_empty() {
             bail!(
-                "the kernel of guest {} complained:\n{}",
+                "the kernel of guest {} {}:\n{}",
                 self.name(),
+                report::COMPLAINED,
                 complaints.join("\n")
             );
         }
