@@ -120,6 +120,26 @@ fn folder() -> PathBuf {
     env_path("BUFSHARE_LAB").unwrap_or_else(|| cache_folder().join("bufshare/lab"))
 }
 
+/// Whether this host shares by udmabuf, found as the daemon does: a node that cannot be
+/// opened is of no use.
+#[must_use]
+pub fn has_udmabuf() -> bool {
+    opens("/dev/udmabuf")
+}
+
+/// Whether /dev/kvm can be opened. Whether a guest boots with it is another question, see
+/// scripts/accel.
+#[must_use]
+pub fn has_kvm() -> bool {
+    opens("/dev/kvm")
+}
+
+/// Whether a device can be opened to read and write.
+fn opens(device: &str) -> bool {
+    let mut options = std::fs::File::options();
+    options.read(true).write(true).open(device).is_ok()
+}
+
 /// The accelerator that the variable names; none: one has to be found.
 fn accel_of(word: &str) -> Result<Option<&str>> {
     match word {

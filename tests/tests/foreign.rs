@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Dma-bufs of other drivers are exported and read by the other VM
 
-use std::path::Path;
-
 use anyhow::{Result, ensure};
 use bufshare_tests::hand::{Hand, Import, MovableKind, Sight, Source, refused, status};
-use bufshare_tests::lab;
+use bufshare_tests::lab::{self, has_udmabuf};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::report::Skip;
 use bufshare_tests::vm::Vm;
@@ -57,18 +55,13 @@ fn a_udmabuf_is_shared() {
     VMS.with(|vms| is_shared(vms, Source::Udmabuf { scattered: false }, 64 * PAGE).map(drop));
 }
 
-/// Whether the host shares by udmabuf, which takes one mapping for any pieces.
-fn confined() -> bool {
-    Path::new("/dev/udmabuf").exists()
-}
-
 #[test]
 fn a_udmabuf_in_many_pieces_is_one_contiguous_import() {
     VMS.with(|vms| {
         let pieces = 64;
         let (_, _, import) = is_shared(vms, Source::Udmabuf { scattered: true }, pieces * PAGE)?;
         // A udmabuf of the host joins the pieces before the VMM sees them.
-        if confined() {
+        if has_udmabuf() {
             ensure!(import.windows == 1, "{import:?}");
         } else {
             ensure!(
@@ -96,7 +89,7 @@ fn a_buffer_in_more_pieces_than_windows_is_refused_by_name() {
         let max = u64::from(b.info()?.max_windows);
         ensure!(max < pages, "the test needs more pages than {max}");
         let result = a.export(buf).and_then(|export| b.import(&export.id));
-        if confined() {
+        if has_udmabuf() {
             ensure!(result?.windows == 1);
             return Ok(());
         }
@@ -152,7 +145,7 @@ fn a_scattered_buffer_of_vivid_is_shared_while_it_fits_the_windows() {
             }
         };
         let pieces = a.query(&export.id)?.extents;
-        let windows = if confined() { 1 } else { pieces };
+        let windows = if has_udmabuf() { 1 } else { pieces };
         let result = b.import(&export.id);
         if windows <= b.info()?.max_windows {
             ensure!(result?.windows == windows, "{pieces} pieces");

@@ -8,7 +8,6 @@
 
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
-use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -121,7 +120,7 @@ impl Readme {
                 let (name, path) = peer(word)?;
                 let ours = daemon::socket(Path::new(daemon::SOCKETS), &name);
                 *word = word.replace(&path, &ours.display().to_string());
-                if name == exporter && !has_udmabuf() {
+                if name == exporter && !lab::has_udmabuf() {
                     word.push(',');
                     word.push_str(&self.without_udmabuf);
                 }
@@ -231,15 +230,6 @@ fn bytes(text: &str) -> Result<u64> {
     Ok(number << shift)
 }
 
-/// As the daemon finds out.
-fn has_udmabuf() -> bool {
-    File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/udmabuf")
-        .is_ok()
-}
-
 fn argv(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
 }
@@ -327,7 +317,11 @@ fn dump(vm: &Vm, words: &[String], id: &str, offer: &Offer) -> Result<()> {
         .map(|word| if word == "ID" { id } else { word })
         .collect();
     let text = vm.output(&words)?;
-    let transport = if has_udmabuf() { "udmabuf" } else { "direct" };
+    let transport = if lab::has_udmabuf() {
+        "udmabuf"
+    } else {
+        "direct"
+    };
     let hash = wanted_hash(vm, offer.size)?;
     let wanted = format!("{hash}  {id} ({} bytes, {transport})", offer.size);
     ensure!(

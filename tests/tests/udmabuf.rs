@@ -11,6 +11,7 @@ use std::os::linux::fs::MetadataExt as _;
 use anyhow::{Context as _, Result, ensure};
 use bufshare_protocol::types::Transport;
 use bufshare_tests::hand::{Export, Hand, Import, Map, Sight, Source, status};
+use bufshare_tests::lab::has_udmabuf;
 use bufshare_tests::pair::{Plan, Shared, Side};
 use bufshare_tests::report::Skip;
 use bufshare_tests::wait;
@@ -27,14 +28,11 @@ const SIZE: u64 = PAGES * PAGE;
 const SCATTERED: Source = Source::Udmabuf { scattered: true };
 
 fn a_udmabuf_host() -> Result<()> {
-    let device = "/dev/udmabuf";
-    let opened = fs::File::options().read(true).write(true).open(device);
-    opened.map(drop).map_err(|error| {
-        Skip::impossible(format!(
-            "this host has no usable {device} ({error}): scripts/test --nested runs it"
-        ))
-        .into()
-    })
+    if has_udmabuf() {
+        return Ok(());
+    }
+    let reason = "this host has no usable /dev/udmabuf: scripts/test --nested runs it";
+    Err(Skip::impossible(reason).into())
 }
 
 /// A buffer of scattered pages, filled with the pattern of `seed`.

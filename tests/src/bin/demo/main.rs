@@ -238,7 +238,7 @@ fn run(options: &Options, out: &Path, logs: &Path, started: Instant) -> Result<(
 fn plan(options: &Options) -> Plan {
     let size = options.size;
     // The host confines what it shares if it can; else the camera's VM lends its RAM.
-    let confined = Path::new("/dev/udmabuf").exists();
+    let confined = lab::has_udmabuf();
     let region = format!("{}M", size.region());
     Plan::named("camera", "display")
         .options(&["--allow", "camera:display:rw", "--shm-size", &region])
