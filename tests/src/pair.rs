@@ -390,19 +390,17 @@ impl Shared {
         let result = result.and_then(|mut pair| {
             pair.transcript.write("", "test", &name);
             let logs = pair.logs.clone();
-            report::catch(|| {
-                body(&mut pair)?;
-                pair.check()
-            })
-            .map_err(|error| {
-                if error.is::<report::Skip>() {
-                    error
-                } else {
-                    explain(error, &logs)
-                }
-            })?;
-            self.keep(&mut slot, pair);
-            Ok(())
+            let ran = report::catch(|| body(&mut pair));
+            // One that skips itself may have done something before.
+            if ran
+                .as_ref()
+                .err()
+                .is_none_or(|error| error.is::<report::Skip>())
+            {
+                report::catch(|| pair.check()).map_err(|error| explain(error, &logs))?;
+                self.keep(&mut slot, pair);
+            }
+            ran.map_err(|error| explain(error, &logs))
         });
         drop(slot);
         report::conclude(&name, result, None);
@@ -424,14 +422,12 @@ impl Shared {
 /// The error with the ends of all logs; what is a skip stays one.
 #[must_use]
 pub fn explain(error: anyhow::Error, logs: &Path) -> anyhow::Error {
+    if error.is::<report::Skip>() {
+        return error;
+    }
     // The reason once more at the end: the logs may be long.
     let (tails, mark) = (report::tails(logs), report::LOGS);
-    let text = format!("{error:#}{tails}{mark}{error:#}");
-    if error.is::<report::Skip>() {
-        error
-    } else {
-        anyhow::anyhow!(text)
-    }
+    anyhow::anyhow!("{error:#}{tails}{mark}{error:#}")
 }
 
 /// At the end of the program: no pair is left without its last check.
