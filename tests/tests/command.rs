@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use bufshare_agent::wire::{Ran, Status};
 use bufshare_tests::channel::Program;
-use bufshare_tests::hand::{Export, Hand, Map};
+use bufshare_tests::hand::{Export, Hand, Map, Sight};
 use bufshare_tests::lab;
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::vm::Vm;
@@ -574,6 +574,8 @@ fn what_does_not_fit_is_not_written() {
                 "{refused:?}"
             );
         }
+        let seen = offer.hand.compare(offer.map, 1)?;
+        ensure!(seen == Sight::Pattern, "something was written: {seen:x?}");
         let end = offer.hand.peek(offer.map, SIZE - 2, 2)?;
         let line = format!("bufshare write {id} --offset 0xffffe --bytes cafe");
         output(&vms.b, &line)?;
