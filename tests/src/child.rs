@@ -128,7 +128,7 @@ impl Process {
             unsafe { libc::kill(-group, libc::SIGKILL) };
             let started = Instant::now();
             while self.ended().is_ok_and(|status| status.is_none())
-                && started.elapsed() < wait::STOP
+                && started.elapsed() < wait::scaled(wait::STOP)
             {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -167,6 +167,15 @@ fn prepare(keep: &[i32], test: u32) -> io::Result<()> {
     // SAFETY: no memory is involved.
     if u32::try_from(unsafe { libc::getppid() }) != Ok(test) {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    // A VM that aborts would write its RAM to the disk.
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a limit that lives during the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) } != 0 {
+        return Err(io::Error::last_os_error());
     }
     for number in keep {
         // SAFETY: no memory is involved.

@@ -29,6 +29,7 @@ impl Qmp {
     /// # Errors
     /// When it does not answer as a monitor does.
     pub fn new(stream: UnixStream) -> Result<Self> {
+        stream.set_write_timeout(Some(wait::scaled(wait::COMMAND)))?;
         let reader = BufReader::new(stream.try_clone()?);
         let mut inner = Inner {
             stream,

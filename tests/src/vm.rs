@@ -511,7 +511,8 @@ impl Vm {
     /// kernel writes it there, some time after it was said (Linux 7.3's serial console).
     fn said_all(&mut self) -> Result<()> {
         self.marks += 1;
-        let mark = format!("bufshare-tests: mark {}.", self.marks);
+        // The console may show what a machine of this name said before it was started again.
+        let mark = format!("bufshare-tests: mark {} of {}.", self.marks, self.pid());
         // Shown at the log level that the guests are started with. Without the end of its
         // line, the kernel would wait for the rest.
         self.write_file(KERNEL_LOG, format!("<5>{mark}\n").as_bytes())?;

@@ -14,8 +14,8 @@ pub const FACTOR: &str = "BUFSHARE_TIMEOUT_FACTOR";
 pub const BOOT: Duration = Duration::from_secs(120);
 /// For a command that does little.
 pub const COMMAND: Duration = Duration::from_secs(20);
-/// For a program to stop after it was asked to.
-pub const STOP: Duration = Duration::from_secs(3);
+/// For a program to stop after it was asked to: QEMU may have much memory to give back.
+pub const STOP: Duration = Duration::from_secs(20);
 
 const PAUSE: Duration = Duration::from_millis(5);
 
