@@ -403,7 +403,7 @@ impl Shared {
             ran.map_err(|error| explain(error, &logs))
         });
         drop(slot);
-        report::conclude(&name, result, None);
+        report::conclude(&name, result);
     }
 
     fn keep(&'static self, slot: &mut Option<TwoVms>, pair: TwoVms) {

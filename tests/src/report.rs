@@ -86,7 +86,7 @@ pub fn name_of<F>(_: &F) -> String {
 pub fn run<F: FnOnce() -> Result<()>>(body: F) {
     let name = name_of(&body);
     let result = catch(body);
-    conclude(&name, result, None);
+    conclude(&name, result);
 }
 
 /// A panic is an error too.
@@ -102,16 +102,12 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 }
 
 #[allow(clippy::panic, reason = "this is how a test fails")]
-pub(crate) fn conclude(name: &str, result: Result<()>, logs: Option<&Path>) {
+pub(crate) fn conclude(name: &str, result: Result<()>) {
     let Err(error) = faults::judge(name, result) else {
         return;
     };
     let Some(skip) = error.downcast_ref::<Skip>() else {
-        let mut text = format!("{error:#}");
-        if let Some(logs) = logs {
-            text.push_str(&tails(logs));
-        }
-        panic!("{name}: {text}");
+        panic!("{name}: {error:#}");
     };
     let required = skip.fixable && std::env::var(REQUIRE).as_deref() == Ok("1");
     assert!(!required, "{name}: could not run, and {REQUIRE}=1: {skip}");
