@@ -6,11 +6,11 @@
 //! that started the process, so one thread that never ends starts them all.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc;
 use std::thread;
@@ -42,11 +42,13 @@ impl Process {
             .append(true)
             .open(log)
             .with_context(|| format!("making {}", log.display()))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .process_group(0);
+        command.stdout(file.try_clone()?).stderr(file);
+        Self::spawn(what, command, keep)
+    }
+
+    /// The same of a command that says where its output goes.
+    fn spawn(what: &str, mut command: Command, keep: Vec<OwnedFd>) -> Result<Self> {
+        command.stdin(Stdio::null()).process_group(0);
         let numbers: Vec<i32> = keep.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
         let test = std::process::id();
         let prepare = move || prepare(&numbers, test);
@@ -142,6 +144,32 @@ impl Drop for Process {
     }
 }
 
+/// Run a program to its end; all that it writes is kept apart.
+///
+/// # Errors
+/// When it cannot be started or does not end in time.
+pub fn output(what: &str, mut command: Command, limit: Duration) -> Result<Output> {
+    let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    command
+        .stdout(stdout.try_clone()?)
+        .stderr(stderr.try_clone()?);
+    let mut process = Process::spawn(what, command, Vec::new())?;
+    let status = process.wait(limit);
+    let read = |file: &mut File| -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        file.rewind()?;
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let (stdout, stderr) = (read(&mut stdout)?, read(&mut stderr)?);
+    let status = status.with_context(|| String::from_utf8_lossy(&stderr).into_owned())?;
+    Ok(Output {
+        status,
+        stdout,
+        stderr,
+    })
+}
+
 fn starter() -> &'static mpsc::Sender<Job> {
     static STARTER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
     STARTER.get_or_init(|| {
@@ -190,4 +218,35 @@ fn prepare(keep: &[i32], test: u32) -> io::Result<()> {
 #[must_use]
 pub fn number(descriptor: &OwnedFd) -> i32 {
     descriptor.as_raw_fd()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_program_that_is_run_to_its_end_leaves_all_it_wrote() {
+        let limit = Duration::from_secs(60);
+        let output = output("a shell", shell("echo out; echo err >&2; exit 3"), limit).unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(output.stdout, b"out\n");
+        assert_eq!(output.stderr, b"err\n");
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_is_killed_and_quoted() {
+        let command = shell("echo why >&2; exec sleep 1000");
+        let error = output("a shell", command, Duration::from_secs(1)).unwrap_err();
+        let said = format!("{error:#}");
+        assert!(
+            said.contains("why") && said.contains("the end of a shell"),
+            "{said}"
+        );
+    }
 }

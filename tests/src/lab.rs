@@ -7,12 +7,13 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::report::Skip;
+use crate::{child, wait};
 
 /// Environment variable: the series of the guests' kernel, see [`series`].
 const KERNEL: &str = "BUFSHARE_KERNEL";
@@ -158,11 +159,11 @@ fn accel_found() -> Result<String> {
 
 fn ask_accel() -> Result<String> {
     let script = repo().join("scripts/accel");
-    let output = Command::new(&script)
-        .args(["--accel", "auto", "--kernel", &series()])
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("running {}", script.display()))?;
+    let mut command = Command::new(&script);
+    command.args(["--accel", "auto", "--kernel", &series()]);
+    // It may have to boot a guest.
+    let output = child::output("scripts/accel", command, wait::BOOT)?;
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
     let word = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if !output.status.success() {
         bail!("{} failed: {}", script.display(), output.status);

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use bufshare_tests::child;
 use bufshare_tests::lab::{self, Lab};
 use bufshare_tests::report::{self, Skip};
 use bufshare_tests::wait;
@@ -70,12 +71,12 @@ impl Fake {
 
     fn asked(&self, words: &[&str]) -> Result<Answer> {
         let path = std::env::var("PATH")?;
-        let output = Command::new(lab::repo().join("scripts/accel"))
+        let mut command = Command::new(lab::repo().join("scripts/accel"));
+        command
             .args(words)
             .env("PATH", format!("{}:{path}", self.folder.path().display()))
-            .env_remove("BUFSHARE_ACCEL")
-            .output()
-            .context("running scripts/accel")?;
+            .env_remove("BUFSHARE_ACCEL");
+        let output = child::output("scripts/accel", command, wait::BOOT)?;
         let why = String::from_utf8(output.stderr)?;
         ensure!(output.status.success(), "{}: {why}", output.status);
         ensure!(why.lines().count() == 1, "not one line of reason: {why}");

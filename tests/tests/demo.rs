@@ -5,11 +5,16 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use bufshare_tests::child;
 use bufshare_tests::lab::{self, Lab};
 use bufshare_tests::report;
 use serde_json::Value;
+
+/// Beyond the limits of its own.
+const LIMIT: Duration = Duration::from_secs(600);
 
 struct Demo {
     success: bool,
@@ -23,12 +28,13 @@ fn demo(name: &str, words: &[&str]) -> Result<Demo> {
     Lab::find()?;
     let daemon = lab::daemon_program()?;
     let out = report::folder(name)?;
-    let output = Command::new(env!("CARGO_BIN_EXE_bufshare-demo"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bufshare-demo"));
+    command
         .args(words)
         .arg("--out")
         .arg(&out)
-        .env("BUFSHARE_DAEMON", daemon)
-        .output()?;
+        .env("BUFSHARE_DAEMON", daemon);
+    let output = child::output("the demo", command, LIMIT)?;
     Ok(Demo {
         success: output.status.success(),
         table: String::from_utf8_lossy(&output.stdout).into_owned(),

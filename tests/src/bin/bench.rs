@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use bufshare_tests::child;
 use bufshare_tests::hand::Hand;
 use bufshare_tests::pair::{Plan, TwoVms};
 use clap::{Parser, Subcommand};
@@ -226,13 +227,13 @@ fn rows(
         .collect()
 }
 
+/// Beyond the limits that the programs have of their own.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(1800);
+
 /// Run a program to its end: what it printed on standard output.
-fn output(mut command: Command) -> Result<String> {
+fn output(command: Command) -> Result<String> {
     let what = format!("{}", command.get_program().display());
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("running {what}"))?;
+    let output = child::output(&what, command, PROGRAM_LIMIT)?;
     if !output.status.success() {
         bail!(
             "{what}: {}\n{}",
