@@ -121,6 +121,25 @@ impl Process {
         Ok(())
     }
 
+    /// SIGSTOP, and wait until no thread of it runs any more.
+    ///
+    /// # Errors
+    /// From the system, or when one goes on.
+    pub fn pause(&mut self) -> Result<()> {
+        self.signal(libc::SIGSTOP)?;
+        let tasks = format!("/proc/{}/task", self.pid());
+        wait::until("all threads to be stopped", wait::COMMAND, || {
+            for task in std::fs::read_dir(&tasks).with_context(|| tasks.clone())? {
+                // A thread may end meanwhile.
+                let stat = std::fs::read_to_string(task?.path().join("stat"));
+                if stat.is_ok_and(|stat| !stat.contains(") T ")) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+    }
+
     /// SIGKILL for it and all that it started, and reap it.
     pub fn kill(&mut self) {
         if let Ok(group) = i32::try_from(self.child.id())

@@ -243,7 +243,7 @@ impl Daemon {
     /// # Errors
     /// From the system.
     pub fn pause(&mut self) -> Result<()> {
-        self.process.signal(libc::SIGSTOP)
+        self.process.pause()
     }
 
     /// SIGCONT.

@@ -172,7 +172,7 @@ impl Vm {
     /// # Errors
     /// From the system.
     pub fn pause_process(&mut self) -> Result<()> {
-        self.process.signal(libc::SIGSTOP)
+        self.process.pause()
     }
 
     /// SIGCONT.
