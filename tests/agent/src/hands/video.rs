@@ -296,7 +296,9 @@ impl Video {
     /// until the device is closed.
     pub(crate) fn lend(&mut self, buffer: BorrowedFd<'_>, width: u32, height: u32) -> Result<()> {
         let bytes = self.set_format(width, height)?;
-        self.queue_repeatedly(buffer, bytes)
+        // Once: Linux 6.12's DMA debugging takes overlapping mappings to write for a fault.
+        self.request(1, Memory::DmaBuf)?;
+        self.queue(0, Some(buffer), bytes)
     }
 
     /// Capture into it, until one picture is complete.
@@ -305,16 +307,9 @@ impl Video {
         self.dequeue().map(drop)
     }
 
-    /// Queue this buffer as often as the device needs. vivid sends a buffer once there
-    /// is another; it captures into a single one. A device that is to write has it once
-    /// only: Linux 6.12's DMA debugging takes overlapping mappings to write for a fault.
-    fn queue_repeatedly(&mut self, buffer: BorrowedFd<'_>, bytes: u32) -> Result<()> {
-        let granted = self.request(1, Memory::DmaBuf)?;
-        let count = match self.side {
-            Side::Capture => granted.min(1),
-            Side::Output => granted,
-        };
-        for index in 0..count {
+    /// vivid sends a buffer once there is another: all are the same.
+    fn queue_everywhere(&mut self, buffer: BorrowedFd<'_>, bytes: u32) -> Result<()> {
+        for index in 0..self.request(1, Memory::DmaBuf)? {
             self.queue(index, Some(buffer), bytes)?;
         }
         Ok(())
@@ -370,7 +365,7 @@ pub(crate) fn send(
         connect(&sender, receiver).context("connecting the driver's two sides")?;
     }
     let bytes = sender.set_format(width, height)?;
-    sender.queue_repeatedly(buffer, bytes)?;
+    sender.queue_everywhere(buffer, bytes)?;
     sender.stream(true)?;
     let picture = match receiver {
         Some(receiver) => receive(receiver, &sender, buffer, (width, height, bytes))?,
@@ -402,7 +397,7 @@ fn receive(
 ) -> Result<Vec<u8>> {
     receiver.set_format(width, height)?;
     let target = sources::heap("system", u64::from(bytes), true)?;
-    receiver.queue_repeatedly(target.as_fd(), bytes)?;
+    receiver.queue_everywhere(target.as_fd(), bytes)?;
     receiver.stream(true)?;
     // The first pictures may be of before the cable: take a later one.
     for _ in 0..4 {
