@@ -17,6 +17,7 @@ use bufshare_tests::channel::Program;
 use bufshare_tests::hand::{Export, Hand, Map, Sight};
 use bufshare_tests::lab;
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
+use bufshare_tests::report::Skip;
 use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
 use serde_json::Value;
@@ -112,8 +113,12 @@ fn output(vm: &Vm, line: &str) -> Result<String> {
 }
 
 /// A command that does not end by itself is ended by the end of its input.
-fn end(mut program: Program, line: &str) -> Result<()> {
+fn end(program: Program, line: &str) -> Result<()> {
     program.end_input()?;
+    ends_well(program, line)
+}
+
+fn ends_well(mut program: Program, line: &str) -> Result<()> {
     let mut rest = Vec::new();
     let status = program.end(wait::COMMAND, |_, text| rest.push(text))?;
     ensure!(status == Status::Exit(0), "{line}: {status:?}: {rest:?}");
@@ -225,8 +230,11 @@ fn takes_id(vms: &TwoVms, verb: &str, line: &str) -> Result<()> {
             end(program, &typed)?;
         }
         "import" => {
+            // Neither the pattern nor an empty page begins so.
+            let sight = offer.hand.poke(offer.map, 0, &[0xa5])?;
+            ensure!(sight == Sight::Pattern, "{sight:?}");
             let printed = output(&vms.b, &typed)?;
-            ensure!(printed.contains("first byte 0x00"), "{printed}");
+            ensure!(printed.contains("first byte 0xa5"), "{printed}");
         }
         "write" => {
             let printed = output(&vms.b, &typed)?;
@@ -316,11 +324,9 @@ fn the_examples_of_camera_and_screen_work() {
                     frames += u32::from(is_json || line.starts_with("frame "));
                 }
             }
-            for (program, line) in [(&mut screen, view), (&mut camera, capture)] {
+            for (program, line) in [(screen, view), (camera, capture)] {
                 program.signal(libc::SIGTERM)?;
-                let mut rest = Vec::new();
-                let status = program.end(wait::COMMAND, |_, text| rest.push(text))?;
-                ensure!(status == Status::Exit(0), "{line}: {status:?}: {rest:?}");
+                ends_well(program, line)?;
             }
         }
         Ok(())
@@ -527,6 +533,167 @@ fn a_buffer_revoked_while_it_is_read_is_an_error_like_others() {
     });
 }
 
+/// `watch` runs: it prints the next buffer that is offered.
+fn still_watches(vms: &TwoVms, program: &mut Program) -> Result<()> {
+    let offer = offer(vms, 1)?;
+    loop {
+        let line = program.line(wait::COMMAND)?;
+        // Listed, when it is only starting; else an OFFER.
+        if line.contains(&offer.export.id) {
+            return Ok(());
+        }
+    }
+}
+
+#[test]
+fn signals_end_a_command_but_for_those_that_its_caller_ignores() {
+    VMS.with(|vms| {
+        let line = "bufshare watch --ignore-stdin";
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            let mut program = shell(&vms.b, line)?;
+            program.end_input()?;
+            still_watches(vms, &mut program)?;
+            program.signal(signal)?;
+            ends_well(program, line)?;
+        }
+        // As nohup does, and a shell for a job in the background.
+        let line = r#"trap "" HUP INT; exec bufshare watch --ignore-stdin 2>&1"#;
+        let mut program = vms.b.spawn(&["sh", "-c", line])?;
+        still_watches(vms, &mut program)?;
+        for signal in [libc::SIGHUP, libc::SIGINT] {
+            program.signal(signal)?;
+            still_watches(vms, &mut program)?;
+        }
+        program.signal(libc::SIGTERM)?;
+        ends_well(program, line)
+    });
+}
+
+#[test]
+fn a_descriptor_to_export_is_the_callers() {
+    VMS.with(|vms| {
+        // The first that the command itself would get.
+        let refused = ran(&vms.a, "bufshare export --fd 3 --to display:rw")?;
+        ensure!(
+            refused.status == Status::Exit(1)
+                && refused.stderr.contains("descriptor 3: Bad file descriptor"),
+            "{refused:?}"
+        );
+        // The standard input can be the dma-buf; it has no end then.
+        let line = "exec bufshare export --fd 0 --to display:rw 2>&1";
+        let words = ["/init", "with-dmabuf", "0", "65536", "sh", "-c", line];
+        let mut program = vms.a.spawn(&words)?;
+        let (printed, _) = first_line(&mut program)?;
+        let id = id_of(&printed)?;
+        output(&vms.b, &format!("bufshare dump {id} --rights rw"))?;
+        program.signal(libc::SIGTERM)?;
+        ends_well(program, line)
+    });
+}
+
+#[test]
+fn a_dump_replaces_a_file_only_when_there_is_something_to_write() {
+    VMS.with(|vms| {
+        let file = "/tmp/kept";
+        vms.b.write_file(file, b"the dump before")?;
+        let line = format!("bufshare dump {ID} --rights rw --out {file}");
+        let refused = ran(&vms.b, &line)?;
+        ensure!(
+            refused.status == Status::Exit(1) && refused.stderr.contains("NOT_FOUND"),
+            "{refused:?}"
+        );
+        let kept = vms.b.read_file(file)?;
+        ensure!(kept == b"the dump before", "{kept:?}");
+        // It is replaced, then, and hashed as asked.
+        let line = "bufshare --json alloc --size 64K --fill-seed 5 --to display:rw";
+        let mut program = shell(&vms.a, line)?;
+        let exported = json(&mut program)?;
+        let id = text(&exported, "id")?;
+        let dump = format!("bufshare --json dump {id} --rights rw --hash xxh3 --out {file}");
+        let dumped: Value = serde_json::from_str(output(&vms.b, &dump)?.trim_end())?;
+        ensure!(
+            text(&dumped, "xxh3")? == text(&exported, "xxh3")? && dumped.get("sha256").is_none(),
+            "{dumped}, not {exported}"
+        );
+        ensure!(
+            sha256(&vms.b, file)? == text(&exported, "sha256")?,
+            "the file has something else"
+        );
+        end(program, line)
+    });
+}
+
+#[test]
+fn info_needs_no_sysfs_and_takes_the_device_that_it_is_given() {
+    VMS.with(|vms| {
+        // Without a file there the driver does not say; here the place is none.
+        let script = "busybox mount -t tmpfs none /sys && : >/sys/dev && \
+                      exec bufshare --json info";
+        let words = ["busybox", "unshare", "-m", "sh", "-c", script];
+        let ran = vms.b.run(&words, wait::COMMAND)?;
+        ensure!(
+            ran.status == Status::Exit(0) && ran.stderr.contains("what the kernel cannot do"),
+            "{ran:?}"
+        );
+        let info: Value = serde_json::from_str(ran.stdout.trim_end())?;
+        ensure!(info.get("missing") == Some(&Value::Null), "{info}");
+
+        vms.b
+            .output(&["busybox", "ln", "-sf", "/dev/bufshare", "/tmp/node"])?;
+        let named = output(&vms.b, "bufshare --node /tmp/node info")?;
+        ensure!(named.contains("display"), "{named}");
+        let wrong = self::ran(&vms.b, "bufshare --node /dev/null info")?;
+        ensure!(
+            wrong.status == Status::Exit(1)
+                && wrong.stderr.contains("--node is not the bufshare device"),
+            "{wrong:?}"
+        );
+        Ok(())
+    });
+}
+
+/// Has the guest's devices sleep and wake, which ends its exports and imports.
+fn suspend(vm: &Vm) -> Result<()> {
+    const TEST: &str = "/sys/power/pm_test";
+    if vm.read_file(TEST).is_err() {
+        return Err(Skip::impossible("the guest kernel has no /sys/power/pm_test").into());
+    }
+    vm.write_file(TEST, b"devices")?;
+    vm.sleep()
+}
+
+/// There is no REVOKED then, only an OVERFLOW of an unknown number of events.
+#[test]
+fn what_is_held_over_a_suspend_ends_as_revoked() {
+    VMS.with(|vms| {
+        let ends_as_revoked = |mut program: Program, line: &str| -> Result<()> {
+            let mut lines = Vec::new();
+            let status = program.end(wait::COMMAND, |_, text| lines.push(text))?;
+            let said = |word: &str| lines.iter().any(|line| line.contains(word));
+            ensure!(
+                status == Status::Exit(1) && said("OVERFLOW") && said(r#""status":"REVOKED""#),
+                "{line}: {status:?}: {lines:?}"
+            );
+            Ok(())
+        };
+        let line = "bufshare --json alloc --size 64K --to display:rw";
+        let mut holder = shell(&vms.a, line)?;
+        json(&mut holder)?;
+        suspend(&vms.a)?;
+        ends_as_revoked(holder, line)?;
+
+        let mut offer = offer(vms, 1)?;
+        let id = offer.export.id.clone();
+        let line = format!("bufshare --json import {id} --rights rw --hold");
+        let mut holder = shell(&vms.b, &line)?;
+        json(&mut holder)?;
+        suspend(&vms.b)?;
+        ends_as_revoked(holder, &line)?;
+        // It was this import that ended, and not the buffer.
+        offer.hand.query(&id).map(drop)
+    });
+}
+
 /// The driver finds them in the headers and symbols of the kernel that it is built
 /// for; here stands what they are for the kernels of the lab.
 #[test]
@@ -594,15 +761,49 @@ fn selftest_shows_a_camera_within_one_vm() {
         vms.b.load("vivid", "allocators=1")?;
         vms.b.load("bochs", "")?;
         // No --fps: when vivid is late for a high rate, the kernel complains of its timeouts.
-        let line = "bufshare --json selftest --frames 3";
-        let printed = output(&vms.b, line)?;
-        let record: Value = serde_json::from_str(printed.trim_end())?;
+        let line = "bufshare --json selftest --frames 3 --hold";
+        let mut program = shell(&vms.b, line)?;
+        let record = json(&mut program)?;
         let number = |member: &str| record.get(member).and_then(Value::as_u64);
         ensure!(
             ["frames", "replies_ok"].map(number) == [Some(3); 2]
                 && number("different_frames") > Some(1),
             "{record}"
         );
+        // The last frame stays on the screen until a line.
+        program.write("\n")?;
+        ends_well(program, line)
+    });
+}
+
+/// The camera waits for the viewer's answer, the viewer for the camera.
+#[test]
+fn capture_and_view_wait_for_each_other_as_long_as_they_are_told_to() {
+    VMS.with(|vms| {
+        vms.a.load("vivid", "allocators=1")?;
+        for (vm, line, said) in [
+            (
+                &vms.a,
+                "bufshare --json capture --to display:rw --timeout 2.5",
+                "was not handed back within 2.5 s",
+            ),
+            (
+                &vms.b,
+                "bufshare --json view --from camera --no-display --timeout 0.5 --poll 100",
+                "within 0.5 s",
+            ),
+        ] {
+            let ran = ran(vm, line)?;
+            let error: Value = serde_json::from_str(ran.stderr.trim_end())
+                .with_context(|| format!("{line}: {ran:?}"))?;
+            ensure!(
+                ran.status == Status::Exit(1)
+                    && text(&error, "error")?.contains(said)
+                    && error.get("errno") == Some(&libc::ETIMEDOUT.into())
+                    && ran.stdout.contains(r#""ended":"failed""#),
+                "{line}: {ran:?}"
+            );
+        }
         Ok(())
     });
 }

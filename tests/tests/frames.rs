@@ -178,3 +178,30 @@ fn a_frame_that_no_screen_can_show_ends_the_view_with_the_reason() {
         )
     });
 }
+
+/// A camera that is unplugged can be stopped as little as it gives frames.
+#[test]
+fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_told() {
+    VMS.with(|vms| {
+        let device = load_camera(vms, VIVID)?;
+        let mut hand = vms.a.hand()?;
+        let line = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 0";
+        let mut camera = vms.a.spawn(&words(line))?;
+        let view = format!("{VIEW} --no-display");
+        channel::succeeded("view", vms.b.run(&words(&view), LIMIT)?)?;
+        hand.set_control(&device, "Disconnect", 1)?;
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        let status = camera.end(LIMIT, |stream, line| match stream {
+            bufshare_agent::wire::Stream::Out => stdout.push_str(&format!("{}\n", line.trim_end())),
+            bufshare_agent::wire::Stream::Err => stderr.push_str(&line),
+        })?;
+        ensure!(
+            status == Status::Exit(1) && !stderr.contains("stop the camera"),
+            "{status:?}: {stderr}"
+        );
+        let records = records(&stdout)?;
+        let summary = record(&records, "capture_summary")?;
+        ensure!(member(summary, "ended") == Some("failed"), "{summary}");
+        Ok(())
+    });
+}
