@@ -527,11 +527,6 @@ impl Hand {
         Ok(())
     }
 
-    /// Have the process run only when no other of the guest wants to.
-    pub fn background(&mut self) -> Result<()> {
-        expect!(self.quick(Op::Background), Yield::Done => ())
-    }
-
     /// DMA_BUF_SET_NAME.
     pub fn set_name(&mut self, buf: Buf, name: &str) -> Result<()> {
         let op = Op::SetName {

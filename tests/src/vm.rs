@@ -40,6 +40,8 @@ pub struct Machine {
     pub name: String,
     /// RAM, MiB.
     pub memory: u32,
+    /// How many processors.
+    pub processors: u32,
     /// Size of its screen.
     pub screen: (u32, u32),
     /// Memory of the card with that screen, MiB: a power of two, 4 to 256.
@@ -67,6 +69,7 @@ impl Machine {
         Self {
             name: name.to_owned(),
             memory: 512,
+            processors: 1,
             screen: (640, 480),
             // QEMU's default.
             screen_memory: 16,
@@ -556,7 +559,7 @@ fn words(lab: &Lab, machine: &Machine, ends: &[OwnedFd], console: &Path) -> Vec<
         "-cpu {}",
         if lab.accel == "kvm" { "host" } else { "qemu64" }
     ));
-    add("-smp 1");
+    add(&format!("-smp {}", machine.processors));
     match (&machine.setup, &machine.socket) {
         (Some(setup), Some(socket)) => {
             for word in setup {

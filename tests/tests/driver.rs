@@ -14,8 +14,10 @@ use bufshare_protocol::ioctl::{self, Export, MetaIo, Table};
 use bufshare_protocol::wire::Meta;
 use bufshare_tests::channel::GuestError;
 use bufshare_tests::driver::{bind, unbind};
-use bufshare_tests::hand::{Hand, Patch, Sight, bytes, id_bytes, refused, share_works, status};
-use bufshare_tests::pair::{DRIVER, Plan, Shared, TwoVms};
+use bufshare_tests::hand::{
+    AttachKind, Hand, Patch, Sight, Step, bytes, id_bytes, refused, share_works, status,
+};
+use bufshare_tests::pair::{DRIVER, Plan, Shared, Side, TwoVms};
 use bufshare_tests::report::Skip;
 use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
@@ -124,23 +126,6 @@ fn a_driver_whose_imports_are_all_closed_is_unbound_and_bound_again() {
     });
 }
 
-/// Processes that import again and again, and leave the processor to all others.
-fn importers(vm: &Vm, id: &str, count: usize) -> Result<Vec<Hand>> {
-    let mut importers = Vec::new();
-    for _ in 0..count {
-        let mut hand = vm.hand()?;
-        hand.info()?;
-        hand.background()?;
-        hand.begin(Op::Cycle {
-            id: id.to_owned(),
-            count: u32::MAX,
-            seed: 1,
-        })?;
-        importers.push(hand);
-    }
-    Ok(importers)
-}
-
 /// What a process of the guest does with its memory is no concern of the driver's
 /// removal: only the process waits.
 #[test]
@@ -209,33 +194,49 @@ fn a_driver_is_unbound_while_ioctls_wait_for_their_programs_memory() {
     });
 }
 
-/// While another process takes all of the processor that it can get, most of the
-/// importers stand between an answer of the host and what the driver does with it.
+/// The second has a processor to spare for what is held up.
+static HELD: Shared = Shared::new(|| Plan::new().second(|machine| machine.processors = 2));
+
+fn delay_says(vm: &Vm, parameter: &str) -> Result<bool> {
+    let path = format!("/sys/module/bufshare_delay/parameters/{parameter}");
+    Ok(vm.read_file(&path)? == b"Y\n")
+}
+
+/// It is held up between the host's answer and the first use of the window region,
+/// which an unbound driver gives up.
 #[test]
-fn a_driver_is_unbound_while_processes_import() {
-    const ROUNDS: u32 = 4;
-    VMS.with(|vms| {
-        let mut a = vms.a.hand()?;
+fn a_driver_is_not_unbound_before_an_import_that_has_begun_is_made() {
+    HELD.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
         let (_, _, export) = a.offer(SIZE, 1)?;
-        for _ in 0..ROUNDS {
-            let importers = importers(&vms.b, &export.id, 6)?;
-            let mut busy = vms
-                .b
-                .spawn(&["busybox", "sh", "-c", "while :; do :; done"])?;
-            for _ in 0..3 {
-                let before = a.query(&export.id)?.attachments;
-                wait::until("an importer to go on", LIMIT, || {
-                    Ok((a.query(&export.id)?.attachments != before).then_some(()))
-                })?;
-            }
-            let device = unbind(&vms.b)?;
-            busy.kill()?;
-            for importer in importers {
-                importer.kill()?;
-            }
-            bind(&vms.b, &device)?;
+        // The region's end would wait for the one that is held up; so it is kept.
+        vms.b.insert("importer", &[])?;
+        let kept = b.import(&export.id)?;
+        let user = b.attach(kept.buf, AttachKind::Plain)?;
+        b.step(user, Step::Vmap)?;
+        let mut held = vms.b.hand()?;
+        held.info()?;
+        vms.b
+            .insert("delay", &["symbol=dma_buf_export", "ms=4000"])?;
+        let import = held.begin(Op::Import {
+            id: export.id.clone(),
+            write: true,
+        })?;
+        wait::until("the import to be held up", LIMIT, || {
+            Ok(delay_says(&vms.b, "held")?.then_some(()))
+        })?;
+        ensure!(!delay_says(&vms.b, "over")?, "held up for too short a time");
+        unbind(&vms.b)?;
+        ensure!(delay_says(&vms.b, "over")?, "the import was not waited for");
+        match held.finish(import, "Import", wait::COMMAND)? {
+            Yield::Imported { .. } => {}
+            other => bail!("odd outcome {other:?}"),
         }
-        drop(a);
+        drop((a, b, held));
+        // A VM that was left with a window has to be powered off.
+        vms.b.check()?;
+        vms.b.kill()?;
+        vms.restart(Side::B)?;
         all_works(vms, 60)
     });
 }

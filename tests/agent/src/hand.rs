@@ -224,8 +224,6 @@ pub enum Op {
         /// Which pattern its first word is of.
         seed: u32,
     },
-    /// Have the process run only when no other wants to.
-    Background,
     /// DMA_BUF_SET_NAME.
     SetName {
         /// The buffer.

@@ -4,7 +4,7 @@
  * beginning, without giving up its processor. So the guest needs two of them.
  *
  * insmod bufshare_delay.ko symbol=NAME ms=N; the parameter "held" is Y from the
- * moment on that somebody is there.
+ * moment on that somebody is there, and "over" when that one may go on.
  */
 #include <linux/atomic.h>
 #include <linux/delay.h>
@@ -23,6 +23,10 @@ static bool held;
 module_param(held, bool, 0444);
 MODULE_PARM_DESC(held, "Somebody was or is held up");
 
+static bool over;
+module_param(over, bool, 0444);
+MODULE_PARM_DESC(over, "Somebody was held up and may go on");
+
 static atomic_t calls;
 
 static int delay_pre(struct kprobe *probe, struct pt_regs *regs)
@@ -30,6 +34,7 @@ static int delay_pre(struct kprobe *probe, struct pt_regs *regs)
 	if (atomic_inc_return(&calls) == 1) {
 		WRITE_ONCE(held, true);
 		mdelay(ms);
+		WRITE_ONCE(over, true);
 	}
 	return 0;
 }

@@ -291,10 +291,6 @@ impl Hand {
                 _ => bail!("{map} has no watcher"),
             },
             Op::Cycle { id, count, seed } => self.cycle(&id, count, seed)?,
-            Op::Background => {
-                background().context("SCHED_IDLE")?;
-                Yield::Done
-            }
             Op::SetName { buf, name } => {
                 set_name(self.buffer(buf)?.0, &name).context("DMA_BUF_SET_NAME")?;
                 Yield::Done
@@ -576,18 +572,6 @@ fn measured(fd: OwnedFd) -> Result<(OwnedFd, u64)> {
         .map_err(|_| io::Error::last_os_error())
         .context("asking its size")?;
     Ok((fd, size))
-}
-
-/// Leave the processor to all others.
-fn background() -> io::Result<()> {
-    let param = libc::sched_param { sched_priority: 0 };
-    // SAFETY: the parameter lives during the call.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 fn put(data: &mut [u8], at: usize, bytes: &[u8]) -> Result<()> {
