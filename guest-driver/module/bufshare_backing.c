@@ -264,10 +264,10 @@ void bufshare_backing_put(struct bufshare_exp *exp)
 	}
 	if (exp->charged)
 		atomic64_sub(exp->size, &bufshare_pinned);
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	exp->dmabuf = NULL;
 	wake_up_all(&bd->idle);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	dma_buf_put(dmabuf);
 	module_put(THIS_MODULE);
 }

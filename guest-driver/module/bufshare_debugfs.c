@@ -64,7 +64,7 @@ static u32 bufshare_exports_snapshot(struct bufshare_device *bd, struct bufshare
 	u32 n = 0;
 
 	*total = 0;
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	list_for_each_entry(exp, &bd->exports, node) {
 		if ((*total)++ >= BUFSHARE_DEBUG_LINES)
 			continue;
@@ -77,7 +77,7 @@ static u32 bufshare_exports_snapshot(struct bufshare_device *bd, struct bufshare
 			.closed = exp->closed,
 		};
 	}
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return n;
 }
 
@@ -88,7 +88,7 @@ static u32 bufshare_imports_snapshot(struct bufshare_device *bd, struct bufshare
 	u32 n = 0;
 
 	*total = 0;
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	list_for_each_entry(imp, &bd->imports, node) {
 		if ((*total)++ >= BUFSHARE_DEBUG_LINES)
 			continue;
@@ -104,7 +104,7 @@ static u32 bufshare_imports_snapshot(struct bufshare_device *bd, struct bufshare
 			.closed = imp->released,
 		};
 	}
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return n;
 }
 
@@ -120,10 +120,10 @@ static int state_show(struct seq_file *m, void *unused)
 	lines = kvmalloc_objs(*lines, BUFSHARE_DEBUG_LINES);
 	if (!lines)
 		return -ENOMEM;
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	stats = bd->stats;
 	alive = bd->alive;
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 
 	seq_printf(m, "peer %llu \"%.*s\" %s, caps %#x\n", bd->caps.peer_id,
 		   VIRTIO_BUFSHARE_NAME_LEN, bd->name, alive ? "alive" : "dead", bd->caps.caps);

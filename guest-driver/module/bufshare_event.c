@@ -46,12 +46,12 @@ int bufshare_event_fill(struct bufshare_device *bd)
 	u32 i, n;
 	int ret = 0;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	n = min_t(u32, virtqueue_get_vring_size(bd->eventq), BUFSHARE_NUM_EVENT_BUFS);
 	for (i = 0; i < n && !ret; i++)
 		ret = bufshare_event_add_locked(bd, &bd->event_bufs[i]);
-	virtqueue_kick(bd->eventq);
-	spin_unlock_irq(&bd->lock);
+	bd->kick_eventq |= virtqueue_kick_prepare(bd->eventq);
+	bufshare_unlock(bd);
 	return ret;
 }
 
@@ -96,9 +96,9 @@ static void bufshare_push(struct bufshare_device *bd, const struct bufshare_even
 		lost += bufshare_file_push(bf, ev);
 	mutex_unlock(&bd->files_lock);
 	if (lost) {
-		spin_lock_irq(&bd->lock);
+		bufshare_lock(bd);
 		bd->stats.lost += lost;
-		spin_unlock_irq(&bd->lock);
+		bufshare_unlock(bd);
 	}
 }
 
@@ -114,9 +114,9 @@ void bufshare_event_lost(struct bufshare_device *bd, u64 lost)
 		.value = lost,
 	};
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	bd->stats.lost += lost;
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	bufshare_push(bd, &ev);
 }
 
@@ -204,9 +204,9 @@ static void bufshare_dispatch(struct bufshare_device *bd, const struct virtio_bu
 	    ev.type > VIRTIO_BUFSHARE_EVT_OVERFLOW) {
 		dev_err_ratelimited(bd->dev, "malformed event, type %#x, %u bytes\n",
 				    ev.type, used);
-		spin_lock_irq(&bd->lock);
+		bufshare_lock(bd);
 		bd->stats.malformed++;
-		spin_unlock_irq(&bd->lock);
+		bufshare_unlock(bd);
 		return;
 	}
 	memcpy(ev.id.b, wire->id.b, sizeof(ev.id.b));
@@ -219,7 +219,7 @@ static void bufshare_dispatch(struct bufshare_device *bd, const struct virtio_bu
 		bufshare_event_lost(bd, missing < U32_MAX ? missing : 0);
 	}
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	bd->stats.events++;
 	if (ev.type == VIRTIO_BUFSHARE_EVT_REVOKED) {
 		if (ev.handle)
@@ -227,7 +227,7 @@ static void bufshare_dispatch(struct bufshare_device *bd, const struct virtio_bu
 		else if (ev.peer == bd->caps.peer_id)
 			bufshare_export_revoked_locked(bd, &wire->id);
 	}
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 
 	bufshare_push(bd, &ev);
 }
@@ -244,7 +244,7 @@ void bufshare_event_work(struct work_struct *work)
 	u32 i;
 
 	for (i = 0; i < BUFSHARE_EVENTS_PER_RUN; i++) {
-		spin_lock_irq(&bd->lock);
+		bufshare_lock(bd);
 		if (!bd->alive || !bd->eventq)
 			goto gone;
 		/*
@@ -262,14 +262,14 @@ void bufshare_event_work(struct work_struct *work)
 				bufshare_fail_locked(bd);
 				goto gone;
 			}
-			spin_unlock_irq(&bd->lock);
+			bufshare_unlock(bd);
 			return;
 		}
 		ev = *buf;
 		if (bufshare_event_add_locked(bd, buf))
 			dev_err_ratelimited(bd->dev, "an event buffer was lost\n");
-		virtqueue_kick(bd->eventq);
-		spin_unlock_irq(&bd->lock);
+		bd->kick_eventq |= virtqueue_kick_prepare(bd->eventq);
+		bufshare_unlock(bd);
 
 		bufshare_dispatch(bd, &ev, used);
 	}
@@ -278,6 +278,6 @@ void bufshare_event_work(struct work_struct *work)
 	return;
 
 gone:
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	bufshare_files_wake(bd);
 }

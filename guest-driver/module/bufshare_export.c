@@ -28,9 +28,9 @@ static void bufshare_exp_free(struct kref *ref)
 	struct bufshare_exp *exp = container_of(ref, struct bufshare_exp, ref);
 	struct bufshare_device *bd = exp->bd;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	list_del(&exp->node);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	bufshare_req_put(exp->unexport_req);
 	kfree(exp);
 	bufshare_device_put(bd);
@@ -41,9 +41,9 @@ static void bufshare_exp_release_work(struct work_struct *work)
 	struct bufshare_exp *exp = container_of(work, struct bufshare_exp, release_work);
 	struct bufshare_device *bd = exp->bd;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	exp->wire = BUFSHARE_EXPORT_GONE;
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	/* The queue is drained before the module goes. */
 	bufshare_backing_put(exp);
 	kref_put(&exp->ref, bufshare_exp_free);
@@ -137,9 +137,9 @@ void bufshare_exp_end(struct bufshare_exp *exp)
 {
 	struct bufshare_device *bd = exp->bd;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	bufshare_exp_end_locked(exp);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 }
 
 /**
@@ -191,12 +191,12 @@ static bool bufshare_exports_answered(struct bufshare_device *bd)
 	struct bufshare_exp *exp;
 	bool under_way = false;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	list_for_each_entry(exp, &bd->exports, node)
 		under_way |= exp->wire == BUFSHARE_EXPORT_SENT ||
 			     exp->wire == BUFSHARE_EXPORT_CLOSING;
 	under_way &= bd->alive;
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return !under_way;
 }
 
@@ -221,7 +221,7 @@ void bufshare_exports_keep(struct bufshare_device *bd)
 	u32 count = 0;
 	u64 bytes = 0;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	list_for_each_entry(exp, &bd->exports, node) {
 		if (exp->wire == BUFSHARE_EXPORT_NEW || exp->wire == BUFSHARE_EXPORT_GONE ||
 		    !list_empty(&exp->kept))
@@ -231,7 +231,7 @@ void bufshare_exports_keep(struct bufshare_device *bd)
 		count++;
 		bytes += exp->size;
 	}
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	if (count)
 		dev_err(bd->dev, "the host did not say that other VMs no longer reach %u exported buffers: their %llu bytes are kept until the host says so to a later session (do not reboot this VM while importers run)\n",
 			count, bytes);
@@ -242,10 +242,10 @@ static bool bufshare_exports_released(struct bufshare_device *bd)
 	struct bufshare_exp *exp;
 	bool left = false;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	list_for_each_entry(exp, &bd->exports, node)
 		left |= exp->wire == BUFSHARE_EXPORT_GONE && exp->dmabuf;
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return !left;
 }
 
@@ -264,13 +264,13 @@ static int bufshare_exp_fop_release(struct inode *inode, struct file *file)
 	struct bufshare_exp *exp = file->private_data;
 	struct bufshare_device *bd = exp->bd;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	exp->closed = true;
 	if (exp->wire == BUFSHARE_EXPORT_NEW)
 		bufshare_exp_gone_locked(exp);
 	else
 		bufshare_exp_settle_locked(exp);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	kref_put(&exp->ref, bufshare_exp_free);
 	return 0;
 }
@@ -328,9 +328,9 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 	}
 	exp->bd = bufshare_device_get(bd);
 	bufshare_backing_get(exp, dmabuf);
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	list_add_tail(&exp->node, &bd->exports);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return file;
 }
 
@@ -438,12 +438,12 @@ static int bufshare_export_begin(struct bufshare_exp *exp, struct bufshare_expor
 	}
 	req->owner = exp;
 	req->complete = bufshare_export_complete;
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	exp->wire = BUFSHARE_EXPORT_SENT;
 	ret = bufshare_send_locked(bd, req);
 	if (ret)
 		exp->wire = BUFSHARE_EXPORT_NEW;
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	if (ret)
 		bufshare_req_put(req);
 	else
@@ -465,9 +465,9 @@ static int bufshare_export_run(struct bufshare_exp *exp, struct bufshare_export 
 	ret = bufshare_export_begin(exp, arg, user, &req);
 	if (ret) {
 		/* At once: the file's end comes too late for a driver that is unbound. */
-		spin_lock_irq(&bd->lock);
+		bufshare_lock(bd);
 		bufshare_exp_gone_locked(exp);
-		spin_unlock_irq(&bd->lock);
+		bufshare_unlock(bd);
 	}
 	bufshare_exit(bd);
 	if (ret) {
@@ -480,12 +480,12 @@ static int bufshare_export_run(struct bufshare_exp *exp, struct bufshare_export 
 	if (ret)
 		return ret;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	if (exp->dead)
 		ret = bd->alive ? -ESTALE : -ENODEV;
 	memcpy(&arg->id, &exp->id, sizeof(arg->id));
 	arg->generation = exp->generation;
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return ret;
 }
 

@@ -239,7 +239,7 @@ static int bufshare_imp_map(struct bufshare_imp *imp, bool killable)
 	long left;
 	int ret;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	for (;;) {
 		ret = -ENODEV;
 		if (imp->revoked)
@@ -255,13 +255,13 @@ static int bufshare_imp_map(struct bufshare_imp *imp, bool killable)
 			break;
 		}
 		if (imp->wire == BUFSHARE_IMPORT_ATTACHED && !req) {
-			spin_unlock_irq(&bd->lock);
+			bufshare_unlock(bd);
 			req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_MAP,
 						 sizeof(struct virtio_bufshare_map),
 						 sizeof(struct virtio_bufshare_map_resp));
 			if (!req)
 				return -ENOMEM;
-			spin_lock_irq(&bd->lock);
+			bufshare_lock(bd);
 			continue;
 		}
 		if (imp->wire == BUFSHARE_IMPORT_ATTACHED) {
@@ -277,15 +277,15 @@ static int bufshare_imp_map(struct bufshare_imp *imp, bool killable)
 			bd->stats.timeouts++;
 			break;
 		}
-		spin_unlock_irq(&bd->lock);
+		bufshare_unlock(bd);
 		left = bufshare_imp_wait_map(imp, killable, left);
-		spin_lock_irq(&bd->lock);
+		bufshare_lock(bd);
 		ret = -EINTR;
 		if (left < 0)
 			break;
 		/* The time may be over, or longer than it was: the host answered another. */
 	}
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	bufshare_req_put(req);
 	return ret;
 }
@@ -296,12 +296,12 @@ static int bufshare_imp_use(struct bufshare_imp *imp)
 	struct bufshare_device *bd = imp->bd;
 	int ret = -ENODEV;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	if (!imp->revoked && imp->wire == BUFSHARE_IMPORT_MAPPED) {
 		imp->users++;
 		ret = 0;
 	}
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return ret;
 }
 
@@ -309,13 +309,13 @@ static void bufshare_imp_unuse(struct bufshare_imp *imp)
 {
 	struct bufshare_device *bd = imp->bd;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	if (!--imp->users && imp->lost) {
 		imp->lost = false;
 		atomic_dec(&imp->shm->lost);
 	}
 	bufshare_imp_settle_locked(imp);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 }
 
 static unsigned long bufshare_imp_pfn(const struct bufshare_imp *imp)
@@ -428,9 +428,9 @@ static int bufshare_imp_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	if (ret != -ENODEV) {
 		dev_warn_ratelimited(bd->dev, "a buffer of peer %llu could not be mapped for the kernel (%d): its import ends\n",
 				     imp->owner, ret);
-		spin_lock_irq(&bd->lock);
+		bufshare_lock(bd);
 		bufshare_imp_revoke_locked(imp);
-		spin_unlock_irq(&bd->lock);
+		bufshare_unlock(bd);
 	}
 	return bufshare_imp_vmap_scratch(imp, map);
 }
@@ -533,7 +533,7 @@ static int bufshare_sync_call(struct bufshare_imp *imp, struct bufshare_req *req
 	struct bufshare_device *bd = imp->bd;
 	int ret = -EINVAL;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	if (begins || imp->accesses) {
 		imp->refs++;
 		ret = bufshare_send_locked(bd, req);
@@ -542,7 +542,7 @@ static int bufshare_sync_call(struct bufshare_imp *imp, struct bufshare_req *req
 		else if (!begins)
 			imp->accesses--;
 	}
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return ret ?: bufshare_wait(bd, req, NULL);
 }
 
@@ -591,9 +591,9 @@ static int bufshare_imp_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_d
 		if (ret)
 			return ret;
 	} else {
-		spin_lock_irq(&imp->bd->lock);
+		bufshare_lock(imp->bd);
 		imp->accesses++;
-		spin_unlock_irq(&imp->bd->lock);
+		bufshare_unlock(imp->bd);
 	}
 	bufshare_maps_sync(&imp->maps, true);
 	return 0;
@@ -613,12 +613,12 @@ static int bufshare_imp_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_dir
 		return ret;
 	if (bufshare_imp_syncs(imp))
 		return bufshare_imp_sync(imp, dir, false);
-	spin_lock_irq(&imp->bd->lock);
+	bufshare_lock(imp->bd);
 	if (imp->accesses)
 		imp->accesses--;
 	else
 		ret = -EINVAL;
-	spin_unlock_irq(&imp->bd->lock);
+	bufshare_unlock(imp->bd);
 	return ret;
 }
 
@@ -630,7 +630,7 @@ static void bufshare_imp_release(struct dma_buf *dmabuf)
 	struct bufshare_shm *shm;
 
 	/* All mappings hold the dma-buf: there is none. */
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	imp->dmabuf = NULL;
 	imp->inode = NULL;
 	imp->released = true;
@@ -638,7 +638,7 @@ static void bufshare_imp_release(struct dma_buf *dmabuf)
 	imp->shm = NULL;
 	bufshare_imp_settle_locked(imp);
 	bufshare_imp_put_locked(imp);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	iput(inode);
 	bufshare_shm_put(shm);
 	bufshare_device_put(bd);
@@ -696,11 +696,11 @@ static void bufshare_imp_zap(struct bufshare_imp *imp)
 	struct bufshare_device *bd = imp->bd;
 	struct inode *inode;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	inode = imp->inode;
 	if (inode)
 		ihold(inode);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	if (!inode)
 		return;	/* the dma-buf has gone, and its mappings before */
 	/*
@@ -720,12 +720,12 @@ static void bufshare_imp_invalidate(struct bufshare_imp *imp)
 	struct dma_buf *dmabuf = NULL;
 
 	/* Who uses the dma-buf has a reference of it, so its file is there. */
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	if (imp->users) {
 		dmabuf = imp->dmabuf;
 		get_dma_buf(dmabuf);
 	}
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	if (!dmabuf)
 		return;
 	dma_resv_lock(dmabuf->resv, NULL);
@@ -743,14 +743,14 @@ static void bufshare_revoke_work(struct work_struct *work)
 	bufshare_imp_zap(imp);
 	bufshare_imp_invalidate(imp);
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	imp->zapped = true;
 	if (imp->users)
 		dev_dbg(bd->dev, "import %llu was taken back and is still mapped by %u devices or drivers\n",
 			imp->handle, imp->users);
 	bufshare_imp_settle_locked(imp);
 	bufshare_imp_put_locked(imp);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	bufshare_device_put(bd);
 }
 
@@ -798,10 +798,10 @@ void bufshare_imports_revoke_all(struct bufshare_device *bd)
 {
 	struct bufshare_imp *imp;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	list_for_each_entry(imp, &bd->imports, node)
 		bufshare_imp_revoke_locked(imp);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	flush_workqueue(bd->revoke_wq);
 }
 
@@ -810,13 +810,13 @@ static bool bufshare_imports_left(struct bufshare_device *bd)
 	struct bufshare_imp *imp;
 	bool under_way = false;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	list_for_each_entry(imp, &bd->imports, node)
 		under_way |= imp->wire == BUFSHARE_IMPORT_MAPPING ||
 			     imp->wire == BUFSHARE_IMPORT_UNMAPPING ||
 			     imp->wire == BUFSHARE_IMPORT_DETACHING;
 	under_way &= bd->alive;
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return !under_way;
 }
 
@@ -841,7 +841,7 @@ void bufshare_imports_gone(struct bufshare_device *bd)
 {
 	struct bufshare_imp *imp;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	list_for_each_entry(imp, &bd->imports, node) {
 		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_GONE);
 		if (!imp->users) {
@@ -853,7 +853,7 @@ void bufshare_imports_gone(struct bufshare_device *bd)
 			atomic_inc(&imp->shm->lost);
 		}
 	}
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 }
 
 static void bufshare_attach_complete(struct bufshare_device *bd, struct bufshare_req *req)
@@ -907,9 +907,9 @@ static struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
 	init_waitqueue_head(&imp->wait);
 	INIT_WORK(&imp->revoke_work, bufshare_revoke_work);
 	bufshare_maps_init(&imp->maps);
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	list_add_tail(&imp->node, &bd->imports);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return imp;
 }
 
@@ -930,7 +930,7 @@ static int bufshare_imp_request(struct bufshare_imp *imp, u32 *status)
 	req->owner = imp;
 	req->complete = bufshare_attach_complete;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	imp->refs++;
 	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHING);
 	ret = bufshare_send_locked(bd, req);
@@ -938,7 +938,7 @@ static int bufshare_imp_request(struct bufshare_imp *imp, u32 *status)
 		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_GONE);
 		imp->refs--;
 	}
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	if (!ret)
 		ret = bufshare_wait(bd, req, status);
 	bufshare_req_put(req);
@@ -1009,14 +1009,14 @@ static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import 
 	}
 	/* From here on the dma-buf has our reference. */
 	bufshare_device_get(bd);
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	/* Nothing of one that is revoked by now leads into the window region. */
 	if (!imp->revoked)
 		imp->shm = bufshare_shm_get(bd->shm);
 	imp->dmabuf = dmabuf;
 	imp->inode = file_inode(dmabuf->file);
 	ihold(imp->inode);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 
 	ret = bufshare_newfd_prepare(newfd, arg->fd_flags, dmabuf->file);
 	if (ret) {
@@ -1033,11 +1033,11 @@ static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import 
 	return 0;
 
 drop:
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	imp->released = true;
 	bufshare_imp_settle_locked(imp);
 	bufshare_imp_put_locked(imp);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return ret;
 }
 

@@ -121,9 +121,9 @@ static void bufshare_peer_entry(void *to, const void *from)
 static int bufshare_malformed(struct bufshare_device *bd)
 {
 	dev_err_ratelimited(bd->dev, "malformed answer\n");
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	bd->stats.malformed++;
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return -EPROTO;
 }
 

@@ -115,12 +115,12 @@ static int bufshare_kept_send(struct bufshare_device *bd, struct bufshare_exp *e
 	out->id = exp->id;
 	req->owner = exp;
 	req->complete = bufshare_kept_complete;
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	bd->kept_asked++;
 	ret = bufshare_send_locked(bd, req);
 	if (ret)
 		bd->kept_asked--;
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	bufshare_req_put(req);
 	return ret;
 }

@@ -355,19 +355,19 @@ static int bufshare_start(struct bufshare_device *bd)
 		return ret;
 	}
 	bd->event_seq = 0;
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	bd->ctrl = vqs[VIRTIO_BUFSHARE_QUEUE_CONTROL];
 	bd->eventq = vqs[VIRTIO_BUFSHARE_QUEUE_EVENT];
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 
 	virtio_device_ready(bd->vdev);
 	ret = bufshare_event_fill(bd);
 	if (ret)
 		return ret;
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	WRITE_ONCE(bd->alive, true);
 	bd->leaving = false;
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	/* Events may have come while we were not alive. */
 	queue_work(bd->wq, &bd->event_work);
 	ret = bufshare_greet(bd);
@@ -407,10 +407,10 @@ static void bufshare_flush(struct bufshare_device *bd)
  */
 static void bufshare_stop(struct bufshare_device *bd)
 {
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	bd->leaving = true;
 	bufshare_exports_end_locked(bd);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	bufshare_imports_revoke_all(bd);
 	bufshare_imports_wait_left(bd);
 	if (bufshare_exports_wait_answered(bd))
@@ -418,11 +418,12 @@ static void bufshare_stop(struct bufshare_device *bd)
 	/* A REVOKED that has come may be what lets an export's memory go. */
 	flush_work(&bd->event_work);
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	bufshare_fail_locked(bd);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	bufshare_files_wake(bd);
 	cancel_work_sync(&bd->kept_work);
+	bufshare_notified(bd);
 
 	virtio_reset_device(bd->vdev);
 	cancel_work_sync(&bd->event_work);

@@ -174,6 +174,8 @@ struct bufshare_shm {
  * @pumping: bufshare_pump() is running; @lock
  * @ctrl: control queue, NULL when there is none; @lock
  * @eventq: event queue; @lock
+ * @kick_ctrl: bufshare_unlock() notifies the device of @ctrl; @lock
+ * @kick_eventq: likewise of @eventq
  * @pending: requests waiting for room in @ctrl; @lock
  * @inflight: requests the device has; @lock
  * @cookie: of the last request; @lock
@@ -222,6 +224,8 @@ struct bufshare_device {
 	bool pumping;
 	struct virtqueue *ctrl;
 	struct virtqueue *eventq;
+	bool kick_ctrl;
+	bool kick_eventq;
 	struct list_head pending;
 	struct list_head inflight;
 	u64 cookie;
@@ -555,6 +559,9 @@ static inline struct bufshare_device *bufshare_device_get(struct bufshare_device
 /* bufshare_vq.c */
 struct bufshare_req *bufshare_req_alloc(u32 type, size_t out_len, size_t in_len);
 void bufshare_req_put(struct bufshare_req *req);
+void bufshare_lock(struct bufshare_device *bd) __acquires(&bd->lock);
+void bufshare_unlock(struct bufshare_device *bd) __releases(&bd->lock);
+void bufshare_notified(struct bufshare_device *bd);
 int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req);
 int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *status);
 int bufshare_call(struct bufshare_device *bd, struct bufshare_req *req, u32 *status);

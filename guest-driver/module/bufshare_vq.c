@@ -11,6 +11,7 @@
 #include <linux/errno.h>
 #include <linux/jiffies.h>
 #include <linux/module.h>
+#include <linux/rcupdate.h>
 #include <linux/scatterlist.h>
 #include <linux/slab.h>
 
@@ -65,6 +66,67 @@ long bufshare_timeout(void)
 	unsigned int ms = min(READ_ONCE(request_timeout_ms), BUFSHARE_MAX_TIMEOUT_MS);
 
 	return max(msecs_to_jiffies(ms), 1UL);
+}
+
+/*
+ * The device is notified when bufshare_device.lock has been released: that may
+ * take as long as the VMM pleases, and others would spin meanwhile with
+ * interrupts off. Which queues are to be notified is decided while it is held;
+ * that they live until then is seen to by RCU: bufshare_notified() waits.
+ */
+static void bufshare_notify(struct virtqueue *ctrl, struct virtqueue *eventq)
+	__releases(RCU)
+{
+	if (ctrl)
+		virtqueue_notify(ctrl);
+	if (eventq)
+		virtqueue_notify(eventq);
+	rcu_read_unlock();
+}
+
+static void bufshare_take_kicks_locked(struct bufshare_device *bd, struct virtqueue **ctrl,
+				       struct virtqueue **eventq)
+	__acquires(RCU)
+{
+	rcu_read_lock();
+	*ctrl = bd->kick_ctrl ? bd->ctrl : NULL;
+	*eventq = bd->kick_eventq ? bd->eventq : NULL;
+	bd->kick_ctrl = false;
+	bd->kick_eventq = false;
+}
+
+/**
+ * bufshare_lock() - take bufshare_device.lock; not in interrupts
+ * @bd: the device
+ */
+void bufshare_lock(struct bufshare_device *bd)
+	__acquires(&bd->lock)
+{
+	spin_lock_irq(&bd->lock);
+}
+
+/**
+ * bufshare_unlock() - release bufshare_device.lock, then notify the device
+ * @bd: the device
+ */
+void bufshare_unlock(struct bufshare_device *bd)
+	__releases(&bd->lock)
+{
+	struct virtqueue *ctrl, *eventq;
+
+	bufshare_take_kicks_locked(bd, &ctrl, &eventq);
+	spin_unlock_irq(&bd->lock);
+	bufshare_notify(ctrl, eventq);
+}
+
+/**
+ * bufshare_notified() - wait until nobody notifies the device any more
+ * @bd: the device, to which nothing is sent any more
+ */
+void bufshare_notified(struct bufshare_device *bd)
+{
+	WARN_ON_ONCE(READ_ONCE(bd->alive));
+	synchronize_rcu();
 }
 
 /**
@@ -204,7 +266,7 @@ static void bufshare_pump_locked(struct bufshare_device *bd)
 	}
 	bd->pumping = false;
 	if (kick)
-		virtqueue_kick(bd->ctrl);
+		bd->kick_ctrl |= virtqueue_kick_prepare(bd->ctrl);
 }
 
 /**
@@ -249,7 +311,7 @@ int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *sta
 
 	left = wait_for_completion_killable_timeout(&req->done, bufshare_timeout());
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	if (req->state == BUFSHARE_REQ_DONE) {
 		ret = req->err;
 		if (status)
@@ -268,7 +330,7 @@ int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *sta
 		else
 			req->orphan = true;
 	}
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return ret;
 }
 
@@ -284,9 +346,9 @@ int bufshare_call(struct bufshare_device *bd, struct bufshare_req *req, u32 *sta
 {
 	int ret;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	ret = bufshare_send_locked(bd, req);
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 	return ret ?: bufshare_wait(bd, req, status);
 }
 
@@ -353,11 +415,14 @@ void bufshare_ctrl_drain_locked(struct bufshare_device *bd)
 void bufshare_ctrl_done(struct virtqueue *vq)
 {
 	struct bufshare_device *bd = vq->vdev->priv;
+	struct virtqueue *ctrl, *eventq;
 	unsigned long flags;
 
 	spin_lock_irqsave(&bd->lock, flags);
 	bufshare_ctrl_drain_locked(bd);
+	bufshare_take_kicks_locked(bd, &ctrl, &eventq);
 	spin_unlock_irqrestore(&bd->lock, flags);
+	bufshare_notify(ctrl, eventq);
 }
 
 /**
@@ -370,7 +435,7 @@ void bufshare_cancel_all(struct bufshare_device *bd)
 {
 	struct bufshare_req *req;
 
-	spin_lock_irq(&bd->lock);
+	bufshare_lock(bd);
 	bufshare_take_answers_locked(bd);
 	while (bd->ctrl && virtqueue_detach_unused_buf(bd->ctrl))
 		;
@@ -380,5 +445,5 @@ void bufshare_cancel_all(struct bufshare_device *bd)
 		;
 	bd->ctrl = NULL;
 	bd->eventq = NULL;
-	spin_unlock_irq(&bd->lock);
+	bufshare_unlock(bd);
 }
