@@ -36,6 +36,12 @@ pub struct GuestError {
     pub errno: Option<i32>,
 }
 
+/// The error number of a guest's refusal.
+#[must_use]
+pub fn errno_of(error: &anyhow::Error) -> Option<i32> {
+    error.downcast_ref::<GuestError>()?.errno
+}
+
 /// A program's guest is not there any more; all that came from the program has been read.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}: the guest was restarted or is gone")]
@@ -104,6 +110,7 @@ impl Channel {
     /// # Errors
     /// When it cannot be duplicated.
     pub fn new(name: &str, stream: UnixStream, transcript: Transcript) -> Result<Arc<Self>> {
+        stream.set_write_timeout(Some(wait::scaled(wait::COMMAND)))?;
         let reader = stream.try_clone()?;
         let channel = Arc::new(Self {
             name: name.to_owned(),
@@ -485,6 +492,9 @@ pub fn succeeded(what: &str, ran: Ran) -> Result<String> {
             ran.stdout.trim_end(),
             ran.stderr.trim_end()
         );
+    }
+    if ran.left_open {
+        bail!("{what}: it left something behind that holds its output open");
     }
     if ran.status != Status::Exit(0) {
         bail!(

@@ -3,7 +3,10 @@
 
 use anyhow::{Context as _, Result};
 
+use crate::channel::errno_of;
+use crate::pair::DRIVER;
 use crate::vm::Vm;
+use crate::wait;
 
 const FOLDER: &str = "/sys/bus/virtio/drivers/virtio_bufshare";
 
@@ -32,6 +35,19 @@ pub fn unbind(vm: &Vm) -> Result<String> {
 /// As [`Vm::call`].
 pub fn bind(vm: &Vm, device: &str) -> Result<()> {
     vm.write_file(&format!("{FOLDER}/bind"), device.as_bytes())
+}
+
+/// Remove the driver's module as soon as nobody uses it.
+///
+/// # Errors
+/// When that does not come, or as [`Vm::call`].
+pub fn unload_when_free(vm: &Vm) -> Result<()> {
+    let what = "the driver's module to be free";
+    wait::until(what, wait::COMMAND, || match vm.unload(DRIVER) {
+        Ok(()) => Ok(Some(())),
+        Err(error) if errno_of(&error) == Some(libc::EAGAIN) => Ok(None),
+        Err(error) => Err(error),
+    })
 }
 
 /// The folder of the PCI device that the driver's device is part of.

@@ -12,8 +12,8 @@ use bufshare_agent::hand::{Op, Yield};
 use bufshare_agent::wire::Command;
 use bufshare_protocol::ioctl::{self, Export, MetaIo, Table};
 use bufshare_protocol::wire::Meta;
-use bufshare_tests::channel::GuestError;
-use bufshare_tests::driver::{bind, unbind};
+use bufshare_tests::channel::errno_of;
+use bufshare_tests::driver::{bind, unbind, unload_when_free};
 use bufshare_tests::hand::{
     AttachKind, Hand, Patch, Sight, Step, bytes, id_bytes, refused, share_works, status,
 };
@@ -27,24 +27,8 @@ const SIZE: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
 const LEAKS: &str = "/sys/kernel/debug/kmemleak";
 
-/// The guest's error number.
-fn errno_of(error: &anyhow::Error) -> Option<i32> {
-    error
-        .downcast_ref::<GuestError>()
-        .and_then(|error| error.errno)
-}
-
 fn all_works(vms: &mut TwoVms, seed: u32) -> Result<()> {
     share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, seed)
-}
-
-/// Remove the module as soon as nobody uses it.
-fn unload_when_free(vm: &Vm) -> Result<()> {
-    wait::until("the module to be free", LIMIT, || match vm.unload(DRIVER) {
-        Ok(()) => Ok(Some(())),
-        Err(error) if errno_of(&error) == Some(libc::EAGAIN) => Ok(None),
-        Err(error) => Err(error),
-    })
 }
 
 /// Have kmemleak forget what it has found so far.

@@ -27,8 +27,11 @@ fn words(line: &str) -> Vec<&str> {
 
 /// A camera driver of these parameters, and the device.
 fn load_camera(vms: &TwoVms, parameters: &str) -> Result<String> {
-    // It stays from the test before.
-    let _ = vms.a.unload("vivid");
+    // It may stay from the test before.
+    match vms.a.unload("vivid") {
+        Err(error) if channel::errno_of(&error) != Some(libc::ENOENT) => return Err(error),
+        _ => {}
+    }
     vms.a.load("vivid", parameters)?;
     vms.a.video("vivid-000-vid-cap")
 }
@@ -64,6 +67,7 @@ fn both(vms: &TwoVms, capture: &str, view: &str) -> Result<(Ran, Ran)> {
         stdout,
         stderr,
         timed_out: false,
+        left_open: false,
     };
     Ok((captured, viewed))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use bufshare_agent::wire::Status;
-use bufshare_tests::channel::GuestError;
+use bufshare_tests::channel::errno_of;
 use bufshare_tests::pair::{Plan, Shared};
 
 static GUESTS: Shared = Shared::new(Plan::bare);
@@ -58,10 +58,7 @@ fn files_of_a_guest_are_read_and_written() {
             .read_file("/nowhere")
             .err()
             .context("a file nowhere")?;
-        let errno = error
-            .downcast_ref::<GuestError>()
-            .and_then(|error| error.errno);
-        ensure!(errno == Some(libc::ENOENT), "{error:#}");
+        ensure!(errno_of(&error) == Some(libc::ENOENT), "{error:#}");
         Ok(())
     });
 }

@@ -8,9 +8,10 @@ use bufshare_protocol::request::{Export, Request};
 use bufshare_protocol::response::{self, Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Extent, Meta, Name};
-use bufshare_tests::hand::{Sight, refused};
+use bufshare_tests::driver::{bind, unbind};
+use bufshare_tests::hand::{Sight, status};
 use bufshare_tests::lab;
-use bufshare_tests::pair::{DRIVER, Plan, Shared};
+use bufshare_tests::pair::{Plan, Shared};
 use bufshare_tests::vm::Vm;
 
 static VMS: Shared = Shared::new(Plan::new);
@@ -40,11 +41,7 @@ impl<'a> Hostile<'a> {
     fn take(vm: &'a Vm) -> Result<Self> {
         // First, as a test cannot go on without it.
         lab::test_module("raw")?;
-        let folder = format!("/sys/bus/virtio/drivers/{DRIVER}");
-        let names = vm.list_dir(&folder)?;
-        let device = names.into_iter().find(|name| name.starts_with("virtio"));
-        let device = device.context("the driver has no device")?;
-        vm.write_file(&format!("{folder}/unbind"), device.as_bytes())?;
+        let device = unbind(vm)?;
         vm.insert("raw", &[])?;
         Ok(Self { vm, device })
     }
@@ -52,8 +49,7 @@ impl<'a> Hostile<'a> {
     /// Gives the device back to its driver.
     fn leave(self) -> Result<()> {
         self.vm.output(&["/bin/busybox", "rmmod", "bufshare_raw"])?;
-        let bind = format!("/sys/bus/virtio/drivers/{DRIVER}/bind");
-        self.vm.write_file(&bind, self.device.as_bytes())
+        bind(self.vm, &self.device)
     }
 
     /// What the device wrote of `room` bytes.
@@ -171,7 +167,7 @@ fn each_bad_request_of_a_hostile_kernel_gets_its_status_and_harms_nobody() {
         let unexport = Request::Unexport { id };
         ensure!(hostile.ask(&unexport)? == Ok(Response::Done));
         hostile.refuses("UNEXPORT again", &unexport, Status::NotFound)?;
-        refused(b.import(&id.to_string()))?;
+        ensure!(status(b.import(&id.to_string()))? == "NOT_FOUND");
 
         ensure!(hostile.ask(&caps)?.is_ok());
         hostile.leave()?;

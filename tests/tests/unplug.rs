@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bufshare_tests::channel::GuestError;
+use bufshare_tests::channel::errno_of;
 use bufshare_tests::driver;
 use bufshare_tests::hand::{AttachKind, Sight, Step, pattern, refused, share_works};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
@@ -210,9 +210,7 @@ fn a_reset_of_the_function_revokes_what_is_shared_or_is_refused() {
         let reset = vms.b.write_file(&format!("{function}/reset"), b"1");
         if refuses {
             let error = reset.err().context("the function was reset")?;
-            let error = error.downcast_ref::<GuestError>();
-            let errno = error.and_then(|error| error.errno);
-            ensure!(errno == Some(libc::ENOTTY), "{error:?}");
+            ensure!(errno_of(&error) == Some(libc::ENOTTY), "{error:#}");
             ensure!(b.compare(map, 1)? == Sight::Pattern);
             ensure!(a.compare(theirs, 2)? == Sight::Pattern);
         } else {

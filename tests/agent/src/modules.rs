@@ -1,18 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Kernel modules of the image
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
 /// Where the image has them.
 const FOLDER: &str = "/modules";
 
-/// Load `name` and what it needs; fine if any of it is there already.
+/// The parameters that modules were loaded with, by name.
+static PARAMETERS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+
+fn parameters() -> MutexGuard<'static, BTreeMap<String, String>> {
+    PARAMETERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Load `name` and what it needs; fine if any of it is there already, unless `name` was
+/// loaded with other parameters than the `params` asked for.
 pub(crate) fn load(name: &str, params: &str) -> Result<()> {
     let order = Path::new(FOLDER).join("modules.order");
     let text =
@@ -26,23 +36,28 @@ pub(crate) fn load(name: &str, params: &str) -> Result<()> {
     };
     let files: Vec<&str> = files.split_whitespace().collect();
     for (index, file) in files.iter().enumerate() {
-        let params = if index + 1 == files.len() { params } else { "" };
+        let last = index + 1 == files.len();
+        let params = if last { params } else { "" };
         let path = Path::new(FOLDER).join(file);
         let handle = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-        let params = CString::new(params)?;
+        let text = CString::new(params)?;
         // SAFETY: a valid descriptor and a terminated string.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_finit_module,
-                handle.as_raw_fd(),
-                params.as_ptr(),
-                0,
-            )
-        };
-        if result != 0 {
-            let error = io::Error::last_os_error();
-            if error.raw_os_error() != Some(libc::EEXIST) {
+        let result =
+            unsafe { libc::syscall(libc::SYS_finit_module, handle.as_raw_fd(), text.as_ptr(), 0) };
+        let error = (result != 0).then(io::Error::last_os_error);
+        match error {
+            None if last => drop(parameters().insert(wanted.clone(), params.to_owned())),
+            None => {}
+            Some(error) if error.raw_os_error() != Some(libc::EEXIST) => {
                 return Err(error).with_context(|| format!("loading {file}"));
+            }
+            Some(error) => {
+                let as_asked = parameters().get(&wanted).is_some_and(|has| has == params);
+                if !params.is_empty() && !as_asked {
+                    return Err(error).with_context(|| {
+                        format!("{file} is loaded, but not with '{params}': unload it first")
+                    });
+                }
             }
         }
     }
@@ -51,10 +66,12 @@ pub(crate) fn load(name: &str, params: &str) -> Result<()> {
 
 /// Remove `name`, not waiting for anybody to let go of it.
 pub(crate) fn unload(name: &str) -> io::Result<()> {
-    let name = CString::new(normal(name))?;
+    let name = normal(name);
+    let text = CString::new(name.as_str())?;
     // SAFETY: a terminated string.
-    let result = unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) };
+    let result = unsafe { libc::syscall(libc::SYS_delete_module, text.as_ptr(), libc::O_NONBLOCK) };
     if result == 0 {
+        parameters().remove(&name);
         Ok(())
     } else {
         Err(io::Error::last_os_error())

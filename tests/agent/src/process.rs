@@ -14,11 +14,16 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bufshare_agent::wire::{Message, Ran, Status, Stream};
 
 use crate::port::Port;
+
+/// How long after a program's end its output may stay open; less than the host waits for
+/// the answer beyond the program's own time. It ends with the program unless that left
+/// another behind.
+const OUTPUT_END: Duration = Duration::from_secs(10);
 
 /// All children whose end somebody waits for.
 #[derive(Default)]
@@ -175,19 +180,29 @@ pub(crate) fn run(
         }
         Err(RecvTimeoutError::Disconnected) => (Status::Signal(0), false),
     };
-    // Something that it left behind may hold the pipes open.
-    let collect = |pipe: mpsc::Receiver<Vec<u8>>| {
+    let deadline = Instant::now() + OUTPUT_END;
+    let mut left_open = false;
+    let mut collect = |pipe: mpsc::Receiver<Vec<u8>>| {
         let mut bytes = Vec::new();
-        while let Ok(part) = pipe.recv_timeout(Duration::from_millis(500)) {
-            bytes.extend(part);
+        loop {
+            match pipe.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(part) => bytes.extend(part),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    left_open = true;
+                    break;
+                }
+            }
         }
         String::from_utf8_lossy(&bytes).into_owned()
     };
+    let (stdout, stderr) = (collect(stdout), collect(stderr));
     Ok(Ran {
         status,
         timed_out,
-        stdout: collect(stdout),
-        stderr: collect(stderr),
+        left_open,
+        stdout,
+        stderr,
     })
 }
 

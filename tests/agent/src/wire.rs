@@ -198,6 +198,9 @@ pub struct Ran {
     pub status: Status,
     /// It was killed because the time was over.
     pub timed_out: bool,
+    /// Something that it left behind went on to hold its output open: there may be more.
+    #[serde(default)]
+    pub left_open: bool,
     /// Its standard output.
     pub stdout: String,
     /// Its standard error output.
