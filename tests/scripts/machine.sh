@@ -212,7 +212,7 @@ test_a_folder_in_which_nothing_can_be_built_is_said() {
 test_wrong_words_for_the_demo_are_refused_at_once() {
     local words
     fake cargo <<<'echo "cargo 1.999.0 (0 2000-01-01)"'
-    for words in "--frmaes 5" "--frames many" "--size 1920" "--kernel=newest" "--out /usr/out" "--out a,b" "--accel fast"; do
+    for words in "--frmaes 5" "--frames many" "--size 1920" "--size 6000x64" "--size 64x32" "--kernel=newest" "--out /usr/out" "--out a,b" "--accel fast"; do
         # shellcheck disable=SC2086 # two words
         run "$REPO/scripts/demo" $words
         is 1 "$status"

@@ -137,9 +137,9 @@ impl FromStr for Size {
             .split_once('x')
             .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
         match numbers {
-            // Others QEMU's screen does not have.
-            Some((width @ 64..=5120, height @ 64..=2880)) => Ok(Self { width, height }),
-            _ => Err("a size is WIDTHxHEIGHT, from 64x64 to 5120x2880, as 640x480".to_owned()),
+            // Smaller ones QEMU's screen does not have.
+            Some((width @ 64..=8192, height @ 64..=8192)) => Ok(Self { width, height }),
+            _ => Err("a size is WIDTHxHEIGHT, from 64x64 on, as 640x480".to_owned()),
         }
     }
 }
