@@ -373,6 +373,14 @@ impl Hand {
         Ok((buf, map, export))
     }
 
+    /// IMPORT and mmap of a buffer that holds the pattern of `seed`.
+    pub fn import_pattern(&mut self, id: &str, seed: u32) -> Result<Map> {
+        let import = self.import(id)?;
+        let map = self.map(import.buf)?;
+        ensure!(self.compare(map, seed)? == Sight::Pattern);
+        Ok(map)
+    }
+
     /// IMPORT to read and write.
     pub fn import(&mut self, id: &str) -> Result<Import> {
         self.import_with(id, true)

@@ -297,13 +297,9 @@ fn a_guest_sleeps_and_wakes_and_shares_again() {
         }
         let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
         let (_, _, export) = a.offer(SIZE, 4)?;
-        let import = b.import(&export.id)?;
-        let map = b.map(import.buf)?;
-        ensure!(b.compare(map, 4)? == Sight::Pattern);
+        let map = b.import_pattern(&export.id, 4)?;
         let (_, own, offered) = b.offer(SIZE, 5)?;
-        let theirs = a.import(&offered.id)?;
-        let theirs = a.map(theirs.buf)?;
-        ensure!(a.compare(theirs, 5)? == Sight::Pattern);
+        let theirs = a.import_pattern(&offered.id, 5)?;
         // Devices are put to sleep and woken, the machine itself is not.
         vms.b.write_file(TEST, b"devices")?;
         vms.b.sleep()?;
@@ -315,9 +311,7 @@ fn a_guest_sleeps_and_wakes_and_shares_again() {
         ensure!(status(a.import(&offered.id))? == "NOT_FOUND");
         b.wait_event("Overflow", |event| event.kind == "Overflow")?;
         // What the other VM has is still there.
-        let import = b.import(&export.id)?;
-        let map = b.map(import.buf)?;
-        ensure!(b.compare(map, 4)? == Sight::Pattern);
+        b.import_pattern(&export.id, 4)?;
         drop((a, b));
         all_works(vms, 40)
     });

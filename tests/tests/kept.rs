@@ -114,13 +114,7 @@ fn a_driver_that_leaves_while_the_host_answers_keeps_nothing() {
         let run = || {
             let vms = TwoVms::boot(Plan::new(), &logs)?;
             let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
-            let (_, _, export) = a.offer(SIZE, 1)?;
-            let heap = a.make(Source::Heap("system".to_owned()), SIZE)?;
-            let other = a.export(heap)?;
-            for id in [&export.id, &other.id] {
-                let import = b.import(id)?;
-                b.map(import.buf)?;
-            }
+            two_are_mapped(&mut a, &mut b)?;
             unbind(&vms.a)?;
             drop((a, b));
             unload_when_free(&vms.a)?;

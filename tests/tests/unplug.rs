@@ -198,13 +198,9 @@ fn a_reset_of_the_function_revokes_what_is_shared_or_is_refused() {
             .any(|name| name == "function-reset");
         let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
         let (_, _, export) = a.offer(SIZE, 1)?;
-        let import = b.import(&export.id)?;
-        let map = b.map(import.buf)?;
-        ensure!(b.compare(map, 1)? == Sight::Pattern);
+        let map = b.import_pattern(&export.id, 1)?;
         let (_, own, offered) = b.offer(SIZE, 2)?;
-        let theirs = a.import(&offered.id)?;
-        let theirs = a.map(theirs.buf)?;
-        ensure!(a.compare(theirs, 2)? == Sight::Pattern);
+        let theirs = a.import_pattern(&offered.id, 2)?;
 
         let function = driver::pci_device(&vms.b)?;
         let reset = vms.b.write_file(&format!("{function}/reset"), b"1");
@@ -221,9 +217,7 @@ fn a_reset_of_the_function_revokes_what_is_shared_or_is_refused() {
             b.wait_event("Overflow", |event| event.kind == "Overflow")?;
         }
         ensure!(b.compare(own, 2)? == Sight::Pattern);
-        let import = b.import(&export.id)?;
-        let map = b.map(import.buf)?;
-        ensure!(b.compare(map, 1)? == Sight::Pattern);
+        b.import_pattern(&export.id, 1)?;
         drop((a, b));
         works(vms, 30)?;
 
