@@ -63,23 +63,38 @@ test_a_word_of_absence_needs_a_line_and_a_reason() {
     said "CONFIG_A=y: said to be absent on oldest, which is no kernel"
 }
 
-# a_lab: one of which the debug kernels seem to be made.
+# a_lab: one in which what makes a kernel only writes down the name of the series, and
+# makes what there is of a kernel afterwards.
 a_lab() {
     checkout
     stub lab <<'END'
 [[ $1 != --path ]] || exit
 mkdir -p "$BUFSHARE_LAB/root/lab"
-touch "$BUFSHARE_LAB"/root/lab/{base,kernel-stable,kernel-newest}.stamp
 echo "ROOT=$BUFSHARE_LAB/root" >"$BUFSHARE_LAB/lab.env"
-for series in stable newest; do echo "KERNEL_SERIES=$series" >"$BUFSHARE_LAB/kernel-$series.env"; done
+for series in stable newest; do
+    [[ -e $BUFSHARE_LAB/root/lab/kernel-$series.env ]] ||
+        printf 'KERNEL_SERIES=%s\nKERNEL_RELEASE=6.12\nKERNEL_VERSION=6.12-1\n' $series >"$BUFSHARE_LAB/root/lab/kernel-$series.env"
+    ln -sfn "root/lab/kernel-$series.env" "$BUFSHARE_LAB/kernel-$series.env"
+done
+END
+    stub in-lab <<'END'
+echo "gcc 14"
 END
     stub test <<END
 echo "\$* in \$BUFSHARE_LAB, times \$BUFSHARE_TIMEOUT_FACTOR" >>$tmp/tests
 END
-    # Only the name of what is to be made.
     # shellcheck disable=SC2016 # for the script
-    sed -i 's/^        (make_kernel) 9>&-$/        echo "$KERNEL_SERIES" >>"$MADE"/' "$tmp/repo/scripts/debug-kernel"
-    grep -q MADE "$tmp/repo/scripts/debug-kernel"
+    sed -i 's/^        (make_kernel) 9>&-$/        stand_in/' "$tmp/repo/scripts/debug-kernel"
+    # shellcheck disable=SC2016 # for the script
+    sed -i '/^# have_kernel SERIES/i\
+stand_in() {\
+    echo "$KERNEL_SERIES" >>"$MADE"\
+    mkdir -p "$built/usr/lib/modules/debug" "$built/usr/src/linux-headers-debug"\
+    echo image >"$built/usr/lib/modules/debug/vmlinuz"\
+    echo debug >"$built/release"\
+    echo "$stamp" >"$built/stamp"\
+}' "$tmp/repo/scripts/debug-kernel"
+    [[ $(grep -c '^ *stand_in' "$tmp/repo/scripts/debug-kernel") == 2 ]]
     export MADE=$tmp/made
     : >"$MADE"
 }
@@ -91,6 +106,7 @@ test_the_tests_run_on_the_kernels_that_were_asked_for() {
     for kernel in stable newest all; do
         : >"$tmp/tests"
         : >"$MADE"
+        rm -rf "$tmp/lab-debug"
         run "$tmp/repo/scripts/debug-kernel" --kernel "$kernel" -- one_test
         is 0 "$status"
         # Its failures count on any kernel.
@@ -98,9 +114,29 @@ test_the_tests_run_on_the_kernels_that_were_asked_for() {
         is "${kernel/all/stable newest}" "$(paste -sd ' ' "$MADE")"
     done
     : >"$MADE"
+    rm -rf "$tmp/lab-debug"
     run "$tmp/repo/scripts/debug-kernel" --build-only
     is stable "$(<"$MADE")"
     run "$tmp/repo/scripts/debug-kernel" --kernel other
     is 1 "$status"
     said "unknown kernel 'other'"
+}
+
+test_a_kernel_is_made_once_also_when_the_lab_is_made_anew() {
+    local lab=$tmp/lab-debug env=$tmp/lab-debug/kernel-stable.env
+    a_lab
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    is 0 "$status"
+    grep -qx 'KERNEL_RELEASE=debug' "$env"
+    rm -rf "$lab/root"
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    is 0 "$status"
+    is stable "$(<"$MADE")"
+    grep -qx 'KERNEL_RELEASE=debug' "$env"
+    is image "$(<"$lab/root/usr/lib/modules/debug/vmlinuz")"
+    # Another configuration makes another kernel.
+    echo "# another" >>"$tmp/repo/tests/guest/debug.config"
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    is 0 "$status"
+    is "stable stable" "$(paste -sd ' ' "$MADE")"
 }
