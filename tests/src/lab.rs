@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -138,7 +139,9 @@ pub fn has_kvm() -> bool {
 /// Whether a device can be opened to read and write.
 fn opens(device: &str) -> bool {
     let mut options = std::fs::File::options();
-    options.read(true).write(true).open(device).is_ok()
+    let file = options.read(true).write(true).open(device);
+    file.and_then(|file| file.metadata())
+        .is_ok_and(|found| found.file_type().is_char_device())
 }
 
 /// The accelerator that the variable names; none: one has to be found.

@@ -120,7 +120,9 @@ impl Vm {
         let ends = vec![OwnedFd::from(agent_end), OwnedFd::from(monitor_end)];
         let console = logs.join(format!("{name}.console"));
         let mut command = Program::new(&lab.in_lab);
+        // As the lab is: it is not made anew in the midst of a test.
         command
+            .env("BUFSHARE_ROOT", lab.folder.join("root"))
             .arg("--")
             .arg("qemu-system-x86_64")
             .args(words(lab, &machine, &ends, &console));

@@ -296,7 +296,7 @@ impl Video {
     /// until the device is closed.
     pub(crate) fn lend(&mut self, buffer: BorrowedFd<'_>, width: u32, height: u32) -> Result<()> {
         let bytes = self.set_format(width, height)?;
-        // Once: Linux 6.12's DMA debugging takes overlapping mappings to write for a fault.
+        // Once, see queue_everywhere().
         self.request(1, Memory::DmaBuf)?;
         self.queue(0, Some(buffer), bytes)
     }
@@ -307,7 +307,8 @@ impl Video {
         self.dequeue().map(drop)
     }
 
-    /// vivid sends a buffer once there is another: all are the same.
+    /// vivid sends a buffer once there is another: all are the same. To be read only:
+    /// Linux 6.12's DMA debugging takes overlapping mappings to write for a fault.
     fn queue_everywhere(&mut self, buffer: BorrowedFd<'_>, bytes: u32) -> Result<()> {
         for index in 0..self.request(1, Memory::DmaBuf)? {
             self.queue(index, Some(buffer), bytes)?;
@@ -396,17 +397,25 @@ fn receive(
     (width, height, bytes): (u32, u32, u32),
 ) -> Result<Vec<u8>> {
     receiver.set_format(width, height)?;
-    let target = sources::heap("system", u64::from(bytes), true)?;
-    receiver.queue_everywhere(target.as_fd(), bytes)?;
+    let targets = (0..receiver.request(1, Memory::DmaBuf)?)
+        .map(|_| sources::heap("system", u64::from(bytes), true))
+        .collect::<Result<Vec<_>>>()?;
+    let target = |index: u32| {
+        let target = targets.get(usize::try_from(index)?);
+        target.with_context(|| format!("the driver has no buffer {index}"))
+    };
+    for (index, target) in (0..).zip(&targets) {
+        receiver.queue(index, Some(target.as_fd()), bytes)?;
+    }
     receiver.stream(true)?;
     // The first pictures may be of before the cable: take a later one.
     for _ in 0..4 {
         let index = receiver.dequeue()?;
-        receiver.queue(index, Some(target.as_fd()), bytes)?;
+        receiver.queue(index, Some(target(index)?.as_fd()), bytes)?;
         let sent = sender.dequeue()?;
         sender.queue(sent, Some(buffer), bytes)?;
     }
-    receiver.dequeue()?;
+    let target = target(receiver.dequeue()?)?;
     receiver.stream(false)?;
     receiver.request(0, Memory::DmaBuf)?;
     let len = usize::try_from(bytes)?;
