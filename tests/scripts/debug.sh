@@ -140,3 +140,19 @@ test_a_kernel_is_made_once_also_when_the_lab_is_made_anew() {
     is 0 "$status"
     is "stable stable" "$(paste -sd ' ' "$MADE")"
 }
+
+test_what_is_missing_is_said_before_a_kernel_is_made() {
+    a_lab
+    without cargo
+    PATH=$tmp/bin:$hidden run "$tmp/repo/scripts/debug-kernel"
+    is 1 "$status"
+    said "cargo is not installed"
+    is '' "$(<"$MADE")"
+    BUFSHARE_LAB="$tmp/my lab" run "$tmp/repo/scripts/debug-kernel" --build-only
+    is 1 "$status"
+    said "no kernel can be built in a folder of this name: $tmp/my lab-debug"
+    is '' "$(<"$MADE")"
+    run "$tmp/repo/scripts/debug-kernel" --accel fast
+    is 1 "$status"
+    said "'fast' is no accelerator"
+}
