@@ -138,7 +138,7 @@ need_space() {
     free=$(df -Pm -- "$1" | awk 'NR == 2 { print $4 }')
     ((free >= $2)) ||
         die "only $free MB free in $1, $2 MB are needed" \
-            "Free some space, or set BUFSHARE_LAB to a folder on a larger disk."
+            "Free some space, or set BUFSHARE_LAB to a new folder on a larger disk."
 }
 
 # check_accel WORD: die unless WORD is one that scripts/accel takes.

@@ -105,6 +105,43 @@ test_root_without_the_right_to_mount_uses_a_user_namespace() {
     said "--map-root-user"
 }
 
+test_a_folder_of_other_files_is_no_lab() {
+    may_mount
+    an_archive
+    mkdir -p "$tmp/lab/root"
+    echo mine >"$tmp/lab/root/file"
+    run "$REPO/scripts/lab"
+    is 1 "$status"
+    said "$tmp/lab holds other files" "Set BUFSHARE_LAB"
+    no_download
+    run "$REPO/scripts/lab" --clean
+    is 1 "$status"
+    said "not made by scripts/lab"
+    is root/file "$(cd "$tmp/lab" && find . -type f | cut -c 3-)"
+    # Nor a name in it for a folder of its own, which goes again.
+    BUFSHARE_LAB=$tmp/lab/own run "$REPO/scripts/lab"
+    said "no Debian archive could be read"
+    BUFSHARE_LAB=$tmp/lab/own run "$REPO/scripts/lab" --clean
+    is 0 "$status"
+    is root "$(ls -A "$tmp/lab")"
+}
+
+# As a disk does that was empty when the lab was made on it.
+test_a_lab_is_removed_without_the_files_beside_it() {
+    may_mount
+    an_archive
+    a_lab
+    mkdir -p "$tmp/lab/photos" "$tmp/lab/built-stable" "$tmp/lab/making"
+    touch "$tmp/lab/accel-6.12-11.1" "$tmp/lab/lock"
+    run "$REPO/scripts/lab" --clean
+    is 0 "$status"
+    said "$tmp/lab is left, with what scripts/lab did not make: photos"
+    is photos "$(ls -A "$tmp/lab")"
+    run "$REPO/scripts/lab"
+    is 1 "$status"
+    said "$tmp/lab holds other files"
+}
+
 test_a_full_disk_is_said() {
     may_mount
     an_archive
@@ -155,6 +192,7 @@ END
 # a_lab: one that another version of scripts/lab made, as far as that can be seen.
 a_lab() {
     mkdir -p "$tmp/lab/root/lab"
+    : >"$tmp/lab/.bufshare-lab"
     echo 1 >"$tmp/lab/root/lab/layout"
     echo "QEMU_VERSION=9.9" >"$tmp/lab/root/lab/lab.env"
     echo older >"$tmp/lab/root/lab/base.stamp"
