@@ -134,6 +134,12 @@ test_a_kernel_is_made_once_also_when_the_lab_is_made_anew() {
     is stable "$(<"$MADE")"
     grep -qx 'KERNEL_RELEASE=debug' "$env"
     is image "$(<"$lab/root/usr/lib/modules/debug/vmlinuz")"
+    # What Debian's kernel is has been written anew, and no more.
+    sed -i 's/^KERNEL_RELEASE=.*/KERNEL_RELEASE=6.12/' "$env"
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    is 0 "$status"
+    is stable "$(<"$MADE")"
+    grep -qx 'KERNEL_RELEASE=debug' "$env"
     # Another configuration makes another kernel.
     echo "# another" >>"$tmp/repo/tests/guest/debug.config"
     run "$tmp/repo/scripts/debug-kernel" --build-only
