@@ -240,20 +240,14 @@ fn sizes_out_of_range_are_refused() {
                 Alloc::SIZE,
                 &[(offset_of!(Alloc, size), &size.to_ne_bytes())],
             );
-            let wanted = [
-                libc::EINVAL,
-                libc::ENOMEM,
-                libc::EFBIG,
-                libc::EOVERFLOW,
-                libc::E2BIG,
-            ];
+            let wanted = if size == 0 { libc::EINVAL } else { libc::EFBIG };
             fails(
                 &mut a,
                 &format!("ALLOC of {size:#x}"),
                 ioctl::ALLOC,
                 &data,
                 &[],
-                &wanted,
+                &[wanted],
             )?;
         }
         Ok(())
@@ -351,7 +345,7 @@ fn bad_descriptors_and_bad_addresses_are_refused() {
             ioctl::EXPORT,
             &acl,
             &[fd.clone(), list],
-            &[libc::E2BIG, libc::EINVAL],
+            &[libc::EINVAL],
         )?;
         let long = 4097_u32.to_ne_bytes();
         let blob = bytes(Export::SIZE, &[(blob_len, &long)]);
@@ -423,7 +417,7 @@ fn names_that_are_guessed_or_anothers_are_unknown() {
             ioctl::SET_META,
             &meta,
             &[],
-            &[libc::ENOENT, libc::EACCES],
+            &[libc::ENOENT],
         )?;
         share_works(&mut a, &mut b, 4)
     });
