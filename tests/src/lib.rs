@@ -11,6 +11,7 @@
 //! | [`channel`], [`qmp`] | the two conversations with a VM |
 //! | [`child`] | processes that never outlive the test |
 //! | [`lab`] | where kernel, image and programs are |
+//! | [`leaks`] | memory that a guest's kernel has lost |
 //! | `faults` | tests that a kernel's own fault breaks |
 //! | [`report`] | log folders, skips, the health of the guests' kernels |
 //! | [`wait`] | limits; every wait has one and says what it waited for |
@@ -31,6 +32,7 @@ mod faults;
 pub mod hand;
 pub mod image;
 pub mod lab;
+pub mod leaks;
 pub mod pair;
 pub mod qmp;
 pub mod report;

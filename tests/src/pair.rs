@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use crate::channel::Transcript;
 use crate::daemon::{self, Daemon, Holdings};
 use crate::lab::Lab;
-use crate::report;
 use crate::vm::{Machine, Vm};
+use crate::{leaks, report};
 
 /// The module under test.
 pub const DRIVER: &str = "virtio_bufshare";
@@ -293,12 +293,14 @@ impl TwoVms {
         }
     }
 
-    /// Check, then stop all.
+    /// Check, also for lost memory, then stop all.
     ///
     /// # Errors
     /// What is wrong, or did not stop cleanly.
     pub fn finish(mut self) -> Result<()> {
         self.check()?;
+        leaks::nothing_of_ours(&self.a)?;
+        leaks::nothing_of_ours(&self.b)?;
         self.stop()
     }
 

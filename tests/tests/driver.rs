@@ -4,7 +4,6 @@
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
 use core::mem::offset_of;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -17,6 +16,7 @@ use bufshare_tests::driver::{bind, unbind, unload_when_free};
 use bufshare_tests::hand::{
     AttachKind, Hand, Patch, Sight, Step, bytes, id_bytes, refused, share_works, status,
 };
+use bufshare_tests::leaks;
 use bufshare_tests::pair::{DRIVER, Plan, Shared, Side, TwoVms};
 use bufshare_tests::report::Skip;
 use bufshare_tests::vm::Vm;
@@ -25,37 +25,9 @@ use bufshare_tests::wait;
 static VMS: Shared = Shared::new(Plan::new);
 const SIZE: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
-const LEAKS: &str = "/sys/kernel/debug/kmemleak";
 
 fn all_works(vms: &mut TwoVms, seed: u32) -> Result<()> {
     share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, seed)
-}
-
-/// Have kmemleak forget what it has found so far.
-fn forget_leaks(vm: &Vm) -> Result<()> {
-    if vm.read_file(LEAKS).is_err() {
-        let reason = "the guest kernel has no kmemleak: scripts/debug-kernel runs this";
-        return Err(Skip::impossible(reason).into());
-    }
-    vm.write_file(LEAKS, b"clear")
-}
-
-/// kmemleak finds nothing that was allocated and is lost.
-fn leaks_nothing(vm: &Vm) -> Result<()> {
-    // Younger objects it takes for being in use.
-    thread::sleep(Duration::from_secs(6));
-    // What it finds at first may just have been on its way.
-    for _ in 0..2 {
-        vm.write_file(LEAKS, b"scan")?;
-    }
-    let found = vm.read_file(LEAKS)?;
-    ensure!(
-        found.is_empty(),
-        "guest {} lost memory:\n{}",
-        vm.name(),
-        String::from_utf8_lossy(&found)
-    );
-    Ok(())
 }
 
 #[test]
@@ -277,12 +249,12 @@ fn the_module_stays_while_a_buffer_lives_and_goes_when_none_does() {
 #[test]
 fn a_driver_that_is_unloaded_has_freed_all_that_it_allocated() {
     VMS.with(|vms| {
-        forget_leaks(&vms.a)?;
-        forget_leaks(&vms.b)?;
+        leaks::forget(&vms.a)?;
+        leaks::forget(&vms.b)?;
         all_works(vms, 30)?;
         for vm in [&vms.a, &vms.b] {
             unload_when_free(vm)?;
-            leaks_nothing(vm)?;
+            leaks::nothing(vm)?;
             vm.load(DRIVER, "")?;
         }
         all_works(vms, 31)
