@@ -148,6 +148,48 @@ fn vm_whose_ram_can_be_made_shorter_is_refused_and_told_what_to_type() {
 }
 
 #[test]
+fn region_that_ends_beyond_its_file_ends_nobody() {
+    let region = 16 * PAGE;
+    for (peer, sealed, file, at) in [
+        ("name=b", true, PAGE, 0),
+        ("name=b", true, region, 15 * PAGE),
+        ("name=b,unsealed-ram=allow", false, PAGE, 0),
+    ] {
+        let daemon = Daemon::spawn(&Setup {
+            peers: vec!["name=a,ram-fd=allow", peer],
+            allow: vec!["a:b:rw"],
+            ..Setup::default()
+        });
+        let mut a = Vm::boot(&daemon.socket("a"));
+        let options = Options {
+            ram: region,
+            ram_in: Some((Arc::new(memfd(file, sealed)), at)),
+            ..Options::default()
+        };
+        let b = Vm::connect(&daemon.socket("b"), &options);
+        let raw = b.front.raw();
+        raw.set_mem_table(&[b.front.ram_region()]).unwrap();
+        raw.set_vring_num(0, 64).unwrap();
+
+        // Whoever serves these rings touches what is not there.
+        assert!(raw.set_vring_addr(0, &rings(&b)).is_err());
+
+        daemon.until_gone("b");
+        let log = daemon.log();
+        for part in [
+            "b: its memory of 0x10000 bytes at 0x0 is left out",
+            "ends before the region does",
+            "b: the front end is refused: its driver's rings lie at ",
+        ] {
+            assert!(log.contains(part), "'{part}' is not in:\n{log}");
+        }
+        a.export(DATA, PAGE);
+        drop((a, b, raw));
+        daemon.finish();
+    }
+}
+
+#[test]
 fn ram_that_can_be_made_shorter_is_used_where_the_operator_allows_it() {
     let daemon = Daemon::start(&Setup {
         peers: vec!["name=a,ram-fd=allow,unsealed-ram=allow", "name=b"],

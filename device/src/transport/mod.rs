@@ -40,17 +40,30 @@ impl FileId {
     /// # Errors
     /// As `fstat`.
     pub fn of(file: impl AsFd) -> io::Result<Self> {
-        // SAFETY: all zeroes is a valid stat; it is plain data.
-        let mut meta: libc::stat = unsafe { std::mem::zeroed() };
-        // SAFETY: the descriptor is open and `meta` is writable for its size.
-        if unsafe { libc::fstat(file.as_fd().as_raw_fd(), &raw mut meta) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let meta = stat(file)?;
         Ok(Self {
             dev: meta.st_dev,
             ino: meta.st_ino,
         })
     }
+}
+
+fn stat(file: impl AsFd) -> io::Result<libc::stat> {
+    // SAFETY: all zeroes is a valid stat; it is plain data.
+    let mut meta: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open and `meta` is writable for its size.
+    if unsafe { libc::fstat(file.as_fd().as_raw_fd(), &raw mut meta) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(meta)
+}
+
+/// Bytes of an open file.
+///
+/// # Errors
+/// As `fstat`.
+pub fn length(file: impl AsFd) -> io::Result<u64> {
+    u64::try_from(stat(file)?.st_size).map_err(io::Error::other)
 }
 
 /// One region of a VM's own RAM.
@@ -332,8 +345,8 @@ const DMA_BUF: &str = "/dmabuf:";
 /// What a program has to know of a file before it touches its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryKind {
-    /// A memfd or a file of tmpfs, sealed against shrinking: touching it cannot fail
-    /// by what its owner does.
+    /// A memfd or a file of tmpfs, sealed against shrinking: touching it up to its
+    /// end cannot fail by what its owner does.
     Lasting,
     /// Its owner can end whoever touches it: by making it shorter, or by a hole in a
     /// file of hugetlbfs, which cannot be filled when the pool has no page left.

@@ -4,7 +4,7 @@
 //! A VMM may be hostile, and serves one VM: nothing that comes from it may hold up
 //! or end this process, which serves others. So kick and call descriptors are
 //! eventfds, the back-end channel is a stream socket, and memory that is touched is
-//! a memory file that nobody can make shorter. Everything else in the memory table,
+//! inside a memory file that nobody can make shorter. Everything else in the memory table,
 //! and the windows in it, are replaced by blank memory that is never touched: the
 //! front end will name them again to take them away.
 //!
@@ -25,7 +25,7 @@ use super::limits::{MAX_RAM_REGIONS, MAX_REGIONS};
 use super::memory::Files;
 use crate::broker::PeerId;
 use crate::sync::{Limiter, lock};
-use crate::transport::{FileId, MemoryKind};
+use crate::transport::{self, FileId, MemoryKind};
 
 /// Bit of the payload of SET_VRING_KICK, _CALL and _ERR: there is no descriptor.
 const NO_FD: u64 = 1 << 8;
@@ -91,6 +91,9 @@ enum Fault {
     NotMemory,
     /// Its file can lose pages, and who touches one of them then gets SIGBUS.
     Vanishing,
+    /// Its file ends before the region does: mmap allows that, and who touches what is
+    /// beyond gets SIGBUS.
+    Short,
 }
 
 impl Fault {
@@ -100,13 +103,24 @@ impl Fault {
             Self::Vanishing => {
                 "is not sealed or on hugetlbfs, so that its VMM could take pages away"
             }
+            Self::Short => "ends before the region does",
         }
     }
 
     fn help(self) -> &'static str {
         match self {
-            Self::NotMemory => "",
-            Self::Vanishing => ", or, if you trust this VMM, say unsealed-ram=allow for the peer",
+            Self::NotMemory => {
+                "If it is the VM's RAM, start QEMU with -object \
+                 memory-backend-memfd,id=m,size=SIZE,share=on -machine memory-backend=m"
+            }
+            Self::Vanishing => {
+                "If it is the VM's RAM, start QEMU with -object \
+                 memory-backend-memfd,id=m,size=SIZE,share=on -machine memory-backend=m, or, if \
+                 you trust this VMM, say unsealed-ram=allow for the peer"
+            }
+            Self::Short => {
+                "That is a bug of the VMM: all of a region has to lie in its file, from its offset on"
+            }
         }
     }
 }
@@ -118,6 +132,8 @@ struct Listed {
     len: u64,
     /// Address in the front end.
     user: u64,
+    /// Where it begins in its file.
+    offset: u64,
     /// It was replaced.
     left_out: Option<LeftOut>,
 }
@@ -134,6 +150,12 @@ enum LeftOut {
 impl Listed {
     fn holds(&self, user: u64) -> bool {
         user.checked_sub(self.user).is_some_and(|at| at < self.len)
+    }
+
+    /// Whether all of it is in a file of `bytes`.
+    fn is_within(&self, bytes: u64) -> bool {
+        let end = self.offset.checked_add(self.len);
+        end.is_some_and(|end| end <= bytes)
     }
 }
 
@@ -239,17 +261,25 @@ impl Admission {
     fn memory(&self, mut regions: Vec<Listed>, fds: &mut [OwnedFd]) -> Result<(), Refusal> {
         let kinds = fds.iter().map(Kind::of);
         let kinds = kinds.collect::<io::Result<Vec<Kind>>>()?;
-        let ids: Vec<FileId> = kinds.iter().filter_map(|kind| kind.id).collect();
+        let ids: Vec<FileId> = kinds
+            .iter()
+            .filter_map(|kind| kind.file)
+            .map(|(id, _)| id)
+            .collect();
         for ((region, fd), kind) in regions.iter_mut().zip(fds).zip(&kinds) {
-            region.left_out = match (kind.memory, kind.id) {
-                (_, Some(id)) if self.files.is_window(self.peer, id, &ids) => {
+            region.left_out = match (kind.memory, kind.file) {
+                (_, Some((id, _))) if self.files.is_window(self.peer, id, &ids) => {
                     Some(LeftOut::Foreign)
                 }
                 (MemoryKind::Vanishing, _) if !self.unsealed => {
                     self.warn_left_out(region, fd, Fault::Vanishing);
                     Some(LeftOut::Warned)
                 }
-                (_, Some(id)) => {
+                (_, Some((_, bytes))) if !region.is_within(bytes) => {
+                    self.warn_left_out(region, fd, Fault::Short);
+                    Some(LeftOut::Warned)
+                }
+                (_, Some((id, _))) => {
                     self.files.announce(self.peer, id);
                     continue;
                 }
@@ -286,8 +316,7 @@ impl Admission {
             &self.name,
             format_args!(
                 "its memory of {len:#x} bytes at {gpa:#x} is left out: no buffer and no queue can \
-                 be in it. Its file, {file}, {why}. If it is the VM's RAM, start QEMU with -object \
-                 memory-backend-memfd,id=m,size=SIZE,share=on -machine memory-backend=m{help}"
+                 be in it. Its file, {file}, {why}. {help}"
             ),
         );
     }
@@ -310,19 +339,19 @@ impl Admission {
     }
 }
 
-/// What a file is, and which, if it is memory.
+/// What a file is; if it is memory, then which and how long.
 struct Kind {
     memory: MemoryKind,
-    id: Option<FileId>,
+    file: Option<(FileId, u64)>,
 }
 
 impl Kind {
     fn of(fd: &OwnedFd) -> io::Result<Self> {
         let memory = MemoryKind::of(fd.as_fd())?;
-        let id = memory.is_memory().then(|| FileId::of(fd.as_fd()));
+        let look = || Ok::<_, io::Error>((FileId::of(fd)?, transport::length(fd)?));
         Ok(Self {
             memory,
-            id: id.transpose()?,
+            file: memory.is_memory().then(look).transpose()?,
         })
     }
 }
@@ -340,6 +369,7 @@ fn region(payload: &[u8], index: usize) -> Option<Listed> {
         gpa: word(region, 0)?,
         len: word(region, 8)?,
         user: word(region, 16)?,
+        offset: word(region, 24)?,
         left_out: None,
     })
 }
@@ -440,9 +470,20 @@ mod tests {
     }
 
     fn add(admission: &Admission, fd: OwnedFd, user: u64) -> Result<OwnedFd, Refusal> {
+        add_part(admission, fd, user, 0x1000, 0)
+    }
+
+    /// Adds `len` bytes of a file from `offset` on.
+    fn add_part(
+        admission: &Admission,
+        fd: OwnedFd,
+        user: u64,
+        len: u64,
+        offset: u64,
+    ) -> Result<OwnedFd, Refusal> {
         let mut fds = vec![fd];
         let request = FrontendReq::ADD_MEM_REG.into();
-        admission.admit(request, &words(&[0, 0x1000, 0x1000, user, 0]), &mut fds)?;
+        admission.admit(request, &words(&[0, 0x1000, len, user, offset]), &mut fds)?;
         Ok(fds.remove(0))
     }
 
@@ -466,6 +507,31 @@ mod tests {
         let blank = id(&trusting.files.blank().unwrap());
         assert_eq!(id(&add(&trusting, dup(&open), 0).unwrap()), id(&open));
         assert_eq!(id(&add(&trusting, disk_file(), 0).unwrap()), blank);
+    }
+
+    #[test]
+    fn region_that_ends_beyond_its_file_is_replaced() {
+        for (unsealed, seal) in [(false, true), (true, true), (true, false)] {
+            let file = dup(memfd(0x3000, seal));
+            let admission = admission(unsealed);
+            let blank = id(&admission.files.blank().unwrap());
+            let taken = |len, offset| {
+                let fd = add_part(&admission, dup(&file), 0x7000, len, offset).unwrap();
+                id(&fd) != blank
+            };
+
+            assert!(taken(0x3000, 0) && taken(0x1000, 0x2000));
+            for (len, offset) in [
+                (0x3001, 0),
+                (0x2000, 0x2000),
+                (0x1000, 0x3000),
+                (0x1000, 1 << 40),
+                (0x1000, u64::MAX),
+            ] {
+                assert!(!taken(len, offset), "{len:#x} at {offset:#x}");
+            }
+            assert!(matches!(rings(&admission, 0x7000), Err(Refusal::Rings(_))));
+        }
     }
 
     #[test]
@@ -519,7 +585,7 @@ mod tests {
 
     #[test]
     fn table_beyond_its_limits_is_refused() {
-        let file = dup(memfd(0x1000, true));
+        let file = dup(memfd(1 << 30, true));
         let add = |admission: &Admission, gpa, len| {
             let payload = words(&[0, gpa, len, 0, 0]);
             admission.admit(
