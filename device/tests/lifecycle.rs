@@ -21,7 +21,7 @@ use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::Extent;
+use bufshare_protocol::types::{BufferId, Extent};
 use common::daemon::{Daemon, Setup, Start};
 use common::frontend::{Asked, Options, PAGE};
 use common::other::Other;
@@ -162,9 +162,9 @@ fn nothing_is_asked_of_a_front_end_whose_device_is_stopped() {
     daemon.finish();
 }
 
-#[test]
-fn rest_of_a_mapping_is_not_asked_for_after_the_vmm_dropped_its_first_part() {
-    let (daemon, mut a, mut b) = two();
+/// B stops while it is asked for the first half of a buffer of A, and maps that all the
+/// same. Returns the buffer, and where B's queues were.
+fn stop_in_the_middle_of_a_mapping(a: &mut Vm, b: &mut Vm) -> (BufferId, Vec<u16>) {
     let extents = [0, 2].map(|page| Extent {
         addr: DATA + page * PAGE,
         len: PAGE,
@@ -181,13 +181,57 @@ fn rest_of_a_mapping_is_not_asked_for_after_the_vmm_dropped_its_first_part() {
         len: 2 * PAGE,
     });
     b.front.shm.until_waiting();
-    b.front.stop();
-
-    // The first part is mapped although the device is stopped, then dropped by the
-    // reset. The driver looks before the daemon does.
+    let bases = b.front.stop();
     b.front.shm.hold(false);
     until("the first part", || b.front.shm.windows() == 1);
     assert_eq!(b.front.shm.forgive_while_stopped(), 1);
+    (id, bases)
+}
+
+#[test]
+fn half_a_mapping_is_taken_from_a_stopped_importer_before_the_stop_is_answered() {
+    let (daemon, mut a, mut b) = boot(impatient(Daemon::start));
+    let (_, bases) = stop_in_the_middle_of_a_mapping(&mut a, &mut b);
+
+    a.front.stop();
+
+    // Counted at the moment of the answer.
+    assert_eq!(b.front.shm.windows_of(&a.front.ram_file), 0);
+    assert_eq!(daemon.peer("a")["unproved_stops"], 0);
+    assert_eq!(b.front.shm.forgive_while_stopped(), 1, "the forced unmap");
+    b.front.shm.forget_asked();
+    b.resume(&bases);
+    b.request(&Request::GetCaps { version: 1 }).unwrap();
+    assert_eq!(daemon.session("b")["jobs"], 0);
+    let asked = b.front.shm.asked();
+    assert!(!asked.iter().any(|a| matches!(a, Asked::Map { .. })));
+    a.start_fresh();
+    share(&mut a, &mut b);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn half_a_mapping_is_taken_back_when_the_importer_goes_on() {
+    let (daemon, mut a, mut b) = two();
+    let (id, bases) = stop_in_the_middle_of_a_mapping(&mut a, &mut b);
+
+    b.resume(&bases);
+
+    until("the unmap", || b.front.shm.windows() == 0);
+    let handle = b.attach(id);
+    b.map(handle, 2 * PAGE);
+    assert_eq!(b.front.shm.windows(), 2);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn rest_of_a_mapping_is_not_asked_for_after_the_vmm_dropped_its_first_part() {
+    let (daemon, mut a, mut b) = two();
+    let (id, _) = stop_in_the_middle_of_a_mapping(&mut a, &mut b);
+
+    // The reset drops the first part. The driver looks before the daemon does.
     b.front.device_reset();
     b.front.read_config(0, 4).unwrap();
     b.start_fresh();

@@ -8,8 +8,8 @@
 //!
 //! Shared-memory requests are sent only while the queues run: QEMU 11.1.3 has
 //! no device to look them up in before and after, and dies of it. (One that is
-//! on its way when the front end stops its device cannot be called back.) If the
-//! hub says so, unmap requests are sent all the same: the device of a guest that
+//! on its way when the front end stops its device cannot be called back.) A mapping
+//! that is not finished then is given up. If the hub says so, unmap requests are sent all the same: the device of a guest that
 //! keeps another's memory is not worth more than that memory.
 //!
 //! A front end that resets its device may drop the windows by itself, and a
@@ -76,6 +76,8 @@ enum Turn {
     Ask,
     /// It would be about a window that the VMM has dropped, as all others.
     Dropped,
+    /// Not while the queues are stopped.
+    Stopped,
     /// Never again.
     Closed,
 }
@@ -276,9 +278,16 @@ impl Port {
         self.wake.notify_all();
     }
 
-    /// Waits until a shared-memory request of a job of `epoch` may be sent. While
-    /// the queues are stopped only one that is `forced` may.
-    fn turn(&self, epoch: u64, forced: bool) -> Turn {
+    /// Whether a map request of a job of `epoch` may be sent. It does not wait: while the
+    /// queues are stopped, unmap requests may be forced, and none may wait behind a
+    /// mapping that is not wanted any more.
+    fn turn_to_map(&self, epoch: u64) -> Turn {
+        lock(&self.state).turn(epoch).unwrap_or(Turn::Stopped)
+    }
+
+    /// Waits until an unmap request of a job of `epoch` may be sent: while the queues
+    /// are stopped, when it is forced.
+    fn turn_to_unmap(&self, epoch: u64) -> Turn {
         loop {
             let loans = {
                 let state = lock(&self.state);
@@ -295,8 +304,10 @@ impl Port {
             if dropped && state.has_only(&loans) {
                 return Turn::Dropped;
             }
-            let since = state.forced.filter(|_| forced);
-            if since.is_some_and(|since| since.elapsed() >= DROP_WAIT) {
+            if state
+                .forced
+                .is_some_and(|since| since.elapsed() >= DROP_WAIT)
+            {
                 return Turn::Ask;
             }
             drop(
@@ -305,10 +316,6 @@ impl Port {
                     .unwrap_or_else(PoisonError::into_inner),
             );
         }
-    }
-
-    fn running(&self) -> bool {
-        lock(&self.state).running
     }
 
     /// Whether the VMM may have any window that it was asked for.
@@ -584,8 +591,7 @@ struct Worker<'a> {
 impl Worker<'_> {
     /// Maps all pieces or none.
     fn map(&mut self, backend: &Backend, pieces: &[FdPiece], what: What) -> Outcome {
-        // What waited while the queues were stopped is not wanted any more.
-        if !self.port.running() || !self.port.can_map() {
+        if !self.port.can_map() {
             return Outcome::HostError;
         }
         if let Some(piece) = pieces.iter().find(|piece| !self.fits(piece)) {
@@ -606,13 +612,12 @@ impl Worker<'_> {
         let mut done = Vec::with_capacity(pieces.len());
         for piece in pieces {
             let request = mmap(piece.shm_offset, piece.len, piece.fd_offset, flags);
-            if done.is_empty() && !self.port.running() {
-                return Outcome::HostError;
-            }
-            match self.port.turn(self.epoch, false) {
+            match self.port.turn_to_map(self.epoch) {
                 Turn::Ask => {}
                 // Those that were mapped are gone, too.
                 Turn::Dropped => return Outcome::Refused,
+                Turn::Stopped if done.is_empty() => return Outcome::HostError,
+                Turn::Stopped => return self.undo(backend, &done),
                 Turn::Closed => return Outcome::Stuck,
             }
             let file = match what {
@@ -663,7 +668,8 @@ impl Worker<'_> {
         self.map(backend, &[piece], What::Zeroes)
     }
 
-    /// Takes back the first pieces of a mapping whose next one was refused.
+    /// Takes back the first pieces of a mapping whose next one was refused or not asked
+    /// for.
     fn undo(&mut self, backend: &Backend, done: &[Piece]) -> Outcome {
         if done.is_empty() {
             return Outcome::Refused;
@@ -680,7 +686,7 @@ impl Worker<'_> {
         let mut outcome = Outcome::Done;
         for piece in pieces {
             let request = mmap(piece.shm_offset, piece.len, 0, VhostUserMMapFlags::empty());
-            match self.port.turn(self.epoch, true) {
+            match self.port.turn_to_unmap(self.epoch) {
                 Turn::Ask => match answer(backend.shmem_unmap(&request)) {
                     Answer::Yes => self.port.returned(piece.shm_offset),
                     // QEMU unmaps by itself when the device is reset, and knows
@@ -707,7 +713,7 @@ impl Worker<'_> {
                     Answer::Broken => return Outcome::Stuck,
                 },
                 Turn::Dropped => outcome = Outcome::Refused,
-                Turn::Closed => return Outcome::Stuck,
+                Turn::Stopped | Turn::Closed => return Outcome::Stuck,
             }
             if let Err(error) = self.port.zeroes.release(*piece) {
                 let what = format_args!("zeroes are kept: {error}");
@@ -726,11 +732,11 @@ impl Worker<'_> {
         let result = if quiet {
             answer(backend.shared_object_remove(&VhostUserSharedMsg { uuid: self.nonce }))
         } else {
-            match self.port.turn(self.epoch, true) {
+            match self.port.turn_to_unmap(self.epoch) {
                 Turn::Ask => answer(backend.shmem_unmap(&self.guard())),
                 // The kernel's word is proof enough.
                 Turn::Dropped => Answer::Yes,
-                Turn::Closed => Answer::Broken,
+                Turn::Stopped | Turn::Closed => Answer::Broken,
             }
         };
         match result {

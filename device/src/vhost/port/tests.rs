@@ -30,7 +30,7 @@ fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
         }),
         ("turn", |port| {
             lock(&port.state).forced = Instant::now().checked_sub(DROP_WAIT);
-            assert_eq!(port.turn(0, true), Turn::Ask);
+            assert_eq!(port.turn_to_unmap(0), Turn::Ask);
         }),
         ("next", |port| {
             assert!(matches!(port.next(), Some(Next::Job(..))));
@@ -55,6 +55,25 @@ fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
             assert!(in_time.is_ok(), "{what}: the hub waits");
         });
     }
+}
+
+#[test]
+fn map_request_does_not_wait_while_the_queues_are_stopped() {
+    let port = port();
+    let (lent, asked, _answer) = Lent::slow();
+    lock(&port.state).lent_mut().insert(0, Arc::new(lent));
+
+    assert_eq!(port.turn_to_map(0), Turn::Stopped);
+    port.force();
+    assert_eq!(port.turn_to_map(0), Turn::Stopped);
+
+    assert!(asked.try_recv().is_err(), "the kernel was asked");
+    port.set_running(true);
+    assert_eq!(port.turn_to_map(0), Turn::Ask);
+    port.forget_jobs();
+    assert_eq!(port.turn_to_map(0), Turn::Dropped);
+    port.close();
+    assert_eq!(port.turn_to_map(0), Turn::Closed);
 }
 
 #[test]
@@ -87,13 +106,13 @@ fn jobs_are_forgotten_with_the_one_that_is_being_done() {
 
     port.forget_jobs();
 
-    assert_eq!(port.turn(epoch, true), Turn::Dropped);
+    assert_eq!(port.turn_to_unmap(epoch), Turn::Dropped);
     assert_eq!(port.jobs(), 1, "it is still in hand");
     port.set_running(true);
-    assert_eq!(port.turn(epoch, true), Turn::Dropped);
+    assert_eq!(port.turn_to_unmap(epoch), Turn::Dropped);
     port.push(job(3));
     let Some(Next::Job(_, _, epoch)) = port.next() else {
         panic!("no job")
     };
-    assert_eq!(port.turn(epoch, true), Turn::Ask);
+    assert_eq!(port.turn_to_unmap(epoch), Turn::Ask);
 }
