@@ -103,6 +103,25 @@ fn descriptor_of_a_queue_that_is_no_eventfd_is_refused() {
     }
 }
 
+#[test]
+fn second_kick_descriptor_of_a_queue_that_runs_is_refused() {
+    let daemon = Daemon::spawn(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let b = Vm::boot(&daemon.socket("b"));
+    let second = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+
+    // The session may end before its answer. Else a write to the first one would wake
+    // the daemon without end.
+    let _ = b.front.raw().set_vring_kick(0, &second);
+
+    daemon.until_gone("b");
+    let said = "b: the front end is refused: it gave queue 0 a second kick descriptor";
+    assert!(daemon.log().contains(said), "{}", daemon.log());
+    a.export(DATA, PAGE);
+    drop((a, b));
+    daemon.finish();
+}
+
 /// Where a driver puts its rings.
 fn rings(vm: &Vm) -> VringConfigData {
     let base = vm.front.ram.ptr as u64;

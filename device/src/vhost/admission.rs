@@ -15,6 +15,7 @@
 //!
 //! Formats: vhost-user specification, "Message Specification".
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::{fs, io};
@@ -53,6 +54,12 @@ pub enum Refusal {
          could wake this program for ever"
     )]
     Semaphore,
+    /// The event loop of the vhost-user crate would go on to watch the first one.
+    #[error(
+        "it gave queue {0} a second kick descriptor, without GET_VRING_BASE since the first: one \
+         write to that could wake this program for ever"
+    )]
+    SecondKick(u8),
     /// The back-end channel is something else.
     #[error("it gave {0} as back-end channel, which has to be a Unix stream socket")]
     NotSocket(String),
@@ -168,6 +175,8 @@ pub struct Admission {
     unsealed: bool,
     max_bytes: u64,
     table: Mutex<Vec<Listed>>,
+    /// Queues that have a kick descriptor.
+    kicked: Mutex<BTreeSet<u8>>,
     limiter: Limiter,
 }
 
@@ -189,6 +198,7 @@ impl Admission {
             unsealed,
             max_bytes,
             table: Mutex::default(),
+            kicked: Mutex::default(),
             limiter: Limiter::new(),
         }
     }
@@ -233,18 +243,26 @@ impl Admission {
             (FrontendReq::SET_VRING_ERR, "error"),
         ] {
             if is(which) {
-                return match (word(payload, 0), &fds[..]) {
-                    (Some(value), []) if value & NO_FD != 0 => Ok(()),
-                    (Some(value), [fd]) if value & NO_FD == 0 => {
-                        eventfd(fd, what)?;
-                        if which == FrontendReq::SET_VRING_KICK && is_semaphore(fd)? {
-                            return Err(Refusal::Semaphore);
-                        }
-                        Ok(())
-                    }
-                    _ => Err(malformed),
-                };
+                let value = word(payload, 0).ok_or(Refusal::Malformed(request))?;
+                match &fds[..] {
+                    [] if value & NO_FD != 0 => {}
+                    [fd] if value & NO_FD == 0 => eventfd(fd, what)?,
+                    _ => return Err(Refusal::Malformed(request)),
+                }
+                if which == FrontendReq::SET_VRING_KICK {
+                    return self.kick(value, fds.first());
+                }
+                return Ok(());
             }
+        }
+        if is(FrontendReq::GET_VRING_BASE) {
+            let index = word(payload, 0).map(u64::to_le_bytes);
+            if let Some([index, 0, 0, 0, ..]) = index {
+                lock(&self.kicked).remove(&index);
+            }
+        }
+        if is(FrontendReq::RESET_DEVICE) {
+            lock(&self.kicked).clear();
         }
         if is(FrontendReq::SET_VRING_ADDR) {
             return self.rings(payload).ok_or(malformed)?;
@@ -255,6 +273,23 @@ impl Admission {
             (false, []) => Ok(()),
             _ => Err(malformed),
         }
+    }
+
+    /// Looks at a kick descriptor, or none, for a queue. The vhost-user crate stops to
+    /// watch one only when the queue is stopped or disabled.
+    fn kick(&self, value: u64, fd: Option<&OwnedFd>) -> Result<(), Refusal> {
+        let [index, ..] = value.to_le_bytes();
+        let mut kicked = lock(&self.kicked);
+        if kicked.contains(&index) {
+            return Err(Refusal::SecondKick(index));
+        }
+        if let Some(fd) = fd {
+            if is_semaphore(fd)? {
+                return Err(Refusal::Semaphore);
+            }
+            kicked.insert(index);
+        }
+        Ok(())
     }
 
     /// Looks at further regions of memory.
@@ -627,7 +662,7 @@ mod tests {
                 .unwrap();
             assert!(blocking.read().is_err(), "it would block");
 
-            let none = admission.admit(request.into(), &words(&[NO_FD]), &mut vec![]);
+            let none = admission.admit(request.into(), &words(&[NO_FD | 2]), &mut vec![]);
             assert!(none.is_ok());
             let pipe = admission.admit(request.into(), &words(&[0]), &mut vec![dup(&pipe)]);
             assert!(matches!(pipe, Err(Refusal::NotEventfd(..))), "{pipe:?}");
@@ -654,6 +689,39 @@ mod tests {
         assert!(matches!(kick, Err(Refusal::Semaphore)), "{kick:?}");
         // It is never read.
         give(FrontendReq::SET_VRING_CALL).unwrap();
+    }
+
+    #[test]
+    fn queue_that_is_not_stopped_has_one_kick_descriptor() {
+        let admission = admission(false);
+        let admit = |request: FrontendReq, payload: &[u64], fds| {
+            admission.admit(request.into(), &words(payload), &mut { fds })
+        };
+        let eventfd = || {
+            let eventfd = vmm_sys_util::eventfd::EventFd::new(0).unwrap();
+            // SAFETY: open, and duplicated at once.
+            vec![dup(unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) })]
+        };
+        let kick = FrontendReq::SET_VRING_KICK;
+        // A driver that polls may be given one later.
+        admit(kick, &[1 | NO_FD], vec![]).unwrap();
+        admit(kick, &[1], eventfd()).unwrap();
+        admit(kick, &[0], eventfd()).unwrap();
+
+        for again in [
+            admit(kick, &[1], eventfd()),
+            admit(kick, &[1 | NO_FD], vec![]),
+        ] {
+            assert!(matches!(again, Err(Refusal::SecondKick(1))), "{again:?}");
+        }
+        admit(FrontendReq::GET_VRING_BASE, &[1], vec![]).unwrap();
+        admit(kick, &[1], eventfd()).unwrap();
+        assert!(
+            admit(kick, &[0], eventfd()).is_err(),
+            "another queue's stop"
+        );
+        admit(FrontendReq::RESET_DEVICE, &[], vec![]).unwrap();
+        admit(kick, &[0], eventfd()).unwrap();
     }
 
     #[test]
