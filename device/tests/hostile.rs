@@ -13,8 +13,11 @@
 mod common;
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::Request;
@@ -119,6 +122,26 @@ fn second_kick_descriptor_of_a_queue_that_runs_is_refused() {
     assert!(daemon.log().contains(said), "{}", daemon.log());
     a.export(DATA, PAGE);
     drop((a, b));
+    daemon.finish();
+}
+
+/// As long as every buffer on the way to the daemon and back can be full.
+const NOTHING_MOVES: Duration = Duration::from_millis(500);
+
+#[test]
+fn front_end_that_asks_and_does_not_read_is_seen_to_end() {
+    let daemon = Daemon::spawn(&Setup::default());
+    let front = UnixStream::connect(daemon.socket("b")).unwrap();
+    // Request, version, length.
+    let get_features = [1_u32, 1, 0].map(u32::to_ne_bytes).concat();
+    until("the session", || !daemon.session("b").is_null());
+    front.set_write_timeout(Some(NOTHING_MOVES)).unwrap();
+    while (&front).write_all(&get_features).is_ok() {}
+
+    drop(front);
+
+    daemon.until_gone("b");
+    drop(Vm::boot(&daemon.socket("b")));
     daemon.finish();
 }
 

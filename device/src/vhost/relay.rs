@@ -121,9 +121,17 @@ impl Relay {
         };
         // The last message, if it is yet to be answered.
         let mut open = None;
+        // One that was admitted and waits until the crate can take it.
+        let mut next: Option<Message> = None;
         loop {
-            match wait([front, back], -1) {
-                Ok(Some(1)) => {
+            // What the crate says comes first, and nothing is sent that it would have to
+            // take before it is heard: it may wait for that itself.
+            let entry = match &next {
+                None => (front, libc::POLLIN),
+                Some(_) => (back, libc::POLLOUT),
+            };
+            match wait([(back, libc::POLLIN), entry], -1) {
+                Ok(Some(0)) => {
                     let Ok(Some(answer)) = receive(back) else {
                         return Left::Crate(open);
                     };
@@ -133,6 +141,15 @@ impl Relay {
                     }
                 }
                 Ok(_) => {
+                    if let Some(message) = next.take() {
+                        if send(back, &message).is_err() {
+                            return Left::Crate(open);
+                        }
+                        if message.oversized {
+                            return Left::Front(Ok(()));
+                        }
+                        continue;
+                    }
                     let mut message = match receive(front) {
                         Ok(Some(message)) => message,
                         Ok(None) => return Left::Front(Ok(())),
@@ -143,12 +160,7 @@ impl Relay {
                         return Left::Crate(open);
                     }
                     message.tell(watch);
-                    if send(back, &message).is_err() {
-                        return Left::Crate(open);
-                    }
-                    if message.oversized {
-                        return Left::Front(Ok(()));
-                    }
+                    next = Some(message);
                 }
                 Err(error) => return Left::Front(Err(error)),
             }
@@ -171,7 +183,7 @@ impl Relay {
                     return;
                 }
             }
-            match wait([front], REFUSE_LOOK_MS) {
+            match wait([(front, libc::POLLIN)], REFUSE_LOOK_MS) {
                 Ok(None) => {}
                 Ok(Some(_)) => match receive(front) {
                     Ok(Some(message)) if !message.oversized => answer = refusal(&message.bytes),
@@ -198,15 +210,15 @@ fn is_hang_up(error: &io::Error) -> bool {
     )
 }
 
-/// The first of the sockets that has something to read; none in the time given.
+/// The first of the sockets of which an event has come; none in the time given.
 fn wait<const N: usize>(
-    sockets: [&UnixStream; N],
+    sockets: [(&UnixStream, libc::c_short); N],
     timeout_ms: libc::c_int,
 ) -> io::Result<Option<usize>> {
     loop {
-        let mut fds = sockets.map(|socket| libc::pollfd {
+        let mut fds = sockets.map(|(socket, events)| libc::pollfd {
             fd: socket.as_raw_fd(),
-            events: libc::POLLIN,
+            events,
             revents: 0,
         });
         let count = libc::nfds_t::try_from(N).map_err(io::Error::other)?;
