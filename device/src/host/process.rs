@@ -34,8 +34,7 @@ impl Process {
         unsafe { option_into(stream.as_raw_fd(), libc::SO_PEERCRED, &mut peer) }?;
         // 0 if it is in a PID namespace that is not below ours.
         let pid = u32::try_from(peer.pid).ok().filter(|pid| *pid > 0);
-        let pidfd = option(stream.as_raw_fd(), SO_PEERPIDFD).or_else(|_| pidfd_open(pid));
-        let pidfd = pidfd.ok().filter(|fd| *fd >= 0);
+        let pidfd = pidfd_of(option(stream.as_raw_fd(), SO_PEERPIDFD), pid).filter(|fd| *fd >= 0);
         // SAFETY: just made by the kernel for us.
         let pidfd = pidfd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
         // One that is gone already has handed the connection over.
@@ -62,7 +61,17 @@ impl Process {
     }
 }
 
-/// For kernels that do not remember the process itself. It has connected a moment ago.
+/// The process that the kernel `remembers`; a kernel before 6.5 has no such option, and
+/// then it is whoever has the number now. If the kernel knows of the option and fails,
+/// the process is gone, and its number may be that of another one.
+fn pidfd_of(remembers: io::Result<libc::c_int>, pid: Option<u32>) -> Option<libc::c_int> {
+    match remembers {
+        Ok(fd) => Some(fd),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => pidfd_open(pid).ok(),
+        Err(_) => None,
+    }
+}
+
 fn pidfd_open(pid: Option<u32>) -> io::Result<libc::c_int> {
     let pid = pid.ok_or(io::ErrorKind::NotFound)?;
     // SAFETY: takes no pointer.
@@ -118,6 +127,19 @@ mod tests {
         child.wait().unwrap();
 
         assert!(process.has_ended());
+    }
+
+    #[test]
+    fn number_of_a_process_stands_for_it_only_where_the_kernel_knows_nothing_better() {
+        let own = Some(std::process::id());
+        let failed = |errno| pidfd_of(Err(io::Error::from_raw_os_error(errno)), own);
+
+        let opened = failed(libc::ENOPROTOOPT).unwrap();
+
+        // SAFETY: just made for us.
+        drop(unsafe { OwnedFd::from_raw_fd(opened) });
+        assert_eq!(failed(libc::ESRCH), None);
+        assert_eq!(failed(libc::EINVAL), None);
     }
 
     #[test]
