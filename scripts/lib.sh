@@ -7,7 +7,8 @@
 #
 # It sets REPO (the checkout), LAB (the lab's folder, see scripts/lab) and
 # TARGET (cargo's target folder), all absolute, and defines the functions
-# below. It runs nothing else.
+# below. A script that has sourced it ends its children when it ends: a trap for EXIT
+# of its own has to call end_children.
 
 REPO=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 LAB=${BUFSHARE_LAB:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/bufshare/lab}
@@ -53,6 +54,44 @@ die() {
 usage_from() {
     sed -n '3,/^[^#]/{/^#/!q; s/^# \{0,1\}//; p}' "$1" | sed '1{/^$/d}'
 }
+
+# end_children: end all processes that this shell has started, and theirs, and wait for
+# that. A signal for a script alone would leave them at work, unseen, as would Ctrl-C
+# those in the background.
+end_children() {
+    local -A ours=(["$BASHPID"]=1)
+    local stat line pid more=1 end
+    # Found by their parent; stopped, so that they start no more meanwhile.
+    while ((more)); do
+        more=0
+        for stat in /proc/[0-9]*/stat; do
+            pid=${stat//[^0-9]/}
+            # It may have ended by now. The name, in parentheses, may hold anything.
+            { read -r -d '' line <"$stat" || true; } 2>/dev/null
+            if [[ -z ${ours[$pid]:-} && ${line##*) } =~ ^[^Z]' '([0-9]+)' ' && -n ${ours[${BASH_REMATCH[1]}]:-} ]]; then
+                ours[$pid]=1 more=1
+                kill -STOP "$pid" 2>/dev/null || true
+            fi
+        done
+    done
+    unset "ours[$BASHPID]"
+    ((${#ours[@]})) || return 0
+    kill -TERM "${!ours[@]}" 2>/dev/null || true
+    kill -CONT "${!ours[@]}" 2>/dev/null || true
+    end=$((SECONDS + END_LIMIT))
+    for pid in "${!ours[@]}"; do
+        while grep -qsv '^[0-9]* (.*) Z' "/proc/$pid/stat"; do
+            if ((SECONDS >= end)); then
+                kill -KILL "$pid" 2>/dev/null || true
+                break
+            fi
+            sleep 0.1
+        done
+    done
+}
+# Seconds for what it ends to end by itself. QEMU needs less than one of them.
+END_LIMIT=10
+trap end_children EXIT
 
 # need_package PACKAGE...: they are installed when root, which is said; else it is said
 # how to.

@@ -189,6 +189,38 @@ END
     grep -q '] http://archive.invalid/debian trixie main' "$tmp/lab/making/apt/etc/sources.list"
 }
 
+# Also where the signal is for the script alone, and so not for a command of its own.
+test_an_interrupted_download_ends() {
+    may_mount
+    fake apt-get <<END
+case " \$* " in
+    *" --print-uris "*) echo "'http://archive.invalid/a.deb' a.deb 1000000 SHA256:0" ;;
+    *" --download-only "*)
+        echo \$\$ >$tmp/apt.pid
+        exec sleep 600
+        ;;
+esac
+END
+    fake apt-cache <<'END'
+case " $* " in
+    *" madison "*) echo "linux-image-amd64 | 1 | http://archive.invalid/debian trixie/main amd64 Packages" ;;
+    *" show "*) echo "Depends: linux-image-6.12.1-amd64 (= 1)" ;;
+esac
+END
+    fake dpkg-deb <<<'mkdir -p "$3/usr/share/keyrings" && : >"$3/usr/share/keyrings/debian-archive-keyring.gpg"'
+    local apt to
+    for to in "-INT -- -" "-TERM " "-HUP "; do
+        rm -f "$tmp/apt.pid"
+        begin "$REPO/scripts/lab" --mirror http://archive.invalid/debian
+        until_true "the download begins" test -s "$tmp/apt.pid"
+        apt=$(<"$tmp/apt.pid")
+        # shellcheck disable=SC2086 # words
+        kill $to$job
+        until_true "scripts/lab ends by $to" gone "$job"
+        gone "$apt" || fail "apt-get goes on after kill $to"
+    done
+}
+
 # a_lab: one that another version of scripts/lab made, as far as that can be seen.
 a_lab() {
     mkdir -p "$tmp/lab/root/lab"

@@ -167,6 +167,33 @@ test_a_second_run_in_the_same_checkout_is_refused() {
     said "another scripts/test runs"
 }
 
+test_a_signal_ends_the_tests_too() {
+    a_run "$RECORDED" "$RECORDED"
+    mv "$tmp/bin/cargo" "$tmp/bin/cargo.quick"
+    # As a test program, which is no direct child, and has a VM.
+    fake cargo <<END
+[[ " \$* " == *" --exclude "* ]] || exec $tmp/bin/cargo.quick "\$@"
+bash -c 'sleep 600 & echo \$! >$tmp/vm; wait' &
+echo \$! >$tmp/program
+wait
+END
+    local pid signal
+    for signal in TERM HUP; do
+        rm -f "$tmp/vm" "$tmp/program"
+        begin "$tmp/repo/scripts/test" --quick
+        until_true "a test runs" test -s "$tmp/vm" -a -s "$tmp/program"
+        kill "-$signal" "$job"
+        until_true "scripts/test ends by SIG$signal" gone "$job"
+        for pid in "$(<"$tmp/vm")" "$(<"$tmp/program")"; do
+            gone "$pid" || fail "$(tr '\0' ' ' </proc/"$pid"/cmdline) goes on after SIG$signal"
+        done
+    done
+    # So the next is free to use the folder.
+    mv "$tmp/bin/cargo.quick" "$tmp/bin/cargo"
+    run "$tmp/repo/scripts/test" --quick
+    is 0 "$status"
+}
+
 test_an_unseen_kernel_that_passes_is_to_be_recorded() {
     a_run "$RECORDED" "$UNSEEN"
     run "$tmp/repo/scripts/test" --kernel all
