@@ -10,6 +10,8 @@
 # below. A script that has sourced it ends its children when it ends: a trap for EXIT
 # of its own has to call end_children.
 
+# With it cd may go elsewhere, and says where.
+unset CDPATH
 REPO=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 LAB=${BUFSHARE_LAB:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/bufshare/lab}
 [[ $LAB == /* ]] || LAB=$PWD/$LAB
@@ -137,11 +139,13 @@ need_rust() {
     local need have
     need=$(sed -n 's/^rust-version *= *"\(.*\)".*/\1/p' "$REPO/Cargo.toml")
     command -v cargo >/dev/null ||
-        die "cargo is not installed" "Install Rust $need or newer: rustup (packaged as 'rustup' in Debian 13) gets it."
-    have=$(cargo --version | sed -n 's/^cargo \([0-9.]*\).*/\1/p')
+        die "cargo is not installed" "Install Rust $need or newer: rustup (packaged as 'rustup' in Debian 13) gets it, by: rustup default stable"
+    # rustup's, without a tool chain, fails.
+    have=$(cargo --version | sed -n 's/^cargo \([0-9.]*\).*/\1/p') || true
     [[ $(printf '%s\n' "$need" "$have" | sort -V | head -n 1) == "$need" ]] ||
         die "cargo is ${have:-of an unknown version}, and Rust $need or newer is needed" \
-            "With rustup: rustup update stable. Debian 13's own cargo is too old; its package 'rustup' gets a newer one."
+            "With rustup: rustup update stable, and where none was chosen yet: rustup default stable." \
+            "Debian 13's own cargo is too old; its package 'rustup' gets a newer one."
     # The guests' programs are static.
     need_commands cc:gcc
     [[ $(cc -print-file-name=libc.a) == /* ]] || need_package libc6-dev

@@ -38,6 +38,42 @@ test_an_old_cargo_is_refused() {
     is 0 "$status"
 }
 
+# As of Debian 13's rustup before a tool chain was chosen.
+test_a_cargo_that_says_nothing_is_refused() {
+    checkout
+    stub lab <<<"touch $tmp/lab-ran"
+    fake cargo <<'END'
+echo "error: rustup could not choose a version of cargo to run" >&2
+exit 1
+END
+    run "$tmp/repo/scripts/demo"
+    is 1 "$status"
+    said "cargo is of an unknown version" "rustup default stable"
+    no_download
+}
+
+# It is for people at a prompt, but some export it.
+test_cdpath_does_not_lead_to_another_checkout() {
+    checkout
+    mkdir -p "$tmp/other/scripts"
+    cd "$tmp/repo" || exit
+    export CDPATH=.:$tmp/other
+    run bash -c 'cd scripts && cd .. && . scripts/lib.sh && printf "%s\n" "$REPO" >"$0"' "$tmp/found"
+    is 0 "$status"
+    is "$tmp/repo" "$(<"$tmp/found")"
+    CDPATH=$tmp/other:. run scripts/lab --path
+    is "$tmp/lab" "$(<"$tmp/out")"
+    # Those that do not source lib.sh first.
+    cp -r "$REPO/tests/scripts" "$tmp/repo/tests/"
+    printf 'test_nothing() {\n    echo "$REPO" >%q\n}\n' "$tmp/found" >"$tmp/repo/tests/scripts/debug.sh"
+    mkdir -p "$tmp/other/tests/scripts"
+    CDPATH=$tmp/other:. run tests/scripts/run debug
+    is 0 "$status"
+    is "$tmp/repo" "$(<"$tmp/found")"
+    CDPATH=. run tests/scripts/run debug
+    is "$tmp/repo" "$(<"$tmp/found")"
+}
+
 test_no_cargo_is_said() {
     checkout
     stub lab <<<"touch $tmp/lab-ran"
@@ -277,6 +313,25 @@ test_a_folder_in_which_nothing_can_be_built_is_said() {
         said "cannot write in $tmp/file/target" "Set CARGO_TARGET_DIR"
         no_download
     done
+}
+
+test_ci_builds_in_cargos_target_folder_alone() {
+    local script
+    checkout
+    cp -r "$REPO/.ci" "$tmp/repo/"
+    mkdir "$tmp/repo/tests/scripts"
+    : >"$tmp/repo/tests/scripts/run"
+    chmod +x "$tmp/repo/tests/scripts/run"
+    fake git <<<'echo scripts/lib.sh'
+    fake cargo <<<''
+    for script in lab in-lab build-module demo test; do
+        stub "$script" <<<"echo \"$script \$*\" >>$tmp/calls"
+    done
+    run "$tmp/repo/.ci/run"
+    is 0 "$status"
+    grep -q "^build-module --check --source tests/guest/importer $tmp/target/importer-module --kernel stable$" "$tmp/calls"
+    grep -q "$tmp/target/release/vhost-device-bufshare$" "$tmp/calls"
+    ! grep -E '(^| )target/' "$tmp/calls" || fail "it uses the checkout's target/"
 }
 
 test_wrong_words_for_the_demo_are_refused_at_once() {
