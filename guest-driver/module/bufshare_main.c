@@ -376,23 +376,24 @@ static int bufshare_start(struct bufshare_device *bd)
 	return ret;
 }
 
-/* Have the host unmap the windows that it keeps for our next MAP. */
-static void bufshare_flush(struct bufshare_device *bd)
+/* Have the host unmap the windows that it keeps for our next MAP. False: no answer. */
+static bool bufshare_flush(struct bufshare_device *bd)
 {
 	struct bufshare_req *req;
 	int ret;
 
 	if (!bd->shm || !READ_ONCE(bd->alive))
-		return;
+		return true;
 	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_FLUSH, sizeof(struct virtio_bufshare_req),
 				 sizeof(struct virtio_bufshare_resp));
 	if (!req)
-		return;
+		return true;
 	req->closing = true;
 	ret = bufshare_call(bd, req, NULL);
 	if (ret)
 		dev_warn(bd->dev, "windows may be left mapped: %d\n", ret);
 	bufshare_req_put(req);
+	return ret != -ETIMEDOUT;
 }
 
 /*
@@ -402,18 +403,23 @@ static void bufshare_flush(struct bufshare_device *bd)
  * waits for the host any more; the device is reset. What the host has not said
  * to be out of others' reach by then is never given back.
  *
- * A host that does not answer is waited for once: it will not answer FLUSH
- * either.
+ * Windows come first: it is other VMs that keep back the answers for exports. A
+ * host that does not even answer FLUSH is waited for once. No wait begins later than
+ * one timeout after the first.
  */
 static void bufshare_stop(struct bufshare_device *bd)
 {
+	unsigned long until;
+
 	bufshare_lock(bd);
 	bd->leaving = true;
 	bufshare_exports_end_locked(bd);
 	bufshare_unlock(bd);
 	bufshare_imports_revoke_all(bd);
 	bufshare_imports_wait_left(bd);
-	if (bufshare_exports_wait_answered(bd))
+	until = jiffies + bufshare_timeout();
+	/* Once more for what other drivers have given back meanwhile. */
+	if (bufshare_flush(bd) && bufshare_exports_wait_answered(bd) && time_before(jiffies, until))
 		bufshare_flush(bd);
 	/* A REVOKED that has come may be what lets an export's memory go. */
 	flush_work(&bd->event_work);

@@ -207,3 +207,25 @@ fn kept_memory_is_given_back_when_the_importers_vmm_goes_on_later() {
         all_is_given_back(vms)
     });
 }
+
+/// The importer that does not let the driver's exports go is not the one that answers for
+/// the driver's own windows: those are given back, without which the device cannot be
+/// used again before the VM is powered off.
+#[test]
+fn a_driver_that_has_imported_is_bound_again_while_an_importer_of_its_own_is_stuck() {
+    STUCK.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        // The daemon keeps the window for the next import of the buffer.
+        let (_, _, theirs) = b.offer(SIZE, 6)?;
+        a.cycle(&theirs.id, 1, 6, LIMIT)?;
+        let kept = vms.daemon()?.snapshot()?.peer("a")?.windows_idle;
+        ensure!(kept == 1, "the daemon keeps {kept} windows");
+        two_are_mapped(&mut a, &mut b)?;
+        vms.b.pause_process()?;
+        let rebound = unbind(&vms.a).and_then(|device| bind(&vms.a, &device));
+        vms.b.resume_process()?;
+        rebound?;
+        drop((a, b));
+        all_is_given_back(vms)
+    });
+}
