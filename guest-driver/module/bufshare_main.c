@@ -550,6 +550,8 @@ static void bufshare_remove(struct virtio_device *vdev)
 	unregister_reboot_notifier(&bd->reboot);
 	WRITE_ONCE(bd->unbinding, true);
 	bufshare_leave(bd);
+	/* Also when there was no session: the core wants it, and one may have failed to begin. */
+	virtio_reset_device(vdev);
 	/* No ioctl waits for the host any more: have the last ones leave. */
 	down_write(&bd->inside);
 	up_write(&bd->inside);

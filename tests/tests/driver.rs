@@ -197,6 +197,33 @@ fn a_driver_is_not_unbound_before_an_import_that_has_begun_is_made() {
     });
 }
 
+/// After the sleep the device is of no use, as another driver has a buffer mapped.
+#[test]
+fn a_driver_that_could_not_wake_its_device_is_unbound_without_a_warning() {
+    HELD.with(|vms| {
+        if vms.b.read_file(TEST).is_err() {
+            return Err(Skip::impossible("the guest kernel has no /sys/power/pm_test").into());
+        }
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, export) = a.offer(SIZE, 1)?;
+        vms.b.insert("importer", &[])?;
+        let import = b.import(&export.id)?;
+        let user = b.attach(import.buf, AttachKind::Plain)?;
+        b.step(user, Step::Vmap)?;
+        vms.b.write_file(TEST, b"devices")?;
+        vms.b.sleep()?;
+        let refusal = refused(b.info())?;
+        ensure!(refusal.errno == libc::ENODEV, "{refusal}");
+        unbind(&vms.b)?;
+        vms.b.check()?;
+        drop((a, b));
+        // A VM that was left with a window has to be powered off.
+        vms.b.kill()?;
+        vms.restart(Side::B)?;
+        all_works(vms, 90)
+    });
+}
+
 #[test]
 fn unbinding_the_exporters_driver_takes_its_buffers_and_binding_it_works_again() {
     VMS.with(|vms| {
