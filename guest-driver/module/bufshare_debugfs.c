@@ -111,7 +111,9 @@ static u32 bufshare_imports_snapshot(struct bufshare_device *bd, struct bufshare
 static int state_show(struct seq_file *m, void *unused)
 {
 	struct bufshare_device *bd = m->private;
+	u8 name[VIRTIO_BUFSHARE_NAME_LEN];
 	struct bufshare_stats stats;
+	struct bufshare_caps caps;
 	struct bufshare_line *lines;
 	u32 n, i, total;
 	bool alive;
@@ -122,11 +124,13 @@ static int state_show(struct seq_file *m, void *unused)
 		return -ENOMEM;
 	bufshare_lock(bd);
 	stats = bd->stats;
+	caps = bd->caps;
+	memcpy(name, bd->name, sizeof(name));
 	alive = bd->alive;
 	bufshare_unlock(bd);
 
-	seq_printf(m, "peer %llu \"%.*s\" %s, caps %#x\n", bd->caps.peer_id,
-		   VIRTIO_BUFSHARE_NAME_LEN, bd->name, alive ? "alive" : "dead", bd->caps.caps);
+	seq_printf(m, "peer %llu \"%.*s\" %s, caps %#x\n", caps.peer_id,
+		   VIRTIO_BUFSHARE_NAME_LEN, name, alive ? "alive" : "dead", caps.caps);
 	if (bd->shm)
 		seq_printf(m, "window %#llx bytes at %pa\n", bd->shm->size, &bd->shm->start);
 	seq_printf(m, "dma-is-phys %d\n", bd->dma_is_phys);

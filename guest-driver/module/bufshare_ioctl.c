@@ -131,24 +131,28 @@ static int bufshare_malformed(struct bufshare_device *bd)
 static int bufshare_ioc_info(struct bufshare_device *bd, void *data, struct bufshare_newfd *newfd)
 {
 	struct bufshare_info *info = data;
+	struct bufshare_caps caps;
 	int ret;
 
 	memset(info, 0, sizeof(*info));
 	ret = bufshare_get_caps(bd, &info->windows_used);
 	if (ret)
 		return ret;
-	info->version = bd->caps.version;
-	info->caps = bd->caps.caps;
-	info->max_windows = bd->caps.max_windows;
-	info->max_extents = bd->caps.max_extents;
-	info->max_buffers = bd->caps.max_buffers;
-	info->max_attachments = bd->caps.max_attachments;
-	info->max_blob = bd->caps.max_blob;
-	info->map_align = bd->caps.map_align;
-	info->shm_size = bd->caps.shm_size;
-	info->max_buffer_size = bd->caps.max_buffer_size;
-	info->peer_id = bd->caps.peer_id;
+	bufshare_lock(bd);
+	caps = bd->caps;
 	memcpy(info->name, bd->name, sizeof(info->name));
+	bufshare_unlock(bd);
+	info->version = caps.version;
+	info->caps = caps.caps;
+	info->max_windows = caps.max_windows;
+	info->max_extents = caps.max_extents;
+	info->max_buffers = caps.max_buffers;
+	info->max_attachments = caps.max_attachments;
+	info->max_blob = caps.max_blob;
+	info->map_align = caps.map_align;
+	info->shm_size = caps.shm_size;
+	info->max_buffer_size = caps.max_buffer_size;
+	info->peer_id = caps.peer_id;
 	return 0;
 }
 

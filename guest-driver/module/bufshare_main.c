@@ -201,9 +201,10 @@ static void bufshare_dma_limits_restore(struct bufshare_device *bd)
 	dma_set_seg_boundary(bd->dma_dev, bd->seg_boundary);
 }
 
-/* Take over what the device says of itself, as far as it makes sense. */
-static int bufshare_set_caps(struct bufshare_device *bd,
-			     const struct virtio_bufshare_config *config)
+/* What the device says of itself, as far as it makes sense. */
+static int bufshare_parse_caps(struct bufshare_device *bd,
+			       const struct virtio_bufshare_config *config,
+			       struct bufshare_caps *to)
 {
 	struct bufshare_caps caps = {
 		.version = le32_to_cpu(config->version),
@@ -229,8 +230,21 @@ static int bufshare_set_caps(struct bufshare_device *bd,
 			caps.version, caps.map_align, caps.max_extents);
 		return -EINVAL;
 	}
-	bd->caps = caps;
+	if (!bd->shm)
+		caps.caps &= ~VIRTIO_BUFSHARE_CAP_MAP;
+	*to = caps;
 	return 0;
+}
+
+/* Programs look at it, if the function was reset under them. */
+static void bufshare_set_caps(struct bufshare_device *bd, const struct bufshare_caps *caps,
+			      const u8 *name)
+{
+	bufshare_lock(bd);
+	bd->caps = *caps;
+	if (name)
+		memcpy(bd->name, name, sizeof(bd->name));
+	bufshare_unlock(bd);
 }
 
 /*
@@ -266,6 +280,8 @@ static int bufshare_read_config(struct bufshare_device *bd)
 {
 	struct virtio_bufshare_config config;
 	u32 room = bufshare_config_room(bd);
+	struct bufshare_caps caps;
+	int ret;
 
 	if (room < sizeof(config)) {
 		dev_err(bd->dev, "the VMM gives the device %u bytes of configuration space, it needs %zu\n",
@@ -273,7 +289,10 @@ static int bufshare_read_config(struct bufshare_device *bd)
 		return -EINVAL;
 	}
 	virtio_cread_bytes(bd->vdev, 0, &config, sizeof(config));
-	return bufshare_set_caps(bd, &config);
+	ret = bufshare_parse_caps(bd, &config, &caps);
+	if (!ret)
+		bufshare_set_caps(bd, &caps, NULL);
+	return ret;
 }
 
 static int bufshare_ask_caps(struct bufshare_device *bd,
@@ -316,23 +335,22 @@ int bufshare_get_caps(struct bufshare_device *bd, u32 *windows_used)
 static int bufshare_greet(struct bufshare_device *bd)
 {
 	struct virtio_bufshare_get_caps_resp resp;
+	struct bufshare_caps caps;
 	int ret;
 
 	ret = bufshare_ask_caps(bd, &resp);
 	if (!ret)
-		ret = bufshare_set_caps(bd, &resp.config);
+		ret = bufshare_parse_caps(bd, &resp.config, &caps);
 	if (ret) {
 		dev_err(bd->dev, "the device did not tell its capabilities: %d\n", ret);
 		return ret;
 	}
-	if (bd->caps.version != VIRTIO_BUFSHARE_VERSION) {
+	if (caps.version != VIRTIO_BUFSHARE_VERSION) {
 		dev_err(bd->dev, "the device wants version %u, this driver speaks %u\n",
-			bd->caps.version, VIRTIO_BUFSHARE_VERSION);
+			caps.version, VIRTIO_BUFSHARE_VERSION);
 		return -EPROTO;
 	}
-	memcpy(bd->name, resp.name, sizeof(bd->name));
-	if (!bd->shm)
-		bd->caps.caps &= ~VIRTIO_BUFSHARE_CAP_MAP;
+	bufshare_set_caps(bd, &caps, resp.name);
 	return 0;
 }
 
@@ -548,7 +566,10 @@ static void bufshare_remove(struct virtio_device *vdev)
 
 	misc_deregister(&bd->misc);
 	unregister_reboot_notifier(&bd->reboot);
+	/* A reset of the function that is under way begins no session any more. */
+	mutex_lock(&bd->session);
 	WRITE_ONCE(bd->unbinding, true);
+	mutex_unlock(&bd->session);
 	bufshare_leave(bd);
 	/* Also when there was no session: the core wants it, and one may have failed to begin. */
 	virtio_reset_device(vdev);
@@ -584,7 +605,7 @@ static int bufshare_restore(struct virtio_device *vdev)
 	int ret;
 
 	mutex_lock(&bd->session);
-	ret = bd->rebooting ? -ESHUTDOWN : bufshare_start(bd);
+	ret = bd->rebooting || bd->unbinding ? -ESHUTDOWN : bufshare_start(bd);
 	mutex_unlock(&bd->session);
 	if (ret) {
 		bufshare_leave(bd);

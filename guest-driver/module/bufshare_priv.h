@@ -159,7 +159,8 @@ struct bufshare_shm {
  * @reboot: leaves before a reboot; constant while registered
  * @wq: dispatch of events; constant while bound
  * @revoke_wq: revocation of imports, in parallel; constant while bound
- * @caps: limits; written when no file is open or all user space is frozen
+ * @caps: limits; written as a session begins, under @lock. Each stands alone: only who
+ *	wants all of one time takes @lock to read
  * @name: our name; likewise
  * @shm: window region or NULL; constant while bound
  * @dma_is_phys: DMA addresses of @dma_dev are guest-physical; constant
@@ -167,7 +168,7 @@ struct bufshare_shm {
  *	each other otherwise
  * @rebooting: no session begins any more; @session
  * @inside: read: @dma_dev or @shm is used by an ioctl; write: wait for those
- * @unbinding: none of them begins any more
+ * @unbinding: none of them begins any more, nor a session; @session to write
  * @lock: see each field
  * @alive: requests can be sent; @lock to write
  * @leaving: only requests that give something back are sent; @lock
@@ -647,8 +648,18 @@ int bufshare_newfd_prepare(struct bufshare_newfd *newfd, u32 fd_flags, struct fi
 void bufshare_meta_to_wire(struct virtio_bufshare_meta *to, const struct bufshare_meta *from);
 
 /* bufshare_reset.c */
+#ifdef BUFSHARE_HAVE_RESET_CALLBACKS
+static inline void bufshare_reset_forbid(struct bufshare_device *bd)
+{
+}
+
+static inline void bufshare_reset_allow(struct bufshare_device *bd)
+{
+}
+#else
 void bufshare_reset_forbid(struct bufshare_device *bd);
 void bufshare_reset_allow(struct bufshare_device *bd);
+#endif
 
 /* bufshare_sysfs.c */
 extern const struct attribute_group *bufshare_groups[];

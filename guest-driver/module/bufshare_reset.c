@@ -5,23 +5,12 @@
  * Who writes to the function's "reset" in sysfs resets the device. A newer kernel
  * has virtio drivers stop before and start after. On an older one nobody would
  * notice: windows would be gone under user mappings, and requests would never be
- * answered. There, the function has no way of being reset while it is bound.
+ * answered. There, and only there is this file part of the module, the function has no
+ * way of being reset while it is bound.
  */
 #include <linux/pci.h>
 
 #include "bufshare_priv.h"
-
-#ifdef BUFSHARE_HAVE_RESET_CALLBACKS
-
-void bufshare_reset_forbid(struct bufshare_device *bd)
-{
-}
-
-void bufshare_reset_allow(struct bufshare_device *bd)
-{
-}
-
-#else
 
 /**
  * bufshare_reset_forbid() - have requests to reset the function fail
@@ -54,5 +43,3 @@ void bufshare_reset_allow(struct bufshare_device *bd)
 	if (!pdev->reset_methods[0])
 		pdev->reset_methods[0] = bd->reset_method;
 }
-
-#endif

@@ -73,22 +73,26 @@ long bufshare_timeout(void)
  * take as long as the VMM pleases, and others would spin meanwhile with
  * interrupts off. Which queues are to be notified is decided while it is held;
  * that they live until then is seen to by RCU: bufshare_notified() waits.
+ *
+ * Nobody is preempted in between: a request that another task adds meanwhile needs
+ * no notification of its own, since this one is to come. On a PREEMPT_RT kernel that
+ * holds, too: there the lock sleeps when it is taken, but not when it is released.
  */
 static void bufshare_notify(struct virtqueue *ctrl, struct virtqueue *eventq)
-	__releases(RCU)
+	__releases(RCU_SCHED)
 {
 	if (ctrl)
 		virtqueue_notify(ctrl);
 	if (eventq)
 		virtqueue_notify(eventq);
-	rcu_read_unlock();
+	rcu_read_unlock_sched();
 }
 
 static void bufshare_take_kicks_locked(struct bufshare_device *bd, struct virtqueue **ctrl,
 				       struct virtqueue **eventq)
-	__acquires(RCU)
+	__acquires(RCU_SCHED)
 {
-	rcu_read_lock();
+	rcu_read_lock_sched();
 	*ctrl = bd->kick_ctrl ? bd->ctrl : NULL;
 	*eventq = bd->kick_eventq ? bd->eventq : NULL;
 	bd->kick_ctrl = false;
