@@ -8,25 +8,31 @@
  * later session asks the host anew, of whatever binding of the driver the export
  * was. Only an UNEXPORT that is done counts: a host that was restarted does not know
  * the buffer either.
+ *
+ * The host answers UNEXPORT when no other VM reaches the buffer, and QUERY at once. So
+ * QUERY finds those that are to be unexported, round after round: one that is still
+ * reached takes no place in the queue, and does not keep the next from being asked for.
  */
 #include <linux/errno.h>
+#include <linux/jiffies.h>
+#include <linux/limits.h>
 #include <linux/list.h>
 #include <linux/spinlock.h>
 #include <linux/string.h>
 
 #include "bufshare_priv.h"
 
-/*
- * Each takes a place in the control queue, which has 32, for as long as an importer
- * pleases.
- */
-#define BUFSHARE_KEPT_ASKED	4
+/* From the end of one round to the next, if some are still reached. */
+#define BUFSHARE_KEPT_PAUSE	msecs_to_jiffies(2000)
+
+/* bufshare_exp.asked: no round asks for it any more, in this session. */
+#define BUFSHARE_KEPT_NEVER	U64_MAX
 
 static DEFINE_SPINLOCK(bufshare_kept_lock);	/* all of the following */
 static LIST_HEAD(bufshare_kept_list);
 static u32 bufshare_kept_count;
 static u64 bufshare_kept_bytes;
-static u64 bufshare_kept_sessions;
+static u64 bufshare_kept_rounds;
 
 /**
  * bufshare_kept_add_locked() - keep an export
@@ -68,32 +74,36 @@ u32 bufshare_kept_total(u64 *bytes)
 	return count;
 }
 
+/* The waiter may have gone, and touches the export no more. */
 static void bufshare_kept_complete(struct bufshare_device *bd, struct bufshare_req *req)
 {
 	struct bufshare_exp *exp = req->owner;
 
-	bd->kept_asked--;
-	if (bd->alive)
-		queue_work(bufshare_release_wq, &bd->kept_work);
-	if (req->err)
+	if (req->err) {
+		if (req->status == VIRTIO_BUFSHARE_S_NOT_FOUND)
+			return;
+		spin_lock(&bufshare_kept_lock);
+		exp->asked = 0;
+		spin_unlock(&bufshare_kept_lock);
 		return;
+	}
 	dev_info(bd->dev, "other VMs no longer reach an exported buffer that was kept: its %llu bytes are given back\n",
 		 exp->size);
 	bufshare_kept_del(exp);
 	bufshare_exp_release_locked(bd, exp);
 }
 
-/* One that this session has not asked for. It stays where it is until its answer. */
-static struct bufshare_exp *bufshare_kept_next(struct bufshare_device *bd)
+/* One that this round has not asked for. It stays where it is until its UNEXPORT. */
+static struct bufshare_exp *bufshare_kept_next(u64 round)
 {
 	struct bufshare_exp *exp, *next = NULL;
 
 	spin_lock_irq(&bufshare_kept_lock);
 	list_for_each_entry(exp, &bufshare_kept_list, kept) {
 		/* One whose EXPORT was not answered has no name to ask by. */
-		if (exp->asked == bd->kept_session || !memchr_inv(&exp->id, 0, sizeof(exp->id)))
+		if (exp->asked >= round || !memchr_inv(&exp->id, 0, sizeof(exp->id)))
 			continue;
-		exp->asked = bd->kept_session;
+		exp->asked = round;
 		next = exp;
 		break;
 	}
@@ -101,28 +111,45 @@ static struct bufshare_exp *bufshare_kept_next(struct bufshare_device *bd)
 	return next;
 }
 
-static int bufshare_kept_send(struct bufshare_device *bd, struct bufshare_exp *exp)
+static int bufshare_kept_call(struct bufshare_device *bd, struct bufshare_exp *exp, u32 type,
+			      size_t in_len, u32 *status)
 {
 	struct virtio_bufshare_by_id *out;
 	struct bufshare_req *req;
 	int ret;
 
-	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_UNEXPORT, sizeof(*out),
-				 sizeof(struct virtio_bufshare_resp));
+	req = bufshare_req_alloc(type, sizeof(*out), in_len);
 	if (!req)
 		return -ENOMEM;
 	out = req->out;
 	out->id = exp->id;
-	req->owner = exp;
-	req->complete = bufshare_kept_complete;
-	bufshare_lock(bd);
-	bd->kept_asked++;
-	ret = bufshare_send_locked(bd, req);
-	if (ret)
-		bd->kept_asked--;
-	bufshare_unlock(bd);
+	if (type == VIRTIO_BUFSHARE_CMD_UNEXPORT) {
+		req->owner = exp;
+		req->complete = bufshare_kept_complete;
+		spin_lock_irq(&bufshare_kept_lock);
+		exp->asked = BUFSHARE_KEPT_NEVER;
+		spin_unlock_irq(&bufshare_kept_lock);
+	}
+	ret = bufshare_call(bd, req, status);
 	bufshare_req_put(req);
 	return ret;
+}
+
+/* Ask for one. Returns 0: it has its answer; -EBUSY: it is still reached; or an error. */
+static int bufshare_kept_try(struct bufshare_device *bd, struct bufshare_exp *exp)
+{
+	u32 status = VIRTIO_BUFSHARE_S_OK;
+	int ret;
+
+	ret = bufshare_kept_call(bd, exp, VIRTIO_BUFSHARE_CMD_QUERY,
+				 sizeof(struct virtio_bufshare_query_resp), &status);
+	if (!ret)
+		return -EBUSY;
+	if (status != VIRTIO_BUFSHARE_S_NOT_FOUND)
+		return ret;
+	ret = bufshare_kept_call(bd, exp, VIRTIO_BUFSHARE_CMD_UNEXPORT,
+				 sizeof(struct virtio_bufshare_resp), &status);
+	return ret == -ENOENT ? 0 : ret;
 }
 
 /**
@@ -131,15 +158,28 @@ static int bufshare_kept_send(struct bufshare_device *bd, struct bufshare_exp *e
  */
 void bufshare_kept_work(struct work_struct *work)
 {
-	struct bufshare_device *bd = container_of(work, struct bufshare_device, kept_work);
+	struct bufshare_device *bd = container_of(to_delayed_work(work), struct bufshare_device,
+						  kept_work);
 	struct bufshare_exp *exp;
+	bool again = false;
+	u64 round;
+	int ret;
 
-	while (READ_ONCE(bd->kept_asked) < BUFSHARE_KEPT_ASKED) {
-		exp = bufshare_kept_next(bd);
-		/* If it cannot be asked for now, the next session does. */
-		if (!exp || bufshare_kept_send(bd, exp))
+	spin_lock_irq(&bufshare_kept_lock);
+	round = ++bufshare_kept_rounds;
+	spin_unlock_irq(&bufshare_kept_lock);
+	while ((exp = bufshare_kept_next(round))) {
+		ret = bufshare_kept_try(bd, exp);
+		/* The session is over: the next asks. */
+		if (ret == -ENODEV)
 			return;
+		again = again || ret;
+		/* A host that does not answer is not waited for again and again. */
+		if (ret == -ETIMEDOUT)
+			break;
 	}
+	if (again)
+		queue_delayed_work(bufshare_release_wq, &bd->kept_work, BUFSHARE_KEPT_PAUSE);
 }
 
 /**
@@ -148,8 +188,11 @@ void bufshare_kept_work(struct work_struct *work)
  */
 void bufshare_kept_ask(struct bufshare_device *bd)
 {
+	struct bufshare_exp *exp;
+
 	spin_lock_irq(&bufshare_kept_lock);
-	bd->kept_session = ++bufshare_kept_sessions;
+	list_for_each_entry(exp, &bufshare_kept_list, kept)
+		exp->asked = 0;
 	spin_unlock_irq(&bufshare_kept_lock);
-	queue_work(bufshare_release_wq, &bd->kept_work);
+	queue_delayed_work(bufshare_release_wq, &bd->kept_work, 0);
 }

@@ -144,7 +144,7 @@ static struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev)
 	INIT_LIST_HEAD(&bd->exports);
 	INIT_LIST_HEAD(&bd->imports);
 	INIT_WORK(&bd->event_work, bufshare_event_work);
-	INIT_WORK(&bd->kept_work, bufshare_kept_work);
+	INIT_DELAYED_WORK(&bd->kept_work, bufshare_kept_work);
 	init_waitqueue_head(&bd->idle);
 	mutex_init(&bd->files_lock);
 	INIT_LIST_HEAD(&bd->files);
@@ -446,7 +446,7 @@ static void bufshare_stop(struct bufshare_device *bd)
 	bufshare_fail_locked(bd);
 	bufshare_unlock(bd);
 	bufshare_files_wake(bd);
-	cancel_work_sync(&bd->kept_work);
+	cancel_delayed_work_sync(&bd->kept_work);
 	bufshare_notified(bd);
 
 	virtio_reset_device(bd->vdev);

@@ -185,14 +185,11 @@ struct bufshare_shm {
  * @maps: MAPs that the host has not answered; @lock
  * @maps_until: when it has to have answered one of them, jiffies; @lock
  * @stats: counters; @lock
- * @kept_asked: requests of @kept_work under way; @lock
  * @idle: woken when an import has left its window, an export is answered or its
  *	backing released
  * @event_bufs: buffers for @eventq, device-writable; constant while bound
  * @event_work: takes them; on @wq
  * @kept_work: asks for exports that are kept; on bufshare_release_wq
- * @kept_session: number of this session, among those of all devices; not changed
- *	while @kept_work can run
  * @event_seq: number of the last event; only @event_work and when it cannot run
  * @files_lock: protects @files
  * @files: struct bufshare_file.node
@@ -235,13 +232,11 @@ struct bufshare_device {
 	u32 maps;
 	unsigned long maps_until;
 	struct bufshare_stats stats;
-	u32 kept_asked;
 	wait_queue_head_t idle;
 
 	struct virtio_bufshare_event *event_bufs;
 	struct work_struct event_work;
-	struct work_struct kept_work;
-	u64 kept_session;
+	struct delayed_work kept_work;
 	u64 event_seq;
 
 	struct mutex files_lock;	/* files */
@@ -371,7 +366,7 @@ enum bufshare_export_wire {
  * @wait: pollers of the export file
  * @release_work: releases the backing; on bufshare_release_wq, once
  * @kept: on the list of exports that are kept; with bufshare_kept.c's lock to write
- * @asked: the session that last asked for it; bufshare_kept.c's lock
+ * @asked: the round of questions that it was last part of; bufshare_kept.c's lock
  * @dmabuf: the backing; constant until released, then NULL; bufshare_device.lock
  *	to write
  * @attach: foreign backing: our attachment, or NULL; likewise

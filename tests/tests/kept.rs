@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Memory is not used for anything else while the host has not said that no other VM reaches it
 
+#![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
+
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::Command;
-use bufshare_tests::channel::errno_of;
+use bufshare_tests::channel::{Transcript, errno_of};
+use bufshare_tests::daemon::{self, SOCKETS};
 use bufshare_tests::driver::{bind, bound, unbind, unload_when_free};
 use bufshare_tests::hand::{Hand, Sight, Source, share_works};
 use bufshare_tests::lab::Lab;
 use bufshare_tests::pair::{DRIVER, Plan, Shared, TwoVms, explain};
 use bufshare_tests::report;
-use bufshare_tests::vm::Vm;
+use bufshare_tests::vm::{Machine, Vm};
 use bufshare_tests::wait;
 use serde_json::json;
 
@@ -119,9 +123,8 @@ fn a_driver_that_leaves_while_the_host_answers_keeps_nothing() {
             drop((a, b));
             unload_when_free(&vms.a)?;
             vms.a.load(DRIVER, "")?;
-            let state = vms.a.read_file("/sys/kernel/debug/bufshare/state")?;
-            let state = String::from_utf8(state)?;
-            ensure!(state.contains("kept 0 backings, 0 bytes\n"), "{state}");
+            let kept = kept(&vms.a)?;
+            ensure!(kept == backings(0), "{kept}");
             vms.finish()
         };
         run().map_err(|error| explain(error, &logs))
@@ -140,13 +143,30 @@ fn two_are_mapped(a: &mut Hand, b: &mut Hand) -> Result<()> {
     Ok(())
 }
 
+/// What the driver keeps, as it says.
+fn kept(vm: &Vm) -> Result<String> {
+    let state = String::from_utf8(vm.read_file("/sys/kernel/debug/bufshare/state")?)?;
+    let line = state.lines().find(|line| line.starts_with("kept "));
+    line.map(str::to_owned)
+        .with_context(|| format!("the driver does not say what it keeps: {state}"))
+}
+
+/// How the driver says that it keeps so many buffers of [`SIZE`].
+fn backings(count: u64) -> String {
+    format!("kept {count} backings, {} bytes", count * SIZE)
+}
+
+/// The driver comes to keep so many buffers of [`SIZE`].
+fn keeps(vm: &Vm, count: u64) -> Result<()> {
+    let what = format!("the driver to say '{}'", backings(count));
+    wait::until(&what, LIMIT, || {
+        Ok((kept(vm)? == backings(count)).then_some(()))
+    })
+}
+
 /// A's driver has given all back, sharing works again, and nothing holds the module.
 fn all_is_given_back(vms: &TwoVms) -> Result<()> {
-    let free = "kept 0 backings, 0 bytes\n";
-    wait::until("the memory to be given back", LIMIT, || {
-        let state = vms.a.read_file("/sys/kernel/debug/bufshare/state")?;
-        Ok(String::from_utf8(state)?.contains(free).then_some(()))
-    })?;
+    keeps(&vms.a, 0)?;
     share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, 5)?;
     unload_when_free(&vms.a)?;
     vms.a.load(DRIVER, "")
@@ -195,14 +215,10 @@ fn kept_memory_is_given_back_when_the_importers_vmm_goes_on_later() {
             said_to_keep(&vms.a, 2, 2 * SIZE)?;
             bind(&vms.a, &device)
         });
-        let pending = rebound.and_then(|()| {
-            let state = vms.a.read_file("/sys/kernel/debug/bufshare/state")?;
-            Ok(String::from_utf8(state)?)
-        });
+        let pending = rebound.and_then(|()| kept(&vms.a));
         vms.b.resume_process()?;
         let pending = pending?;
-        let line = format!("kept 2 backings, {} bytes\n", 2 * SIZE);
-        ensure!(pending.contains(&line), "{pending}");
+        ensure!(pending == backings(2), "{pending}");
         drop((a, b));
         all_is_given_back(vms)
     });
@@ -227,5 +243,57 @@ fn a_driver_that_has_imported_is_bound_again_while_an_importer_of_its_own_is_stu
         rebound?;
         drop((a, b));
         all_is_given_back(vms)
+    });
+}
+
+/// A third machine, of the daemon's peer of that name.
+fn third(vms: &TwoVms, name: &str) -> Result<Vm> {
+    let sockets = vms.a.socket().and_then(Path::parent);
+    let mut machine = Machine::new(name);
+    machine.memory = 256;
+    machine.modules.push(DRIVER.to_owned());
+    machine.socket = Some(daemon::socket(sockets.context("no sockets")?, name));
+    let transcript = Transcript::new(&vms.logs().join(format!("transcript-{name}.jsonl")))?;
+    let mut vm = Vm::start(vms.lab(), machine, vms.logs(), &transcript)?;
+    vm.boot()?;
+    Ok(vm)
+}
+
+/// The last of six buffers is that of an importer which ends; that of the others is stuck.
+fn one_importer_ends(vms: &mut TwoVms) -> Result<()> {
+    let mut vm_c = third(vms, "c")?;
+    let (mut a, mut b, mut c) = (vms.a.hand()?, vms.b.hand()?, vm_c.hand()?);
+    for seed in 1..=6 {
+        let (_, _, export) = a.offer(SIZE, seed)?;
+        let importer = if seed == 6 { &mut c } else { &mut b };
+        importer.import_pattern(&export.id, seed)?;
+    }
+    vm_c.pause_process()?;
+    vms.b.pause_process()?;
+    let given_back = unbind(&vms.a).and_then(|device| {
+        said_to_keep(&vms.a, 6, 6 * SIZE)?;
+        bind(&vms.a, &device)?;
+        vm_c.kill()?;
+        keeps(&vms.a, 5)
+    });
+    vms.b.resume_process()?;
+    given_back?;
+    drop((a, b));
+    all_is_given_back(vms)
+}
+
+#[test]
+fn kept_memory_is_given_back_although_another_importer_is_stuck() {
+    report::run(|| {
+        Lab::find()?;
+        let logs = report::folder("kept_of_two_importers")?;
+        let peer = format!("name=c,socket={SOCKETS}/c.sock,ram-fd=allow");
+        let words = ["--peer", &peer, "--allow", "a:c:rw", "--revoke-wait", "1"];
+        let run = || {
+            let mut vms = TwoVms::boot(Plan::new().options(&words), &logs)?;
+            one_importer_ends(&mut vms)?;
+            vms.finish()
+        };
+        run().map_err(|error| explain(error, &logs))
     });
 }
