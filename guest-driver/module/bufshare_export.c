@@ -320,6 +320,7 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 		return ERR_PTR(-ENOMEM);
 	}
 	exp->unexport_req->closing = true;
+	exp->unexport_req->slow = true;
 	file = anon_inode_getfile("[bufshare-export]", &bufshare_exp_fops, exp, O_RDWR);
 	if (IS_ERR(file)) {
 		bufshare_req_put(exp->unexport_req);

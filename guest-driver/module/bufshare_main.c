@@ -141,6 +141,7 @@ static struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev)
 	spin_lock_init(&bd->lock);
 	INIT_LIST_HEAD(&bd->pending);
 	INIT_LIST_HEAD(&bd->inflight);
+	INIT_LIST_HEAD(&bd->parked);
 	INIT_LIST_HEAD(&bd->exports);
 	INIT_LIST_HEAD(&bd->imports);
 	INIT_WORK(&bd->event_work, bufshare_event_work);
@@ -376,6 +377,7 @@ static int bufshare_start(struct bufshare_device *bd)
 	bufshare_lock(bd);
 	bd->ctrl = vqs[VIRTIO_BUFSHARE_QUEUE_CONTROL];
 	bd->eventq = vqs[VIRTIO_BUFSHARE_QUEUE_EVENT];
+	bd->max_slow = bufshare_max_slow(bd->ctrl);
 	bufshare_unlock(bd);
 
 	virtio_device_ready(bd->vdev);

@@ -179,6 +179,9 @@ struct bufshare_shm {
  * @kick_eventq: likewise of @eventq
  * @pending: requests waiting for room in @ctrl; @lock
  * @inflight: requests the device has; @lock
+ * @parked: requests that wait for the end of another whose answer may take long; @lock
+ * @slow: how many of those the device has; @lock
+ * @max_slow: how many of those it may have; written as a session begins, under @lock
  * @cookie: of the last request; @lock
  * @exports: struct bufshare_exp.node; @lock
  * @imports: struct bufshare_imp.node; @lock
@@ -226,6 +229,9 @@ struct bufshare_device {
 	bool kick_eventq;
 	struct list_head pending;
 	struct list_head inflight;
+	struct list_head parked;
+	u32 slow;
+	u32 max_slow;
 	u64 cookie;
 	struct list_head exports;
 	struct list_head imports;
@@ -246,7 +252,7 @@ struct bufshare_device {
 /* Where a request is. */
 enum bufshare_req_state {
 	BUFSHARE_REQ_NEW,	/* not sent */
-	BUFSHARE_REQ_PENDING,	/* on bufshare_device.pending */
+	BUFSHARE_REQ_PENDING,	/* on bufshare_device.pending or .parked */
 	BUFSHARE_REQ_INFLIGHT,	/* on bufshare_device.inflight; the device owns the buffers */
 	BUFSHARE_REQ_DONE,	/* answered or given up; ours again */
 };
@@ -254,11 +260,12 @@ enum bufshare_req_state {
 /**
  * struct bufshare_req - one request
  * @ref: of the waiter and of the queue
- * @node: on bufshare_device.pending or .inflight; bufshare_device.lock
+ * @node: on bufshare_device.pending, .parked or .inflight; bufshare_device.lock
  * @state: where it is; bufshare_device.lock
  * @reached: the device has had it; bufshare_device.lock
  * @orphan: its waiter has gone; bufshare_device.lock
  * @closing: it gives something back; constant
+ * @slow: its answer comes when other VMs please; constant
  * @out: the request; constant from the sending on
  * @out_len: its bytes; constant
  * @in: room for the answer; the device's while INFLIGHT
@@ -280,6 +287,7 @@ struct bufshare_req {
 	bool reached;
 	bool orphan;
 	bool closing;
+	bool slow;
 	void *out;
 	u32 out_len;
 	void *in;
@@ -558,6 +566,7 @@ void bufshare_req_put(struct bufshare_req *req);
 void bufshare_lock(struct bufshare_device *bd) __acquires(&bd->lock);
 void bufshare_unlock(struct bufshare_device *bd) __releases(&bd->lock);
 void bufshare_notified(struct bufshare_device *bd);
+u32 bufshare_max_slow(struct virtqueue *vq);
 int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req);
 int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *status);
 int bufshare_call(struct bufshare_device *bd, struct bufshare_req *req, u32 *status);

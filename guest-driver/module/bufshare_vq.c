@@ -189,10 +189,31 @@ void bufshare_req_put(struct bufshare_req *req)
 		kref_put(&req->ref, bufshare_req_free);
 }
 
+/**
+ * bufshare_max_slow() - how many slow requests the device may have at a time
+ * @vq: the control queue
+ *
+ * A request takes two descriptors where there are no indirect ones. A quarter of
+ * those places is left to requests that other VMs cannot hold up.
+ *
+ * Return: the number, not zero.
+ */
+u32 bufshare_max_slow(struct virtqueue *vq)
+{
+	u32 places = virtqueue_get_vring_size(vq) / 2;
+
+	return max(places - places / 4, 1U);
+}
+
 /* The end of a request, whatever it was. Drops the queue's reference. */
 static void bufshare_finish_locked(struct bufshare_device *bd, struct bufshare_req *req, int err)
 {
 	list_del_init(&req->node);
+	if (req->slow && req->state == BUFSHARE_REQ_INFLIGHT) {
+		bd->slow--;
+		if (!list_empty(&bd->parked))
+			list_move(bd->parked.next, &bd->pending);
+	}
 	req->err = err;
 	req->state = BUFSHARE_REQ_DONE;
 	if (req->orphan)
@@ -251,12 +272,17 @@ static void bufshare_pump_locked(struct bufshare_device *bd)
 	bd->pumping = true;
 	while (bd->ctrl && (req = list_first_entry_or_null(&bd->pending, struct bufshare_req,
 							   node))) {
+		if (req->slow && bd->slow >= bd->max_slow) {
+			list_move_tail(&req->node, &bd->parked);
+			continue;
+		}
 		sg_init_one(&out, req->out, req->out_len);
 		sg_init_one(&in, req->in, req->in_len);
 		ret = virtqueue_add_sgs(bd->ctrl, sgs, 1, 1, req, GFP_ATOMIC);
 		if (!ret) {
 			req->state = BUFSHARE_REQ_INFLIGHT;
 			req->reached = true;
+			bd->slow += req->slow;
 			list_move_tail(&req->node, &bd->inflight);
 			bd->stats.requests++;
 			kick = true;
@@ -370,6 +396,7 @@ void bufshare_fail_locked(struct bufshare_device *bd)
 
 	lockdep_assert_held(&bd->lock);
 	WRITE_ONCE(bd->alive, false);
+	list_splice_tail_init(&bd->parked, &bd->pending);
 	list_for_each_entry_safe(req, next, &bd->pending, node)
 		bufshare_finish_locked(bd, req, -ENODEV);
 	list_for_each_entry(req, &bd->inflight, node)

@@ -161,3 +161,36 @@ fn a_paused_importer_does_not_hold_the_exporter_up() {
         Ok(())
     });
 }
+
+/// The answers that a paused importer keeps back fill no queue.
+#[test]
+fn requests_are_answered_while_a_paused_importer_has_many_buffers_that_were_closed() {
+    VMS.with(|vms| {
+        /// More than the exporter's queue has places.
+        const MANY: u32 = 70;
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let mut exports = Vec::new();
+        for seed in 0..MANY {
+            let (_, _, export) = a.offer(4096, seed)?;
+            b.import_pattern(&export.id, seed)?;
+            exports.push(export);
+        }
+        vms.b.qmp().execute("stop", json!({}))?;
+        let ids: Vec<String> = exports.iter().map(|export| export.id.clone()).collect();
+        let asked = exports
+            .into_iter()
+            .try_for_each(|export| a.close(export.number))
+            .and_then(|()| a.offer(SIZE, 1))
+            .and_then(|(_, _, export)| a.query(&export.id));
+        vms.b.qmp().execute("cont", json!({}))?;
+        asked?;
+        // Those that had to wait are asked for.
+        for id in ids {
+            wait::until("the end of an export", LIMIT, || {
+                let buffers = vms.daemon()?.snapshot()?.buffers;
+                Ok(buffers.iter().all(|buffer| buffer.id != id).then_some(()))
+            })?;
+        }
+        Ok(())
+    });
+}
