@@ -221,6 +221,11 @@ static void bufshare_dispatch(struct bufshare_device *bd, const struct virtio_bu
 
 	bufshare_lock(bd);
 	bd->stats.events++;
+	/*
+	 * An event may be about a buffer whose id or handle is in an answer that came
+	 * before it but was not looked at yet. It is there now, as the event has come.
+	 */
+	bufshare_ctrl_drain_locked(bd);
 	if (ev.type == VIRTIO_BUFSHARE_EVT_REVOKED) {
 		if (ev.handle)
 			bufshare_import_revoked_locked(bd, ev.handle);
@@ -247,11 +252,6 @@ void bufshare_event_work(struct work_struct *work)
 		bufshare_lock(bd);
 		if (!bd->alive || !bd->eventq)
 			goto gone;
-		/*
-		 * An event may be about a buffer whose id or handle is in an
-		 * answer that came before it but was not looked at yet.
-		 */
-		bufshare_ctrl_drain_locked(bd);
 		do {
 			virtqueue_disable_cb(bd->eventq);
 			buf = virtqueue_get_buf(bd->eventq, &used);

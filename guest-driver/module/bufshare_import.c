@@ -180,11 +180,6 @@ static int bufshare_imp_start_map_locked(struct bufshare_imp *imp, struct bufsha
 	struct bufshare_device *bd = imp->bd;
 	int ret;
 
-	/* A device that was reset may map there: it does not know who looks at what. */
-	if (atomic_read(&imp->shm->lost)) {
-		dev_err_ratelimited(bd->dev, "other drivers use buffers that were imported before the device was reset: no other is mapped until they end that\n");
-		return -EBUSY;
-	}
 	if (!bd->maps++)
 		bd->maps_until = jiffies + bufshare_timeout();
 	out->handle = cpu_to_le64(imp->handle);
@@ -305,6 +300,22 @@ static int bufshare_imp_use(struct bufshare_imp *imp)
 	return ret;
 }
 
+/* Not by the last user itself, which may hold the dma-buf's reservation lock. */
+static void bufshare_drop_work(struct work_struct *work)
+{
+	struct bufshare_imp *imp = container_of(work, struct bufshare_imp, drop_work);
+	struct bufshare_device *bd = imp->bd;
+	struct bufshare_shm *shm;
+
+	bufshare_lock(bd);
+	shm = imp->shm;
+	imp->shm = NULL;
+	bufshare_imp_put_locked(imp);
+	bufshare_unlock(bd);
+	bufshare_shm_put(shm);
+	bufshare_device_put(bd);
+}
+
 static void bufshare_imp_unuse(struct bufshare_imp *imp)
 {
 	struct bufshare_device *bd = imp->bd;
@@ -313,6 +324,10 @@ static void bufshare_imp_unuse(struct bufshare_imp *imp)
 	if (!--imp->users && imp->lost) {
 		imp->lost = false;
 		atomic_dec(&imp->shm->lost);
+		/* Nothing leads there any more, as in bufshare_imports_gone(). */
+		imp->refs++;
+		bufshare_device_get(bd);
+		queue_work(bufshare_release_wq, &imp->drop_work);
 	}
 	bufshare_imp_settle_locked(imp);
 	bufshare_unlock(bd);
@@ -906,6 +921,7 @@ static struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
 	init_rwsem(&imp->fault_sem);
 	init_waitqueue_head(&imp->wait);
 	INIT_WORK(&imp->revoke_work, bufshare_revoke_work);
+	INIT_WORK(&imp->drop_work, bufshare_drop_work);
 	bufshare_maps_init(&imp->maps);
 	bufshare_lock(bd);
 	list_add_tail(&imp->node, &bd->imports);
@@ -988,6 +1004,15 @@ static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import 
 	struct dma_buf *dmabuf;
 	int ret;
 
+	/*
+	 * A device that was reset may map there: it does not know who looks at what. Not
+	 * the mapping is refused but the import, since kernel mappings must not fail.
+	 * There are no more of them as long as the session lasts.
+	 */
+	if (bd->shm && atomic_read(&bd->shm->lost)) {
+		dev_err_ratelimited(bd->dev, "other drivers use buffers that were imported before the device was reset: no other is imported until they end that\n");
+		return -EBUSY;
+	}
 	imp = bufshare_imp_alloc(bd, arg);
 	if (!imp)
 		return -ENOMEM;

@@ -438,7 +438,7 @@ enum bufshare_import_wire {
 /**
  * struct bufshare_imp - one import
  * @refs: of the dma-buf (before: of the maker), of each request under way and of
- *	@revoke_work; bufshare_device.lock
+ *	@revoke_work and @drop_work; bufshare_device.lock
  * @bd: the device; constant, counted by the dma-buf
  * @shm: the window region, counted by the dma-buf; NULL before and after its life,
  *	and when the device has gone and nothing leads there; bufshare_device.lock
@@ -474,6 +474,7 @@ enum bufshare_import_wire {
  * @scratch: kernel mapping made after a revocation; the dma-buf's reservation lock
  * @scratch_page: what it shows; likewise
  * @revoke_work: on bufshare_device.revoke_wq, once
+ * @drop_work: drops @shm when the last user of a lost one ends; on bufshare_release_wq, once
  * @maps: device attachments
  */
 struct bufshare_imp {
@@ -510,6 +511,7 @@ struct bufshare_imp {
 	void *scratch;
 	struct page *scratch_page;
 	struct work_struct revoke_work;
+	struct work_struct drop_work;
 	struct bufshare_maps maps;
 };
 

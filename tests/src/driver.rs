@@ -50,6 +50,17 @@ pub fn unload_when_free(vm: &Vm) -> Result<()> {
     })
 }
 
+/// Whether the driver cannot do what it calls `feature` because of its kernel.
+///
+/// # Errors
+/// As [`Vm::call`].
+pub fn lacks(vm: &Vm, feature: &str) -> Result<bool> {
+    let missing = vm.read_file("/sys/class/misc/bufshare/missing_features")?;
+    Ok(String::from_utf8(missing)?
+        .lines()
+        .any(|name| name == feature))
+}
+
 /// The folder of the PCI device that the driver's device is part of.
 ///
 /// # Errors
