@@ -222,12 +222,15 @@ fn no_device_reads_or_writes_what_the_exporter_has_after_a_revocation() {
                 if mapped && kind != AttachKind::Static {
                     ensure!(asked == 1, "{what}: asked {asked} times to unmap");
                 }
-                if !still && refuses {
-                    let refusal = refused(it.b.step(it.importer, Step::Map));
-                    let refusal = refusal.with_context(|| what.clone())?;
-                    ensure!(refusal.errno == libc::ENODEV, "{what}: {refusal}");
-                    it.exporter_is_untouched().context(what)?;
-                    continue;
+                if !still {
+                    let step = it.b.step(it.importer, Step::Map);
+                    if refuses {
+                        let refusal = refused(step).with_context(|| what.clone())?;
+                        ensure!(refusal.errno == libc::ENODEV, "{what}: {refusal}");
+                        it.exporter_is_untouched().context(what)?;
+                        continue;
+                    }
+                    step.with_context(|| what.clone())?;
                 }
                 let seen = it.b.step_read(it.importer, DMA_READ)?;
                 it.is_nothing_of_the_exporter(&seen)
