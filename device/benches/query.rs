@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Round trip of QUERY between a front end in this process and a daemon in another
+//! Round trip of QUERY between a front end in this process and a daemon in another, and
+//! how long news takes from one front end to the other
 //!
-//! `query [--buffers N] [--requests N] DAEMON` prints one line of JSON: the median
-//! round trip, in microseconds. The front end sleeps until the device signals, as a
+//! `query [--buffers N] [--requests N] DAEMON` prints one line of JSON: the medians of
+//! both, in microseconds; news is a META event, from its SET_META on. The front end sleeps until the device signals, as a
 //! guest that is idle does. `scripts/bench` runs it with two daemons in turn.
 
 #![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, missing_docs)]
@@ -13,7 +14,9 @@ mod common;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::Request;
+use bufshare_protocol::types::Meta;
 use clap::Parser;
 use common::daemon::{Daemon, Setup};
 use common::vm::{DATA, Vm};
@@ -32,6 +35,11 @@ struct Options {
     /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 fn main() {
@@ -59,9 +67,24 @@ fn main() {
             times.push(time.as_secs_f64() * 1e6);
         }
     }
-    times.sort_by(f64::total_cmp);
-    let median = times.get(times.len() / 2).copied().unwrap_or_default();
-    println!(r#"{{"query_us": {median:.3}}}"#);
+    while !importer.events().is_empty() {}
+    let set = Request::SetMeta {
+        id: *ids.last().unwrap(),
+        meta: Meta::default(),
+    };
+    let mut news: Vec<f64> = Vec::with_capacity(options.requests);
+    for round in 0..options.requests + options.requests / 10 {
+        let start = Instant::now();
+        let ticket = exporter.submit(&set);
+        importer.event_of(EventKind::Meta);
+        let time = start.elapsed();
+        exporter.finish(ticket).unwrap();
+        if round >= options.requests / 10 {
+            news.push(time.as_secs_f64() * 1e6);
+        }
+    }
+    let (query, event) = (median(times), median(news));
+    println!(r#"{{"query_us": {query:.3}, "event_us": {event:.3}}}"#);
     drop((exporter, importer));
     daemon.finish();
 }

@@ -152,10 +152,14 @@ pub trait Link: Send + Sync {
     /// The front end has unmapped its windows itself: forgets all jobs, also the one
     /// that is being done. Called with the broker locked: must not block.
     fn forget_jobs(&self);
-    /// Answers a request.
+    /// Answers a request. Called by any thread: must not wait for what the guest does.
     fn reply(&self, token: Token, reply: &Reply);
-    /// Takes events from [`Hub::next_event`] as long as there is room.
+    /// There is something at [`Hub::next_event`], to be taken as long as there is room.
+    /// Called by any thread: must not wait for what the guest does.
     fn events(&self);
+    /// Whether all answers and events were written that there was room for. Called with
+    /// the broker locked: must not block.
+    fn delivered(&self) -> bool;
     /// Unmap requests are to be sent although the device is stopped. Called with the
     /// broker locked: must not block.
     fn force(&self);

@@ -20,12 +20,12 @@
 //! | `Control::gate`, `Events::ring` (never both) | session | a chain is taken or completed, or events are written |
 //! | the crate's vring, or `Hub::state` (never both) | ring, program | one access; one change of the broker |
 //! | `Port::state`, the timer's queue (never both) | session, program | a job or a deadline is queued |
-//! | all others: RAM and memory table, deferred requests, sent files, hang-up, log limit, current session | | a value is copied or replaced |
+//! | all others: RAM and memory table, deferred requests, outbox, sent files, hang-up, log limit, current session | | a value is copied or replaced |
 //!
-//! What follows from a change of the broker is done when the hub is unlocked, for
-//! whomever it concerns: so the gate, the event ring and the vrings of *another*
-//! session are taken also under this session's handler and phase. A phase is taken
-//! under no other phase, gate or ring.
+//! What follows from a change of the broker is done when the hub is unlocked. Answers
+//! and events of *another* session are put into its outbox, and its worker is woken: only
+//! that one writes them. So what a guest puts into its rings can lengthen no thread of
+//! another session, nor of the program.
 //!
 //! None but the handler is held while a front end is waited for. Only a session's
 //! port thread asks the front end for something, and it holds nothing then. A front

@@ -17,6 +17,7 @@ use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bufshare_protocol::event::EventKind;
@@ -74,6 +75,54 @@ fn call_descriptor_that_blocks_holds_nobody_up() {
     a.reset();
     a.request(&Request::GetCaps { version: 1 }).unwrap();
     assert_eq!(daemon.session("b")["running"], true);
+    drop((a, b));
+    daemon.finish();
+}
+
+/// Says so when it is dropped, also by a panic.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+fn malformed(daemon: &Daemon) -> u64 {
+    daemon.session("b")["malformed"].as_u64().unwrap()
+}
+
+#[test]
+fn driver_that_makes_junk_available_for_events_without_end_holds_nobody_up() {
+    let mut daemon = Daemon::spawn(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    b.make_events_junk();
+    let over = AtomicBool::new(false);
+
+    let b = std::thread::scope(|scope| {
+        let junk = scope.spawn(|| {
+            while !over.load(Ordering::Acquire) {
+                b.publish_junk();
+            }
+            b
+        });
+        let end = Over(&over);
+        until("junk", || malformed(&daemon) > 0);
+        for page in 0..100 {
+            let id = a.export(DATA + page * PAGE, PAGE);
+            if page % 2 == 0 {
+                a.unexport(id);
+            }
+        }
+        a.reset();
+        a.export(DATA, PAGE);
+        let before = malformed(&daemon);
+        until("more junk", || malformed(&daemon) > before);
+        daemon.end();
+        drop(end);
+        junk.join().unwrap()
+    });
     drop((a, b));
     daemon.finish();
 }

@@ -15,6 +15,9 @@ use super::{FORCED_WAIT, Hub, RevokeWait, STOP_LOOK, STOP_SAY, STOP_SAY_FIRST, S
 /// host that shuts down cannot wait for ever.
 const UNLIMITED_AT_END: Duration = Duration::from_secs(60);
 
+/// How often the end looks whether all is delivered, when nothing else is left.
+const DELIVERY_LOOK: Duration = Duration::from_millis(1);
+
 /// Why a VMM maps memory of another VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -162,7 +165,9 @@ impl Hub {
                 self.stopped_wait()
             };
             let waited = started.elapsed();
-            let delivered = self.delivering.load(Ordering::Acquire) == 0;
+            let mut links = state.slots.values().filter_map(|slot| slot.link.as_ref());
+            let delivered =
+                self.delivering.load(Ordering::Acquire) == 0 && links.all(|link| link.delivered());
             if (left.is_empty() && delivered) || interrupted || waited >= limit {
                 return left;
             }
@@ -174,8 +179,14 @@ impl Hub {
                 }
                 continue;
             }
+            // Nobody says when a worker has written what its driver is to have.
+            let pause = if left.is_empty() {
+                DELIVERY_LOOK
+            } else {
+                STOP_LOOK
+            };
             // A failed one is seen above.
-            drop(self.changed.wait_timeout(state, STOP_LOOK));
+            drop(self.changed.wait_timeout(state, pause));
         }
     }
 }

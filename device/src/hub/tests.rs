@@ -30,6 +30,8 @@ struct Notes {
     replies: Mutex<BTreeMap<Token, Reply>>,
     /// How often there was news.
     news: AtomicUsize,
+    /// Its driver is yet to be given something.
+    late: AtomicBool,
     /// Has a bug that shows then.
     broken: AtomicBool,
     /// Was told of it.
@@ -52,6 +54,10 @@ impl Link for Notes {
     fn events(&self) {
         self.news.fetch_add(1, Ordering::AcqRel);
         assert!(!self.broken.load(Ordering::Acquire), "as a bug would");
+    }
+
+    fn delivered(&self) -> bool {
+        !self.late.load(Ordering::Acquire)
     }
 
     fn force(&self) {}
@@ -263,4 +269,25 @@ fn a_broker_that_a_panic_left_half_changed_is_not_used_again() {
     hub.disconnect(B);
     assert_eq!(hub.wait_until_closed(|| false), []);
     assert!(lock(&sessions[&B].jobs).is_empty());
+}
+
+#[test]
+fn the_end_waits_until_every_session_has_delivered() {
+    let (hub, sessions) = hub();
+    mapped(&hub, &sessions);
+    hub.close();
+    serve(&hub, &sessions[&B]);
+    hub.disconnect(B);
+    sessions[&A].late.store(true, Ordering::Release);
+    let looks = AtomicUsize::new(0);
+
+    let left = hub.wait_until_closed(|| {
+        if looks.fetch_add(1, Ordering::AcqRel) == 3 {
+            sessions[&A].late.store(false, Ordering::Release);
+        }
+        false
+    });
+
+    assert_eq!(left, []);
+    assert_eq!(looks.load(Ordering::Acquire), 4);
 }

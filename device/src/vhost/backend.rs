@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! One session, as the vhost-user crate, the hub and the port thread see it.
 
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -109,7 +110,21 @@ impl Drop for WorkerWatch {
 }
 
 thread_local! {
-    static WATCH: std::cell::RefCell<Option<WorkerWatch>> = const { std::cell::RefCell::new(None) };
+    static WATCH: RefCell<Option<WorkerWatch>> = const { RefCell::new(None) };
+    /// Of the session whose worker this thread is. Only compared.
+    static WORKER_OF: Cell<*const Lifeline> = const { Cell::new(std::ptr::null()) };
+}
+
+/// What other threads have for the driver. Only the worker writes it into the rings: how
+/// long that takes is up to the guest, and no other VM is to wait for it.
+#[derive(Default)]
+struct Outbox {
+    /// Answers, at most one for each request that is under way.
+    replies: Mutex<Vec<(Token, Reply)>>,
+    /// How often there was an answer or an event.
+    posted: AtomicU64,
+    /// How much of that the worker has written.
+    written: AtomicU64,
 }
 
 #[derive(Default)]
@@ -166,6 +181,7 @@ pub struct Session {
     again: EventFd,
     /// How often the worker was woken.
     wakeups: AtomicU64,
+    outbox: Outbox,
     /// Requests that were read just before the rings stopped, with their epoch.
     deferred: Mutex<Vec<(u64, Token, Request)>>,
     /// Windows were mapped when the rings stopped last.
@@ -208,6 +224,7 @@ impl Session {
             phase: Mutex::default(),
             again,
             wakeups: AtomicU64::new(0),
+            outbox: Outbox::default(),
             deferred: Mutex::default(),
             stopped_mapped: AtomicBool::new(false),
             exit_fd: Mutex::new(None),
@@ -407,6 +424,7 @@ impl Session {
             return;
         }
         lock(&self.deferred).clear();
+        lock(&self.outbox.replies).clear();
         self.control.forget();
         self.hub.reset(self.peer, dropped);
     }
@@ -418,6 +436,32 @@ impl Session {
         if !phase.running {
             self.forget_driver(&mut phase);
         }
+    }
+
+    /// Whether this is the worker's thread.
+    fn is_worker(&self) -> bool {
+        WORKER_OF.get() == Arc::as_ptr(&self.lifeline)
+    }
+
+    /// Gives the driver an answer. For the worker.
+    fn answer(&self, token: Token, reply: &Reply) {
+        if self.control.reply(token, reply) {
+            self.wake();
+        }
+    }
+
+    /// Gives the driver the answers that other threads have for it. For the worker.
+    fn answer_all(&self) {
+        let replies = std::mem::take(&mut *lock(&self.outbox.replies));
+        for (token, reply) in replies {
+            self.answer(token, &reply);
+        }
+    }
+
+    /// Has the worker write what was put into the outbox, or waits in the hub.
+    fn post(&self) {
+        self.outbox.posted.fetch_add(1, Ordering::AcqRel);
+        self.wake();
     }
 
     fn deliver(&self) {
@@ -438,9 +482,12 @@ impl Session {
             self.wake();
             return;
         }
+        let posted = self.outbox.posted.load(Ordering::Acquire);
         self.start_if_ready(rings);
+        self.answer_all();
         if event == EVENT_AGAIN || u32::from(event) == QUEUE_EVENT {
             self.deliver();
+            self.outbox.written.store(posted, Ordering::Release);
         }
         if u32::from(event) != QUEUE_EVENT {
             self.serve();
@@ -479,13 +526,20 @@ impl Link for Session {
     }
 
     fn reply(&self, token: Token, reply: &Reply) {
-        if self.control.reply(token, reply) {
-            self.wake();
+        if self.is_worker() {
+            return self.answer(token, reply);
         }
+        lock(&self.outbox.replies).push((token, reply.clone()));
+        self.post();
     }
 
     fn events(&self) {
-        self.deliver();
+        self.post();
+    }
+
+    fn delivered(&self) -> bool {
+        let written = self.outbox.written.load(Ordering::Acquire);
+        self.lifeline.closing() || written >= self.outbox.posted.load(Ordering::Acquire)
     }
 
     fn force(&self) {
@@ -682,6 +736,7 @@ impl VhostUserBackend for Session {
         _thread: usize,
     ) -> io::Result<()> {
         self.wakeups.fetch_add(1, Ordering::Relaxed);
+        WORKER_OF.set(Arc::as_ptr(&self.lifeline));
         WATCH.with_borrow_mut(|watch| {
             watch.get_or_insert_with(|| WorkerWatch {
                 lifeline: self.lifeline.clone(),

@@ -15,7 +15,7 @@ mod ring;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bufshare_protocol::event::Event;
 use bufshare_protocol::limits::{MAX_REQUEST, MAX_RESPONSE, RESPONSE_HEADER};
@@ -41,6 +41,10 @@ pub const MAX_DESCRIPTORS: usize = 256;
 /// (and whether the session is over).
 pub const MAX_PER_KICK: usize = 256;
 
+/// Descriptors that a batch of event buffers may have before the worker looks at its
+/// other work: a driver's has one, and one that means harm [`MAX_DESCRIPTORS`].
+pub const MAX_WALKED_PER_KICK: usize = 4096;
+
 /// Bytes of an event.
 const EVENT: usize = bufshare_protocol::event::SIZE;
 
@@ -62,6 +66,8 @@ pub struct Layout {
     pub readable: Vec<Segment>,
     /// Where the device may write.
     pub writable: Vec<Segment>,
+    /// Descriptors that were looked at.
+    pub walked: usize,
     /// It ends where it should not, reads after it writes, or has more than
     /// [`MAX_DESCRIPTORS`].
     pub malformed: bool,
@@ -81,12 +87,11 @@ impl Layout {
             ..Self::default()
         };
         let mut more = true;
-        let mut count = 0_usize;
         for desc in chain {
-            count = count.saturating_add(1);
-            if count > MAX_DESCRIPTORS {
+            if layout.walked >= MAX_DESCRIPTORS {
                 break;
             }
+            layout.walked = layout.walked.saturating_add(1);
             more = desc.has_next();
             if desc.len() == 0 {
                 continue;
@@ -287,6 +292,8 @@ impl Gate {
 pub struct Control {
     mem: GuestMem,
     gate: Mutex<Gate>,
+    /// How many are under way, for those who must not wait for the gate.
+    pending: AtomicUsize,
     /// What happened.
     pub counters: Counters,
 }
@@ -298,6 +305,7 @@ impl Control {
         Self {
             mem,
             gate: Mutex::new(Gate::default()),
+            pending: AtomicUsize::new(0),
             counters: Counters::default(),
         }
     }
@@ -332,12 +340,17 @@ impl Control {
         let mut gate = lock(&self.gate);
         gate.pending.clear();
         gate.held.clear();
+        self.count_pending(&gate);
     }
 
     /// Requests that wait for their answer.
     #[must_use]
     pub fn pending(&self) -> usize {
-        lock(&self.gate).pending.len()
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    fn count_pending(&self, gate: &Gate) {
+        self.pending.store(gate.pending.len(), Ordering::Relaxed);
     }
 
     /// Takes one request, unless so many are under way already that [`Control::reply`]
@@ -394,6 +407,7 @@ impl Control {
                 header,
             },
         );
+        self.count_pending(&gate);
         Take::Request(taken)
     }
 
@@ -411,6 +425,7 @@ impl Control {
         let Some(Pending { layout, header, .. }) = gate.pending.remove(&head_of(token)) else {
             return false;
         };
+        self.count_pending(&gate);
         let bytes = response::encode(&header, reply, layout.room().min(MAX_RESPONSE));
         if bytes.is_empty() {
             count(&self.counters.no_room);
@@ -537,7 +552,11 @@ impl Events {
         written: &mut bool,
     ) -> Delivered {
         let mem = self.mem.memory();
+        let mut walked = 0_usize;
         for _ in 0..MAX_PER_KICK {
+            if walked >= MAX_WALKED_PER_KICK {
+                break;
+            }
             let chain = match ring::next(ring, mem.clone()) {
                 Next::Chain(chain) => chain,
                 Next::Empty if ring.enable_notification().unwrap_or(false) => continue,
@@ -545,6 +564,7 @@ impl Events {
                 Next::Fault(fault) => return Delivered::Fault(fault),
             };
             let layout = Layout::walk(chain, own);
+            walked = walked.saturating_add(layout.walked);
             if layout.malformed || layout.room() < EVENT {
                 count(if layout.malformed {
                     &self.counters.malformed

@@ -45,6 +45,7 @@ const PLACES: [RingPlace; 2] = [
 
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
 
 /// Where one ring of the driver is.
 #[derive(Default)]
@@ -234,6 +235,34 @@ impl Vm {
         let index = self.rings[ring].avail.wrapping_add(SIZE + 1);
         self.front.ram.write_u16(PLACES[ring].avail + 2, index);
         self.front.rings[ring].kick.write(1).unwrap();
+    }
+
+    /// A driver whose event buffers are junk: as long as a chain may be, with no room.
+    /// To be followed by [`Vm::publish_junk`].
+    pub fn make_events_junk(&mut self) {
+        let table = EVENTS + u64::from(SIZE) * 64;
+        for index in 0..1000_u64 {
+            let mut bytes = Vec::new();
+            bytes.extend(EVENTS.to_le_bytes());
+            bytes.extend(1_u32.to_le_bytes());
+            bytes.extend(NEXT.to_le_bytes());
+            bytes.extend((index as u16 + 1).to_le_bytes());
+            self.front.ram.write(table + index * 16, &bytes);
+        }
+        for head in 0..SIZE {
+            self.descriptor(1, head, table, 16_000, INDIRECT, 0);
+        }
+    }
+
+    /// Makes all event buffers available again, used or not.
+    pub fn publish_junk(&self) {
+        let place = PLACES[1];
+        let used = self.front.ram.read_u16(place.used + 2);
+        self.front
+            .ram
+            .write_u16(place.avail + 2, used.wrapping_add(SIZE));
+        fence(Ordering::SeqCst);
+        self.front.rings[1].kick.write(1).unwrap();
     }
 
     /// Makes the chain of a request available once more for every entry of the ring,

@@ -3,13 +3,18 @@
 
 use std::fs::File;
 use std::os::fd::IntoRawFd;
+use std::sync::mpsc;
 
+use bufshare_protocol::response::Response;
 use bufshare_protocol::types::{BufferId, Name};
 
 use super::*;
 use crate::broker::{Broker, Config, IdSource, Limits, PeerConfig};
 use crate::hub::RevokeWait;
-use crate::vhost::queue::tests::{control_of, memory, publish, ring_at};
+use crate::vhost::queue::tests::{control_of, event_buffer, memory, publish, ring_at};
+
+/// For what happens at once on an idle machine.
+const SOON: Duration = Duration::from_secs(20);
 
 struct NoIds;
 
@@ -130,4 +135,66 @@ fn a_session_ends_when_its_worker_does() {
     thread.join().unwrap();
 
     assert!(session.lifeline.closing());
+}
+
+/// Does something on a thread of another session. Whether that ends while this thread
+/// is where it is.
+fn ends_elsewhere(what: impl FnOnce() + Send + 'static) -> bool {
+    let (done, end) = mpsc::channel();
+    std::thread::spawn(move || {
+        what();
+        let _ = done.send(());
+    });
+    end.recv_timeout(SOON).is_ok()
+}
+
+#[test]
+fn others_do_not_wait_while_a_session_looks_at_what_its_driver_made_available() {
+    let mem = memory();
+    let (_hub, session) = session(&mem);
+    let (_, control) = control_of(16, &mem);
+    let events = ring_at(0x8_0000, 16, &mem, &[event_buffer()]);
+    let rings = [with_call(control), with_call(events)];
+    session
+        .handle_event(u16::try_from(QUEUE_EVENT).unwrap(), EventSet::IN, &rings, 0)
+        .unwrap();
+
+    // The event ring is locked. (The first buffer was given back: it is in no RAM.)
+    publish(&mem, &rings[1], &[0]);
+    let told = session.clone();
+    let ended = std::cell::Cell::new(None);
+    session.events.deliver(
+        |_, _| true,
+        || {
+            let told = told.clone();
+            ended.set(Some(ends_elsewhere(move || Link::events(&*told))));
+            None
+        },
+    );
+    assert_eq!(ended.take(), Some(true), "an event");
+    assert!(!session.delivered());
+
+    // The control queue is locked.
+    let Take::Request(taken) = session.control.take(|_, _| {
+        if ended.get().is_none() {
+            let told = told.clone();
+            let reply = move || Link::reply(&*told, Token(0), &Ok(Response::Done));
+            ended.set(Some(ends_elsewhere(reply)));
+        }
+        true
+    }) else {
+        panic!("no request");
+    };
+    assert_eq!(ended.take(), Some(true), "an answer");
+
+    // Its own worker gives the driver what is the driver's.
+    let told = session.clone();
+    assert!(ends_elsewhere(move || {
+        Link::reply(&*told, taken.token, &Ok(Response::Done));
+    }));
+    assert_eq!(session.facts().pending, 1);
+    assert!(session.again.read().is_ok(), "woken");
+    look(&session, &rings);
+    assert_eq!(session.facts().pending, 0);
+    assert!(session.delivered());
 }

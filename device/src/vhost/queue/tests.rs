@@ -405,6 +405,11 @@ fn events_wait_until_the_driver_can_be_signalled() {
     assert_eq!(used(&mem, &ring).0, 0);
 }
 
+/// A descriptor with room for one event.
+pub(in crate::vhost) fn event_buffer() -> Descriptor {
+    desc(ROOM, 64, WRITE, 0)
+}
+
 /// A control queue of `size` with room for one answer, and one request whose head
 /// is 0.
 pub(in crate::vhost) fn control_of(size: u16, mem: &GuestMem) -> (Control, Vring) {
@@ -571,4 +576,32 @@ fn more_events_than_are_written_at_once_are_written_later() {
 
     assert_eq!(turns, 3);
     assert_eq!(used(&mem, &ring).0, 600);
+}
+
+#[test]
+fn chains_that_take_long_to_walk_make_a_batch_shorter() {
+    let mem = memory();
+    let ring = ring_of(256, &mem, &[]);
+    let at = ring.get_ref().get_queue().desc_table();
+    let guard = mem.memory();
+    for i in 0..1000_u64 {
+        let one = RawDescriptor::from(desc(REQUEST, 1, NEXT, (i + 1) as u16));
+        guard.write_obj(one, GuestAddress(TABLE + 16 * i)).unwrap();
+    }
+    let junk = RawDescriptor::from(desc(TABLE, 16_000, INDIRECT, 0));
+    for head in 0..256_u64 {
+        guard.write_obj(junk, GuestAddress(at + head * 16)).unwrap();
+    }
+    let heads: Vec<u16> = (0..256).collect();
+    publish(&mem, &ring, &heads);
+    let events = Events::new(mem.clone());
+    events.start(ring.clone());
+    events.driver_polls(true);
+
+    assert_eq!(events.deliver(own, || None), Delivered::Some);
+    let walked = usize::from(used(&mem, &ring).0) * MAX_DESCRIPTORS;
+    assert!(walked <= MAX_WALKED_PER_KICK, "{walked}");
+
+    while events.deliver(own, || None) == Delivered::Some {}
+    assert_eq!(used(&mem, &ring).0, 256);
 }
