@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The exporter's side: EXPORT, UNEXPORT, metadata, and taking buffers back.
 
+use core::ops::RangeInclusive;
 use std::collections::BTreeMap;
 
 use bufshare_protocol::request::Export;
@@ -360,6 +361,16 @@ impl Broker {
     pub(super) fn max_buffer_size(&self) -> u64 {
         self.shm_size.saturating_sub(limits::GUARD)
     }
+}
+
+/// All numbers that exports of a peer may have: its own buffers are found by them.
+pub(super) fn generations_of(owner: PeerId) -> RangeInclusive<u64> {
+    let first = owner.to_wire().checked_shl(GENERATION_BITS);
+    let first = first.unwrap_or(u64::MAX);
+    let last = 1_u64
+        .checked_shl(GENERATION_BITS)
+        .and_then(|count| first.checked_add(count));
+    first..=last.map_or(u64::MAX, |next| next.saturating_sub(1))
 }
 
 /// The number of a peer's next export. Each peer counts its own: from a common count

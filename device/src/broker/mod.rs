@@ -21,6 +21,7 @@
 //! | [`limits`] | every limit, with its reason |
 //! | `exports` | EXPORT, UNEXPORT, metadata, revocation |
 //! | `imports` | ATTACH, MAP, SYNC and their ends |
+//! | `ram` | the RAM of the VMs |
 //! | `tables` | PEERS, LIST, QUERY, GET_CAPS, snapshots |
 //! | `windows`, `region` | windows, their budget, cache and quarantine |
 //! | `events` | what waits to be told to a peer |
@@ -33,6 +34,7 @@ mod exports;
 mod holds;
 mod imports;
 pub mod limits;
+mod ram;
 mod region;
 mod tables;
 #[cfg(test)]
@@ -57,6 +59,8 @@ pub use types::{
 };
 
 use events::EventQueue;
+use exports::generations_of;
+use ram::region_of;
 use windows::{Action, Answer, EffectIds, Window, WindowId, Windows};
 
 /// One exported buffer.
@@ -144,6 +148,7 @@ struct Peer {
     /// Stopped, and not known to be reset.
     stopped: bool,
     can_map: bool,
+    /// In order.
     ram: Vec<RamRegion>,
     attachments: BTreeMap<u64, Attachment>,
     next_handle: u64,
@@ -180,6 +185,9 @@ pub struct Broker {
     close_from: u64,
     ids: Box<dyn IdSource + Send>,
     out: Vec<Effect>,
+    /// By changes of RAM, since the start.
+    #[cfg(test)]
+    extents_looked_at: u64,
 }
 
 impl Broker {
@@ -267,33 +275,9 @@ impl Broker {
             close_from: 0,
             ids,
             out: Vec::new(),
+            #[cfg(test)]
+            extents_looked_at: 0,
         })
-    }
-
-    /// The whole own RAM of a VM, each time its memory table changes. Windows
-    /// that the front end lists among it are left out by the adapter: memory
-    /// of others cannot be exported. Buffers that are no longer inside are
-    /// taken back.
-    pub fn set_ram(&mut self, peer: PeerId, ram: Vec<RamRegion>) -> Vec<Effect> {
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.ram = ram;
-            let ram = &state.ram;
-            let lost: Vec<u64> = self
-                .buffers
-                .iter()
-                .filter(|(_, buffer)| {
-                    buffer.owner == peer
-                        && buffer.revoking.is_none()
-                        && buffer.extents.iter().any(|e| region_of(ram, *e).is_none())
-                })
-                .map(|(generation, _)| *generation)
-                .collect();
-            for generation in lost {
-                self.tell_owner_revoked(generation);
-                self.revoke(generation, None);
-            }
-        }
-        self.finish()
     }
 
     /// The driver of `peer` runs. `can_map`: its VMM takes shared-memory
@@ -368,7 +352,7 @@ impl Broker {
 
     /// The stop of `peer` was answered although other VMMs may map its memory.
     pub fn stop_unproved(&mut self, peer: PeerId) {
-        for buffer in self.buffers.values_mut().filter(|b| b.owner == peer) {
+        for (_, buffer) in self.buffers.range_mut(generations_of(peer)) {
             if let Some(revoking) = &mut buffer.revoking {
                 revoking.unproved = true;
             }
@@ -587,8 +571,8 @@ impl Broker {
         }
         let exports: Vec<u64> = self
             .buffers
-            .iter()
-            .filter(|(_, buffer)| buffer.owner == peer && buffer.revoking.is_none())
+            .range(generations_of(peer))
+            .filter(|(_, buffer)| buffer.revoking.is_none())
             .map(|(generation, _)| *generation)
             .collect();
         for generation in exports {
@@ -606,7 +590,7 @@ impl Broker {
         state.windows.abandon();
         state.flushes.clear();
         // A pending UNEXPORT is forgotten, not answered.
-        for buffer in self.buffers.values_mut().filter(|b| b.owner == peer) {
+        for (_, buffer) in self.buffers.range_mut(generations_of(peer)) {
             if let Some(revoking) = &mut buffer.revoking {
                 revoking.waiter = None;
                 revoking.left = true;
@@ -719,18 +703,6 @@ fn count(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
 
-/// The region that holds the whole of `extent`.
-fn region_of(ram: &[RamRegion], extent: Extent) -> Option<&RamRegion> {
-    let end = extent.addr.checked_add(extent.len)?;
-    ram.iter().find(|region| {
-        extent.addr >= region.addr
-            && region
-                .addr
-                .checked_add(region.len)
-                .is_some_and(|region_end| end <= region_end)
-    })
-}
-
 const DONE: Reply = Ok(Response::Done);
 
 #[cfg(test)]
@@ -743,8 +715,8 @@ impl Broker {
     fn unanswered(&self, peer: PeerId) -> usize {
         let state = &self.peers[&peer];
         let maps: usize = state.windows.iter().map(|w| w.waiters.len()).sum();
-        let own = self.buffers.values().filter(|b| b.owner == peer);
-        let revoking = own.filter_map(|buffer| buffer.revoking.as_ref());
+        let own = self.buffers.range(generations_of(peer));
+        let revoking = own.filter_map(|(_, buffer)| buffer.revoking.as_ref());
         maps + state.flushes.len() + revoking.filter(|r| r.waiter.is_some()).count()
     }
 
@@ -772,6 +744,9 @@ impl Broker {
             },
         )?;
         let exports = self.buffers.values().filter(|b| b.owner == id).count();
+        if exports != self.buffers.range(generations_of(id)).count() {
+            return Err("a generation is not its owner's".into());
+        }
         if exports != peer.exports as usize {
             return Err(format!("{exports} exports, {} counted", peer.exports));
         }

@@ -8,6 +8,7 @@ use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Rights, Transport};
 use serde::Serialize;
 
+use super::exports::generations_of;
 use super::limits::MAP_ALIGN;
 use super::types::PeerId;
 use super::windows::State;
@@ -220,9 +221,8 @@ impl Broker {
         snapshot.exports = state.exports;
         snapshot.exported_bytes = self
             .buffers
-            .values()
-            .filter(|buffer| buffer.owner == peer)
-            .fold(0, |sum, buffer| sum.saturating_add(buffer.size));
+            .range(generations_of(peer))
+            .fold(0, |sum, (_, buffer)| sum.saturating_add(buffer.size));
         snapshot.attachments = count(state.attachments.len());
         snapshot.mapped = count(state.attachments.values().filter(|a| a.maps > 0).count());
         snapshot.windows = state.windows.held();

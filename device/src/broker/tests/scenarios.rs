@@ -1046,6 +1046,41 @@ fn memory_that_is_unplugged_is_taken_back() {
 }
 
 #[test]
+fn a_new_memory_table_costs_no_look_at_what_it_cannot_take() {
+    const MANY: u64 = 100;
+    let mut host = Host::new();
+    for _ in 0..MANY {
+        host.export(A, 2);
+    }
+    let region = |addr, len| RamRegion {
+        addr,
+        len,
+        sealed: true,
+    };
+    let (all, more) = (region(RAM, 8 << 20), region(1 << 40, PAGE));
+    // Each page of the buffers is in the first half.
+    let halves = [region(RAM, 4 << 20), region(RAM + (4 << 20), 4 << 20)];
+    for (what, peer, ram, most) in [
+        ("of another peer", B, vec![], 0),
+        ("with more", A, vec![more, all], 0),
+        ("in another order", A, vec![all, more], 0),
+        ("without what nobody exported", A, vec![all], 2 * MANY),
+        ("in pieces", A, halves.to_vec(), 2 * MANY),
+    ] {
+        let before = host.broker.extents_looked_at;
+        let effects = host.broker.set_ram(peer, ram);
+        host.take(effects);
+        let looks = host.broker.extents_looked_at - before;
+        assert!(looks <= most, "{what}: {looks} looks");
+        assert_eq!(host.peer(A).exports, MANY as u32, "{what}");
+    }
+
+    let effects = host.broker.set_ram(A, halves[1..].to_vec());
+    host.take(effects);
+    assert_eq!(host.peer(A).exports, 0);
+}
+
+#[test]
 fn an_unexport_of_what_is_being_taken_back_is_answered_when_it_is_gone() {
     let mut host = Host::new();
     let id = host.export(A, 1);
