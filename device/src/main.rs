@@ -35,7 +35,10 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             say(&error);
-            ExitCode::FAILURE
+            match error {
+                daemon::Error::Bug => ExitCode::from(daemon::EXIT_BUG),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

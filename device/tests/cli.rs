@@ -28,7 +28,7 @@ use common::{SOON, until};
 use vhost::VhostBackend;
 use vhost::vhost_user::Frontend;
 use vhost_device_bufshare::broker::limits::{HARD_MAX_WINDOWS, MAX_PEERS};
-use vhost_device_bufshare::host::daemon::EXIT_STILL_MAPPED;
+use vhost_device_bufshare::host::daemon::{EXIT_BUG, EXIT_STILL_MAPPED};
 use vhost_device_bufshare::host::descriptors::needed;
 
 fn run(args: &[&str]) -> Output {
@@ -123,7 +123,7 @@ fn unit_values(key: &str) -> Vec<String> {
 fn unit_gives_the_end_its_time_and_does_not_hide_its_status() {
     assert_eq!(
         unit_values("RestartPreventExitStatus"),
-        [EXIT_STILL_MAPPED.to_string()]
+        [format!("{EXIT_STILL_MAPPED} {EXIT_BUG}")]
     );
     assert_eq!(unit_values("SuccessExitStatus"), [""; 0]);
     assert_eq!(unit_values("Type"), ["notify"], "it asks for more time");
@@ -338,6 +338,15 @@ fn unit_has_descriptors_for_as_many_peers_as_there_may_be() {
 }
 
 #[test]
+fn unit_lets_the_kernel_end_others_first_when_memory_is_short() {
+    let [adjust] = &unit_values("OOMScoreAdjust")[..] else {
+        panic!("one OOMScoreAdjust");
+    };
+    let adjust: i32 = adjust.parse().unwrap();
+    assert!((-1000..0).contains(&adjust), "{adjust}");
+}
+
+#[test]
 fn failed_start_leaves_no_socket_behind() {
     let dir = tempfile::tempdir().unwrap();
     let good = dir.path().join("good");
@@ -369,6 +378,7 @@ fn help_is_a_manual() {
         "Examples",
         "virtio-id=37",
         &format!("\n  {EXIT_STILL_MAPPED}  ended by a signal, but VMMs still map"),
+        &format!("\n  {EXIT_BUG}  ended by a bug"),
     ] {
         assert!(text.contains(word), "'{word}' is not in the help");
     }

@@ -61,9 +61,9 @@ VM whose RAM is left out is refused):
 
 Signals:
   SIGTERM, SIGINT, SIGHUP and SIGQUIT end the program (SIGHUP not under nohup).
-  From then on no front end can connect and no guest can export; every buffer is taken back, as in any revocation. When it
-  is proved that no VMM maps memory of another VM, the program ends with status
-  0. Importers that run get the time of --revoke-wait and 5 seconds more, those
+  From then on no front end can connect and no guest can export; every buffer is
+  taken back, as in any revocation. When it is proved that no VMM maps memory of
+  another VM, the program ends with status 0. Importers that run get the time of --revoke-wait and 5 seconds more, those
   whose device is stopped the time of --revoke-wait (60 seconds if unlimited);
   nothing is forced upon them. Whatever is mapped then stays mapped, so the
   status is 3, and standard error has one line for each importer: which process,
@@ -75,6 +75,13 @@ Signals:
   After SIGKILL, or a crash, nothing was taken back and no line names anybody:
   end every VM that imports before an exporter is reset or reboots.
 
+Memory of the host:
+  Pages of a VM's RAM that nobody has touched yet are allocated when this program
+  reads or writes there, and charged to its cgroup: up to all of the VM's RAM by its
+  guest, and without a limit by its VMM. Preallocated RAM (prealloc=on) avoids the
+  first. With vm.overcommit_memory=2 it has to be preallocated: at the limit of the
+  host a missing page ends this program.
+
 Exit status:
   0  ended by a signal, with everything taken back; or --print-capabilities,
      --help, --version
@@ -82,6 +89,7 @@ Exit status:
   2  wrong usage: options or configuration
   3  ended by a signal, but VMMs still map memory of other VMs; standard error
      says which
+  4  ended by a bug; VMMs may still map memory of other VMs, as after SIGKILL
 
 Examples:
   vhost-device-bufshare \\

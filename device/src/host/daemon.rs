@@ -4,7 +4,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,9 @@ const END_MARGIN: Duration = END_WAIT.saturating_mul(3);
 /// Exit status of a program that ended although a VMM may map memory of another VM.
 pub const EXIT_STILL_MAPPED: u8 = 3;
 
+/// Exit status of a program that a bug ended, so that nobody knows what VMMs map.
+pub const EXIT_BUG: u8 = 4;
+
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -48,10 +51,10 @@ pub enum Error {
     /// The control socket cannot be had.
     #[error("control socket: {0}")]
     Control(listen::Error),
-    /// The broker panicked.
+    /// A thread panicked that the program cannot do without.
     #[error(
-        "ended by a bug in the broker (see the log): what VMMs map of other VMs' memory stays mapped \
-         until they end"
+        "ended by a bug (see the log): VMMs may still map other VMs' memory; end every VM that \
+         imports before an exporter is reset or reboots"
     )]
     Bug,
     /// Front ends cannot be signalled.
@@ -92,7 +95,7 @@ pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
     let signal = signals.wait(&daemon.common.stop);
     match signal.map_err(system("wait for signals"))? {
         Some(name) => log::info!("{name}: ending"),
-        None if daemon.common.hub.failed() => {}
+        None if daemon.has_bug() => {}
         None => log::info!("no front end can come any more: ending"),
     }
     let limit = daemon.end_wait();
@@ -110,12 +113,7 @@ pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
             true
         }
     };
-    let hub = daemon.common.hub.clone();
-    let left = daemon.end(again);
-    if hub.failed() {
-        return Err(Error::Bug);
-    }
-    Ok(left)
+    daemon.end(again)
 }
 
 /// A running daemon.
@@ -123,6 +121,8 @@ pub struct Daemon {
     common: Arc<Common>,
     servers: Vec<Arc<Server>>,
     threads: Vec<JoinHandle<()>>,
+    /// A bug ended one of them.
+    bug: Arc<AtomicBool>,
     /// Those of the front ends. Removes their files.
     sockets: Vec<Bound>,
     _control: Option<Bound>,
@@ -169,6 +169,7 @@ impl Daemon {
             common: common.clone(),
             servers: Vec::new(),
             threads: vec![timer],
+            bug: Arc::default(),
             sockets: Vec::new(),
             _control: None,
         };
@@ -211,9 +212,11 @@ impl Daemon {
     /// Starts a thread. The program ends if a bug ends it.
     fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
         let (thread, stop) = (name.to_owned(), self.common.stop.clone());
+        let bug = self.bug.clone();
         let body = move || {
             if catch_unwind(AssertUnwindSafe(body)).is_err() {
                 log::error!("a bug ended the thread '{thread}': the program ends");
+                bug.store(true, Ordering::Release);
                 stop.request();
             }
         };
@@ -231,18 +234,30 @@ impl Daemon {
         self.common.hub.close_wait().saturating_add(END_MARGIN)
     }
 
+    /// A bug has ended a thread, or left the broker in the middle of a change.
+    fn has_bug(&self) -> bool {
+        self.common.hub.failed() || self.bug.load(Ordering::Acquire)
+    }
+
     /// Takes no more front ends, takes all buffers back, and waits until that is
     /// proved, the time is over, or it is `interrupted`; then ends all sessions.
     /// Returns what VMMs may still map of other VMs' memory, and nobody can take from
     /// them any more.
-    #[must_use]
-    pub fn end(mut self, interrupted: impl Fn() -> bool) -> Vec<HoldReport> {
+    ///
+    /// # Errors
+    /// [`Error::Bug`], if there was one: then a session may be lost, and with it what is
+    /// known of its VMM.
+    pub fn end(mut self, interrupted: impl Fn() -> bool) -> Result<Vec<HoldReport>, Error> {
         self.common.closing.request();
         self.sockets.clear();
         self.common.hub.close();
         let left = self.common.hub.wait_until_closed(interrupted);
+        let (hub, bug) = (self.common.hub.clone(), self.bug.clone());
         self.end_sessions();
-        left
+        if hub.failed() || bug.load(Ordering::Acquire) {
+            return Err(Error::Bug);
+        }
+        Ok(left)
     }
 
     fn end_sessions(self) {
@@ -282,5 +297,30 @@ fn find_udmabuf(config: &Config) -> Option<Arc<dyn udmabuf::Maker>> {
             }
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::host::args::Args;
+
+    #[test]
+    fn a_bug_that_ends_a_thread_ends_the_program_and_is_its_result() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let line = ["bufshare", "--socket-path", socket.to_str().unwrap()];
+        let config = Config::try_from(Args::try_parse_from(line).unwrap()).unwrap();
+        let mut daemon = Daemon::start(&config).unwrap();
+        let stop = daemon.common.stop.clone();
+        assert!(!daemon.has_bug());
+
+        daemon.spawn("accept", || panic!("as a bug would")).unwrap();
+        daemon.threads.pop().unwrap().join().unwrap();
+
+        assert!(stop.requested() && daemon.has_bug());
+        assert!(matches!(daemon.end(|| false), Err(Error::Bug)));
     }
 }

@@ -272,7 +272,7 @@ impl Daemon {
         self.ended = true;
         match &mut self.run {
             Run::Here(_, daemon) => {
-                let left = daemon.take().unwrap().end(|| false);
+                let left = daemon.take().unwrap().end(|| false).unwrap();
                 assert!(left.is_empty(), "{left:?}");
             }
             Run::Child(_) => {
@@ -290,7 +290,7 @@ impl Daemon {
         self.ended = true;
         let left = match &mut self.run {
             Run::Here(_, daemon) => {
-                let left = daemon.take().unwrap().end(|| true);
+                let left = daemon.take().unwrap().end(|| true).unwrap();
                 left.iter().map(ToString::to_string).collect()
             }
             Run::Child(_) => {
@@ -337,7 +337,12 @@ impl Daemon {
                 until("the end of its threads", || threads.count() == 0);
                 assert_eq!(threads.panics(), [""; 0]);
             }
-            Run::Child(_) => assert!(!self.log().contains("panicked"), "{}", self.log()),
+            Run::Child(_) => {
+                let log = self.log();
+                for fault in ["panicked", "a bug"] {
+                    assert!(!log.contains(fault), "'{fault}' is in:\n{log}");
+                }
+            }
         }
     }
 }
