@@ -414,6 +414,24 @@ impl Hub {
             }
             broker.peer_leaves(peer)
         });
+        self.take_back(peer);
+    }
+
+    /// Takes back all that a stopped peer exported, in steps: between two of them others
+    /// have their requests served.
+    fn take_back(&self, peer: PeerId) {
+        loop {
+            // Also if the broker failed.
+            let mut last = true;
+            self.step(|broker, _| {
+                let effects;
+                (last, effects) = broker.take_back(peer);
+                effects
+            });
+            if last {
+                return;
+            }
+        }
     }
 
     /// The front end is gone, with all that it had.
@@ -482,6 +500,7 @@ impl Hub {
             }
             broker.peer_stopped(peer)
         });
+        self.take_back(peer);
         let left = self.wait_for_importers(peer, &ended);
         let Some(left) = left else {
             // It may only be answered when it is proved that nobody maps its memory.

@@ -203,8 +203,16 @@ impl Broker {
         let generation = *self.generations.get(&id.0)?;
         let buffer = self.buffers.get(&generation)?;
         let visible = buffer.owner == peer
-            || (buffer.revoking.is_none() && buffer.access.contains_key(&peer));
+            || (self.is_offered(generation) && buffer.access.contains_key(&peer));
         visible.then_some(generation)
+    }
+
+    /// Whether a buffer is there for importers: not being taken back, nor of an owner
+    /// that has stopped, whose buffers are taken back in steps.
+    pub(super) fn is_offered(&self, generation: u64) -> bool {
+        self.buffers.get(&generation).is_some_and(|buffer| {
+            buffer.revoking.is_none() && self.peers.get(&buffer.owner).is_some_and(|p| p.up)
+        })
     }
 
     /// The owner's driver learns that its export ended without its asking.
@@ -289,6 +297,32 @@ impl Broker {
             id,
             after: limits::REVOKE_ACK,
         });
+    }
+
+    /// Goes on with what the stop of `peer` takes back: at most `most` buffers are looked
+    /// at. Returns whether none is left.
+    pub(super) fn revoke_some(&mut self, peer: PeerId, most: usize) -> bool {
+        let Some(from) = self.peers.get(&peer).and_then(|state| state.revoked_below) else {
+            return true;
+        };
+        let next: Vec<u64> = self
+            .buffers
+            .range(from..=*generations_of(peer).end())
+            .map(|(generation, _)| *generation)
+            .take(most)
+            .collect();
+        let last = next.len() < most;
+        if let Some(state) = self.peers.get_mut(&peer) {
+            let looked_at = next.last().map(|generation| generation.saturating_add(1));
+            state.revoked_below = looked_at.filter(|_| !last);
+        }
+        for generation in next {
+            if self.revoking(generation).is_none() {
+                self.tell_owner_revoked(generation);
+                self.revoke(generation, None);
+            }
+        }
+        last
     }
 
     pub(super) fn revoking(&mut self, generation: u64) -> Option<&mut Revoking> {

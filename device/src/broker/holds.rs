@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use super::Broker;
-use super::limits::MAX_CLOSE;
 use super::types::{Effect, PeerId};
 
 /// What the VMM of one peer may still map of another peer's memory.
@@ -49,7 +48,7 @@ impl Broker {
     }
 
     /// The program is to end: every buffer is taken back, as in any revocation, and
-    /// nobody can export any more. At most [`MAX_CLOSE`] of them are looked at in one
+    /// nobody can export any more. At most [`super::limits::MAX_REVOKE`] of them are looked at in one
     /// call; also returns whether those were the last.
     pub fn close(&mut self) -> (bool, Vec<Effect>) {
         self.closed = true;
@@ -57,7 +56,7 @@ impl Broker {
             .buffers
             .range(self.close_from..)
             .map(|(generation, _)| *generation)
-            .take(MAX_CLOSE)
+            .take(self.at_once)
             .collect();
         for generation in &next {
             self.close_from = generation.saturating_add(1);
@@ -66,6 +65,6 @@ impl Broker {
                 self.revoke(*generation, None);
             }
         }
-        (next.len() < MAX_CLOSE, self.finish())
+        (next.len() < self.at_once, self.finish())
     }
 }

@@ -174,10 +174,13 @@ impl Broker {
     ) -> Result<Option<Response>, Status> {
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         state.counters.map_requests = state.counters.map_requests.saturating_add(1);
-        let attachment = state.attachments.get_mut(&handle).ok_or(Status::NotFound)?;
-        if attachment.revoked {
+        let attachment = state.attachments.get(&handle).ok_or(Status::NotFound)?;
+        let (revoked, generation) = (attachment.revoked, attachment.generation);
+        if revoked || !self.is_offered(generation) {
             return Err(Status::Revoked);
         }
+        let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
+        let attachment = state.attachments.get_mut(&handle).ok_or(Status::NotFound)?;
         if offset != 0 || len != attachment.size {
             return Err(Status::Unsupported);
         }

@@ -60,9 +60,9 @@ pub const REVOKE_ACK: Duration = Duration::from_millis(1000);
 /// more than that.
 pub const MAX_PENDING: usize = 1024;
 
-/// Buffers that the end of the program takes back at once, before others may have their
-/// requests served: each takes as long as a revocation.
-pub const MAX_CLOSE: usize = 32;
+/// Buffers that the stop of a VM, or the end of the program, takes back at once, before
+/// others may have their requests served: each takes as long as a revocation.
+pub const MAX_REVOKE: usize = 32;
 
 /// Events of droppable kinds about one peer that wait for another; more are
 /// counted and told by OVERFLOW. An offer and news of a few hundred buffers.

@@ -147,6 +147,9 @@ struct Peer {
     up: bool,
     /// Stopped, and not known to be reset.
     stopped: bool,
+    /// It has stopped, and its buffers with this number and higher ones are yet to be
+    /// taken back.
+    revoked_below: Option<u64>,
     can_map: bool,
     /// In order.
     ram: Vec<RamRegion>,
@@ -183,6 +186,8 @@ pub struct Broker {
     closed: bool,
     /// The first buffer that was not looked at since.
     close_from: u64,
+    /// [`limits::MAX_REVOKE`], but in tests.
+    at_once: usize,
     ids: Box<dyn IdSource + Send>,
     out: Vec<Effect>,
     /// By changes of RAM, since the start.
@@ -228,6 +233,7 @@ impl Broker {
                     config: peer,
                     up: false,
                     stopped: false,
+                    revoked_below: None,
                     can_map: false,
                     ram: Vec::new(),
                     attachments: BTreeMap::new(),
@@ -273,6 +279,7 @@ impl Broker {
             host_udmabuf: config.host_udmabuf,
             closed: false,
             close_from: 0,
+            at_once: limits::MAX_REVOKE,
             ids,
             out: Vec::new(),
             #[cfg(test)]
@@ -284,6 +291,8 @@ impl Broker {
     /// requests. Idempotent. A driver that was stopped and not reset goes on
     /// with what it has; it is told that it may have missed events.
     pub fn peer_up(&mut self, peer: PeerId, can_map: bool) -> Vec<Effect> {
+        // Before it exports anew: that is not to be taken back.
+        self.revoke_some(peer, usize::MAX);
         if let Some(state) = self.peers.get_mut(&peer) {
             state.can_map = can_map;
             if core::mem::take(&mut state.stopped) {
@@ -300,17 +309,25 @@ impl Broker {
     }
 
     /// The rings of `peer` stopped, and it is not known yet whether its driver
-    /// was reset or its VM merely paused. All that it exported is taken back;
-    /// what it attached stays until [`Broker::peer_reset`].
+    /// was reset or its VM merely paused. Nobody can attach or map what it exported any
+    /// more, and all of it is to be taken back by [`Broker::take_back`], which is called
+    /// until that is done; what it attached stays until [`Broker::peer_reset`].
     pub fn peer_stopped(&mut self, peer: PeerId) -> Vec<Effect> {
-        self.stop(peer);
+        self.begin_stop(peer);
         self.finish()
+    }
+
+    /// Goes on with a stop: at most [`limits::MAX_REVOKE`] buffers are looked at in one
+    /// call. Returns whether those were the last.
+    pub fn take_back(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
+        let last = self.revoke_some(peer, self.at_once);
+        (last, self.finish())
     }
 
     /// The front end of `peer` is not served any more, and may hold what it has for
     /// some time: as stopped, and all its windows go, used or not.
     pub fn peer_leaves(&mut self, peer: PeerId) -> Vec<Effect> {
-        self.stop(peer);
+        self.begin_stop(peer);
         self.take_windows(peer, |_| true);
         self.finish()
     }
@@ -561,24 +578,21 @@ impl Broker {
         }
     }
 
-    fn stop(&mut self, peer: PeerId) {
+    /// `peer` does not run any more. Its buffers are yet to be taken back.
+    fn begin_stop(&mut self, peer: PeerId) {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
         state.stopped = true;
+        state.revoked_below = Some(*generations_of(peer).start());
         if core::mem::replace(&mut state.up, false) {
             self.tell_peers(peer, false);
         }
-        let exports: Vec<u64> = self
-            .buffers
-            .range(generations_of(peer))
-            .filter(|(_, buffer)| buffer.revoking.is_none())
-            .map(|(generation, _)| *generation)
-            .collect();
-        for generation in exports {
-            self.tell_owner_revoked(generation);
-            self.revoke(generation, None);
-        }
+    }
+
+    fn stop(&mut self, peer: PeerId) {
+        self.begin_stop(peer);
+        self.revoke_some(peer, usize::MAX);
     }
 
     fn reset(&mut self, peer: PeerId) {
@@ -746,6 +760,15 @@ impl Broker {
         let exports = self.buffers.values().filter(|b| b.owner == id).count();
         if exports != self.buffers.range(generations_of(id)).count() {
             return Err("a generation is not its owner's".into());
+        }
+        let mut own = self.buffers.range(generations_of(id));
+        if !peer.up
+            && !own.all(|(generation, buffer)| {
+                let step = peer.revoked_below.is_some_and(|below| *generation >= below);
+                step || buffer.revoking.is_some()
+            })
+        {
+            return Err("a buffer of a peer that does not run".into());
         }
         if exports != peer.exports as usize {
             return Err(format!("{exports} exports, {} counted", peer.exports));

@@ -154,6 +154,14 @@ impl Host {
     pub(super) fn stop(&mut self, peer: PeerId) {
         let effects = self.broker.peer_stopped(peer);
         self.take(effects);
+        while !self.take_back(peer) {}
+    }
+
+    /// One step of the stop of `peer`. Whether it was the last.
+    pub(super) fn take_back(&mut self, peer: PeerId) -> bool {
+        let (done, effects) = self.broker.take_back(peer);
+        self.take(effects);
+        done
     }
 
     /// Whoever waits until memory of a peer that does not run is mapped nowhere has to

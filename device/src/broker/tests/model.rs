@@ -34,6 +34,10 @@ enum Op {
     Reset(u8, bool),
     /// With a deadline during it, and whether its answer did not wait.
     Pause(u8, bool, bool),
+    /// Stops, and goes on only when it is to ask for something, or by one of the others.
+    Stop(u8),
+    /// A step of the stop of one that has stopped.
+    TakeBack(u8),
     /// The first stops, then the second, whose stop is not held up by the first.
     StopBoth(u8, u8),
     Reconnect(u8),
@@ -55,6 +59,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Deadline),
         1 => (peer.clone(), any::<bool>()).prop_map(|(p, dropped)| Op::Reset(p, dropped)),
         1 => (peer.clone(), any::<bool>(), any::<bool>()).prop_map(|(p, d, u)| Op::Pause(p, d, u)),
+        1 => peer.clone().prop_map(Op::Stop),
+        2 => peer.clone().prop_map(Op::TakeBack),
         1 => (peer.clone(), peer.clone()).prop_map(|(p, q)| Op::StopBoth(p, q)),
         1 => peer.clone().prop_map(Op::Reconnect),
         1 => (peer.clone(), any::<Option<bool>>()).prop_map(|(p, b)| Op::RefuseMaps(p, b)),
@@ -104,6 +110,8 @@ struct Model {
     flushes: BTreeSet<(PeerId, Token)>,
     /// Own exports that ended unasked since a peer last took its events.
     ended: BTreeMap<PeerId, usize>,
+    /// Does not run.
+    stopped: BTreeSet<PeerId>,
 }
 
 const ALLOWED: [(PeerId, PeerId); 3] = [(A, B), (A, C), (B, A)];
@@ -116,8 +124,10 @@ impl Model {
             max_attachments: 12,
             ..Limits::default()
         };
+        let mut host = Host::with(config(limits));
+        host.broker.at_once = 2;
         Self {
-            host: Host::with(config(limits)),
+            host,
             exports: BTreeMap::new(),
             attachments: BTreeMap::new(),
             maps: BTreeMap::new(),
@@ -125,6 +135,29 @@ impl Model {
             unexports: BTreeMap::new(),
             flushes: BTreeSet::new(),
             ended: BTreeMap::new(),
+            stopped: BTreeSet::new(),
+        }
+    }
+
+    /// The driver of `peer` runs: as anew, or after a stop.
+    fn up(&mut self, peer: PeerId) {
+        self.stopped.remove(&peer);
+        let effects = self.host.broker.peer_up(peer, true);
+        self.host.take(effects);
+    }
+
+    /// Whoever asks for something runs.
+    fn asks(&mut self, op: &Op) {
+        if let Op::Export(p, ..)
+        | Op::Unexport(p, _)
+        | Op::Attach(p, _)
+        | Op::Detach(p, _)
+        | Op::Map(p, _)
+        | Op::Unmap(p, _)
+        | Op::Flush(p) = op
+            && self.stopped.contains(&PeerId((*p).into()))
+        {
+            self.up(PeerId((*p).into()));
         }
     }
 
@@ -201,6 +234,7 @@ impl Model {
     }
 
     fn apply(&mut self, op: Op) {
+        self.asks(&op);
         match op {
             Op::Export(p, page, pieces) => {
                 let peer = PeerId(p.into());
@@ -348,8 +382,7 @@ impl Model {
                     let vmm = &self.host.vmms[&peer];
                     assert_eq!(vmm.requests, [], "about windows that are gone");
                 }
-                let effects = self.host.broker.peer_up(peer, true);
-                self.host.take(effects);
+                self.up(peer);
             }
             Op::Pause(p, deadline, unproved) => {
                 let peer = PeerId(p.into());
@@ -361,8 +394,23 @@ impl Model {
                 if unproved {
                     self.host.broker.stop_unproved(peer);
                 }
-                let effects = self.host.broker.peer_up(peer, true);
+                self.up(peer);
+            }
+            Op::Stop(p) => {
+                let peer = PeerId(p.into());
+                self.revoke_of(peer);
+                let effects = self.host.broker.peer_stopped(peer);
                 self.host.take(effects);
+                self.stopped.insert(peer);
+            }
+            Op::TakeBack(p) => {
+                let peer = PeerId(p.into());
+                if self.host.take_back(peer) && self.stopped.contains(&peer) {
+                    let listed = self.host.broker.snapshot();
+                    let name = ["a", "b", "c"][p as usize - 1];
+                    let mut own = listed.buffers.iter().filter(|b| b.owner == name);
+                    assert!(own.all(|b| b.revoking));
+                }
             }
             Op::StopBoth(p, q) => {
                 let (first, second) = (PeerId(p.into()), PeerId(q.into()));
@@ -377,8 +425,7 @@ impl Model {
                 assert!(!vmm.shows(second) || first == second);
                 self.check();
                 for peer in [first, second] {
-                    let effects = self.host.broker.peer_up(peer, true);
-                    self.host.take(effects);
+                    self.up(peer);
                 }
             }
             Op::Reconnect(p) => {
@@ -386,6 +433,7 @@ impl Model {
                 self.forget_driver(peer);
                 self.host.disconnect(peer);
                 self.host.connect(peer);
+                self.stopped.remove(&peer);
             }
             Op::RefuseMaps(p, asked) => {
                 if let Some(vmm) = self.host.vmms.get_mut(&PeerId(p.into())) {
@@ -498,6 +546,9 @@ impl Model {
     fn finish(mut self) {
         for vmm in self.host.vmms.values_mut() {
             vmm.no_map = None;
+        }
+        for peer in self.stopped.clone() {
+            self.up(peer);
         }
         self.host.settle();
         self.take_maps();

@@ -1099,9 +1099,79 @@ fn an_unexport_of_what_is_being_taken_back_is_answered_when_it_is_gone() {
 }
 
 #[test]
+fn a_stop_takes_many_buffers_back_in_steps_and_shows_none_meanwhile() {
+    let mut host = Host::new();
+    let many = limits::MAX_REVOKE + 1;
+    for _ in 1..many {
+        host.export(A, 1);
+    }
+    let last = host.export(A, 1);
+    let handle = host.attach(B, last);
+    let idle = host.attach(B, last);
+    mapped(host.call(B, map(handle, 1)));
+    host.events(B);
+    let left = |host: &Host| host.broker.snapshot().buffers.len();
+
+    let effects = host.broker.peer_stopped(A);
+    host.take(effects);
+    let (done, effects) = host.broker.take_back(A);
+    host.take(effects);
+    assert!(!done);
+    assert_eq!(left(&host), 1, "the first step");
+    // Nothing is asked of anybody for the last one yet, and nobody gets at it.
+    assert!(host.deadlines.is_empty());
+    let rights = Rights::RW;
+    for (request, status) in [
+        (Request::Attach { id: last, rights }, Status::NotFound),
+        (Request::Query { id: last }, Status::NotFound),
+        (map(handle, 1), Status::Revoked),
+        (map(idle, 1), Status::Revoked),
+    ] {
+        assert_eq!(host.call(B, request), Err(status));
+    }
+    assert!(host.broker.exposed(A));
+
+    let (done, effects) = host.broker.take_back(A);
+    host.take(effects);
+    assert!(done);
+    assert_eq!(host.deadlines.len(), 1);
+    let (again, effects) = host.broker.take_back(A);
+    assert!(again && effects.is_empty());
+    host.call(B, Request::Unmap { handle }).unwrap();
+    assert!(!host.broker.exposed(A));
+    assert_eq!(left(&host), 0);
+}
+
+#[test]
+fn a_peer_that_goes_on_during_the_steps_of_its_stop_keeps_nothing_of_before() {
+    let mut host = Host::new();
+    host.broker.at_once = 1;
+    let ids = [0; 3].map(|_| host.export(A, 1));
+    let effects = host.broker.peer_stopped(A);
+    host.take(effects);
+    let (done, effects) = host.broker.take_back(A);
+    host.take(effects);
+    assert!(!done);
+
+    let effects = host.broker.peer_up(A, true);
+    host.take(effects);
+    let new = host.export(A, 1);
+    let (done, effects) = host.broker.take_back(A);
+    host.take(effects);
+
+    assert!(done);
+    for id in ids {
+        let rights = Rights::RW;
+        let attach = host.call(B, Request::Attach { id, rights });
+        assert_eq!(attach, Err(Status::NotFound));
+    }
+    host.attach(B, new);
+}
+
+#[test]
 fn the_end_takes_many_buffers_back_in_steps() {
     let mut host = Host::new();
-    let many = limits::MAX_CLOSE + 1;
+    let many = limits::MAX_REVOKE + 1;
     for _ in 0..many {
         host.export(A, 1);
     }
