@@ -339,9 +339,10 @@ impl Daemon {
             }
             Run::Child(_) => {
                 let log = self.log();
-                for fault in ["panicked", "a bug"] {
-                    assert!(!log.contains(fault), "'{fault}' is in:\n{log}");
-                }
+                // A warning may speak of a bug of the VMM.
+                let own = |line: &str| line.contains("ERROR") && line.contains("a bug");
+                let bad = |line: &str| line.contains("panicked") || own(line);
+                assert!(!log.lines().any(bad), "{log}");
             }
         }
     }
