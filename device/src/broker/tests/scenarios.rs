@@ -1072,7 +1072,7 @@ fn a_new_memory_table_costs_no_look_at_what_it_cannot_take() {
         host.take(effects);
         let looks = host.broker.extents_looked_at - before;
         assert!(looks <= most, "{what}: {looks} looks");
-        assert_eq!(host.peer(A).exports, MANY as u32, "{what}");
+        assert_eq!(u64::from(host.peer(A).exports), MANY, "{what}");
     }
 
     let effects = host.broker.set_ram(A, halves[1..].to_vec());
