@@ -15,6 +15,7 @@
 //! | `faults` | tests that a kernel's own fault breaks |
 //! | [`report`] | log folders, skips, the health of the guests' kernels |
 //! | [`wait`] | limits; every wait has one and says what it waited for |
+//! | [`sockets`] | the folder of a pair's sockets |
 //! | [`display`] | the display of a guest that shows buffers of other drivers |
 //! | [`image`] | screen shots |
 //!
@@ -36,5 +37,6 @@ pub mod leaks;
 pub mod pair;
 pub mod qmp;
 pub mod report;
+pub mod sockets;
 pub mod vm;
 pub mod wait;

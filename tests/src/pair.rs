@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use bufshare_agent::wire::Ready;
-use tempfile::TempDir;
 
 use crate::channel::Transcript;
 use crate::daemon::{self, Daemon, Holdings};
 use crate::lab::Lab;
+use crate::sockets::SocketFolder;
 use crate::vm::{Machine, Vm};
 use crate::{leaks, report};
 
@@ -135,7 +135,7 @@ pub struct TwoVms {
     plan: Plan,
     transcript: Transcript,
     logs: PathBuf,
-    sockets: TempDir,
+    sockets: SocketFolder,
     finished: bool,
 }
 
@@ -159,8 +159,7 @@ impl TwoVms {
         }
         let lab = Lab::find()?;
         let started = Instant::now();
-        // Short paths: a socket's has at most 107 bytes.
-        let sockets = tempfile::Builder::new().prefix("bufshare-").tempdir()?;
+        let sockets = SocketFolder::new()?;
         let transcript = Transcript::new(&logs.join("transcript.jsonl"))?;
         let daemon = match &plan.options {
             Some(options) => {
