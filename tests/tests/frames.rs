@@ -209,3 +209,43 @@ fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_told() {
         Ok(())
     });
 }
+
+/// As many events as the driver keeps for an open file (`BUFSHARE_FILE_EVENTS`).
+const KEPT_EVENTS: u32 = 256;
+
+/// The camera's program stands still meanwhile, so its events of the frames' release are
+/// among the lost.
+#[test]
+fn frames_whose_release_was_lost_with_other_events_are_taken_back() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, other) = a.offer(1 << 16, 1)?;
+        let line = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 3 --buffers 3";
+        let mut camera = vms.a.spawn(&words(line))?;
+        for _ in 0..3 {
+            b.wait_event("of a frame", |event| event.kind == "Meta")?;
+        }
+        camera.signal(libc::SIGSTOP)?;
+        // One by one, or the host makes one event of several.
+        for _ in 0..KEPT_EVENTS {
+            b.cycle(&other.id, 1, 1, LIMIT)?;
+            a.wait_event_of("Released", &other.id)?;
+        }
+        let view = format!("{VIEW} --no-display");
+        channel::succeeded("view", vms.b.run(&words(&view), LIMIT)?)?;
+        camera.signal(libc::SIGCONT)?;
+        let mut lines = String::new();
+        let status = camera.end(LIMIT, |_, line| {
+            lines.push_str(&format!("{}\n", line.trim_end()))
+        })?;
+        ensure!(status == Status::Exit(0), "{status:?}: {lines}");
+        let records = records(&lines)?;
+        let summary = record(&records, "capture_summary")?;
+        ensure!(
+            summary.get("replies_ok").and_then(Value::as_u64) == Some(3),
+            "{summary}"
+        );
+        Ok(())
+    });
+}

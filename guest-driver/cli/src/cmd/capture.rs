@@ -82,6 +82,10 @@ struct Rotation<'a> {
     extents: Vec<u32>,
     camera: Camera,
     out: Vec<Option<Out>>,
+    /// Events were lost, and from then on none says alone that a frame is back.
+    lost_events: bool,
+    /// The highest number of a frame that is back.
+    newest_back: u64,
     replies: bool,
     wanted: u64,
     published: u64,
@@ -139,6 +143,8 @@ impl<'a> Rotation<'a> {
             run: now(),
             meta,
             out: exports.iter().map(|_| None).collect(),
+            lost_events: false,
+            newest_back: 0,
             exports,
             extents,
             camera,
@@ -258,20 +264,60 @@ impl<'a> Rotation<'a> {
                 return Err(Failure::revoked("the host revoked a buffer"));
             }
         }
-        let index = self
-            .exports
-            .iter()
-            .position(|export| export.id() == event.id);
-        match (event.kind, index) {
-            (EventKind::Released, Some(index)) if event.peer == self.viewer => {
-                self.returned(at, index)
-            }
+        self.lost_events |= event.kind == EventKind::Overflow;
+        let released = (event.kind == EventKind::Released && event.peer == self.viewer)
+            .then(|| {
+                self.exports
+                    .iter()
+                    .position(|export| export.id() == event.id)
+            })
+            .flatten();
+        match (event.kind, released) {
             (EventKind::PeerUp | EventKind::PeerDown, _) if event.peer == self.viewer => {
                 self.output
                     .print(&Record::Event(EventRecord::from(event)))?;
-                Ok(false)
             }
-            _ => Ok(false),
+            (_, Some(index)) if !self.lost_events => return self.returned(at, index),
+            _ => {}
+        }
+        let mut progress = false;
+        if self.lost_events {
+            // The highest number first: it says something of those below.
+            let mut waiting: Vec<(u64, usize)> = self
+                .out
+                .iter()
+                .enumerate()
+                .filter_map(|(index, out)| Some((out.as_ref()?.frame.number, index)))
+                .collect();
+            waiting.sort_unstable_by(|one, other| other.cmp(one));
+            for (_, index) in waiting {
+                if self.is_back(index, released == Some(index))? {
+                    progress |= self.returned(at, index)?;
+                }
+            }
+        }
+        Ok(progress)
+    }
+
+    /// Whether the frame in this buffer is back. Its RELEASED may be lost, and one that came
+    /// may be of the frame before.
+    fn is_back(&self, index: usize, released: bool) -> Result<bool> {
+        let frame = self.out.get(index).and_then(Option::as_ref);
+        let (Some(Out { frame, .. }), Some(export)) = (frame, self.exports.get(index)) else {
+            return Ok(false);
+        };
+        if self.device.query(export.id())?.attachments > 0 {
+            return Ok(false);
+        }
+        match frame.reply {
+            // The viewer writes it while it has the buffer.
+            Some(reply) => {
+                let slot = self.camera.slot(u32::try_from(index).unwrap_or(u32::MAX))?;
+                let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
+                Ok(content::byte_at(&slot.mapping, offset)? == reply.value)
+            }
+            // A viewer takes frames in the order of their numbers.
+            None => Ok(released || frame.number < self.newest_back),
         }
     }
 
@@ -281,6 +327,7 @@ impl<'a> Rotation<'a> {
             // Attached and released by somebody before it was published.
             return Ok(false);
         };
+        self.newest_back = self.newest_back.max(frame.number);
         let round_trip_us = micros(at.saturating_duration_since(since));
         let buffer = u32::try_from(index).unwrap_or(u32::MAX);
         let slot = self.camera.slot(buffer)?;
