@@ -505,6 +505,31 @@ fn a_held_import_ends_when_the_buffer_is_revoked() {
     });
 }
 
+/// As a script does that only wants the id.
+#[test]
+fn a_reader_that_goes_away_does_not_end_what_is_held() {
+    VMS.with(|vms| {
+        let line = "bufshare alloc --size 64K --to display:rw";
+        let script = format!("{{ {line}; echo status $? >&2; }} | busybox head -n 1; echo gone");
+        let mut program = vms.a.spawn(&["sh", "-c", &script])?;
+        let id = id_of(&program.line(wait::COMMAND)?)?.to_owned();
+        // An event that it would print, of another buffer.
+        let mut offer = offer(vms, 1)?;
+        let mut importer = vms.b.hand()?;
+        let import = importer.import(&offer.export.id)?;
+        importer.close(import.buf.number)?;
+        offer.hand.wait_event_of("Released", &offer.export.id)?;
+        importer.import(&id)?;
+        program.end_input()?;
+        let mut rest = Vec::new();
+        program.end(wait::COMMAND, |_, text| {
+            rest.push(text.trim_end().to_owned())
+        })?;
+        ensure!(rest.iter().any(|line| line == "status 0"), "{rest:?}");
+        Ok(())
+    });
+}
+
 /// Pages that are gone raise SIGBUS in whoever touches them.
 #[test]
 fn a_buffer_revoked_while_it_is_read_is_an_error_like_others() {

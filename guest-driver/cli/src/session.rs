@@ -31,7 +31,8 @@ impl Session {
         Pump::start(self.open()?)
     }
 
-    /// Prints what happens until the end is told, or until `held` is revoked.
+    /// Prints what happens until the end is told, or until `held` is revoked. A reader of
+    /// the output that goes away, as `head -n 1` does, ends the printing alone.
     pub(crate) fn hold(
         &self,
         stop: &mut Stop,
@@ -39,6 +40,7 @@ impl Session {
         device: &Device,
         held: &Held<'_>,
     ) -> Result<()> {
+        let mut is_read = true;
         while !stop.told() {
             let [ready] = stop.wait([events.as_fd()], None)?;
             if !ready {
@@ -47,8 +49,12 @@ impl Session {
             let Some((_, event)) = events.take()? else {
                 continue;
             };
-            self.output
-                .print(&Record::Event(EventRecord::from(&event)))?;
+            if is_read {
+                match self.output.print(&Record::Event(EventRecord::from(&event))) {
+                    Err(failure) if failure.is_unread_output() => is_read = false,
+                    printed => printed?,
+                }
+            }
             if held.ends_with(&event, device)? {
                 return Err(Failure::revoked(format!(
                     "buffer {} was revoked",
