@@ -149,7 +149,7 @@ pub(crate) struct Offer {
     /// Who may import it: a peer's name or number, then the rights, r (read) or rw.
     /// May be repeated. Default rights: r where this machine's VMM enforces it, else
     /// all that the host's operator allows. Without --to: all peers, with the rights that
-    /// the operator allows
+    /// the operator allows; who can write then is said
     #[arg(long, value_name = "PEER[:r|rw]")]
     pub(crate) to: Vec<Grant>,
 

@@ -58,6 +58,18 @@ fn access_list(
     if grants.is_empty() {
         // That is all peers that the operator allows, as far as he allows.
         let all = peers.iter().filter(|peer| !peer.export_rights.is_empty());
+        let writers: Vec<&str> = all
+            .clone()
+            .filter(|peer| peer.export_rights.contains(Rights::WRITE))
+            .map(|peer| peer.name.as_str())
+            .collect();
+        if !writers.is_empty() {
+            warnings.push(format!(
+                "without --to the buffer is for all whom the host's operator allows, and these \
+                 can write to it: {}",
+                writers.join(" ")
+            ));
+        }
         warnings.extend(all.filter_map(|peer| unreadable(info, peer, peer.export_rights)));
     }
     let lines = grants
@@ -113,6 +125,7 @@ mod tests {
     use super::*;
 
     const MAY_WRITE: &str = "display can write to the buffer, too: this machine's VMM does not enforce read-only access";
+    const ALL_MAY_WRITE: &str = "without --to the buffer is for all whom the host's operator allows, and these can write to it: display";
     const UNREADABLE: &str = "can import the buffer only if its VMM enforces read-only access, which this machine's VMM does not; ";
 
     fn peer(id: u64, name: &str, export_rights: Rights) -> Peer {
@@ -160,11 +173,12 @@ mod tests {
     }
 
     #[test]
-    fn without_a_grant_those_are_named_who_cannot_import() {
+    fn without_a_grant_those_are_named_who_can_write_and_who_cannot_import() {
         let (access, warnings) = grants(&Info::default(), &[]);
         assert_eq!(access, []);
-        assert_eq!(warnings.len(), 1, "{warnings:?}");
-        assert!(warnings[0].starts_with("reader can"), "{warnings:?}");
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert_eq!(warnings[0], ALL_MAY_WRITE);
+        assert!(warnings[1].starts_with("reader can"), "{warnings:?}");
     }
 
     #[test]
@@ -180,7 +194,7 @@ mod tests {
             grants(&info, &["display:rw"]),
             (vec![(2, Rights::RW)], vec![])
         );
-        assert_eq!(grants(&info, &[]), (vec![], vec![]));
+        assert_eq!(grants(&info, &[]), (vec![], vec![ALL_MAY_WRITE.to_owned()]));
     }
 
     #[test]
