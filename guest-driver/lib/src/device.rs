@@ -60,6 +60,14 @@ impl Device {
 
     /// The device, its limits, and who we are. The host is asked for the windows in use.
     ///
+    /// ```no_run
+    /// let info = bufshare::Device::open()?.info()?;
+    /// if info.caps & bufshare::CAP_MAP == 0 {
+    ///     println!("imported buffers cannot be mapped in this VM");
+    /// }
+    /// # Ok::<_, bufshare::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// The device is gone, or the host does not answer.
     pub fn info(&self) -> Result<Info> {
@@ -93,10 +101,16 @@ impl Device {
             .map_err(|errno| Error::new(op, errno))?
             .st_rdev;
         let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-        let path = format!("/sys/dev/char/{major}:{minor}/missing_features");
-        match std::fs::read_to_string(path) {
-            Ok(text) => Ok(Some(MissingFeature::parse(&text))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        let folder = format!("/sys/dev/char/{major}:{minor}");
+        let text = match std::fs::read_to_string(format!("{folder}/missing_features")) {
+            // Without the folder, /sys is not mounted.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::metadata(&folder).map(|_| None)
+            }
+            read => read.map(Some),
+        };
+        match text {
+            Ok(text) => Ok(text.as_deref().map(MissingFeature::parse)),
             Err(error) => {
                 let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
                 Err(Error::new(op, errno))
@@ -151,8 +165,8 @@ impl Device {
     ///
     /// # Errors
     /// The driver or the host refuses; [`Error::status`] says why. A `buffer` that
-    /// is open for reading only is refused with EACCES unless all of
-    /// [`ExportOptions::access`] is for reading.
+    /// is open for reading only is refused with EACCES unless
+    /// [`ExportOptions::access`] names peers, all for reading.
     ///
     /// `examples/export_to.rs`:
     ///
