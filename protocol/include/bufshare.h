@@ -14,6 +14,12 @@
  *
  * read() returns whole struct bufshare_event, poll() tells when there are any;
  * each open file has its own queue and gets all events from its opening on.
+ *
+ * VIRTIO_BUFSHARE_EVT_OVERFLOW says that events are missing from here on: @value of
+ * them, or 0 for an unknown number. A suspend of this VM, and any reset of the device,
+ * end all exports and imports of it with such an OVERFLOW alone, and no REVOKED. So
+ * whoever holds some has to look after each: poll() an export_fd, DMA_BUF_IOCTL_SYNC
+ * an import.
  */
 #ifndef _UAPI_BUFSHARE_H
 #define _UAPI_BUFSHARE_H
@@ -257,6 +263,12 @@ struct bufshare_export {
  * @windows: out: VMM mappings that mapping it takes
  * @status: out: status of the host
  * @reserved: zero
+ *
+ * EROFS: BUFSHARE_READ alone was wanted, and the VMM does not enforce read-only
+ * mappings (no VIRTIO_BUFSHARE_CAP_RO_ENFORCED in INFO). QEMU does not: there only
+ * READ | WRITE can be imported, by whom the exporter and the operator grant both.
+ * ENODEV of DMA_BUF_IOCTL_SYNC and mmap(), and SIGBUS of what is mapped: the
+ * exporter revoked the buffer, this VM was suspended, or the device is gone.
  */
 struct bufshare_import {
 	struct bufshare_id id;

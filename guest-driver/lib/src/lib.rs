@@ -53,6 +53,7 @@ pub use kernel::MissingFeature;
 pub use mapping::{CpuAccess, Mapping};
 pub use offers::{Change, Offers};
 
+pub use bufshare_protocol::device::{CAP_MAP, CAP_RO_ENFORCED, CAP_UDMABUF};
 pub use bufshare_protocol::event::{Event, EventKind};
 pub use bufshare_protocol::response::{BufferInfo, Caps as Info, PeerInfo as Peer};
 pub use bufshare_protocol::status::Status;

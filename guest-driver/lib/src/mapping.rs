@@ -259,7 +259,8 @@ impl CpuAccess<'_> {
     /// Ends the access, so that devices and other VMs see what was written.
     ///
     /// # Errors
-    /// The driver's reason. The access has ended nevertheless.
+    /// The driver's reason. It cannot be tried again, and the driver of the buffer may count
+    /// the access as begun until the buffer is closed.
     pub fn finish(mut self) -> Result<()> {
         self.begun = false;
         self.mapping.sync(self.rights, Edge::End, "end CPU access")

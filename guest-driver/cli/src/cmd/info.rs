@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `bufshare info`
 
-use bufshare_protocol::device::{CAP_MAP, CAP_RO_ENFORCED, CAP_UDMABUF};
+use bufshare::{CAP_MAP, CAP_RO_ENFORCED, CAP_UDMABUF};
 
 use crate::failure::Result;
 use crate::output::{Info, Missing, Record};
