@@ -18,13 +18,13 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::daemon::{Daemon, Setup, binary, limit_open_files};
 use common::deny::deny;
+use common::program::{Program, notified};
 use common::vm::Vm;
-use common::{SOON, until};
 use vhost::VhostBackend;
 use vhost::vhost_user::Frontend;
 use vhost_device_bufshare::broker::limits::{HARD_MAX_WINDOWS, MAX_PEERS};
@@ -32,7 +32,13 @@ use vhost_device_bufshare::host::daemon::{EXIT_BUG, EXIT_STILL_MAPPED};
 use vhost_device_bufshare::host::descriptors::needed;
 
 fn run(args: &[&str]) -> Output {
-    Command::new(binary()).args(args).output().unwrap()
+    output(Command::new(binary()).args(args))
+}
+
+/// Runs a program to its end, which has to come soon.
+fn output(command: &mut Command) -> Output {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Program::start(command).output()
 }
 
 fn stderr(output: &Output) -> String {
@@ -149,25 +155,18 @@ fn asked_for(revoke_wait: &str) -> Duration {
     let dir = tempfile::tempdir().unwrap();
     let notify = dir.path().join("notify");
     let manager = UnixDatagram::bind(&notify).unwrap();
-    manager.set_read_timeout(Some(SOON)).unwrap();
-    let said = || {
-        let mut buf = [0; 256];
-        let n = manager.recv(&mut buf).unwrap();
-        String::from_utf8(buf[..n].to_vec()).unwrap()
-    };
-    let mut child = Command::new(binary())
+    let mut command = Command::new(binary());
+    command
         .arg("--socket-path")
         .arg(dir.path().join("s"))
         .args(["--revoke-wait", revoke_wait])
         .env("NOTIFY_SOCKET", &notify)
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    assert_eq!(said(), "READY=1\n");
-    // SAFETY: our own child.
-    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
-    let said = said();
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+        .stderr(Stdio::null());
+    let mut program = Program::start(&mut command);
+    assert_eq!(notified(&manager), "READY=1\n");
+    program.signal(libc::SIGTERM);
+    let said = notified(&manager);
+    assert_eq!(program.wait().code(), Some(0));
     let mut lines = said.lines();
     assert_eq!(lines.next(), Some("STOPPING=1"));
     let micros = lines.next().unwrap().strip_prefix("EXTEND_TIMEOUT_USEC=");
@@ -261,7 +260,7 @@ fn too_low_a_limit_of_open_files_is_status_1_and_says_how_many_are_needed() {
     command.arg("--socket-path").arg(dir.path().join("s"));
     limit_open_files(&mut command, 100, 300);
 
-    let output = command.output().unwrap();
+    let output = output(&mut command);
 
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
@@ -285,7 +284,7 @@ fn host_without_asynchronous_io_is_status_1_and_says_what_to_raise() {
     // which the C library allows.
     unsafe { command.pre_exec(|| deny(&[libc::SYS_io_setup], None, libc::EAGAIN)) };
 
-    let output = command.output().unwrap();
+    let output = output(&mut command);
 
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
@@ -300,7 +299,6 @@ fn sighup_that_is_ignored_at_the_start_does_not_end_the_program() {
     let dir = tempfile::tempdir().unwrap();
     let notify = dir.path().join("notify");
     let manager = UnixDatagram::bind(&notify).unwrap();
-    manager.set_read_timeout(Some(SOON)).unwrap();
     let mut command = Command::new(binary());
     command
         .arg("--socket-path")
@@ -314,16 +312,14 @@ fn sighup_that_is_ignored_at_the_start_does_not_end_the_program() {
     };
     // SAFETY: between fork and exec nothing but a system call is made.
     unsafe { command.pre_exec(ignore) };
-    let child = command.spawn().unwrap();
-    let ready = manager.recv(&mut [0; 64]);
+    let program = Program::start(&mut command);
+    assert_eq!(notified(&manager), "READY=1\n");
 
     for signal in [libc::SIGHUP, libc::SIGTERM] {
-        // SAFETY: our own child.
-        unsafe { libc::kill(child.id() as i32, signal) };
+        program.signal(signal);
     }
 
-    let output = child.wait_with_output().unwrap();
-    ready.unwrap();
+    let output = program.output();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");
     // Of two the lower one is read first.
@@ -385,11 +381,10 @@ fn help_is_a_manual() {
 }
 
 /// Starts the program with `--fd`, and waits until it is ready.
-fn start_with(fd: RawFd) -> Child {
+fn start_with(fd: RawFd) -> Program {
     let dir = tempfile::tempdir().unwrap();
     let notify = dir.path().join("notify");
     let ready = UnixDatagram::bind(&notify).unwrap();
-    ready.set_read_timeout(Some(SOON)).unwrap();
     let mut command = Command::new(binary());
     command
         .args(["--fd", &fd.to_string()])
@@ -404,10 +399,9 @@ fn start_with(fd: RawFd) -> Child {
     };
     // SAFETY: between fork and exec nothing but fcntl is called.
     unsafe { command.pre_exec(inherit) };
-    let child = command.spawn().unwrap();
-    // READY=1
-    ready.recv(&mut [0; 64]).unwrap();
-    child
+    let program = Program::start(&mut command);
+    assert_eq!(notified(&ready), "READY=1\n");
+    program
 }
 
 #[test]
@@ -415,33 +409,29 @@ fn inherited_listening_socket_is_served_and_not_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let listener = UnixListener::bind(&path).unwrap();
-    let mut child = start_with(listener.as_raw_fd());
+    let mut program = start_with(listener.as_raw_fd());
 
     drop(Vm::boot(&path));
     drop(Vm::boot(&path));
 
-    // SAFETY: our own child.
-    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    program.signal(libc::SIGINT);
+    assert_eq!(program.wait().code(), Some(0));
     assert!(path.exists());
 }
 
 #[test]
 fn inherited_connected_socket_is_served_until_its_front_end_leaves() {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let mut child = start_with(theirs.as_raw_fd());
+    let mut program = start_with(theirs.as_raw_fd());
     drop(theirs);
     let front = Frontend::from_stream(ours, 2);
 
     front.set_owner().unwrap();
     assert_ne!(front.get_features().unwrap(), 0);
-    assert!(child.try_wait().unwrap().is_none());
+    assert!(program.ended().is_none());
     drop(front);
 
-    until("the end of the program", || {
-        child.try_wait().unwrap().is_some()
-    });
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(program.wait().code(), Some(0));
 }
 
 #[test]
@@ -489,11 +479,34 @@ fn control_socket_survives_readers_that_leave() {
 fn status_is_right_though_nobody_reads_standard_error() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let status = Command::new(binary())
+    let mut command = Command::new(binary());
+    command
         .args(["--config", "/nonexistent/bufshare.toml"])
-        .stderr(writer)
-        .status()
-        .unwrap();
+        .stderr(writer);
+    let status = Program::start(&mut command).wait();
 
     assert_eq!(status.code(), Some(2), "{status}");
+}
+
+#[test]
+fn program_of_a_test_that_fails_does_not_outlive_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let notify = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&notify).unwrap();
+    let socket = dir.path().join("s");
+    let (path, said) = (socket.clone(), notify.clone());
+    let fails = std::thread::spawn(move || {
+        let mut command = Command::new(binary());
+        command
+            .arg("--socket-path")
+            .arg(path)
+            .env("NOTIFY_SOCKET", said)
+            .stderr(Stdio::null());
+        let _program = Program::start(&mut command);
+        assert_eq!(notified(&manager), "READY=1\n");
+        std::panic::resume_unwind(Box::new("as a failed assertion does"));
+    });
+
+    assert!(fails.join().is_err());
+    assert!(UnixStream::connect(&socket).is_err(), "nobody listens");
 }

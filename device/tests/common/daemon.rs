@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
@@ -16,6 +16,7 @@ use vhost_device_bufshare::host;
 use vhost_device_bufshare::host::args::Args;
 use vhost_device_bufshare::host::config::Config;
 
+use super::program::{Program, notified};
 use super::threads::Threads;
 use super::{SOON, until};
 
@@ -35,7 +36,7 @@ enum Run {
     /// In this process, until it is ended.
     Here(Threads, Option<host::daemon::Daemon>),
     /// As a process of its own.
-    Child(Child),
+    Child(Program),
 }
 
 /// [`Daemon::start`] or [`Daemon::spawn`].
@@ -147,7 +148,6 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         let notify = dir.path().join("notify");
         let ready = UnixDatagram::bind(&notify).unwrap();
-        ready.set_read_timeout(Some(SOON)).unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
         let mut command = Command::new(&setup.program);
         command
@@ -159,7 +159,7 @@ impl Daemon {
         if let Some((soft, hard)) = setup.open_files {
             limit_open_files(&mut command, soft, hard);
         }
-        let child = command.spawn().unwrap();
+        let child = Program::start(&mut command);
         drop(starting);
         let daemon = Self {
             run: Run::Child(child),
@@ -167,9 +167,7 @@ impl Daemon {
             ended: false,
             finished: false,
         };
-        let mut buf = [0; 64];
-        let n = ready.recv(&mut buf).expect("READY=1 of the daemon");
-        assert_eq!(&buf[..n], b"READY=1\n");
+        assert_eq!(notified(&ready), "READY=1\n");
         daemon
     }
 
@@ -211,7 +209,7 @@ impl Daemon {
         });
     }
 
-    fn child(&self) -> &Child {
+    fn child(&self) -> &Program {
         match &self.run {
             Run::Here(..) => panic!("only a daemon that was spawned has this to itself"),
             Run::Child(child) => child,
@@ -241,9 +239,7 @@ impl Daemon {
     }
 
     pub fn signal(&self, signal: libc::c_int) {
-        // SAFETY: our own child, not reaped yet.
-        let rc = unsafe { libc::kill(self.child().id() as i32, signal) };
-        assert_eq!(rc, 0);
+        self.child().signal(signal);
     }
 
     /// Whether the program has ended.
@@ -251,7 +247,7 @@ impl Daemon {
         let Run::Child(child) = &mut self.run else {
             panic!("not a process of its own");
         };
-        child.try_wait().unwrap().is_some()
+        child.ended().is_some()
     }
 
     /// Waits for the end of the program.
@@ -259,12 +255,7 @@ impl Daemon {
         let Run::Child(child) = &mut self.run else {
             panic!("not a process of its own");
         };
-        let mut status = None;
-        until("the daemon's end", || {
-            status = child.try_wait().unwrap();
-            status.is_some()
-        });
-        status.unwrap()
+        child.wait()
     }
 
     /// Ends it: the program by SIGTERM, whose status is 0 then.
@@ -357,9 +348,9 @@ impl Drop for Daemon {
                 }
             }
             Run::Child(child) => {
-                let _ = child.kill();
-                let _ = child.wait();
                 if std::thread::panicking() {
+                    // Before its log is read.
+                    child.kill();
                     eprintln!("---- log of the daemon\n{}", self.log());
                 }
             }

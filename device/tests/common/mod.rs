@@ -18,6 +18,7 @@ pub mod daemon;
 pub mod deny;
 pub mod frontend;
 pub mod other;
+pub mod program;
 pub mod threads;
 pub mod vm;
 

@@ -813,7 +813,11 @@ fn a_driver_that_left_has_its_answer_in_the_next_session_once() {
 
 #[test]
 fn answers_that_no_driver_asks_for_do_not_add_up() {
-    let mut host = Host::new();
+    let mut host = Host::with(config(Limits {
+        max_buffers: 8,
+        ..Limits::default()
+    }));
+    // Each leaves one answer, more than there may be.
     for _ in 0..40 {
         let id = host.export(A, 1);
         let effects = host.broker.peer_reset(A);
@@ -1096,6 +1100,17 @@ fn an_unexport_of_what_is_being_taken_back_is_answered_when_it_is_gone() {
     host.call(B, Request::Unmap { handle }).unwrap();
     assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
     assert!(!host.broker.exposed(A));
+}
+
+#[test]
+fn no_deadline_is_waited_for_when_nothing_is_mapped() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    host.attach(B, id);
+
+    assert_eq!(host.call(A, Request::Unexport { id }), Ok(Response::Done));
+
+    assert!(host.deadlines.is_empty());
 }
 
 #[test]
