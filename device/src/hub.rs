@@ -110,6 +110,19 @@ pub enum Job {
     },
 }
 
+impl Job {
+    /// What is to be reported.
+    #[must_use]
+    pub fn id(&self) -> EffectId {
+        match self {
+            Self::Map { id, .. }
+            | Self::Unmap { id, .. }
+            | Self::Fill { id, .. }
+            | Self::Prove { id } => *id,
+        }
+    }
+}
+
 /// What the control socket tells about one session.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SessionFacts {
@@ -550,13 +563,13 @@ impl Hub {
             RevokeWait::Unlimited => Duration::MAX,
         };
         let mut state = self.state()?;
-        let mut left = state.broker.exposed_to(peer);
+        let mut left = state.waits_for(peer);
         let mut timed_out = false;
         loop {
             let stop = state.slots.get_mut(&peer).and_then(|s| s.stop.as_mut());
             let look = stop.is_some_and(|stop| std::mem::take(&mut stop.look));
             if look || timed_out {
-                left = state.broker.exposed_to(peer);
+                left = state.waits_for(peer);
             }
             let released = state.stopping(peer).is_some_and(|stop| stop.released);
             if left.is_empty() || released || ended() {
@@ -659,6 +672,20 @@ impl Hub {
     /// A mapping job ended.
     pub fn complete(&self, id: EffectId, outcome: Outcome) {
         self.step(|broker, _| broker.complete(id, outcome));
+    }
+
+    /// As [`Hub::complete`], while somebody still holds the files that the VMM said it
+    /// has unmapped, or has not mapped: see [`Hub::let_go`].
+    pub fn complete_held(&self, id: EffectId, outcome: Outcome) {
+        self.step(|broker, _| {
+            broker.keeps(id);
+            broker.complete(id, outcome)
+        });
+    }
+
+    /// Nobody does any more.
+    pub fn let_go(&self, peer: PeerId, id: EffectId) {
+        self.step(|broker, _| broker.let_go(peer, id));
     }
 
     /// A deadline has passed.
@@ -825,6 +852,19 @@ impl Drop for Alarm<'_> {
 }
 
 impl State {
+    /// The importers for which the stop of `owner` waits. QEMU closes what it has unmapped
+    /// some time later, and not while it waits for the answer to a stop of its own. Of two
+    /// that wait for each other it is enough that neither guest sees anything.
+    fn waits_for(&self, owner: PeerId) -> Vec<PeerId> {
+        let shown = self.broker.shown_to(owner);
+        let mut left = self.broker.exposed_to(owner);
+        left.retain(|peer| {
+            let waits = self.stopping(*peer).is_some();
+            shown.contains(peer) || !(waits && self.broker.exposed_to(*peer).contains(&owner))
+        });
+        left
+    }
+
     /// Takes memory of `owner` from those importers whose device is stopped.
     /// Returns those that were not forced before; only they have anything to lose.
     fn force(&mut self, owner: PeerId) -> (Vec<PeerId>, Vec<Effect>) {

@@ -18,19 +18,21 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::Extent;
+use bufshare_protocol::types::{BufferId, Extent};
 use common::daemon::{Daemon, Setup};
-use common::frontend::{Options, PAGE, SHM_GPA, memfd};
+use common::frontend::{Asked, Options, PAGE, SHM_GPA, memfd};
 use common::until;
-use common::vm::{DATA, Vm};
+use common::vm::{DATA, Ticket, Vm};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vhost_device_bufshare::host::descriptors::needed;
+use vhost_device_bufshare::vhost::limits::MAX_KEPT;
 use vmm_sys_util::eventfd::EventFd;
 
 fn unsealed() -> Options {
@@ -525,5 +527,170 @@ fn window_of_one_device_is_not_exported_by_another_of_the_same_vm() {
     assert_eq!(daemon.session("c")["window_regions"], 1);
     assert_eq!(try_export(&mut c, DATA), Ok(()));
     drop((a, b, c, raw));
+    daemon.finish();
+}
+
+/// A page of A that B can map, whose VMM keeps all files from now on.
+fn hoarder(daemon: &Daemon) -> (Vm, Vm, BufferId, u64) {
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    b.front.shm.hoard();
+    (a, b, id, handle)
+}
+
+/// B has nothing mapped, and asks for nothing.
+fn until_unmapped(daemon: &Daemon, b: &Vm) {
+    until("the unmap and its proof", || {
+        b.front.shm.windows() == 0
+            && daemon.session("b")["jobs"] == 0
+            && daemon.broker("b")["windows"] == 0
+    });
+}
+
+/// A page that was unexported comes back when B's VMM has let go, and not before.
+fn comes_back_with_the_files(daemon: Daemon, mut a: Vm, mut b: Vm, unexport: Ticket) {
+    until_unmapped(&daemon, &b);
+    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    assert!(!a.is_done(unexport), "b's VMM has the page");
+    let holds = &daemon.report()["holds"];
+    assert_eq!(
+        (&holds[0]["importer"], &holds[0]["bytes"]),
+        (&"b".into(), &PAGE.into())
+    );
+    // B's guest is served meanwhile, in the same place.
+    let other = a.export(DATA + PAGE, PAGE);
+    let handle = b.attach(other);
+    b.map(handle, PAGE);
+
+    b.front.shm.let_go();
+
+    a.finish(unexport).unwrap();
+    until("the end of the hold", || {
+        daemon.report()["holds"][0]["windows"] == 1
+    });
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn vmm_that_keeps_what_it_said_it_unmapped_is_not_believed() {
+    let daemon = Daemon::start(&Setup::default());
+    let (mut a, mut b, id, handle) = hoarder(&daemon);
+    b.map(handle, PAGE);
+    b.unmap(handle);
+
+    let unexport = a.submit(&Request::Unexport { id });
+
+    b.front.shm.until("the unmap", |asked| {
+        asked.iter().any(|a| matches!(a, Asked::Unmap { .. }))
+    });
+    comes_back_with_the_files(daemon, a, b, unexport);
+}
+
+#[test]
+fn vmm_that_keeps_what_it_unmapped_before_is_not_believed_later() {
+    let daemon = Daemon::start(&Setup::default());
+    let (mut a, mut b, id, handle) = hoarder(&daemon);
+    b.map(handle, PAGE);
+    b.unmap(handle);
+    b.ok(&Request::Flush);
+    until_unmapped(&daemon, &b);
+
+    let unexport = a.submit(&Request::Unexport { id });
+
+    comes_back_with_the_files(daemon, a, b, unexport);
+}
+
+#[test]
+fn vmm_that_keeps_what_it_refused_to_map_is_not_believed() {
+    let daemon = Daemon::start(&Setup::default());
+    let (mut a, mut b, id, handle) = hoarder(&daemon);
+    b.front.shm.refuse(1);
+    assert_eq!(b.try_map(handle, PAGE), Err(Status::MapFailed));
+
+    let unexport = a.submit(&Request::Unexport { id });
+
+    comes_back_with_the_files(daemon, a, b, unexport);
+}
+
+#[test]
+fn stop_of_an_exporter_waits_for_files_that_were_unmapped() {
+    let daemon = Daemon::start(&Setup {
+        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
+        ..Setup::default()
+    });
+    let (mut a, mut b, _, handle) = hoarder(&daemon);
+    b.map(handle, PAGE);
+    b.unmap(handle);
+
+    let stop = std::thread::spawn(move || {
+        a.front.stop();
+        a
+    });
+    until("the stop", || daemon.broker("a")["up"] == false);
+    until_unmapped(&daemon, &b);
+    b.request(&Request::GetCaps { version: 1 }).unwrap();
+    assert!(!stop.is_finished(), "b's VMM has the page");
+    b.front.shm.let_go();
+
+    until("the answer", || stop.is_finished());
+    drop((stop.join().unwrap(), b));
+    daemon.finish();
+}
+
+#[test]
+fn two_stops_at_once_do_not_wait_for_files_that_neither_vmm_can_close() {
+    let daemon = Daemon::start(&Setup {
+        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
+        ..Setup::default()
+    });
+    let (mut a, mut b, _, handle) = hoarder(&daemon);
+    b.map(handle, PAGE);
+    b.unmap(handle);
+    b.ok(&Request::Flush);
+    let id = b.export(DATA, PAGE);
+    let handle = a.attach(id);
+    a.front.shm.hoard();
+    a.map(handle, PAGE);
+    a.unmap(handle);
+    a.ok(&Request::Flush);
+
+    // As QEMU, they close nothing before their own stop is answered.
+    let stops = [a, b].map(|mut vm| {
+        std::thread::spawn(move || {
+            vm.front.stop();
+            vm.front.shm.let_go();
+            vm
+        })
+    });
+
+    until("both answers", || stops.iter().all(JoinHandle::is_finished));
+    let vms = stops.map(|stop| stop.join().unwrap());
+    for name in ["a", "b"] {
+        assert_eq!(daemon.peer(name)["unproved_stops"], 0);
+    }
+    drop(vms);
+    daemon.finish();
+}
+
+#[test]
+fn vmm_that_keeps_all_files_gets_no_more_of_them() {
+    let daemon = Daemon::start(&Setup::default());
+    let (a, mut b, _, handle) = hoarder(&daemon);
+    let mut maps = 0;
+
+    while b.try_map(handle, PAGE).is_ok() {
+        b.unmap(handle);
+        b.ok(&Request::Flush);
+        maps += 1;
+        assert!(maps < 1000, "takes any number");
+    }
+
+    assert_eq!(maps, MAX_KEPT);
+    b.front.shm.let_go();
+    b.map(handle, PAGE);
+    drop((a, b));
     daemon.finish();
 }

@@ -362,12 +362,8 @@ impl Broker {
         if self.revoking(generation).is_none() {
             return;
         }
-        let mapped = self
-            .peers
-            .values()
-            .flat_map(|state| state.windows.iter())
-            .any(|window| window.key.0 == generation && window.shows_buffer());
-        if mapped {
+        let mut importers = self.peers.values();
+        if importers.any(|state| state.windows.has(generation)) {
             return;
         }
         let Some(buffer) = self.buffers.remove(&generation) else {

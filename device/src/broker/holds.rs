@@ -25,10 +25,10 @@ impl Broker {
     pub fn holds(&self) -> Vec<Hold> {
         let mut sums: BTreeMap<(PeerId, PeerId), (u32, u64)> = BTreeMap::new();
         for (importer, state) in &self.peers {
-            for window in state.windows.iter().filter(|window| window.exposes()) {
-                let (windows, bytes) = sums.entry((*importer, window.owner)).or_default();
-                *windows = windows.saturating_add(window.cost());
-                *bytes = bytes.saturating_add(window.size);
+            for (owner, cost, size) in state.windows.exposed() {
+                let (windows, bytes) = sums.entry((*importer, owner)).or_default();
+                *windows = windows.saturating_add(cost);
+                *bytes = bytes.saturating_add(size);
             }
         }
         sums.into_iter()

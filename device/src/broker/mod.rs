@@ -380,7 +380,7 @@ impl Broker {
     /// which so could not be asked to let go: their windows go, used or not.
     /// Returns who they are.
     pub fn take_from_stopped(&mut self, owner: PeerId) -> (Vec<PeerId>, Vec<Effect>) {
-        let mut stopped = self.exposed_to(owner);
+        let mut stopped = self.shown_to(owner);
         stopped.retain(|peer| self.peers.get(peer).is_some_and(|state| !state.up));
         for peer in &stopped {
             self.take_windows(*peer, |window| window.owner == owner);
@@ -422,10 +422,19 @@ impl Broker {
     /// The peers whose VMM may still map memory of `peer`.
     #[must_use]
     pub fn exposed_to(&self, peer: PeerId) -> Vec<PeerId> {
+        self.importers(|windows| windows.show(peer) || windows.keep(peer), peer)
+    }
+
+    /// Those of them whose guest may see it.
+    #[must_use]
+    pub fn shown_to(&self, peer: PeerId) -> Vec<PeerId> {
+        self.importers(|windows| windows.show(peer), peer)
+    }
+
+    fn importers(&self, which: impl Fn(&Windows) -> bool, owner: PeerId) -> Vec<PeerId> {
         self.peers
             .iter()
-            .filter(|(id, _)| **id != peer)
-            .filter(|(_, state)| state.windows.iter().any(|w| w.owner == peer && w.exposes()))
+            .filter(|(id, state)| **id != owner && which(&state.windows))
             .map(|(id, _)| *id)
             .collect()
     }
@@ -477,6 +486,23 @@ impl Broker {
             state.counters.requests = state.counters.requests.saturating_add(1);
             state.counters.refused = state.counters.refused.saturating_add(1);
         }
+    }
+
+    /// An effect is about to end, and somebody still holds the files that the VMM said it
+    /// has unmapped, or has not mapped. Their owner does not get that memory back before
+    /// [`Broker::let_go`].
+    pub fn keeps(&mut self, effect: EffectId) {
+        if let Some(peer) = self.effect_peers.get(&effect)
+            && let Some(state) = self.peers.get_mut(peer)
+        {
+            state.windows.keeps(effect);
+        }
+    }
+
+    /// Nobody holds the files of an effect of `peer` any more that ended before.
+    pub fn let_go(&mut self, peer: PeerId, effect: EffectId) -> Vec<Effect> {
+        self.with_windows(peer, |windows, _, out| windows.let_go(effect, out));
+        self.finish()
     }
 
     /// An effect ended. One that is not known (any more) does nothing.

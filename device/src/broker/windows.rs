@@ -145,6 +145,17 @@ pub(super) enum Action {
     Vacated { generation: u64 },
 }
 
+/// Memory that the VMM said it unmapped, or did not map, and that the host still counts as
+/// held.
+#[derive(Debug)]
+struct Kept {
+    window: WindowId,
+    generation: u64,
+    owner: PeerId,
+    cost: u32,
+    size: u64,
+}
+
 /// Says once that the owner's memory is gone from the window.
 fn tell_vacated(window: &mut Window, out: &mut Vec<Action>) {
     if !core::mem::replace(&mut window.vacated, true) {
@@ -190,6 +201,9 @@ pub(super) struct Windows {
     current: BTreeMap<Key, WindowId>,
     queue: VecDeque<WindowId>,
     outstanding: BTreeMap<EffectId, Request>,
+    /// By the effect that ended so. The guest sees nothing of it, so it takes no place
+    /// and no share of the budget; but its owner does not get it back yet.
+    kept: BTreeMap<EffectId, Kept>,
     region: FreeRanges,
     shm_size: u64,
     max: u32,
@@ -209,6 +223,7 @@ impl Windows {
             current: BTreeMap::new(),
             queue: VecDeque::new(),
             outstanding: BTreeMap::new(),
+            kept: BTreeMap::new(),
             region: FreeRanges::new(shm_size.saturating_sub(GUARD)),
             shm_size,
             max,
@@ -222,7 +237,8 @@ impl Windows {
 
     /// The session is over: its VMM is not ours any more.
     pub(super) fn forget(&mut self) -> Vec<u64> {
-        let generations = self.table.values().map(|w| w.key.0).collect();
+        let kept = self.kept.values().map(|kept| kept.generation);
+        let generations = self.table.values().map(|w| w.key.0).chain(kept).collect();
         *self = Self {
             next: self.next,
             peak: self.peak,
@@ -245,6 +261,34 @@ impl Windows {
 
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding.len()
+    }
+
+    /// Whether the VMM may have this buffer, seen by the guest or not.
+    pub(super) fn has(&self, generation: u64) -> bool {
+        let shows = |window: &Window| window.key.0 == generation && window.shows_buffer();
+        self.table.values().any(shows) || self.kept.values().any(|k| k.generation == generation)
+    }
+
+    /// Whether the guest may see memory of `owner`.
+    pub(super) fn show(&self, owner: PeerId) -> bool {
+        self.table
+            .values()
+            .any(|window| window.owner == owner && window.exposes())
+    }
+
+    /// Whether the VMM holds memory of `owner` that it said it has not mapped.
+    pub(super) fn keep(&self, owner: PeerId) -> bool {
+        self.kept.values().any(|kept| kept.owner == owner)
+    }
+
+    /// What the VMM may have: owner, mappings and bytes.
+    pub(super) fn exposed(&self) -> impl Iterator<Item = (PeerId, u32, u64)> {
+        let shown = self.table.values().filter(|window| window.exposes());
+        let shown = shown.map(|window| (window.owner, window.cost(), window.size));
+        // Until that is proved, its window counts.
+        let counted = |id| self.table.get(&id).is_some_and(Window::exposes);
+        let kept = self.kept.values().filter(move |kept| !counted(kept.window));
+        shown.chain(kept.map(|kept| (kept.owner, kept.cost, kept.size)))
     }
 
     /// The window that a map of `key` would join.
@@ -602,6 +646,32 @@ impl Windows {
         }
         self.ask_for_proof(ids, out);
         self.pump(ids, out);
+    }
+
+    /// An effect is about to end whose files somebody still holds, whatever the VMM says.
+    pub(super) fn keeps(&mut self, effect: EffectId) {
+        let Some(Request::Map(id) | Request::Unmap(id)) = self.outstanding.get(&effect) else {
+            return;
+        };
+        if let Some(window) = self.table.get(id).filter(|window| window.exposes()) {
+            let kept = Kept {
+                window: *id,
+                generation: window.key.0,
+                owner: window.owner,
+                cost: window.cost(),
+                size: window.size,
+            };
+            self.kept.insert(effect, kept);
+        }
+    }
+
+    /// Nobody holds the files of an effect any more that ended before.
+    pub(super) fn let_go(&mut self, effect: EffectId, out: &mut Vec<Action>) {
+        if let Some(kept) = self.kept.remove(&effect) {
+            out.push(Action::Vacated {
+                generation: kept.generation,
+            });
+        }
     }
 
     fn mapped(

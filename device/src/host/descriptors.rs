@@ -4,7 +4,7 @@
 
 use std::io;
 
-use crate::vhost::limits::MAX_RAM_REGIONS;
+use crate::vhost::limits::{MAX_KEPT, MAX_RAM_REGIONS};
 
 /// For the process itself: standard streams, signals, timers, control socket, files
 /// that are opened for a moment by any thread.
@@ -42,13 +42,16 @@ pub enum Error {
 ///
 /// Each mapping keeps the file that it shows: a udmabuf, or the exporter's RAM, whose
 /// own front end may have replaced it. So does, for a moment, the one mapping that is
-/// being made: all RAM of its exporter. A mapping that waits for its turn keeps none.
+/// being made: all RAM of its exporter. A mapping that waits for its turn keeps none. One
+/// that was unmapped does while somebody has the file open.
 #[must_use]
 pub fn needed(peers: usize, windows: u32) -> u64 {
     let ram = u64::try_from(MAX_RAM_REGIONS).unwrap_or(u64::MAX);
+    let kept = u64::try_from(MAX_KEPT).unwrap_or(u64::MAX);
     let peer = SESSION
         .saturating_add(ram.saturating_mul(2))
-        .saturating_add(windows.into());
+        .saturating_add(windows.into())
+        .saturating_add(kept);
     let peers = u64::try_from(peers).unwrap_or(u64::MAX);
     peer.saturating_mul(peers).saturating_add(PROCESS)
 }

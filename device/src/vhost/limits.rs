@@ -9,6 +9,11 @@ pub const MAX_REGIONS: usize = 509;
 /// devices, and cuts what is there from the start into a few pieces.
 pub const MAX_RAM_REGIONS: usize = 288;
 
+/// Files that may be held after the VMM said that it has unmapped them, or not mapped
+/// them, before another one is lent to it. Each takes a descriptor. A VMM that closes them
+/// 0.1 s later, as QEMU does, can be asked for a thousand mappings in a second.
+pub const MAX_KEPT: usize = 128;
+
 /// Address space that all memory tables together may take: half of what a process
 /// on x86-64 has.
 const MAX_TABLES_BYTES: u64 = 1 << 46;

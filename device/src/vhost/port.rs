@@ -15,6 +15,11 @@
 //! A front end that resets its device may drop the windows by itself, and a
 //! guest may pretend that it did. So the host's kernel is asked, which knows who
 //! holds the files (see [`crate::transport::lent`]).
+//!
+//! It is asked as well when a front end says that it has unmapped something, or not
+//! mapped it. What the guest sees is as the VMM says, as far as anybody can know; but
+//! the owner gets its memory back only when nobody holds the file any more. QEMU closes
+//! it about 0.1 s later (its RCU thread does), so nothing else waits for that.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -32,9 +37,10 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Backend, Error as VhostError, VhostUserFrontendReqHandler};
 
+use super::limits::MAX_KEPT;
 use super::memory::Sent;
 use crate::broker::limits::GUARD;
-use crate::broker::{Outcome, Piece};
+use crate::broker::{EffectId, Outcome, Piece};
 use crate::host::process::Process;
 use crate::host::random;
 use crate::hub::{Hub, Job};
@@ -53,6 +59,16 @@ const DROP_WAIT: Duration = Duration::from_millis(500);
 
 /// How long a VMM that says it has not mapped something may take to let go of it.
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+
+/// How long files may be held after the VMM said that it does not have them, before the
+/// operator is told.
+const KEPT_SAY: Duration = Duration::from_secs(10);
+
+/// How soon the kernel is asked again about the newest of them; then ever more seldom.
+const KEPT_LOOK: Duration = Duration::from_millis(1);
+
+/// How long another file waits for room ([`MAX_KEPT`]) before it is not lent. An honest VMM needs 0.1 s.
+const KEPT_ROOM_WAIT: Duration = Duration::from_secs(1);
 
 /// What came of one request to the front end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +104,19 @@ enum Next {
     Job(Job, Option<Backend>, u64),
     /// Tell that the VMM has dropped all windows.
     Dropped,
+    /// Look who still holds what the VMM said it has not.
+    Look,
+}
+
+/// A file that somebody held when the VMM said that it has unmapped it, or not mapped it.
+struct Kept {
+    /// The effect that ended so.
+    effect: EffectId,
+    lent: Arc<Lent>,
+    len: u64,
+    since: Instant,
+    /// The operator was told.
+    said: bool,
 }
 
 #[derive(Default)]
@@ -101,7 +130,11 @@ struct State {
     closed: bool,
     /// What shows another VM's memory, by its place.
     lent: BTreeMap<u64, Arc<Lent>>,
-    /// How often that was changed.
+    /// What the VMM said it has not, and somebody holds.
+    kept: Vec<Kept>,
+    /// When to look at that next, and how long to wait then.
+    look: Option<(Instant, Duration)>,
+    /// How often those two were changed.
     lent_changes: u64,
     /// How often all jobs were forgotten, because the VMM has dropped all windows by
     /// itself. A job of an earlier epoch is about windows that nobody knows any more.
@@ -116,8 +149,10 @@ struct State {
 impl State {
     /// What is lent now.
     fn loans(&self) -> Loans {
+        let kept = self.kept.iter().map(|kept| &kept.lent);
         Loans {
-            lent: self.lent.values().cloned().collect(),
+            windows: !self.lent.is_empty(),
+            lent: self.lent.values().chain(kept).cloned().collect(),
             changes: self.lent_changes,
         }
     }
@@ -130,6 +165,12 @@ impl State {
     fn lent_mut(&mut self) -> &mut BTreeMap<u64, Arc<Lent>> {
         self.lent_changes = self.lent_changes.wrapping_add(1);
         &mut self.lent
+    }
+
+    /// How long until the kept files are to be looked at; none if there are none.
+    fn until_look(&self) -> Option<Duration> {
+        let (at, _) = self.look?;
+        Some(at.saturating_duration_since(Instant::now()))
     }
 
     fn forget_jobs(&mut self) {
@@ -153,6 +194,8 @@ impl State {
 /// whoever has one of the files can make its answers slow, by locks of its own, and
 /// the broker's lock is held while jobs are queued here.
 struct Loans {
+    /// Some of it is in windows that the VMM did not say it has unmapped.
+    windows: bool,
     lent: Vec<Arc<Lent>>,
     changes: u64,
 }
@@ -160,7 +203,7 @@ struct Loans {
 impl Loans {
     /// Whether the VMM had windows and is known to hold none of them any more.
     fn dropped(&self) -> bool {
-        !self.lent.is_empty() && !self.may_be_held()
+        self.windows && !self.may_be_held()
     }
 
     /// Whether it holds any, or that is not known.
@@ -321,7 +364,8 @@ impl Port {
     /// Whether the VMM may have any window that it was asked for.
     #[must_use]
     pub fn may_show(&self) -> bool {
-        self.loans().may_be_held()
+        let windows: Vec<_> = lock(&self.state).lent.values().cloned().collect();
+        windows.iter().any(|lent| lent.held() != Some(false))
     }
 
     /// Whether the VMM, or what it has passed files on to, holds any. Where the kernel
@@ -349,6 +393,8 @@ impl Port {
         if dropped {
             // The files are closed with `loans`, when nothing is locked.
             state.lent_mut().clear();
+            state.kept.clear();
+            state.look = None;
             state.forget_jobs();
         }
         dropped
@@ -404,13 +450,23 @@ impl Port {
             sent,
             nonce: Uuid::from_bytes(random::bytes().unwrap_or([0xa5; 16])),
             epoch: 0,
+            effect: EffectId(0),
+            hub,
         };
         while let Some(next) = self.next() {
-            let Next::Job(job, backend, epoch) = next else {
-                dropped();
-                continue;
+            let (job, backend, epoch) = match next {
+                Next::Job(job, backend, epoch) => (job, backend, epoch),
+                Next::Dropped => {
+                    dropped();
+                    continue;
+                }
+                Next::Look => {
+                    worker.look_at_kept();
+                    continue;
+                }
             };
             worker.epoch = epoch;
+            worker.effect = job.id();
             let (id, outcome) = match job {
                 Job::Map {
                     id,
@@ -447,7 +503,11 @@ impl Port {
                     backend.map_or(Outcome::Stuck, |backend| worker.prove(&backend)),
                 ),
             };
-            hub.complete(id, outcome);
+            if self.keeps(id) {
+                hub.complete_held(id, outcome);
+            } else {
+                hub.complete(id, outcome);
+            }
             if outcome == Outcome::Stuck {
                 stuck("its back-end channel failed in the middle of a mapping request");
             }
@@ -470,21 +530,83 @@ impl Port {
             if state.closed {
                 return None;
             }
+            if state.until_look().is_some_and(|wait| wait.is_zero()) {
+                return Some(Next::Look);
+            }
             if let Some(job) = state.jobs.pop_front() {
                 state.busy = true;
                 return Some(Next::Job(job, state.backend.clone(), state.epoch));
             }
-            state = if state.running || state.lent.is_empty() {
-                self.wake
+            let asks = !state.running && !state.lent.is_empty();
+            let wait = asks
+                .then_some(LOOK)
+                .into_iter()
+                .chain(state.until_look())
+                .min();
+            state = match wait {
+                None => self
+                    .wake
                     .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner)
-            } else {
-                self.wake
-                    .wait_timeout(state, LOOK)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(wait) => {
+                    self.wake
+                        .wait_timeout(state, wait)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
             };
         }
+    }
+
+    /// Whether somebody holds files that the VMM said it has not, by this effect.
+    fn keeps(&self, effect: EffectId) -> bool {
+        lock(&self.state)
+            .kept
+            .iter()
+            .any(|kept| kept.effect == effect)
+    }
+
+    /// Asks the kernel who still holds the files that the VMM said it has not. Returns the
+    /// effects of which nothing is left, and what the operator is to be told of: how many
+    /// bytes are held for too long.
+    fn look_at_kept(&self) -> (Vec<EffectId>, u64) {
+        let asked: Vec<Arc<Lent>> = {
+            let state = lock(&self.state);
+            state.kept.iter().map(|kept| kept.lent.clone()).collect()
+        };
+        let held: Vec<bool> = asked.iter().map(|lent| lent.held() == Some(true)).collect();
+        let mut state = lock(&self.state);
+        let still = |kept: &Kept| {
+            let mut known = asked.iter().zip(&held);
+            known.any(|(lent, held)| *held && Arc::ptr_eq(lent, &kept.lent))
+        };
+        let kept = std::mem::take(&mut state.kept);
+        let (mut kept, gone): (Vec<Kept>, Vec<Kept>) = kept.into_iter().partition(still);
+        let mut late = 0_u64;
+        for one in &mut kept {
+            if !one.said && one.since.elapsed() >= KEPT_SAY {
+                one.said = true;
+                late = late.saturating_add(one.len);
+            }
+        }
+        let mut done: Vec<EffectId> = gone.iter().map(|gone| gone.effect).collect();
+        done.dedup();
+        done.retain(|effect| !kept.iter().any(|kept| kept.effect == *effect));
+        if !gone.is_empty() {
+            state.lent_changes = state.lent_changes.wrapping_add(1);
+        }
+        state.look = state.look.filter(|_| !kept.is_empty()).map(|(_, pause)| {
+            let pause = pause.saturating_mul(2).min(LOOK);
+            (after(pause), pause)
+        });
+        state.kept = kept;
+        drop(state);
+        if let Some(longest) = gone.iter().map(|gone| gone.since.elapsed()).max() {
+            log::debug!("{} files were held for up to {longest:?}", gone.len());
+        }
+        // They may be the last of a VM's RAM, which takes its time.
+        drop((gone, asked));
+        (done, late)
     }
 
     /// Lends a file for a window: what is to be sent, and kept until that is done.
@@ -534,6 +656,31 @@ impl Port {
         let lent = lock(&self.state).lent_mut().remove(&shm_offset);
         // It may be the last of a VM's RAM, which takes its time.
         drop(lent);
+    }
+
+    /// The VMM says that it has no window of `len` bytes here any more, by `effect`. What
+    /// nobody can know counts as it says.
+    fn said_returned(&self, effect: EffectId, shm_offset: u64, len: u64) {
+        let lent = lock(&self.state).lent.get(&shm_offset).cloned();
+        let held = lent.filter(|lent| lent.held() == Some(true));
+        let Some(lent) = held else {
+            return self.returned(shm_offset);
+        };
+        let mut state = lock(&self.state);
+        state.lent_mut().remove(&shm_offset);
+        state.kept.push(Kept {
+            effect,
+            lent,
+            len,
+            since: Instant::now(),
+            said: false,
+        });
+        state.look = Some((after(KEPT_LOOK), KEPT_LOOK));
+    }
+
+    /// Whether there is room to lend another file.
+    fn has_room(&self) -> bool {
+        lock(&self.state).kept.len() < MAX_KEPT
     }
 
     /// The VMM says that it has no window here: whether that is to be believed. If
@@ -586,9 +733,43 @@ struct Worker<'a> {
     nonce: Uuid,
     /// Of the job in hand.
     epoch: u64,
+    /// What it does.
+    effect: EffectId,
+    hub: &'a Hub,
 }
 
 impl Worker<'_> {
+    /// Tells the hub what nobody holds any more, and the operator what somebody does.
+    fn look_at_kept(&self) {
+        let (done, late) = self.port.look_at_kept();
+        for effect in done {
+            self.hub.let_go(self.sent.peer, effect);
+        }
+        if late > 0 {
+            self.port.limiter.warn(
+                self.name,
+                format_args!(
+                    "its VMM said that it has unmapped, or not mapped, {late:#x} bytes of other \
+                     VMs, but it or another back end of its VM still holds them: their owners do \
+                     not get them back until that lets go or ends"
+                ),
+            );
+        }
+    }
+
+    /// Waits for room to lend another file.
+    fn wait_for_room(&self) -> bool {
+        let start = Instant::now();
+        while !self.port.has_room() {
+            if start.elapsed() >= KEPT_ROOM_WAIT || lock(&self.port.state).closed {
+                return false;
+            }
+            std::thread::sleep(KEPT_LOOK);
+            self.look_at_kept();
+        }
+        true
+    }
+
     /// Maps all pieces or none.
     fn map(&mut self, backend: &Backend, pieces: &[FdPiece], what: What) -> Outcome {
         if !self.port.can_map() {
@@ -609,6 +790,16 @@ impl Worker<'_> {
             } => VhostUserMMapFlags::empty(),
             _ => VhostUserMMapFlags::WRITABLE,
         };
+        if matches!(what, What::Buffer { .. }) && !self.wait_for_room() {
+            self.port.limiter.warn(
+                self.name,
+                format_args!(
+                    "a buffer is not mapped: its VMM said that it has unmapped, or not mapped, \
+                     {MAX_KEPT} others, but it or another back end of its VM still holds them"
+                ),
+            );
+            return Outcome::HostError;
+        }
         let mut done = Vec::with_capacity(pieces.len());
         for piece in pieces {
             let request = mmap(piece.shm_offset, piece.len, piece.fd_offset, flags);
@@ -652,7 +843,8 @@ impl Worker<'_> {
                     len: piece.len,
                 }),
                 Answer::No => {
-                    self.port.returned(piece.shm_offset);
+                    self.port
+                        .said_returned(self.effect, piece.shm_offset, piece.len);
                     self.count_refusal(piece);
                     return self.undo(backend, &done);
                 }
@@ -688,7 +880,10 @@ impl Worker<'_> {
             let request = mmap(piece.shm_offset, piece.len, 0, VhostUserMMapFlags::empty());
             match self.port.turn_to_unmap(self.epoch) {
                 Turn::Ask => match answer(backend.shmem_unmap(&request)) {
-                    Answer::Yes => self.port.returned(piece.shm_offset),
+                    Answer::Yes => {
+                        self.port
+                            .said_returned(self.effect, piece.shm_offset, piece.len);
+                    }
                     // QEMU unmaps by itself when the device is reset, and knows
                     // nothing of the mapping afterwards.
                     Answer::No if self.port.let_go(piece.shm_offset) => {
@@ -771,6 +966,12 @@ impl Worker<'_> {
             format_args!("the front end refused to map {len:#x} bytes at {at:#x}"),
         );
     }
+}
+
+/// The time after a `pause`.
+fn after(pause: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(pause).unwrap_or(now)
 }
 
 fn mmap(shm_offset: u64, len: u64, fd_offset: u64, flags: VhostUserMMapFlags) -> VhostUserMMap {

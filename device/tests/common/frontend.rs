@@ -214,6 +214,8 @@ struct ShmState {
     refuse: usize,
     /// Unmaps are refused.
     keep: bool,
+    /// Files that were unmapped, or refused, are kept open here.
+    hoard: Option<Vec<File>>,
     /// The main loop does not look at the channel.
     held: bool,
     /// A request is there meanwhile.
@@ -303,6 +305,16 @@ impl Shm {
         self.state().keep = true;
     }
 
+    /// From now on files are kept open that were unmapped, or refused.
+    pub fn hoard(&self) {
+        self.state().hoard = Some(Vec::new());
+    }
+
+    /// Closes them, and keeps no more.
+    pub fn let_go(&self) {
+        self.state().hoard = None;
+    }
+
     /// Requests that came while the device was stopped, which then do not count.
     pub fn forgive_while_stopped(&self) -> usize {
         std::mem::take(&mut self.state().while_stopped)
@@ -364,6 +376,9 @@ impl Shm {
             state.take -= 1;
         } else if state.refuse > 0 {
             state.refuse -= 1;
+            if let Some(hoard) = &mut state.hoard {
+                hoard.push(duplicate(fd));
+            }
             return Err(libc::ENOMEM);
         }
         let overlaps = state
@@ -374,9 +389,7 @@ impl Shm {
             return Err(libc::EEXIST);
         }
         assert_eq!(shm_offset % PAGE, 0, "QEMU would not check this");
-        // SAFETY: a valid descriptor; the result is ours.
-        let fd = unsafe { OwnedFd::from_raw_fd(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3)) };
-        let file = File::from(fd);
+        let file = duplicate(fd);
         if file.metadata().unwrap().len() < fd_offset + len || fd_offset % PAGE != 0 {
             return Err(libc::EINVAL);
         }
@@ -389,6 +402,11 @@ impl Shm {
         state.commit.push(Commit::Map(shm_offset, window));
         Ok(())
     }
+}
+
+fn duplicate(fd: RawFd) -> File {
+    // SAFETY: a valid descriptor; the result is ours.
+    File::from(unsafe { OwnedFd::from_raw_fd(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3)) })
 }
 
 struct Handler(Arc<Shm>);
@@ -686,6 +704,7 @@ impl Drop for FrontEnd {
             let _ = channel.join();
         }
         // A process that ends unmaps all, whoever still looks at this object.
+        self.shm.let_go();
         let windows = std::mem::take(&mut self.shm.state().windows);
         for (shm_offset, window) in windows {
             hide(&self.shm, shm_offset, window.len);
@@ -742,6 +761,9 @@ fn commit(shm: &Shm, frontend: &Frontend, options: &Options) {
                     let _ = frontend.remove_mem_region(&region);
                 }
                 hide(shm, shm_offset, window.len);
+                if let Some(hoard) = &mut shm.state().hoard {
+                    hoard.push(window.file);
+                }
             }
         }
         shm.changed.notify_all();
