@@ -100,6 +100,15 @@ impl Served {
     }
 }
 
+/// Closes at its end what the vhost-user crate leaves open.
+struct Reclaim(Arc<Session>);
+
+impl Drop for Reclaim {
+    fn drop(&mut self) {
+        self.0.reclaim();
+    }
+}
+
 /// The front end that waits for it.
 fn accept(listener: &UnixListener) -> Result<UnixStream, Error> {
     let (front, _) = listener.accept().map_err(Error::Accept)?;
@@ -150,7 +159,6 @@ impl Server {
                 self.common.hub.leave(self.peer);
             }
             served.end();
-            served.session.reclaim();
             self.wait_let_go(&served.session);
         }
         self.common.hub.disconnect(self.peer);
@@ -199,6 +207,8 @@ impl Server {
         };
         let session = Session::new(self.common.hub.clone(), front, mem.clone());
         let session = session.map_err(Error::System)?;
+        // Dropped after the crate's threads, whatever fails before.
+        let _reclaim = Reclaim(session.clone());
         let thread: String = format!("main {}", self.name).chars().take(15).collect();
         let mut daemon =
             VhostUserDaemon::new(thread, session.clone(), mem).map_err(Error::Daemon)?;
@@ -334,10 +344,7 @@ mod tests {
     use crate::vhost::backend::tests::session;
     use crate::vhost::queue::tests::memory;
 
-    #[test]
-    fn session_that_a_bug_ended_lasts_until_its_vmm_holds_nothing() {
-        let (hub, session) = session(&memory());
-        let lent = session.port.lend_a_page();
+    fn server(hub: &Arc<Hub>, session: &Session) -> Server {
         let common = Arc::new(Common {
             hub: hub.clone(),
             files: session.files.clone(),
@@ -347,7 +354,35 @@ mod tests {
             shm_size: 1 << 20,
             max_table: 1 << 30,
         });
-        let server = Server::new(common, session.peer, "a", false);
+        Server::new(common, session.peer, "a", false)
+    }
+
+    #[test]
+    fn session_that_cannot_be_set_up_leaves_no_descriptor_behind() {
+        let (hub, session) = session(&memory());
+        let server = server(&hub, &session);
+        // The descriptors of this thread are its own from here on.
+        // SAFETY: takes no pointer.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
+        let threads = [libc::SYS_clone, libc::SYS_clone3];
+        crate::deny::deny(&threads, None, libc::EAGAIN).unwrap();
+        let open = || std::fs::read_dir("/proc/thread-self/fd").unwrap().count();
+        let before = open();
+        let (front, vmm) = UnixStream::pair().unwrap();
+
+        let mut served = None;
+        let error = server.session(front, &mut served).unwrap_err();
+
+        assert!(served.is_none());
+        drop(vmm);
+        assert_eq!(open(), before, "after: {error}");
+    }
+
+    #[test]
+    fn session_that_a_bug_ended_lasts_until_its_vmm_holds_nothing() {
+        let (hub, session) = session(&memory());
+        let lent = session.port.lend_a_page();
+        let server = server(&hub, &session);
         let connected = || hub.report().peers[0].session.is_some();
 
         std::thread::scope(|scope| {
