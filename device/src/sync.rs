@@ -76,6 +76,31 @@ impl Limiter {
     }
 }
 
+/// The limiters of one peer, whatever session it has: a VMM can begin one after the other.
+/// What one part says does not keep another from saying something.
+#[derive(Debug)]
+pub(crate) struct Limiters {
+    /// Of front ends that come and go.
+    pub(crate) connections: Limiter,
+    /// Of what they hand in.
+    pub(crate) admission: Limiter,
+    /// Of drivers and their requests.
+    pub(crate) session: Limiter,
+    /// Of mapping requests.
+    pub(crate) port: Limiter,
+}
+
+impl Limiters {
+    pub(crate) fn new() -> Self {
+        Self {
+            connections: Limiter::new(),
+            admission: Limiter::new(),
+            session: Limiter::new(),
+            port: Limiter::new(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@
 mod common;
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -173,6 +173,24 @@ fn second_kick_descriptor_of_a_queue_that_runs_is_refused() {
     assert!(daemon.log().contains(said), "{}", daemon.log());
     a.export(DATA, PAGE);
     drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn front_ends_that_come_again_and_again_do_not_fill_the_log() {
+    let daemon = Daemon::spawn(&Setup::default());
+    for _ in 0..40 {
+        let mut front = UnixStream::connect(daemon.socket("b")).unwrap();
+        // No message is as long as this one says.
+        let _ = front.write_all(&[0xff; 12]);
+        let _ = front.read_to_end(&mut Vec::new());
+    }
+
+    let log = daemon.log();
+    let lines = log.lines().filter(|line| line.contains(" b: ")).count();
+    // Where it listens, and ten in each of a few periods.
+    assert!((2..=40).contains(&lines), "{log}");
+    drop(Vm::boot(&daemon.socket("b")));
     daemon.finish();
 }
 

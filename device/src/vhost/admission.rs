@@ -25,7 +25,7 @@ use vhost::vhost_user::message::FrontendReq;
 use super::limits::{MAX_RAM_REGIONS, MAX_REGIONS};
 use super::memory::Files;
 use crate::broker::PeerId;
-use crate::sync::{Limiter, lock};
+use crate::sync::{Limiters, lock};
 use crate::transport::{self, FileId, MemoryKind};
 
 /// Bit of the payload of SET_VRING_KICK, _CALL and _ERR: there is no descriptor.
@@ -177,19 +177,20 @@ pub struct Admission {
     table: Mutex<Vec<Listed>>,
     /// Queues that have a kick descriptor.
     kicked: Mutex<BTreeSet<u8>>,
-    limiter: Limiter,
+    limiters: Arc<Limiters>,
 }
 
 impl Admission {
     /// For the front end of `peer`, whose memory table may have `max_bytes`, and
     /// memory that is `unsealed` if the operator trusts its VMM.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         peer: PeerId,
         name: Arc<str>,
         files: Arc<Files>,
         unsealed: bool,
         max_bytes: u64,
+        limiters: Arc<Limiters>,
     ) -> Self {
         Self {
             peer,
@@ -199,7 +200,7 @@ impl Admission {
             max_bytes,
             table: Mutex::default(),
             kicked: Mutex::default(),
-            limiter: Limiter::new(),
+            limiters,
         }
     }
 
@@ -347,7 +348,7 @@ impl Admission {
     fn warn_left_out(&self, region: &Listed, fd: &OwnedFd, fault: Fault) {
         let (len, gpa) = (region.len, region.gpa);
         let (file, why, help) = (path_of(fd), fault.why(), fault.help());
-        self.limiter.warn(
+        self.limiters.admission.warn(
             &self.name,
             format_args!(
                 "its memory of {len:#x} bytes at {gpa:#x} is left out: no buffer and no queue can \
@@ -462,7 +463,14 @@ mod tests {
     fn admission(unsealed: bool) -> Admission {
         let files = Arc::new(Files::new().unwrap());
         files.connect(PeerId(1), None);
-        Admission::new(PeerId(1), "a".into(), files, unsealed, 1 << 30)
+        Admission::new(
+            PeerId(1),
+            "a".into(),
+            files,
+            unsealed,
+            1 << 30,
+            Arc::new(Limiters::new()),
+        )
     }
 
     fn words(words: &[u64]) -> Vec<u8> {

@@ -35,7 +35,7 @@ use super::{GuestMem, Vring, features};
 use crate::broker::{PeerId, Token};
 use crate::host::process::Process;
 use crate::hub::{Hub, Job, Link, SessionFacts};
-use crate::sync::{Limiter, lock};
+use crate::sync::{Limiters, lock};
 use crate::transport::Ram;
 
 /// Event of the worker's loop that says: serve the control queue again. The
@@ -156,6 +156,8 @@ pub struct Front {
     pub max_table: u64,
     /// Bytes of its shared-memory region.
     pub shm_size: u64,
+    /// For what its peer can have said again and again.
+    pub(crate) limiters: Arc<Limiters>,
 }
 
 /// One front end's session.
@@ -189,7 +191,7 @@ pub struct Session {
     /// Given away to the vhost-user crate, which never closes it.
     exit_fd: Mutex<Option<RawFd>>,
     shm_size: u64,
-    limiter: Limiter,
+    limiters: Arc<Limiters>,
 }
 
 impl Session {
@@ -206,14 +208,22 @@ impl Session {
             unsealed,
             max_table,
             shm_size,
+            limiters,
         } = front;
-        let admission = Admission::new(peer, name.clone(), files.clone(), unsealed, max_table);
+        let admission = Admission::new(
+            peer,
+            name.clone(),
+            files.clone(),
+            unsealed,
+            max_table,
+            limiters.clone(),
+        );
         let again = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         Ok(Arc::new(Self {
             peer,
             name,
             lifeline: Arc::default(),
-            port: Port::new(shm_size, vmm)?,
+            port: Port::new(shm_size, vmm, limiters.clone())?,
             files,
             admission,
             hub,
@@ -229,7 +239,7 @@ impl Session {
             stopped_mapped: AtomicBool::new(false),
             exit_fd: Mutex::new(None),
             shm_size,
-            limiter: Limiter::new(),
+            limiters,
         }))
     }
 
@@ -251,7 +261,8 @@ impl Session {
     /// The rings are not ours any more. Takes back what the VM exported.
     pub fn stop(&self) {
         if self.stop_rings() {
-            self.limiter
+            self.limiters
+                .session
                 .log(Level::Info, &self.name, format_args!("driver stopped"));
             let windows = self.hub.caps(self.peer).map_or(0, |caps| caps.windows_used);
             self.stopped_mapped.store(windows > 0, Ordering::Release);
@@ -333,7 +344,8 @@ impl Session {
             self.request(epoch, token, request);
         }
         let how = if fresh { "started" } else { "resumed" };
-        self.limiter
+        self.limiters
+            .session
             .log(Level::Info, &self.name, format_args!("driver {how}"));
         self.deliver();
     }
@@ -373,7 +385,7 @@ impl Session {
     }
 
     fn fault(&self, queue: &str, fault: Fault) {
-        self.limiter.warn(
+        self.limiters.session.warn(
             &self.name,
             format_args!(
                 "the {queue} queue is broken: {fault}; it is not served until the driver resets \
@@ -384,13 +396,13 @@ impl Session {
 
     fn one(&self, taken: Taken) {
         if taken.malformed {
-            self.limiter.warn(
+            self.limiters.session.warn(
                 &self.name,
                 format_args!("malformed descriptor chain on the control queue"),
             );
         }
         if !taken.answerable {
-            self.limiter.warn(
+            self.limiters.session.warn(
                 &self.name,
                 format_args!("request without room for a response"),
             );
@@ -401,7 +413,8 @@ impl Session {
                 self.request(taken.epoch, taken.token, request);
             }
             Err(status) => {
-                self.limiter
+                self.limiters
+                    .session
                     .warn(&self.name, format_args!("bad request: {status}"));
                 self.hub.refuse(self.peer);
                 self.reply(taken.token, &Err(status));
@@ -588,7 +601,7 @@ impl Watch for Session {
     fn negotiated(&self, negotiated: VhostUserProtocolFeatures) {
         self.port.set_features(negotiated);
         for (missing, cost) in features::missing(negotiated) {
-            self.limiter.warn(
+            self.limiters.session.warn(
                 &self.name,
                 format_args!("the front end did not negotiate {missing}: {cost}"),
             );
@@ -602,7 +615,11 @@ impl Watch for Session {
     fn admit(&self, request: u32, payload: &[u8], fds: &mut Vec<OwnedFd>) -> bool {
         let result = self.admission.admit(request, payload, fds);
         if let Err(refusal) = &result {
-            log::error!("{}: the front end is refused: {refusal}", self.name);
+            self.limiters.admission.log(
+                Level::Error,
+                &self.name,
+                format_args!("the front end is refused: {refusal}"),
+            );
         }
         result.is_ok()
     }
@@ -653,7 +670,7 @@ impl VhostUserBackend for Session {
         drop(phase);
         let refused = self.must_not_start();
         if refused {
-            self.limiter.warn(
+            self.limiters.session.warn(
                 &self.name,
                 format_args!(
                     "stopped with windows mapped, and now a driver looks at the device: it is told \

@@ -31,6 +31,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bufshare_protocol::device::SHMID;
+use log::Level;
 use uuid::Uuid;
 use vhost::vhost_user::message::{
     VhostUserMMap, VhostUserMMapFlags, VhostUserProtocolFeatures, VhostUserSharedMsg,
@@ -44,7 +45,7 @@ use crate::broker::{EffectId, Outcome, Piece};
 use crate::host::process::Process;
 use crate::host::random;
 use crate::hub::{Hub, Job};
-use crate::sync::{Limiter, lock};
+use crate::sync::{Limiters, lock};
 use crate::transport::lent::Lent;
 use crate::transport::zeroes::Zeroes;
 use crate::transport::{self, FdPiece, PAGE, udmabuf};
@@ -224,7 +225,7 @@ pub struct Port {
     /// Mapping requests that the front end refused.
     pub refused: AtomicU64,
     /// For what a guest can have said again and again.
-    limiter: Limiter,
+    limiters: Arc<Limiters>,
 }
 
 impl Port {
@@ -232,7 +233,7 @@ impl Port {
     ///
     /// # Errors
     /// As `memfd_create`.
-    pub fn new(shm_size: u64, vmm: Process) -> io::Result<Self> {
+    pub(crate) fn new(shm_size: u64, vmm: Process, limiters: Arc<Limiters>) -> io::Result<Self> {
         Ok(Self {
             state: Mutex::new(State::default()),
             wake: Condvar::new(),
@@ -240,7 +241,7 @@ impl Port {
             vmm,
             zeroes: Zeroes::new(shm_size)?,
             refused: AtomicU64::new(0),
-            limiter: Limiter::new(),
+            limiters,
         })
     }
 
@@ -483,7 +484,7 @@ impl Port {
                         (Ok(pieces), Some(backend)) => worker.map(&backend, &pieces, what),
                         (Err(error), _) => {
                             let what = format_args!("a buffer cannot be mapped: {error}");
-                            self.limiter.warn(name, what);
+                            self.limiters.port.warn(name, what);
                             Outcome::HostError
                         }
                         (_, None) => Outcome::HostError,
@@ -746,7 +747,7 @@ impl Worker<'_> {
             self.hub.let_go(self.sent.peer, effect);
         }
         if late > 0 {
-            self.port.limiter.warn(
+            self.port.limiters.port.warn(
                 self.name,
                 format_args!(
                     "its VMM said that it has unmapped, or not mapped, {late:#x} bytes of other \
@@ -791,7 +792,7 @@ impl Worker<'_> {
             _ => VhostUserMMapFlags::WRITABLE,
         };
         if matches!(what, What::Buffer { .. }) && !self.wait_for_room() {
-            self.port.limiter.warn(
+            self.port.limiters.port.warn(
                 self.name,
                 format_args!(
                     "a buffer is not mapped: its VMM said that it has unmapped, or not mapped, \
@@ -826,7 +827,7 @@ impl Worker<'_> {
                         Ok(None) => return Outcome::Refused,
                         Err(error) => {
                             let what = format_args!("a buffer cannot be lent: {error}");
-                            self.port.limiter.warn(self.name, what);
+                            self.port.limiters.port.warn(self.name, what);
                             let undone = self.undo(backend, &done);
                             return if done.is_empty() {
                                 Outcome::HostError
@@ -897,11 +898,14 @@ impl Worker<'_> {
                         outcome = Outcome::Refused;
                     }
                     Answer::No => {
-                        log::error!(
-                            "{}: the front end refused to unmap {:#x} bytes at {:#x}, and holds them",
+                        let (len, at) = (piece.len, piece.shm_offset);
+                        self.port.limiters.port.log(
+                            Level::Error,
                             self.name,
-                            piece.len,
-                            piece.shm_offset
+                            format_args!(
+                                "the front end refused to unmap {len:#x} bytes at {at:#x}, and \
+                                 holds them"
+                            ),
                         );
                         return Outcome::Stuck;
                     }
@@ -912,7 +916,7 @@ impl Worker<'_> {
             }
             if let Err(error) = self.port.zeroes.release(*piece) {
                 let what = format_args!("zeroes are kept: {error}");
-                self.port.limiter.warn(self.name, what);
+                self.port.limiters.port.warn(self.name, what);
             }
         }
         outcome
@@ -961,7 +965,7 @@ impl Worker<'_> {
     fn count_refusal(&self, piece: &FdPiece) {
         self.port.refused.fetch_add(1, Ordering::Relaxed);
         let (len, at) = (piece.len, piece.shm_offset);
-        self.port.limiter.warn(
+        self.port.limiters.port.warn(
             self.name,
             format_args!("the front end refused to map {len:#x} bytes at {at:#x}"),
         );

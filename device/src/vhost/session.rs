@@ -2,6 +2,7 @@
 //! The life of one socket: a front end connects, is served, and goes, with all
 //! that it had; then the next one. A second one waits in the backlog.
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use log::Level;
 use vhost::vhost_user::Error as VhostError;
 use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
@@ -23,11 +25,11 @@ use crate::host::listen::Source;
 use crate::host::process::Process;
 use crate::host::stop::Stop;
 use crate::hub::{Connector, Hub};
-use crate::sync::lock;
+use crate::sync::{Limiters, lock};
 use crate::transport::udmabuf;
 
 /// Pause after a connection could not be accepted or served, so that a lack of
-/// descriptors is not a busy loop.
+/// descriptors is not a busy loop; and after one that was refused in less time.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// How long a front end that cannot be served any more is refused everything, so
@@ -80,6 +82,16 @@ pub struct Server {
     /// Memory that its VMM can make shorter is touched all the same.
     unsealed: bool,
     current: Mutex<Weak<Session>>,
+    limiters: Arc<Limiters>,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// The front end went, or was told to.
+    InOrder,
+    /// It broke the protocol, or was refused.
+    Broken,
 }
 
 /// A front end that was served.
@@ -125,6 +137,7 @@ impl Server {
             name: Arc::from(name),
             unsealed,
             current: Mutex::new(Weak::new()),
+            limiters: Arc::new(Limiters::new()),
         }
     }
 
@@ -145,13 +158,17 @@ impl Server {
     }
 
     /// Serves one front end, and waits until nothing is left of it that could have
-    /// memory of other VMs mapped; whether it could be served.
-    fn serve(&self, session: impl FnOnce(&mut Option<Served>) -> Result<(), Error>) -> bool {
+    /// memory of other VMs mapped; whether the next one can come at once.
+    fn serve(&self, session: impl FnOnce(&mut Option<Served>) -> Result<Ended, Error>) -> bool {
         let mut served = None;
+        let start = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| session(&mut served)));
         match &result {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => log::error!("{}: cannot serve a front end: {error}", self.name),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => self.say(
+                Level::Error,
+                format_args!("cannot serve a front end: {error}"),
+            ),
             Err(_) => log::error!("{}: a bug ended the session", self.name),
         }
         if let Some(mut served) = served {
@@ -163,7 +180,16 @@ impl Server {
         }
         self.common.hub.disconnect(self.peer);
         self.common.files.disconnect(self.peer);
-        matches!(result, Ok(Ok(())))
+        match result {
+            Ok(Ok(Ended::InOrder)) => true,
+            Ok(Ok(Ended::Broken)) => start.elapsed() >= RETRY,
+            _ => false,
+        }
+    }
+
+    /// Says something that front ends can repeat by coming again.
+    fn say(&self, level: Level, what: fmt::Arguments<'_>) {
+        self.limiters.connections.log(level, &self.name, what);
     }
 
     /// Returns when the VMM of a session that has ended holds nothing of other VMs, or
@@ -191,7 +217,7 @@ impl Server {
 
     /// Serves one front end to its end. It has been served from the moment that there
     /// is something in `served`.
-    fn session(&self, front: UnixStream, served: &mut Option<Served>) -> Result<(), Error> {
+    fn session(&self, front: UnixStream, served: &mut Option<Served>) -> Result<Ended, Error> {
         let vmm = Process::of(&front).map_err(Error::System)?;
         let vmm_pid = vmm.pid();
         let (relay, mut listener) = Relay::new(front).map_err(Error::Relay)?;
@@ -204,6 +230,7 @@ impl Server {
             unsealed: self.unsealed,
             max_table: self.common.max_table,
             shm_size: self.common.shm_size,
+            limiters: self.limiters.clone(),
         };
         let session = Session::new(self.common.hub.clone(), front, mem.clone());
         let session = session.map_err(Error::System)?;
@@ -234,11 +261,12 @@ impl Server {
         let started = daemon.start(&mut listener);
         drop(listener);
         let left = started.is_ok().then(|| {
-            log::info!("{}: front end connected", self.name);
+            self.say(Level::Info, format_args!("front end connected"));
             relay.run(&*session)
         });
 
         let asked = session.lifeline.closing();
+        let refused = matches!(left, Some(Left::Crate(_))) && !self.common.stop.requested();
         session.stop_rings();
         let relayed = match left {
             Some(Left::Crate(unanswered)) => {
@@ -253,7 +281,8 @@ impl Server {
         let crate_left = started.and_then(|()| daemon.wait());
         served.end();
         drop(daemon);
-        self.log_end(relayed, crate_left, asked)
+        let ended = self.log_end(relayed, crate_left, asked)?;
+        Ok(if refused { Ended::Broken } else { ended })
     }
 
     /// The front end is not served any more, but may go on: others unmap its memory,
@@ -270,9 +299,9 @@ impl Server {
         if over() {
             return;
         }
-        log::error!(
-            "{}: it cannot be served any more: its VMM is asked to unmap everything",
-            self.name
+        self.say(
+            Level::Error,
+            format_args!("it cannot be served any more: its VMM is asked to unmap everything"),
         );
         session.port.force();
         let start = Instant::now();
@@ -283,6 +312,7 @@ impl Server {
         let session = session.clone();
         let hub = self.common.hub.clone();
         let udmabuf = self.common.udmabuf.clone();
+        let limiters = self.limiters.clone();
         std::thread::Builder::new()
             .name("port".into())
             .spawn(move || {
@@ -299,7 +329,8 @@ impl Server {
                         udmabuf.as_deref(),
                         |why| {
                             if !lifeline.closing() {
-                                log::error!("{name}: {why}: the session ends");
+                                let what = format_args!("{why}: the session ends");
+                                limiters.connections.log(Level::Error, name, what);
                             }
                             lifeline.end();
                         },
@@ -320,7 +351,7 @@ impl Server {
         relayed: io::Result<()>,
         served: Result<(), DaemonError>,
         asked: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<Ended, Error> {
         let broke = match served {
             Ok(())
             | Err(DaemonError::HandleRequest(
@@ -331,10 +362,14 @@ impl Server {
         };
         match broke {
             Some(_) if asked => {}
-            Some(why) => log::error!("{}: the front end broke the protocol: {why}", self.name),
-            None => log::info!("{}: front end disconnected", self.name),
+            Some(why) => {
+                let what = format_args!("the front end broke the protocol: {why}");
+                self.say(Level::Error, what);
+                return Ok(Ended::Broken);
+            }
+            None => self.say(Level::Info, format_args!("front end disconnected")),
         }
-        Ok(())
+        Ok(Ended::InOrder)
     }
 }
 
@@ -387,7 +422,7 @@ mod tests {
 
         std::thread::scope(|scope| {
             let port = None;
-            let bug = |served: &mut Option<Served>| -> Result<(), Error> {
+            let bug = |served: &mut Option<Served>| -> Result<Ended, Error> {
                 let session = session.clone();
                 *served = Some(Served { session, port });
                 panic!("as a bug would")

@@ -8,7 +8,7 @@ use crate::broker::EffectId;
 const SOON: Duration = Duration::from_secs(20);
 
 fn port() -> Port {
-    Port::new(1 << 20, Process::default()).unwrap()
+    Port::new(1 << 20, Process::default(), Arc::new(Limiters::new())).unwrap()
 }
 
 fn job(id: u64) -> Job {
