@@ -38,6 +38,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::FileId;
+
 /// Where marks begin in a file: beyond the end of any.
 const MARKS: i64 = 1 << 62;
 
@@ -101,6 +103,14 @@ impl Lent {
             mark: holders(file).map_or(Mark::Missing, |_| Mark::Count),
         };
         Ok((sent, lent))
+    }
+
+    /// Which file it is.
+    ///
+    /// # Errors
+    /// As `fstat`.
+    pub fn id(&self) -> io::Result<FileId> {
+        FileId::of(&self.file)
     }
 
     /// Whether the kernel tells who holds it. If not, only the end of the VMM's process

@@ -34,6 +34,12 @@ impl Zeroes {
         Ok(Self { file, id })
     }
 
+    /// Which file it is.
+    #[must_use]
+    pub fn id(&self) -> FileId {
+        self.id
+    }
+
     /// What to map at `piece`.
     #[must_use]
     pub fn piece(&self, piece: Piece) -> FdPiece {

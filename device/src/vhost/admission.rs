@@ -597,7 +597,7 @@ mod tests {
     fn rings_in_memory_of_another_vm_are_refused_with_that_reason() {
         let admission = admission(false);
         let foreign = dup(memfd(0x1000, true));
-        admission.files.record(PeerId(1), id(&foreign));
+        admission.files.record(PeerId(1), id(&foreign), || None);
         add(&admission, foreign, 0x7000).unwrap();
 
         let refusal = rings(&admission, 0x7000).unwrap_err();

@@ -14,6 +14,11 @@ pub const MAX_RAM_REGIONS: usize = 288;
 /// 0.1 s later, as QEMU does, can be asked for a thousand mappings in a second.
 pub const MAX_KEPT: usize = 128;
 
+/// Files that a front end was sent, before those that it has no more are forgotten. It
+/// has at most [`MAX_KEPT`] and one for each of its windows, of which there are fewer than
+/// [`MAX_REGIONS`].
+pub const MAX_SENT: usize = 1024;
+
 /// Address space that all memory tables together may take: half of what a process
 /// on x86-64 has.
 const MAX_TABLES_BYTES: u64 = 1 << 46;

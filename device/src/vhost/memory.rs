@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
+use super::limits::MAX_SENT;
 use crate::broker::PeerId;
 use crate::sync::lock;
 use crate::transport::{FileId, Ram, Region, memfd};
@@ -85,9 +86,17 @@ impl Files {
         lock(&self.sessions).remove(&peer);
     }
 
-    /// A file is about to be sent to the front end of `peer`.
-    pub fn record(&self, peer: PeerId, id: FileId) {
+    /// A file is about to be sent to the front end of `peer`. Those that it `has` are asked
+    /// for now and then, if that is known: others cannot come back.
+    pub fn record(&self, peer: PeerId, id: FileId, has: impl FnOnce() -> Option<BTreeSet<FileId>>) {
+        let many = |session: &Session| session.sent.len() >= MAX_SENT;
+        // The holders of a file are asked while nothing is locked.
+        let full = lock(&self.sessions).get(&peer).is_some_and(many);
+        let has = full.then(has).flatten();
         if let Some(session) = lock(&self.sessions).get_mut(&peer) {
+            if let Some(has) = has {
+                session.sent.retain(|sent| has.contains(sent));
+            }
             session.sent.insert(id);
         }
     }
@@ -151,9 +160,9 @@ pub struct Sent<'a> {
 }
 
 impl Sent<'_> {
-    /// A file is about to be sent.
-    pub fn record(&self, id: FileId) {
-        self.files.record(self.peer, id);
+    /// A file is about to be sent, to whom `has` others.
+    pub fn record(&self, id: FileId, has: impl FnOnce() -> Option<BTreeSet<FileId>>) {
+        self.files.record(self.peer, id, has);
     }
 }
 
@@ -233,7 +242,7 @@ mod tests {
             assert!(!files.is_window(peer, id, &[id]));
             files.announce(peer, id);
         }
-        files.record(B, A_RAM);
+        files.record(B, A_RAM, || None);
         files
     }
 
@@ -283,9 +292,32 @@ mod tests {
     }
 
     #[test]
+    fn files_that_a_vmm_has_no_more_are_forgotten() {
+        let files = shared([None; 3]);
+        let file = |ino| FileId { dev: 2, ino };
+        let had = BTreeSet::from([A_RAM, file(1)]);
+
+        for ino in 1..=10_000 {
+            let has = [file(ino)].into_iter().chain(had.clone()).collect();
+            files.record(B, file(ino), || Some(has));
+        }
+
+        let sent = lock(&files.sessions)[&B].sent.len();
+        assert!(sent <= MAX_SENT, "{sent}");
+        for kept in [A_RAM, file(1), file(10_000)] {
+            assert!(files.is_window(B, kept, &[kept]), "{kept:?}");
+        }
+        // What it has is not known: nothing is forgotten.
+        for ino in 1..=10_000 {
+            files.record(B, file(ino), || None);
+        }
+        assert_eq!(lock(&files.sessions)[&B].sent.len(), 10_001);
+    }
+
+    #[test]
     fn own_ram_that_was_listed_before_it_was_sent_stays_own() {
         let files = shared([None; 3]);
-        files.record(B, B_RAM);
+        files.record(B, B_RAM, || None);
 
         assert!(!files.is_window(B, B_RAM, &[B_RAM]));
     }

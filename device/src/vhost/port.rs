@@ -21,7 +21,7 @@
 //! the owner gets its memory back only when nobody holds the file any more. QEMU closes
 //! it about 0.1 s later (its RCU thread does), so nothing else waits for that.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::net::Shutdown;
@@ -48,7 +48,7 @@ use crate::hub::{Hub, Job};
 use crate::sync::{Limiters, lock};
 use crate::transport::lent::Lent;
 use crate::transport::zeroes::Zeroes;
-use crate::transport::{self, FdPiece, PAGE, udmabuf};
+use crate::transport::{self, FdPiece, FileId, PAGE, udmabuf};
 
 /// How often the kernel is asked who holds what was lent to a VMM whose device is
 /// stopped.
@@ -679,6 +679,13 @@ impl Port {
         state.look = Some((after(KEPT_LOOK), KEPT_LOOK));
     }
 
+    /// Which files the VMM has.
+    fn files(&self) -> Option<BTreeSet<FileId>> {
+        let lent = self.loans().lent;
+        let ids = lent.iter().map(|lent| lent.id().ok());
+        ids.chain([Some(self.zeroes.id())]).collect()
+    }
+
     /// Whether there is room to lend another file.
     fn has_room(&self) -> bool {
         lock(&self.state).kept.len() < MAX_KEPT
@@ -814,13 +821,13 @@ impl Worker<'_> {
             }
             let file = match what {
                 What::Zeroes => {
-                    self.sent.record(piece.id);
+                    self.sent.record(piece.id, || self.port.files());
                     piece.file.clone()
                 }
                 What::Buffer { udmabuf, .. } => {
                     // No VM's RAM is a dma-buf.
                     if !udmabuf {
-                        self.sent.record(piece.id);
+                        self.sent.record(piece.id, || self.port.files());
                     }
                     match self.port.lend(piece, udmabuf, self.epoch) {
                         Ok(Some(file)) => file,
