@@ -27,7 +27,8 @@
 //! theirs on other bytes, or on a whole range, is told from the mark: the mark excludes
 //! all others, so where there is another one it is gone. A lock on just the mark's byte,
 //! for which one can wait, cannot be told from it: the file counts as held until that
-//! process ends. The kernel does not say whose such a lock is, and no other evidence is
+//! process ends. So a file that counts as held keeps memory from its owner, but ends no
+//! session of a VMM that says it has unmapped it. The kernel does not say whose such a lock is, and no other evidence is
 //! sound: a process's descriptors do not show its mappings, kcmp(2) takes the right to
 //! trace it, and the process that connected the front end may not be the VMM.
 

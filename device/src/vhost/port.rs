@@ -19,7 +19,7 @@
 //! It is asked as well when a front end says that it has unmapped something, or not
 //! mapped it. What the guest sees is as the VMM says, as far as anybody can know; but
 //! the owner gets its memory back only when nobody holds the file any more. QEMU closes
-//! it about 0.1 s later (its RCU thread does), so nothing else waits for that.
+//! it up to 0.1 s later (its RCU thread does), so nothing else waits for that.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
