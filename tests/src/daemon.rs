@@ -26,6 +26,33 @@ pub struct Daemon {
     log: PathBuf,
     /// Whether it was ended by [`Daemon::end`].
     ended: bool,
+    /// Stops that it has to answer unproved.
+    unproved: usize,
+    /// What else it may say.
+    allowed: Vec<Sign>,
+}
+
+/// What the daemon says when it could not do what it promises, because of a VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// It answered a stop before all importers were proved to have unmapped.
+    Unproved,
+    /// It cannot serve a VMM any more.
+    Unserved,
+    /// A VMM keeps memory of others although its session has ended.
+    Keeps,
+}
+
+impl Sign {
+    const ALL: [Self; 3] = [Self::Unproved, Self::Unserved, Self::Keeps];
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Unproved => "did not prove that it unmapped",
+            Self::Unserved => "it cannot be served any more",
+            Self::Keeps => "its session has ended, but its VMM",
+        }
+    }
 }
 
 /// What the daemon holds.
@@ -44,6 +71,12 @@ pub struct Holdings {
 #[derive(Deserialize)]
 struct Document {
     broker: Snapshot,
+    peers: Vec<PeerReport>,
+}
+
+#[derive(Deserialize)]
+struct PeerReport {
+    unproved_stops: usize,
 }
 
 /// What its control socket tells; it tells more.
@@ -148,6 +181,8 @@ impl Daemon {
             folder: folder.to_owned(),
             log,
             ended: false,
+            unproved: 0,
+            allowed: Vec::new(),
         };
         told.set_nonblocking(true)?;
         let mut message = [0; 256];
@@ -177,11 +212,42 @@ impl Daemon {
         self.process.alive()
     }
 
-    /// All that its control socket tells.
+    /// The test brings this about: so many stops more are answered before all importers
+    /// are proved to have unmapped. Without that one is a failure.
+    pub fn expect_unproved_stops(&mut self, count: usize) {
+        self.unproved = self.unproved.saturating_add(count);
+    }
+
+    /// The test brings this about. Without that it is a failure.
+    pub fn allow(&mut self, sign: Sign) {
+        self.allowed.push(sign);
+    }
+
+    /// Stops that were answered before all importers were proved to have unmapped are
+    /// as many as expected.
+    ///
+    /// # Errors
+    /// When they are not, or it does not tell.
+    pub fn stops_are_proved(&self) -> Result<()> {
+        let peers = self.document()?.peers;
+        let found: usize = peers.iter().map(|peer| peer.unproved_stops).sum();
+        ensure!(
+            found == self.unproved,
+            "the daemon answered {found} stops unproved, {} were expected",
+            self.unproved
+        );
+        Ok(())
+    }
+
+    /// What its control socket tells of the broker.
     ///
     /// # Errors
     /// When it does not answer.
     pub fn snapshot(&self) -> Result<Snapshot> {
+        Ok(self.document()?.broker)
+    }
+
+    fn document(&self) -> Result<Document> {
         let path = self.folder.join("control");
         let mut stream = UnixStream::connect(&path)
             .with_context(|| format!("connecting to {}", path.display()))?;
@@ -190,9 +256,7 @@ impl Daemon {
         stream
             .read_to_string(&mut text)
             .context("reading the control socket")?;
-        let document: Document = serde_json::from_str(&text)
-            .with_context(|| format!("the control socket said {text:?}"))?;
-        Ok(document.broker)
+        serde_json::from_str(&text).with_context(|| format!("the control socket said {text:?}"))
     }
 
     /// What it holds now.
@@ -274,14 +338,15 @@ impl Daemon {
         fs::read_to_string(&self.log).with_context(|| format!("reading {}", self.log.display()))
     }
 
-    /// Check that its log names no fault of its own. It survives most of them: the
-    /// session in question ends, and others go on.
+    /// Check that its log names no fault of its own, nor a promise that it could not keep
+    /// unless the test expects that. It survives most of them: the session in question
+    /// ends, and others go on.
     ///
     /// # Errors
     /// The lines that do.
     pub fn is_well(&self) -> Result<()> {
         let log = self.log()?;
-        let faults = faults(&log);
+        let faults = [faults(&log), unexpected(&log, self.unproved, &self.allowed)].concat();
         ensure!(
             faults.is_empty(),
             "the daemon has a fault:\n{}",
@@ -347,6 +412,18 @@ fn faults(log: &str) -> Vec<&str> {
     log.lines().filter(bad).collect()
 }
 
+/// Lines of a daemon's log with a [`Sign`] that nobody expects, and all those of unproved
+/// stops if they are not as many as expected.
+fn unexpected<'a>(log: &'a str, unproved: usize, allowed: &[Sign]) -> Vec<&'a str> {
+    let with = |sign: Sign| log.lines().filter(move |line| line.contains(sign.words()));
+    let expected = |sign: &Sign| match sign {
+        Sign::Unproved => with(*sign).count() == unproved,
+        _ => allowed.contains(sign),
+    };
+    let signs = Sign::ALL.into_iter().filter(|sign| !expected(sign));
+    signs.flat_map(with).collect()
+}
+
 /// The program and a peer for each machine.
 ///
 /// # Errors
@@ -392,5 +469,21 @@ mod tests {
         }
         let good = "[INFO] a: connected\n[WARN] a: debug\n[WARN] a: that is a bug of the VMM\n";
         assert!(faults(good).is_empty());
+    }
+
+    /// As the daemon says them.
+    #[test]
+    fn promises_that_the_daemon_did_not_keep_are_found_unless_expected() {
+        let unproved = "[ERROR] a: stopped, but the VMM of b did not prove that it unmapped this";
+        let unserved = "[ERROR] b: it cannot be served any more: its VMM is asked to unmap";
+        let keeps = "[ERROR] b: its session has ended, but its VMM (connected by process 7) still";
+        let log = format!("[INFO] a: connected\n{unserved}\n{keeps}\n{unproved}\n{unproved}\n");
+        let all = [unproved, unproved, unserved, keeps];
+        assert_eq!(unexpected(&log, 0, &[]), all);
+        assert_eq!(unexpected(&log, 1, &[]), all, "more than expected");
+        assert_eq!(unexpected(&log, 2, &[Sign::Keeps]), [unserved]);
+        let none = unexpected(&log, 2, &[Sign::Unserved, Sign::Keeps]);
+        assert!(none.is_empty());
+        assert!(unexpected("[INFO] a: connected\n", 0, &[]).is_empty());
     }
 }

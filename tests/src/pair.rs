@@ -284,6 +284,7 @@ impl TwoVms {
         self.b.check()?;
         if let Some(daemon) = self.daemon.as_mut().filter(|daemon| !daemon.ended()) {
             daemon.alive()?;
+            daemon.stops_are_proved()?;
             self.settled()?;
         }
         match &self.daemon {

@@ -215,6 +215,7 @@ fn kept_memory_is_given_back_when_the_importers_vmm_goes_on_later() {
             said_to_keep(&vms.a, 2, 2 * SIZE)?;
             bind(&vms.a, &device)
         });
+        vms.daemon()?.expect_unproved_stops(1);
         let pending = rebound.and_then(|()| kept(&vms.a));
         vms.b.resume_process()?;
         let pending = pending?;
@@ -239,6 +240,7 @@ fn a_driver_that_has_imported_is_bound_again_while_an_importer_of_its_own_is_stu
         two_are_mapped(&mut a, &mut b)?;
         vms.b.pause_process()?;
         let rebound = unbind(&vms.a).and_then(|device| bind(&vms.a, &device));
+        vms.daemon()?.expect_unproved_stops(1);
         vms.b.resume_process()?;
         rebound?;
         drop((a, b));
@@ -276,6 +278,7 @@ fn one_importer_ends(vms: &mut TwoVms) -> Result<()> {
         vm_c.kill()?;
         keeps(&vms.a, 5)
     });
+    vms.daemon()?.expect_unproved_stops(1);
     vms.b.resume_process()?;
     given_back?;
     drop((a, b));

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bufshare_agent::wire::Ready;
+use bufshare_tests::daemon::Sign;
 use bufshare_tests::driver::pci_device;
 use bufshare_tests::hand::{Hand, Map, Sight, Source, refused, status};
 use bufshare_tests::pair::{Plan, Shared, Side, TwoVms};
@@ -356,6 +357,7 @@ fn an_importer_that_spoils_its_session_loses_what_it_has_mapped() {
         let mut a = vms.a.hand()?;
         let mut readers = three_readers(vms, &mut a)?;
         still_reading(&mut readers)?;
+        vms.daemon()?.allow(Sign::Unserved);
         let config = PciConfig::of(&vms.b)?;
         config.set_bus_master(false)?;
         // The guest may not be answered any more.
