@@ -86,6 +86,8 @@ pub(super) struct Host {
     pub(super) unanswered: BTreeSet<(PeerId, Token)>,
     next_token: u64,
     budget: u32,
+    /// Files of what is unmapped from now on are kept, by these effects.
+    pub(super) kept: Option<Vec<(PeerId, EffectId)>>,
 }
 
 pub(super) fn config(limits: Limits) -> Config {
@@ -120,6 +122,7 @@ impl Host {
             unanswered: BTreeSet::new(),
             next_token: 0,
             budget,
+            kept: None,
         };
         for peer in [A, B, C] {
             host.connect(peer);
@@ -269,6 +272,10 @@ impl Host {
                 (id, Outcome::Done)
             }
             Effect::Unmap { id, pieces, .. } => {
+                if let Some(kept) = &mut self.kept {
+                    kept.push((peer, id));
+                    self.broker.keeps(id);
+                }
                 for piece in pieces {
                     let shown = vmm.mappings.get(&piece.shm_offset);
                     assert_eq!(shown.map(|s| s.len), Some(piece.len), "not a mapping");

@@ -1103,6 +1103,64 @@ fn an_unexport_of_what_is_being_taken_back_is_answered_when_it_is_gone() {
 }
 
 #[test]
+fn a_buffer_whose_file_is_kept_holds_up_its_owner_and_nobody_else() {
+    let mut host = Host::new();
+    host.kept = Some(Vec::new());
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    let (at, _) = mapped(host.call(B, map(handle, 1)));
+    host.call(B, Request::Unmap { handle }).unwrap();
+    host.call(B, Request::Flush).unwrap();
+    assert_eq!(host.peer(B).windows, 0);
+
+    let unexport = host.send(A, Request::Unexport { id });
+    host.settle();
+
+    assert_eq!(host.answer(A, unexport), None);
+    assert!(host.broker.exposed(A));
+    assert_eq!(host.broker.shown_to(A), []);
+    let holds: Vec<_> = host
+        .broker
+        .holds()
+        .iter()
+        .map(|h| (h.windows, h.bytes))
+        .collect();
+    assert_eq!(holds, [(1, PAGE)]);
+    let other = host.export(A, 1);
+    let handle = host.attach(B, other);
+    assert_eq!(
+        mapped(host.call(B, map(handle, 1))),
+        (at, false),
+        "its place"
+    );
+    for (peer, effect) in host.kept.take().unwrap() {
+        let effects = host.broker.let_go(peer, effect);
+        host.take(effects);
+        let again = host.broker.let_go(peer, effect);
+        assert_eq!(again, []);
+    }
+    assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
+}
+
+#[test]
+fn a_file_that_a_session_kept_is_let_go_with_it() {
+    let mut host = Host::new();
+    host.kept = Some(Vec::new());
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    mapped(host.call(B, map(handle, 1)));
+    host.call(B, Request::Unmap { handle }).unwrap();
+    let unexport = host.send(A, Request::Unexport { id });
+    host.settle();
+    assert_eq!(host.answer(A, unexport), None);
+
+    host.disconnect(B);
+
+    assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
+    assert!(!host.broker.exposed(A));
+}
+
+#[test]
 fn no_deadline_is_waited_for_when_nothing_is_mapped() {
     let mut host = Host::new();
     let id = host.export(A, 1);

@@ -18,7 +18,25 @@ fn job(id: u64) -> Job {
 #[test]
 fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
     type Ask = fn(&Port);
-    let asks: [(&str, Ask); 6] = [
+    let asks: [(&str, Ask); 9] = [
+        ("holds", |port| assert!(port.holds())),
+        ("said_returned", |port| {
+            port.said_returned(EffectId(1), 0, PAGE)
+        }),
+        ("look_at_kept", |port| {
+            let mut state = lock(&port.state);
+            let lent = state.lent_mut().remove(&0).unwrap();
+            state.kept.push(Kept {
+                effect: EffectId(1),
+                lent,
+                len: PAGE,
+                since: Instant::now(),
+                said: false,
+            });
+            drop(state);
+            assert_eq!(port.look_at_kept(), (vec![], 0));
+            assert!(port.keeps(EffectId(1)));
+        }),
         ("may_show", |port| assert!(port.may_show())),
         ("forget_dropped", |port| assert!(!port.forget_dropped())),
         ("wait_let_go", |port| {
