@@ -69,6 +69,7 @@ end_children() {
         for stat in /proc/[0-9]*/stat; do
             pid=${stat//[^0-9]/}
             # It may have ended by now. The name, in parentheses, may hold anything.
+            line=''
             { read -r -d '' line <"$stat" || true; } 2>/dev/null
             if [[ -z ${ours[$pid]:-} && ${line##*) } =~ ^[^Z]' '([0-9]+)' ' && -n ${ours[${BASH_REMATCH[1]}]:-} ]]; then
                 ours[$pid]=1 more=1
