@@ -845,7 +845,10 @@ impl Worker<'_> {
                     }
                 }
             };
-            match answer(backend.shmem_map(&request, &*file)) {
+            let reply = answer(backend.shmem_map(&request, &*file));
+            // From here on only others hold it.
+            drop(file);
+            match reply {
                 Answer::Yes => done.push(Piece {
                     shm_offset: piece.shm_offset,
                     len: piece.len,
