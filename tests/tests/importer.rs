@@ -14,6 +14,7 @@ use bufshare_tests::hand::{
     AttachKind, Export, Hand, Import, Importer, Map, Sight, Step, pattern, refused,
 };
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
+use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
 
 static VMS: Shared = Shared::new(|| {
@@ -23,9 +24,10 @@ static VMS: Shared = Shared::new(|| {
         machine.qemu.extend(words.map(str::to_owned));
     })
 });
-/// The second has little memory.
+/// The first has more memory than the second, also where both get more for debugging.
 static SMALL: Shared = Shared::new(|| {
-    let plan = Plan::new().options(&["--shm-size", "512M"]);
+    let plan = Plan::new().options(&["--shm-size", "1G"]);
+    let plan = plan.first(|machine| machine.memory = 1024);
     plan.second(|machine| machine.memory = 256)
 });
 const SIZE: u64 = 1 << 20;
@@ -310,13 +312,24 @@ fn a_kernel_mapping_that_the_host_does_not_make_is_scratch_memory_and_ends_the_i
 
 /// The memory that a kernel mapping needs grows with the buffer, and its exporter says
 /// how large that is.
+/// Bytes that a guest's kernel has to give.
+fn ram_of(vm: &Vm) -> Result<u64> {
+    let text = String::from_utf8(vm.read_file("/proc/meminfo")?)?;
+    let words = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))
+        .context("no MemTotal")?;
+    let kib: u64 = words.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib << 10)
+}
+
 #[test]
 fn a_buffer_larger_than_the_ram_has_no_kernel_mapping() {
     SMALL.with(|vms| {
-        const SIZE: u64 = 320 << 20;
+        let size = ram_of(&vms.b)?.next_multiple_of(64 << 20) + (64 << 20);
         vms.b.insert("importer", &[])?;
         let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
-        let buf = a.alloc(SIZE)?;
+        let buf = a.alloc(size)?;
         let export = a.export(buf)?;
         let import = b.import(&export.id)?;
         let importer = b.attach(import.buf, AttachKind::Plain)?;
