@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::Request;
+use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Extent};
 use common::daemon::{Daemon, Setup};
@@ -32,7 +33,7 @@ use common::vm::{DATA, Ticket, Vm};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vhost_device_bufshare::host::descriptors::needed;
-use vhost_device_bufshare::vhost::limits::MAX_KEPT;
+use vhost_device_bufshare::vhost::limits::MAX_KEPT_MARKS;
 use vmm_sys_util::eventfd::EventFd;
 
 fn unsealed() -> Options {
@@ -693,22 +694,84 @@ fn two_stops_at_once_do_not_wait_for_files_that_neither_vmm_can_close() {
     daemon.finish();
 }
 
-#[test]
-fn vmm_that_keeps_all_files_gets_no_more_of_them() {
-    let daemon = Daemon::start(&Setup::default());
-    let (a, mut b, _, handle) = hoarder(&daemon);
+/// A buffer of A in many pieces, of which B's VMM keeps as many files as it can get: B's
+/// handle, and how often it was mapped.
+fn hoard_all(daemon: &Daemon, a: &mut Vm, b: &mut Vm) -> (u64, usize) {
+    let extents: Vec<Extent> = (0..PIECES)
+        .map(|piece| Extent {
+            addr: DATA + (2 * piece as u64 + 16) * PAGE,
+            len: PAGE,
+        })
+        .collect();
+    let Ok(Response::Exported { id, .. }) = a.request(&Vm::export_of(extents, vec![])) else {
+        panic!("EXPORT");
+    };
+    let handle = b.attach(id);
     let mut maps = 0;
-
-    while b.try_map(handle, PAGE).is_ok() {
+    while b.try_map(handle, PIECES as u64 * PAGE).is_ok() {
         b.unmap(handle);
         b.ok(&Request::Flush);
         maps += 1;
         assert!(maps < 1000, "takes any number");
     }
+    assert_eq!(daemon.report()["holds"][0]["importer"], "b");
+    (handle, maps)
+}
 
-    assert_eq!(maps, MAX_KEPT);
+/// Of that buffer.
+const PIECES: usize = 128;
+
+#[test]
+fn vmm_that_keeps_all_files_of_an_owner_gets_no_more_of_them_but_those_of_others() {
+    let daemon = Daemon::start(&Setup::default());
+    let (mut a, mut b, ..) = hoarder(&daemon);
+    let mut c = Vm::boot(&daemon.socket("c"));
+    let of_c = c.export(DATA, PAGE);
+    let of_c = b.attach(of_c);
+
+    let (handle, maps) = hoard_all(&daemon, &mut a, &mut b);
+
+    assert_eq!(maps * PIECES, MAX_KEPT_MARKS);
+    b.map(of_c, PAGE);
     b.front.shm.let_go();
-    b.map(handle, PAGE);
-    drop((a, b));
+    b.map(handle, PIECES as u64 * PAGE);
+    drop((a, b, c));
+    daemon.finish();
+}
+
+#[test]
+fn mappings_of_a_vmm_that_keeps_all_files_hold_up_no_stop_of_others() {
+    let daemon = Daemon::start(&Setup::default());
+    let (mut a, mut b, ..) = hoarder(&daemon);
+    let mut c = Vm::boot(&daemon.socket("c"));
+    let of_c = c.export(DATA, PAGE);
+    let of_c = b.attach(of_c);
+    b.map(of_c, PAGE);
+    hoard_all(&daemon, &mut a, &mut b);
+    let handles: Vec<u64> = (0..20)
+        .map(|page| {
+            let id = a.export(DATA + (1000 + page) * PAGE, PAGE);
+            b.attach(id)
+        })
+        .collect();
+    b.front.shm.hoard_no_more();
+
+    let maps: Vec<Ticket> = handles
+        .into_iter()
+        .map(|handle| {
+            b.submit(&Request::Map {
+                handle,
+                offset: 0,
+                len: PAGE,
+            })
+        })
+        .collect();
+    c.front.stop();
+
+    assert_eq!(daemon.peer("c")["unproved_stops"], 0);
+    for map in maps {
+        assert_eq!(b.finish(map), Err(Status::HostError));
+    }
+    drop((a, b, c));
     daemon.finish();
 }

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use crate::vhost::limits::{MAX_KEPT, MAX_RAM_REGIONS};
+use crate::vhost::limits::{MAX_KEPT_DMABUFS, MAX_OWNER_FILES, MAX_RAM_REGIONS};
 
 /// For the process itself: standard streams, signals, timers, control socket, files
 /// that are opened for a moment by any thread.
@@ -43,15 +43,19 @@ pub enum Error {
 /// Each mapping keeps the file that it shows: a udmabuf, or the exporter's RAM, whose
 /// own front end may have replaced it. So does, for a moment, the one mapping that is
 /// being made: all RAM of its exporter. A mapping that waits for its turn keeps none. One
-/// that was unmapped does while somebody has the file open.
+/// that was unmapped does while somebody has the file open; no owner of such files can use
+/// up what there is for those of another.
 #[must_use]
 pub fn needed(peers: usize, windows: u32) -> u64 {
     let ram = u64::try_from(MAX_RAM_REGIONS).unwrap_or(u64::MAX);
-    let kept = u64::try_from(MAX_KEPT).unwrap_or(u64::MAX);
+    let dmabufs = u64::try_from(MAX_KEPT_DMABUFS).unwrap_or(u64::MAX);
+    let owners = u64::try_from(peers.saturating_sub(1)).unwrap_or(u64::MAX);
+    let files = u64::try_from(MAX_OWNER_FILES).unwrap_or(u64::MAX);
     let peer = SESSION
         .saturating_add(ram.saturating_mul(2))
         .saturating_add(windows.into())
-        .saturating_add(kept);
+        .saturating_add(dmabufs)
+        .saturating_add(owners.saturating_mul(files));
     let peers = u64::try_from(peers).unwrap_or(u64::MAX);
     peer.saturating_mul(peers).saturating_add(PROCESS)
 }

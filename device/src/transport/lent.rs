@@ -34,7 +34,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -112,6 +112,12 @@ impl Lent {
     /// As `fstat`.
     pub fn id(&self) -> io::Result<FileId> {
         FileId::of(&self.file)
+    }
+
+    /// The descriptor that it keeps.
+    #[must_use]
+    pub fn descriptor(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Whether the kernel tells who holds it. If not, only the end of the VMM's process

@@ -9,15 +9,26 @@ pub const MAX_REGIONS: usize = 509;
 /// devices, and cuts what is there from the start into a few pieces.
 pub const MAX_RAM_REGIONS: usize = 288;
 
-/// Files that may be held after the VMM said that it has unmapped them, or not mapped
-/// them, before another one is lent to it. Each takes a descriptor. A VMM that closes them
-/// 0.1 s later, as QEMU does, can be asked for a thousand mappings in a second.
-pub const MAX_KEPT: usize = 128;
+/// dma-bufs that may be held after the VMM said that it has unmapped them, or not mapped
+/// them, before another one is lent to it. Each takes a descriptor. Nobody but that VMM
+/// and its other back ends can have them held. One that closes them 0.1 s later, as QEMU
+/// does, would have to map and unmap 2500 in a second.
+pub const MAX_KEPT_DMABUFS: usize = 256;
+
+/// Pieces of the RAM of one owner that may count as held then. The owner, too, can have
+/// them count so: it harms nobody but itself. The kernel is asked about each of them again
+/// and again. QEMU needs 0.1 ms and more to map or unmap a piece.
+pub const MAX_KEPT_MARKS: usize = 1024;
+
+/// Descriptors of the RAM of one owner that one importer's mappings may keep, those that
+/// it unmapped and still holds included. An owner has one for each region, and more if it
+/// replaces its RAM.
+pub const MAX_OWNER_FILES: usize = 64;
 
 /// Files that a front end was sent, before those that it has no more are forgotten. It
-/// has at most [`MAX_KEPT`] and one for each of its windows, of which there are fewer than
-/// [`MAX_REGIONS`].
-pub const MAX_SENT: usize = 1024;
+/// has one for each of its windows, [`MAX_KEPT_DMABUFS`] and [`MAX_OWNER_FILES`] of each
+/// other peer, which is less.
+pub const MAX_SENT: usize = 8192;
 
 /// Address space that all memory tables together may take: half of what a process
 /// on x86-64 has.

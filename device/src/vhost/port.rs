@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -38,10 +39,10 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Backend, Error as VhostError, VhostUserFrontendReqHandler};
 
-use super::limits::MAX_KEPT;
+use super::limits::{MAX_KEPT_DMABUFS, MAX_KEPT_MARKS, MAX_OWNER_FILES};
 use super::memory::Sent;
 use crate::broker::limits::GUARD;
-use crate::broker::{EffectId, Outcome, Piece};
+use crate::broker::{EffectId, Outcome, PeerId, Piece};
 use crate::host::process::Process;
 use crate::host::random;
 use crate::hub::{Hub, Job};
@@ -67,9 +68,6 @@ const KEPT_SAY: Duration = Duration::from_secs(10);
 
 /// How soon the kernel is asked again about the newest of them; then ever more seldom.
 const KEPT_LOOK: Duration = Duration::from_millis(1);
-
-/// How long another file waits for room ([`MAX_KEPT`]) before it is not lent. An honest VMM needs 0.1 s.
-const KEPT_ROOM_WAIT: Duration = Duration::from_secs(1);
 
 /// What came of one request to the front end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,11 +107,28 @@ enum Next {
     Look,
 }
 
+/// A file that shows another VM's memory.
+#[derive(Clone)]
+struct Loan {
+    lent: Arc<Lent>,
+    /// Whose memory it is.
+    owner: PeerId,
+    /// Whether it is a dma-buf, and not a part of that VM's RAM.
+    udmabuf: bool,
+}
+
+impl Loan {
+    /// Whether it is a part of the RAM of `owner`.
+    fn is_ram_of(&self, owner: PeerId) -> bool {
+        !self.udmabuf && self.owner == owner
+    }
+}
+
 /// A file that somebody held when the VMM said that it has unmapped it, or not mapped it.
 struct Kept {
     /// The effect that ended so.
     effect: EffectId,
-    lent: Arc<Lent>,
+    loan: Loan,
     len: u64,
     since: Instant,
     /// The operator was told.
@@ -130,7 +145,7 @@ struct State {
     forced: Option<Instant>,
     closed: bool,
     /// What shows another VM's memory, by its place.
-    lent: BTreeMap<u64, Arc<Lent>>,
+    lent: BTreeMap<u64, Loan>,
     /// What the VMM said it has not, and somebody holds.
     kept: Vec<Kept>,
     /// When to look at that next, and how long to wait then.
@@ -150,10 +165,11 @@ struct State {
 impl State {
     /// What is lent now.
     fn loans(&self) -> Loans {
-        let kept = self.kept.iter().map(|kept| &kept.lent);
+        let kept = self.kept.iter().map(|kept| &kept.loan);
+        let loans = self.lent.values().chain(kept);
         Loans {
             windows: !self.lent.is_empty(),
-            lent: self.lent.values().chain(kept).cloned().collect(),
+            lent: loans.map(|loan| loan.lent.clone()).collect(),
             changes: self.lent_changes,
         }
     }
@@ -163,9 +179,28 @@ impl State {
         self.lent_changes == loans.changes
     }
 
-    fn lent_mut(&mut self) -> &mut BTreeMap<u64, Arc<Lent>> {
+    fn lent_mut(&mut self) -> &mut BTreeMap<u64, Loan> {
         self.lent_changes = self.lent_changes.wrapping_add(1);
         &mut self.lent
+    }
+
+    /// Whether another file may be lent, of memory of `owner`.
+    fn has_room(&self, owner: PeerId, udmabuf: bool, file: &File) -> bool {
+        let kept = self.kept.iter().map(|kept| &kept.loan);
+        if udmabuf {
+            return kept.filter(|loan| loan.udmabuf).count() < MAX_KEPT_DMABUFS;
+        }
+        let kept = kept.filter(|loan| loan.is_ram_of(owner));
+        if kept.clone().count() >= MAX_KEPT_MARKS {
+            return false;
+        }
+        let lent = self.lent.values().filter(|loan| loan.is_ram_of(owner));
+        let files: BTreeSet<_> = lent
+            .chain(kept)
+            .map(|loan| loan.lent.descriptor())
+            .chain([file.as_raw_fd()])
+            .collect();
+        files.len() <= MAX_OWNER_FILES
     }
 
     /// How long until the kept files are to be looked at; none if there are none.
@@ -365,8 +400,9 @@ impl Port {
     /// Whether the VMM may have any window that it was asked for.
     #[must_use]
     pub fn may_show(&self) -> bool {
-        let windows: Vec<_> = lock(&self.state).lent.values().cloned().collect();
-        windows.iter().any(|lent| lent.held() != Some(false))
+        let windows: Vec<Loan> = lock(&self.state).lent.values().cloned().collect();
+        let held = |window: &Loan| window.lent.held() != Some(false);
+        windows.iter().any(held)
     }
 
     /// Whether the VMM, or what it has passed files on to, holds any. Where the kernel
@@ -479,7 +515,11 @@ impl Port {
                     // Kept open no longer than this takes.
                     let pieces = transport::pieces(&ram.upgrade(), &source, shm_offset, maker);
                     let udmabuf = source.transport == bufshare_protocol::types::Transport::Udmabuf;
-                    let what = What::Buffer { writable, udmabuf };
+                    let what = What::Buffer {
+                        owner: source.owner,
+                        writable,
+                        udmabuf,
+                    };
                     let outcome = match (pieces, backend) {
                         (Ok(pieces), Some(backend)) => worker.map(&backend, &pieces, what),
                         (Err(error), _) => {
@@ -573,14 +613,13 @@ impl Port {
     fn look_at_kept(&self) -> (Vec<EffectId>, u64) {
         let asked: Vec<Arc<Lent>> = {
             let state = lock(&self.state);
-            state.kept.iter().map(|kept| kept.lent.clone()).collect()
+            let kept = state.kept.iter().map(|kept| kept.loan.lent.clone());
+            kept.collect()
         };
-        let held: Vec<bool> = asked.iter().map(|lent| lent.held() == Some(true)).collect();
+        let held = asked.iter().filter(|lent| lent.held() == Some(true));
+        let held: BTreeSet<*const Lent> = held.map(Arc::as_ptr).collect();
         let mut state = lock(&self.state);
-        let still = |kept: &Kept| {
-            let mut known = asked.iter().zip(&held);
-            known.any(|(lent, held)| *held && Arc::ptr_eq(lent, &kept.lent))
-        };
+        let still = |kept: &Kept| held.contains(&Arc::as_ptr(&kept.loan.lent));
         let kept = std::mem::take(&mut state.kept);
         let (mut kept, gone): (Vec<Kept>, Vec<Kept>) = kept.into_iter().partition(still);
         let mut late = 0_u64;
@@ -592,7 +631,8 @@ impl Port {
         }
         let mut done: Vec<EffectId> = gone.iter().map(|gone| gone.effect).collect();
         done.dedup();
-        done.retain(|effect| !kept.iter().any(|kept| kept.effect == *effect));
+        let left: BTreeSet<EffectId> = kept.iter().map(|kept| kept.effect).collect();
+        done.retain(|effect| !left.contains(effect));
         if !gone.is_empty() {
             state.lent_changes = state.lent_changes.wrapping_add(1);
         }
@@ -615,7 +655,19 @@ impl Port {
     ///
     /// From here on the mark counts as held, so that the VMM cannot seem to have
     /// dropped a window that it is about to be asked for.
-    fn lend(&self, piece: &FdPiece, udmabuf: bool, epoch: u64) -> io::Result<Option<Arc<File>>> {
+    fn lend(
+        &self,
+        piece: &FdPiece,
+        owner: PeerId,
+        udmabuf: bool,
+        epoch: u64,
+    ) -> io::Result<Option<Arc<File>>> {
+        if !lock(&self.state).has_room(owner, udmabuf, &piece.file) {
+            return Err(io::Error::other(
+                "its VMM said that it has unmapped, or not mapped, many others, but it or another \
+                 back end of its VM still holds them",
+            ));
+        }
         let (file, lent) = if udmabuf {
             Lent::dmabuf(&piece.file)?
         } else {
@@ -632,7 +684,12 @@ impl Port {
         if state.epoch != epoch {
             return Ok(None);
         }
-        let old = state.lent_mut().insert(piece.shm_offset, Arc::new(lent));
+        let loan = Loan {
+            lent: Arc::new(lent),
+            owner,
+            udmabuf,
+        };
+        let old = state.lent_mut().insert(piece.shm_offset, loan);
         drop(state);
         drop(old);
         Ok(Some(file))
@@ -649,7 +706,7 @@ impl Port {
             len: PAGE,
             shm_offset: 0,
         };
-        self.lend(&piece, false, 0).unwrap().unwrap()
+        self.lend(&piece, PeerId(2), false, 0).unwrap().unwrap()
     }
 
     /// There is no window here any more.
@@ -662,16 +719,16 @@ impl Port {
     /// The VMM says that it has no window of `len` bytes here any more, by `effect`. What
     /// nobody can know counts as it says.
     fn said_returned(&self, effect: EffectId, shm_offset: u64, len: u64) {
-        let lent = lock(&self.state).lent.get(&shm_offset).cloned();
-        let held = lent.filter(|lent| lent.held() == Some(true));
-        let Some(lent) = held else {
+        let loan = lock(&self.state).lent.get(&shm_offset).cloned();
+        let held = loan.filter(|loan| loan.lent.held() == Some(true));
+        let Some(loan) = held else {
             return self.returned(shm_offset);
         };
         let mut state = lock(&self.state);
         state.lent_mut().remove(&shm_offset);
         state.kept.push(Kept {
             effect,
-            lent,
+            loan,
             len,
             since: Instant::now(),
             said: false,
@@ -686,21 +743,16 @@ impl Port {
         ids.chain([Some(self.zeroes.id())]).collect()
     }
 
-    /// Whether there is room to lend another file.
-    fn has_room(&self) -> bool {
-        lock(&self.state).kept.len() < MAX_KEPT
-    }
-
     /// The VMM says that it has no window here: whether that is to be believed. If
     /// nobody knows, then of one whose queues run, and which so looked it up.
     fn let_go(&self, shm_offset: u64) -> bool {
         let start = Instant::now();
         loop {
-            let lent = lock(&self.state).lent.get(&shm_offset).cloned();
-            let Some(lent) = lent else {
+            let loan = lock(&self.state).lent.get(&shm_offset).cloned();
+            let Some(loan) = loan else {
                 return true;
             };
-            let held = lent.held();
+            let held = loan.lent.held();
             let state = lock(&self.state);
             match held {
                 Some(true) => {}
@@ -724,6 +776,8 @@ impl Port {
 enum What {
     /// Another VM's memory.
     Buffer {
+        /// Whose it is.
+        owner: PeerId,
         /// Whether the guest may write.
         writable: bool,
         /// Whether its file is a dma-buf.
@@ -765,19 +819,6 @@ impl Worker<'_> {
         }
     }
 
-    /// Waits for room to lend another file.
-    fn wait_for_room(&self) -> bool {
-        let start = Instant::now();
-        while !self.port.has_room() {
-            if start.elapsed() >= KEPT_ROOM_WAIT || lock(&self.port.state).closed {
-                return false;
-            }
-            std::thread::sleep(KEPT_LOOK);
-            self.look_at_kept();
-        }
-        true
-    }
-
     /// Maps all pieces or none.
     fn map(&mut self, backend: &Backend, pieces: &[FdPiece], what: What) -> Outcome {
         if !self.port.can_map() {
@@ -798,16 +839,6 @@ impl Worker<'_> {
             } => VhostUserMMapFlags::empty(),
             _ => VhostUserMMapFlags::WRITABLE,
         };
-        if matches!(what, What::Buffer { .. }) && !self.wait_for_room() {
-            self.port.limiters.port.warn(
-                self.name,
-                format_args!(
-                    "a buffer is not mapped: its VMM said that it has unmapped, or not mapped, \
-                     {MAX_KEPT} others, but it or another back end of its VM still holds them"
-                ),
-            );
-            return Outcome::HostError;
-        }
         let mut done = Vec::with_capacity(pieces.len());
         for piece in pieces {
             let request = mmap(piece.shm_offset, piece.len, piece.fd_offset, flags);
@@ -824,12 +855,12 @@ impl Worker<'_> {
                     self.sent.record(piece.id, || self.port.files());
                     piece.file.clone()
                 }
-                What::Buffer { udmabuf, .. } => {
+                What::Buffer { owner, udmabuf, .. } => {
                     // No VM's RAM is a dma-buf.
                     if !udmabuf {
                         self.sent.record(piece.id, || self.port.files());
                     }
-                    match self.port.lend(piece, udmabuf, self.epoch) {
+                    match self.port.lend(piece, owner, udmabuf, self.epoch) {
                         Ok(Some(file)) => file,
                         Ok(None) => return Outcome::Refused,
                         Err(error) => {

@@ -214,8 +214,10 @@ struct ShmState {
     refuse: usize,
     /// Unmaps are refused.
     keep: bool,
-    /// Files that were unmapped, or refused, are kept open here.
-    hoard: Option<Vec<File>>,
+    /// Files that are unmapped, or refused, are kept open.
+    hoards: bool,
+    /// Those.
+    hoard: Vec<File>,
     /// The main loop does not look at the channel.
     held: bool,
     /// A request is there meanwhile.
@@ -307,12 +309,19 @@ impl Shm {
 
     /// From now on files are kept open that were unmapped, or refused.
     pub fn hoard(&self) {
-        self.state().hoard = Some(Vec::new());
+        self.state().hoards = true;
+    }
+
+    /// From now on no more of them.
+    pub fn hoard_no_more(&self) {
+        self.state().hoards = false;
     }
 
     /// Closes them, and keeps no more.
     pub fn let_go(&self) {
-        self.state().hoard = None;
+        let mut state = self.state();
+        state.hoards = false;
+        state.hoard.clear();
     }
 
     /// Requests that came while the device was stopped, which then do not count.
@@ -376,8 +385,8 @@ impl Shm {
             state.take -= 1;
         } else if state.refuse > 0 {
             state.refuse -= 1;
-            if let Some(hoard) = &mut state.hoard {
-                hoard.push(duplicate(fd));
+            if state.hoards {
+                state.hoard.push(duplicate(fd));
             }
             return Err(libc::ENOMEM);
         }
@@ -761,8 +770,9 @@ fn commit(shm: &Shm, frontend: &Frontend, options: &Options) {
                     let _ = frontend.remove_mem_region(&region);
                 }
                 hide(shm, shm_offset, window.len);
-                if let Some(hoard) = &mut shm.state().hoard {
-                    hoard.push(window.file);
+                let mut state = shm.state();
+                if state.hoards {
+                    state.hoard.push(window.file);
                 }
             }
         }

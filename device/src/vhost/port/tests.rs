@@ -11,6 +11,14 @@ fn port() -> Port {
     Port::new(1 << 20, Process::default(), Arc::new(Limiters::new())).unwrap()
 }
 
+fn loan(lent: Lent) -> Loan {
+    Loan {
+        lent: Arc::new(lent),
+        owner: PeerId(2),
+        udmabuf: false,
+    }
+}
+
 fn job(id: u64) -> Job {
     Job::Prove { id: EffectId(id) }
 }
@@ -25,10 +33,10 @@ fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
         }),
         ("look_at_kept", |port| {
             let mut state = lock(&port.state);
-            let lent = state.lent_mut().remove(&0).unwrap();
+            let loan = state.lent_mut().remove(&0).unwrap();
             state.kept.push(Kept {
                 effect: EffectId(1),
-                lent,
+                loan,
                 len: PAGE,
                 since: Instant::now(),
                 said: false,
@@ -57,7 +65,7 @@ fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
     for (what, ask) in asks {
         let port = port();
         let (lent, asked, answer) = Lent::slow();
-        lock(&port.state).lent_mut().insert(0, Arc::new(lent));
+        lock(&port.state).lent_mut().insert(0, loan(lent));
         let (queued, is_queued) = std::sync::mpsc::channel();
 
         std::thread::scope(|scope| {
@@ -79,7 +87,7 @@ fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
 fn map_request_does_not_wait_while_the_queues_are_stopped() {
     let port = port();
     let (lent, asked, _answer) = Lent::slow();
-    lock(&port.state).lent_mut().insert(0, Arc::new(lent));
+    lock(&port.state).lent_mut().insert(0, loan(lent));
 
     assert_eq!(port.turn_to_map(0), Turn::Stopped);
     port.force();
@@ -98,13 +106,13 @@ fn map_request_does_not_wait_while_the_queues_are_stopped() {
 fn vmm_that_is_lent_a_file_meanwhile_has_not_dropped_all() {
     let port = port();
     let (lent, asked, answer) = Lent::slow();
-    lock(&port.state).lent_mut().insert(0, Arc::new(lent));
+    lock(&port.state).lent_mut().insert(0, loan(lent));
 
     std::thread::scope(|scope| {
         let dropped = scope.spawn(|| port.forget_dropped());
         asked.recv_timeout(SOON).unwrap();
         let (other, _, _) = Lent::slow();
-        lock(&port.state).lent_mut().insert(PAGE, Arc::new(other));
+        lock(&port.state).lent_mut().insert(PAGE, loan(other));
         answer.send(false).unwrap();
         assert!(!dropped.join().unwrap());
     });
