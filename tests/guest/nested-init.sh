@@ -1,10 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #
-# /init of the machine that scripts/nested boots to be the host of two VMs. LAB,
-# SCRIPTS, TARGET and LOGS are folders of the real host, from the kernel's command
-# line. They are shown at the same paths, with the lab's root around them, and
-# LOGS/command is run there. LOGS/status gets its exit status.
+# /init of the machine that scripts/nested boots to be the host of two VMs, or of the
+# daemon alone. LAB, SCRIPTS, TARGET and LOGS are folders of the real host, from the
+# kernel's command line. They are shown at the same paths, with the lab's root around
+# them, and LOGS/command is run there. LOGS/status gets its exit status. If SYSTEMD is
+# set, this process becomes systemd meanwhile.
 
 export PATH=/bin
 /bin/busybox --install -s /bin
@@ -44,10 +45,22 @@ for dir in proc sys dev; do
     mount --bind "/$dir" "$view/$dir"
 done
 share lab "$LAB" ro,cache=loose
-for dir in usr etc; do
-    mkdir "$view/$dir"
-    mount --bind "$view$LAB/root/$dir" "$view/$dir" || fail "cannot show /$dir"
-done
+mkdir "$view/usr" "$view/etc"
+mount --bind "$view$LAB/root/usr" "$view/usr" || fail "cannot show /usr"
+if [ -n "$SYSTEMD" ]; then
+    # Where a service is installed can be written.
+    cp -a "$view$LAB/root/etc/." "$view/etc" || fail "cannot copy /etc"
+    mount -t tmpfs libexec "$view/usr/libexec" || fail "cannot mount /usr/libexec"
+    # Those make units of disks and the like, at every reload, and find none here.
+    mkdir -p "$view/etc/systemd/system-generators"
+    for file in "$view/usr/lib/systemd/system-generators"/*; do
+        ln -s /dev/null "$view/etc/systemd/system-generators/${file##*/}"
+    done
+    # Or it would be the first boot, with its questions.
+    echo 6275667368617265206f662074657374 >"$view/etc/machine-id"
+else
+    mount --bind "$view$LAB/root/etc" "$view/etc" || fail "cannot show /etc"
+fi
 for dir in bin sbin lib lib64; do
     ln -s "usr/$dir" "$view/$dir"
 done
@@ -60,17 +73,28 @@ mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,rw,cache=none logs /lo
     fail "cannot mount the folder of the logs"
 mount -t tmpfs logs "$view$LOGS" || fail "cannot mount $LOGS"
 cp /logs/command "$view$LOGS"
-# Now and then too, so that a machine that dies leaves something.
-while sleep 20; do cp -ru "$view$LOGS/." /logs; done &
-copier=$!
 
-echo "nested: up after $(cut -d' ' -f1 /proc/uptime) s"
-chroot "$view" /bin/bash "$LOGS/command" >/logs/output 2>&1 </dev/null
-status=$?
-kill "$copier"
-wait "$copier"
-cp -r "$view$LOGS/." /logs || fail "cannot copy the logs"
-echo "$status" >/logs/status
-echo "nested: done after $(cut -d' ' -f1 /proc/uptime) s"
-sync
-poweroff -f
+work() {
+    # Now and then too, so that a machine that dies leaves something.
+    while sleep 20; do cp -ru "$view$LOGS/." /logs; done &
+    copier=$!
+    echo "nested: up after $(cut -d' ' -f1 /proc/uptime) s"
+    chroot "$view" /bin/bash "$LOGS/command" >/logs/output 2>&1 </dev/null
+    status=$?
+    kill "$copier"
+    wait "$copier"
+    cp -r "$view$LOGS/." /logs || fail "cannot copy the logs"
+    echo "$status" >/logs/status
+    echo "nested: done after $(cut -d' ' -f1 /proc/uptime) s"
+    sync
+    poweroff -f
+}
+
+if [ -n "$SYSTEMD" ]; then
+    # Groups such as kvm, as the package of udev makes them when it is installed.
+    chroot "$view" /usr/bin/systemd-sysusers || fail "cannot make the system's groups"
+    work &
+    # sysinit.target and what it needs, as any service has before it.
+    exec chroot "$view" /usr/lib/systemd/systemd --unit=basic.target --show-status=0
+fi
+work

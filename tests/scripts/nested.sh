@@ -9,7 +9,7 @@ a_machine() {
     checkout
     mkdir -p "$tmp/lab" "$tmp/target"
     {
-        printf 'echo >>%q/boots; boot=$(wc -l <%q/boots) logs=%q/test-logs/nested-stable\n' "$tmp" "$tmp" "$CARGO_TARGET_DIR"
+        printf 'echo >>%q/boots; boot=$(wc -l <%q/boots) logs=%q/test-logs/nested-udmabuf-stable\n' "$tmp" "$tmp" "$CARGO_TARGET_DIR"
         cat
     } | stub in-lab
     stub lab <<<''
@@ -93,4 +93,24 @@ END
     is 1 "$status"
     said "ended without a result (QEMU: 134)"
     is 2 "$(boots)"
+}
+
+test_systemd_is_started_for_the_tests_that_need_it() {
+    a_machine <<'END'
+logs=${logs/udmabuf/systemd}
+echo "$*" >"$logs/words"
+echo "[    1.0] fine" >"$logs/host.console"
+echo 0 >"$logs/status"
+END
+    touch "$tmp/systemd-0"
+    chmod +x "$tmp/systemd-0"
+    fake cargo <<END
+[[ \$1 == --version ]] && echo "cargo 1.999.0 (0 2000-01-01)" || echo '{"executable":"$tmp/systemd-0"}'
+END
+    run "$tmp/repo/scripts/nested" --kernel stable --test systemd -- one_name
+    is 0 "$status"
+    local logs=$CARGO_TARGET_DIR/test-logs/nested-systemd-stable
+    grep -qF ' SYSTEMD=1 ' "$logs/words" || fail "init was not told"
+    is "$tmp/systemd-0 --test-threads=1 --ignored one_name" "$(grep -F -- --test-threads "$logs/command")"
+    bash -n "$logs/command"
 }
