@@ -304,7 +304,7 @@ impl TwoVms {
         self.stop()
     }
 
-    /// Check and stop the guests of a daemon that was killed.
+    /// Check the guests of a daemon that was killed, also for lost memory, then stop them.
     ///
     /// # Errors
     /// What is wrong, or did not stop cleanly.
@@ -313,6 +313,8 @@ impl TwoVms {
             daemon.is_well()?;
         }
         self.check()?;
+        leaks::nothing_of_ours(&self.a)?;
+        leaks::nothing_of_ours(&self.b)?;
         self.stop()
     }
 
