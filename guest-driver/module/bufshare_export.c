@@ -204,11 +204,11 @@ static bool bufshare_exports_answered(struct bufshare_device *bd)
  * bufshare_exports_wait_answered() - wait until the host has said all it can
  * @bd: the device, all its exports ended
  *
- * Return: false: it did not answer in time.
+ * Those that it did not answer in time are kept.
  */
-bool bufshare_exports_wait_answered(struct bufshare_device *bd)
+void bufshare_exports_wait_answered(struct bufshare_device *bd)
 {
-	return wait_event_timeout(bd->idle, bufshare_exports_answered(bd), bufshare_timeout());
+	wait_event_timeout(bd->idle, bufshare_exports_answered(bd), bufshare_timeout());
 }
 
 /**

@@ -106,12 +106,14 @@ static void bufshare_imp_send_locked(struct bufshare_imp *imp, struct bufshare_r
 static void bufshare_imp_settle_locked(struct bufshare_imp *imp)
 {
 	if (imp->wire == BUFSHARE_IMPORT_MAPPED && !imp->users &&
-	    (imp->released || imp->zapped))
+	    (imp->released || imp->zapped)) {
+		imp->bd->unmaps++;
 		bufshare_imp_send_locked(imp, imp->unmap_req, BUFSHARE_IMPORT_UNMAPPING,
 					 bufshare_unmap_complete);
-	else if (imp->wire == BUFSHARE_IMPORT_ATTACHED && (imp->released || imp->bd->leaving))
+	} else if (imp->wire == BUFSHARE_IMPORT_ATTACHED && (imp->released || imp->bd->leaving)) {
 		bufshare_imp_send_locked(imp, imp->detach_req, BUFSHARE_IMPORT_DETACHING,
 					 bufshare_detach_complete);
+	}
 }
 
 /* Is the place still used for a buffer that was taken back? */

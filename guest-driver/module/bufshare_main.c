@@ -396,24 +396,44 @@ static int bufshare_start(struct bufshare_device *bd)
 	return ret;
 }
 
-/* Have the host unmap the windows that it keeps for our next MAP. False: no answer. */
-static bool bufshare_flush(struct bufshare_device *bd)
+/*
+ * Have the host unmap the windows that it keeps for our next MAP, until then at the
+ * latest. False: no answer.
+ */
+static bool bufshare_flush(struct bufshare_device *bd, unsigned long until)
 {
 	struct bufshare_req *req;
+	long left;
 	int ret;
 
 	if (!bd->shm || !READ_ONCE(bd->alive))
 		return true;
+	left = clamp((long)(until - jiffies), 1L, bufshare_timeout());
 	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_FLUSH, sizeof(struct virtio_bufshare_req),
 				 sizeof(struct virtio_bufshare_resp));
 	if (!req)
 		return true;
 	req->closing = true;
-	ret = bufshare_call(bd, req, NULL);
+	bufshare_lock(bd);
+	ret = bufshare_send_locked(bd, req);
+	bufshare_unlock(bd);
+	if (!ret)
+		ret = bufshare_wait_for(bd, req, left, NULL);
 	if (ret)
 		dev_warn(bd->dev, "windows may be left mapped: %d\n", ret);
 	bufshare_req_put(req);
 	return ret != -ETIMEDOUT;
+}
+
+/* How many UNMAPs were sent: each may leave a window with the host. */
+static u64 bufshare_unmaps(struct bufshare_device *bd)
+{
+	u64 unmaps;
+
+	bufshare_lock(bd);
+	unmaps = bd->unmaps;
+	bufshare_unlock(bd);
+	return unmaps;
 }
 
 /*
@@ -424,12 +444,15 @@ static bool bufshare_flush(struct bufshare_device *bd)
  * to be out of others' reach by then is never given back.
  *
  * Windows come first: it is other VMs that keep back the answers for exports. A
- * host that does not even answer FLUSH is waited for once. No wait begins later than
- * one timeout after the first.
+ * host that does not even answer FLUSH is waited for once. While the exports are
+ * waited for, other drivers may end their use of imports: those windows are flushed
+ * once more, whether or not the exports were answered. All that takes at most two
+ * timeouts.
  */
 static void bufshare_stop(struct bufshare_device *bd)
 {
 	unsigned long until;
+	u64 unmaps;
 
 	bufshare_lock(bd);
 	bd->leaving = true;
@@ -437,10 +460,13 @@ static void bufshare_stop(struct bufshare_device *bd)
 	bufshare_unlock(bd);
 	bufshare_imports_revoke_all(bd);
 	bufshare_imports_wait_left(bd);
-	until = jiffies + bufshare_timeout();
-	/* Once more for what other drivers have given back meanwhile. */
-	if (bufshare_flush(bd) && bufshare_exports_wait_answered(bd) && time_before(jiffies, until))
-		bufshare_flush(bd);
+	until = jiffies + 2 * bufshare_timeout();
+	unmaps = bufshare_unmaps(bd);
+	if (bufshare_flush(bd, until)) {
+		bufshare_exports_wait_answered(bd);
+		if (bufshare_unmaps(bd) != unmaps)
+			bufshare_flush(bd, until);
+	}
 	/* A REVOKED that has come may be what lets an export's memory go. */
 	flush_work(&bd->event_work);
 

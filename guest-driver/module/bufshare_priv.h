@@ -187,6 +187,7 @@ struct bufshare_shm {
  * @imports: struct bufshare_imp.node; @lock
  * @maps: MAPs that the host has not answered; @lock
  * @maps_until: when it has to have answered one of them, jiffies; @lock
+ * @unmaps: how many UNMAPs were sent; @lock
  * @stats: counters; @lock
  * @idle: woken when an import has left its window, an export is answered or its
  *	backing released
@@ -237,6 +238,7 @@ struct bufshare_device {
 	struct list_head imports;
 	u32 maps;
 	unsigned long maps_until;
+	u64 unmaps;
 	struct bufshare_stats stats;
 	wait_queue_head_t idle;
 
@@ -570,6 +572,8 @@ void bufshare_unlock(struct bufshare_device *bd) __releases(&bd->lock);
 void bufshare_notified(struct bufshare_device *bd);
 u32 bufshare_max_slow(struct virtqueue *vq);
 int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req);
+int bufshare_wait_for(struct bufshare_device *bd, struct bufshare_req *req, long time,
+		      u32 *status);
 int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *status);
 int bufshare_call(struct bufshare_device *bd, struct bufshare_req *req, u32 *status);
 long bufshare_timeout(void);
@@ -624,7 +628,7 @@ void bufshare_export_revoked_locked(struct bufshare_device *bd,
 void bufshare_exp_end(struct bufshare_exp *exp);
 void bufshare_exp_release_locked(struct bufshare_device *bd, struct bufshare_exp *exp);
 void bufshare_exports_end_locked(struct bufshare_device *bd);
-bool bufshare_exports_wait_answered(struct bufshare_device *bd);
+void bufshare_exports_wait_answered(struct bufshare_device *bd);
 void bufshare_exports_keep(struct bufshare_device *bd);
 void bufshare_exports_wait_released(struct bufshare_device *bd);
 

@@ -324,9 +324,10 @@ int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req)
 }
 
 /**
- * bufshare_wait() - wait for the end of a request
+ * bufshare_wait_for() - wait for the end of a request, for so long
  * @bd: the device
  * @req: the request, sent
+ * @time: jiffies, not zero
  * @status: where to put the answer's status, may be NULL
  *
  * Unless this returns 0, the answer's room may still be the device's.
@@ -334,12 +335,13 @@ int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req)
  * Return: 0 or a negative errno: the answer's, -EINTR: we were killed,
  * -ETIMEDOUT, -ENODEV: the device has gone.
  */
-int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *status)
+int bufshare_wait_for(struct bufshare_device *bd, struct bufshare_req *req, long time,
+		      u32 *status)
 {
 	long left;
 	int ret;
 
-	left = wait_for_completion_killable_timeout(&req->done, bufshare_timeout());
+	left = wait_for_completion_killable_timeout(&req->done, time);
 
 	bufshare_lock(bd);
 	if (req->state == BUFSHARE_REQ_DONE) {
@@ -365,12 +367,25 @@ int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *sta
 }
 
 /**
+ * bufshare_wait() - wait for the end of a request
+ * @bd: the device
+ * @req: the request, sent
+ * @status: where to put the answer's status, may be NULL
+ *
+ * Return: as bufshare_wait_for().
+ */
+int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *status)
+{
+	return bufshare_wait_for(bd, req, bufshare_timeout(), status);
+}
+
+/**
  * bufshare_call() - send a request and wait for its end
  * @bd: the device
  * @req: the request, new
  * @status: where to put the answer's status, may be NULL
  *
- * Return: as bufshare_wait().
+ * Return: as bufshare_wait_for().
  */
 int bufshare_call(struct bufshare_device *bd, struct bufshare_req *req, u32 *status)
 {

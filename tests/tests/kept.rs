@@ -4,16 +4,14 @@
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
 use std::path::Path;
-use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::Command;
-use bufshare_tests::channel::{Transcript, errno_of};
+use bufshare_tests::channel::{Pending, Transcript, errno_of};
 use bufshare_tests::daemon::{self, SOCKETS};
 use bufshare_tests::driver::{bind, bound, unbind, unload_when_free};
-use bufshare_tests::hand::{Hand, Sight, Source, share_works};
+use bufshare_tests::hand::{AttachKind, Hand, Sight, Source, Step, share_works};
 use bufshare_tests::lab::Lab;
 use bufshare_tests::pair::{DRIVER, Plan, Shared, TwoVms, explain};
 use bufshare_tests::report;
@@ -172,6 +170,14 @@ fn all_is_given_back(vms: &TwoVms) -> Result<()> {
     vms.a.load(DRIVER, "")
 }
 
+/// Begins to unbind the driver, which takes as long as the host does.
+fn begin_unbind(vm: &Vm, device: &str) -> Result<Pending> {
+    vm.channel().ask(Command::WriteFile {
+        path: "/sys/bus/virtio/drivers/virtio_bufshare/unbind".to_owned(),
+        data: device.as_bytes().to_vec(),
+    })
+}
+
 /// The stop of A is held up until the importer goes on, but not the driver's wait for
 /// its answers: those are given in its next session.
 #[test]
@@ -181,21 +187,13 @@ fn kept_memory_is_given_back_when_the_importer_went_on_meanwhile() {
         two_are_mapped(&mut a, &mut b)?;
         let device = bound(&vms.a)?.context("no device")?;
         vms.b.qmp().execute("stop", json!({}))?;
-        let (channel, name) = (Arc::clone(vms.a.channel()), device.clone());
-        let unbinding = thread::spawn(move || {
-            let command = Command::WriteFile {
-                path: "/sys/bus/virtio/drivers/virtio_bufshare/unbind".to_owned(),
-                data: name.into_bytes(),
-            };
-            channel.call(command, LIMIT)
-        });
+        let unbinding = begin_unbind(&vms.a, &device)?;
         let daemon = vms.daemon()?;
         wait::until("the exporter's stop", LIMIT, || {
             Ok((!daemon.snapshot()?.peer("a")?.up).then_some(()))
         })?;
         vms.b.qmp().execute("cont", json!({}))?;
-        let unbound = unbinding.join().ok().context("unbinding ended")?;
-        unbound.context("unbinding")?;
+        unbinding.wait(LIMIT).context("unbinding")?;
         said_to_keep(&vms.a, 2, 2 * SIZE)?;
         bind(&vms.a, &device)?;
         drop((a, b));
@@ -244,6 +242,50 @@ fn a_driver_that_has_imported_is_bound_again_while_an_importer_of_its_own_is_stu
         vms.b.resume_process()?;
         rebound?;
         drop((a, b));
+        all_is_given_back(vms)
+    });
+}
+
+/// Another driver of the same VM ends its use of an import while the host is waited for:
+/// that window is given back, too, although the exports are not.
+#[test]
+fn a_window_that_is_given_back_while_an_importer_is_stuck_is_not_left_mapped() {
+    STUCK.with(|vms| {
+        vms.a.insert("importer", &[])?;
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, used) = b.offer(SIZE, 7)?;
+        let import = a.import(&used.id)?;
+        let user = a.attach(import.buf, AttachKind::Plain)?;
+        a.step(user, Step::Vmap)?;
+        // The driver's first step with windows is seen by this one, which the daemon keeps.
+        let (_, _, theirs) = b.offer(SIZE, 8)?;
+        a.cycle(&theirs.id, 1, 8, LIMIT)?;
+        let windows = |vms: &mut TwoVms| -> Result<(u64, u64)> {
+            let now = vms.daemon()?.snapshot()?;
+            let peer = now.peer("a")?;
+            Ok((peer.windows_live, peer.windows_idle))
+        };
+        let now = windows(vms)?;
+        ensure!(now == (1, 1), "windows in use and kept: {now:?}");
+        two_are_mapped(&mut a, &mut b)?;
+        vms.b.pause_process()?;
+        let rebound = (|| {
+            let device = bound(&vms.a)?.context("no device")?;
+            let unbinding = begin_unbind(&vms.a, &device)?;
+            wait::until("the kept window to be given back", LIMIT, || {
+                Ok((windows(vms)? == (1, 0)).then_some(()))
+            })?;
+            a.step(user, Step::Vunmap)?;
+            unbinding.wait(LIMIT).context("unbinding")?;
+            bind(&vms.a, &device)?;
+            kept(&vms.a)
+        })();
+        vms.daemon()?.expect_unproved_stops(1);
+        vms.b.resume_process()?;
+        let pending = rebound?;
+        ensure!(pending == backings(2), "{pending}");
+        drop((a, b));
+        vms.a.unload("bufshare_importer")?;
         all_is_given_back(vms)
     });
 }
