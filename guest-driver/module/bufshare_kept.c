@@ -82,9 +82,14 @@ static void bufshare_kept_complete(struct bufshare_device *bd, struct bufshare_r
 	if (req->err) {
 		if (req->status == VIRTIO_BUFSHARE_S_NOT_FOUND)
 			return;
+		/* By the next round, and not by this one again: the host erred. */
 		spin_lock(&bufshare_kept_lock);
-		exp->asked = 0;
+		exp->asked = bufshare_kept_rounds;
 		spin_unlock(&bufshare_kept_lock);
+		/* The round may be over by now. */
+		if (bd->alive && !bd->leaving)
+			queue_delayed_work(bufshare_release_wq, &bd->kept_work,
+					   BUFSHARE_KEPT_PAUSE);
 		return;
 	}
 	dev_info(bd->dev, "other VMs no longer reach an exported buffer that was kept: its %llu bytes are given back\n",
