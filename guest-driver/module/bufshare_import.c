@@ -931,6 +931,31 @@ static struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
 	return imp;
 }
 
+static int bufshare_imp_send_attach_locked(struct bufshare_imp *imp, struct bufshare_req *req)
+{
+	struct bufshare_device *bd = imp->bd;
+	int ret;
+
+	/*
+	 * A device that was reset may map there: it does not know who looks at what. Not
+	 * the mapping is refused but the import, since kernel mappings must not fail.
+	 * There are no more of them as long as the session lasts, and the import does not
+	 * outlast it.
+	 */
+	if (bd->shm && atomic_read(&bd->shm->lost)) {
+		dev_err_ratelimited(bd->dev, "other drivers use buffers that were imported before the device was reset: no other is imported until they end that\n");
+		return -EBUSY;
+	}
+	imp->refs++;
+	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHING);
+	ret = bufshare_send_locked(bd, req);
+	if (ret) {
+		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_GONE);
+		imp->refs--;
+	}
+	return ret;
+}
+
 static int bufshare_imp_request(struct bufshare_imp *imp, u32 *status)
 {
 	struct bufshare_device *bd = imp->bd;
@@ -949,13 +974,7 @@ static int bufshare_imp_request(struct bufshare_imp *imp, u32 *status)
 	req->complete = bufshare_attach_complete;
 
 	bufshare_lock(bd);
-	imp->refs++;
-	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHING);
-	ret = bufshare_send_locked(bd, req);
-	if (ret) {
-		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_GONE);
-		imp->refs--;
-	}
+	ret = bufshare_imp_send_attach_locked(imp, req);
 	bufshare_unlock(bd);
 	if (!ret)
 		ret = bufshare_wait(bd, req, status);
@@ -1006,15 +1025,6 @@ static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import 
 	struct dma_buf *dmabuf;
 	int ret;
 
-	/*
-	 * A device that was reset may map there: it does not know who looks at what. Not
-	 * the mapping is refused but the import, since kernel mappings must not fail.
-	 * There are no more of them as long as the session lasts.
-	 */
-	if (bd->shm && atomic_read(&bd->shm->lost)) {
-		dev_err_ratelimited(bd->dev, "other drivers use buffers that were imported before the device was reset: no other is imported until they end that\n");
-		return -EBUSY;
-	}
 	imp = bufshare_imp_alloc(bd, arg);
 	if (!imp)
 		return -ENOMEM;
