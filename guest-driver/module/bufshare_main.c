@@ -60,6 +60,12 @@ static_assert(sizeof(struct bufshare_query) == 112);
 
 static_assert(VIRTIO_BUFSHARE_READ == BUFSHARE_READ && VIRTIO_BUFSHARE_WRITE == BUFSHARE_WRITE);
 
+/*
+ * How long an unbind waits for the end of a reset of the function: that takes a tenth of
+ * a second, and the session that begins then waits twice for the host.
+ */
+#define BUFSHARE_RESET_WAIT	msecs_to_jiffies(20000)
+
 /* Bit 0: a device is bound. There is one /dev/bufshare. */
 static unsigned long bufshare_bound;
 
@@ -588,16 +594,37 @@ err_bound:
 	return ret;
 }
 
+/*
+ * No session begins any more. A reset of the function that has begun ends first: in
+ * between the device may not do what it is told, and the core would wait for our reset
+ * of it for ever. It has the lock of the PCI function, while who unbinds that does not
+ * come here before the reset is over. The core does not say when a reset has failed.
+ */
+static void bufshare_begin_unbinding(struct bufshare_device *bd)
+{
+	unsigned long until = jiffies + BUFSHARE_RESET_WAIT;
+	long left = BUFSHARE_RESET_WAIT;
+
+	mutex_lock(&bd->session);
+	while (bd->resetting && left > 0) {
+		mutex_unlock(&bd->session);
+		wait_event_timeout(bd->idle, !READ_ONCE(bd->resetting), left);
+		mutex_lock(&bd->session);
+		left = (long)(until - jiffies);
+	}
+	if (bd->resetting)
+		dev_err(bd->dev, "a reset of the function has not ended: unbinding all the same\n");
+	WRITE_ONCE(bd->unbinding, true);
+	mutex_unlock(&bd->session);
+}
+
 static void bufshare_remove(struct virtio_device *vdev)
 {
 	struct bufshare_device *bd = vdev->priv;
 
 	misc_deregister(&bd->misc);
 	unregister_reboot_notifier(&bd->reboot);
-	/* A reset of the function that is under way begins no session any more. */
-	mutex_lock(&bd->session);
-	WRITE_ONCE(bd->unbinding, true);
-	mutex_unlock(&bd->session);
+	bufshare_begin_unbinding(bd);
 	bufshare_leave(bd);
 	/* Also when there was no session: the core wants it, and one may have failed to begin. */
 	virtio_reset_device(vdev);
@@ -645,6 +672,33 @@ static int bufshare_restore(struct virtio_device *vdev)
 }
 #endif
 
+#ifdef BUFSHARE_HAVE_RESET_CALLBACKS
+static void bufshare_set_resetting(struct bufshare_device *bd, bool resetting)
+{
+	mutex_lock(&bd->session);
+	WRITE_ONCE(bd->resetting, resetting);
+	wake_up_all(&bd->idle);
+	mutex_unlock(&bd->session);
+}
+
+static int bufshare_reset_prepare(struct virtio_device *vdev)
+{
+	bufshare_set_resetting(vdev->priv, true);
+	return bufshare_freeze(vdev);
+}
+
+static int bufshare_reset_done(struct virtio_device *vdev)
+{
+	/* An unbind goes on at once. */
+	struct bufshare_device *bd = bufshare_device_get(vdev->priv);
+	int ret = bufshare_restore(vdev);
+
+	bufshare_set_resetting(bd, false);
+	bufshare_device_put(bd);
+	return ret;
+}
+#endif
+
 static const struct virtio_device_id bufshare_ids[] = {
 	{ VIRTIO_BUFSHARE_ID, VIRTIO_DEV_ANY_ID },
 	{ 0 },
@@ -661,8 +715,8 @@ static struct virtio_driver bufshare_driver = {
 	.restore = bufshare_restore,
 #endif
 #ifdef BUFSHARE_HAVE_RESET_CALLBACKS
-	.reset_prepare = bufshare_freeze,
-	.reset_done = bufshare_restore,
+	.reset_prepare = bufshare_reset_prepare,
+	.reset_done = bufshare_reset_done,
 #endif
 };
 

@@ -167,6 +167,7 @@ struct bufshare_shm {
  * @session: held while @ctrl comes or goes; suspend, reboot and unbind do not wait for
  *	each other otherwise
  * @rebooting: no session begins any more; @session
+ * @resetting: a reset of the function has begun; @session to write
  * @inside: read: @dma_dev or @shm is used by an ioctl; write: wait for those
  * @unbinding: none of them begins any more, nor a session; @session to write
  * @lock: see each field
@@ -190,7 +191,7 @@ struct bufshare_shm {
  * @unmaps: how many UNMAPs were sent; @lock
  * @stats: counters; @lock
  * @idle: woken when an import has left its window, an export is answered or its
- *	backing released
+ *	backing released, or a reset of the function has ended
  * @event_bufs: buffers for @eventq, device-writable; constant while bound
  * @event_work: takes them; on @wq
  * @kept_work: asks for exports that are kept; on bufshare_release_wq
@@ -215,8 +216,9 @@ struct bufshare_device {
 	u8 name[VIRTIO_BUFSHARE_NAME_LEN];
 	struct bufshare_shm *shm;
 	bool dma_is_phys;
-	struct mutex session;	/* its begin and end, rebooting */
+	struct mutex session;	/* its begin and end, rebooting, resetting */
 	bool rebooting;
+	bool resetting;
 	struct rw_semaphore inside;
 	bool unbinding;
 
