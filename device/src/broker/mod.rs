@@ -342,11 +342,19 @@ impl Broker {
 
     /// The front end has unmapped all windows of `peer` by itself.
     pub fn windows_gone(&mut self, peer: PeerId) -> Vec<Effect> {
+        self.forget_windows(peer, Windows::dropped)
+    }
+
+    fn forget_windows(
+        &mut self,
+        peer: PeerId,
+        forget: impl FnOnce(&mut Windows) -> Vec<u64>,
+    ) -> Vec<Effect> {
         self.effect_peers.retain(|_, target| *target != peer);
         let generations = self
             .peers
             .get_mut(&peer)
-            .map(|state| state.windows.forget())
+            .map(|state| forget(&mut state.windows))
             .unwrap_or_default();
         for generation in generations {
             self.vacated(generation);
@@ -364,7 +372,7 @@ impl Broker {
             state.ram.clear();
             state.owed.clear();
         }
-        self.windows_gone(peer)
+        self.forget_windows(peer, Windows::forget)
     }
 
     /// The stop of `peer` was answered although other VMMs may map its memory.

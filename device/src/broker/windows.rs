@@ -247,6 +247,14 @@ impl Windows {
         generations
     }
 
+    /// The VMM has dropped its windows. It may hold what it has unmapped before.
+    pub(super) fn dropped(&mut self) -> Vec<u64> {
+        let kept = core::mem::take(&mut self.kept);
+        let generations = self.forget();
+        self.kept = kept;
+        generations
+    }
+
     pub(super) fn held(&self) -> u32 {
         self.held
     }

@@ -138,7 +138,8 @@ struct Kept {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
-    busy: bool,
+    /// What the job in hand does.
+    in_hand: Option<EffectId>,
     /// The queues run.
     running: bool,
     /// Unmap requests are sent although they do not, since then.
@@ -165,13 +166,18 @@ struct State {
 impl State {
     /// What is lent now.
     fn loans(&self) -> Loans {
-        let kept = self.kept.iter().map(|kept| &kept.loan);
-        let loans = self.lent.values().chain(kept);
+        let lent = |loan: &Loan| loan.lent.clone();
         Loans {
-            windows: !self.lent.is_empty(),
-            lent: loans.map(|loan| loan.lent.clone()).collect(),
+            windows: self.lent.values().map(lent).collect(),
+            kept: self.kept.iter().map(|kept| lent(&kept.loan)).collect(),
             changes: self.lent_changes,
         }
+    }
+
+    /// Whether the hub is yet to hear that what the job in hand has unmapped is kept.
+    fn is_keeping(&self) -> bool {
+        let in_hand = |kept: &Kept| Some(kept.effect) == self.in_hand;
+        self.kept.iter().any(in_hand)
     }
 
     /// Whether that is still all.
@@ -230,21 +236,23 @@ impl State {
 /// whoever has one of the files can make its answers slow, by locks of its own, and
 /// the broker's lock is held while jobs are queued here.
 struct Loans {
-    /// Some of it is in windows that the VMM did not say it has unmapped.
-    windows: bool,
-    lent: Vec<Arc<Lent>>,
+    /// Windows that the VMM did not say it has unmapped.
+    windows: Vec<Arc<Lent>>,
+    /// What it said it has not, and somebody held.
+    kept: Vec<Arc<Lent>>,
     changes: u64,
 }
 
 impl Loans {
-    /// Whether the VMM had windows and is known to hold none of them any more.
+    /// Whether the VMM had windows and is known to have none of them any more, whatever
+    /// else it holds.
     fn dropped(&self) -> bool {
-        self.windows && !self.may_be_held()
+        let dropped = |lent: &Arc<Lent>| lent.held() == Some(false);
+        !self.windows.is_empty() && self.windows.iter().all(dropped)
     }
 
-    /// Whether it holds any, or that is not known.
-    fn may_be_held(&self) -> bool {
-        self.lent.iter().any(|lent| lent.held() != Some(false))
+    fn all(&self) -> impl Iterator<Item = &Arc<Lent>> {
+        self.windows.iter().chain(&self.kept)
     }
 }
 
@@ -328,7 +336,10 @@ impl Port {
     #[must_use]
     pub fn jobs(&self) -> usize {
         let state = lock(&self.state);
-        state.jobs.len().saturating_add(usize::from(state.busy))
+        state
+            .jobs
+            .len()
+            .saturating_add(usize::from(state.in_hand.is_some()))
     }
 
     /// Queues a job. Does not block.
@@ -409,7 +420,7 @@ impl Port {
     /// does not tell, it does until it has ended.
     fn holds(&self) -> bool {
         let held = |lent: &Arc<Lent>| lent.held().unwrap_or_else(|| !self.vmm.has_ended());
-        self.loans().lent.iter().any(held)
+        self.loans().all().any(held)
     }
 
     fn loans(&self) -> Loans {
@@ -418,20 +429,20 @@ impl Port {
 
     /// Whether the VMM had windows and has dropped them all by itself. If so,
     /// forgets them and all jobs, which are about them; the one that the thread has
-    /// in hand ends before its next request.
+    /// in hand ends before its next request. What is kept of windows before is not
+    /// forgotten.
     pub fn forget_dropped(&self) -> bool {
         let loans = self.loans();
         if !loans.dropped() {
             return false;
         }
         let mut state = lock(&self.state);
-        // Else it may have been asked for another one meanwhile.
-        let dropped = state.has_only(&loans);
+        // Else it may have been asked for another one meanwhile. The hub does not hear of
+        // what is kept by an effect that it has forgotten.
+        let dropped = state.has_only(&loans) && !state.is_keeping();
         if dropped {
             // The files are closed with `loans`, when nothing is locked.
             state.lent_mut().clear();
-            state.kept.clear();
-            state.look = None;
             state.forget_jobs();
         }
         dropped
@@ -552,8 +563,13 @@ impl Port {
             if outcome == Outcome::Stuck {
                 stuck("its back-end channel failed in the middle of a mapping request");
             }
-            lock(&self.state).busy = false;
+            self.ended();
         }
+    }
+
+    /// The hub has heard what came of the job in hand.
+    fn ended(&self) {
+        lock(&self.state).in_hand = None;
     }
 
     fn next(&self) -> Option<Next> {
@@ -575,7 +591,7 @@ impl Port {
                 return Some(Next::Look);
             }
             if let Some(job) = state.jobs.pop_front() {
-                state.busy = true;
+                state.in_hand = Some(job.id());
                 return Some(Next::Job(job, state.backend.clone(), state.epoch));
             }
             let asks = !state.running && !state.lent.is_empty();
@@ -738,8 +754,8 @@ impl Port {
 
     /// Which files the VMM has.
     fn files(&self) -> Option<BTreeSet<FileId>> {
-        let lent = self.loans().lent;
-        let ids = lent.iter().map(|lent| lent.id().ok());
+        let loans = self.loans();
+        let ids = loans.all().map(|lent| lent.id().ok());
         ids.chain([Some(self.zeroes.id())]).collect()
     }
 

@@ -1143,6 +1143,32 @@ fn a_buffer_whose_file_is_kept_holds_up_its_owner_and_nobody_else() {
 }
 
 #[test]
+fn a_file_is_kept_also_when_the_front_end_drops_its_windows() {
+    let mut host = Host::new();
+    host.kept = Some(Vec::new());
+    let ids = [host.export(A, 1), host.export(A, 1)];
+    let handles = ids.map(|id| host.attach(B, id));
+    for handle in handles {
+        mapped(host.call(B, map(handle, 1)));
+    }
+    host.call(B, Request::Unmap { handle: handles[0] }).unwrap();
+    host.call(B, Request::Flush).unwrap();
+    let unexports = ids.map(|id| host.send(A, Request::Unexport { id }));
+
+    host.vmms.insert(B, Vmm::default());
+    let effects = host.broker.windows_gone(B);
+    host.take(effects);
+
+    assert_eq!(host.answer(A, unexports[0]), None, "its file is kept");
+    assert_eq!(host.answer(A, unexports[1]), Some(&Ok(Response::Done)));
+    for (peer, effect) in host.kept.take().unwrap() {
+        let effects = host.broker.let_go(peer, effect);
+        host.take(effects);
+    }
+    assert_eq!(host.answer(A, unexports[0]), Some(&Ok(Response::Done)));
+}
+
+#[test]
 fn a_file_that_a_session_kept_is_let_go_with_it() {
     let mut host = Host::new();
     host.kept = Some(Vec::new());

@@ -142,3 +142,48 @@ fn jobs_are_forgotten_with_the_one_that_is_being_done() {
     };
     assert_eq!(port.turn_to_unmap(epoch), Turn::Ask);
 }
+
+/// As often as it is asked in a test.
+fn answer_always(kernel: &std::sync::mpsc::Sender<bool>, held: bool) {
+    for _ in 0..16 {
+        kernel.send(held).unwrap();
+    }
+}
+
+#[test]
+fn vmm_that_dropped_its_windows_has_dropped_them_also_if_it_keeps_another_file() {
+    let port = port();
+    let (kept, _asked, held) = Lent::slow();
+    let (window, _asked_too, shown) = Lent::slow();
+    lock(&port.state).lent_mut().insert(0, loan(kept));
+    answer_always(&held, true);
+    port.said_returned(EffectId(1), 0, PAGE);
+    lock(&port.state).lent_mut().insert(PAGE, loan(window));
+
+    answer_always(&shown, false);
+
+    assert!(port.forget_dropped());
+    assert!(port.keeps(EffectId(1)));
+    assert!(port.holds());
+}
+
+#[test]
+fn nothing_counts_as_dropped_while_the_hub_does_not_know_what_is_kept() {
+    let port = port();
+    port.push(job(1));
+    let Some(Next::Job(..)) = port.next() else {
+        panic!("no job")
+    };
+    let (kept, _asked, held) = Lent::slow();
+    let (window, _asked_too, shown) = Lent::slow();
+    lock(&port.state).lent_mut().insert(0, loan(kept));
+    lock(&port.state).lent_mut().insert(PAGE, loan(window));
+    answer_always(&held, true);
+    port.said_returned(EffectId(1), 0, PAGE);
+    answer_always(&shown, false);
+
+    assert!(!port.forget_dropped());
+
+    port.ended();
+    assert!(port.forget_dropped());
+}
