@@ -573,7 +573,8 @@ impl Hub {
             }
             let released = state.stopping(peer).is_some_and(|stop| stop.released);
             if left.is_empty() || released || ended() {
-                return Some(left);
+                // Also those that are not waited for prove nothing.
+                return Some(state.broker.exposed_to(peer));
             }
             let waited = started.elapsed();
             if waited >= say {
@@ -852,10 +853,23 @@ impl Drop for Alarm<'_> {
 }
 
 impl State {
-    /// The importers for which the stop of `owner` waits. QEMU closes what it has unmapped
-    /// some time later, and not while it waits for the answer to a stop of its own. Of two
-    /// that wait for each other it is enough that neither guest sees anything.
+    /// The importers for which the stop of `owner` waits: those of [`Self::not_in_circles`],
+    /// and of two that wait for each other one. It closes what it holds as soon as the
+    /// other is answered, so that only one has to be answered unproved.
     fn waits_for(&self, owner: PeerId) -> Vec<PeerId> {
+        let alone = self.not_in_circles(owner);
+        let mut left = self.broker.exposed_to(owner);
+        left.retain(|peer| {
+            alone.contains(peer) || (*peer < owner && self.not_in_circles(*peer).is_empty())
+        });
+        left
+    }
+
+    /// Those importers of `owner` that can let go before its stop is answered. QEMU closes
+    /// what it has unmapped some time later, and not while it waits for the answer to a
+    /// stop of its own. Of two that wait for each other so, one is answered although the
+    /// other proved nothing: neither guest sees anything.
+    fn not_in_circles(&self, owner: PeerId) -> Vec<PeerId> {
         let shown = self.broker.shown_to(owner);
         let mut left = self.broker.exposed_to(owner);
         left.retain(|peer| {
