@@ -12,7 +12,7 @@ use bufshare_agent::wire::Command;
 use bufshare_protocol::ioctl::{self, Export, MetaIo, Table};
 use bufshare_protocol::wire::Meta;
 use bufshare_tests::channel::errno_of;
-use bufshare_tests::driver::{bind, lacks, pci_device, unbind, unload_when_free};
+use bufshare_tests::driver::{bind, unbind, unload_when_free};
 use bufshare_tests::hand::{
     AttachKind, Hand, Patch, Sight, Step, bytes, id_bytes, refused, share_works, status,
 };
@@ -194,32 +194,6 @@ fn a_driver_is_not_unbound_before_an_import_that_has_begun_is_made() {
         vms.b.kill()?;
         vms.restart(Side::B)?;
         all_works(vms, 60)
-    });
-}
-
-/// It is held up where the function has been reset and the driver does not know it yet.
-#[test]
-fn a_driver_is_not_unbound_before_a_reset_of_the_function_has_ended() {
-    HELD.with(|vms| {
-        if lacks(&vms.b, "function-reset")? {
-            let reason = "the guest kernel tells virtio drivers nothing of such resets";
-            return Err(Skip::impossible(reason).into());
-        }
-        let path = format!("{}/reset", pci_device(&vms.b)?);
-        vms.b
-            .insert("delay", &["symbol=virtio_device_reset_done", "ms=4000"])?;
-        let data = b"1".to_vec();
-        let reset = vms.b.channel().ask(Command::WriteFile { path, data })?;
-        wait::until("the reset to be held up", LIMIT, || {
-            Ok(delay_says(&vms.b, "held")?.then_some(()))
-        })?;
-        ensure!(!delay_says(&vms.b, "over")?, "held up for too short a time");
-        let device = unbind(&vms.b)?;
-        ensure!(delay_says(&vms.b, "over")?, "the reset was not waited for");
-        reset.wait(LIMIT)?;
-        vms.b.unload("bufshare_delay")?;
-        bind(&vms.b, &device)?;
-        all_works(vms, 80)
     });
 }
 
