@@ -4,7 +4,6 @@
 use anyhow::{Context as _, Result};
 
 use crate::channel::errno_of;
-use crate::pair::DRIVER;
 use crate::vm::Vm;
 use crate::wait;
 
@@ -37,13 +36,13 @@ pub fn bind(vm: &Vm, device: &str) -> Result<()> {
     vm.write_file(&format!("{FOLDER}/bind"), device.as_bytes())
 }
 
-/// Remove the driver's module as soon as nobody uses it.
+/// Remove a module as soon as nobody uses it.
 ///
 /// # Errors
 /// When that does not come, or as [`Vm::call`].
-pub fn unload_when_free(vm: &Vm) -> Result<()> {
-    let what = "the driver's module to be free";
-    wait::until(what, wait::COMMAND, || match vm.unload(DRIVER) {
+pub fn unload_when_free(vm: &Vm, module: &str) -> Result<()> {
+    let what = format!("the module {module} to be free");
+    wait::until(&what, wait::COMMAND, || match vm.unload(module) {
         Ok(()) => Ok(Some(())),
         Err(error) if errno_of(&error) == Some(libc::EAGAIN) => Ok(None),
         Err(error) => Err(error),

@@ -266,7 +266,7 @@ fn the_module_stays_while_a_buffer_lives_and_goes_when_none_does() {
         drop((a, b));
         vms.settled()?;
         for _ in 0..2 {
-            unload_when_free(&vms.b)?;
+            unload_when_free(&vms.b, DRIVER)?;
             vms.b.load(DRIVER, "")?;
         }
         all_works(vms, 30)
@@ -280,7 +280,7 @@ fn a_driver_that_is_unloaded_has_freed_all_that_it_allocated() {
         leaks::forget(&vms.b)?;
         all_works(vms, 30)?;
         for vm in [&vms.a, &vms.b] {
-            unload_when_free(vm)?;
+            unload_when_free(vm, DRIVER)?;
             leaks::nothing(vm)?;
             vm.load(DRIVER, "")?;
         }

@@ -119,7 +119,7 @@ fn a_driver_that_leaves_while_the_host_answers_keeps_nothing() {
             two_are_mapped(&mut a, &mut b)?;
             unbind(&vms.a)?;
             drop((a, b));
-            unload_when_free(&vms.a)?;
+            unload_when_free(&vms.a, DRIVER)?;
             vms.a.load(DRIVER, "")?;
             let kept = kept(&vms.a)?;
             ensure!(kept == backings(0), "{kept}");
@@ -166,7 +166,7 @@ fn keeps(vm: &Vm, count: u64) -> Result<()> {
 fn all_is_given_back(vms: &TwoVms) -> Result<()> {
     keeps(&vms.a, 0)?;
     share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, 5)?;
-    unload_when_free(&vms.a)?;
+    unload_when_free(&vms.a, DRIVER)?;
     vms.a.load(DRIVER, "")
 }
 
@@ -285,7 +285,7 @@ fn a_window_that_is_given_back_while_an_importer_is_stuck_is_not_left_mapped() {
         let pending = rebound?;
         ensure!(pending == backings(2), "{pending}");
         drop((a, b));
-        vms.a.unload("bufshare_importer")?;
+        unload_when_free(&vms.a, "bufshare_importer")?;
         all_is_given_back(vms)
     });
 }
