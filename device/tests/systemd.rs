@@ -217,6 +217,14 @@ fn holds() -> String {
     )
 }
 
+/// Status 3, not started again; the journal says who maps whose memory, and that is so.
+fn ended_with_memory_mapped(service: &Service, pair: &mut Pair) {
+    assert_eq!(service.outcome(), ["failed", "exit-code", "3", "0"]);
+    let journal = service.journal();
+    assert!(journal.contains(&holds()), "{journal}");
+    assert!(pair.reads_what_is_written(2));
+}
+
 #[test]
 #[ignore = "needs a machine with systemd that is thrown away: scripts/nested --test systemd"]
 fn it_is_started_when_its_sockets_are_there_and_its_group_may_connect() {
@@ -284,10 +292,7 @@ fn a_stop_that_takes_longer_than_the_units_limit_is_waited_for() {
     service.stop();
 
     // Not 'timeout', which is SIGKILL.
-    assert_eq!(service.outcome(), ["failed", "exit-code", "3", "0"]);
-    let journal = service.journal();
-    assert!(journal.contains(&holds()), "{journal}");
-    assert!(pair.reads_what_is_written(2));
+    ended_with_memory_mapped(&service, &mut pair);
 }
 
 #[test]
@@ -306,10 +311,7 @@ fn it_is_not_started_again_when_it_ended_with_memory_still_mapped() {
     service.until_ended();
 
     // Not 'activating', as one that waits for its next start.
-    assert_eq!(service.outcome(), ["failed", "exit-code", "3", "0"]);
-    let journal = service.journal();
-    assert!(journal.contains(&holds()), "{journal}");
-    assert!(pair.reads_what_is_written(2));
+    ended_with_memory_mapped(&service, &mut pair);
 }
 
 #[test]

@@ -48,8 +48,8 @@ impl Broker {
     }
 
     /// The program is to end: every buffer is taken back, as in any revocation, and
-    /// nobody can export any more. At most [`super::limits::MAX_REVOKE`] of them are looked at in one
-    /// call; also returns whether those were the last.
+    /// nobody can export any more. At most [`super::limits::MAX_REVOKE`] of them are
+    /// looked at in one call; also returns whether those were the last.
     pub fn close(&mut self) -> (bool, Vec<Effect>) {
         self.closed = true;
         let next: Vec<u64> = self

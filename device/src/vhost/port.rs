@@ -9,8 +9,9 @@
 //! Shared-memory requests are sent only while the queues run: QEMU 11.1.3 has
 //! no device to look them up in before and after, and dies of it. (One that is
 //! on its way when the front end stops its device cannot be called back.) A mapping
-//! that is not finished then is given up. If the hub says so, unmap requests are sent all the same: the device of a guest that
-//! keeps another's memory is not worth more than that memory.
+//! that is not finished then is given up. If the hub says so, unmap requests are sent
+//! all the same: the device of a guest that keeps another's memory is not worth more
+//! than that memory.
 //!
 //! A front end that resets its device may drop the windows by itself, and a
 //! guest may pretend that it did. So the host's kernel is asked, which knows who
