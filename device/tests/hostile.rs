@@ -30,6 +30,7 @@ use common::daemon::{Daemon, Setup};
 use common::frontend::{Asked, Options, PAGE, SHM_GPA, memfd};
 use common::until;
 use common::vm::{DATA, Ticket, Vm};
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vhost_device_bufshare::host::descriptors::needed;
@@ -169,6 +170,35 @@ fn second_kick_descriptor_of_a_queue_that_runs_is_refused() {
     // the daemon without end.
     let _ = b.front.raw().set_vring_kick(0, &second);
 
+    daemon.until_gone("b");
+    let said = "b: the front end is refused: it gave queue 0 a second kick descriptor";
+    assert!(daemon.log().contains(said), "{}", daemon.log());
+    a.export(DATA, PAGE);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn second_kick_descriptor_after_a_reset_of_the_device_is_refused() {
+    let daemon = Daemon::spawn(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let mut front = b.front.raw();
+    // Nobody offered it, and nobody refuses it.
+    let reset = VhostUserProtocolFeatures::RESET_DEVICE;
+    front
+        .set_protocol_features(b.front.protocol | reset)
+        .unwrap();
+    VhostUserFrontend::reset_device(&mut front).unwrap();
+    front.set_features(b.front.features()).unwrap();
+    front.set_vring_enable(0, true).unwrap();
+    // The first one is watched again.
+    b.request(&Request::GetCaps { version: 1 }).unwrap();
+    let second = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+
+    let _ = front.set_vring_kick(0, &second);
+
+    let _ = b.front.rings[0].kick.write(1);
     daemon.until_gone("b");
     let said = "b: the front end is refused: it gave queue 0 a second kick descriptor";
     assert!(daemon.log().contains(said), "{}", daemon.log());

@@ -262,9 +262,6 @@ impl Admission {
                 lock(&self.kicked).remove(&index);
             }
         }
-        if is(FrontendReq::RESET_DEVICE) {
-            lock(&self.kicked).clear();
-        }
         if is(FrontendReq::SET_VRING_ADDR) {
             return self.rings(payload).ok_or(malformed)?;
         }
@@ -277,7 +274,8 @@ impl Admission {
     }
 
     /// Looks at a kick descriptor, or none, for a queue. The vhost-user crate stops to
-    /// watch one only when the queue is stopped or disabled.
+    /// watch one only when the queue is stopped or disabled, and gives it up only when the
+    /// queue is stopped: RESET_DEVICE disables it.
     fn kick(&self, value: u64, fd: Option<&OwnedFd>) -> Result<(), Refusal> {
         let [index, ..] = value.to_le_bytes();
         let mut kicked = lock(&self.kicked);
@@ -729,7 +727,10 @@ mod tests {
             "another queue's stop"
         );
         admit(FrontendReq::RESET_DEVICE, &[], vec![]).unwrap();
-        admit(kick, &[0], eventfd()).unwrap();
+        assert!(
+            admit(kick, &[0], eventfd()).is_err(),
+            "the crate keeps the first one"
+        );
     }
 
     #[test]

@@ -592,7 +592,7 @@ impl FrontEnd {
     }
 
     /// Driver features that are taken.
-    fn features(&self) -> u64 {
+    pub fn features(&self) -> u64 {
         let mut features = (1 << 32) | (1 << 28);
         if self.options.event_idx {
             features |= 1 << 29;
