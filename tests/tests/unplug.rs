@@ -6,16 +6,20 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use bufshare_agent::wire::Command;
 use bufshare_tests::channel::errno_of;
 use bufshare_tests::driver;
 use bufshare_tests::hand::{AttachKind, Sight, Step, pattern, refused, share_works};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
+use bufshare_tests::report::Skip;
 use bufshare_tests::vm::{DEVICE, SOCKET, Vm};
 use bufshare_tests::wait;
 use serde_json::{Value, json};
 
 static VMS: Shared = Shared::new(|| {
     Plan::new().second(|machine| {
+        // One to spare for who is held up.
+        machine.processors = 2;
         let device = format!("{DEVICE},bus=bay,chardev=bufshare");
         let socket = format!("socket,id=bufshare,path={SOCKET}");
         let words = [
@@ -255,5 +259,36 @@ fn a_reset_of_the_function_revokes_what_is_shared_or_is_refused() {
         vms.b.write_file(&format!("{function}/reset"), b"1")?;
         driver::bind(&vms.b, &device)?;
         works(vms, 40)
+    });
+}
+
+fn delay_says(vm: &Vm, parameter: &str) -> Result<bool> {
+    let path = format!("/sys/module/bufshare_delay/parameters/{parameter}");
+    Ok(vm.read_file(&path)? == b"Y\n")
+}
+
+/// It is held up where the function has been reset and the driver does not know it yet.
+#[test]
+fn a_driver_is_not_unbound_before_a_reset_of_the_function_has_ended() {
+    VMS.with(|vms| {
+        if driver::lacks(&vms.b, "function-reset")? {
+            let reason = "the guest kernel tells virtio drivers nothing of such resets";
+            return Err(Skip::impossible(reason).into());
+        }
+        let path = format!("{}/reset", driver::pci_device(&vms.b)?);
+        vms.b
+            .insert("delay", &["symbol=virtio_device_reset_done", "ms=4000"])?;
+        let data = b"1".to_vec();
+        let reset = vms.b.channel().ask(Command::WriteFile { path, data })?;
+        wait::until("the reset to be held up", LIMIT, || {
+            Ok(delay_says(&vms.b, "held")?.then_some(()))
+        })?;
+        ensure!(!delay_says(&vms.b, "over")?, "held up for too short a time");
+        let device = driver::unbind(&vms.b)?;
+        ensure!(delay_says(&vms.b, "over")?, "the reset was not waited for");
+        reset.wait(LIMIT)?;
+        vms.b.unload("bufshare_delay")?;
+        driver::bind(&vms.b, &device)?;
+        works(vms, 60)
     });
 }
