@@ -223,6 +223,56 @@ fn kept_memory_is_given_back_when_the_importers_vmm_goes_on_later() {
     });
 }
 
+/// Most requests for the end of an export wait in the driver for the answers to others,
+/// which a stuck importer keeps back, when `end_session` is run.
+fn ends_with_requests_that_were_not_sent(
+    vms: &mut TwoVms,
+    end_session: fn(&Vm) -> Result<()>,
+) -> Result<()> {
+    /// More than the driver asks for at a time.
+    const MANY: u32 = 40;
+    const PAGE: u64 = 4096;
+    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let mut exports = Vec::new();
+    for seed in 0..MANY {
+        let (_, _, export) = a.offer(PAGE, seed)?;
+        b.import_pattern(&export.id, seed)?;
+        exports.push(export);
+    }
+    // The last one is nobody's but the exporter's.
+    let (_, _, unused) = a.offer(PAGE, MANY)?;
+    exports.push(unused);
+    let count = exports.len();
+    vms.b.pause_process()?;
+    let ended = exports
+        .into_iter()
+        .try_for_each(|export| a.close(export.number))
+        .and_then(|()| end_session(&vms.a))
+        .and_then(|()| said_to_keep(&vms.a, count, u64::from(MANY + 1) * PAGE));
+    vms.daemon()?.expect_unproved_stops(1);
+    vms.b.resume_process()?;
+    ended?;
+    drop((a, b));
+    all_is_given_back(vms)
+}
+
+#[test]
+fn kept_memory_is_given_back_although_the_unbound_driver_did_not_ask_for_it() {
+    STUCK.with(|vms| ends_with_requests_that_were_not_sent(vms, |vm| bind(vm, &unbind(vm)?)));
+}
+
+#[test]
+fn kept_memory_is_given_back_although_the_driver_did_not_ask_for_it_before_a_sleep() {
+    STUCK.with(|vms| {
+        ends_with_requests_that_were_not_sent(vms, |vm| {
+            // Devices are put to sleep and woken, the machine itself is not.
+            vm.write_file("/sys/power/pm_test", b"devices")?;
+            // It takes as long as the host does.
+            vm.channel().ask(Command::Sleep)?.wait(LIMIT).map(drop)
+        })
+    });
+}
+
 /// The importer that does not let the driver's exports go is not the one that answers for
 /// the driver's own windows: those are given back, without which the device cannot be
 /// used again before the VM is powered off.
