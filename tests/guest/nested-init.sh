@@ -7,12 +7,24 @@
 # them, and LOGS/command is run there. LOGS/status gets its exit status. If SYSTEMD is
 # set, this process becomes systemd meanwhile.
 
+# Anywhere else it would mount over, copy and power off what is not its own.
+if [ $$ != 1 ] || [ ! -f /modules/modules.order ]; then
+    echo "nested-init.sh: this is the first process of a VM of its own: start it by scripts/nested" >&2
+    exit 1
+fi
+
 export PATH=/bin
 /bin/busybox --install -s /bin
 view=/mnt
 
+# fail WHAT: end the machine. scripts/nested finds that line on the console and says it.
+# The kernel's log is on the console at once; what a program writes there may be lost.
 fail() {
-    echo "nested: $*"
+    if [ -c /dev/kmsg ]; then
+        echo "<3>nested: error: $*" >/dev/kmsg
+    else
+        echo "nested: error: $*"
+    fi
     poweroff -f
     exit 1
 }
@@ -25,9 +37,12 @@ share() {
         fail "cannot mount $2"
 }
 
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mount -t devtmpfs devtmpfs /dev
+mount -t proc proc /proc || fail "cannot mount /proc"
+mount -t sysfs sysfs /sys || fail "cannot mount /sys"
+mount -t devtmpfs devtmpfs /dev || fail "cannot mount /dev"
+# Without one of them a folder would be the whole machine.
+[ -n "$LAB" ] && [ -n "$SCRIPTS" ] && [ -n "$TARGET" ] && [ -n "$LOGS" ] ||
+    fail "LAB, SCRIPTS, TARGET and LOGS have to stand on the kernel's command line"
 for name in 9pnet_virtio 9p; do
     sed -n "s/^$name://p" /modules/modules.order | tr ' ' '\n' | while read -r file; do
         # fails if another one needed it, too
@@ -38,11 +53,11 @@ done
 mount -t tmpfs -o mode=755 nested "$view" || fail "cannot mount the root"
 for dir in tmp run var; do
     mkdir "$view/$dir"
-    mount -t tmpfs "$dir" "$view/$dir"
+    mount -t tmpfs "$dir" "$view/$dir" || fail "cannot mount /$dir"
 done
 for dir in proc sys dev; do
     mkdir "$view/$dir"
-    mount --bind "/$dir" "$view/$dir"
+    mount --bind "/$dir" "$view/$dir" || fail "cannot show /$dir"
 done
 share lab "$LAB" ro,cache=loose
 mkdir "$view/usr" "$view/etc"
@@ -72,7 +87,7 @@ mkdir /logs
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,rw,cache=none logs /logs ||
     fail "cannot mount the folder of the logs"
 mount -t tmpfs logs "$view$LOGS" || fail "cannot mount $LOGS"
-cp /logs/command "$view$LOGS"
+cp /logs/command "$view$LOGS" || fail "cannot copy the command"
 
 work() {
     # Now and then too, so that a machine that dies leaves something.

@@ -95,6 +95,69 @@ END
     is 2 "$(boots)"
 }
 
+test_an_error_of_its_init_is_said_and_not_tried_again() {
+    a_machine <<'END'
+printf '[    1.0] fine\r\n[    1.5] nested: error: cannot show /usr\r\n[    1.6] reboot: Power down\r\n' >"$logs/host.console"
+END
+    run "$tmp/repo/scripts/nested" --kernel stable
+    is 1 "$status"
+    said "the machine that acts as the host ended: cannot show /usr" "Logs are in"
+    not_said "RETRY" "without a result"
+    is 1 "$(boots)"
+}
+
+# an_init: a copy of that machine's init, $tmp/init, whose root is $tmp/machine and whose
+# commands write down that they were called, in $tmp/calls, and succeed.
+an_init() {
+    local name
+    mkdir -p "$tmp/machine/bin" "$tmp/machine/modules" "$tmp/machine/mnt"
+    : >"$tmp/machine/modules/modules.order"
+    sed -E "s#(^|[ =\">])/(bin|modules|mnt|logs|dev|proc|sys|usr)\\b#\1$tmp/machine/\2#g" \
+        "$REPO/tests/guest/nested-init.sh" >"$tmp/init"
+    for name in busybox mount mkdir cp ln insmod sed tr cut sleep chroot sync poweroff; do
+        printf '#!%s\necho "%s $*" >>%q\n' "$BASH" "$name" "$tmp/calls" >"$tmp/machine/bin/$name"
+        chmod +x "$tmp/machine/bin/$name"
+    done
+}
+
+test_init_refuses_to_run_outside_of_its_machine() {
+    an_init
+    LAB=/a SCRIPTS=/b TARGET=/c LOGS=/d run "$BASH" "$tmp/init"
+    is 1 "$status"
+    said "the first process of a VM of its own" "scripts/nested"
+    [[ ! -e $tmp/calls ]] || fail "it called $(<"$tmp/calls")"
+}
+
+# first_process COMMAND...: as process 1.
+first_process() {
+    unshare --user --map-root-user --pid --fork --kill-child "$@"
+}
+
+test_init_refuses_to_run_in_a_container() {
+    may_mount
+    an_init
+    rm "$tmp/machine/modules/modules.order"
+    LAB=/a SCRIPTS=/b TARGET=/c LOGS=/d run first_process "$BASH" "$tmp/init"
+    is 1 "$status"
+    said "the first process of a VM of its own"
+    [[ ! -e $tmp/calls ]] || fail "it called $(<"$tmp/calls")"
+}
+
+test_init_ends_its_machine_with_the_reason() {
+    may_mount
+    an_init
+    LAB=/a SCRIPTS=/b TARGET=/c LOGS='' run first_process "$BASH" "$tmp/init"
+    is 1 "$status"
+    said "nested: error: LAB, SCRIPTS, TARGET and LOGS have to stand"
+    is "poweroff -f" "$(tail -n 1 "$tmp/calls")"
+    ! grep -q '^cp ' "$tmp/calls" || fail "it copied"
+
+    printf '#!%s\n[[ " $* " != *" nested "* ]]\n' "$BASH" >"$tmp/machine/bin/mount"
+    LAB=/a SCRIPTS=/b TARGET=/c LOGS=/d run first_process "$BASH" "$tmp/init"
+    is 1 "$status"
+    said "nested: error: cannot mount the root"
+}
+
 test_systemd_is_started_for_the_tests_that_need_it() {
     a_machine <<'END'
 logs=${logs/udmabuf/systemd}
