@@ -430,12 +430,19 @@ fn unexpected<'a>(log: &'a str, unproved: usize, allowed: &[Sign]) -> Vec<&'a st
 /// When the program is not built.
 pub fn command(machines: &[Machine]) -> Result<Vec<String>> {
     let mut words = vec![lab::daemon_program()?.display().to_string()];
-    for Machine { name, ram_fd, .. } in machines {
+    for machine in machines {
+        let Machine {
+            name,
+            ram_fd,
+            enforces_ro,
+            ..
+        } = machine;
         let socket = socket(Path::new(SOCKETS), name);
         let ram_fd = if *ram_fd { "allow" } else { "deny" };
+        let enforces_ro = if *enforces_ro { "yes" } else { "no" };
         words.push("--peer".to_owned());
         words.push(format!(
-            "name={name},socket={},ram-fd={ram_fd}",
+            "name={name},socket={},ram-fd={ram_fd},enforces-ro={enforces_ro}",
             socket.display()
         ));
     }

@@ -58,6 +58,8 @@ pub struct Machine {
     /// The daemon may hand out the descriptor of its RAM: the only way to share
     /// where the host has no /dev/udmabuf.
     pub ram_fd: bool,
+    /// The daemon believes that its VMM maps read-only what was granted so. QEMU does not.
+    pub enforces_ro: bool,
     /// The daemon's socket; without one there is no device.
     pub socket: Option<PathBuf>,
 }
@@ -78,6 +80,7 @@ impl Machine {
             qemu: Vec::new(),
             kernel: Vec::new(),
             ram_fd: true,
+            enforces_ro: false,
             socket: None,
         }
     }

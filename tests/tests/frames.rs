@@ -6,14 +6,26 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bufshare_agent::wire::{Ran, Status};
-use bufshare_tests::channel;
+use bufshare_agent::wire::{Ran, Status, Stream};
+use bufshare_tests::channel::{self, Program};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
-use bufshare_tests::vm::CARD;
+use bufshare_tests::vm::{CARD, Vm};
 use serde_json::Value;
 
-static VMS: Shared =
-    Shared::new(|| Plan::named("camera", "display").options(&["--allow", "camera:display:rw"]));
+static VMS: Shared = Shared::new(|| {
+    Plan::named("camera", "display").options(&[
+        "--allow",
+        "camera:display:rw",
+        "--allow",
+        "display:camera:rw",
+    ])
+});
+/// QEMU maps for writing all the same.
+static READERS: Shared = Shared::new(|| {
+    Plan::named("camera", "display")
+        .options(&["--allow", "camera:display:rw"])
+        .second(|machine| machine.enforces_ro = true)
+});
 /// For a few frames of an emulated camera.
 const LIMIT: Duration = Duration::from_secs(60);
 const CAPTURE: &str = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 3";
@@ -27,13 +39,17 @@ fn words(line: &str) -> Vec<&str> {
 
 /// A camera driver of these parameters, and the device.
 fn load_camera(vms: &TwoVms, parameters: &str) -> Result<String> {
+    load_camera_of(&vms.a, parameters)
+}
+
+fn load_camera_of(vm: &Vm, parameters: &str) -> Result<String> {
     // It may stay from the test before.
-    match vms.a.unload("vivid") {
+    match vm.unload("vivid") {
         Err(error) if channel::errno_of(&error) != Some(libc::ENOENT) => return Err(error),
         _ => {}
     }
-    vms.a.load("vivid", parameters)?;
-    vms.a.video("vivid-000-vid-cap")
+    vm.load("vivid", parameters)?;
+    vm.video("vivid-000-vid-cap")
 }
 
 /// Lines of JSON.
@@ -49,27 +65,42 @@ fn record<'a>(records: &'a [Value], name: &str) -> Result<&'a Value> {
     found.with_context(|| format!("no {name} in {records:?}"))
 }
 
-/// Both at the same time, to their ends.
-fn both(vms: &TwoVms, capture: &str, view: &str) -> Result<(Ran, Ran)> {
-    let mut program = vms.a.spawn(&words(capture))?;
-    let viewed = vms.b.run(&words(view), LIMIT)?;
+/// What a program says until it ends.
+fn to_its_end(mut program: Program) -> Result<Ran> {
     let (mut stdout, mut stderr) = (String::new(), String::new());
     let status = program.end(LIMIT, |stream, line| {
         let text = match stream {
-            bufshare_agent::wire::Stream::Out => &mut stdout,
-            bufshare_agent::wire::Stream::Err => &mut stderr,
+            Stream::Out => &mut stdout,
+            Stream::Err => &mut stderr,
         };
         text.push_str(line.trim_end());
         text.push('\n');
     })?;
-    let captured = Ran {
+    Ok(Ran {
         status,
         stdout,
         stderr,
         timed_out: false,
         left_open: false,
-    };
-    Ok((captured, viewed))
+    })
+}
+
+/// Both at the same time, to their ends.
+fn both(vms: &TwoVms, capture: &str, view: &str) -> Result<(Ran, Ran)> {
+    let program = vms.a.spawn(&words(capture))?;
+    let viewed = vms.b.run(&words(view), LIMIT)?;
+    Ok((to_its_end(program)?, viewed))
+}
+
+/// These members have these values.
+fn counted(record: &Value, members: &[(&str, u64)]) -> Result<()> {
+    for (name, value) in members {
+        ensure!(
+            record.get(name).and_then(Value::as_u64) == Some(*value),
+            "{name} is not {value}: {record}"
+        );
+    }
+    Ok(())
 }
 
 /// Three frames go over and come back with a reply.
@@ -77,11 +108,7 @@ fn works(vms: &TwoVms, capture: &str) -> Result<Vec<Value>> {
     let (captured, viewed) = both(vms, capture, &format!("{VIEW} --no-display"))?;
     channel::succeeded("view", viewed)?;
     let records = records(&channel::succeeded("capture", captured)?)?;
-    let summary = record(&records, "capture_summary")?;
-    ensure!(
-        summary.get("replies_ok").and_then(Value::as_u64) == Some(3),
-        "{summary}"
-    );
+    counted(record(&records, "capture_summary")?, &[("replies_ok", 3)])?;
     Ok(records)
 }
 
@@ -190,20 +217,16 @@ fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_told() {
         let device = load_camera(vms, VIVID)?;
         let mut hand = vms.a.hand()?;
         let line = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 0";
-        let mut camera = vms.a.spawn(&words(line))?;
+        let camera = vms.a.spawn(&words(line))?;
         let view = format!("{VIEW} --no-display");
         channel::succeeded("view", vms.b.run(&words(&view), LIMIT)?)?;
         hand.set_control(&device, "Disconnect", 1)?;
-        let (mut stdout, mut stderr) = (String::new(), String::new());
-        let status = camera.end(LIMIT, |stream, line| match stream {
-            bufshare_agent::wire::Stream::Out => stdout.push_str(&format!("{}\n", line.trim_end())),
-            bufshare_agent::wire::Stream::Err => stderr.push_str(&line),
-        })?;
+        let captured = to_its_end(camera)?;
         ensure!(
-            status == Status::Exit(1) && !stderr.contains("stop the camera"),
-            "{status:?}: {stderr}"
+            captured.status == Status::Exit(1) && !captured.stderr.contains("stop the camera"),
+            "{captured:?}"
         );
-        let records = records(&stdout)?;
+        let records = records(&captured.stdout)?;
         let summary = record(&records, "capture_summary")?;
         ensure!(member(summary, "ended") == Some("failed"), "{summary}");
         Ok(())
@@ -213,39 +236,143 @@ fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_told() {
 /// As many events as the driver keeps for an open file (`BUFSHARE_FILE_EVENTS`).
 const KEPT_EVENTS: u32 = 256;
 
-/// The camera's program stands still meanwhile, so its events of the frames' release are
-/// among the lost.
+/// Three frames for as many buffers, of which the camera's program, which stands still
+/// meanwhile, misses that they were released: other events take their places.
+fn lose_releases(vms: &TwoVms, to: &str) -> Result<(Vec<Value>, String)> {
+    load_camera(vms, VIVID)?;
+    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (_, _, other) = a.offer(1 << 16, 1)?;
+    let line = format!(
+        "/bin/bufshare --json capture --to {to} --fps 30 --frames 3 --buffers 3 --timeout 20"
+    );
+    let camera = vms.a.spawn(&words(&line))?;
+    for _ in 0..3 {
+        b.wait_event("of a frame", |event| event.kind == "Meta")?;
+    }
+    camera.signal(libc::SIGSTOP)?;
+    // One by one, or the host makes one event of several.
+    for _ in 0..KEPT_EVENTS {
+        b.cycle(&other.id, 1, 1, LIMIT)?;
+        a.wait_event_of("Released", &other.id)?;
+    }
+    let view = format!("{VIEW} --no-display");
+    channel::succeeded("view", vms.b.run(&words(&view), LIMIT)?)?;
+    camera.signal(libc::SIGCONT)?;
+    let captured = to_its_end(camera)?;
+    let warnings = captured.stderr.clone();
+    let records = records(&channel::succeeded("capture", captured)?)?;
+    Ok((records, warnings))
+}
+
 #[test]
 fn frames_whose_release_was_lost_with_other_events_are_taken_back() {
     VMS.with(|vms| {
-        load_camera(vms, VIVID)?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
-        let (_, _, other) = a.offer(1 << 16, 1)?;
-        let line = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 3 --buffers 3";
-        let mut camera = vms.a.spawn(&words(line))?;
-        for _ in 0..3 {
-            b.wait_event("of a frame", |event| event.kind == "Meta")?;
-        }
-        camera.signal(libc::SIGSTOP)?;
-        // One by one, or the host makes one event of several.
-        for _ in 0..KEPT_EVENTS {
-            b.cycle(&other.id, 1, 1, LIMIT)?;
-            a.wait_event_of("Released", &other.id)?;
-        }
-        let view = format!("{VIEW} --no-display");
-        channel::succeeded("view", vms.b.run(&words(&view), LIMIT)?)?;
-        camera.signal(libc::SIGCONT)?;
-        let mut lines = String::new();
-        let status = camera.end(LIMIT, |_, line| {
-            lines.push_str(&format!("{}\n", line.trim_end()))
-        })?;
-        ensure!(status == Status::Exit(0), "{status:?}: {lines}");
-        let records = records(&lines)?;
-        let summary = record(&records, "capture_summary")?;
+        let (records, _) = lose_releases(vms, "display:rw")?;
+        counted(
+            record(&records, "capture_summary")?,
+            &[("replies_ok", 3), ("unconfirmed", 0)],
+        )
+    });
+}
+
+/// Nothing says that they were looked at, and the viewer has ended.
+#[test]
+fn frames_of_a_reader_whose_release_was_lost_are_taken_back_with_a_warning() {
+    READERS.with(|vms| {
+        let (records, warnings) = lose_releases(vms, "display:r")?;
         ensure!(
-            summary.get("replies_ok").and_then(Value::as_u64) == Some(3),
-            "{summary}"
+            warnings.contains("events were lost, and nobody has frame 1, 2, 3 any more"),
+            "{warnings}"
         );
+        counted(
+            record(&records, "capture_summary")?,
+            &[
+                ("frames", 3),
+                ("returned", 0),
+                ("unconfirmed", 3),
+                ("mismatches", 0),
+            ],
+        )
+    });
+}
+
+#[test]
+fn a_viewer_that_may_not_write_sees_each_frame_and_writes_no_reply() {
+    READERS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let capture = CAPTURE.replace("display:rw", "display:r");
+        let (captured, viewed) = both(vms, &capture, &format!("{VIEW} --no-display"))?;
+        let viewed = records(&channel::succeeded("view", viewed)?)?;
+        counted(
+            record(&viewed, "view_summary")?,
+            &[("frames", 3), ("mismatches", 0), ("missed", 0)],
+        )?;
+        let captured = records(&channel::succeeded("capture", captured)?)?;
+        counted(
+            record(&captured, "capture_summary")?,
+            &[
+                ("returned", 3),
+                ("replies_ok", 0),
+                ("mismatches", 0),
+                ("unconfirmed", 0),
+            ],
+        )
+    });
+}
+
+/// Each begins its numbers anew, and has its own buffers.
+#[test]
+fn two_cameras_of_one_vm_are_viewed_at_once() {
+    VMS.with(|vms| {
+        load_camera(
+            vms,
+            "n_devs=2 node_types=0x1,0x1 num_inputs=1,1 input_types=0x0,0x0",
+        )?;
+        let mut cameras = Vec::new();
+        for name in ["vivid-000-vid-cap", "vivid-001-vid-cap"] {
+            let line = format!("{CAPTURE} --device {}", vms.a.video(name)?);
+            cameras.push(vms.a.spawn(&words(&line))?);
+        }
+        let view = "/bin/bufshare --json view --from camera --frames 6 --no-display";
+        let viewed = vms.b.run(&words(view), LIMIT)?;
+        let viewed = records(&channel::succeeded("view", viewed)?)?;
+        counted(
+            record(&viewed, "view_summary")?,
+            &[("frames", 6), ("mismatches", 0), ("missed", 0)],
+        )?;
+        for camera in cameras {
+            let captured = records(&channel::succeeded("capture", to_its_end(camera)?)?)?;
+            counted(
+                record(&captured, "capture_summary")?,
+                &[("returned", 3), ("replies_ok", 3), ("mismatches", 0)],
+            )?;
+        }
+        Ok(())
+    });
+}
+
+/// Each exports and imports at the same time.
+#[test]
+fn two_vms_view_each_others_cameras_at_once() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        load_camera_of(&vms.b, VIVID)?;
+        let back = CAPTURE.replace("display:", "camera:");
+        let viewer = "/bin/bufshare --json view --from display --frames 3 --no-display";
+        let producers = [vms.a.spawn(&words(CAPTURE))?, vms.b.spawn(&words(&back))?];
+        let viewer = vms.a.spawn(&words(viewer))?;
+        let viewed = vms.b.run(&words(&format!("{VIEW} --no-display")), LIMIT)?;
+        for ran in [viewed, to_its_end(viewer)?] {
+            let viewed = records(&channel::succeeded("view", ran)?)?;
+            counted(
+                record(&viewed, "view_summary")?,
+                &[("frames", 3), ("mismatches", 0), ("missed", 0)],
+            )?;
+        }
+        for producer in producers {
+            let captured = records(&channel::succeeded("capture", to_its_end(producer)?)?)?;
+            counted(record(&captured, "capture_summary")?, &[("replies_ok", 3)])?;
+        }
         Ok(())
     });
 }

@@ -18,6 +18,7 @@ mod inbox;
 mod input;
 mod ioctl;
 mod output;
+mod outstanding;
 mod pump;
 mod rights;
 mod screen;

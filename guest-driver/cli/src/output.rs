@@ -323,6 +323,8 @@ pub(crate) struct CaptureSummary {
     pub(crate) frames: u64,
     /// Handed back.
     pub(crate) returned: u64,
+    /// Taken back after events were lost, though nothing says that they were handed back.
+    pub(crate) unconfirmed: u64,
     pub(crate) replies_ok: u64,
     /// Wrong reply bytes.
     pub(crate) mismatches: u64,
@@ -666,6 +668,9 @@ impl CaptureSummary {
             "{} frames, {} back, {} replies right, {} wrong; {} bytes shared",
             self.frames, self.returned, self.replies_ok, self.mismatches, self.bytes_shared
         )?;
+        if self.unconfirmed > 0 {
+            write!(to, "; {} taken back unconfirmed", self.unconfirmed)?;
+        }
         if let Some(spread) = &self.round_trip_us {
             write!(
                 to,

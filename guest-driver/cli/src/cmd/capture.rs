@@ -20,11 +20,17 @@ use crate::frame::Frame;
 use crate::output::{
     CaptureSummary, Captured, EventRecord, Exported, ImageRecord, Output, Record, micros,
 };
+use crate::outstanding::{Out, Outstanding};
 use crate::pump::Pump;
 use crate::rights;
 use crate::session::{Held, Session};
 use crate::stop::{Input, Stop, ended};
 use crate::v4l2::Filled;
+
+/// How long an event may take from the driver to us.
+const LAST_LOOK: Duration = Duration::from_millis(500);
+/// So many events are taken when the time is up: more than the driver keeps.
+const LATE_EVENTS: u32 = 1024;
 
 /// Runs the camera until enough frames were handed back.
 pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
@@ -64,12 +70,6 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
     }
 }
 
-/// A published frame that is not back yet.
-struct Out {
-    frame: Frame,
-    since: Instant,
-}
-
 /// Camera, exports and the books.
 struct Rotation<'a> {
     output: Output,
@@ -81,11 +81,9 @@ struct Rotation<'a> {
     exports: Vec<Export>,
     extents: Vec<u32>,
     camera: Camera,
-    out: Vec<Option<Out>>,
-    /// Events were lost, and from then on none says alone that a frame is back.
-    lost_events: bool,
-    /// The highest number of a frame that is back.
-    newest_back: u64,
+    out: Outstanding,
+    /// Taken back although nothing says that they were looked at.
+    unconfirmed: u64,
     replies: bool,
     wanted: u64,
     published: u64,
@@ -142,9 +140,8 @@ impl<'a> Rotation<'a> {
             viewer: viewer.peer,
             run: now(),
             meta,
-            out: exports.iter().map(|_| None).collect(),
-            lost_events: false,
-            newest_back: 0,
+            out: Outstanding::new(exports.len()),
+            unconfirmed: 0,
             exports,
             extents,
             camera,
@@ -164,22 +161,20 @@ impl<'a> Rotation<'a> {
         self.wanted == 0 || self.published < self.wanted
     }
 
-    fn outstanding(&self) -> usize {
-        self.out.iter().flatten().count()
-    }
-
     /// Runs until all frames are back, but for the last one if that is to be held.
     fn turn(&mut self, stop: &mut Stop, events: &Pump, args: &Capture) -> Result<()> {
         let mut deadline = Deadline::new(args.timeout);
-        while !stop.told() && (self.wants_more() || self.outstanding() > usize::from(args.hold)) {
-            let with_driver = self.outstanding() < self.out.len();
-            let ready = if self.wants_more() && with_driver {
-                stop.wait(
-                    [events.as_fd(), self.camera.video.as_fd()],
-                    Some(deadline.left()),
-                )?
+        let mut late: u32 = 0;
+        while !stop.told() && (self.wants_more() || self.out.count() > usize::from(args.hold)) {
+            let left = if deadline.passed() {
+                LAST_LOOK
             } else {
-                let [event] = stop.wait([events.as_fd()], Some(deadline.left()))?;
+                deadline.left()
+            };
+            let ready = if self.wants_more() && !self.out.is_full() {
+                stop.wait([events.as_fd(), self.camera.video.as_fd()], Some(left))?
+            } else {
+                let [event] = stop.wait([events.as_fd()], Some(left))?;
                 [event, false]
             };
             let [event, filled] = ready;
@@ -191,10 +186,20 @@ impl<'a> Rotation<'a> {
                 self.publish(filled)?;
                 progress = true;
             }
+            if !progress && deadline.passed() && !stop.told() {
+                late = late.saturating_add(1);
+                // We may have stood still: what came meanwhile counts.
+                if late == 1 || (event && late < LATE_EVENTS) {
+                    continue;
+                }
+                progress = self.take_unconfirmed()?;
+                if !progress {
+                    return Err(self.stuck(args.timeout));
+                }
+            }
             if progress {
+                late = 0;
                 deadline.restart();
-            } else if deadline.passed() && !stop.told() {
-                return Err(self.stuck(args.timeout));
             }
         }
         Ok(())
@@ -202,9 +207,8 @@ impl<'a> Rotation<'a> {
 
     /// Says for what it waits in vain.
     fn stuck(&self, timeout: Duration) -> Failure {
-        let oldest = self.out.iter().flatten().min_by_key(|out| out.since);
         let seconds = timeout.as_secs_f64();
-        Failure::timeout(match oldest {
+        Failure::timeout(match self.out.oldest() {
             Some(out) => format!(
                 "frame {} was not handed back within {seconds} s; does `bufshare view` run there?",
                 out.frame.number
@@ -240,10 +244,8 @@ impl<'a> Rotation<'a> {
                 .transpose()?,
         };
         let index = usize::try_from(filled.index).unwrap_or(usize::MAX);
-        let export = self.exports.get(index);
-        let (Some(export), Some(out)) = (export, self.out.get_mut(index)) else {
-            return Err(Failure::new("the camera filled an unknown buffer"));
-        };
+        let unknown = || Failure::new("the camera filled an unknown buffer");
+        let export = self.exports.get(index).ok_or_else(unknown)?;
         let since = Instant::now();
         let meta = Meta {
             blob: frame.encode(),
@@ -252,7 +254,9 @@ impl<'a> Rotation<'a> {
         self.device
             .set_meta(export.id(), &meta)
             .map_err(|e| Failure::from(e).about(format!("cannot publish frame {number}")))?;
-        *out = Some(Out { frame, since });
+        if !self.out.publish(index, frame, since) {
+            return Err(unknown());
+        }
         self.published = number;
         Ok(())
     }
@@ -264,7 +268,9 @@ impl<'a> Rotation<'a> {
                 return Err(Failure::revoked("the host revoked a buffer"));
             }
         }
-        self.lost_events |= event.kind == EventKind::Overflow;
+        if event.kind == EventKind::Overflow {
+            self.out.events_lost();
+        }
         let released = (event.kind == EventKind::Released && event.peer == self.viewer)
             .then(|| {
                 self.exports
@@ -277,20 +283,12 @@ impl<'a> Rotation<'a> {
                 self.output
                     .print(&Record::Event(EventRecord::from(event)))?;
             }
-            (_, Some(index)) if !self.lost_events => return self.returned(at, index),
+            (_, Some(index)) if self.out.events_are_complete() => return self.returned(at, index),
             _ => {}
         }
         let mut progress = false;
-        if self.lost_events {
-            // The highest number first: it says something of those below.
-            let mut waiting: Vec<(u64, usize)> = self
-                .out
-                .iter()
-                .enumerate()
-                .filter_map(|(index, out)| Some((out.as_ref()?.frame.number, index)))
-                .collect();
-            waiting.sort_unstable_by(|one, other| other.cmp(one));
-            for (_, index) in waiting {
+        if !self.out.events_are_complete() {
+            for index in self.out.newest_first() {
                 if self.is_back(index, released == Some(index))? {
                     progress |= self.returned(at, index)?;
                 }
@@ -299,35 +297,66 @@ impl<'a> Rotation<'a> {
         Ok(progress)
     }
 
-    /// Whether the frame in this buffer is back. Its RELEASED may be lost, and one that came
-    /// may be of the frame before.
+    /// Whether somebody has a buffer attached.
+    fn is_attached(&self, index: usize) -> Result<bool> {
+        match self.exports.get(index) {
+            Some(export) => Ok(self.device.query(export.id())?.attachments > 0),
+            None => Ok(false),
+        }
+    }
+
+    /// Whether the frame in this buffer is back, after events were lost.
     fn is_back(&self, index: usize, released: bool) -> Result<bool> {
-        let frame = self.out.get(index).and_then(Option::as_ref);
-        let (Some(Out { frame, .. }), Some(export)) = (frame, self.exports.get(index)) else {
+        let Some(frame) = self.out.frame(index) else {
             return Ok(false);
         };
-        if self.device.query(export.id())?.attachments > 0 {
+        if self.is_attached(index)? {
             return Ok(false);
         }
-        match frame.reply {
-            // The viewer writes it while it has the buffer.
+        let replied = match frame.reply {
             Some(reply) => {
                 let slot = self.camera.slot(u32::try_from(index).unwrap_or(u32::MAX))?;
                 let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
-                Ok(content::byte_at(&slot.mapping, offset)? == reply.value)
+                Some(content::byte_at(&slot.mapping, offset)? == reply.value)
             }
-            // A viewer takes frames in the order of their numbers.
-            None => Ok(released || frame.number < self.newest_back),
+            None => None,
+        };
+        Ok(self.out.is_back(index, released, replied))
+    }
+
+    /// Has the frames filled again of which nothing will ever say that they are back, and
+    /// which nobody has. Answers whether there were any.
+    fn take_unconfirmed(&mut self) -> Result<bool> {
+        let mut numbers = Vec::new();
+        for index in self.out.unconfirmed() {
+            if self.is_attached(index)? {
+                continue;
+            }
+            let Some(Out { frame, .. }) = self.out.take(index) else {
+                continue;
+            };
+            numbers.push(frame.number.to_string());
+            self.unconfirmed = self.unconfirmed.saturating_add(1);
+            if self.wants_more() {
+                self.camera
+                    .queue(u32::try_from(index).unwrap_or(u32::MAX))?;
+            }
         }
+        if !numbers.is_empty() {
+            self.output.warn(&format!(
+                "events were lost, and nobody has frame {} any more: taken back, whether it was looked at or not",
+                numbers.join(", ")
+            ));
+        }
+        Ok(!numbers.is_empty())
     }
 
     /// Checks the reply in a buffer that came back, and has it filled again.
     fn returned(&mut self, at: Instant, index: usize) -> Result<bool> {
-        let Some(Out { frame, since }) = self.out.get_mut(index).and_then(Option::take) else {
+        let Some(Out { frame, since, .. }) = self.out.take(index) else {
             // Attached and released by somebody before it was published.
             return Ok(false);
         };
-        self.newest_back = self.newest_back.max(frame.number);
         let round_trip_us = micros(at.saturating_duration_since(since));
         let buffer = u32::try_from(index).unwrap_or(u32::MAX);
         let slot = self.camera.slot(buffer)?;
@@ -380,6 +409,7 @@ impl<'a> Rotation<'a> {
         CaptureSummary {
             frames: self.published,
             returned: self.round_trips.count(),
+            unconfirmed: self.unconfirmed,
             replies_ok: self.replies_ok,
             mismatches: self.mismatches,
             sequence_gaps: self.sequence_gaps,

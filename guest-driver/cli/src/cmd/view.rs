@@ -161,14 +161,19 @@ impl<'a> Viewer<'a> {
                 if let Some((at, event)) = events.take()? {
                     self.event(at, &event)?;
                 }
-            } else if deadline.passed() && !stop.told() {
+                continue;
+            }
+            if stop.told() {
+                continue;
+            }
+            self.ask()?;
+            // We may have stood still, and have no event of what is there.
+            if deadline.passed() && self.inbox.is_empty() {
                 let seconds = args.timeout.as_secs_f64();
                 return Err(Failure::timeout(format!(
                     "no new frame from \"{}\" within {seconds} s; does `bufshare capture` run there?",
                     args.from
                 )));
-            } else if !stop.told() {
-                self.ask()?;
             }
         }
         Ok(())
