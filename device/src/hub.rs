@@ -467,6 +467,8 @@ impl Hub {
     /// The driver is a new one, or there is none: lets go of all that the old
     /// one had. `windows_gone`: the front end has unmapped its windows itself.
     pub fn reset(&self, peer: PeerId, windows_gone: bool) {
+        // Its stop may be under way: the reset takes the rest back at once.
+        self.take_back(peer);
         self.step(|broker, slots| {
             let Some(slot) = slots.get_mut(&peer) else {
                 return Vec::new();

@@ -733,6 +733,41 @@ fn front_end_that_refuses_to_unmap_is_not_believed_while_it_holds_the_memory() {
 }
 
 #[test]
+fn device_is_not_started_while_its_stop_is_under_way() {
+    let daemon = Daemon::start(&Setup {
+        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
+        ..Setup::default()
+    });
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    share(&mut a, &mut b);
+    let bases = b.front.stop();
+    let raw = a.front.raw();
+    // The control queue still runs.
+    let stop = std::thread::spawn(move || raw.get_vring_base(1));
+    until("the stop", || daemon.broker("a")["up"] == false);
+    let wakeups = || daemon.session("a")["wakeups"].as_u64();
+
+    // When it wakes for the second time it has done what the first one was for.
+    for _ in 0..2 {
+        let before = wakeups();
+        a.front.rings[0].kick.write(1).unwrap();
+        until("a's worker to wake", || wakeups() > before);
+    }
+
+    assert_eq!(daemon.session("a")["running"], false);
+    assert_eq!(daemon.broker("a")["up"], false);
+    assert!(!stop.is_finished(), "answered while b maps a's memory");
+    b.resume(&bases);
+    stop.join().unwrap().unwrap();
+    // Only then, for whoever stops a part of a device.
+    until("the start", || daemon.session("a")["running"] == true);
+    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
 fn stop_that_is_held_ends_when_the_importer_does() {
     let Held {
         daemon, b, stop, ..

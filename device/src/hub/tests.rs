@@ -6,6 +6,7 @@ use bufshare_protocol::response::Response;
 use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights};
 
 use super::*;
+use crate::broker::limits::MAX_REVOKE;
 use crate::broker::{Allow, Config, IdSource, Limits, PeerConfig};
 
 const A: PeerId = PeerId(1);
@@ -15,11 +16,13 @@ const SOON: Duration = Duration::from_secs(20);
 const PAGE: u64 = 4096;
 const ID: BufferId = BufferId([1; 16]);
 
-struct OneId;
+/// The first one is [`ID`].
+struct Ids(u8);
 
-impl IdSource for OneId {
+impl IdSource for Ids {
     fn fresh(&mut self) -> Option<BufferId> {
-        Some(ID)
+        self.0 = self.0.checked_add(1)?;
+        Some(BufferId([self.0; 16]))
     }
 }
 
@@ -94,7 +97,7 @@ fn hub() -> (Arc<Hub>, BTreeMap<PeerId, Arc<Notes>>) {
         host_udmabuf: false,
         limits: Limits::default(),
     };
-    let broker = Broker::new(config, Box::new(OneId)).unwrap();
+    let broker = Broker::new(config, Box::new(Ids(0))).unwrap();
     let hub = Hub::new(broker, &["a".into(), "b".into()], RevokeWait::Unlimited);
     let mut sessions = BTreeMap::new();
     for peer in [A, B] {
@@ -136,8 +139,8 @@ fn ask(hub: &Hub, peer: PeerId, notes: &Notes, request: Request) -> Option<Reply
     lock(&notes.replies).remove(&Token(0))
 }
 
-/// A buffer of a that b has mapped.
-fn mapped(hub: &Hub, sessions: &BTreeMap<PeerId, Arc<Notes>>) -> u64 {
+/// A buffer of a.
+fn exported(hub: &Hub, sessions: &BTreeMap<PeerId, Arc<Notes>>) {
     let export = Request::Export(Export {
         size: PAGE,
         extents: vec![Extent { addr: 0, len: PAGE }],
@@ -145,6 +148,11 @@ fn mapped(hub: &Hub, sessions: &BTreeMap<PeerId, Arc<Notes>>) -> u64 {
         meta: Meta::default(),
     });
     ask(hub, A, &sessions[&A], export).unwrap().unwrap();
+}
+
+/// A buffer of a that b has mapped.
+fn mapped(hub: &Hub, sessions: &BTreeMap<PeerId, Arc<Notes>>) -> u64 {
+    exported(hub, sessions);
     let rights = Rights::RW;
     let attach = Request::Attach { id: ID, rights };
     let Ok(Response::Attached { handle, .. }) = ask(hub, B, &sessions[&B], attach).unwrap() else {
@@ -206,6 +214,22 @@ fn a_reset_leaves_no_job_about_windows_that_the_vmm_has_dropped() {
     assert_eq!(hub.report().holds, []);
     hub.start(B, true);
     assert!(lock(&sessions[&B].jobs).is_empty());
+}
+
+#[test]
+fn a_reset_that_overtakes_a_stop_takes_the_rest_back_in_steps() {
+    let (hub, sessions) = hub();
+    for _ in 0..=3 * MAX_REVOKE {
+        exported(&hub, &sessions);
+    }
+    hub.step(|broker, _| broker.peer_stopped(A));
+    let news = || sessions[&B].news.load(Ordering::Acquire);
+    let before = news();
+
+    hub.reset(A, false);
+
+    assert_eq!(news() - before, 4);
+    assert!(hub.report().broker.buffers.is_empty());
 }
 
 #[test]

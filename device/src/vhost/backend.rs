@@ -130,6 +130,10 @@ struct Outbox {
 #[derive(Default)]
 struct Phase {
     running: bool,
+    /// The front end waits for the answer to its stop.
+    stopping: bool,
+    /// The session is over: nothing starts any more.
+    ended: bool,
     /// Nothing is held for a driver that might go on.
     forgotten: bool,
     /// Where the control queue was when it was stopped last.
@@ -260,14 +264,26 @@ impl Session {
 
     /// The rings are not ours any more. Takes back what the VM exported.
     pub fn stop(&self) {
-        if self.stop_rings() {
-            self.limiters
-                .session
-                .log(Level::Info, &self.name, format_args!("driver stopped"));
-            let windows = self.hub.caps(self.peer).map_or(0, |caps| caps.windows_used);
-            self.stopped_mapped.store(windows > 0, Ordering::Release);
-            self.hub.stop(self.peer, || self.lifeline.closing());
+        if !self.stop_rings(&mut lock(&self.phase)) {
+            return;
         }
+        self.limiters
+            .session
+            .log(Level::Info, &self.name, format_args!("driver stopped"));
+        let windows = self.hub.caps(self.peer).map_or(0, |caps| caps.windows_used);
+        self.stopped_mapped.store(windows > 0, Ordering::Release);
+        self.hub.stop(self.peer, || self.lifeline.closing());
+        lock(&self.phase).stopping = false;
+        // The control queue runs if only the other one was stopped, and may have been
+        // kicked meanwhile.
+        self.wake();
+    }
+
+    /// The rings are not ours any more, and no others come.
+    pub fn end_rings(&self) {
+        let mut phase = lock(&self.phase);
+        phase.ended = true;
+        self.stop_rings(&mut phase);
     }
 
     /// Whether the front end would crash if a driver started the device now.
@@ -285,13 +301,13 @@ impl Session {
                 .contains(VhostUserProtocolFeatures::SHARED_OBJECT)
     }
 
-    /// Whether they were running.
-    pub fn stop_rings(&self) -> bool {
-        let mut phase = lock(&self.phase);
+    /// Whether they were running. If so, they are not started before `stopping` is over.
+    fn stop_rings(&self, phase: &mut Phase) -> bool {
         if !phase.running {
             return false;
         }
         phase.running = false;
+        phase.stopping = true;
         self.port.set_running(false);
         phase.no_call_since = None;
         phase.last_base = self.control.stop().unwrap_or_default();
@@ -311,7 +327,7 @@ impl Session {
             return;
         };
         let mut phase = lock(&self.phase);
-        if phase.running || self.lifeline.closing() {
+        if phase.running || phase.stopping || phase.ended || self.lifeline.closing() {
             return;
         }
         let base = {

@@ -267,7 +267,7 @@ impl Server {
 
         let asked = session.lifeline.closing();
         let refused = matches!(left, Some(Left::Crate(_))) && !self.common.stop.requested();
-        session.stop_rings();
+        session.end_rings();
         let relayed = match left {
             Some(Left::Crate(unanswered)) => {
                 self.take_leave(&session, &relay, unanswered);
