@@ -705,6 +705,38 @@ fn front_end_that_cannot_be_served_any_more_is_asked_to_unmap_before_it_is_left(
 }
 
 #[test]
+fn front_end_that_hangs_up_is_not_kept_until_others_have_unmapped_its_memory() {
+    let daemon = Daemon::start(&Setup {
+        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
+        ..Setup::default()
+    });
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    share(&mut a, &mut b);
+    let bases = b.front.stop();
+    // No request has this number, so the vhost-user crate ends the connection.
+    let unknown: Vec<u8> = [101_u32, 1, 0].map(u32::to_ne_bytes).concat();
+    let connection = a.front.raw().as_raw_fd();
+    // SAFETY: an open socket, and a buffer of that length.
+    let sent = unsafe { libc::write(connection, unknown.as_ptr().cast(), unknown.len()) };
+    assert_eq!(sent, 12);
+    until("its leave", || daemon.broker("a")["up"] == false);
+    assert!(!daemon.session("a").is_null(), "b maps its memory");
+
+    // SAFETY: an open socket.
+    unsafe { libc::shutdown(connection, libc::SHUT_RDWR) };
+
+    daemon.until_gone("a");
+    let shm = b.front.shm.clone();
+    let shown = || shm.windows_of(&a.front.ram_file);
+    assert_eq!(shown(), 1);
+    b.resume(&bases);
+    until("the unmap", || shown() == 0);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
 fn front_end_that_refuses_to_unmap_is_not_believed_while_it_holds_the_memory() {
     let (daemon, mut a, mut b) = two();
     let id = a.export(DATA, PAGE);

@@ -119,6 +119,14 @@ impl Relay {
                 Err(error)
             })
         };
+        // One that hung up waits for no answer.
+        let crate_left = |open| {
+            if self.front_hung_up() {
+                Left::Front(Ok(()))
+            } else {
+                Left::Crate(open)
+            }
+        };
         // The last message, if it is yet to be answered.
         let mut open = None;
         // One that was admitted and waits until the crate can take it.
@@ -133,7 +141,7 @@ impl Relay {
             match wait([(back, libc::POLLIN), entry], -1) {
                 Ok(Some(0)) => {
                     let Ok(Some(answer)) = receive(back) else {
-                        return Left::Crate(open);
+                        return crate_left(open);
                     };
                     open = open.filter(|refusal: &Vec<u8>| !answer.answers_as(refusal));
                     if let Err(error) = send(front, &answer) {
@@ -143,7 +151,7 @@ impl Relay {
                 Ok(_) => {
                     if let Some(message) = next.take() {
                         if send(back, &message).is_err() {
-                            return Left::Crate(open);
+                            return crate_left(open);
                         }
                         if message.oversized {
                             return Left::Front(Ok(()));
@@ -192,6 +200,13 @@ impl Relay {
                 Err(_) => return,
             }
         }
+    }
+
+    /// Whether the front end has hung up, or was hung up on, whatever it sent before.
+    pub fn front_hung_up(&self) -> bool {
+        // POLLHUP, and errors, need not be asked for.
+        let hung_up = wait([(&self.0.front, libc::POLLRDHUP)], 0);
+        !matches!(hung_up, Ok(None))
     }
 
     /// Hangs up on both.
@@ -575,6 +590,18 @@ mod tests {
             assert_eq!(back.read(&mut [0; 1]).unwrap(), 0);
         });
         well(result);
+    }
+
+    #[test]
+    fn hang_up_of_both_is_one_of_the_front_end() {
+        let (front, far) = UnixStream::pair().unwrap();
+        let (relay, listener) = Relay::new(front).unwrap();
+        relay.hangup().unwrap().hang_up();
+
+        let left = relay.run(&Seen::default());
+
+        assert!(matches!(left, Left::Front(Ok(()))), "{left:?}");
+        drop((far, listener));
     }
 
     #[test]

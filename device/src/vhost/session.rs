@@ -286,9 +286,10 @@ impl Server {
     }
 
     /// The front end is not served any more, but may go on: others unmap its memory,
-    /// and it what it was lent, before it is left to itself.
+    /// and it what it was lent, before it is left to itself. Nothing of that is for one that
+    /// hangs up.
     fn take_leave(&self, session: &Session, relay: &Relay, unanswered: Option<Vec<u8>>) {
-        let stopped = || self.common.stop.requested();
+        let stopped = || self.common.stop.requested() || relay.front_hung_up();
         if stopped() {
             return;
         }
