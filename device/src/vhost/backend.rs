@@ -493,13 +493,19 @@ impl Session {
         self.wake();
     }
 
-    fn deliver(&self) {
+    /// Writes events as long as there is room, but not for ever. Whether nothing is left
+    /// that could be written.
+    fn deliver(&self) -> bool {
         let next = || self.hub.next_event(self.peer);
         match self.events.deliver(self.own(), next) {
             Delivered::All => {}
-            Delivered::Some => self.wake(),
+            Delivered::Some => {
+                self.wake();
+                return false;
+            }
             Delivered::Fault(fault) => self.fault("event", fault),
         }
+        true
     }
 
     fn dispatch(&self, event: u16, rings: &[Vring]) {
@@ -514,8 +520,7 @@ impl Session {
         let posted = self.outbox.posted.load(Ordering::Acquire);
         self.start_if_ready(rings);
         self.answer_all();
-        if event == EVENT_AGAIN || u32::from(event) == QUEUE_EVENT {
-            self.deliver();
+        if (event == EVENT_AGAIN || u32::from(event) == QUEUE_EVENT) && self.deliver() {
             self.outbox.written.store(posted, Ordering::Release);
         }
         if u32::from(event) != QUEUE_EVENT {

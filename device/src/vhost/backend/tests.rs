@@ -199,3 +199,22 @@ fn others_do_not_wait_while_a_session_looks_at_what_its_driver_made_available() 
     assert_eq!(session.facts().pending, 0);
     assert!(session.delivered());
 }
+
+#[test]
+fn what_one_batch_leaves_for_the_next_is_not_delivered() {
+    let mem = memory();
+    let (_hub, session) = session(&mem);
+    let (_, control) = control_of(16, &mem);
+    let events = ring_at(0x8_0000, 512, &mem, &[event_buffer()]);
+    let rings = [with_call(control), with_call(events)];
+    look(&session, &rings);
+    // In no RAM: given back, and the event is for the next one.
+    publish(&mem, &rings[1], &[0; MAX_PER_KICK + 44]);
+    Link::events(&*session);
+
+    assert!(look(&session, &rings));
+
+    assert!(!session.delivered());
+    look(&session, &rings);
+    assert!(session.delivered());
+}
