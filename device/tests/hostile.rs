@@ -208,6 +208,33 @@ fn second_kick_descriptor_after_a_reset_of_the_device_is_refused() {
 }
 
 #[test]
+fn vmm_that_refuses_mappings_does_not_keep_the_log_from_naming_what_it_holds() {
+    let daemon = Daemon::spawn(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    b.map(handle, PAGE);
+    b.front.shm.hoard();
+    b.unmap(handle);
+    b.ok(&Request::Flush);
+    b.front.shm.hoard_no_more();
+
+    b.front.shm.refuse(usize::MAX);
+    until("what it holds", || {
+        // Its lines are left out soon.
+        for _ in 0..20 {
+            assert!(b.try_map(handle, PAGE).is_err());
+        }
+        daemon.log().contains("still holds them")
+    });
+
+    b.front.shm.let_go();
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
 fn front_ends_that_come_again_and_again_do_not_fill_the_log() {
     let daemon = Daemon::spawn(&Setup::default());
     for _ in 0..40 {

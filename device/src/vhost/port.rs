@@ -64,7 +64,7 @@ const DROP_WAIT: Duration = Duration::from_millis(500);
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 
 /// How long files may be held after the VMM said that it does not have them, before the
-/// operator is told.
+/// operator is told; and how soon he is told of others.
 const KEPT_SAY: Duration = Duration::from_secs(10);
 
 /// How soon the kernel is asked again about the newest of them; then ever more seldom.
@@ -152,6 +152,8 @@ struct State {
     kept: Vec<Kept>,
     /// When to look at that next, and how long to wait then.
     look: Option<(Instant, Duration)>,
+    /// When the operator was told of that last.
+    kept_said: Option<Instant>,
     /// How often those two were changed.
     lent_changes: u64,
     /// How often all jobs were forgotten, because the VMM has dropped all windows by
@@ -214,6 +216,24 @@ impl State {
     fn until_look(&self) -> Option<Duration> {
         let (at, _) = self.look?;
         Some(at.saturating_duration_since(Instant::now()))
+    }
+
+    /// How many bytes of `kept` are held for too long, if the operator is to be told of
+    /// that: if he was not of all of them, but not again and again.
+    fn say_late(&mut self, kept: &mut [Kept]) -> u64 {
+        if self.kept_said.is_some_and(|at| at.elapsed() < KEPT_SAY) {
+            return 0;
+        }
+        let late = || kept.iter().filter(|one| one.since.elapsed() >= KEPT_SAY);
+        if late().all(|one| one.said) {
+            return 0;
+        }
+        let bytes = late().fold(0_u64, |sum, one| sum.saturating_add(one.len));
+        for one in kept {
+            one.said |= one.since.elapsed() >= KEPT_SAY;
+        }
+        self.kept_said = Some(Instant::now());
+        bytes
     }
 
     fn forget_jobs(&mut self) {
@@ -625,8 +645,8 @@ impl Port {
     }
 
     /// Asks the kernel who still holds the files that the VMM said it has not. Returns the
-    /// effects of which nothing is left, and what the operator is to be told of: how many
-    /// bytes are held for too long.
+    /// effects of which nothing is left, and what the operator is to be told of now: how
+    /// many bytes are held for too long.
     fn look_at_kept(&self) -> (Vec<EffectId>, u64) {
         let asked: Vec<Arc<Lent>> = {
             let state = lock(&self.state);
@@ -639,13 +659,7 @@ impl Port {
         let still = |kept: &Kept| held.contains(&Arc::as_ptr(&kept.loan.lent));
         let kept = std::mem::take(&mut state.kept);
         let (mut kept, gone): (Vec<Kept>, Vec<Kept>) = kept.into_iter().partition(still);
-        let mut late = 0_u64;
-        for one in &mut kept {
-            if !one.said && one.since.elapsed() >= KEPT_SAY {
-                one.said = true;
-                late = late.saturating_add(one.len);
-            }
-        }
+        let late = state.say_late(&mut kept);
         let mut done: Vec<EffectId> = gone.iter().map(|gone| gone.effect).collect();
         done.dedup();
         let left: BTreeSet<EffectId> = kept.iter().map(|kept| kept.effect).collect();
@@ -825,13 +839,13 @@ impl Worker<'_> {
             self.hub.let_go(self.sent.peer, effect);
         }
         if late > 0 {
-            self.port.limiters.port.warn(
-                self.name,
-                format_args!(
-                    "its VMM said that it has unmapped, or not mapped, {late:#x} bytes of other \
-                     VMs, but it or another back end of its VM still holds them: their owners do \
-                     not get them back until that lets go or ends"
-                ),
+            // Nothing else that the VMM does may have this line left out; it has a limit of
+            // its own.
+            log::warn!(
+                "{}: its VMM said that it has unmapped, or not mapped, {late:#x} bytes of other \
+                 VMs, but it or another back end of its VM still holds them: their owners do not \
+                 get them back until that lets go or ends",
+                self.name
             );
         }
     }

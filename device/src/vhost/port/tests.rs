@@ -187,3 +187,36 @@ fn nothing_counts_as_dropped_while_the_hub_does_not_know_what_is_kept() {
     port.ended();
     assert!(port.forget_dropped());
 }
+
+#[test]
+fn operator_is_told_of_all_that_is_kept_but_not_again_and_again() {
+    let port = port();
+    let ago = |time| Instant::now().checked_sub(time).unwrap();
+    let keep = |effect, since| {
+        let (lent, asked, kernel) = Lent::slow();
+        answer_always(&kernel, true);
+        lock(&port.state).kept.push(Kept {
+            effect: EffectId(effect),
+            loan: loan(lent),
+            len: PAGE,
+            since,
+            said: false,
+        });
+        (asked, kernel)
+    };
+    let _kernels = [
+        keep(1, ago(KEPT_SAY)),
+        keep(2, ago(KEPT_SAY)),
+        keep(3, Instant::now()),
+    ];
+    assert_eq!(port.look_at_kept().1, 2 * PAGE);
+    assert_eq!(port.look_at_kept().1, 0);
+
+    let _kernel = keep(4, ago(KEPT_SAY));
+    assert_eq!(port.look_at_kept().1, 0, "so soon");
+
+    lock(&port.state).kept_said = Some(ago(KEPT_SAY));
+    assert_eq!(port.look_at_kept().1, 3 * PAGE);
+    lock(&port.state).kept_said = Some(ago(KEPT_SAY));
+    assert_eq!(port.look_at_kept().1, 0, "nothing new");
+}
