@@ -8,6 +8,8 @@
 //! | [`hand`] | a process in a guest that holds buffers for a test |
 //! | [`daemon`] | the program under test, and what its control socket tells |
 //! | [`driver`] | the driver and its device in a guest, by sysfs |
+//! | [`pci`] | that device as a PCI function |
+//! | [`delay`] | holds up a function of a guest's kernel |
 //! | [`channel`], [`qmp`] | the two conversations with a VM |
 //! | [`child`] | processes that never outlive the test |
 //! | [`lab`] | where kernel, image and programs are |
@@ -27,6 +29,7 @@
 pub mod channel;
 pub mod child;
 pub mod daemon;
+pub mod delay;
 pub mod display;
 pub mod driver;
 mod faults;
@@ -35,6 +38,7 @@ pub mod image;
 pub mod lab;
 pub mod leaks;
 pub mod pair;
+pub mod pci;
 pub mod qmp;
 pub mod report;
 pub mod sockets;

@@ -10,12 +10,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::Ready;
 use bufshare_tests::daemon::Sign;
-use bufshare_tests::driver::pci_device;
 use bufshare_tests::hand::{Hand, Map, Sight, Source, refused, status};
 use bufshare_tests::pair::{Plan, Shared, Side, TwoVms};
+use bufshare_tests::pci::PciConfig;
 use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
 use serde_json::json;
@@ -226,97 +226,21 @@ fn an_importer_that_stays_paused_is_taken_off_before_a_reset_is_answered() {
     });
 }
 
-/// A guest's PCI device, by its configuration space in sysfs.
-struct PciConfig<'a> {
-    vm: &'a Vm,
-    path: String,
-}
-
-impl<'a> PciConfig<'a> {
-    /// Of the bufshare device.
-    fn of(vm: &'a Vm) -> Result<Self> {
-        let path = format!("{}/config", pci_device(vm)?);
-        Ok(Self { vm, path })
+/// Starts the stopped device with its first ring at an odd address.
+fn start_with_an_odd_ring(config: &PciConfig) -> Result<()> {
+    const STATUS: u32 = 0x14;
+    const SELECT: u32 = 0x16;
+    const ENABLE: u32 = 0x1c;
+    const DESC: u32 = 0x20;
+    const DRIVER_OK: u8 = 15;
+    config.set_bus_master(true)?;
+    config.set_common(SELECT, &[0, 0])?;
+    for (field, address) in [(DESC, 0x1008_u32), (DESC + 8, 0x2000), (DESC + 16, 0x3000)] {
+        config.set_common(field, &address.to_le_bytes())?;
+        config.set_common(field + 4, &[0; 4])?;
     }
-
-    /// Writes bytes at an offset, in one access.
-    fn write(&self, at: usize, bytes: &[u8]) -> Result<()> {
-        let text: String = bytes.iter().map(|byte| format!("\\{byte:03o}")).collect();
-        let (size, place) = (bytes.len(), at / bytes.len());
-        ensure!(at.is_multiple_of(size), "not one access");
-        let script = format!(
-            "printf '{text}' | busybox dd of={} bs={size} seek={place} conv=notrunc",
-            self.path
-        );
-        self.vm.output(&["busybox", "sh", "-c", &script]).map(drop)
-    }
-
-    /// Switches bus mastering: without it the device is stopped, but not reset.
-    fn set_bus_master(&self, on: bool) -> Result<()> {
-        self.write(4, &[if on { 6 } else { 2 }])
-    }
-
-    /// Where the capability for one of the device's structures begins, and what
-    /// it says of that (virtio 1.2, 4.1.4): its BAR and its offset therein.
-    fn capability(&self, wanted: u8) -> Result<(usize, u8, u32)> {
-        const VENDOR: u8 = 9;
-        let space = self.vm.read_file(&self.path)?;
-        let byte = |at: usize| space.get(at).copied().context("a short configuration");
-        let mut at = usize::from(byte(0x34)?);
-        while at != 0 {
-            if byte(at)? == VENDOR && byte(at + 3)? == wanted {
-                let offset = space.get(at + 8..at + 12).context("short")?;
-                return Ok((at, byte(at + 4)?, u32::from_le_bytes(offset.try_into()?)));
-            }
-            at = usize::from(byte(at + 1)?);
-        }
-        bail!("no capability of type {wanted}")
-    }
-
-    /// Points the window that PCI configuration space has for the device's
-    /// structures (virtio 1.2, 4.1.4.9) at a field of one. Returns where it is.
-    fn point(&self, structure: u8, field: u32, size: u32) -> Result<usize> {
-        const ACCESS: u8 = 5;
-        let (access, _, _) = self.capability(ACCESS)?;
-        let (_, bar, offset) = self.capability(structure)?;
-        self.write(access + 4, &[bar])?;
-        self.write(access + 8, &(offset + field).to_le_bytes())?;
-        self.write(access + 12, &size.to_le_bytes())?;
-        Ok(access + 16)
-    }
-
-    /// Writes a field of the common configuration structure.
-    fn set_common(&self, field: u32, bytes: &[u8]) -> Result<()> {
-        const COMMON: u8 = 1;
-        let at = self.point(COMMON, field, u32::try_from(bytes.len())?)?;
-        self.write(at, bytes)
-    }
-
-    /// Reads the first word of the device's own configuration, as a driver does
-    /// that looks at it for the first time.
-    fn read_device_config(&self) -> Result<()> {
-        const DEVICE: u8 = 4;
-        let at = self.point(DEVICE, 0, 4)?;
-        let script = format!("busybox dd if={} bs=4 skip={} count=1", self.path, at / 4);
-        self.vm.output(&["busybox", "sh", "-c", &script]).map(drop)
-    }
-
-    /// Starts the stopped device with its first ring at an odd address.
-    fn start_with_an_odd_ring(&self) -> Result<()> {
-        const STATUS: u32 = 0x14;
-        const SELECT: u32 = 0x16;
-        const ENABLE: u32 = 0x1c;
-        const DESC: u32 = 0x20;
-        const DRIVER_OK: u8 = 15;
-        self.set_bus_master(true)?;
-        self.set_common(SELECT, &[0, 0])?;
-        for (field, address) in [(DESC, 0x1008_u32), (DESC + 8, 0x2000), (DESC + 16, 0x3000)] {
-            self.set_common(field, &address.to_le_bytes())?;
-            self.set_common(field + 4, &[0; 4])?;
-        }
-        self.set_common(ENABLE, &[1, 0])?;
-        self.set_common(STATUS, &[DRIVER_OK])
-    }
+    config.set_common(ENABLE, &[1, 0])?;
+    config.set_common(STATUS, &[DRIVER_OK])
 }
 
 /// A guest stops its device, so that its VMM cannot be asked to unmap, goes on to
@@ -361,7 +285,7 @@ fn an_importer_that_spoils_its_session_loses_what_it_has_mapped() {
         let config = PciConfig::of(&vms.b)?;
         config.set_bus_master(false)?;
         // The guest may not be answered any more.
-        let _ = config.start_with_an_odd_ring();
+        let _ = start_with_an_odd_ring(&config);
         vms.daemon()?
             .settles("the windows to go", |now| now.windows == 0)?;
         let log = std::fs::read_to_string(vms.logs().join("daemon.log"))?;

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bufshare_agent::wire::Command;
 use bufshare_tests::channel::errno_of;
+use bufshare_tests::delay::{self, Apart, Delay};
 use bufshare_tests::driver;
 use bufshare_tests::hand::{AttachKind, Sight, Step, pattern, refused, share_works};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
@@ -18,8 +18,7 @@ use serde_json::{Value, json};
 
 static VMS: Shared = Shared::new(|| {
     Plan::new().second(|machine| {
-        // One to spare for who is held up.
-        machine.processors = 2;
+        delay::apart(machine);
         let device = format!("{DEVICE},bus=bay,chardev=bufshare");
         let socket = format!("socket,id=bufshare,path={SOCKET}");
         let words = [
@@ -262,11 +261,6 @@ fn a_reset_of_the_function_revokes_what_is_shared_or_is_refused() {
     });
 }
 
-fn delay_says(vm: &Vm, parameter: &str) -> Result<bool> {
-    let path = format!("/sys/module/bufshare_delay/parameters/{parameter}");
-    Ok(vm.read_file(&path)? == b"Y\n")
-}
-
 /// It is held up where the function has been reset and the driver does not know it yet.
 #[test]
 fn a_driver_is_not_unbound_before_a_reset_of_the_function_has_ended() {
@@ -275,19 +269,14 @@ fn a_driver_is_not_unbound_before_a_reset_of_the_function_has_ended() {
             let reason = "the guest kernel tells virtio drivers nothing of such resets";
             return Err(Skip::impossible(reason).into());
         }
-        let path = format!("{}/reset", driver::pci_device(&vms.b)?);
-        vms.b
-            .insert("delay", &["symbol=virtio_device_reset_done", "ms=4000"])?;
-        let data = b"1".to_vec();
-        let reset = vms.b.channel().ask(Command::WriteFile { path, data })?;
-        wait::until("the reset to be held up", LIMIT, || {
-            Ok(delay_says(&vms.b, "held")?.then_some(()))
-        })?;
-        ensure!(!delay_says(&vms.b, "over")?, "held up for too short a time");
+        let script = format!("echo 1 >{}/reset", driver::pci_device(&vms.b)?);
+        let delay = Delay::of(&vms.b, "virtio_device_reset_done", 4000)?;
+        let reset = Apart::begin(&vms.b, &script, LIMIT)?;
+        delay.holds()?;
         let device = driver::unbind(&vms.b)?;
-        ensure!(delay_says(&vms.b, "over")?, "the reset was not waited for");
-        reset.wait(LIMIT)?;
-        vms.b.unload("bufshare_delay")?;
+        ensure!(delay.over()?, "the reset was not waited for");
+        reset.end()?;
+        delay.end()?;
         driver::bind(&vms.b, &device)?;
         works(vms, 60)
     });

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Holds up a function of a guest's kernel, by a module of the tests
+//!
+//! Who is held up keeps its processor, without interrupts. So such a machine has a second
+//! one, [`apart`], where nothing else goes on by itself.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use bufshare_agent::wire::{Answer, Command};
+
+use crate::channel::{self, Pending};
+use crate::vm::{Machine, Vm};
+use crate::wait;
+
+const MODULE: &str = "bufshare_delay";
+
+/// Gives a machine its second processor.
+pub fn apart(machine: &mut Machine) {
+    machine.processors = 2;
+    let words = ["isolcpus=1", "irqaffinity=0"];
+    machine.kernel.extend(words.map(str::to_owned));
+}
+
+/// What a shell does on the second processor.
+#[derive(Debug)]
+pub struct Apart {
+    script: String,
+    limit: Duration,
+    ran: Pending,
+}
+
+impl Apart {
+    /// Begin it.
+    ///
+    /// # Errors
+    /// As [`Vm::call`].
+    pub fn begin(vm: &Vm, script: &str, limit: Duration) -> Result<Self> {
+        let words = ["busybox", "taskset", "2", "busybox", "sh", "-c", script];
+        let command = Command::Run {
+            argv: channel::owned(&words),
+            env: Vec::new(),
+            stdin: String::new(),
+            timeout_ms: u64::try_from(wait::scaled(limit).as_millis())?,
+        };
+        Ok(Self {
+            script: script.to_owned(),
+            limit,
+            ran: vm.channel().ask(command)?,
+        })
+    }
+
+    /// It has succeeded.
+    ///
+    /// # Errors
+    /// When it has not.
+    pub fn end(self) -> Result<()> {
+        match self.ran.wait(self.limit + wait::COMMAND)? {
+            Answer::Ran(ran) => channel::succeeded(&self.script, ran).map(drop),
+            other => bail!("{}: odd answer {other:?}", self.script),
+        }
+    }
+}
+
+/// Whoever calls the function first is held up. That has to be on the second processor.
+#[derive(Debug)]
+pub struct Delay<'a> {
+    vm: &'a Vm,
+    symbol: &'a str,
+}
+
+impl<'a> Delay<'a> {
+    /// Of this function, for so many milliseconds.
+    ///
+    /// # Errors
+    /// As [`Vm::insert`].
+    pub fn of(vm: &'a Vm, symbol: &'a str, ms: u32) -> Result<Self> {
+        let (function, time) = (format!("symbol={symbol}"), format!("ms={ms}"));
+        vm.insert("delay", &[&function, &time])?;
+        Ok(Self { vm, symbol })
+    }
+
+    fn says(&self, parameter: &str) -> Result<bool> {
+        let path = format!("/sys/module/{MODULE}/parameters/{parameter}");
+        Ok(self.vm.read_file(&path)? == b"Y\n")
+    }
+
+    /// Somebody is held up now.
+    ///
+    /// # Errors
+    /// When nobody comes, or it is over already, or as [`Vm::call`].
+    pub fn holds(&self) -> Result<()> {
+        let what = format!("{} to be held up", self.symbol);
+        wait::until(&what, wait::COMMAND, || {
+            Ok(self.says("held")?.then_some(()))
+        })?;
+        ensure!(!self.over()?, "{}: for too short a time", self.symbol);
+        Ok(())
+    }
+
+    /// Who was held up has gone on.
+    ///
+    /// # Errors
+    /// As [`Vm::call`].
+    pub fn over(&self) -> Result<bool> {
+        self.says("over")
+    }
+
+    /// Hold up nobody any more, after somebody was.
+    ///
+    /// # Errors
+    /// As [`Vm::call`].
+    pub fn end(self) -> Result<()> {
+        let what = format!("{} to go on", self.symbol);
+        wait::until(&what, wait::COMMAND, || Ok(self.over()?.then_some(())))?;
+        self.vm.unload(MODULE)
+    }
+}
