@@ -287,6 +287,99 @@ END
     [[ -e $tmp/lab/root/lab/base.stamp ]] || fail "the lab is gone"
 }
 
+# an_empty_archive: apt reads its lists, and finds no package.
+an_empty_archive() {
+    fake apt-get <<END
+case " \$* " in
+    *" download --print-uris "*) echo "\$*" >>$tmp/asked ;;
+    *" indextargets "*) echo "trixie http://archive.invalid/debian" ;;
+    *" update "* | *" autoclean "* | *" download "*) exit 0 ;;
+esac
+echo "apt-get: nothing more" >&2
+exit 100
+END
+    fake apt-cache <<<''
+    fake dpkg-deb <<<'mkdir -p "$3/usr/share/keyrings" && : >"$3/usr/share/keyrings/debian-archive-keyring.gpg"'
+    : >"$tmp/asked"
+}
+
+# As that of a kernel which backports has replaced by a newer one.
+test_source_that_the_archive_lacks_is_asked_for_again() {
+    local checkpatch=usr/src/linux-headers-6.12.1-amd64/checkpatch
+    may_mount
+    an_empty_archive
+    a_lab
+    echo older >"$tmp/lab/root/lab/kernel-stable.stamp"
+    mkdir -p "$tmp"/lab/root/{boot,usr/lib/modules/6.12.1-amd64}
+    : >"$tmp/lab/root/usr/lib/modules/6.12.1-amd64/vmlinuz"
+    printf 'KERNEL_RELEASE=6.12.1-amd64\nKERNEL_VERSION=6.12.1-1\nCHECKPATCH=/%s/checkpatch.pl\n' $checkpatch \
+        >"$tmp/lab/root/lab/kernel-stable.env"
+    # The lab without the source is as it should be from then on.
+    run "$REPO/scripts/lab"
+    is 0 "$status"
+    for _ in 1 2; do
+        : >"$tmp/asked"
+        run "$REPO/scripts/lab" --with source
+        is 0 "$status"
+        said "checkpatch and sparse are not available: the archive has no package linux-source-6.12"
+        grep -q 'linux-source-6.12' "$tmp/asked" || fail "it did not ask for the source again"
+    done
+    # The rest of the lab needs no second look.
+    : >"$tmp/asked"
+    run "$REPO/scripts/lab"
+    said "up to date"
+    is '' "$(<"$tmp/asked")"
+    # Without an archive the lab is used as it is.
+    an_archive
+    run "$REPO/scripts/lab" --with source
+    is 0 "$status"
+    said "the lab stays as it is"
+    # It is there once it was found.
+    rm "$tmp/lab/root/$checkpatch/unavailable"
+    run "$REPO/scripts/lab" --with source
+    is 0 "$status"
+    said "up to date"
+}
+
+test_a_check_of_the_driver_that_is_skipped_fails_in_ci() {
+    local lack=$tmp/lab/root/checkpatch/unavailable
+    checkout
+    mkdir -p "$tmp/lab/root/var/lib/dpkg" "${lack%/*}" "$tmp/module"
+    : >"$tmp/lab/root/var/lib/dpkg/status"
+    echo "ROOT=$tmp/lab/root" >"$tmp/lab/lab.env"
+    printf 'KERNEL_RELEASE=6.12\nCHECKPATCH=/checkpatch/checkpatch.pl\n' >"$tmp/lab/kernel-stable.env"
+    : >"$tmp/module/Kbuild"
+    stub lab <<<''
+    stub in-lab <<'END'
+for word; do [[ $word != M=* ]] || : >"${word#M=}/x.ko"; done
+END
+    echo "the archive has no package linux-source-6.12" >"$lack"
+    run "$tmp/repo/scripts/build-module" --check --source "$tmp/module"
+    is 0 "$status"
+    said "checkpatch: skipped: the archive has no package linux-source-6.12"
+    # At the end, where it is seen.
+    tail -n 2 "$tmp/out" | grep -q 'warning: not checked by checkpatch: the archive' || fail "it is not said at the end"
+    for _ in 1 2; do
+        CI=true run "$tmp/repo/scripts/build-module" --check --source "$tmp/module"
+        is 1 "$status"
+        said "not checked by checkpatch: the archive has no package linux-source-6.12"
+    done
+    rm "$lack"
+    CI=true run "$tmp/repo/scripts/build-module" --check --source "$tmp/module"
+    is 0 "$status"
+    said "checkpatch --strict: no findings"
+    not_said ": skipped:"
+    # sparse is left out by the kernel's own makefiles, which say so.
+    rm -rf "$tmp/target"
+    stub in-lab <<'END'
+for word; do [[ $word != M=* ]] || : >"${word#M=}/x.ko"; done
+[[ $1 != make ]] || echo "Makefile:1311: C=2 specified, but sparse is not available or not up to date"
+END
+    CI=true run "$tmp/repo/scripts/build-module" --check --source "$tmp/module"
+    is 1 "$status"
+    said "not checked by sparse"
+}
+
 test_an_interrupted_change_of_roots_is_undone() {
     may_mount
     an_archive
