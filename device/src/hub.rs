@@ -430,7 +430,7 @@ impl Hub {
         self.take_back(peer);
     }
 
-    /// Takes back all that a stopped peer exported, in steps: between two of them others
+    /// Takes back all that a peer exported that has stopped, or that is in no RAM, in steps: between two of them others
     /// have their requests served.
     fn take_back(&self, peer: PeerId) {
         loop {
@@ -642,6 +642,7 @@ impl Hub {
             slot.ram = Arc::new(ram.downgrade());
             broker.set_ram(peer, regions)
         });
+        self.take_back(peer);
     }
 
     /// One request, read in `epoch`. Given back if the rings have stopped since:

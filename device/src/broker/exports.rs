@@ -11,7 +11,7 @@ use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Rights};
 
 use super::limits::{self, GENERATION_BITS, MAP_ALIGN};
 use super::types::{DeadlineId, Effect, PeerId, Token};
-use super::{Broker, Buffer, DONE, Deadline, Revoking, SyncCounts, balance, region_of};
+use super::{Broker, Buffer, DONE, Deadline, Peer, Revoking, SyncCounts, balance, region_of};
 
 impl Broker {
     /// Offers a buffer. Everything is checked before anything changes.
@@ -207,11 +207,12 @@ impl Broker {
         visible.then_some(generation)
     }
 
-    /// Whether a buffer is there for importers: not being taken back, nor of an owner
-    /// that has stopped, whose buffers are taken back in steps.
+    /// Whether a buffer is there for importers: not being taken back, nor to be in one of
+    /// the next steps, because its owner has stopped or it is in no RAM.
     pub(super) fn is_offered(&self, generation: u64) -> bool {
         self.buffers.get(&generation).is_some_and(|buffer| {
-            buffer.revoking.is_none() && self.peers.get(&buffer.owner).is_some_and(|p| p.up)
+            let offers = |owner: &Peer| owner.up && !owner.lost.contains(&generation);
+            buffer.revoking.is_none() && self.peers.get(&buffer.owner).is_some_and(offers)
         })
     }
 
@@ -299,25 +300,27 @@ impl Broker {
         });
     }
 
-    /// Goes on with what the stop of `peer` takes back: at most `most` buffers are looked
-    /// at. Returns whether none is left.
+    /// Goes on with what is to be taken back of `peer`, because it is in no RAM or for its
+    /// stop: at most `most` buffers are looked at. Returns whether none is left.
     pub(super) fn revoke_some(&mut self, peer: PeerId, most: usize) -> bool {
-        let Some(from) = self.peers.get(&peer).and_then(|state| state.revoked_below) else {
+        let Some(state) = self.peers.get_mut(&peer) else {
             return true;
         };
-        let next: Vec<u64> = self
-            .buffers
-            .range(from..=*generations_of(peer).end())
-            .map(|(generation, _)| *generation)
-            .take(most)
-            .collect();
-        let last = next.len() < most;
-        if let Some(state) = self.peers.get_mut(&peer) {
-            let looked_at = next.last().map(|generation| generation.saturating_add(1));
+        let lost = std::iter::from_fn(|| state.lost.pop_first());
+        let mut next: Vec<u64> = lost.take(most).collect();
+        let rest = most.saturating_sub(next.len());
+        let mut last = rest > 0;
+        if let Some(from) = state.revoked_below.filter(|_| last) {
+            let own = self.buffers.range(from..=*generations_of(peer).end());
+            let own: Vec<u64> = own.map(|(generation, _)| *generation).take(rest).collect();
+            last = own.len() < rest;
+            let looked_at = own.last().map(|generation| generation.saturating_add(1));
             state.revoked_below = looked_at.filter(|_| !last);
+            next.extend(own);
         }
         for generation in next {
-            if self.revoking(generation).is_none() {
+            let there = self.buffers.get(&generation);
+            if there.is_some_and(|buffer| buffer.revoking.is_none()) {
                 self.tell_owner_revoked(generation);
                 self.revoke(generation, None);
             }

@@ -150,6 +150,8 @@ struct Peer {
     /// It has stopped, and its buffers with this number and higher ones are yet to be
     /// taken back.
     revoked_below: Option<u64>,
+    /// Its buffers that are not in its RAM any more, and are yet to be taken back.
+    lost: BTreeSet<u64>,
     can_map: bool,
     /// In order.
     ram: Vec<RamRegion>,
@@ -234,6 +236,7 @@ impl Broker {
                     up: false,
                     stopped: false,
                     revoked_below: None,
+                    lost: BTreeSet::new(),
                     can_map: false,
                     ram: Vec::new(),
                     attachments: BTreeMap::new(),
@@ -317,7 +320,7 @@ impl Broker {
         self.finish()
     }
 
-    /// Goes on with a stop: at most [`limits::MAX_REVOKE`] buffers are looked at in one
+    /// Goes on with a stop, or with what is not in RAM any more: at most [`limits::MAX_REVOKE`] buffers are looked at in one
     /// call. Returns whether those were the last.
     pub fn take_back(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
         let last = self.revoke_some(peer, self.at_once);

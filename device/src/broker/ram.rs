@@ -11,7 +11,8 @@ impl Broker {
     /// The whole own RAM of a VM, each time its memory table changes: regions that do
     /// not overlap. Windows that the front end lists among it are left out by the
     /// adapter: memory of others cannot be exported. Buffers that are no longer inside
-    /// are taken back.
+    /// are not offered any more, and are to be taken back by [`Broker::take_back`], which is
+    /// called until that is done.
     ///
     /// A VMM may send tables without end, so only what may be lost is looked at: the
     /// peer's own buffers, if a region is not there any more as it was.
@@ -41,9 +42,8 @@ impl Broker {
         {
             self.extents_looked_at = self.extents_looked_at.saturating_add(looks);
         }
-        for generation in lost {
-            self.tell_owner_revoked(generation);
-            self.revoke(generation, None);
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.lost.extend(lost);
         }
         self.finish()
     }

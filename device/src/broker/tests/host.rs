@@ -141,10 +141,16 @@ impl Host {
             len: 8 << 20,
             sealed: true,
         }];
-        let effects = self.broker.set_ram(peer, ram);
-        self.take(effects);
+        self.set_ram(peer, ram);
         let effects = self.broker.peer_up(peer, true);
         self.take(effects);
+    }
+
+    /// The memory table of `peer` is another one.
+    pub(super) fn set_ram(&mut self, peer: PeerId, ram: Vec<RamRegion>) {
+        let effects = self.broker.set_ram(peer, ram);
+        self.take(effects);
+        while !self.take_back(peer) {}
     }
 
     pub(super) fn disconnect(&mut self, peer: PeerId) {
@@ -160,7 +166,7 @@ impl Host {
         while !self.take_back(peer) {}
     }
 
-    /// One step of the stop of `peer`. Whether it was the last.
+    /// One step of what is taken back from `peer`. Whether it was the last.
     pub(super) fn take_back(&mut self, peer: PeerId) -> bool {
         let (done, effects) = self.broker.take_back(peer);
         self.take(effects);

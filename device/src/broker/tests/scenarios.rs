@@ -1042,8 +1042,7 @@ fn memory_that_is_unplugged_is_taken_back() {
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
     host.events(A);
-    let effects = host.broker.set_ram(A, Vec::new());
-    host.take(effects);
+    host.set_ram(A, Vec::new());
     assert_eq!(kinds(&mut host, A), [EventKind::Revoked]);
     host.call(B, Request::Unmap { handle }).unwrap();
     assert!(!host.broker.exposed(A));
@@ -1072,15 +1071,13 @@ fn a_new_memory_table_costs_no_look_at_what_it_cannot_take() {
         ("in pieces", A, halves.to_vec(), 2 * MANY),
     ] {
         let before = host.broker.extents_looked_at;
-        let effects = host.broker.set_ram(peer, ram);
-        host.take(effects);
+        host.set_ram(peer, ram);
         let looks = host.broker.extents_looked_at - before;
         assert!(looks <= most, "{what}: {looks} looks");
         assert_eq!(u64::from(host.peer(A).exports), MANY, "{what}");
     }
 
-    let effects = host.broker.set_ram(A, halves[1..].to_vec());
-    host.take(effects);
+    host.set_ram(A, halves[1..].to_vec());
     assert_eq!(host.peer(A).exports, 0);
 }
 
@@ -1090,8 +1087,7 @@ fn an_unexport_of_what_is_being_taken_back_is_answered_when_it_is_gone() {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
-    let effects = host.broker.set_ram(A, Vec::new());
-    host.take(effects);
+    host.set_ram(A, Vec::new());
     let unexport = host.send(A, Request::Unexport { id });
     let again = host.send(A, Request::Unexport { id });
     host.settle();
@@ -1265,6 +1261,48 @@ fn a_peer_that_goes_on_during_the_steps_of_its_stop_keeps_nothing_of_before() {
         assert_eq!(attach, Err(Status::NotFound));
     }
     host.attach(B, new);
+}
+
+#[test]
+fn a_table_without_ram_takes_many_buffers_back_in_steps_and_offers_none_meanwhile() {
+    let mut host = Host::new();
+    for _ in 0..limits::MAX_REVOKE {
+        host.export(A, 1);
+    }
+    let last = host.export(A, 1);
+    let handle = host.attach(B, last);
+    host.events(A);
+
+    let effects = host.broker.set_ram(A, Vec::new());
+    host.take(effects);
+    assert!(!host.take_back(A));
+    assert_eq!(host.broker.snapshot().buffers.len(), 1, "the first step");
+    let rights = Rights::RW;
+    for (request, status) in [
+        (Request::Attach { id: last, rights }, Status::NotFound),
+        (Request::Query { id: last }, Status::NotFound),
+        (map(handle, 1), Status::Revoked),
+    ] {
+        assert_eq!(host.call(B, request), Err(status));
+    }
+    // Whatever is there again.
+    let ram = RamRegion {
+        addr: RAM,
+        len: 8 << 20,
+        sealed: true,
+    };
+    let effects = host.broker.set_ram(A, vec![ram]);
+    host.take(effects);
+    let new = host.export(A, 1);
+
+    assert!(host.take_back(A));
+    let left = host.broker.snapshot().buffers.len();
+    assert_eq!(left, 1, "the new one");
+    host.attach(B, new);
+    assert_eq!(
+        kinds(&mut host, A),
+        [EventKind::Revoked; limits::MAX_REVOKE + 1]
+    );
 }
 
 #[test]
