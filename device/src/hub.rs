@@ -855,30 +855,66 @@ impl Drop for Alarm<'_> {
     }
 }
 
-impl State {
-    /// The importers for which the stop of `owner` waits: those of [`Self::not_in_circles`],
-    /// and of two that wait for each other one. It closes what it holds as soon as the
-    /// other is answered, so that only one has to be answered unproved.
-    fn waits_for(&self, owner: PeerId) -> Vec<PeerId> {
-        let alone = self.not_in_circles(owner);
-        let mut left = self.broker.exposed_to(owner);
-        left.retain(|peer| {
-            alone.contains(peer) || (*peer < owner && self.not_in_circles(*peer).is_empty())
-        });
-        left
+/// Which stops wait for each other.
+struct Circles(BTreeMap<PeerId, BTreeSet<PeerId>>);
+
+impl Circles {
+    /// Whose stop waits for whom, whether that waits itself or not.
+    fn of(state: &State) -> Self {
+        let stopping = state.slots.iter().filter(|(_, slot)| slot.stop.is_some());
+        let waits = |peer| state.broker.exposed_to(peer).into_iter().collect();
+        Self(stopping.map(|(peer, _)| (*peer, waits(*peer))).collect())
     }
 
-    /// Those importers of `owner` that can let go before its stop is answered. QEMU closes
-    /// what it has unmapped some time later, and not while it waits for the answer to a
-    /// stop of its own. Of two that wait for each other so, one is answered although the
-    /// other proved nothing: neither guest sees anything.
-    fn not_in_circles(&self, owner: PeerId) -> Vec<PeerId> {
-        let shown = self.broker.shown_to(owner);
-        let mut left = self.broker.exposed_to(owner);
-        left.retain(|peer| {
-            let waits = self.stopping(*peer).is_some();
-            shown.contains(peer) || !(waits && self.broker.exposed_to(*peer).contains(&owner))
-        });
+    fn waiting(&self) -> impl Iterator<Item = PeerId> {
+        self.0.keys().copied()
+    }
+
+    /// Whether each of two waits for the other, through others or not.
+    fn hold(&self, one: PeerId, other: PeerId) -> bool {
+        self.reaches(one, other) && self.reaches(other, one)
+    }
+
+    fn reaches(&self, from: PeerId, to: PeerId) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut next = vec![from];
+        while let Some(waits_for) = next.pop().and_then(|peer| self.0.get(&peer)) {
+            if waits_for.contains(&to) {
+                return true;
+            }
+            next.extend(waits_for.iter().filter(|peer| seen.insert(**peer)));
+        }
+        false
+    }
+}
+
+impl State {
+    /// The importers for which the stop of `owner` waits.
+    ///
+    /// QEMU closes what it has unmapped some time later, and not while it waits for the
+    /// answer to a stop of its own. So stops can wait for each other in a circle. Of those
+    /// that wait only for what importers in their circle keep, the first is answered
+    /// although nobody proved anything: no guest sees what is kept. Then its VMM goes on,
+    /// and lets the next one be answered, which waits on.
+    fn waits_for(&self, owner: PeerId) -> Vec<PeerId> {
+        let left = self.broker.exposed_to(owner);
+        let only_kept = |left: &[PeerId], owner| {
+            let shown = self.broker.shown_to(owner);
+            !left.iter().any(|importer| shown.contains(importer))
+        };
+        if left.is_empty() || !only_kept(&left, owner) {
+            return left;
+        }
+        let circles = Circles::of(self);
+        let can_be_first = |peer: PeerId| {
+            let left = self.broker.exposed_to(peer);
+            only_kept(&left, peer) && left.iter().all(|importer| circles.hold(peer, *importer))
+        };
+        let before = |peer: &PeerId| *peer < owner && circles.hold(owner, *peer);
+        let mut earlier = circles.waiting().filter(before);
+        if can_be_first(owner) && !earlier.any(can_be_first) {
+            return Vec::new();
+        }
         left
     }
 

@@ -751,6 +751,65 @@ fn of_two_stops_that_wait_for_each_other_one_is_answered_unproved() {
     daemon.finish();
 }
 
+/// The VMM of `to` keeps a page of `from` that its guest has unmapped.
+fn keep(from: &mut Vm, to: &mut Vm) {
+    let id = from.export(DATA, PAGE);
+    let handle = to.attach(id);
+    to.front.shm.hoard();
+    to.map(handle, PAGE);
+    to.unmap(handle);
+    to.ok(&Request::Flush);
+}
+
+/// A waits for B, which waits for C, which waits for A, because the VMM of A keeps
+/// something of C, or its guest has it mapped.
+fn stop_in_a_ring_of_three(shown: bool) {
+    let daemon = Daemon::start(&Setup {
+        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
+        ..Setup::default()
+    });
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let mut c = Vm::boot(&daemon.socket("c"));
+    keep(&mut a, &mut b);
+    keep(&mut b, &mut c);
+    if shown {
+        let id = c.export(DATA, PAGE);
+        let handle = a.attach(id);
+        a.map(handle, PAGE);
+    } else {
+        keep(&mut c, &mut a);
+    }
+
+    let stops = [a, b, c].map(|mut vm| {
+        std::thread::spawn(move || {
+            let bases = vm.front.stop();
+            vm.front.shm.let_go();
+            // It was a pause.
+            vm.resume(&bases);
+            vm
+        })
+    });
+
+    until("all answers", || stops.iter().all(JoinHandle::is_finished));
+    let vms = stops.map(|stop| stop.join().unwrap());
+    for (name, unproved) in [("a", 1), ("b", 0), ("c", 0)] {
+        assert_eq!(daemon.peer(name)["unproved_stops"], unproved, "{name}");
+    }
+    drop(vms);
+    daemon.finish();
+}
+
+#[test]
+fn of_three_stops_that_wait_in_a_ring_one_is_answered_unproved() {
+    stop_in_a_ring_of_three(false);
+}
+
+#[test]
+fn stop_of_a_paused_importer_in_a_ring_of_three_is_answered_unproved() {
+    stop_in_a_ring_of_three(true);
+}
+
 /// A buffer of A in many pieces, of which B's VMM keeps as many files as it can get: B's
 /// handle, and how often it was mapped.
 fn hoard_all(daemon: &Daemon, a: &mut Vm, b: &mut Vm) -> (u64, usize) {
