@@ -84,6 +84,7 @@ fn exporter_stop_is_answered_when_the_importer_has_unmapped() {
 
     assert_eq!(windows, 0);
     assert_eq!(daemon.peer("a")["unproved_stops"], 0);
+    assert_eq!(daemon.broker("b")["deadlines_missed"], 0);
     drop((a, b));
     daemon.finish();
 }
@@ -387,6 +388,9 @@ fn stop_of_an_exporter_is_answered_although_the_importer_stalls() {
 
     assert_eq!(daemon.peer("a")["unproved_stops"], 1);
     assert!(daemon.log().contains("did not prove"));
+    until("the missed deadline to be counted", || {
+        daemon.broker("b")["deadlines_missed"] == 1
+    });
     assert_eq!(b.front.shm.windows(), 1);
     b.front.shm.hold(false);
     until("the unmap", || {

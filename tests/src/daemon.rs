@@ -127,7 +127,8 @@ pub struct PeerState {
     pub map_cached: u64,
     /// Mappings that its VMM was asked for.
     pub vmm_maps: u64,
-    /// Importers that did not let go in time.
+    /// How often mappings that it used were taken from it, mostly as it had not released
+    /// them in time.
     pub deadlines_missed: u64,
 }
 

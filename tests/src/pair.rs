@@ -213,6 +213,16 @@ impl TwoVms {
             .context("there is no daemon in this plan")
     }
 
+    /// How often the daemon took mappings from the second machine that were in use there.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    pub fn missed_by_b(&mut self) -> Result<u64> {
+        let [_, second] = &self.plan.machines;
+        let name = second.name.clone();
+        Ok(self.daemon()?.snapshot()?.peer(&name)?.deadlines_missed)
+    }
+
     /// What was found of the lab.
     #[must_use]
     pub fn lab(&self) -> &Lab {

@@ -183,6 +183,7 @@ fn begin_unbind(vm: &Vm, device: &str) -> Result<Pending> {
 #[test]
 fn kept_memory_is_given_back_when_the_importer_went_on_meanwhile() {
     VMS.with(|vms| {
+        let missed = vms.missed_by_b()?;
         let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
         two_are_mapped(&mut a, &mut b)?;
         let device = bound(&vms.a)?.context("no device")?;
@@ -197,7 +198,12 @@ fn kept_memory_is_given_back_when_the_importer_went_on_meanwhile() {
         said_to_keep(&vms.a, 2, 2 * SIZE)?;
         bind(&vms.a, &device)?;
         drop((a, b));
-        all_is_given_back(vms)
+        all_is_given_back(vms)?;
+        ensure!(
+            vms.missed_by_b()? == missed,
+            "the importer was forced although nobody limits its time"
+        );
+        Ok(())
     });
 }
 
@@ -206,6 +212,7 @@ fn kept_memory_is_given_back_when_the_importer_went_on_meanwhile() {
 #[test]
 fn kept_memory_is_given_back_when_the_importers_vmm_goes_on_later() {
     STUCK.with(|vms| {
+        let missed = vms.missed_by_b()?;
         let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
         two_are_mapped(&mut a, &mut b)?;
         vms.b.pause_process()?;
@@ -218,6 +225,10 @@ fn kept_memory_is_given_back_when_the_importers_vmm_goes_on_later() {
         vms.b.resume_process()?;
         let pending = pending?;
         ensure!(pending == backings(2), "{pending}");
+        ensure!(
+            vms.missed_by_b()? > missed,
+            "no missed deadline was counted"
+        );
         drop((a, b));
         all_is_given_back(vms)
     });

@@ -54,6 +54,7 @@ fn the_importer_never_reads_the_next_guest(
     restart: impl FnOnce(&mut TwoVms) -> Result<()>,
 ) -> Result<()> {
     let before = vms.settled()?.descriptors;
+    let missed = vms.missed_by_b()?;
     let mut a = vms.a.hand()?;
     let mut watchers = Vec::new();
     for seed in 1..=3 {
@@ -82,6 +83,10 @@ fn the_importer_never_reads_the_next_guest(
         b.wait_event_of("Revoked", id)?;
         ensure!(status(b.import(id))? == "NOT_FOUND");
     }
+    ensure!(
+        vms.missed_by_b()? == missed,
+        "the importer did not release in time"
+    );
     drop((a, watchers));
     shares_again(vms, before)
 }
@@ -216,12 +221,17 @@ fn the_reset_went_on_without_the_importer(vms: &mut TwoVms, before: usize) -> Re
 fn an_importer_that_stays_paused_is_taken_off_before_a_reset_is_answered() {
     VMS.with(|vms| {
         let before = vms.settled()?.descriptors;
+        let missed = vms.missed_by_b()?;
         let mut a = vms.a.hand()?;
         let mut readers = three_readers(vms, &mut a)?;
         still_reading(&mut readers)?;
         vms.b.qmp().execute("stop", json!({}))?;
         reset_that_is_held(vms)?;
         the_reset_went_on_without_the_importer(vms, before)?;
+        ensure!(
+            vms.missed_by_b()? > missed,
+            "no missed deadline was counted"
+        );
         saw_nothing_else(&mut readers, |_| false)
     });
 }

@@ -350,7 +350,8 @@ pub struct PeerSnapshot {
     pub proofs: u64,
     /// Its buffers that were taken back.
     pub revocations: u64,
-    /// Windows it did not let go in time.
+    /// How often windows that it used were taken from it, mostly as it had not released them
+    /// in time.
     pub deadlines_missed: u64,
 }
 
