@@ -33,7 +33,7 @@
 //! trace it, and the process that connected the front end may not be the VMM.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
@@ -127,12 +127,14 @@ impl Lent {
         !matches!(self.mark, Mark::Missing)
     }
 
-    /// Whether a descriptor or a mapping of it is left anywhere, if that is known.
+    /// Whether a descriptor or a mapping of it is left anywhere, if that can be known. A
+    /// marked file of which the kernel does not tell now counts as held: who holds it may
+    /// be the cause.
     #[must_use]
     pub fn held(&self) -> Option<bool> {
         match &self.mark {
-            Mark::Lock(byte) => locked(&self.file, *byte).ok(),
-            Mark::Count => holders(&self.file).map(|count| count > 1),
+            Mark::Lock(byte) => Some(locked(&self.file, *byte).unwrap_or(true)),
+            Mark::Count => Some(holders(&self.file).map_or(true, |count| count > 1)),
             Mark::Missing => None,
             #[cfg(test)]
             Mark::Slow((asked, answer)) => {
@@ -203,12 +205,39 @@ fn lock(file: &File, command: i32, byte: i64) -> io::Result<libc::flock> {
     Ok(lock)
 }
 
+/// What is read of a description's information at most. What the kernel says of a dma-buf
+/// takes less than 1 KiB, and so does each lock or lease of which there can be one.
+const MAX_INFORMATION: u64 = 16 << 10;
+
 /// How many references there are to a dma-buf, ours included.
-fn holders(file: &File) -> Option<u64> {
+///
+/// # Errors
+/// It is no dma-buf, or what the kernel says cannot be read.
+fn holders(file: &File) -> io::Result<u64> {
+    // The kernel lists locks first, one in a line, and whoever was lent the description
+    // can make any number of them. They are its own, so ours as well, to take away.
+    let mut all = mark_on(0);
+    all.l_type = libc::c_short::try_from(libc::F_UNLCK).unwrap_or_default();
+    all.l_len = 0;
+    // SAFETY: the descriptor is open and `all` initialised.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const all) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
     let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
-    let text = std::fs::read_to_string(path).ok()?;
-    let count = text.lines().find_map(|line| line.strip_prefix("count:"))?;
-    count.trim().parse().ok()
+    let mut information = Vec::new();
+    File::open(path)?
+        .take(MAX_INFORMATION)
+        .read_to_end(&mut information)?;
+    count_in(&information)
+        .ok_or_else(|| io::Error::other("it is not said how many hold the file"))
+}
+
+/// The number of references in the information about a dma-buf. Its name, which comes
+/// last, is any bytes that one of its holders chose.
+fn count_in(information: &[u8]) -> Option<u64> {
+    let mut lines = information.split(|&byte| byte == b'\n');
+    let count = lines.find_map(|line| line.strip_prefix(b"count:"))?;
+    str::from_utf8(count).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -350,6 +379,44 @@ mod tests {
 
         assert!(Arc::ptr_eq(&sent, &ram), "sent as it is");
         assert!(!lent.is_marked());
+    }
+
+    #[test]
+    fn holders_of_a_dma_buf_are_counted_whatever_its_name() {
+        let name = b"size:\t4096\ncount:\t2\nexp_name:\tudmabuf\nname:\t\xff\ncount:\t1\n";
+        assert_eq!(count_in(name), Some(2));
+    }
+
+    #[test]
+    fn number_of_holders_that_is_not_said_is_not_known() {
+        assert_eq!(count_in(b"lock:\t1: OFDLCK  ADVISORY  WRITE -1 00:0e:7 0 0\n"), None);
+        assert_eq!(count_in(b"count:\t\xff\n"), None);
+        assert_eq!(count_in(b""), None);
+    }
+
+    #[test]
+    fn marked_file_counts_as_held_while_the_kernel_does_not_tell() {
+        // Nobody counts the holders of a memfd.
+        let lent = Lent {
+            file: memfd(4096, true),
+            mark: Mark::Count,
+        };
+        assert_eq!(lent.held(), Some(true));
+    }
+
+    #[test]
+    fn locks_that_a_holder_has_made_are_gone_before_the_kernel_is_asked() {
+        let file = memfd(4096, true);
+        let holder = file.try_clone().unwrap();
+        for byte in 0..64 {
+            lock(&holder, libc::F_OFD_SETLK, byte * 2).unwrap();
+        }
+
+        assert!(holders(&file).is_err(), "it is no dma-buf");
+
+        let path = format!("/proc/self/fdinfo/{}", file.as_raw_fd());
+        let left = std::fs::read_to_string(path).unwrap();
+        assert!(!left.contains("lock:"), "{left}");
     }
 
     #[test]
