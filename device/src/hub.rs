@@ -507,16 +507,20 @@ impl Hub {
     /// The front end stops the device: takes back what the VM exported, and
     /// returns when no other VMM can map any of it, or the time is over (see
     /// [`RevokeWait`]), or the session has `ended`.
+    ///
+    /// One that comes while another stop of the same peer is in work waits for that first.
     pub fn stop(&self, peer: PeerId, ended: impl Fn() -> bool) {
-        self.step(|broker, slots| {
-            if let Some(slot) = slots.get_mut(&peer) {
-                slot.running = false;
-                slot.stop = Some(Stopping::default());
-            }
-            broker.peer_stopped(peer)
-        });
-        self.take_back(peer);
-        let left = self.wait_for_importers(peer, &ended);
+        let mut left = None;
+        if self.begin_stop(peer, &ended) {
+            self.step(|broker, slots| {
+                if let Some(slot) = slots.get_mut(&peer) {
+                    slot.running = false;
+                }
+                broker.peer_stopped(peer)
+            });
+            self.take_back(peer);
+            left = self.wait_for_importers(peer, &ended);
+        }
         let Some(left) = left else {
             // It may only be answered when it is proved that nobody maps its memory.
             while !ended() {
@@ -552,6 +556,29 @@ impl Hub {
                 "{name}: stopped, but the VMM of {names} did not prove that it unmapped this VM's \
                  memory"
             );
+        }
+    }
+
+    /// Waits until no other stop of the peer is in work. Returns whether this one is now:
+    /// not if the session has `ended`, or the broker failed.
+    fn begin_stop(&self, peer: PeerId, ended: impl Fn() -> bool) -> bool {
+        let Some(mut state) = self.state() else {
+            return false;
+        };
+        loop {
+            match state.slots.get_mut(&peer) {
+                None => return false,
+                Some(slot) if slot.stop.is_none() => {
+                    slot.stop = Some(Stopping::default());
+                    return true;
+                }
+                Some(_) if ended() => return false,
+                Some(_) => {}
+            }
+            let Ok((locked, _)) = self.changed.wait_timeout(state, STOP_LOOK) else {
+                return false;
+            };
+            state = locked;
         }
     }
 

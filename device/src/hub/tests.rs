@@ -80,6 +80,10 @@ impl Link for Notes {
 
 /// A hub, and the sessions of a and b, which may import from each other.
 fn hub() -> (Arc<Hub>, BTreeMap<PeerId, Arc<Notes>>) {
+    hub_that_waits(RevokeWait::Unlimited)
+}
+
+fn hub_that_waits(wait: RevokeWait) -> (Arc<Hub>, BTreeMap<PeerId, Arc<Notes>>) {
     let peer = |name: &str| PeerConfig {
         name: Name::new(name).unwrap(),
         raw_ram: true,
@@ -98,7 +102,7 @@ fn hub() -> (Arc<Hub>, BTreeMap<PeerId, Arc<Notes>>) {
         limits: Limits::default(),
     };
     let broker = Broker::new(config, Box::new(Ids(0))).unwrap();
-    let hub = Hub::new(broker, &["a".into(), "b".into()], RevokeWait::Unlimited);
+    let hub = Hub::new(broker, &["a".into(), "b".into()], wait);
     let mut sessions = BTreeMap::new();
     for peer in [A, B] {
         let notes = Arc::new(Notes::default());
@@ -194,6 +198,53 @@ fn a_stop_is_woken_by_nothing_but_what_it_waits_for() {
     ask(&hub, B, &sessions[&B], Request::Unmap { handle });
     stopping.join().unwrap();
     assert!(hub.notified.load(Ordering::Acquire) > before);
+}
+
+/// Waits until `done`.
+fn soon(what: &str, done: impl Fn() -> bool) {
+    let end = Instant::now() + SOON;
+    while !done() {
+        assert!(Instant::now() < end, "waited {SOON:?} for {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn two_stops_of_one_peer_at_once_wake_nobody_again_and_again() {
+    let (hub, sessions) = hub_that_waits(RevokeWait::Limit(Duration::ZERO));
+    mapped(&hub, &sessions);
+    hub.stop(B, || true);
+    let ends = [AtomicBool::new(false), AtomicBool::new(false)];
+    let looks = AtomicUsize::new(0);
+    let has_forced = || {
+        lock(&hub.state)
+            .stopping(A)
+            .is_some_and(|stop| !stop.forced.is_empty())
+    };
+
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| hub.stop(A, || ends[0].load(Ordering::Acquire)));
+        soon("the first stop", has_forced);
+        let second = scope.spawn(|| {
+            hub.stop(A, || {
+                looks.fetch_add(1, Ordering::AcqRel);
+                ends[1].load(Ordering::Acquire)
+            });
+        });
+        soon("the second stop", || looks.load(Ordering::Acquire) > 0);
+        ends[0].store(true, Ordering::Release);
+        first.join().unwrap();
+        let before = hub.notified.load(Ordering::Acquire);
+        let seen = looks.load(Ordering::Acquire);
+        soon("looks of the second stop", || {
+            looks.load(Ordering::Acquire) > seen + 9
+        });
+        let woken = hub.notified.load(Ordering::Acquire) - before;
+
+        ends[1].store(true, Ordering::Release);
+        second.join().unwrap();
+        assert!(woken <= 2, "{woken}");
+    });
 }
 
 #[test]

@@ -28,9 +28,15 @@
 //! all others, so where there is another one it is gone. A lock on just the mark's byte,
 //! for which one can wait, cannot be told from it: the file counts as held until that
 //! process ends. So a file that counts as held keeps memory from its owner, but ends no
-//! session of a VMM that says it has unmapped it. The kernel does not say whose such a lock is, and no other evidence is
-//! sound: a process's descriptors do not show its mappings, kcmp(2) takes the right to
-//! trace it, and the process that connected the front end may not be the VMM.
+//! session of a VMM that says it has unmapped it. The kernel does not say whose such a lock
+//! is, and no other evidence is sound: a process's descriptors do not show its mappings,
+//! kcmp(2) takes the right to trace it, and the process that connected the front end may
+//! not be the VMM.
+//!
+//! Such a process can do more harm to an importer whose device is stopped, and so cannot
+//! be asked: that its VMM has dropped all windows is not seen before the process ends,
+//! and a VM that was switched off is not connected again before that. `ram-fd=allow` is
+//! for VMMs that are trusted with that.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -228,8 +234,7 @@ fn holders(file: &File) -> io::Result<u64> {
     File::open(path)?
         .take(MAX_INFORMATION)
         .read_to_end(&mut information)?;
-    count_in(&information)
-        .ok_or_else(|| io::Error::other("it is not said how many hold the file"))
+    count_in(&information).ok_or_else(|| io::Error::other("it is not said how many hold the file"))
 }
 
 /// The number of references in the information about a dma-buf. Its name, which comes
@@ -389,7 +394,10 @@ mod tests {
 
     #[test]
     fn number_of_holders_that_is_not_said_is_not_known() {
-        assert_eq!(count_in(b"lock:\t1: OFDLCK  ADVISORY  WRITE -1 00:0e:7 0 0\n"), None);
+        assert_eq!(
+            count_in(b"lock:\t1: OFDLCK  ADVISORY  WRITE -1 00:0e:7 0 0\n"),
+            None
+        );
         assert_eq!(count_in(b"count:\t\xff\n"), None);
         assert_eq!(count_in(b""), None);
     }
