@@ -20,9 +20,9 @@ pub const MAX_KEPT_DMABUFS: usize = 256;
 /// and again. QEMU needs 0.1 ms and more to map or unmap a piece.
 pub const MAX_KEPT_MARKS: usize = 1024;
 
-/// Descriptors of the RAM of one owner that one importer's mappings may keep, those that
-/// it unmapped and still holds included. An owner has one for each region, and more if it
-/// replaces its RAM.
+/// Descriptors of the RAM of one owner that are kept by nothing but pieces that one
+/// importer has unmapped and still holds, before it is lent another. An owner has one for
+/// each region, and more if it replaces its RAM.
 pub const MAX_OWNER_FILES: usize = 64;
 
 /// Files that a front end was sent, before those that it has no more are forgotten. It

@@ -70,6 +70,14 @@ const KEPT_SAY: Duration = Duration::from_secs(10);
 /// How soon the kernel is asked again about the newest of them; then ever more seldom.
 const KEPT_LOOK: Duration = Duration::from_millis(1);
 
+/// How long the kernel is asked about them at one time. Whoever has a RAM file can make
+/// each answer slow, by locks without number, and requests for memory of others wait
+/// meanwhile.
+const LOOK_TIME: Duration = Duration::from_millis(2);
+
+/// What part of the time may go by so.
+const LOOK_SHARE: u32 = 10;
+
 /// What came of one request to the front end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
@@ -203,13 +211,12 @@ impl State {
         if kept.clone().count() >= MAX_KEPT_MARKS {
             return false;
         }
+        // Each window may keep one besides.
         let lent = self.lent.values().filter(|loan| loan.is_ram_of(owner));
-        let files: BTreeSet<_> = lent
-            .chain(kept)
-            .map(|loan| loan.lent.descriptor())
-            .chain([file.as_raw_fd()])
-            .collect();
-        files.len() <= MAX_OWNER_FILES
+        let lent: BTreeSet<_> = lent.map(|loan| loan.lent.descriptor()).collect();
+        let mut kept: BTreeSet<_> = kept.map(|loan| loan.lent.descriptor()).collect();
+        kept.retain(|file| !lent.contains(file));
+        kept.len() < MAX_OWNER_FILES || kept.contains(&file.as_raw_fd())
     }
 
     /// How long until the kept files are to be looked at; none if there are none.
@@ -644,32 +651,48 @@ impl Port {
             .any(|kept| kept.effect == effect)
     }
 
-    /// Asks the kernel who still holds the files that the VMM said it has not. Returns the
+    /// Asks the kernel who still holds the files that the VMM said it has not: at least
+    /// about one, and for at most `time`; about the next ones the next time. Returns the
     /// effects of which nothing is left, and what the operator is to be told of now: how
     /// many bytes are held for too long.
-    fn look_at_kept(&self) -> (Vec<EffectId>, u64) {
-        let asked: Vec<Arc<Lent>> = {
+    fn look_at_kept(&self, time: Duration) -> (Vec<EffectId>, u64) {
+        let all: Vec<Arc<Lent>> = {
             let state = lock(&self.state);
             let kept = state.kept.iter().map(|kept| kept.loan.lent.clone());
             kept.collect()
         };
-        let held = asked.iter().filter(|lent| lent.held() == Some(true));
-        let held: BTreeSet<*const Lent> = held.map(Arc::as_ptr).collect();
+        let started = Instant::now();
+        let mut asked = 0_usize;
+        let mut gone = BTreeSet::new();
+        for lent in &all {
+            asked = asked.saturating_add(1);
+            if lent.held() != Some(true) {
+                gone.insert(Arc::as_ptr(lent));
+            }
+            if started.elapsed() >= time {
+                break;
+            }
+        }
+        let took = started.elapsed();
         let mut state = lock(&self.state);
-        let still = |kept: &Kept| held.contains(&Arc::as_ptr(&kept.loan.lent));
-        let kept = std::mem::take(&mut state.kept);
-        let (mut kept, gone): (Vec<Kept>, Vec<Kept>) = kept.into_iter().partition(still);
+        let mut kept = std::mem::take(&mut state.kept);
+        // Those that were asked about are the last the next time.
+        let next = asked.min(kept.len());
+        kept.rotate_left(next);
+        let is_gone = |kept: &Kept| gone.contains(&Arc::as_ptr(&kept.loan.lent));
+        let (gone, mut kept): (Vec<Kept>, Vec<Kept>) = kept.into_iter().partition(is_gone);
         let late = state.say_late(&mut kept);
-        let mut done: Vec<EffectId> = gone.iter().map(|gone| gone.effect).collect();
-        done.dedup();
-        let left: BTreeSet<EffectId> = kept.iter().map(|kept| kept.effect).collect();
-        done.retain(|effect| !left.contains(effect));
+        let mut done: BTreeSet<EffectId> = gone.iter().map(|gone| gone.effect).collect();
+        for left in &kept {
+            done.remove(&left.effect);
+        }
         if !gone.is_empty() {
             state.lent_changes = state.lent_changes.wrapping_add(1);
         }
         state.look = state.look.filter(|_| !kept.is_empty()).map(|(_, pause)| {
             let pause = pause.saturating_mul(2).min(LOOK);
-            (after(pause), pause)
+            let rest = took.saturating_mul(LOOK_SHARE).min(KEPT_SAY);
+            (after(pause.max(rest)), pause)
         });
         state.kept = kept;
         drop(state);
@@ -677,8 +700,8 @@ impl Port {
             log::debug!("{} files were held for up to {longest:?}", gone.len());
         }
         // They may be the last of a VM's RAM, which takes its time.
-        drop((gone, asked));
-        (done, late)
+        drop((gone, all));
+        (done.into_iter().collect(), late)
     }
 
     /// Lends a file for a window: what is to be sent, and kept until that is done.
@@ -834,7 +857,7 @@ struct Worker<'a> {
 impl Worker<'_> {
     /// Tells the hub what nobody holds any more, and the operator what somebody does.
     fn look_at_kept(&self) {
-        let (done, late) = self.port.look_at_kept();
+        let (done, late) = self.port.look_at_kept(LOOK_TIME);
         for effect in done {
             self.hub.let_go(self.sent.peer, effect);
         }

@@ -42,7 +42,7 @@ fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
                 said: false,
             });
             drop(state);
-            assert_eq!(port.look_at_kept(), (vec![], 0));
+            assert_eq!(port.look_at_kept(SOON), (vec![], 0));
             assert!(port.keeps(EffectId(1)));
         }),
         ("may_show", |port| assert!(port.may_show())),
@@ -209,14 +209,99 @@ fn operator_is_told_of_all_that_is_kept_but_not_again_and_again() {
         keep(2, ago(KEPT_SAY)),
         keep(3, Instant::now()),
     ];
-    assert_eq!(port.look_at_kept().1, 2 * PAGE);
-    assert_eq!(port.look_at_kept().1, 0);
+    assert_eq!(port.look_at_kept(SOON).1, 2 * PAGE);
+    assert_eq!(port.look_at_kept(SOON).1, 0);
 
     let _kernel = keep(4, ago(KEPT_SAY));
-    assert_eq!(port.look_at_kept().1, 0, "so soon");
+    assert_eq!(port.look_at_kept(SOON).1, 0, "so soon");
 
     lock(&port.state).kept_said = Some(ago(KEPT_SAY));
-    assert_eq!(port.look_at_kept().1, 3 * PAGE);
+    assert_eq!(port.look_at_kept(SOON).1, 3 * PAGE);
     lock(&port.state).kept_said = Some(ago(KEPT_SAY));
-    assert_eq!(port.look_at_kept().1, 0, "nothing new");
+    assert_eq!(port.look_at_kept(SOON).1, 0, "nothing new");
+}
+
+/// Maps a page of a file and says that it is unmapped, and the file held.
+fn keep_a_page(port: &Port, effect: u64, owner: PeerId, udmabuf: bool) {
+    let (lent, _asked, held) = Lent::slow();
+    answer_always(&held, true);
+    let loan = Loan {
+        lent: Arc::new(lent),
+        owner,
+        udmabuf,
+    };
+    let at = effect.checked_mul(PAGE).unwrap();
+    lock(&port.state).lent_mut().insert(at, loan);
+    port.said_returned(EffectId(effect), at, PAGE);
+}
+
+#[test]
+fn kernel_that_answers_slowly_is_asked_about_one_kept_file_at_a_time() {
+    let port = port();
+    let mut kernels = Vec::new();
+    for id in [1, 2] {
+        let (lent, asked, answer) = Lent::slow();
+        lock(&port.state).lent_mut().insert(id * PAGE, loan(lent));
+        answer.send(true).unwrap();
+        port.said_returned(EffectId(id), id * PAGE, PAGE);
+        asked.recv_timeout(SOON).unwrap();
+        answer.send(id == 1).unwrap();
+        kernels.push((asked, answer));
+    }
+
+    assert_eq!(port.look_at_kept(Duration::ZERO), (vec![], 0));
+    assert!(kernels[0].0.try_recv().is_ok());
+    assert!(kernels[1].0.try_recv().is_err(), "asked about both");
+
+    assert_eq!(port.look_at_kept(Duration::ZERO), (vec![EffectId(2)], 0));
+    assert!(
+        kernels[0].0.try_recv().is_err(),
+        "asked about the first again"
+    );
+}
+
+#[test]
+fn effect_that_kept_several_files_is_done_with_the_last_of_them() {
+    let port = port();
+    let mut kernels = Vec::new();
+    for (at, held) in [(1, true), (2, false), (3, true)] {
+        let (lent, asked, answer) = Lent::slow();
+        lock(&port.state).lent_mut().insert(at * PAGE, loan(lent));
+        answer.send(true).unwrap();
+        port.said_returned(EffectId(7), at * PAGE, PAGE);
+        answer.send(held).unwrap();
+        answer_always(&answer, false);
+        kernels.push(asked);
+    }
+
+    assert_eq!(port.look_at_kept(SOON), (vec![], 0));
+    assert_eq!(port.look_at_kept(SOON), (vec![EffectId(7)], 0));
+}
+
+#[test]
+fn vmm_is_lent_files_again_as_long_as_few_are_kept() {
+    let port = port();
+    let (a, b) = (PeerId(2), PeerId(3));
+    let fits = |owner, udmabuf| {
+        let other = transport::tests::memfd(PAGE, true);
+        lock(&port.state).has_room(owner, udmabuf, &other)
+    };
+    // Windows are no files that are kept.
+    for id in 0..100 {
+        let (lent, ..) = Lent::slow();
+        lock(&port.state).lent_mut().insert(id * PAGE, loan(lent));
+    }
+    assert!(fits(a, false));
+
+    for id in 0..MAX_OWNER_FILES {
+        keep_a_page(&port, 1000 + u64::try_from(id).unwrap(), a, false);
+    }
+    assert!(!fits(a, false));
+    assert!(fits(b, false) && fits(a, true));
+
+    for id in 0..MAX_KEPT_DMABUFS {
+        keep_a_page(&port, 2000 + u64::try_from(id).unwrap(), b, true);
+    }
+    assert!(!fits(a, true) && !fits(b, true));
+    assert!(fits(b, false));
 }
