@@ -181,6 +181,9 @@ pub trait Link: Send + Sync {
     /// The process that connected the front end, if it is known. Called with the
     /// broker locked: must not block.
     fn vmm_pid(&self) -> Option<u32>;
+    /// Whether the front end is QEMU, as far as it can be told. Called with the broker
+    /// locked: must not block.
+    fn is_qemu(&self) -> bool;
     /// For the control socket.
     fn facts(&self) -> SessionFacts;
 }
@@ -625,17 +628,19 @@ impl Hub {
                 let (forced, effects) = state.force(peer);
                 if !forced.is_empty() || !effects.is_empty() {
                     give_up = waited.saturating_add(FORCED_WAIT);
-                    let (name, names) = (state.name(peer), state.names(&forced));
+                    let name = state.name(peer);
+                    let lines: Vec<String> = forced
+                        .iter()
+                        .filter_map(|importer| state.forced_line(*importer))
+                        .collect();
                     let mut after = self.route(&mut state.slots, effects);
                     // Some of them may be released.
                     after.unexposed = true;
                     drop(state);
                     self.run(after);
-                    log::error!(
-                        "{name}: stopped while {names} is stopped too, and maps this VM's memory: \
-                         its VMM is asked to unmap that all the same, of which QEMU 11.1 dies (see \
-                         --revoke-wait)"
-                    );
+                    for line in lines {
+                        log::error!("{name}: stopped while {line}");
+                    }
                     state = self.state()?;
                     continue;
                 }
@@ -965,6 +970,22 @@ impl State {
             }
         }
         (stopped, effects)
+    }
+
+    /// What an operator is told of an importer that is forced; nothing if its session is
+    /// over, and so nobody can ask it.
+    fn forced_line(&self, importer: PeerId) -> Option<String> {
+        let slot = self.slots.get(&importer).filter(|slot| !slot.leaving)?;
+        let cost = if slot.link.as_ref()?.is_qemu() {
+            "; QEMU 11.1 dies of that"
+        } else {
+            ""
+        };
+        Some(format!(
+            "{} is stopped too, and maps this VM's memory: its VMM is asked to unmap that all the \
+             same{cost} (see --revoke-wait)",
+            slot.name
+        ))
     }
 
     fn stopping(&self, peer: PeerId) -> Option<&Stopping> {

@@ -352,11 +352,31 @@ fn importer_that_stays_stopped_loses_access_by_force_before_the_stop_is_answered
     assert_eq!(daemon.peer("a")["unproved_stops"], 0);
     let log = daemon.log();
     assert!(log.contains("a: stopped while b is stopped too"), "{log}");
+    assert!(log.contains("QEMU 11.1 dies of that"), "{log}");
     b.resume(&bases);
     c.request(&Request::GetCaps { version: 1 }).unwrap();
     a.start_fresh();
     share(&mut a, &mut b);
     drop((a, b, c));
+    daemon.finish();
+}
+
+#[test]
+fn nobody_is_told_that_qemu_dies_if_the_importer_is_another_vmm() {
+    let daemon = impatient(Daemon::spawn);
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let other = without(Proto::SHARED_OBJECT);
+    let mut b = Vm::boot_with(&daemon.socket("b"), &other);
+    share(&mut a, &mut b);
+    b.front.stop();
+
+    a.front.stop();
+
+    assert!(b.front.shm.forgive_while_stopped() > 0);
+    let log = daemon.log();
+    assert!(log.contains("a: stopped while b is stopped too"), "{log}");
+    assert!(!log.contains("QEMU"), "{log}");
+    drop((a, b));
     daemon.finish();
 }
 

@@ -73,6 +73,10 @@ impl Link for Notes {
         None
     }
 
+    fn is_qemu(&self) -> bool {
+        false
+    }
+
     fn facts(&self) -> SessionFacts {
         SessionFacts::default()
     }

@@ -292,13 +292,9 @@ impl Session {
     /// start looks up the memory that they had, and does not find it. A driver
     /// that leaves in order has flushed them. After a hard reset the device is
     /// not to be started before a power cycle; a driver that goes on after a
-    /// pause is safe. QEMU is known by SHARED_OBJECT, which only it has.
+    /// pause is safe.
     fn must_not_start(&self) -> bool {
-        self.stopped_mapped.load(Ordering::Acquire)
-            && self
-                .port
-                .features()
-                .contains(VhostUserProtocolFeatures::SHARED_OBJECT)
+        self.stopped_mapped.load(Ordering::Acquire) && self.port.is_qemu()
     }
 
     /// Whether they were running. If so, they are not started before `stopping` is over.
@@ -590,6 +586,10 @@ impl Link for Session {
 
     fn vmm_pid(&self) -> Option<u32> {
         self.port.vmm_pid()
+    }
+
+    fn is_qemu(&self) -> bool {
+        self.port.is_qemu()
     }
 
     fn facts(&self) -> SessionFacts {

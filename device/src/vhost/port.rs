@@ -346,6 +346,13 @@ impl Port {
         self.features().contains(TO_MAP)
     }
 
+    /// Whether it is QEMU: only that has SHARED_OBJECT.
+    #[must_use]
+    pub fn is_qemu(&self) -> bool {
+        self.features()
+            .contains(VhostUserProtocolFeatures::SHARED_OBJECT)
+    }
+
     /// The front end gave a channel: its socket.
     pub fn set_socket(&self, socket: UnixStream) {
         let old = lock(&self.state).channel.replace(socket);
