@@ -65,7 +65,10 @@ pub const MAX_PENDING: usize = 1024;
 pub const MAX_REVOKE: usize = 32;
 
 /// Events of droppable kinds about one peer that wait for another; more are
-/// counted and told by OVERFLOW. An offer and news of a few hundred buffers.
+/// counted and told by OVERFLOW. An offer and news of a few hundred buffers. How often
+/// events come is bounded by the requests that cause them alone: each peer's are served one
+/// at a time, on its own thread. A least time between two would be added to each frame that
+/// is handed over.
 pub const MAX_DROPPABLE_EVENTS: usize = 512;
 
 /// Most list entries of a udmabuf, the default of the Linux driver.
