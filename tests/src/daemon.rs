@@ -141,6 +141,8 @@ pub struct BufferState {
     pub owner: String,
     /// Pieces.
     pub extents: u64,
+    /// It is being taken back.
+    pub revoking: bool,
     /// Who imported it.
     pub importers: Vec<String>,
 }

@@ -5,8 +5,11 @@
 
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::hand::Op;
+use bufshare_agent::wire::Command;
 use bufshare_tests::delay::{self, Delay};
 use bufshare_tests::driver;
 use bufshare_tests::hand::share_works;
@@ -14,9 +17,19 @@ use bufshare_tests::pair::{Plan, Shared};
 use bufshare_tests::pci::PciConfig;
 use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
+use serde_json::{Value, json};
 
-static VMS: Shared = Shared::new(|| Plan::new().second(delay::apart));
+static VMS: Shared = Shared::new(|| {
+    Plan::new()
+        .options(&["--revoke-wait", "1"])
+        .first(|machine| {
+            delay::apart(machine);
+            // What is said while devices sleep is shown as well.
+            machine.kernel.push("no_console_suspend".to_owned());
+        })
+});
 const SIZE: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// What the driver says of itself.
 fn state(vm: &Vm) -> Result<String> {
@@ -53,37 +66,112 @@ fn interrupts_go_to_the_second_processor(vm: &Vm) -> Result<()> {
 #[test]
 fn a_revocation_is_not_missed_when_its_event_is_taken_before_the_answer_to_the_import() {
     VMS.with(|vms| {
-        interrupts_go_to_the_second_processor(&vms.b)?;
+        interrupts_go_to_the_second_processor(&vms.a)?;
         let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
-        b.info()?;
-        let (_, _, export) = a.offer(SIZE, 1)?;
-        b.wait_event_of("Offer", &export.id)?;
-        let before = events(&vms.b)?;
-        let pci = PciConfig::of(&vms.b)?;
+        a.info()?;
+        let (_, _, export) = b.offer(SIZE, 1)?;
+        a.wait_event_of("Offer", &export.id)?;
+        let before = events(&vms.a)?;
+        let pci = PciConfig::of(&vms.a)?;
         pci.set_interrupts(false)?;
         let import = Op::Import {
             id: export.id,
             write: true,
         };
-        let asked = b.begin(import)?;
+        let asked = a.begin(import)?;
         let daemon = vms.daemon()?;
         daemon.settles("the import", |now| now.attachments == 1)?;
-        a.close(export.number)?;
+        b.close(export.number)?;
         daemon.settles("the end of the export", |now| now.buffers == 0)?;
-        let pci = PciConfig::of(&vms.b)?;
-        let delay = Delay::of(&vms.b, "bufshare_ctrl_done", 4000)?;
+        let pci = PciConfig::of(&vms.a)?;
+        let delay = Delay::of(&vms.a, "bufshare_ctrl_done", 4000)?;
         pci.set_interrupts(true)?;
         delay.holds()?;
         wait::until("the event to be taken", wait::COMMAND, || {
-            Ok((events(&vms.b)? > before).then_some(()))
+            Ok((events(&vms.a)? > before).then_some(()))
         })?;
         ensure!(!delay.over()?, "the answer was taken before the event");
-        b.finish(asked, "IMPORT", wait::COMMAND)?;
+        a.finish(asked, "IMPORT", wait::COMMAND)?;
         delay.end()?;
-        let state = state(&vms.b)?;
+        let state = state(&vms.a)?;
         let revoked = |line: &str| line.ends_with(" revoked");
         ensure!(state.lines().any(revoked), "none is revoked: {state}");
         drop((a, b));
-        share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, 2)
+        share_works(&mut vms.b.hand()?, &mut vms.a.hand()?, 2)
+    });
+}
+
+/// Has the second processor take the keyboard's interrupts.
+fn keys_go_to_the_second_processor(vm: &Vm) -> Result<()> {
+    vm.write_file("/proc/irq/1/smp_affinity_list", b"1")?;
+    wait::until("the second processor's key", wait::COMMAND, || {
+        press(vm, &["shift"])?;
+        let at = vm.read_file("/proc/irq/1/effective_affinity_list")?;
+        Ok((at == b"1\n").then_some(()))
+    })
+}
+
+/// Presses these keys together.
+fn press(vm: &Vm, keys: &[&str]) -> Result<()> {
+    let keys: Vec<Value> = keys
+        .iter()
+        .map(|key| json!({ "type": "qcode", "data": key }))
+        .collect();
+    vm.qmp()
+        .execute("send-key", json!({ "keys": keys }))
+        .map(drop)
+}
+
+/// Takes the device away and has the kernel find it again: it is the last one then, and
+/// the first that is put to sleep.
+fn becomes_the_last_device(vm: &Vm) -> Result<()> {
+    vm.write_file("/sys/power/pm_async", b"0")?;
+    vm.write_file(&format!("{}/remove", driver::pci_device(vm)?), b"1")?;
+    vm.write_file("/sys/bus/pci/rescan", b"1")?;
+    wait::until("the driver to have its device", wait::COMMAND, || {
+        driver::bound(vm)
+    })
+    .map(drop)
+}
+
+/// Ctrl-alt-del reboots a guest without a word to its programs, and without a look at
+/// whether it is about to sleep. It comes while the driver waits for a stuck importer, to
+/// put its device to sleep, and is held up after the driver until the device has woken.
+#[test]
+fn a_reboot_by_ctrl_alt_del_meets_a_sleep_that_has_begun() {
+    VMS.with(|vms| {
+        keys_go_to_the_second_processor(&vms.a)?;
+        becomes_the_last_device(&vms.a)?;
+        // Devices are put to sleep and woken at once, the machine itself is not.
+        vms.a.write_file("/sys/power/pm_test", b"devices")?;
+        let pause = "/sys/module/suspend/parameters/pm_test_delay";
+        vms.a.write_file(pause, b"0")?;
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, export) = a.offer(SIZE, 3)?;
+        b.import_pattern(&export.id, 3)?;
+        Delay::of(&vms.a, "device_shutdown", 4000)?;
+        vms.b.pause_process()?;
+        let console = vms.logs().join("a.console");
+        vms.daemon()?.expect_unproved_stops(1);
+        let rebooted = (|| {
+            drop(vms.a.channel().ask(Command::Sleep)?);
+            let daemon = vms.daemon()?;
+            wait::until("the driver to end its exports", wait::COMMAND, || {
+                let buffers = daemon.snapshot()?.buffers;
+                Ok(buffers.iter().any(|buffer| buffer.revoking).then_some(()))
+            })?;
+            press(&vms.a, &["ctrl", "alt", "delete"])?;
+            // -ESHUTDOWN
+            let refusal = "failed to resume: error -108";
+            wait::until("the driver to begin no session", LIMIT, || {
+                let said = String::from_utf8_lossy(&std::fs::read(&console)?).into_owned();
+                Ok(said.contains(refusal).then_some(()))
+            })?;
+            vms.a.boot()
+        })();
+        vms.b.resume_process()?;
+        rebooted?;
+        drop((a, b));
+        share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, 4)
     });
 }
