@@ -118,8 +118,8 @@ have_mirror() {
             "or what stands before '$SUITE main' in a Debian machine's sources."
 }
 
-# Read the package indexes from the first mirror that serves both suites.
-update_indexes() {
+# read_lists: the package lists of the first mirror that serves both suites.
+read_lists() {
     local keyring mirror
     have_mirror
     keyring=$(find_keyring)

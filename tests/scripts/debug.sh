@@ -147,6 +147,19 @@ test_a_kernel_is_made_once_also_when_the_lab_is_made_anew() {
     is "stable stable" "$(paste -sd ' ' "$MADE")"
 }
 
+# As backports does when it takes a newer kernel; the lab keeps the one that it has.
+test_a_source_that_the_archive_has_no_more_is_named_with_the_way_out() {
+    a_lab
+    cp "$REPO/scripts/debug-kernel" "$tmp/repo/scripts/"
+    an_empty_archive
+    fake df <<<'printf "x\n/dev/x 9 8 99999 9%% /\n"'
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    is 1 "$status"
+    said "the archive has no linux-source-6.12" \
+        "BUFSHARE_LAB=$tmp/lab-debug scripts/lab --force --kernel stable"
+    not_said "Run scripts/debug-kernel again"
+}
+
 test_what_is_missing_is_said_before_a_kernel_is_made() {
     a_lab
     without cargo

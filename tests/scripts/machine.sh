@@ -287,22 +287,6 @@ END
     [[ -e $tmp/lab/root/lab/base.stamp ]] || fail "the lab is gone"
 }
 
-# an_empty_archive: apt reads its lists, and finds no package.
-an_empty_archive() {
-    fake apt-get <<END
-case " \$* " in
-    *" download --print-uris "*) echo "\$*" >>$tmp/asked ;;
-    *" indextargets "*) echo "trixie http://archive.invalid/debian" ;;
-    *" update "* | *" autoclean "* | *" download "*) exit 0 ;;
-esac
-echo "apt-get: nothing more" >&2
-exit 100
-END
-    fake apt-cache <<<''
-    fake dpkg-deb <<<'mkdir -p "$3/usr/share/keyrings" && : >"$3/usr/share/keyrings/debian-archive-keyring.gpg"'
-    : >"$tmp/asked"
-}
-
 # As that of a kernel which backports has replaced by a newer one.
 test_source_that_the_archive_lacks_is_asked_for_again() {
     local checkpatch=usr/src/linux-headers-6.12.1-amd64/checkpatch
