@@ -160,6 +160,32 @@ test_a_source_that_the_archive_has_no_more_is_named_with_the_way_out() {
     not_said "Run scripts/debug-kernel again"
 }
 
+# scripts/lab asks for the name of an archive, also when it makes the lab of these kernels.
+test_the_archive_that_scripts_lab_was_told_is_used() {
+    a_lab
+    sed -i "1a echo \"\${BUFSHARE_MIRROR:-none}\" >$tmp/mirror-of-lab" "$tmp/repo/scripts/lab"
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    is none "$(<"$tmp/mirror-of-lab")"
+    mkdir -p "$tmp/lab"
+    echo http://archive.invalid/one >"$tmp/lab/mirror"
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    is http://archive.invalid/one "$(<"$tmp/mirror-of-lab")"
+    # Its own, named later, as scripts/lab remembers it.
+    echo http://archive.invalid/two >"$tmp/lab-debug/mirror"
+    touch -d '1 minute ago' "$tmp/lab/mirror"
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    is none "$(<"$tmp/mirror-of-lab")"
+    # And once more another, for want of the second.
+    touch -d '1 minute' "$tmp/lab/mirror"
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    is http://archive.invalid/one "$(<"$tmp/mirror-of-lab")"
+    # What is said at the command holds.
+    run "$tmp/repo/scripts/debug-kernel" --build-only --mirror http://archive.invalid/three
+    is http://archive.invalid/three "$(<"$tmp/mirror-of-lab")"
+    BUFSHARE_MIRROR=http://archive.invalid/four run "$tmp/repo/scripts/debug-kernel" --build-only
+    is http://archive.invalid/four "$(<"$tmp/mirror-of-lab")"
+}
+
 test_what_is_missing_is_said_before_a_kernel_is_made() {
     a_lab
     without cargo
