@@ -133,7 +133,11 @@ need_target() {
             "The kernel's makefiles take no blank, ':' or '%'. Set CARGO_TARGET_DIR to another folder."
     mkdir -p "$TARGET" 2>/dev/null && [[ -w $TARGET ]] ||
         die "cannot write in $TARGET" "Set CARGO_TARGET_DIR to a folder you may write to."
+    # Little is added to what an earlier build has made.
+    [[ -e $TARGET/debug || -e $TARGET/release ]] || need_space "$TARGET" "$TARGET_MB" CARGO_TARGET_DIR
 }
+# What the programs and the tests of a first run need there.
+TARGET_MB=3000
 
 # need_rust: cargo, new enough for this workspace, and what it links programs with.
 need_rust() {
@@ -176,13 +180,15 @@ own_mounts() {
         "or run this as root."
 }
 
-# need_space FOLDER MEGABYTES: die unless FOLDER's file system has that much room.
+# need_space FOLDER MEGABYTES [VARIABLE]: die unless FOLDER's file system has that much
+# room. VARIABLE names such folders, by default $BUFSHARE_LAB. FOLDER may not exist yet.
 need_space() {
-    local free
-    free=$(df -Pm -- "$1" | awk 'NR == 2 { print $4 }')
+    local free folder=$1
+    while [[ ! -e $folder ]]; do folder=$(dirname -- "$folder"); done
+    free=$(df -Pm -- "$folder" | awk 'NR == 2 { print $4 }')
     ((free >= $2)) ||
         die "only $free MB free in $1, $2 MB are needed" \
-            "Free some space, or set BUFSHARE_LAB to a new folder on a larger disk."
+            "Free some space, or set ${3:-BUFSHARE_LAB} to a new folder on a larger disk."
 }
 
 # check_accel WORD: die unless WORD is one that scripts/accel takes.

@@ -152,7 +152,6 @@ test_a_source_that_the_archive_has_no_more_is_named_with_the_way_out() {
     a_lab
     cp "$REPO/scripts/debug-kernel" "$tmp/repo/scripts/"
     an_empty_archive
-    fake df <<<'printf "x\n/dev/x 9 8 99999 9%% /\n"'
     run "$tmp/repo/scripts/debug-kernel" --build-only
     is 1 "$status"
     said "the archive has no linux-source-6.12" \
@@ -184,6 +183,31 @@ test_the_archive_that_scripts_lab_was_told_is_used() {
     is http://archive.invalid/three "$(<"$tmp/mirror-of-lab")"
     BUFSHARE_MIRROR=http://archive.invalid/four run "$tmp/repo/scripts/debug-kernel" --build-only
     is http://archive.invalid/four "$(<"$tmp/mirror-of-lab")"
+}
+
+test_a_full_disk_is_said_before_the_lab_is_made() {
+    local free
+    a_lab
+    # Of a lab 2000, of the first kernel 4000, of another 1000 more.
+    for free in 5999 6000; do
+        rm -rf "$tmp/lab-debug"
+        a_disk $free
+        run "$tmp/repo/scripts/debug-kernel" --build-only
+        is $((free < 6000)) "$status"
+    done
+    a_disk 6999
+    rm -rf "$tmp/lab-debug"
+    run "$tmp/repo/scripts/debug-kernel" --build-only --kernel all
+    is 1 "$status"
+    said "only 6999 MB free" "7000 MB are needed" "BUFSHARE_LAB"
+    [[ ! -e $tmp/lab-debug ]] || fail "it began"
+    # What is there needs no room.
+    a_disk 7000
+    run "$tmp/repo/scripts/debug-kernel" --build-only --kernel all
+    is 0 "$status"
+    a_disk 9
+    run "$tmp/repo/scripts/debug-kernel" --build-only --kernel all
+    is 0 "$status"
 }
 
 test_what_is_missing_is_said_before_a_kernel_is_made() {

@@ -179,13 +179,29 @@ test_a_lab_is_removed_without_the_files_beside_it() {
 }
 
 test_a_full_disk_is_said() {
+    local script
     may_mount
     an_archive
-    fake df <<<'printf "Filesystem 1048576-blocks Used Available Capacity Mounted on\n/dev/x 9 8 77 9%% /\n"'
+    a_disk 77
     run "$REPO/scripts/lab"
     is 1 "$status"
     said "only 77 MB free" "BUFSHARE_LAB"
     no_download
+    # cargo's folder may be on another.
+    checkout
+    stub lab <<<"touch $tmp/lab-ran; exit 1"
+    fake cargo <<<'echo "cargo 1.999.0 (0 2000-01-01)"'
+    a_disk 2999
+    for script in demo test; do
+        run "$tmp/repo/scripts/$script"
+        is 1 "$status"
+        said "only 2999 MB free in $tmp/target" "3000 MB are needed" "CARGO_TARGET_DIR"
+        no_download
+    done
+    # In which most of it is there already.
+    mkdir -p "$tmp/target/release"
+    run "$tmp/repo/scripts/demo"
+    not_said "MB free"
 }
 
 test_a_machine_that_is_not_debian_is_asked_for_a_mirror() {
@@ -413,6 +429,7 @@ test_ci_builds_in_cargos_target_folder_alone() {
 
 test_wrong_words_for_the_demo_are_refused_at_once() {
     local words
+    a_disk 99999
     fake cargo <<<'echo "cargo 1.999.0 (0 2000-01-01)"'
     for words in "--frmaes 5" "--frames many" "--size 1920" "--size 6000x64" "--size 64x32" "--kernel=newest" "--out /usr/out" "--out a,b" "--accel fast"; do
         # shellcheck disable=SC2086 # two words
