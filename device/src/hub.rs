@@ -573,6 +573,9 @@ impl Hub {
                 None => return false,
                 Some(slot) if slot.stop.is_none() => {
                     slot.stop = Some(Stopping::default());
+                    // It may have closed a ring of stops that wait for each other.
+                    let stops = state.slots.values_mut().filter_map(|s| s.stop.as_mut());
+                    stops.for_each(|stop| stop.look = true);
                     return true;
                 }
                 Some(_) if ended() => return false,
