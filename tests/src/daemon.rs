@@ -326,6 +326,7 @@ impl Daemon {
     /// # Errors
     /// When it does not end.
     pub fn kill(&mut self) -> Result<()> {
+        self.ended = true;
         self.process.kill();
         match self.process.ended()? {
             Some(_) => Ok(()),
@@ -368,7 +369,7 @@ impl Daemon {
         self.process.wait(wait::COMMAND)
     }
 
-    /// Whether it was told to, by [`Daemon::end`].
+    /// Whether it was, by [`Daemon::end`] or [`Daemon::kill`].
     #[must_use]
     pub fn ended(&self) -> bool {
         self.ended

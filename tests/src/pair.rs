@@ -314,20 +314,6 @@ impl TwoVms {
         self.stop()
     }
 
-    /// Check the guests of a daemon that was killed, also for lost memory, then stop them.
-    ///
-    /// # Errors
-    /// What is wrong, or did not stop cleanly.
-    pub fn finish_without_daemon(mut self) -> Result<()> {
-        if let Some(daemon) = self.daemon.take() {
-            daemon.is_well()?;
-        }
-        self.check()?;
-        leaks::nothing_of_ours(&self.a)?;
-        leaks::nothing_of_ours(&self.b)?;
-        self.stop()
-    }
-
     fn stop(&mut self) -> Result<()> {
         self.finished = true;
         let mut results = vec![self.a.stop(), self.b.stop()];
@@ -361,6 +347,29 @@ fn start(
         machine.socket = Some(daemon::socket(sockets, &machine.name));
     }
     Vm::start(lab, machine, logs, transcript)
+}
+
+/// Run a test on a pair of its own, then check and stop that. `plan` may put files into
+/// the folder of the logs.
+///
+/// # Panics
+/// When the test failed, or could not run although it had to.
+pub fn with_own<F: FnOnce(&mut TwoVms) -> Result<()>>(
+    plan: impl FnOnce(&Path) -> Result<Plan>,
+    body: F,
+) {
+    let name = report::name_of(&body);
+    let result = Lab::find()
+        .and_then(|_| report::folder(&name))
+        .and_then(|logs| {
+            let run = || {
+                let mut vms = TwoVms::boot(plan(&logs)?, &logs)?;
+                body(&mut vms)?;
+                vms.finish()
+            };
+            report::catch(run).map_err(|error| explain(error, &logs))
+        });
+    report::conclude(&name, result);
 }
 
 /// One pair for all tests of a file: booted by the first that needs it, again
@@ -434,8 +443,7 @@ impl Shared {
 }
 
 /// The error with the ends of all logs; what is a skip stays one.
-#[must_use]
-pub fn explain(error: anyhow::Error, logs: &Path) -> anyhow::Error {
+fn explain(error: anyhow::Error, logs: &Path) -> anyhow::Error {
     if error.is::<report::Skip>() {
         return error;
     }

@@ -4,30 +4,19 @@
 //! It has to take everything back first: afterwards nobody can, and what the
 //! exporter writes into that memory is none of the importer's business.
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use bufshare_tests::hand::Sight;
-use bufshare_tests::pair::{Plan, TwoVms, explain};
-use bufshare_tests::report;
+use bufshare_tests::pair::{self, Plan};
 use bufshare_tests::wait;
 use serde_json::json;
 
 const SIZE: u64 = 4 << 20;
 
-/// Run a test on two VMs of its own.
-fn with(name: &str, body: impl FnOnce(&mut TwoVms) -> Result<()>) -> Result<()> {
-    let logs = report::folder(name)?;
-    let run = || {
-        let mut vms = TwoVms::boot(Plan::new(), &logs)?;
-        body(&mut vms)?;
-        vms.finish()
-    };
-    run().map_err(|error| explain(error, &logs))
-}
-
 #[test]
 fn an_importer_never_reads_what_is_written_after_the_daemon_has_ended() {
-    report::run(|| {
-        with("ending.reader", |vms| {
+    pair::with_own(
+        |_| Ok(Plan::new()),
+        |vms| {
             let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
             a.info()?;
             b.info()?;
@@ -47,14 +36,15 @@ fn an_importer_never_reads_what_is_written_after_the_daemon_has_ended() {
             b.wait_event_of("Revoked", &export.id)?;
             a.wait_event_of("Revoked", &export.id)?;
             Ok(())
-        })
-    });
+        },
+    );
 }
 
 #[test]
 fn a_daemon_that_ends_while_an_importer_is_paused_names_it() {
-    report::run(|| {
-        with("ending.paused", |vms| {
+    pair::with_own(
+        |_| Ok(Plan::new()),
+        |vms| {
             let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
             let (_, _, export) = a.offer(SIZE, 1)?;
             let import = b.import(&export.id)?;
@@ -78,6 +68,6 @@ fn a_daemon_that_ends_while_an_importer_is_paused_names_it() {
             // does not has to be ended, as the line says.
             drop(b);
             vms.b.kill()
-        })
-    });
+        },
+    );
 }

@@ -12,9 +12,7 @@ use bufshare_tests::channel::{Pending, Transcript, errno_of};
 use bufshare_tests::daemon::{self, SOCKETS};
 use bufshare_tests::driver::{bind, bound, unbind, unload_when_free};
 use bufshare_tests::hand::{AttachKind, Hand, Sight, Source, Step, share_works};
-use bufshare_tests::lab::Lab;
-use bufshare_tests::pair::{DRIVER, Plan, Shared, TwoVms, explain};
-use bufshare_tests::report;
+use bufshare_tests::pair::{self, DRIVER, Plan, Shared, TwoVms};
 use bufshare_tests::vm::{Machine, Vm};
 use bufshare_tests::wait;
 use serde_json::json;
@@ -24,20 +22,6 @@ static VMS: Shared = Shared::new(|| Plan::new().options(&["--revoke-wait", "unli
 static STUCK: Shared = Shared::new(|| Plan::new().options(&["--revoke-wait", "1"]));
 const SIZE: u64 = 4 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// Runs a test with a pair of its own, whose daemon it ends.
-fn with_a_daemon_that_ends(name: &str, body: fn(&mut TwoVms) -> Result<()>) {
-    report::run(|| {
-        Lab::find()?;
-        let logs = report::folder(name)?;
-        let run = || {
-            let mut vms = TwoVms::boot(Plan::new(), &logs)?;
-            body(&mut vms)?;
-            vms.finish_without_daemon()
-        };
-        run().map_err(|error| explain(error, &logs))
-    });
-}
 
 /// Has the guest write to as many pages as it gives to files.
 fn fill_memory(vm: &Vm) -> Result<()> {
@@ -63,58 +47,57 @@ fn said_to_keep(vm: &Vm, buffers: usize, bytes: u64) -> Result<()> {
 
 /// The exporting process ends and the driver leaves the device, after nobody is
 /// left who could take the memory from the importer.
-fn nothing_that_comes_later_is_seen(vms: &mut TwoVms) -> Result<()> {
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
-    let sources = [
-        (Source::Alloc, SIZE),
-        (Source::Heap("system".to_owned()), SIZE),
-        // In single pages, each of which takes a window.
-        (Source::Udmabuf { scattered: false }, 64 * 4096),
-    ];
-    let total = sources.iter().map(|(_, size)| size).sum();
-    let mut maps = Vec::new();
-    for (seed, (source, size)) in (1..).zip(sources) {
-        let buf = a.make(source, size)?;
-        let mine = a.map(buf)?;
-        a.fill(mine, seed)?;
-        let export = a.export(buf)?;
-        let import = b.import(&export.id)?;
-        let map = b.map(import.buf)?;
-        ensure!(b.compare(map, seed)? == Sight::Pattern);
-        maps.push((map, seed));
-    }
-    vms.daemon()?.kill()?;
-    a.kill()?;
-    unbind(&vms.a)?;
-    fill_memory(&vms.a)?;
-    for (map, seed) in maps {
-        let seen = b.compare(map, seed)?;
-        ensure!(
-            seen == Sight::Pattern,
-            "of buffer {seed} the importer sees {seen:x?}"
-        );
-    }
-    said_to_keep(&vms.a, 3, total)?;
-    // Nor does the driver go, which knows what is not to be used.
-    let refusal = vms.a.unload(DRIVER).err().context("it was removed")?;
-    ensure!(errno_of(&refusal) == Some(libc::EAGAIN), "{refusal:#}");
-    drop(b);
-    Ok(())
-}
-
 #[test]
 fn what_a_guest_writes_after_its_daemon_and_its_driver_went_is_not_seen_by_importers() {
-    with_a_daemon_that_ends("kept_unbind", nothing_that_comes_later_is_seen);
+    pair::with_own(
+        |_| Ok(Plan::new()),
+        |vms| {
+            let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+            let sources = [
+                (Source::Alloc, SIZE),
+                (Source::Heap("system".to_owned()), SIZE),
+                // In single pages, each of which takes a window.
+                (Source::Udmabuf { scattered: false }, 64 * 4096),
+            ];
+            let total = sources.iter().map(|(_, size)| size).sum();
+            let mut maps = Vec::new();
+            for (seed, (source, size)) in (1..).zip(sources) {
+                let buf = a.make(source, size)?;
+                let mine = a.map(buf)?;
+                a.fill(mine, seed)?;
+                let export = a.export(buf)?;
+                let import = b.import(&export.id)?;
+                let map = b.map(import.buf)?;
+                ensure!(b.compare(map, seed)? == Sight::Pattern);
+                maps.push((map, seed));
+            }
+            vms.daemon()?.kill()?;
+            a.kill()?;
+            unbind(&vms.a)?;
+            fill_memory(&vms.a)?;
+            for (map, seed) in maps {
+                let seen = b.compare(map, seed)?;
+                ensure!(
+                    seen == Sight::Pattern,
+                    "of buffer {seed} the importer sees {seen:x?}"
+                );
+            }
+            said_to_keep(&vms.a, 3, total)?;
+            // Nor does the driver go, which knows what is not to be used.
+            let refusal = vms.a.unload(DRIVER).err().context("it was removed")?;
+            ensure!(errno_of(&refusal) == Some(libc::EAGAIN), "{refusal:#}");
+            drop(b);
+            Ok(())
+        },
+    );
 }
 
 /// A driver that leaves in order has had every answer, and keeps nothing.
 #[test]
 fn a_driver_that_leaves_while_the_host_answers_keeps_nothing() {
-    report::run(|| {
-        Lab::find()?;
-        let logs = report::folder("kept_nothing")?;
-        let run = || {
-            let vms = TwoVms::boot(Plan::new(), &logs)?;
+    pair::with_own(
+        |_| Ok(Plan::new()),
+        |vms| {
             let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
             two_are_mapped(&mut a, &mut b)?;
             unbind(&vms.a)?;
@@ -123,10 +106,9 @@ fn a_driver_that_leaves_while_the_host_answers_keeps_nothing() {
             vms.a.load(DRIVER, "")?;
             let kept = kept(&vms.a)?;
             ensure!(kept == backings(0), "{kept}");
-            vms.finish()
-        };
-        run().map_err(|error| explain(error, &logs))
-    });
+            Ok(())
+        },
+    );
 }
 
 /// A buffer of ALLOC and one of another driver, which B has mapped.
@@ -365,41 +347,33 @@ fn third(vms: &TwoVms, name: &str) -> Result<Vm> {
 }
 
 /// The last of six buffers is that of an importer which ends; that of the others is stuck.
-fn one_importer_ends(vms: &mut TwoVms) -> Result<()> {
-    let mut vm_c = third(vms, "c")?;
-    let (mut a, mut b, mut c) = (vms.a.hand()?, vms.b.hand()?, vm_c.hand()?);
-    for seed in 1..=6 {
-        let (_, _, export) = a.offer(SIZE, seed)?;
-        let importer = if seed == 6 { &mut c } else { &mut b };
-        importer.import_pattern(&export.id, seed)?;
-    }
-    vm_c.pause_process()?;
-    vms.b.pause_process()?;
-    let given_back = unbind(&vms.a).and_then(|device| {
-        said_to_keep(&vms.a, 6, 6 * SIZE)?;
-        bind(&vms.a, &device)?;
-        vm_c.kill()?;
-        keeps(&vms.a, 5)
-    });
-    vms.daemon()?.expect_unproved_stops(1);
-    vms.b.resume_process()?;
-    given_back?;
-    drop((a, b));
-    all_is_given_back(vms)
-}
-
 #[test]
 fn kept_memory_is_given_back_although_another_importer_is_stuck() {
-    report::run(|| {
-        Lab::find()?;
-        let logs = report::folder("kept_of_two_importers")?;
+    let plan = |_: &Path| {
         let peer = format!("name=c,socket={SOCKETS}/c.sock,ram-fd=allow");
         let words = ["--peer", &peer, "--allow", "a:c:rw", "--revoke-wait", "1"];
-        let run = || {
-            let mut vms = TwoVms::boot(Plan::new().options(&words), &logs)?;
-            one_importer_ends(&mut vms)?;
-            vms.finish()
-        };
-        run().map_err(|error| explain(error, &logs))
+        Ok(Plan::new().options(&words))
+    };
+    pair::with_own(plan, |vms| {
+        let mut vm_c = third(vms, "c")?;
+        let (mut a, mut b, mut c) = (vms.a.hand()?, vms.b.hand()?, vm_c.hand()?);
+        for seed in 1..=6 {
+            let (_, _, export) = a.offer(SIZE, seed)?;
+            let importer = if seed == 6 { &mut c } else { &mut b };
+            importer.import_pattern(&export.id, seed)?;
+        }
+        vm_c.pause_process()?;
+        vms.b.pause_process()?;
+        let given_back = unbind(&vms.a).and_then(|device| {
+            said_to_keep(&vms.a, 6, 6 * SIZE)?;
+            bind(&vms.a, &device)?;
+            vm_c.kill()?;
+            keeps(&vms.a, 5)
+        });
+        vms.daemon()?.expect_unproved_stops(1);
+        vms.b.resume_process()?;
+        given_back?;
+        drop((a, b));
+        all_is_given_back(vms)
     });
 }

@@ -16,9 +16,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bufshare_agent::wire::Status;
 use bufshare_tests::channel::Program;
 use bufshare_tests::child::Process;
-use bufshare_tests::lab::{self, Lab};
-use bufshare_tests::pair::{Plan, TwoVms, explain};
-use bufshare_tests::report::{self, Skip};
+use bufshare_tests::lab;
+use bufshare_tests::pair::{self, Plan, TwoVms};
+use bufshare_tests::report::Skip;
 use bufshare_tests::vm::{SOCKET, Vm};
 use bufshare_tests::{daemon, wait};
 
@@ -385,21 +385,15 @@ fn type_it(readme: &Readme, vms: &mut TwoVms) -> Result<()> {
 
 #[test]
 fn what_the_readme_says_to_type_works() {
-    report::run(|| {
+    let plan = |logs: &Path| {
         let readme = Readme::read()?;
         for verb in ["info", "alloc", "list", "dump"] {
             readme.guest_command(verb)?;
         }
-        Lab::find()?;
-        let logs = report::folder("readme")?;
-        let run = || {
-            readme.build(&logs)?;
-            let mut vms = TwoVms::boot(readme.plan()?, &logs)?;
-            type_it(&readme, &mut vms)?;
-            vms.finish()
-        };
-        run().map_err(|error| explain(error, &logs))
-    });
+        readme.build(logs)?;
+        readme.plan()
+    };
+    pair::with_own(plan, |vms| type_it(&Readme::read()?, vms));
 }
 
 #[test]
