@@ -59,6 +59,16 @@ fn block(eventfd: &EventFd) {
     eventfd.write(u64::MAX - 1).unwrap();
 }
 
+/// The front end of B is not served any more, for what stands in the log, and A is.
+fn is_refused(daemon: &Daemon, a: &mut Vm, said: &[&str]) {
+    daemon.until_gone("b");
+    let log = daemon.log();
+    for part in said {
+        assert!(log.contains(part), "'{part}' is not in:\n{log}");
+    }
+    a.export(DATA, PAGE);
+}
+
 #[test]
 fn call_descriptor_that_blocks_holds_nobody_up() {
     let daemon = Daemon::start(&Setup::default());
@@ -148,13 +158,10 @@ fn descriptor_of_a_queue_that_is_no_eventfd_is_refused() {
         // The session may end before its answer.
         let _ = give(&b.front.raw(), &as_eventfd(writer));
 
-        daemon.until_gone("b");
         let said = format!("as {what} descriptor of a queue, which has to be an eventfd");
-        assert!(daemon.log().contains(&said), "{}", daemon.log());
-        drop(b);
+        is_refused(&daemon, &mut a, &[&said]);
+        drop((a, b));
         drop(Vm::boot(&daemon.socket("b")));
-        a.export(DATA, PAGE);
-        drop(a);
         daemon.finish();
     }
 }
@@ -170,10 +177,8 @@ fn second_kick_descriptor_of_a_queue_that_runs_is_refused() {
     // the daemon without end.
     let _ = b.front.raw().set_vring_kick(0, &second);
 
-    daemon.until_gone("b");
     let said = "b: the front end is refused: it gave queue 0 a second kick descriptor";
-    assert!(daemon.log().contains(said), "{}", daemon.log());
-    a.export(DATA, PAGE);
+    is_refused(&daemon, &mut a, &[said]);
     drop((a, b));
     daemon.finish();
 }
@@ -199,10 +204,8 @@ fn second_kick_descriptor_after_a_reset_of_the_device_is_refused() {
     let _ = front.set_vring_kick(0, &second);
 
     let _ = b.front.rings[0].kick.write(1);
-    daemon.until_gone("b");
     let said = "b: the front end is refused: it gave queue 0 a second kick descriptor";
-    assert!(daemon.log().contains(said), "{}", daemon.log());
-    a.export(DATA, PAGE);
+    is_refused(&daemon, &mut a, &[said]);
     drop((a, b));
     daemon.finish();
 }
@@ -272,6 +275,15 @@ fn front_end_that_asks_and_does_not_read_is_seen_to_end() {
     daemon.finish();
 }
 
+/// B says where its RAM is, which is left out, and puts its rings there.
+fn puts_rings_into_its_ram(b: &Vm) {
+    let raw = b.front.raw();
+    raw.set_mem_table(&[b.front.ram_region()]).unwrap();
+    raw.set_vring_num(0, 64).unwrap();
+    // Whoever serves these rings touches what is not there.
+    assert!(raw.set_vring_addr(0, &rings(b)).is_err());
+}
+
 /// Where a driver puts its rings.
 fn rings(vm: &Vm) -> VringConfigData {
     let base = vm.front.ram.ptr as u64;
@@ -291,28 +303,22 @@ fn vm_whose_ram_can_be_made_shorter_is_refused_and_told_what_to_type() {
     let daemon = Daemon::spawn(&Setup::default());
     let mut a = Vm::boot(&daemon.socket("a"));
     let b = Vm::connect(&daemon.socket("b"), &unsealed());
-    let raw = b.front.raw();
-    raw.set_mem_table(&[b.front.ram_region()]).unwrap();
-    raw.set_vring_num(0, 64).unwrap();
 
-    assert!(raw.set_vring_addr(0, &rings(&b)).is_err());
+    puts_rings_into_its_ram(&b);
 
-    daemon.until_gone("b");
-    let log = daemon.log();
-    for part in [
+    let said = [
         "b: its memory of 0x2000000 bytes at 0x0 is left out",
         "/memfd:guest-ram",
         "is not sealed",
         "-object memory-backend-memfd,id=m,size=SIZE,share=on -machine memory-backend=m",
         "unsealed-ram=allow",
         "b: the front end is refused: its driver's rings lie at ",
-    ] {
-        assert!(log.contains(part), "'{part}' is not in:\n{log}");
-    }
+    ];
+    is_refused(&daemon, &mut a, &said);
     // It would have ended the daemon.
     b.front.ram_file.set_len(0).unwrap();
-    a.export(DATA, PAGE);
-    drop((a, b, raw));
+    a.export(DATA + PAGE, PAGE);
+    drop((a, b));
     daemon.finish();
 }
 
@@ -336,24 +342,16 @@ fn region_that_ends_beyond_its_file_ends_nobody() {
             ..Options::default()
         };
         let b = Vm::connect(&daemon.socket("b"), &options);
-        let raw = b.front.raw();
-        raw.set_mem_table(&[b.front.ram_region()]).unwrap();
-        raw.set_vring_num(0, 64).unwrap();
 
-        // Whoever serves these rings touches what is not there.
-        assert!(raw.set_vring_addr(0, &rings(&b)).is_err());
+        puts_rings_into_its_ram(&b);
 
-        daemon.until_gone("b");
-        let log = daemon.log();
-        for part in [
+        let said = [
             "b: its memory of 0x10000 bytes at 0x0 is left out",
             "ends before the region does",
             "b: the front end is refused: its driver's rings lie at ",
-        ] {
-            assert!(log.contains(part), "'{part}' is not in:\n{log}");
-        }
-        a.export(DATA, PAGE);
-        drop((a, b, raw));
+        ];
+        is_refused(&daemon, &mut a, &said);
+        drop((a, b));
         daemon.finish();
     }
 }
@@ -437,13 +435,8 @@ fn memory_table_without_end_is_refused() {
     }
 
     assert_eq!(listed, 287, "and the RAM");
-    daemon.until_gone("b");
-    assert!(
-        daemon
-            .log()
-            .contains("b: the front end is refused: its memory table has more than")
-    );
-    a.export(DATA, PAGE);
+    let said = "b: the front end is refused: its memory table has more than";
+    is_refused(&daemon, &mut a, &[said]);
     drop((a, b, raw));
     daemon.finish();
 }
