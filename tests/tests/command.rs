@@ -386,6 +386,144 @@ fn peers_are_listed_with_what_may_be_shared() {
     });
 }
 
+/// A command's output, which is one JSON object.
+fn one_record(vm: &Vm, line: &str) -> Result<Value> {
+    let printed = output(vm, line)?;
+    serde_json::from_str(printed.trim_end()).with_context(|| format!("{line}: {printed}"))
+}
+
+/// The number of a peer, as `peers` prints it.
+fn number_of(vm: &Vm, name: &str) -> Result<u64> {
+    let printed = output(vm, "bufshare --json peers")?;
+    for line in printed.lines() {
+        let peer: Value = serde_json::from_str(line)?;
+        if text(&peer, "name")? == name {
+            let id = peer.get("id").and_then(Value::as_u64);
+            return id.with_context(|| format!("no id: {peer}"));
+        }
+    }
+    bail!("no peer {name}: {printed}")
+}
+
+/// Numbers stand for peers, and every command prints JSON.
+#[test]
+fn a_named_buffer_for_a_peers_number_is_listed_read_and_written_on_both_sides() {
+    VMS.with(|vms| {
+        let (camera, display) = (number_of(&vms.b, "camera")?, number_of(&vms.a, "display")?);
+        let line = format!(
+            "bufshare --json alloc --size 64K --name scratch --fill-seed 5 --to {display}:rw"
+        );
+        let mut program = shell(&vms.a, &line)?;
+        let exported = json(&mut program)?;
+        let id = text(&exported, "id")?;
+        for (vm, owned) in [(&vms.a, true), (&vms.b, false)] {
+            let listed = one_record(vm, "bufshare --json list")?;
+            let number = |member: &str| listed.get(member).and_then(Value::as_u64);
+            ensure!(
+                text(&listed, "id")? == id
+                    && text(&listed, "name")? == "scratch"
+                    && listed.get("owned") == Some(&owned.into())
+                    && number("owner") == Some(camera)
+                    && number("size") == Some(65536),
+                "{listed}"
+            );
+            let printed = output(vm, "bufshare list")?;
+            ensure!(
+                printed.lines().count() == 1 && printed.contains(id) && printed.contains("scratch"),
+                "{printed}"
+            );
+        }
+        let hash = text(&exported, "sha256")?;
+        let dumped = one_record(&vms.b, &format!("bufshare --json dump {id} --rights rw"))?;
+        ensure!(text(&dumped, "sha256")? == hash, "{dumped}, not {exported}");
+        // Nothing but its bytes.
+        let script = format!("bufshare --json dump {id} --rights rw --out - | busybox sha256sum");
+        let piped = vms.b.output(&["sh", "-c", &script])?;
+        ensure!(piped.starts_with(hash), "{piped}, not {exported}");
+        let line = format!("bufshare --json write {id} --offset 1K --bytes cafe");
+        let written = one_record(&vms.b, &line)?;
+        let number = |member: &str| written.get(member).and_then(Value::as_u64);
+        ensure!(
+            text(&written, "type")? == "written"
+                && number("offset") == Some(1024)
+                && number("bytes") == Some(2),
+            "{written}"
+        );
+        let script = format!(
+            "bufshare dump {id} --rights rw --out - | busybox tail -c +1025 | busybox head -c 2 | \
+             busybox od -An -tx1"
+        );
+        let read = vms.b.output(&["sh", "-c", &script])?;
+        ensure!(read.trim() == "ca fe", "{read}");
+        end(program, "bufshare --json alloc")
+    });
+}
+
+#[test]
+fn what_is_held_stays_after_the_end_of_input_when_told_to() {
+    VMS.with(|vms| {
+        let line = "bufshare alloc --size 64K --to display:rw --ignore-stdin";
+        let mut alloc = shell(&vms.a, line)?;
+        let (printed, _) = first_line(&mut alloc)?;
+        let id = id_of(&printed)?.to_owned();
+        alloc.end_input()?;
+        let line = format!("bufshare import {id} --rights rw --hold --ignore-stdin");
+        let mut import = shell(&vms.b, &line)?;
+        import.line(wait::COMMAND)?;
+        import.end_input()?;
+        // What they print shows that they are there.
+        output(&vms.b, &format!("bufshare import {id} --rights rw"))?;
+        let other = offer(vms, 1)?;
+        let event = import.line(wait::COMMAND)?;
+        ensure!(event.contains(&other.export.id), "{event}");
+        import.signal(libc::SIGTERM)?;
+        ends_well(import, &line)?;
+        let event = alloc.line(wait::COMMAND)?;
+        ensure!(event.contains("RELEASED") && event.contains(&id), "{event}");
+        alloc.signal(libc::SIGTERM)?;
+        ends_well(alloc, "bufshare alloc")
+    });
+}
+
+#[test]
+fn watch_ends_after_so_many_events_or_seconds() {
+    VMS.with(|vms| {
+        let printed = output(&vms.b, "bufshare watch --ignore-stdin --timeout 0.2")?;
+        ensure!(printed.is_empty(), "{printed}");
+        let line = "bufshare --json watch --ignore-stdin --count 2";
+        // What is listed is no event.
+        let before = offer(vms, 1)?;
+        let mut program = shell(&vms.b, line)?;
+        let listed = json(&mut program)?;
+        ensure!(text(&listed, "id")? == before.export.id, "{listed}");
+        let _more = [offer(vms, 2)?, offer(vms, 3)?];
+        ends_well(program, line)
+    });
+}
+
+#[test]
+fn a_wrong_command_line_is_status_2_and_the_version_is_the_packages() {
+    VMS.with(|vms| {
+        for line in [
+            "bufshare",
+            "bufshare nothing",
+            "bufshare --json alloc --to display",
+            "bufshare dump 12",
+            "bufshare watch --timeout soon",
+        ] {
+            let ran = ran(&vms.a, line)?;
+            ensure!(
+                ran.status == Status::Exit(2) && ran.stdout.is_empty() && !ran.stderr.is_empty(),
+                "{line}: {ran:?}"
+            );
+        }
+        let printed = output(&vms.a, "bufshare --version")?;
+        let version = concat!("bufshare ", env!("CARGO_PKG_VERSION"));
+        ensure!(printed.trim_end() == version, "{printed}");
+        Ok(())
+    });
+}
+
 #[test]
 fn every_source_is_exported_filled_and_read() {
     VMS.with(|vms| {
@@ -806,6 +944,30 @@ fn selftest_shows_a_camera_within_one_vm() {
         // The last frame stays on the screen until a line.
         program.write("\n")?;
         ends_well(program, line)
+    });
+}
+
+#[test]
+fn selftest_takes_the_camera_the_screen_and_the_size_that_it_is_given() {
+    VMS.with(|vms| {
+        vms.b.load("vivid", "allocators=1")?;
+        vms.b.load("bochs", "")?;
+        let line = "bufshare selftest --frames 2 --size 320x180 --format XRGB8888 --buffers 3 \
+                    --device /dev/video0 --card /dev/dri/card0";
+        let printed = output(&vms.b, line)?;
+        ensure!(
+            printed.starts_with("2 frames of 320x180 XR24") && printed.contains("2 replies right"),
+            "{printed}"
+        );
+        for (option, value) in [("--device", "/dev/video9"), ("--card", "/dev/dri/card9")] {
+            let line = format!("bufshare selftest --frames 2 {option} {value}");
+            let refused = ran(&vms.b, &line)?;
+            ensure!(
+                refused.status == Status::Exit(1) && refused.stderr.contains(value),
+                "{refused:?}"
+            );
+        }
+        Ok(())
     });
 }
 

@@ -210,6 +210,48 @@ fn a_frame_that_no_screen_can_show_ends_the_view_with_the_reason() {
     });
 }
 
+/// Both are ended by signals alone, after a viewer that takes the card and the peer's number.
+#[test]
+fn a_camera_without_end_is_told_to_and_a_held_view_stays_without_input() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        vms.b.load(CARD, "")?;
+        let peer = vms.a.hand()?.info()?.peer_id;
+        let line =
+            "/bin/bufshare --json capture --to display:rw --fps 30 --frames 0 --hold --ignore-stdin";
+        let camera = vms.a.spawn(&words(line))?;
+        camera.end_input()?;
+        let line = format!(
+            "/bin/bufshare --json view --from {peer} --frames 3 --card /dev/dri/card0 --hold \
+             --ignore-stdin"
+        );
+        let mut view = vms.b.spawn(&words(&line))?;
+        view.end_input()?;
+        let mut viewed = Vec::new();
+        while viewed
+            .last()
+            .is_none_or(|record| member(record, "type") != Some("view_summary"))
+        {
+            viewed.push(serde_json::from_str(&view.line(LIMIT)?)?);
+        }
+        let screen = record(&viewed, "screen")?;
+        ensure!(member(screen, "screen").is_some_and(|name| name.contains("card0")), "{screen}");
+        counted(record(&viewed, "view_summary")?, &[("frames", 3), ("mismatches", 0)])?;
+        camera.signal(libc::SIGTERM)?;
+        let captured = records(&channel::succeeded("capture", to_its_end(camera)?)?)?;
+        let summary = record(&captured, "capture_summary")?;
+        ensure!(member(summary, "ended") == Some("told"), "{summary}");
+        view.signal(libc::SIGTERM)?;
+        channel::succeeded("view", to_its_end(view)?)?;
+        let missing = format!("{VIEW} --card /dev/dri/card9");
+        let camera = vms.a.spawn(&words(CAPTURE))?;
+        let ran = vms.b.run(&words(&missing), LIMIT)?;
+        camera.signal(libc::SIGTERM)?;
+        to_its_end(camera)?;
+        refused(&ran, &["/dev/dri/card9"])
+    });
+}
+
 /// A camera that is unplugged can be stopped as little as it gives frames.
 #[test]
 fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_told() {
