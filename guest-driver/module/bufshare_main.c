@@ -302,7 +302,7 @@ static int bufshare_read_config(struct bufshare_device *bd)
 	return ret;
 }
 
-static int bufshare_ask_caps(struct bufshare_device *bd,
+static int bufshare_ask_caps(struct bufshare_device *bd, bool killable,
 			     struct virtio_bufshare_get_caps_resp *resp)
 {
 	struct virtio_bufshare_get_caps *out;
@@ -314,7 +314,11 @@ static int bufshare_ask_caps(struct bufshare_device *bd,
 		return -ENOMEM;
 	out = req->out;
 	out->version = cpu_to_le32(VIRTIO_BUFSHARE_VERSION);
-	ret = bufshare_call(bd, req, NULL);
+	bufshare_lock(bd);
+	ret = bufshare_send_locked(bd, req);
+	bufshare_unlock(bd);
+	if (!ret)
+		ret = bufshare_wait_for(bd, req, bufshare_timeout(), killable, NULL);
 	if (!ret)
 		memcpy(resp, req->in, sizeof(*resp));
 	bufshare_req_put(req);
@@ -333,7 +337,7 @@ int bufshare_get_caps(struct bufshare_device *bd, u32 *windows_used)
 	struct virtio_bufshare_get_caps_resp resp;
 	int ret;
 
-	ret = bufshare_ask_caps(bd, &resp);
+	ret = bufshare_ask_caps(bd, true, &resp);
 	if (!ret)
 		*windows_used = le32_to_cpu(resp.windows_used);
 	return ret;
@@ -345,7 +349,8 @@ static int bufshare_greet(struct bufshare_device *bd)
 	struct bufshare_caps caps;
 	int ret;
 
-	ret = bufshare_ask_caps(bd, &resp);
+	/* If who binds the driver is killed, the device is of use all the same. */
+	ret = bufshare_ask_caps(bd, false, &resp);
 	if (!ret)
 		ret = bufshare_parse_caps(bd, &resp.config, &caps);
 	if (ret) {
@@ -423,8 +428,9 @@ static bool bufshare_flush(struct bufshare_device *bd, unsigned long until)
 	bufshare_lock(bd);
 	ret = bufshare_send_locked(bd, req);
 	bufshare_unlock(bd);
+	/* Nor is a window left mapped because who unbinds the driver is killed. */
 	if (!ret)
-		ret = bufshare_wait_for(bd, req, left, NULL);
+		ret = bufshare_wait_for(bd, req, left, false, NULL);
 	if (ret)
 		dev_warn(bd->dev, "windows may be left mapped: %d\n", ret);
 	bufshare_req_put(req);

@@ -575,7 +575,7 @@ void bufshare_notified(struct bufshare_device *bd);
 u32 bufshare_max_slow(struct virtqueue *vq);
 int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req);
 int bufshare_wait_for(struct bufshare_device *bd, struct bufshare_req *req, long time,
-		      u32 *status);
+		      bool killable, u32 *status);
 int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *status);
 int bufshare_call(struct bufshare_device *bd, struct bufshare_req *req, u32 *status);
 long bufshare_timeout(void);

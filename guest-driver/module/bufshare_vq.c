@@ -328,6 +328,7 @@ int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req)
  * @bd: the device
  * @req: the request, sent
  * @time: jiffies, not zero
+ * @killable: a signal that kills us ends it, too
  * @status: where to put the answer's status, may be NULL
  *
  * Unless this returns 0, the answer's room may still be the device's.
@@ -336,12 +337,15 @@ int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req)
  * -ETIMEDOUT, -ENODEV: the device has gone.
  */
 int bufshare_wait_for(struct bufshare_device *bd, struct bufshare_req *req, long time,
-		      u32 *status)
+		      bool killable, u32 *status)
 {
 	long left;
 	int ret;
 
-	left = wait_for_completion_killable_timeout(&req->done, time);
+	if (killable)
+		left = wait_for_completion_killable_timeout(&req->done, time);
+	else
+		left = wait_for_completion_timeout(&req->done, time);
 
 	bufshare_lock(bd);
 	if (req->state == BUFSHARE_REQ_DONE) {
@@ -376,7 +380,7 @@ int bufshare_wait_for(struct bufshare_device *bd, struct bufshare_req *req, long
  */
 int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *status)
 {
-	return bufshare_wait_for(bd, req, bufshare_timeout(), status);
+	return bufshare_wait_for(bd, req, bufshare_timeout(), true, status);
 }
 
 /**

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bufshare_agent::hand::{Op, Yield};
-use bufshare_agent::wire::Command;
+use bufshare_agent::wire::{Command, Status};
 use bufshare_protocol::ioctl::{self, Export, MetaIo, Table};
 use bufshare_protocol::wire::Meta;
-use bufshare_tests::channel::errno_of;
-use bufshare_tests::driver::{bind, unbind, unload_when_free};
+use bufshare_tests::channel::{Program, errno_of};
+use bufshare_tests::driver::{bind, bound, unbind, unload_when_free};
 use bufshare_tests::hand::{
     AttachKind, Hand, Patch, Sight, Step, bytes, id_bytes, refused, share_works, status,
 };
@@ -224,6 +224,96 @@ fn a_driver_that_could_not_wake_its_device_is_unbound_without_a_warning() {
     });
 }
 
+/// Has a process of the guest write to a file of the driver's in sysfs.
+fn begin_write(vm: &Vm, file: &str, text: &str) -> Result<Program> {
+    let script = format!("echo {text} >/sys/bus/virtio/drivers/virtio_bufshare/{file}");
+    vm.spawn(&["/bin/busybox", "sh", "-c", &script])
+}
+
+/// Who unbinds the driver is killed while the host does not answer: the windows that
+/// the host keeps are waited for all the same, without which the device cannot be used
+/// again before the VM is powered off.
+#[test]
+fn a_driver_whose_unbinding_process_is_killed_gives_its_windows_back() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, export) = a.offer(SIZE, 5)?;
+        b.cycle(&export.id, 1, 5, LIMIT)?;
+        let device = bound(&vms.b)?.context("no device")?;
+        let idle = vms.daemon()?.snapshot()?.peer("b")?.windows_idle;
+        ensure!(idle == 1, "the daemon keeps {idle} windows");
+        let before = requests(&vms.b)?;
+        vms.daemon()?.pause()?;
+        let begun = (|| {
+            let unbinding = begin_write(&vms.b, "unbind", &device)?;
+            wait::until("the driver to wait for the host", LIMIT, || {
+                Ok((requests(&vms.b)? > before).then_some(()))
+            })?;
+            unbinding.signal(libc::SIGKILL)?;
+            for _ in 0..10 {
+                let state = String::from_utf8(vms.b.read_file(STATE)?)?;
+                ensure!(state.contains("\" alive"), "it did not wait: {state}");
+            }
+            Ok(unbinding)
+        })();
+        vms.daemon()?.go_on()?;
+        let mut unbinding = begun?;
+        let status = unbinding.end(LIMIT, |_, _| {})?;
+        ensure!(status == Status::Signal(libc::SIGKILL), "{status:?}");
+        let peer = vms.daemon()?.snapshot()?.peer("b")?.clone();
+        ensure!(peer.windows_idle == 0, "{peer:?}");
+        bind(&vms.b, &device)?;
+        drop((a, b));
+        all_works(vms, 110)
+    });
+}
+
+/// Who binds the driver is killed while the host does not answer: the device is bound
+/// when it does.
+#[test]
+fn a_driver_whose_binding_process_is_killed_is_bound() {
+    HELD.with(|vms| {
+        let device = unbind(&vms.b)?;
+        // For the driver's first request, to a device that is ready.
+        vms.b
+            .insert("delay", &["symbol=bufshare_req_alloc", "ms=4000"])?;
+        let mut binding = begin_write(&vms.b, "bind", &device)?;
+        wait::until("the driver to be held up", LIMIT, || {
+            Ok(delay_says(&vms.b, "held")?.then_some(()))
+        })?;
+        vms.daemon()?.pause()?;
+        let killed = (|| {
+            binding.signal(libc::SIGKILL)?;
+            ensure!(!delay_says(&vms.b, "over")?, "held up for too short a time");
+            wait::until("the driver to go on", LIMIT, || {
+                Ok(delay_says(&vms.b, "over")?.then_some(()))
+            })
+        })();
+        vms.daemon()?.go_on()?;
+        killed?;
+        let status = binding.end(LIMIT, |_, _| {})?;
+        ensure!(status == Status::Signal(libc::SIGKILL), "{status:?}");
+        vms.b.unload("bufshare_delay")?;
+        let bound = bound(&vms.b)?;
+        ensure!(bound.as_ref() == Some(&device), "bound: {bound:?}");
+        all_works(vms, 120)
+    });
+}
+
+/// The driver says what it does.
+const STATE: &str = "/sys/kernel/debug/bufshare/state";
+
+/// How many requests the device has had.
+fn requests(vm: &Vm) -> Result<u64> {
+    let state = String::from_utf8(vm.read_file(STATE)?)?;
+    let line = state
+        .lines()
+        .find_map(|line| line.strip_prefix("requests "));
+    line.context("no number of requests")?
+        .parse()
+        .context("requests")
+}
+
 #[test]
 fn unbinding_the_exporters_driver_takes_its_buffers_and_binding_it_works_again() {
     VMS.with(|vms| {
@@ -318,7 +408,7 @@ fn a_guest_sleeps_and_wakes_and_shares_again() {
 
 /// Memory that no control group is charged for, of this guest's ALLOCs.
 fn uncharged(vm: &Vm) -> Result<u64> {
-    let state = String::from_utf8(vm.read_file("/sys/kernel/debug/bufshare/state")?)?;
+    let state = String::from_utf8(vm.read_file(STATE)?)?;
     let line = state
         .lines()
         .find_map(|line| line.strip_prefix("uncharged "));
