@@ -4,13 +4,17 @@
  */
 #include <linux/bitops.h>
 #include <linux/debugfs.h>
+#include <linux/delay.h>
+#include <linux/device.h>
 #include <linux/dma-mapping.h>
 #include <linux/errno.h>
+#include <linux/ktime.h>
 #include <linux/log2.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pci.h>
 #include <linux/reboot.h>
+#include <linux/rwsem.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/virtio_config.h>
@@ -61,10 +65,17 @@ static_assert(sizeof(struct bufshare_query) == 112);
 static_assert(VIRTIO_BUFSHARE_READ == BUFSHARE_READ && VIRTIO_BUFSHARE_WRITE == BUFSHARE_WRITE);
 
 /*
- * How long an unbind waits for the end of a reset of the function: that takes a tenth of
- * a second, and the session that begins then waits twice for the host.
+ * How long an unbind and a reset of the function wait for a step of each other. The end of
+ * a session waits twice for the host and some seconds for importers, then ioctls and other
+ * drivers' buffers once each. The beginning of a session takes less.
  */
-#define BUFSHARE_RESET_WAIT	msecs_to_jiffies(20000)
+#define BUFSHARE_RESET_WAIT_MS	(5 * BUFSHARE_MAX_TIMEOUT_MS)
+/* After our last callback a reset has nothing left to wait for but its processor. */
+#define BUFSHARE_RESET_REST_MS	5000
+#define BUFSHARE_RESET_POLL_MS	10
+
+/* Read: a callback of a reset runs. The core does not hold the module meanwhile. */
+static DECLARE_RWSEM(bufshare_in_reset);
 
 /* Bit 0: a device is bound. There is one /dev/bufshare. */
 static unsigned long bufshare_bound;
@@ -556,7 +567,9 @@ static int bufshare_probe(struct virtio_device *vdev)
 		ret = PTR_ERR(bd->shm);
 		goto err_revoke_wq;
 	}
+	mutex_lock(&bd->session);
 	ret = bufshare_start(bd);
+	mutex_unlock(&bd->session);
 	if (ret)
 		goto err_start;
 	bd->reboot.notifier_call = bufshare_reboot;
@@ -594,6 +607,7 @@ err_revoke_wq:
 err_wq:
 	destroy_workqueue(bd->wq);
 err_device:
+	vdev->priv = NULL;
 	bufshare_device_put(bd);
 err_bound:
 	clear_bit(0, &bufshare_bound);
@@ -601,24 +615,30 @@ err_bound:
 }
 
 /*
- * No session begins any more. A reset of the function that has begun ends first: in
- * between the device may not do what it is told, and the core would wait for our reset
- * of it for ever. It has the lock of the PCI function, while who unbinds that does not
- * come here before the reset is over. The core does not say when a reset has failed.
+ * No session begins any more. A reset of the function that has begun ends first, with all
+ * that the core does after our last callback: the device may not do what it is told until
+ * then, or has its status written by two. The core has no lock for that. A reset holds the
+ * lock of the PCI function, an unbind that of the virtio device, so neither must wait for
+ * the other's without a limit. An unbind of the PCI function's driver holds both: then no
+ * reset is under way, and what is waited for here is at most the rest of the last one's
+ * time.
  */
 static void bufshare_begin_unbinding(struct bufshare_device *bd)
 {
-	unsigned long until = jiffies + BUFSHARE_RESET_WAIT;
-	long left = BUFSHARE_RESET_WAIT;
+	bool over = false;
 
 	mutex_lock(&bd->session);
-	while (bd->resetting && left > 0) {
+	while (ktime_before(ktime_get(), bd->reset_until)) {
+		over = device_trylock(bd->dma_dev);
+		if (over) {
+			device_unlock(bd->dma_dev);
+			break;
+		}
 		mutex_unlock(&bd->session);
-		wait_event_timeout(bd->idle, !READ_ONCE(bd->resetting), left);
+		msleep(BUFSHARE_RESET_POLL_MS);
 		mutex_lock(&bd->session);
-		left = (long)(until - jiffies);
 	}
-	if (bd->resetting)
+	if (bd->resetting && !over)
 		dev_err(bd->dev, "a reset of the function has not ended: unbinding all the same\n");
 	WRITE_ONCE(bd->unbinding, true);
 	mutex_unlock(&bd->session);
@@ -644,6 +664,7 @@ static void bufshare_remove(struct virtio_device *vdev)
 	destroy_workqueue(bd->revoke_wq);
 	destroy_workqueue(bd->wq);
 	bufshare_shm_put(bd->shm);
+	vdev->priv = NULL;
 	bufshare_device_put(bd);
 	clear_bit(0, &bufshare_bound);
 }
@@ -681,26 +702,72 @@ static int bufshare_restore(struct virtio_device *vdev)
 #ifdef BUFSHARE_HAVE_RESET_CALLBACKS
 static void bufshare_set_resetting(struct bufshare_device *bd, bool resetting)
 {
+	unsigned int ms = resetting ? BUFSHARE_RESET_WAIT_MS : BUFSHARE_RESET_REST_MS;
+
 	mutex_lock(&bd->session);
-	WRITE_ONCE(bd->resetting, resetting);
-	wake_up_all(&bd->idle);
+	bd->resetting = resetting;
+	bd->reset_until = ktime_add_ms(ktime_get(), ms);
 	mutex_unlock(&bd->session);
+}
+
+/*
+ * The device to prepare, a reference, or NULL if the driver is not bound. A probe or
+ * remove() that has begun ends first, with what the core does afterwards: it has the
+ * virtio device's lock, which a reset does not take.
+ */
+static struct bufshare_device *bufshare_reset_begin(struct virtio_device *vdev)
+{
+	ktime_t until = ktime_add_ms(ktime_get(), BUFSHARE_RESET_WAIT_MS);
+	struct bufshare_device *bd;
+
+	while (!device_trylock(&vdev->dev)) {
+		if (ktime_after(ktime_get(), until)) {
+			dev_err(&vdev->dev, "the driver has not come or gone: the function is reset all the same\n");
+			return NULL;
+		}
+		msleep(BUFSHARE_RESET_POLL_MS);
+	}
+	bd = vdev->priv;
+	if (bd) {
+		bufshare_device_get(bd);
+		bufshare_set_resetting(bd, true);
+	}
+	device_unlock(&vdev->dev);
+	return bd;
 }
 
 static int bufshare_reset_prepare(struct virtio_device *vdev)
 {
-	bufshare_set_resetting(vdev->priv, true);
-	return bufshare_freeze(vdev);
+	/* Then the core resets the function, and does not call us when that is done. */
+	int ret = -EOPNOTSUPP;
+	struct bufshare_device *bd;
+
+	down_read(&bufshare_in_reset);
+	bd = bufshare_reset_begin(vdev);
+	if (bd) {
+		ret = bufshare_freeze(vdev);
+		bufshare_device_put(bd);
+	}
+	up_read(&bufshare_in_reset);
+	return ret;
 }
 
 static int bufshare_reset_done(struct virtio_device *vdev)
 {
-	/* An unbind goes on at once. */
-	struct bufshare_device *bd = bufshare_device_get(vdev->priv);
-	int ret = bufshare_restore(vdev);
+	struct bufshare_device *bd;
+	int ret = -EOPNOTSUPP;
 
-	bufshare_set_resetting(bd, false);
-	bufshare_device_put(bd);
+	down_read(&bufshare_in_reset);
+	/* NULL: an unbind has waited for as long as it does. */
+	bd = vdev->priv;
+	if (bd) {
+		bufshare_device_get(bd);
+		bufshare_set_resetting(bd, true);
+		ret = bufshare_restore(vdev);
+		bufshare_set_resetting(bd, false);
+		bufshare_device_put(bd);
+	}
+	up_read(&bufshare_in_reset);
 	return ret;
 }
 #endif
@@ -744,6 +811,8 @@ module_init(bufshare_module_init);
 static void __exit bufshare_module_exit(void)
 {
 	unregister_virtio_driver(&bufshare_driver);
+	down_write(&bufshare_in_reset);
+	up_write(&bufshare_in_reset);
 	destroy_workqueue(bufshare_release_wq);
 }
 module_exit(bufshare_module_exit);

@@ -47,6 +47,7 @@
 #include <linux/completion.h>
 #include <linux/dma-buf.h>
 #include <linux/kref.h>
+#include <linux/ktime.h>
 #include <linux/list.h>
 #include <linux/memremap.h>
 #include <linux/mm.h>
@@ -65,6 +66,11 @@
 #include <virtio_bufshare.h>
 #include <bufshare.h>
 
+/*
+ * A task that waits for the host cannot be frozen, and a suspend gives up when a
+ * task cannot for 20 s. No call waits more than twice.
+ */
+#define BUFSHARE_MAX_TIMEOUT_MS		9000U
 #define BUFSHARE_NUM_EVENT_BUFS		32
 #define BUFSHARE_FILE_EVENTS		256
 /* Room for the module's name, half an id in hex, and a peer's number. */
@@ -167,7 +173,8 @@ struct bufshare_shm {
  * @session: held while @ctrl comes or goes; suspend, reboot and unbind do not wait for
  *	each other otherwise
  * @rebooting: no session begins any more; @session
- * @resetting: a reset of the function has begun; @session to write
+ * @resetting: a reset of the function has begun; @session
+ * @reset_until: when an unbind does not wait for the last reset any more; @session
  * @inside: read: @dma_dev or @shm is used by an ioctl; write: wait for those
  * @unbinding: none of them begins any more, nor a session; @session to write
  * @lock: see each field
@@ -190,8 +197,8 @@ struct bufshare_shm {
  * @maps_until: when it has to have answered one of them, jiffies; @lock
  * @unmaps: how many UNMAPs were sent; @lock
  * @stats: counters; @lock
- * @idle: woken when an import has left its window, an export is answered or its
- *	backing released, or a reset of the function has ended
+ * @idle: woken when an import has left its window, or an export is answered or its
+ *	backing released
  * @event_bufs: buffers for @eventq, device-writable; constant while bound
  * @event_work: takes them; on @wq
  * @kept_work: asks for exports that are kept; on bufshare_release_wq
@@ -216,9 +223,10 @@ struct bufshare_device {
 	u8 name[VIRTIO_BUFSHARE_NAME_LEN];
 	struct bufshare_shm *shm;
 	bool dma_is_phys;
-	struct mutex session;	/* its begin and end, rebooting, resetting */
+	struct mutex session;	/* its begin and end, and the next three */
 	bool rebooting;
 	bool resetting;
+	ktime_t reset_until;
 	struct rw_semaphore inside;
 	bool unbinding;
 

@@ -17,12 +17,6 @@
 
 #include "bufshare_priv.h"
 
-/*
- * A task that waits for the host cannot be frozen, and a suspend gives up when a
- * task cannot for 20 s. No call waits more than twice.
- */
-#define BUFSHARE_MAX_TIMEOUT_MS		9000U
-
 static unsigned int request_timeout_ms = BUFSHARE_MAX_TIMEOUT_MS;
 module_param(request_timeout_ms, uint, 0644);
 MODULE_PARM_DESC(request_timeout_ms, "Patience with the host, milliseconds (default and at most 9000)");

@@ -75,8 +75,16 @@ impl<'a> Delay<'a> {
     /// # Errors
     /// As [`Vm::insert`].
     pub fn of(vm: &'a Vm, symbol: &'a str, ms: u32) -> Result<Self> {
+        Self::after(vm, symbol, 0, ms)
+    }
+
+    /// Of this function, after so many calls, for so many milliseconds.
+    ///
+    /// # Errors
+    /// As [`Vm::insert`].
+    pub fn after(vm: &'a Vm, symbol: &'a str, calls: u32, ms: u32) -> Result<Self> {
         let (function, time) = (format!("symbol={symbol}"), format!("ms={ms}"));
-        vm.insert("delay", &[&function, &time])?;
+        vm.insert("delay", &[&function, &time, &format!("skip={calls}")])?;
         Ok(Self { vm, symbol })
     }
 

@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use bufshare_agent::wire::{Command, Status};
 use bufshare_tests::channel::errno_of;
 use bufshare_tests::delay::{self, Apart, Delay};
 use bufshare_tests::driver;
 use bufshare_tests::hand::{AttachKind, Sight, Step, pattern, refused, share_works};
-use bufshare_tests::pair::{Plan, Shared, TwoVms};
+use bufshare_tests::pair::{Plan, Shared, Side, TwoVms};
 use bufshare_tests::report::Skip;
 use bufshare_tests::vm::{DEVICE, SOCKET, Vm};
 use bufshare_tests::wait;
@@ -261,23 +262,122 @@ fn a_reset_of_the_function_revokes_what_is_shared_or_is_refused() {
     });
 }
 
+/// Where there are no such callbacks nothing of the following can happen.
+fn needs_resets(vm: &Vm) -> Result<()> {
+    if driver::lacks(vm, "function-reset")? {
+        let reason = "the guest kernel tells virtio drivers nothing of such resets";
+        return Err(Skip::impossible(reason).into());
+    }
+    Ok(())
+}
+
+/// Unbinds the driver while a reset of the function is held up: it has begun to go by
+/// then, and has not gone before the reset may go on.
+fn unbind_while_held(vm: &Vm, delay: &Delay<'_>) -> Result<String> {
+    delay.holds()?;
+    let device = driver::bound(vm)?.context("no device")?;
+    let unbinding = vm.channel().ask(Command::WriteFile {
+        path: "/sys/bus/virtio/drivers/virtio_bufshare/unbind".to_owned(),
+        data: device.as_bytes().to_vec(),
+    })?;
+    let mut begun = false;
+    wait::until("the reset to go on", LIMIT, || {
+        let names = vm.list_dir("/sys/class/misc")?;
+        begun |= !names.iter().any(|name| name == "bufshare");
+        // That goes after the driver's own reset of the device.
+        let there = vm.read_file("/sys/kernel/debug/bufshare/state").is_ok();
+        if delay.over()? {
+            return Ok(Some(()));
+        }
+        ensure!(there, "the reset was not waited for");
+        Ok(None)
+    })?;
+    ensure!(begun, "held up for too short a time");
+    unbinding.wait(LIMIT).context("unbinding")?;
+    Ok(device)
+}
+
 /// It is held up where the function has been reset and the driver does not know it yet.
 #[test]
 fn a_driver_is_not_unbound_before_a_reset_of_the_function_has_ended() {
     VMS.with(|vms| {
-        if driver::lacks(&vms.b, "function-reset")? {
-            let reason = "the guest kernel tells virtio drivers nothing of such resets";
-            return Err(Skip::impossible(reason).into());
-        }
+        needs_resets(&vms.b)?;
         let script = format!("echo 1 >{}/reset", driver::pci_device(&vms.b)?);
         let delay = Delay::of(&vms.b, "virtio_device_reset_done", 4000)?;
         let reset = Apart::begin(&vms.b, &script, LIMIT)?;
-        delay.holds()?;
-        let device = driver::unbind(&vms.b)?;
-        ensure!(delay.over()?, "the reset was not waited for");
+        let device = unbind_while_held(&vms.b, &delay)?;
         reset.end()?;
         delay.end()?;
         driver::bind(&vms.b, &device)?;
         works(vms, 60)
+    });
+}
+
+/// It is held up where the driver has failed to begin anew, and the core is to say so to
+/// the device.
+#[test]
+fn a_driver_is_not_unbound_before_a_failed_reset_of_the_function_has_ended() {
+    VMS.with(|vms| {
+        needs_resets(&vms.b)?;
+        if vms.b.list_dir("/sys/module/bufshare_importer")?.is_empty() {
+            vms.b.insert("importer", &[])?;
+        }
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (_, _, export) = a.offer(SIZE, 1)?;
+        let import = b.import(&export.id)?;
+        let user = b.attach(import.buf, AttachKind::Plain)?;
+        b.step(user, Step::Vmap)?;
+        let script = format!("echo 1 >{}/reset", driver::pci_device(&vms.b)?);
+        // The driver and the core have reset the device, and the core has told it three
+        // things.
+        let delay = Delay::after(&vms.b, "vp_modern_set_status", 5, 4000)?;
+        let reset = Apart::begin(&vms.b, &script, LIMIT)?;
+        delay.holds()?;
+        let log = vms.b.kernel_log()?;
+        let failed = |line: &String| line.contains("was reset with buffers mapped");
+        ensure!(log.iter().any(failed), "the driver has not failed");
+        unbind_while_held(&vms.b, &delay)?;
+        reset.end()?;
+        vms.b.check()?;
+        drop((a, b));
+        // A VM that was left with a window has to be powered off.
+        vms.b.kill()?;
+        vms.restart(Side::B)?;
+        works(vms, 70)
+    });
+}
+
+/// The driver's end is held up after it has left the device.
+#[test]
+fn the_function_is_not_reset_before_an_unbind_has_ended() {
+    VMS.with(|vms| {
+        needs_resets(&vms.b)?;
+        let path = format!("{}/reset", driver::pci_device(&vms.b)?);
+        let device = driver::bound(&vms.b)?.context("no device")?;
+        let script = format!("echo {device} >/sys/bus/virtio/drivers/virtio_bufshare/unbind");
+        let delay = Delay::of(&vms.b, "debugfs_remove", 4000)?;
+        let unbinding = Apart::begin(&vms.b, &script, LIMIT)?;
+        delay.holds()?;
+        let script = format!("echo 1 >{path} && echo reset >/tmp/reset");
+        let mut reset = vms.b.spawn(&["/bin/busybox", "sh", "-c", &script])?;
+        let stack = format!("/proc/{}/stack", reset.pid());
+        let mut begun = false;
+        wait::until("the unbind to go on", LIMIT, || {
+            let stack = vms.b.read_file(&stack).unwrap_or_default();
+            begun |= String::from_utf8_lossy(&stack).contains("bufshare_reset_prepare");
+            let done = vms.b.read_file("/tmp/reset").is_ok();
+            if delay.over()? {
+                return Ok(Some(()));
+            }
+            ensure!(!done, "the unbind was not waited for");
+            Ok(None)
+        })?;
+        ensure!(begun, "held up for too short a time");
+        unbinding.end()?;
+        let status = reset.end(LIMIT, |_, _| {})?;
+        ensure!(status == Status::Exit(0), "{status:?}");
+        delay.end()?;
+        driver::bind(&vms.b, &device)?;
+        works(vms, 80)
     });
 }

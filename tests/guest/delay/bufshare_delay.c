@@ -3,7 +3,7 @@
  * For tests: whoever calls a function of the kernel first is held up at its
  * beginning, without giving up its processor. So the guest needs two of them.
  *
- * insmod bufshare_delay.ko symbol=NAME ms=N; the parameter "held" is Y from the
+ * insmod bufshare_delay.ko symbol=NAME ms=N [skip=CALLS]; the parameter "held" is Y from the
  * moment on that somebody is there, and "over" when that one may go on.
  */
 #include <linux/atomic.h>
@@ -15,6 +15,10 @@
 static char *symbol;
 module_param(symbol, charp, 0444);
 MODULE_PARM_DESC(symbol, "Function of the kernel");
+
+static int skip;
+module_param(skip, int, 0444);
+MODULE_PARM_DESC(skip, "Calls to let pass before");
 
 static unsigned int ms;
 module_param(ms, uint, 0444);
@@ -34,7 +38,7 @@ static int delay_pre(struct kprobe *probe, struct pt_regs *regs)
 {
 	u64 start;
 
-	if (atomic_inc_return(&calls) == 1) {
+	if (atomic_inc_return(&calls) == skip + 1) {
 		WRITE_ONCE(held, true);
 		/* Not mdelay(): an emulated machine may have counted its loops wrong. */
 		start = ktime_get_mono_fast_ns();
