@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Jobs of a front end while the kernel is asked what its VMM holds.
 
+use super::kept::KEPT_SAY;
 use super::*;
 use crate::broker::EffectId;
+use crate::transport::lent::Lent;
+use crate::vhost::limits::{MAX_KEPT_DMABUFS, MAX_OWNER_FILES};
 
 /// For what happens at once on an idle machine.
 const SOON: Duration = Duration::from_secs(20);
