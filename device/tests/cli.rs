@@ -15,6 +15,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -378,6 +379,45 @@ fn help_is_a_manual() {
     ] {
         assert!(text.contains(word), "'{word}' is not in the help");
     }
+}
+
+/// As somebody pastes it who has not read further.
+#[test]
+fn the_configuration_file_of_the_help_starts_the_program() {
+    let help = String::from_utf8(run(&["--help"]).stdout).unwrap();
+    let section = help.split_once("\nConfiguration file:\n").unwrap().1;
+    let section = section.split_once("\n\n").unwrap().0;
+    let example: Vec<&str> = section
+        .lines()
+        .filter(|line| line.starts_with("    "))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let text = example.join("\n");
+    let sockets = text.matches("socket = ").count();
+    let file = dir.path().join("bufshare.toml");
+    let folder = dir.path().to_str().unwrap();
+    std::fs::write(&file, text.replace("/run/bufshare", folder)).unwrap();
+    let notify = dir.path().join("notify");
+    let ready = UnixDatagram::bind(&notify).unwrap();
+
+    let mut command = Command::new(binary());
+    command
+        .arg("--config")
+        .arg(&file)
+        .env("NOTIFY_SOCKET", &notify);
+    let mut program = Program::start(&mut command);
+    assert_eq!(notified(&ready), "READY=1\n");
+
+    // None is anywhere else: these and the control socket.
+    let is_socket = |entry: &std::fs::DirEntry| entry.file_type().unwrap().is_socket();
+    let made = std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap);
+    assert_eq!(made.filter(is_socket).count(), sockets + 2, "{text}");
+    for line in example.iter().filter(|line| line.contains("socket = ")) {
+        let name = line.rsplit('/').next().unwrap().trim_end_matches('"');
+        drop(Vm::boot(&dir.path().join(name)));
+    }
+    program.signal(libc::SIGINT);
+    assert_eq!(program.wait().code(), Some(0));
 }
 
 /// Starts the program with `--fd`, and waits until it is ready.

@@ -50,6 +50,9 @@ Configuration file:
     name = \"camera\"
     socket = \"/run/bufshare/camera\"
     ram-fd = \"allow\"
+    [[peer]]
+    name = \"compositor\"
+    socket = \"/run/bufshare/compositor\"
     unsealed-ram = \"deny\"
     enforces-ro = false
 
