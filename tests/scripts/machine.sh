@@ -9,12 +9,17 @@ no_download() {
     [[ ! -e $tmp/lab/making && ! -e $tmp/lab-ran ]] || fail "something began"
 }
 
-# an_archive: apt knows a Debian archive and can do nothing else.
+# an_archive: apt knows a Debian archive, and can get nothing but its keys, where this
+# machine has none.
 an_archive() {
     fake apt-get <<'END'
-[[ $1 == indextargets ]] || exit 100
-echo "trixie http://archive.invalid/debian"
+case " $* " in
+    *" indextargets "*) echo "trixie http://archive.invalid/debian" ;;
+    *" download debian-archive-keyring "*) ;;
+    *) exit 100 ;;
+esac
 END
+    fake dpkg-deb <<<'mkdir -p "$3/usr/share/keyrings" && : >"$3/usr/share/keyrings/debian-archive-keyring.gpg"'
 }
 
 test_an_old_cargo_is_refused() {
@@ -284,10 +289,7 @@ a_lab() {
 
 test_without_an_archive_a_lab_that_is_there_stays_in_use() {
     may_mount
-    fake apt-get <<'END'
-[[ $1 == indextargets ]] || exit 100
-echo "trixie http://archive.invalid/debian"
-END
+    an_archive
     run "$REPO/scripts/lab"
     is 1 "$status"
     said "no Debian archive could be read"
