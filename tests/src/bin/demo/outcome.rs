@@ -17,7 +17,8 @@ use crate::told::{Told, shown_by};
 pub(crate) struct Outcome {
     frames: u64,
     bytes_shared: u64,
-    /// The daemon's own count: only there could a frame be copied on its way.
+    /// The daemon's count for a way of sharing that does not exist yet, so always 0. That
+    /// nothing was copied is shown by `same_memory` and `vmm_maps`.
     bytes_copied: u64,
     hashes_match: bool,
     replies_ok: u64,
@@ -177,11 +178,6 @@ impl Outcome {
             self.replies_ok == wanted,
             "{} of {wanted} replies were read",
             self.replies_ok
-        );
-        ensure!(
-            self.bytes_copied == 0,
-            "the daemon copied {} bytes",
-            self.bytes_copied
         );
         ensure!(
             self.vmm_maps == self.maps_needed(),
