@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Jobs of a front end while the kernel is asked what its VMM holds.
 
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+
+use bufshare_protocol::types::{Extent, Transport};
+use log::Record;
+
 use super::kept::KEPT_SAY;
 use super::*;
-use crate::broker::EffectId;
+use crate::broker::{EffectId, MapSource};
 use crate::transport::lent::Lent;
+use crate::transport::tests::ram;
+use crate::vhost::backend::tests::session;
 use crate::vhost::limits::{MAX_KEPT_DMABUFS, MAX_OWNER_FILES};
+use crate::vhost::queue::tests::memory;
 
 /// For what happens at once on an idle machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -307,4 +316,72 @@ fn vmm_is_lent_files_again_as_long_as_few_are_kept() {
     }
     assert!(!fits(a, true) && !fits(b, true));
     assert!(fits(b, false));
+}
+
+thread_local! {
+    /// What this thread wrote into the log.
+    static LINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Lines;
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        LINES.with_borrow_mut(|lines| lines.push(record.args().to_string()));
+    }
+
+    fn flush(&self) {}
+}
+
+/// As a host whose memory for them is used up.
+struct NoDmabufs;
+
+impl udmabuf::Maker for NoDmabufs {
+    fn make(&self, _: &[udmabuf::Item]) -> io::Result<OwnedFd> {
+        Err(io::Error::from_raw_os_error(libc::ENOMEM))
+    }
+}
+
+#[test]
+fn many_buffers_of_which_no_file_can_be_made_write_few_lines() {
+    log::set_logger(&Lines).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    let (hub, session) = session(&memory());
+    let (ram, port) = (ram(), &session.port);
+    let extents = vec![Extent {
+        addr: 0x10000,
+        len: PAGE,
+    }];
+    for id in 1..=500 {
+        port.push(Job::Map {
+            id: EffectId(id),
+            ram: Arc::new(ram.downgrade()),
+            source: MapSource {
+                owner: PeerId(2),
+                transport: Transport::Udmabuf,
+                extents: extents.clone(),
+            },
+            writable: true,
+            shm_offset: 0,
+        });
+    }
+    // Without a channel it is stuck.
+    port.push(job(501));
+    let sent = Sent {
+        files: &session.files,
+        peer: session.peer,
+    };
+
+    port.run("a", &hub, sent, Some(&NoDmabufs), |_| port.close(), || {});
+
+    assert_eq!(port.jobs(), 0);
+    let lines = LINES.take();
+    let of_buffers = lines
+        .iter()
+        .filter(|line| line.contains("a buffer cannot be mapped"));
+    assert!((1..=40).contains(&of_buffers.count()), "{lines:#?}");
 }
