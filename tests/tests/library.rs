@@ -70,6 +70,18 @@ fn a_buffer_for_one_peer_has_its_name_there() {
 }
 
 #[test]
+fn a_machine_knows_who_it_is_and_what_it_can() {
+    VMS.with(|vms| {
+        for vm in [&vms.a, &vms.b] {
+            let printed = vm.output(&[&example("limits")])?;
+            let wanted = format!("{}: imported buffers can be mapped", vm.name());
+            ensure!(printed.trim_end() == wanted, "{printed}, not {wanted}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn any_dma_buf_is_read() {
     VMS.with(|vms| {
         let printed =

@@ -60,12 +60,10 @@ impl Device {
 
     /// The device, its limits, and who we are. The host is asked for the windows in use.
     ///
+    /// `examples/limits.rs`:
+    ///
     /// ```no_run
-    /// let info = bufshare::Device::open()?.info()?;
-    /// if info.caps & bufshare::CAP_MAP == 0 {
-    ///     println!("imported buffers cannot be mapped in this VM");
-    /// }
-    /// # Ok::<_, bufshare::Error>(())
+    #[doc = include_str!("../examples/limits.rs")]
     /// ```
     ///
     /// # Errors
