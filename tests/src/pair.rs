@@ -413,17 +413,12 @@ impl Shared {
         let result = result.and_then(|mut pair| {
             pair.transcript.write("", "test", &name);
             let logs = pair.logs.clone();
-            let ran = report::catch(|| body(&mut pair));
-            // One that skips itself may have done something before.
-            if ran
-                .as_ref()
-                .err()
-                .is_none_or(|error| error.is::<report::Skip>())
-            {
-                report::catch(|| pair.check()).map_err(|error| explain(error, &logs))?;
+            let (usable, result) = run_and_check(&mut pair, body, TwoVms::check);
+            let result = result.map_err(|error| explain(error, &logs));
+            if usable {
                 self.keep(&mut slot, pair);
             }
-            ran.map_err(|error| explain(error, &logs))
+            result
         });
         drop(slot);
         report::conclude(&name, result);
@@ -439,6 +434,23 @@ impl Shared {
             live.push(self);
         }
         *slot = Some(pair);
+    }
+}
+
+/// What came of a test, and whether the next one can use its machines. Those of a test that
+/// skips itself are checked too: it may have done something before.
+fn run_and_check<P>(
+    pair: &mut P,
+    body: impl FnOnce(&mut P) -> Result<()>,
+    check: impl FnOnce(&mut P) -> Result<()>,
+) -> (bool, Result<()>) {
+    let ran = report::catch(|| body(pair));
+    if ran.as_ref().is_err_and(|error| !error.is::<report::Skip>()) {
+        return (false, ran);
+    }
+    match report::catch(|| check(pair)) {
+        Ok(()) => (true, ran),
+        wrong => (false, wrong),
     }
 }
 
@@ -469,5 +481,77 @@ extern "C" fn stop_all() {
     if failed {
         // SAFETY: ends the program; nothing of it is needed any more.
         unsafe { libc::_exit(101) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+    use crate::report::Skip;
+
+    type Step = fn(&mut Vec<&'static str>) -> Result<()>;
+
+    const PASSES: Step = |seen| {
+        seen.push("pass");
+        Ok(())
+    };
+    const SKIPS: Step = |seen| {
+        seen.push("skip");
+        Err(Skip::impossible("not here").into())
+    };
+    const FAILS: Step = |seen| {
+        seen.push("fail");
+        bail!("wrong")
+    };
+    const PANICS: Step = |seen| {
+        seen.push("panic");
+        panic!("wrong")
+    };
+
+    /// Whether the machines are kept, what was done with them, and the error.
+    fn run(body: Step, check: Step) -> (bool, Vec<&'static str>, Option<anyhow::Error>) {
+        let mut seen = Vec::new();
+        let (usable, result) = run_and_check(&mut seen, body, check);
+        (usable, seen, result.err())
+    }
+
+    #[test]
+    fn machines_of_a_test_that_skips_itself_are_checked_and_kept() {
+        let (usable, seen, error) = run(SKIPS, PASSES);
+        assert!(usable);
+        assert_eq!(seen, ["skip", "pass"]);
+        assert!(error.unwrap().is::<Skip>());
+    }
+
+    #[test]
+    fn a_fault_of_the_machines_of_a_test_that_skips_itself_is_a_failure() {
+        for (check, name) in [(FAILS, "fail"), (PANICS, "panic")] {
+            let (usable, seen, error) = run(SKIPS, check);
+            assert!(!usable);
+            assert_eq!(seen, ["skip", name]);
+            let error = error.unwrap();
+            assert!(!error.is::<Skip>() && error.to_string().contains("wrong"));
+        }
+    }
+
+    #[test]
+    fn machines_of_a_test_that_passes_are_checked_and_kept_if_they_are_well() {
+        let (usable, seen, error) = run(PASSES, PASSES);
+        assert!(usable && error.is_none());
+        assert_eq!(seen, ["pass", "pass"]);
+        let (usable, _, error) = run(PASSES, FAILS);
+        assert!(!usable && error.is_some());
+    }
+
+    #[test]
+    fn machines_of_a_test_that_fails_are_not_kept() {
+        for body in [FAILS, PANICS] {
+            let (usable, seen, error) = run(body, PASSES);
+            assert!(!usable);
+            assert_eq!(seen.len(), 1, "its own error is told, not theirs");
+            assert!(!error.unwrap().is::<Skip>());
+        }
     }
 }
