@@ -178,6 +178,82 @@ fn a_size_that_a_camera_does_not_have_is_refused_with_those_that_it_has() {
     });
 }
 
+/// In the description that each buffer has for others.
+fn listed_as(vms: &TwoVms, fourcc: &str) -> Result<()> {
+    let listed = records(&vms.b.output(&["/bin/bufshare", "--json", "list"])?)?;
+    ensure!(
+        !listed.is_empty()
+            && listed
+                .iter()
+                .all(|buffer| member(buffer, "fourcc") == Some(fourcc)),
+        "not all {fourcc}: {listed:?}"
+    );
+    Ok(())
+}
+
+/// With and without a DRM name; the screen has neither.
+#[test]
+fn a_pixel_format_that_a_camera_offers_is_shared_as_it_is() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        for (format, bytes) in [("YUYV", 640 * 480 * 2), ("BA81", 640 * 480)] {
+            let program = vms
+                .a
+                .spawn(&words(&format!("{CAPTURE} --hold --format {format}")))?;
+            let view = format!("{VIEW} --no-display");
+            let viewed = channel::succeeded("view", vms.b.run(&words(&view), LIMIT)?)?;
+            counted(
+                record(&records(&viewed)?, "view_summary")?,
+                &[
+                    ("frames", 3),
+                    ("mismatches", 0),
+                    ("bytes_shared", 3 * bytes),
+                ],
+            )?;
+            listed_as(vms, format)?;
+            program.end_input()?;
+            let captured = records(&channel::succeeded("capture", to_its_end(program)?)?)?;
+            let camera = record(&captured, "camera")?;
+            ensure!(member(camera, "format") == Some(format), "{camera}");
+            counted(camera, &[("stride", bytes / 480)])?;
+            counted(
+                record(&captured, "capture_summary")?,
+                &[
+                    ("frames", 3),
+                    ("mismatches", 0),
+                    ("bytes_shared", 3 * bytes),
+                ],
+            )?;
+        }
+        Ok(())
+    });
+}
+
+/// That has all formats. What is chosen of fewer is tested where it is chosen.
+#[test]
+fn a_camera_that_has_xrgb8888_gives_that_without_a_warning() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let (captured, viewed) = both(vms, CAPTURE, &format!("{VIEW} --no-display"))?;
+        channel::succeeded("view", viewed)?;
+        ensure!(captured.stderr.is_empty(), "{captured:?}");
+        let records = records(&channel::succeeded("capture", captured)?)?;
+        let camera = record(&records, "camera")?;
+        ensure!(member(camera, "format") == Some("XR24"), "{camera}");
+        counted(camera, &[("width", 640), ("height", 480)])
+    });
+}
+
+#[test]
+fn a_pixel_format_that_a_camera_does_not_have_is_refused_with_those_that_it_has() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let line = format!("{CAPTURE} --format MJPG");
+        let ran = vms.a.run(&words(&line), LIMIT)?;
+        refused(&ran, &["no pixel format MJPG, only ", " YUYV ", " XR24 "])
+    });
+}
+
 #[test]
 fn a_multi_planar_camera_is_refused_by_that_name() {
     VMS.with(|vms| {
@@ -196,17 +272,27 @@ fn a_frame_that_no_screen_can_show_ends_the_view_with_the_reason() {
     VMS.with(|vms| {
         load_camera(vms, VIVID)?;
         vms.b.load(CARD, "")?;
-        let mut program = vms.a.spawn(&words(&format!("{CAPTURE} --format NV12")))?;
-        let viewed = vms.b.run(&words(VIEW), LIMIT)?;
-        program.signal(libc::SIGTERM)?;
-        program.end(LIMIT, |_, _| {})?;
-        refused(
-            &viewed,
-            &[
-                "frame 1: no screen for it: bochs-drm /dev/dri/card0",
-                "pictures in pixel format NV12 cannot be copied to a screen",
-            ],
-        )
+        for (format, why) in [
+            (
+                "NV12",
+                &[
+                    "frame 1: no screen for it: bochs-drm /dev/dri/card0",
+                    "pictures in pixel format NV12 cannot be copied to a screen",
+                ][..],
+            ),
+            (
+                "BA81",
+                &["frame 1: no screen shows pixel format BA81; --no-display does without"],
+            ),
+        ] {
+            let line = format!("{CAPTURE} --format {format}");
+            let mut program = vms.a.spawn(&words(&line))?;
+            let viewed = vms.b.run(&words(VIEW), LIMIT)?;
+            program.signal(libc::SIGTERM)?;
+            program.end(LIMIT, |_, _| {})?;
+            refused(&viewed, why)?;
+        }
+        Ok(())
     });
 }
 

@@ -117,7 +117,8 @@ EXAMPLES
 Each buffer of the camera is exported once. A filled one is announced by its
 metadata. It goes back to the camera when the viewer has released it. The camera's
 driver has to fill memory that is allocated here. If it refuses, its own buffers are
-exported, and the output says so.
+exported, and the output says so. Frames are shared in the camera's pixel format:
+nothing converts them.
 
 EXAMPLES
   bufshare capture --to display:rw --frames 100
@@ -307,13 +308,15 @@ pub(crate) struct CameraArgs {
     #[arg(long, value_name = "PATH", default_value = "/dev/video0")]
     pub(crate) device: PathBuf,
 
-    /// Pixels
-    #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "640x480")]
-    pub(crate) size: Pixels,
+    /// Pixels. Default: 640x480, or the nearest that the camera has
+    #[arg(long, value_name = "WIDTHxHEIGHT")]
+    pub(crate) size: Option<Pixels>,
 
-    /// Pixel format: a V4L2 code, or the DRM name of the same layout
-    #[arg(long, default_value = "XRGB8888")]
-    pub(crate) format: PixelFormat,
+    /// Pixel format: a V4L2 code, or the DRM name of the same layout. Default: XRGB8888
+    /// where the camera has it, as no webcam does; else one that some screens show, as
+    /// YUYV; else the camera's present one. Which was taken is said
+    #[arg(long)]
+    pub(crate) format: Option<PixelFormat>,
 
     /// Pictures a second; the camera takes the nearest it can. Default: its own
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -310,9 +310,6 @@ struct Planes {
 impl Planes {
     fn new(handle: buffer::Handle, image: &Image) -> io::Result<Self> {
         let unsupported = |what: &str| io::Error::new(io::ErrorKind::Unsupported, what.to_owned());
-        if image.modifier != 0 {
-            return Err(unsupported("only linear pictures can be shown"));
-        }
         let format = DrmFourcc::try_from(image.fourcc).map_err(|_| {
             unsupported(&format!("pixel format {} is unknown", Fourcc(image.fourcc)))
         })?;

@@ -53,7 +53,8 @@ struct Layout {
 const PACKED: &[PlaneShape] = &[(1, 1, 1)];
 const SEMI_420: &[PlaneShape] = &[(1, 1, 1), (1, 1, 2)];
 
-/// DRM names say the bits of a little-endian word, V4L2's the bytes in memory.
+/// DRM names say the bits of a little-endian word, V4L2's the bytes in memory. Best for a
+/// screen first: each pixel its colour, then shared colours, then none.
 const LAYOUTS: &[Layout] = &[
     // B G R x in memory
     Layout {
@@ -154,6 +155,42 @@ pub(crate) fn pixel_bytes(drm: Fourcc) -> Option<u8> {
     }
 }
 
+/// `DRM_FORMAT_MOD_INVALID`: the layout is not that of a DRM format.
+const NO_DRM_LAYOUT: u64 = 0x00ff_ffff_ffff_ffff;
+
+/// Which cards show pictures of a format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ShownBy {
+    /// XRGB8888: as good as all.
+    AllCards,
+    /// Those that say so.
+    SomeCards,
+}
+
+/// The V4L2 pixel formats that cards can show, best first.
+pub(crate) fn shown() -> impl Iterator<Item = (Fourcc, ShownBy)> {
+    LAYOUTS.iter().map(|layout| {
+        let by = if layout.drm == Fourcc::new(b"XR24") {
+            ShownBy::AllCards
+        } else {
+            ShownBy::SomeCards
+        };
+        (layout.v4l2, by)
+    })
+}
+
+/// Why no card shows this image.
+pub(crate) fn unshowable(image: &Image) -> Option<String> {
+    match image.modifier {
+        0 => None,
+        NO_DRM_LAYOUT => Some(format!(
+            "no screen shows pixel format {}; --no-display does without",
+            Fourcc(image.fourcc)
+        )),
+        _ => Some("only linear pictures can be shown".to_owned()),
+    }
+}
+
 /// A V4L2 pixel format given by its code or by the DRM name of its layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PixelFormat(pub(crate) Fourcc);
@@ -168,9 +205,22 @@ impl FromStr for PixelFormat {
             .find(|layout| {
                 layout.v4l2.to_string() == upper || layout.names.contains(&upper.as_str())
             })
-            .map(|layout| Self(layout.v4l2))
+            .map(|layout| layout.v4l2)
+            .or_else(|| code(text))
+            .map(Self)
             .ok_or_else(|| format!("unknown pixel format; known: {}", known()))
     }
+}
+
+/// A code as it is typed. Its last characters may be blanks, which are left out.
+fn code(text: &str) -> Option<Fourcc> {
+    let mut code = [b' '; 4];
+    let typed = code
+        .get_mut(..text.len())
+        .filter(|typed| !typed.is_empty())?;
+    typed.copy_from_slice(text.as_bytes());
+    let fine = text.bytes().all(|byte| byte.is_ascii_graphic());
+    fine.then(|| Fourcc::new(&code))
 }
 
 fn known() -> String {
@@ -182,11 +232,27 @@ fn known() -> String {
     names.join(" ")
 }
 
-/// The typed description of a captured picture, for other machines.
+/// The typed description of a captured picture, for other machines. A format that has no
+/// DRM name here keeps its V4L2 code, which may mean something else in DRM: the modifier
+/// says that it is not meant.
 pub(crate) fn describe(picture: &Picture) -> Option<Image> {
-    let layout = LAYOUTS
-        .iter()
-        .find(|layout| layout.v4l2 == picture.format)?;
+    let Some(layout) = LAYOUTS.iter().find(|layout| layout.v4l2 == picture.format) else {
+        return Some(Image {
+            fourcc: picture.format.0,
+            width: picture.width,
+            height: picture.height,
+            modifier: NO_DRM_LAYOUT,
+            planes: vec![Plane {
+                offset: 0,
+                // 0 if it has no rows, as a compressed picture.
+                stride: picture.stride,
+                rows: picture
+                    .size
+                    .checked_div(picture.stride)
+                    .map_or(0, |rows| rows.min(picture.height)),
+            }],
+        });
+    };
     let mut offset = 0u64;
     let mut planes = Vec::new();
     for (numerator, denominator, rows) in layout.planes {
@@ -235,12 +301,47 @@ mod tests {
         assert_eq!("XRGB8888".parse(), Ok(PixelFormat(Fourcc::new(b"XR24"))));
         assert_eq!("xr24".parse(), Ok(PixelFormat(Fourcc::new(b"XR24"))));
         assert_eq!("rgb888".parse(), Ok(PixelFormat(Fourcc::new(b"BGR3"))));
-        assert!(
-            "H264"
-                .parse::<PixelFormat>()
-                .unwrap_err()
-                .contains("XRGB8888")
-        );
+        // Others have a code alone, as it is.
+        assert_eq!("MJPG".parse(), Ok(PixelFormat(Fourcc::new(b"MJPG"))));
+        assert_eq!("pBAA".parse(), Ok(PixelFormat(Fourcc::new(b"pBAA"))));
+        assert_eq!("Y16".parse(), Ok(PixelFormat(Fourcc::new(b"Y16 "))));
+        for text in ["", "H.264", "h 64", "é24"] {
+            let error = text.parse::<PixelFormat>().unwrap_err();
+            assert!(error.contains("XRGB8888"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_format_without_a_drm_name_is_described_and_shown_by_nobody() {
+        let of = |code, stride, size| {
+            let picture = Picture {
+                format: Fourcc::new(code),
+                stride,
+                size,
+                ..VGA
+            };
+            let image = describe(&picture).unwrap();
+            assert!(image.fits(u64::from(size)));
+            assert_eq!((image.width, image.height), (640, 480));
+            image
+        };
+        let jpeg = of(b"MJPG", 0, 614_400);
+        assert_eq!(jpeg.fourcc, Fourcc::new(b"MJPG").0);
+        assert_eq!(jpeg.planes, [Plane::default()]);
+        // V4L2's is Bayer, DRM's is RGB565.
+        let bayer = of(b"RG16", 1280, 614_400);
+        assert_eq!((bayer.planes[0].stride, bayer.planes[0].rows), (1280, 480));
+        let short = of(b"RG16", 1280, 1280);
+        assert_eq!(short.planes[0].rows, 1);
+        for image in [jpeg, bayer] {
+            assert!(unshowable(&image).is_some());
+        }
+        assert_eq!(unshowable(&describe(&VGA).unwrap()), None);
+        let tiled = Image {
+            modifier: 1,
+            ..describe(&VGA).unwrap()
+        };
+        assert!(unshowable(&tiled).unwrap().contains("linear"));
     }
 
     #[test]

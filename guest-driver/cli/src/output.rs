@@ -331,6 +331,7 @@ pub(crate) struct CaptureSummary {
     /// Frames that the camera dropped for want of a free buffer.
     pub(crate) sequence_gaps: u64,
     pub(crate) broken: u64,
+    /// Of one; the most that a compressed one has.
     pub(crate) frame_bytes: u64,
     pub(crate) bytes_shared: u64,
     /// Per buffer.

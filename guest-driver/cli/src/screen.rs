@@ -12,6 +12,7 @@ use drm::control::Mode;
 use crate::canvas::Canvas;
 use crate::drm::{Head, Imported, Size, fit, misfit, size_of};
 use crate::failure::{Failure, Result};
+use crate::fourcc;
 use crate::output::ScreenRecord;
 
 /// A picture that is on the screen, with what keeps it there.
@@ -42,6 +43,7 @@ impl Screen {
         image: &Image,
         mapping: &Mapping,
     ) -> Result<(Self, Shown)> {
+        check(image)?;
         let (mut heads, mut reasons) = Head::all(path);
         if heads.is_empty() && reasons.is_empty() {
             return Err(Failure::new(
@@ -124,6 +126,7 @@ impl Screen {
         image: &Image,
         mapping: &Mapping,
     ) -> Result<Shown> {
+        check(image)?;
         let picture = (image.width, image.height);
         if picture != self.picture {
             return Err(Failure::new(format!(
@@ -174,6 +177,11 @@ impl Screen {
             why: self.why.clone(),
         }
     }
+}
+
+/// Whether a card can show it at all, itself or a copy.
+fn check(image: &Image) -> Result<()> {
+    fourcc::unshowable(image).map_or(Ok(()), |why| Err(Failure::new(why)))
 }
 
 /// Has the card read the dma-buf.

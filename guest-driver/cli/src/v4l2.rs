@@ -99,6 +99,19 @@ struct Format {
     fmt: FormatUnion,
 }
 
+impl Format {
+    /// Of a capture queue of one plane.
+    fn of(pix: PixFormat) -> Self {
+        Self {
+            kind: BUF_TYPE_VIDEO_CAPTURE,
+            fmt: FormatUnion {
+                pix,
+                rest: [0; 152],
+            },
+        }
+    }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct StreamParameters {
@@ -166,6 +179,8 @@ const QUERYCAP: Call<Capability> = unsafe { Call::new(opcode::read::<Capability>
 const ENUM_FMT: Call<FormatDescription> =
     unsafe { Call::new(opcode::read_write::<FormatDescription>(GROUP, 2)) };
 // SAFETY: struct v4l2_format; for the one buffer type used here plain data.
+const G_FMT: Call<Format> = unsafe { Call::new(opcode::read_write::<Format>(GROUP, 4)) };
+// SAFETY: as G_FMT.
 const S_FMT: Call<Format> = unsafe { Call::new(opcode::read_write::<Format>(GROUP, 5)) };
 // SAFETY: struct v4l2_requestbuffers, plain data.
 const REQBUFS: Call<RequestBuffers> =
@@ -206,6 +221,7 @@ pub(crate) struct Filled {
     pub(crate) index: u32,
     /// The driver's frame counter; a gap is a frame lost for want of buffers.
     pub(crate) sequence: u32,
+    /// What was filled of it: of a compressed picture less than of others.
     pub(crate) bytes: u32,
     /// The driver could not fill it properly.
     pub(crate) broken: bool,
@@ -327,6 +343,13 @@ impl Camera {
         })
     }
 
+    /// The pixel format that is set.
+    pub(crate) fn format(&self) -> io::Result<Fourcc> {
+        let mut value = Format::of(PixFormat::default());
+        G_FMT.run(self, &mut value)?;
+        Ok(Fourcc(value.fmt.pix.pixelformat))
+    }
+
     /// Asks for a format; the driver may answer with another one.
     pub(crate) fn set_format(
         &self,
@@ -334,19 +357,13 @@ impl Camera {
         height: u32,
         format: Fourcc,
     ) -> io::Result<Picture> {
-        let mut value = Format {
-            kind: BUF_TYPE_VIDEO_CAPTURE,
-            fmt: FormatUnion {
-                pix: PixFormat {
-                    width,
-                    height,
-                    pixelformat: format.0,
-                    field: FIELD_NONE,
-                    ..Default::default()
-                },
-                rest: [0; 152],
-            },
-        };
+        let mut value = Format::of(PixFormat {
+            width,
+            height,
+            pixelformat: format.0,
+            field: FIELD_NONE,
+            ..Default::default()
+        });
         S_FMT.run(self, &mut value)?;
         let pix = value.fmt.pix;
         Ok(Picture {
@@ -602,6 +619,7 @@ mod tests {
                 ),
                 ("VIDIOC_QUERYCAP", QUERYCAP.opcode() as usize),
                 ("VIDIOC_ENUM_FMT", ENUM_FMT.opcode() as usize),
+                ("VIDIOC_G_FMT", G_FMT.opcode() as usize),
                 ("VIDIOC_S_FMT", S_FMT.opcode() as usize),
                 ("VIDIOC_REQBUFS", REQBUFS.opcode() as usize),
                 ("VIDIOC_QBUF", QBUF.opcode() as usize),

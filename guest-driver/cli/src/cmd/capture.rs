@@ -37,7 +37,9 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
     let mut stop = Stop::new(Input::Ignored)?;
     let device = session.open()?;
     let viewer = rights::to_grant_one(session.output, &device, &args.to)?;
-    let camera = Camera::new(&args.camera, |bytes| Ok(device.alloc(bytes)?))?;
+    let camera = Camera::new(session.output, &args.camera, |bytes| {
+        Ok(device.alloc(bytes)?)
+    })?;
     session.output.print(&Record::Camera(camera.record()))?;
     let events = session.events()?;
     let mut rotation = Rotation::new(session.output, &device, camera, viewer, args)?;
@@ -87,6 +89,7 @@ struct Rotation<'a> {
     replies: bool,
     wanted: u64,
     published: u64,
+    bytes_shared: u64,
     last_sequence: Option<u32>,
     sequence_gaps: u64,
     broken: u64,
@@ -148,6 +151,7 @@ impl<'a> Rotation<'a> {
             replies: viewer.rights.contains(Rights::WRITE),
             wanted: args.frames,
             published: 0,
+            bytes_shared: 0,
             last_sequence: None,
             sequence_gaps: 0,
             broken: 0,
@@ -230,7 +234,7 @@ impl<'a> Rotation<'a> {
         }
         let slot = self.camera.slot(filled.index)?;
         let number = self.published.saturating_add(1);
-        let bytes = self.camera.frame_bytes().min(slot.mapping.len());
+        let bytes = self.camera.frame_bytes(&filled, slot);
         let frame = Frame {
             run: self.run,
             number,
@@ -258,6 +262,7 @@ impl<'a> Rotation<'a> {
             return Err(unknown());
         }
         self.published = number;
+        self.bytes_shared = self.bytes_shared.saturating_add(bytes as u64);
         Ok(())
     }
 
@@ -405,7 +410,6 @@ impl<'a> Rotation<'a> {
     }
 
     fn summary(&self, seconds: f64, ended: &'static str) -> CaptureSummary {
-        let frame_bytes = u64::from(self.camera.picture.size);
         CaptureSummary {
             frames: self.published,
             returned: self.round_trips.count(),
@@ -414,8 +418,8 @@ impl<'a> Rotation<'a> {
             mismatches: self.mismatches,
             sequence_gaps: self.sequence_gaps,
             broken: self.broken,
-            frame_bytes,
-            bytes_shared: self.published.saturating_mul(frame_bytes),
+            frame_bytes: u64::from(self.camera.picture.size),
+            bytes_shared: self.bytes_shared,
             extents: self.extents.clone(),
             round_trip_us: self.round_trips.spread(),
             seconds,

@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Shows some frames.
 pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
     let mut stop = Stop::new(Input::Ignored)?;
-    let mut camera = Camera::new(&args.camera, |bytes| {
+    let mut camera = Camera::new(session.output, &args.camera, |bytes| {
         let fd = sources::heap("system", bytes)
             .map_err(|e| Failure::io("allocate of the system heap", &e))?;
         Ok(DmaBuf::from_fd(fd)?)
@@ -45,7 +45,8 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
             continue;
         };
         frames = frames.saturating_add(1);
-        hashes.insert(content::xxh3(&slot.mapping, camera.frame_bytes())?);
+        let bytes = camera.frame_bytes(&filled, slot);
+        hashes.insert(content::xxh3(&slot.mapping, bytes)?);
         let reply = camera.reply(slot, frames)?;
         let start = Instant::now();
         let (dmabuf, image) = (slot.dmabuf.as_fd(), &camera.image);
