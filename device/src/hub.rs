@@ -913,7 +913,11 @@ impl Circles {
     fn reaches(&self, from: PeerId, to: PeerId) -> bool {
         let mut seen = BTreeSet::new();
         let mut next = vec![from];
-        while let Some(waits_for) = next.pop().and_then(|peer| self.0.get(&peer)) {
+        while let Some(peer) = next.pop() {
+            // Not one of those that wait: it leads nowhere.
+            let Some(waits_for) = self.0.get(&peer) else {
+                continue;
+            };
             if waits_for.contains(&to) {
                 return true;
             }

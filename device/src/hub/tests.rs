@@ -252,6 +252,18 @@ fn two_stops_of_one_peer_at_once_wake_nobody_again_and_again() {
 }
 
 #[test]
+fn ring_of_stops_is_seen_whoever_else_they_wait_for() {
+    let waits = |peer, others: &[u32]| (PeerId(peer), others.iter().copied().map(PeerId).collect());
+    // The last two wait for nobody.
+    let circles = Circles([waits(1, &[2]), waits(2, &[3, 8, 9]), waits(3, &[1])].into());
+
+    for (one, other) in [(1, 2), (2, 1), (1, 3), (3, 2)] {
+        assert!(circles.hold(PeerId(one), PeerId(other)), "{one} {other}");
+    }
+    assert!(!circles.hold(PeerId(2), PeerId(9)));
+}
+
+#[test]
 fn a_reset_leaves_no_job_about_windows_that_the_vmm_has_dropped() {
     let (hub, sessions) = hub();
     let handle = mapped(&hub, &sessions);
