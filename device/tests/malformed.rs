@@ -287,19 +287,20 @@ fn available_index_that_makes_no_sense_is_looked_at_once() {
 fn disabled_ring_is_left_alone_until_it_is_enabled() {
     let (daemon, mut a) = one();
     let mut b = Vm::boot(&daemon.socket("b"));
+    let mut c = Vm::boot(&daemon.socket("c"));
     a.front.enable(0, false);
     let ticket = a.submit(&Request::GetCaps { version: 1 });
 
-    // The event queue runs on.
+    // The event queue runs on. News from others has the worker look at both.
     let woken = wakeups(&daemon, "a", &mut b, || {
-        a.front.rings[1].kick.write(1).unwrap()
+        c.export(DATA, PAGE);
     });
 
     assert!(woken < FEW, "{woken}");
     assert!(!a.is_done(ticket));
     a.front.enable(0, true);
     assert!(matches!(a.finish(ticket), Ok(Response::Caps(_))));
-    drop(b);
+    drop((b, c));
     check(daemon, a);
 }
 
