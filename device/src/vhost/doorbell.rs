@@ -176,6 +176,7 @@ pub fn read(eventfd: RawFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vhost::backend::tests::ends_elsewhere;
     use vmm_sys_util::eventfd::EventFd;
 
     #[test]
@@ -199,9 +200,12 @@ mod tests {
     fn signal_of_a_full_eventfd_that_blocks_does_not_wait() {
         let eventfd = EventFd::new(0).unwrap();
         eventfd.write(u64::MAX - 1).unwrap();
+        let full = eventfd.try_clone().unwrap();
 
-        signal(eventfd.as_raw_fd()).unwrap();
-        signal(eventfd.as_raw_fd()).unwrap();
+        assert!(ends_elsewhere(move || {
+            signal(full.as_raw_fd()).unwrap();
+            signal(full.as_raw_fd()).unwrap();
+        }));
 
         assert_eq!(eventfd.read().unwrap(), u64::MAX);
     }
@@ -209,10 +213,12 @@ mod tests {
     #[test]
     fn read_of_an_empty_eventfd_that_blocks_does_not_wait() {
         let eventfd = EventFd::new(0).unwrap();
+        let empty = eventfd.try_clone().unwrap();
 
-        let error = read(eventfd.as_raw_fd()).unwrap_err();
-
-        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(ends_elsewhere(move || {
+            let error = read(empty.as_raw_fd()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        }));
         eventfd.write(3).unwrap();
         read(eventfd.as_raw_fd()).unwrap();
         assert!(read(eventfd.as_raw_fd()).is_err());

@@ -138,9 +138,9 @@ fn a_session_ends_when_its_worker_does() {
     assert!(session.lifeline.closing());
 }
 
-/// Does something on a thread of another session. Whether that ends while this thread
-/// is where it is.
-fn ends_elsewhere(what: impl FnOnce() + Send + 'static) -> bool {
+/// Does something on another thread, as of another session. Whether that ends while this
+/// thread is where it is.
+pub(in crate::vhost) fn ends_elsewhere(what: impl FnOnce() + Send + 'static) -> bool {
     let (done, end) = mpsc::channel();
     std::thread::spawn(move || {
         what();
