@@ -15,7 +15,11 @@ use super::{FORCED_WAIT, Hub, RevokeWait, STOP_LOOK, STOP_SAY, STOP_SAY_FIRST, S
 /// host that shuts down cannot wait for ever.
 const UNLIMITED_AT_END: Duration = Duration::from_secs(60);
 
-/// How often the end looks whether all is delivered, when nothing else is left.
+/// How long the end waits, when nothing else is left, until the drivers have been given
+/// what they are to have: a driver can always be late, and make more to do.
+const DELIVERY_WAIT: Duration = Duration::from_secs(5);
+
+/// How often it looks whether they have.
 const DELIVERY_LOOK: Duration = Duration::from_millis(1);
 
 /// Why a VMM maps memory of another VM.
@@ -130,9 +134,14 @@ impl Hub {
         }
     }
 
-    /// How long the end of the program may take to take everything back.
+    /// How long the end of the program may take to take everything back, and to tell that.
     #[must_use]
     pub fn close_wait(&self) -> Duration {
+        self.running_wait().saturating_add(DELIVERY_WAIT)
+    }
+
+    /// How long it waits for importers that run.
+    fn running_wait(&self) -> Duration {
         self.stopped_wait().saturating_add(FORCED_WAIT)
     }
 
@@ -146,11 +155,12 @@ impl Hub {
     }
 
     /// Waits until no VMM maps memory of another VM and all answers are delivered, or
-    /// the time is over, or it is `interrupted`. What is left, unless the broker
+    /// the time for the one or the other is over, or it is `interrupted`. What is left, unless the broker
     /// [failed](Hub::failed).
     pub fn wait_until_closed(&self, interrupted: impl Fn() -> bool) -> Vec<HoldReport> {
         let started = Instant::now();
         let mut say = STOP_SAY_FIRST;
+        let mut nothing_left = None;
         loop {
             let interrupted = interrupted();
             // Of a broker that failed nothing can be said or hoped for.
@@ -159,16 +169,19 @@ impl Hub {
             };
             let left = state.holds();
             let asked = left.iter().any(|hold| hold.state == HolderState::Running);
-            let limit = if asked {
-                self.close_wait()
-            } else {
-                self.stopped_wait()
-            };
             let waited = started.elapsed();
+            let over = if left.is_empty() {
+                let since = nothing_left.get_or_insert_with(Instant::now);
+                since.elapsed() >= DELIVERY_WAIT
+            } else if asked {
+                waited >= self.running_wait()
+            } else {
+                waited >= self.stopped_wait()
+            };
             let mut links = state.slots.values().filter_map(|slot| slot.link.as_ref());
             let delivered =
                 self.delivering.load(Ordering::Acquire) == 0 && links.all(|link| link.delivered());
-            if (left.is_empty() && delivered) || interrupted || waited >= limit {
+            if (left.is_empty() && delivered) || interrupted || over {
                 return left;
             }
             if waited >= say {
