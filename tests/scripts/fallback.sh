@@ -130,6 +130,27 @@ works() {
     [[ -d $made_lab/root/usr/lib/modules/$(value "kernel-$1" KERNEL_RELEASE)/kernel ]] || fail "kernel $1 has no modules"
 }
 
+# The packages are not blamed for it.
+test_a_machine_without_memory_is_said() {
+    a_moving_archive
+    printf '#!/bin/sh\n%s\n' '[ "$1" != --version ] || { echo "QEMU emulator version 11.1.3"; exit; }' \
+        >"$tmp/killed"
+    cp "$tmp/killed" "$tmp/refused"
+    echo 'echo "qemu: cannot set up guest memory: Cannot allocate memory" >&2; exit 1' >>"$tmp/refused"
+    echo 'kill -KILL $$' >>"$tmp/killed"
+    chmod +x "$tmp/killed" "$tmp/refused"
+    cp "$tmp/refused" "$tmp/broken-qemu"
+    run "$REPO/scripts/lab"
+    is 1 "$status"
+    said "this machine lacks the memory for a guest of 512 MB" "cannot set up guest memory"
+    not_said "does not boot" "tomorrow"
+    cp "$tmp/killed" "$tmp/broken-qemu"
+    run "$REPO/scripts/lab"
+    is 1 "$status"
+    said "QEMU was killed after" "lack memory"
+    not_said "does not boot" "tomorrow"
+}
+
 test_what_does_not_work_is_not_taken() {
     local lab=$REPO/scripts/lab made
     a_moving_archive

@@ -209,6 +209,32 @@ test_a_full_disk_is_said() {
     not_said "MB free"
 }
 
+# What apt says then is of packages.
+test_a_disk_that_fills_up_is_not_the_archives_fault() {
+    may_mount
+    an_empty_archive
+    fake apt-cache <<'END'
+case " $* " in
+    *" madison "*) echo "linux-image-amd64 | 1 | http://archive.invalid/debian trixie/main amd64 Packages" ;;
+    *" show "*) echo "Depends: linux-image-6.12.1-amd64 (= 1)" ;;
+esac
+END
+    run "$REPO/scripts/lab"
+    is 1 "$status"
+    said "apt cannot resolve the packages" "try scripts/lab again tomorrow"
+    rm -rf "$tmp/lab"
+    # It is looked at once before.
+    fake df <<END
+[[ -e $tmp/seen ]] && free=99 || free=99999
+: >$tmp/seen
+printf 'x\n/dev/x 9 8 %s 9%% /\n' \$free
+END
+    run "$REPO/scripts/lab"
+    is 1 "$status"
+    said "only 99 MB free in $tmp/lab"
+    not_said "cannot resolve" "tomorrow"
+}
+
 test_a_machine_that_is_not_debian_is_asked_for_a_mirror() {
     may_mount
     fake apt-get <<'END'
