@@ -95,6 +95,79 @@ END
     is 2 "$(boots)"
 }
 
+# What fails may be what ends the machine.
+test_a_failure_before_such_an_end_is_not_tried_again() {
+    local line
+    for line in "test a ... FAILED" "thread 'main' panicked at tests/tests/udmabuf.rs:1:1:"; do
+        rm -f "$tmp/boots"
+        a_machine <<END
+echo "[    1.0] fine" >"\$logs/host.console"
+echo "$line" >"\$logs/output"
+((boot > 1)) || exit 134
+echo "test result: ok. 3 passed; 0 failed; 0 ignored" >"\$logs/output"
+echo 0 >"\$logs/status"
+END
+        run "$tmp/repo/scripts/nested" --kernel stable
+        is 1 "$status"
+        said "$line" "a test failed, and then the machine ended without a result (QEMU: 134)"
+        not_said "RETRY"
+        is 1 "$(boots)"
+    done
+}
+
+# As with --accel kvm where there is none.
+test_a_qemu_that_does_not_start_is_said() {
+    a_machine <<<'echo "qemu: no accelerator"; exit 1'
+    run "$tmp/repo/scripts/nested" --kernel stable
+    is 1 "$status"
+    said "qemu: no accelerator" "error: the machine ended without a result (QEMU: 1)" "Logs are in"
+    not_said "No such file"
+}
+
+test_a_machine_that_has_to_be_killed_at_its_limit_is_late() {
+    a_machine <<'END'
+trap '' TERM
+echo "[    1.0] fine" >"$logs/host.console"
+end=$((SECONDS + 2))
+while ((SECONDS < end)); do sleep 0.1; done
+kill -KILL $$
+END
+    run "$tmp/repo/scripts/nested" --kernel stable --limit 1
+    is 1 "$status"
+    said "not done after 1 s"
+    not_said "RETRY"
+    is 1 "$(boots)"
+}
+
+test_guests_without_kvm_in_an_emulated_machine_are_a_failure() {
+    a_machine <<'END'
+echo "[    1.0] fine" >"$logs/host.console"
+echo 0 >"$logs/status"
+END
+    # What runs in there, without its change of this machine; an emulated one is first tcg's.
+    in_there() {
+        local command=$CARGO_TARGET_DIR/test-logs/nested-udmabuf-stable/command
+        stub accel <<<"echo $1"
+        run "$tmp/repo/scripts/nested" --kernel stable
+        is 0 "$status"
+        stub accel <<<"echo $2"
+        printf '#!/bin/sh\necho "the tests run"\n' >"$tmp/udmabuf-0"
+        grep -v '^modprobe ' "$command" >"$tmp/command"
+        run bash "$tmp/command"
+    }
+    in_there tcg tcg
+    is 1 "$status"
+    said "KVM does not work"
+    not_said "the tests run"
+    in_there tcg kvm
+    is 0 "$status"
+    said "the tests run"
+    # Not every host with KVM lets its guests have it, too.
+    in_there kvm tcg
+    is 0 "$status"
+    said "the tests run"
+}
+
 test_an_error_of_its_init_is_said_and_not_tried_again() {
     a_machine <<'END'
 printf '[    1.0] fine\r\n[    1.5] nested: error: cannot show /usr\r\n[    1.6] reboot: Power down\r\n' >"$logs/host.console"
