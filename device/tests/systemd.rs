@@ -242,6 +242,15 @@ fn it_is_started_when_its_sockets_are_there_and_its_group_may_connect() {
     // Which QEMU's user has to pass.
     assert_eq!(fs::metadata(FOLDER).unwrap().mode() & 0o7777, 0o755);
     assert_eq!(service.report()["ending"], false);
+    // Its sockets are there before libvirt starts VMs, and longer than these.
+    let [before] = service.get(["Before"]);
+    for unit in ["libvirtd", "virtqemud", "libvirt-guests"] {
+        let unit = format!("{unit}.service");
+        assert!(
+            before.split(' ').any(|name| name == unit),
+            "{unit}: {before}"
+        );
+    }
 
     service.stop();
 
