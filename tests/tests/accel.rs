@@ -63,6 +63,13 @@ impl Fake {
         self.folder.path().join("runs")
     }
 
+    /// Where what a trial found is kept.
+    fn kept(&self) -> PathBuf {
+        let release = &self.lab.kernel_release;
+        let name = format!("accel-{release}-{}", self.version);
+        self.lab.folder.join(name)
+    }
+
     /// The words of each guest that was to be booted.
     fn guests(&self) -> Vec<String> {
         let text = fs::read_to_string(self.runs()).unwrap_or_default();
@@ -89,10 +96,8 @@ impl Fake {
 
 impl Drop for Fake {
     fn drop(&mut self) {
-        let release = &self.lab.kernel_release;
-        let kept = format!("accel-{release}-{}", self.version);
         // There is none when nothing was tried.
-        let _ = fs::remove_file(self.lab.folder.join(kept));
+        let _ = fs::remove_file(self.kept());
     }
 }
 
@@ -179,6 +184,30 @@ fn a_guest_that_hangs_is_no_kvm_and_is_killed() {
             let running = fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z "));
             Ok((!running).then_some(()))
         })
+    });
+}
+
+#[test]
+fn a_guest_that_hung_is_not_waited_for_again_within_the_hour() {
+    report::run(|| {
+        let fake = Fake::new("late", "exec sleep 1000")?;
+        let answer = fake.asked(&["--limit", "1"])?;
+        ensure!(answer.accel == "tcg", "{answer:?}");
+        let again = fake.asked(&["--limit", "1"])?;
+        ensure!(again.accel == "tcg" && again.why == answer.why, "{again:?}");
+        ensure!(fake.guests().len() == 1, "it was waited for again");
+        // More time says more.
+        let longer = fake.asked(&["--limit", "2"])?;
+        ensure!(longer.why.contains("within 2 s"), "{longer:?}");
+        ensure!(fake.guests().len() == 2, "it was not waited for longer");
+        // So does another time: the machine may have been busy.
+        let text = fs::read_to_string(fake.kept())?;
+        let (rest, until) = text.split_once("\nuntil ").context("it is kept for ever")?;
+        let (_, limit) = until.split_once(' ').context("no limit is kept")?;
+        fs::write(fake.kept(), format!("{rest}\nuntil 1 {limit}"))?;
+        fake.asked(&["--limit", "1"])?;
+        ensure!(fake.guests().len() == 3, "an old answer was taken");
+        Ok(())
     });
 }
 
