@@ -270,6 +270,13 @@ END
     ' sh "$2"
 }
 
+# has_udmabuf [FILE]: whether this machine's /dev/udmabuf can be opened, as the tests ask.
+# To open it alone would make a file of that name.
+has_udmabuf() {
+    local device=${1:-/dev/udmabuf}
+    [[ -c $device ]] && (: <>"$device") 2>/dev/null
+}
+
 # digest FILE...: one hash over the names and contents of the files.
 digest() {
     sha256sum -- "$@" | sha256sum | cut -d' ' -f1

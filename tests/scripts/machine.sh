@@ -79,6 +79,22 @@ test_cdpath_does_not_lead_to_another_checkout() {
     is "$tmp/repo" "$(<"$tmp/found")"
 }
 
+test_udmabuf_is_a_device_that_opens_and_none_is_made() {
+    local has='. "$1/scripts/lib.sh"; has_udmabuf "$2"'
+    run bash -c "$has" sh "$REPO" "$tmp/udmabuf"
+    is 1 "$status"
+    [[ ! -e $tmp/udmabuf ]] || fail "a file was made"
+    : >"$tmp/udmabuf"
+    run bash -c "$has" sh "$REPO" "$tmp/udmabuf"
+    is 1 "$status"
+    # No terminal is behind it in a session of its own.
+    run setsid -w bash -c "$has" sh "$REPO" /dev/tty
+    is 1 "$status"
+    not_said "/dev/tty"
+    run bash -c "$has" sh "$REPO" /dev/null
+    is 0 "$status"
+}
+
 test_no_cargo_is_said() {
     checkout
     stub lab <<<"touch $tmp/lab-ran"
