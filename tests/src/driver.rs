@@ -9,6 +9,24 @@ use crate::wait;
 
 const FOLDER: &str = "/sys/bus/virtio/drivers/virtio_bufshare";
 
+/// Where the driver says what it does.
+pub const STATE: &str = "/sys/kernel/debug/bufshare/state";
+
+/// How many requests the device has had.
+///
+/// # Errors
+/// When the driver does not say, or as [`Vm::call`].
+pub fn requests(vm: &Vm) -> Result<u64> {
+    let state = String::from_utf8(vm.read_file(STATE)?)?;
+    let line = state
+        .lines()
+        .find_map(|line| line.strip_prefix("requests "));
+    let number = line.with_context(|| format!("no number of requests: {state}"))?;
+    number
+        .parse()
+        .with_context(|| format!("requests: {number}"))
+}
+
 /// The virtio device that the driver is bound to, if there is one.
 ///
 /// # Errors

@@ -12,14 +12,14 @@ use bufshare_agent::wire::{Command, Status};
 use bufshare_protocol::ioctl::{self, Export, MetaIo, Table};
 use bufshare_protocol::wire::Meta;
 use bufshare_tests::channel::{Program, errno_of};
-use bufshare_tests::driver::{bind, bound, unbind, unload_when_free};
+use bufshare_tests::driver::{STATE, bind, bound, requests, unbind, unload_when_free};
 use bufshare_tests::hand::{
     AttachKind, Hand, Patch, Sight, Step, bytes, id_bytes, refused, share_works, status,
 };
 use bufshare_tests::leaks;
 use bufshare_tests::pair::{DRIVER, Plan, Shared, Side, TwoVms};
 use bufshare_tests::report::Skip;
-use bufshare_tests::vm::Vm;
+use bufshare_tests::vm::{DEVICE, SOCKET, Vm};
 use bufshare_tests::wait;
 
 static VMS: Shared = Shared::new(Plan::new);
@@ -300,20 +300,6 @@ fn a_driver_whose_binding_process_is_killed_is_bound() {
     });
 }
 
-/// The driver says what it does.
-const STATE: &str = "/sys/kernel/debug/bufshare/state";
-
-/// How many requests the device has had.
-fn requests(vm: &Vm) -> Result<u64> {
-    let state = String::from_utf8(vm.read_file(STATE)?)?;
-    let line = state
-        .lines()
-        .find_map(|line| line.strip_prefix("requests "));
-    line.context("no number of requests")?
-        .parse()
-        .context("requests")
-}
-
 #[test]
 fn unbinding_the_exporters_driver_takes_its_buffers_and_binding_it_works_again() {
     VMS.with(|vms| {
@@ -403,6 +389,50 @@ fn a_guest_sleeps_and_wakes_and_shares_again() {
         b.import_pattern(&export.id, 4)?;
         drop((a, b));
         all_works(vms, 40)
+    });
+}
+
+/// The device of the second has half of the configuration space that it should have.
+static SHORT: Shared = Shared::new(|| {
+    Plan::new().second(|machine| {
+        let device = DEVICE.replace("config_size=64", "config_size=32");
+        let device = format!("{device},chardev=bufshare");
+        let socket = format!("socket,id=bufshare,path={SOCKET}");
+        let words = [
+            "-machine",
+            "q35,memory-backend=ram,usb=off,vmport=off",
+            "-object",
+            "memory-backend-memfd,id=ram,size=512M,share=on",
+            "-chardev",
+            &socket,
+            "-device",
+            &device,
+        ];
+        machine.setup = Some(words.map(str::to_owned).to_vec());
+    })
+});
+
+/// The room that this VMM gives a configuration is always larger: the rest reads as ones.
+#[test]
+fn a_device_whose_configuration_is_cut_short_is_refused_with_a_message() {
+    SHORT.with(|vms| {
+        let bound = bound(&vms.b)?;
+        ensure!(bound.is_none(), "bound: {bound:?}");
+        let log = vms.b.kernel_log()?;
+        let said = "not a buffer-sharing device of this driver's kind";
+        ensure!(log.iter().any(|line| line.contains(said)), "{log:?}");
+        // It can be tried again.
+        let devices = vms.b.list_dir("/sys/bus/virtio/devices")?;
+        let device = devices
+            .iter()
+            .find(|device| {
+                let path = format!("/sys/bus/virtio/devices/{device}/device");
+                vms.b.read_file(&path).is_ok_and(|id| id == b"0x0025\n")
+            })
+            .with_context(|| format!("no device 37 in {devices:?}"))?;
+        let refusal = bind(&vms.b, device).err().context("it was bound")?;
+        ensure!(errno_of(&refusal) == Some(libc::EINVAL), "{refusal:#}");
+        Ok(())
     });
 }
 

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Dma-bufs of other drivers are exported and read by the other VM
 
+use core::mem::offset_of;
+
 use anyhow::{Result, ensure};
-use bufshare_tests::hand::{Hand, Import, MovableKind, Refused, Sight, Source, refused, status};
+use bufshare_protocol::ioctl::{self, Export};
+use bufshare_tests::driver::{bind, unbind};
+use bufshare_tests::hand::{
+    Hand, Import, MovableKind, Patch, Refused, Sight, Source, bytes, refused, status,
+};
 use bufshare_tests::lab::{self, has_udmabuf};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::report::Skip;
@@ -320,6 +326,37 @@ fn a_buffer_that_moves_although_it_is_pinned_is_revoked_where_the_kernel_says_so
         ensure!(status(b.import(&export.id))? == "NOT_FOUND");
         ensure!(a.compare(mine, 8)? == Sight::Pattern);
         Ok(())
+    });
+}
+
+/// The list of peers is looked at when the buffer is pinned already: that is undone before
+/// the driver is gone.
+#[test]
+fn an_export_that_is_refused_leaves_nothing_pinned_when_the_driver_is_unbound() {
+    VMS.with(|vms| {
+        load_exporter(&vms.a)?;
+        let mut a = vms.a.hand()?;
+        let buf = a.make(Source::Movable(MovableKind::Movable), 64 * PAGE)?;
+        let one = 1_u32.to_ne_bytes();
+        let data = bytes(Export::SIZE, &[(offset_of!(Export, num_acl), &one)]);
+        let patches = [
+            Patch::Descriptor {
+                at: offset_of!(Export, dmabuf_fd),
+                number: buf.number,
+            },
+            // A peer without rights.
+            Patch::Address {
+                at: offset_of!(Export, acl),
+                of: vec![0; 16],
+            },
+        ];
+        let (errno, _) = a.raw(ioctl::EXPORT, &data, &patches)?;
+        ensure!(errno == libc::EINVAL, "errno {errno}");
+        let device = unbind(&vms.a)?;
+        a.move_away(buf)?;
+        bind(&vms.a, &device)?;
+        drop(a);
+        is_shared(vms, Source::Movable(MovableKind::Movable), 64 * PAGE).map(drop)
     });
 }
 

@@ -9,7 +9,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
-use bufshare_tests::driver::lacks;
+use bufshare_agent::hand::Op;
+use bufshare_tests::driver::{self, lacks};
 use bufshare_tests::hand::{
     AttachKind, Export, Hand, Import, Importer, Map, Sight, Step, pattern, refused,
 };
@@ -310,8 +311,6 @@ fn a_kernel_mapping_that_the_host_does_not_make_is_scratch_memory_and_ends_the_i
     });
 }
 
-/// The memory that a kernel mapping needs grows with the buffer, and its exporter says
-/// how large that is.
 /// Bytes that a guest's kernel has to give.
 fn ram_of(vm: &Vm) -> Result<u64> {
     let text = String::from_utf8(vm.read_file("/proc/meminfo")?)?;
@@ -323,6 +322,43 @@ fn ram_of(vm: &Vm) -> Result<u64> {
     Ok(kib << 10)
 }
 
+/// Who waits for such a mapping is killed: the wait goes on until the host answers, and
+/// the import is as good for others as before.
+#[test]
+fn a_kernel_mapping_whose_process_is_killed_is_made_and_does_not_end_the_import() {
+    VMS.with(|vms| {
+        let mut it = take(vms, AttachKind::Plain)?;
+        let pid = it.b.program().pid();
+        let mut other = vms.b.hand()?;
+        let buf = other.adopt(pid, 0)?;
+        let maps = |vms: &mut TwoVms| -> Result<u64> {
+            Ok(vms.daemon()?.snapshot()?.peer("b")?.map_requests)
+        };
+        let before = maps(vms)?;
+        let requests = driver::requests(&vms.b)?;
+        vms.daemon()?.pause()?;
+        let killed = (|| {
+            it.b.begin(Op::Importer {
+                importer: it.importer.number,
+                step: Step::Vmap,
+            })?;
+            wait::until("the request for the mapping", wait::COMMAND, || {
+                Ok((driver::requests(&vms.b)? > requests).then_some(()))
+            })?;
+            it.b.program().signal(libc::SIGKILL)
+        })();
+        vms.daemon()?.go_on()?;
+        killed?;
+        it.b.program().end(wait::COMMAND, |_, _| {})?;
+        ensure!(maps(vms)? == before + 1, "the mapping was not asked for");
+        let map = other.map(buf)?;
+        ensure!(other.compare(map, it.seed)? == Sight::Pattern);
+        Ok(())
+    });
+}
+
+/// The memory that a kernel mapping needs grows with the buffer, and its exporter says
+/// how large that is.
 #[test]
 fn a_buffer_larger_than_the_ram_has_no_kernel_mapping() {
     SMALL.with(|vms| {

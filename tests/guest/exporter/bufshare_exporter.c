@@ -6,6 +6,7 @@
  * The ioctls of /dev/bufshare_exporter are below; their arguments are as in
  * tests/agent/src/hands/exporter.rs.
  */
+#include <linux/delay.h>
 #include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
@@ -19,6 +20,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
+#include <linux/workqueue.h>
 
 #ifndef HAVE_INVALIDATE_MAPPINGS
 #define dma_buf_invalidate_mappings dma_buf_move_notify
@@ -74,6 +76,21 @@ static int exporter_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *at
 	revocable = dma_buf_attach_revocable(attach);
 #endif
 	return ex->kind == EXPORTER_REVOCABLE && !revocable ? -EOPNOTSUPP : 0;
+}
+
+/* It takes its time, so it is not over before it is waited for. */
+static void exporter_idle(struct work_struct *work)
+{
+	msleep(20);
+}
+
+static DECLARE_WORK(exporter_work, exporter_idle);
+
+/* It may wait for work of its own on an ordinary queue. */
+static void exporter_detach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
+{
+	schedule_work(&exporter_work);
+	flush_work(&exporter_work);
 }
 
 static int exporter_pin(struct dma_buf_attachment *attach)
@@ -167,6 +184,7 @@ static void exporter_release(struct dma_buf *dmabuf)
 
 static const struct dma_buf_ops exporter_ops = {
 	.attach = exporter_attach,
+	.detach = exporter_detach,
 	.pin = exporter_pin,
 	.unpin = exporter_unpin,
 	.map_dma_buf = exporter_map,

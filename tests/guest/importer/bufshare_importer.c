@@ -127,8 +127,10 @@ static int edu_transfer(dma_addr_t addr, u32 len, bool to_ram)
 	return ret;
 }
 
+/* It takes its time, so it is not over before it is waited for. */
 static void importer_idle(struct work_struct *work)
 {
+	msleep(20);
 }
 
 static DECLARE_WORK(importer_work, importer_idle);
