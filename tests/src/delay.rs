@@ -88,6 +88,16 @@ impl<'a> Delay<'a> {
         Ok(Self { vm, symbol })
     }
 
+    /// Of this function, for no time, when this process calls it.
+    ///
+    /// # Errors
+    /// As [`Vm::insert`].
+    pub fn none(vm: &'a Vm, symbol: &'a str, pid: i32) -> Result<Self> {
+        let (function, process) = (format!("symbol={symbol}"), format!("pid={pid}"));
+        vm.insert("delay", &[&function, &process])?;
+        Ok(Self { vm, symbol })
+    }
+
     fn says(&self, parameter: &str) -> Result<bool> {
         let path = format!("/sys/module/{MODULE}/parameters/{parameter}");
         Ok(self.vm.read_file(&path)? == b"Y\n")
@@ -112,6 +122,15 @@ impl<'a> Delay<'a> {
     /// As [`Vm::call`].
     pub fn over(&self) -> Result<bool> {
         self.says("over")
+    }
+
+    /// The kernel might have had another task run instead of who was held up.
+    ///
+    /// # Errors
+    /// When nobody was, or as [`Vm::call`].
+    pub fn preemptible(&self) -> Result<bool> {
+        ensure!(self.over()?, "{}: nobody called it", self.symbol);
+        self.says("preemptible")
     }
 
     /// Hold up nobody any more, after somebody was.

@@ -101,6 +101,25 @@ fn a_revocation_is_not_missed_when_its_event_is_taken_before_the_answer_to_the_i
     });
 }
 
+/// A request that another task adds meanwhile is seen by the host with the first one's
+/// notification only: it would wait until the task that owes that runs again.
+#[test]
+fn a_task_is_not_preempted_before_it_notifies_the_device() {
+    VMS.with(|vms| {
+        let mut a = vms.a.hand()?;
+        let pid = a.program().pid();
+        // The way to the host begins where the kernel may preempt, and so it is seen to.
+        let delay = Delay::none(&vms.a, "bufshare_req_alloc", pid)?;
+        a.list()?;
+        ensure!(delay.preemptible()?, "preemption is not seen");
+        delay.end()?;
+        let delay = Delay::none(&vms.a, "virtqueue_notify", pid)?;
+        a.list()?;
+        ensure!(!delay.preemptible()?, "it may be preempted");
+        delay.end()
+    });
+}
+
 /// Has the second processor take the keyboard's interrupts.
 fn keys_go_to_the_second_processor(vm: &Vm) -> Result<()> {
     vm.write_file("/proc/irq/1/smp_affinity_list", b"1")?;
