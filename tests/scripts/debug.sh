@@ -210,6 +210,24 @@ test_a_full_disk_is_said_before_the_lab_is_made() {
     is 0 "$status"
 }
 
+test_nothing_is_left_of_the_progress_lines() {
+    local sleeper
+    fake sleep <<END
+[[ \$1 != 60 ]] || echo \$\$ >$tmp/sleeper
+exec -a sleep /bin/sleep "\$1"
+END
+    sed -n '/^show_progress() {/,/^}/p' "$REPO/scripts/debug-kernel" >"$tmp/function"
+    grep -q sleep "$tmp/function" || fail "there is no such function"
+    # shellcheck disable=SC2016 # for the inner shell
+    begin bash -c '. "$0"; show_progress $$ /nonexistent & wait || true' "$tmp/function"
+    until_true "it sleeps" test -s "$tmp/sleeper"
+    sleeper=$(<"$tmp/sleeper")
+    # As make_kernel does at the end of a build.
+    kill "$(awk '/^PPid:/ { print $2 }' "/proc/$sleeper/status")"
+    until_true "the sleep ends" gone "$sleeper"
+    wait "$job"
+}
+
 test_what_is_missing_is_said_before_a_kernel_is_made() {
     a_lab
     without cargo
