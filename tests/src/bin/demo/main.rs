@@ -215,6 +215,10 @@ fn run(options: &Options, out: &Path, logs: &Path, started: Instant) -> Result<(
     say("display: the screen is saved");
 
     release(options, &mut told, &mut capture, &mut view)?;
+    let outcome = Outcome::new(&told, &vms, &evidence, size)?;
+    let text = serde_json::to_string_pretty(&outcome)?;
+    std::fs::write(out.join("result.json"), text + "\n")?;
+    outcome.print(&told, out)?;
     if options.keep_vms {
         eprintln!(
             "demo: the VMs run; logs are in {}; Enter ends them",
@@ -222,11 +226,7 @@ fn run(options: &Options, out: &Path, logs: &Path, started: Instant) -> Result<(
         );
         std::io::stdin().lock().read_line(&mut String::new())?;
     }
-    let outcome = Outcome::new(&told, &vms, &evidence, size)?;
-    let text = serde_json::to_string_pretty(&outcome)?;
-    std::fs::write(out.join("result.json"), text + "\n")?;
     vms.finish().context("at the end")?;
-    outcome.print(&told, out)?;
     evidence
         .screen
         .context("the screen does not show the camera's last frame")?;
