@@ -185,8 +185,8 @@ pub fn complaints(console: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// Numbers of the lines by which Linux says that vivid's thread computed a time in the
-/// past. It does when it is held up between looking at the clock and waiting, which
+/// Numbers of the lines by which Linux says that vivid's thread, that of its camera or its
+/// output, computed a time in the past. It does when it is held up between looking at the clock and waiting, which
 /// happens where the host is busy, and it is a fault of vivid alone.
 fn late_cameras(text: &str) -> Vec<usize> {
     const START: &str = "schedule_timeout: wrong timeout value";
@@ -204,7 +204,9 @@ fn late_cameras(text: &str) -> Vec<usize> {
         let mut trace = None;
         let mut of_vivid = false;
         for (number, line) in report {
-            of_vivid |= line.contains("vivid_thread_vid_cap");
+            of_vivid |= ["vivid_thread_vid_cap", "vivid_thread_vid_out"]
+                .iter()
+                .any(|function| line.contains(function));
             if line.ends_with("Call Trace:") && trace.is_none() {
                 trace = Some(number);
             }
@@ -276,6 +278,7 @@ mod tests {
         };
         let found = |text: String| complaints(text.as_bytes()).len();
         assert_eq!(found(report("vivid_thread_vid_cap")), 0);
+        assert_eq!(found(report("vivid_thread_vid_out")), 0);
         assert_eq!(found(report("bufshare_vq_wait")), 1);
         let two = report("vivid_thread_vid_cap") + "[2.0] Call Trace:\n";
         assert_eq!(found(two), 1);

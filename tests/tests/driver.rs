@@ -7,7 +7,7 @@ use core::mem::offset_of;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bufshare_agent::hand::{Op, Yield};
+use bufshare_agent::hand::{MovableKind, Op, Source, Yield};
 use bufshare_agent::wire::{Command, Status};
 use bufshare_protocol::ioctl::{self, Export, MetaIo, Table};
 use bufshare_protocol::wire::Meta;
@@ -158,42 +158,73 @@ fn delay_says(vm: &Vm, parameter: &str) -> Result<bool> {
     Ok(vm.read_file(&path)? == b"Y\n")
 }
 
+/// Unbinds b's driver while an ioctl of one more process, perhaps about the buffer that a
+/// exports, is held up in `symbol`. Returns what came of that.
+fn unbind_during(
+    vms: &TwoVms,
+    symbol: &str,
+    op: impl FnOnce(&mut Hand, String) -> Result<Op>,
+) -> Result<Yield> {
+    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    // The region's end would wait for the one that is held up; so it is kept.
+    let (_, _, export) = a.offer(SIZE, 1)?;
+    vms.b.insert("importer", &[])?;
+    let kept = b.import(&export.id)?;
+    let user = b.attach(kept.buf, AttachKind::Plain)?;
+    b.step(user, Step::Vmap)?;
+    let mut held = vms.b.hand()?;
+    let op = op(&mut held, export.id.clone())?;
+    let symbol = format!("symbol={symbol}");
+    vms.b.insert("delay", &[&symbol, "ms=4000"])?;
+    let ioctl = held.begin(op)?;
+    wait::until("the ioctl to be held up", LIMIT, || {
+        Ok(delay_says(&vms.b, "held")?.then_some(()))
+    })?;
+    ensure!(!delay_says(&vms.b, "over")?, "held up for too short a time");
+    unbind(&vms.b)?;
+    ensure!(delay_says(&vms.b, "over")?, "the ioctl was not waited for");
+    held.finish(ioctl, "the ioctl", wait::COMMAND)
+}
+
+/// A VM that was left with a window has to be powered off.
+fn begin_anew(vms: &mut TwoVms) -> Result<()> {
+    vms.b.check()?;
+    vms.b.kill()?;
+    vms.restart(Side::B)?;
+    all_works(vms, 60)
+}
+
 /// It is held up between the host's answer and the first use of the window region,
 /// which an unbound driver gives up.
 #[test]
 fn a_driver_is_not_unbound_before_an_import_that_has_begun_is_made() {
     HELD.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
-        let (_, _, export) = a.offer(SIZE, 1)?;
-        // The region's end would wait for the one that is held up; so it is kept.
-        vms.b.insert("importer", &[])?;
-        let kept = b.import(&export.id)?;
-        let user = b.attach(kept.buf, AttachKind::Plain)?;
-        b.step(user, Step::Vmap)?;
-        let mut held = vms.b.hand()?;
-        held.info()?;
-        vms.b
-            .insert("delay", &["symbol=dma_buf_export", "ms=4000"])?;
-        let import = held.begin(Op::Import {
-            id: export.id.clone(),
-            write: true,
+        let begun = unbind_during(vms, "dma_buf_export", |_, id| {
+            Ok(Op::Import { id, write: true })
         })?;
-        wait::until("the import to be held up", LIMIT, || {
-            Ok(delay_says(&vms.b, "held")?.then_some(()))
-        })?;
-        ensure!(!delay_says(&vms.b, "over")?, "held up for too short a time");
-        unbind(&vms.b)?;
-        ensure!(delay_says(&vms.b, "over")?, "the import was not waited for");
-        match held.finish(import, "Import", wait::COMMAND)? {
-            Yield::Imported { .. } => {}
-            other => bail!("odd outcome {other:?}"),
-        }
-        drop((a, b, held));
-        // A VM that was left with a window has to be powered off.
-        vms.b.check()?;
-        vms.b.kill()?;
-        vms.restart(Side::B)?;
-        all_works(vms, 60)
+        ensure!(matches!(begun, Yield::Imported { .. }), "{begun:?}");
+        begin_anew(vms)
+    });
+}
+
+/// It is held up where it attaches the device, which goes with the driver, to a buffer of
+/// another driver. There is no host to tell of it any more, but the memory was found out.
+#[test]
+fn a_driver_is_not_unbound_before_an_export_that_has_begun_has_its_memory() {
+    HELD.with(|vms| {
+        vms.b.insert("exporter", &[])?;
+        let begun = unbind_during(vms, "dma_buf_dynamic_attach", |held, _| {
+            let buf = held.make(Source::Movable(MovableKind::Movable), SIZE)?;
+            Ok(Op::Export {
+                buf: buf.number,
+                access: Vec::new(),
+                name: String::new(),
+                blob: Vec::new(),
+            })
+        });
+        let refusal = refused(begun)?;
+        ensure!(refusal.errno == libc::ENODEV, "{refusal}");
+        begin_anew(vms)
     });
 }
 
