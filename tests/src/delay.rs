@@ -22,6 +22,15 @@ pub fn apart(machine: &mut Machine) {
     machine.kernel.extend(words.map(str::to_owned));
 }
 
+/// Has all that a process does from now on happen there.
+///
+/// # Errors
+/// As [`Vm::run`].
+pub fn put_apart(vm: &Vm, pid: i32) -> Result<()> {
+    let words = ["/bin/busybox", "taskset", "-ap", "2", &pid.to_string()];
+    channel::succeeded("taskset", vm.run(&words, wait::COMMAND)?).map(drop)
+}
+
 /// What a shell does on the second processor.
 #[derive(Debug)]
 pub struct Apart {
@@ -86,6 +95,12 @@ impl<'a> Delay<'a> {
         let (function, time) = (format!("symbol={symbol}"), format!("ms={ms}"));
         vm.insert("delay", &[&function, &time, &format!("skip={calls}")])?;
         Ok(Self { vm, symbol })
+    }
+
+    /// One that was begun before.
+    #[must_use]
+    pub fn begun(vm: &'a Vm, symbol: &'a str) -> Self {
+        Self { vm, symbol }
     }
 
     /// Of this function, for no time, when this process calls it.

@@ -12,6 +12,7 @@ use bufshare_agent::wire::{Command, Status};
 use bufshare_protocol::ioctl::{self, Export, MetaIo, Table};
 use bufshare_protocol::wire::Meta;
 use bufshare_tests::channel::{Program, errno_of};
+use bufshare_tests::delay::{self, Delay};
 use bufshare_tests::driver::{STATE, bind, bound, requests, unbind, unload_when_free};
 use bufshare_tests::hand::{
     AttachKind, Hand, Patch, Sight, Step, bytes, id_bytes, refused, share_works, status,
@@ -151,12 +152,7 @@ fn a_driver_is_unbound_while_ioctls_wait_for_their_programs_memory() {
 }
 
 /// The second has a processor to spare for what is held up.
-static HELD: Shared = Shared::new(|| Plan::new().second(|machine| machine.processors = 2));
-
-fn delay_says(vm: &Vm, parameter: &str) -> Result<bool> {
-    let path = format!("/sys/module/bufshare_delay/parameters/{parameter}");
-    Ok(vm.read_file(&path)? == b"Y\n")
-}
+static HELD: Shared = Shared::new(|| Plan::new().second(delay::apart));
 
 /// Unbinds b's driver while an ioctl of one more process, perhaps about the buffer that a
 /// exports, is held up in `symbol`. Returns what came of that.
@@ -174,15 +170,12 @@ fn unbind_during(
     b.step(user, Step::Vmap)?;
     let mut held = vms.b.hand()?;
     let op = op(&mut held, export.id.clone())?;
-    let symbol = format!("symbol={symbol}");
-    vms.b.insert("delay", &[&symbol, "ms=4000"])?;
+    delay::put_apart(&vms.b, held.program().pid())?;
+    let delay = Delay::of(&vms.b, symbol, 4000)?;
     let ioctl = held.begin(op)?;
-    wait::until("the ioctl to be held up", LIMIT, || {
-        Ok(delay_says(&vms.b, "held")?.then_some(()))
-    })?;
-    ensure!(!delay_says(&vms.b, "over")?, "held up for too short a time");
+    delay.holds()?;
     unbind(&vms.b)?;
-    ensure!(delay_says(&vms.b, "over")?, "the ioctl was not waited for");
+    ensure!(delay.over()?, "the ioctl was not waited for");
     held.finish(ioctl, "the ioctl", wait::COMMAND)
 }
 
@@ -255,10 +248,15 @@ fn a_driver_that_could_not_wake_its_device_is_unbound_without_a_warning() {
     });
 }
 
+/// The processors that a process may use.
+const ANYWHERE: &str = "3";
+const APART: &str = "2";
+
 /// Has a process of the guest write to a file of the driver's in sysfs.
-fn begin_write(vm: &Vm, file: &str, text: &str) -> Result<Program> {
+fn begin_write(vm: &Vm, file: &str, text: &str, processors: &str) -> Result<Program> {
     let script = format!("echo {text} >/sys/bus/virtio/drivers/virtio_bufshare/{file}");
-    vm.spawn(&["/bin/busybox", "sh", "-c", &script])
+    let busybox = "/bin/busybox";
+    vm.spawn(&[busybox, "taskset", processors, busybox, "sh", "-c", &script])
 }
 
 /// Who unbinds the driver is killed while the host does not answer: the windows that
@@ -276,7 +274,7 @@ fn a_driver_whose_unbinding_process_is_killed_gives_its_windows_back() {
         let before = requests(&vms.b)?;
         vms.daemon()?.pause()?;
         let begun = (|| {
-            let unbinding = begin_write(&vms.b, "unbind", &device)?;
+            let unbinding = begin_write(&vms.b, "unbind", &device, ANYWHERE)?;
             wait::until("the driver to wait for the host", LIMIT, || {
                 Ok((requests(&vms.b)? > before).then_some(()))
             })?;
@@ -306,25 +304,24 @@ fn a_driver_whose_binding_process_is_killed_is_bound() {
     HELD.with(|vms| {
         let device = unbind(&vms.b)?;
         // For the driver's first request, to a device that is ready.
-        vms.b
-            .insert("delay", &["symbol=bufshare_req_alloc", "ms=4000"])?;
-        let mut binding = begin_write(&vms.b, "bind", &device)?;
-        wait::until("the driver to be held up", LIMIT, || {
-            Ok(delay_says(&vms.b, "held")?.then_some(()))
-        })?;
+        let first = "bufshare_req_alloc";
+        let delay = Delay::of(&vms.b, first, 4000)?;
+        let mut binding = begin_write(&vms.b, "bind", &device, APART)?;
+        delay.holds()?;
         vms.daemon()?.pause()?;
         let killed = (|| {
+            let delay = Delay::begun(&vms.b, first);
             binding.signal(libc::SIGKILL)?;
-            ensure!(!delay_says(&vms.b, "over")?, "held up for too short a time");
+            ensure!(!delay.over()?, "held up for too short a time");
             wait::until("the driver to go on", LIMIT, || {
-                Ok(delay_says(&vms.b, "over")?.then_some(()))
+                Ok(delay.over()?.then_some(()))
             })
         })();
         vms.daemon()?.go_on()?;
         killed?;
         let status = binding.end(LIMIT, |_, _| {})?;
         ensure!(status == Status::Signal(libc::SIGKILL), "{status:?}");
-        vms.b.unload("bufshare_delay")?;
+        Delay::begun(&vms.b, first).end()?;
         let bound = bound(&vms.b)?;
         ensure!(bound.as_ref() == Some(&device), "bound: {bound:?}");
         all_works(vms, 120)

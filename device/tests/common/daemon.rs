@@ -97,6 +97,20 @@ pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_vhost-device-bufshare"))
 }
 
+/// Has a program end by the signals that whoever runs the tests may ignore: `nohup` does,
+/// and so does a shell for what it runs in the background.
+fn end_by_signals(command: &mut Command) {
+    let set = || {
+        for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+            // SAFETY: no handler is set.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec nothing but system calls are made.
+    unsafe { command.pre_exec(set) };
+}
+
 /// Gives a program other limits of open files.
 pub fn limit_open_files(command: &mut Command, soft: u64, hard: u64) {
     let limit = libc::rlimit {
@@ -159,6 +173,7 @@ impl Daemon {
         if let Some((soft, hard)) = setup.open_files {
             limit_open_files(&mut command, soft, hard);
         }
+        end_by_signals(&mut command);
         let child = Program::start(&mut command);
         drop(starting);
         let daemon = Self {

@@ -253,6 +253,8 @@ mod tests {
     fn a_signal_ends_it() {
         let _alone = alone();
         for signal in SIGNALS {
+            // SAFETY: no handler is set. Whoever runs the tests may ignore it.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
             let mut stop = Stop::new(Input::Ignored).unwrap();
             // SAFETY: sends this thread a signal that is handled.
             unsafe { libc::raise(signal) };
