@@ -433,8 +433,8 @@ impl Hub {
         self.take_back(peer);
     }
 
-    /// Takes back all that a peer exported that has stopped, or that is in no RAM, in steps: between two of them others
-    /// have their requests served.
+    /// Takes back what a peer exported that has stopped, or what of it is in no RAM, in
+    /// steps: between two of them others have their requests served.
     fn take_back(&self, peer: PeerId) {
         loop {
             // Also if the broker failed.
@@ -470,7 +470,7 @@ impl Hub {
     /// The driver is a new one, or there is none: lets go of all that the old
     /// one had. `windows_gone`: the front end has unmapped its windows itself.
     pub fn reset(&self, peer: PeerId, windows_gone: bool) {
-        // Its stop may be under way: the reset takes the rest back at once.
+        // In steps, if its stop is still at that: `peer_reset` would do the rest at once.
         self.take_back(peer);
         self.step(|broker, slots| {
             let Some(slot) = slots.get_mut(&peer) else {

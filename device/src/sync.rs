@@ -102,8 +102,22 @@ impl Limiters {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// For what happens at once on an idle machine.
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// Does something on another thread, as of another session. Whether that ends while
+    /// this thread is where it is.
+    pub(crate) fn ends_elsewhere(what: impl FnOnce() + Send + 'static) -> bool {
+        let (done, end) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            what();
+            let _ = done.send(());
+        });
+        end.recv_timeout(SOON).is_ok()
+    }
 
     #[test]
     fn limiter_beyond_its_lines_drops_and_tells_later() {

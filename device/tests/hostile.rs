@@ -686,10 +686,7 @@ fn vmm_that_keeps_what_it_refused_to_map_is_not_believed() {
 
 #[test]
 fn stop_of_an_exporter_waits_for_files_that_were_unmapped() {
-    let daemon = Daemon::start(&Setup {
-        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
-        ..Setup::default()
-    });
+    let daemon = Daemon::start(&Setup::that_waits("unlimited"));
     let (mut a, mut b, _, handle) = hoarder(&daemon);
     b.map(handle, PAGE);
     b.unmap(handle);
@@ -711,10 +708,7 @@ fn stop_of_an_exporter_waits_for_files_that_were_unmapped() {
 
 #[test]
 fn of_two_stops_that_wait_for_each_other_one_is_answered_unproved() {
-    let daemon = Daemon::start(&Setup {
-        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
-        ..Setup::default()
-    });
+    let daemon = Daemon::start(&Setup::that_waits("unlimited"));
     let (mut a, mut b, _, handle) = hoarder(&daemon);
     b.map(handle, PAGE);
     b.unmap(handle);
@@ -757,10 +751,7 @@ fn keep(from: &mut Vm, to: &mut Vm) {
 /// A waits for B, which waits for C, which waits for A, because the VMM of A keeps
 /// something of C, or its guest has it mapped.
 fn stop_in_a_ring_of_three(shown: bool) {
-    let daemon = Daemon::start(&Setup {
-        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
-        ..Setup::default()
-    });
+    let daemon = Daemon::start(&Setup::that_waits("unlimited"));
     let mut a = Vm::boot(&daemon.socket("a"));
     let mut b = Vm::boot(&daemon.socket("b"));
     let mut c = Vm::boot(&daemon.socket("c"));

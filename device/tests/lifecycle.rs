@@ -267,10 +267,7 @@ fn windows_that_survive_a_reset_are_unmapped_when_the_device_runs_again() {
 
 /// The daemon does not wait long for front ends whose device is stopped.
 fn impatient(start: Start) -> Daemon {
-    start(&Setup {
-        extra: vec!["--shm-size", "16M", "--revoke-wait", "1"],
-        ..Setup::default()
-    })
+    start(&Setup::that_waits("1"))
 }
 
 /// All of `vms` stop at once. Each waits for the next one, and serves nothing
@@ -436,10 +433,7 @@ fn held() -> Held {
 }
 
 fn held_with(start: Start) -> Held {
-    let daemon = start(&Setup {
-        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
-        ..Setup::default()
-    });
+    let daemon = start(&Setup::that_waits("unlimited"));
     let mut a = Vm::boot(&daemon.socket("a"));
     let mut b = Vm::boot(&daemon.socket("b"));
     share(&mut a, &mut b);
@@ -730,10 +724,7 @@ fn front_end_that_cannot_be_served_any_more_is_asked_to_unmap_before_it_is_left(
 
 #[test]
 fn front_end_that_hangs_up_is_not_kept_until_others_have_unmapped_its_memory() {
-    let daemon = Daemon::start(&Setup {
-        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
-        ..Setup::default()
-    });
+    let daemon = Daemon::start(&Setup::that_waits("unlimited"));
     let mut a = Vm::boot(&daemon.socket("a"));
     let mut b = Vm::boot(&daemon.socket("b"));
     share(&mut a, &mut b);
@@ -790,10 +781,7 @@ fn front_end_that_refuses_to_unmap_is_not_believed_while_it_holds_the_memory() {
 
 #[test]
 fn device_is_not_started_while_its_stop_is_under_way() {
-    let daemon = Daemon::start(&Setup {
-        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
-        ..Setup::default()
-    });
+    let daemon = Daemon::start(&Setup::that_waits("unlimited"));
     let mut a = Vm::boot(&daemon.socket("a"));
     let mut b = Vm::boot(&daemon.socket("b"));
     share(&mut a, &mut b);
@@ -1057,10 +1045,7 @@ fn at_once(daemon: &mut Daemon) -> Vec<String> {
 
 /// The daemon waits for importers for longer than any test does.
 fn patient(start: Start) -> Daemon {
-    start(&Setup {
-        extra: vec!["--shm-size", "16M", "--revoke-wait", "600"],
-        ..Setup::default()
-    })
+    start(&Setup::that_waits("600"))
 }
 
 fn end_with_a_map_outstanding(start: Start) {
@@ -1249,10 +1234,7 @@ fn sigterm_while_an_importer_is_paused_says_so_and_does_not_force_it() {
 
 #[test]
 fn program_that_ends_takes_no_front_end_and_no_export() {
-    let daemon = Daemon::spawn(&Setup {
-        extra: vec!["--shm-size", "16M", "--revoke-wait", "unlimited"],
-        ..Setup::default()
-    });
+    let daemon = Daemon::spawn(&Setup::that_waits("unlimited"));
     let (mut daemon, mut a, mut b) = boot(daemon);
     share(&mut a, &mut b);
     let bases = b.front.stop();

@@ -51,7 +51,9 @@ pub struct Machine {
     /// RAM, machine type and device by these words, and not by the usual ones;
     /// [`SOCKET`] in them is the daemon's.
     pub setup: Option<Vec<String>>,
-    /// More words for QEMU.
+    /// The device that is the daemon's, unless [`Machine::setup`] has one.
+    pub device: String,
+    /// More words for QEMU, which come before that device.
     pub qemu: Vec<String>,
     /// More words for the kernel.
     pub kernel: Vec<String>,
@@ -77,6 +79,7 @@ impl Machine {
             screen_memory: 16,
             modules: Vec::new(),
             setup: None,
+            device: DEVICE.to_owned(),
             qemu: Vec::new(),
             kernel: Vec::new(),
             ram_fd: true,
@@ -590,13 +593,15 @@ fn words(lab: &Lab, machine: &Machine, ends: &[OwnedFd], console: &Path) -> Vec<
         "-device bochs-display,id={CARD},xres={},yres={},vgamem={}M",
         machine.screen.0, machine.screen.1, machine.screen_memory
     ));
-    if let (None, Some(socket)) = (&machine.setup, &machine.socket) {
-        add(&format!(
-            "-chardev socket,id=bufshare,path={} -device {DEVICE},chardev=bufshare",
-            socket.display()
-        ));
-    }
     words.extend(machine.qemu.iter().cloned());
+    if let (None, Some(socket)) = (&machine.setup, &machine.socket) {
+        words.extend([
+            "-chardev".to_owned(),
+            format!("socket,id=bufshare,path={}", socket.display()),
+            "-device".to_owned(),
+            format!("{},chardev=bufshare", machine.device),
+        ]);
+    }
     let mut kernel = "console=ttyS0 loglevel=6 panic=-1 oops=panic mitigations=off audit=0 apparmor=0 cryptomgr.notests".to_owned();
     if lab.accel == "tcg" {
         // An emulated machine on a busy host has no steady clock, nor has one whose QEMU a

@@ -20,7 +20,7 @@ use bufshare_tests::hand::{
 use bufshare_tests::leaks;
 use bufshare_tests::pair::{DRIVER, Plan, Shared, Side, TwoVms};
 use bufshare_tests::report::Skip;
-use bufshare_tests::vm::{DEVICE, SOCKET, Vm};
+use bufshare_tests::vm::{DEVICE, Vm};
 use bufshare_tests::wait;
 
 static VMS: Shared = Shared::new(Plan::new);
@@ -425,20 +425,7 @@ fn a_guest_sleeps_and_wakes_and_shares_again() {
 /// The device of the second has half of the configuration space that it should have.
 static SHORT: Shared = Shared::new(|| {
     Plan::new().second(|machine| {
-        let device = DEVICE.replace("config_size=64", "config_size=32");
-        let device = format!("{device},chardev=bufshare");
-        let socket = format!("socket,id=bufshare,path={SOCKET}");
-        let words = [
-            "-machine",
-            "q35,memory-backend=ram,usb=off,vmport=off",
-            "-object",
-            "memory-backend-memfd,id=ram,size=512M,share=on",
-            "-chardev",
-            &socket,
-            "-device",
-            &device,
-        ];
-        machine.setup = Some(words.map(str::to_owned).to_vec());
+        machine.device = DEVICE.replace("config_size=64", "config_size=32");
     })
 });
 

@@ -13,31 +13,22 @@ use bufshare_tests::driver;
 use bufshare_tests::hand::{AttachKind, Sight, Step, pattern, refused, share_works};
 use bufshare_tests::pair::{Plan, Shared, Side, TwoVms};
 use bufshare_tests::report::Skip;
-use bufshare_tests::vm::{DEVICE, SOCKET, Vm};
+use bufshare_tests::vm::{DEVICE, Vm};
 use bufshare_tests::wait;
 use serde_json::{Value, json};
 
 static VMS: Shared = Shared::new(|| {
     Plan::new().second(|machine| {
         delay::apart(machine);
-        let device = format!("{DEVICE},bus=bay,chardev=bufshare");
-        let socket = format!("socket,id=bufshare,path={SOCKET}");
         let words = [
-            "-machine",
-            "q35,memory-backend=ram,usb=off,vmport=off",
-            "-object",
-            "memory-backend-memfd,id=ram,size=512M,share=on",
-            "-chardev",
-            &socket,
             "-device",
             "pcie-root-port,id=bay,chassis=1,slot=1",
-            "-device",
-            &device,
             "-device",
             // By its usual mask its addresses would have 28 bits.
             "edu,dma_mask=0xffffffffffffffff",
         ];
-        machine.setup = Some(words.map(str::to_owned).to_vec());
+        machine.qemu = words.map(str::to_owned).to_vec();
+        machine.device = format!("{DEVICE},bus=bay");
     })
 });
 const SIZE: u64 = 1 << 20;

@@ -320,8 +320,9 @@ impl Broker {
         self.finish()
     }
 
-    /// Goes on with a stop, or with what is not in RAM any more: at most [`limits::MAX_REVOKE`] buffers are looked at in one
-    /// call. Returns whether those were the last.
+    /// Goes on with a stop, or with what is not in RAM any more: at most
+    /// [`limits::MAX_REVOKE`] buffers are looked at in one call. Returns whether those were
+    /// the last.
     pub fn take_back(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
         let last = self.revoke_some(peer, self.at_once);
         (last, self.finish())

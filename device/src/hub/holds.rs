@@ -155,8 +155,8 @@ impl Hub {
     }
 
     /// Waits until no VMM maps memory of another VM and all answers are delivered, or
-    /// the time for the one or the other is over, or it is `interrupted`. What is left, unless the broker
-    /// [failed](Hub::failed).
+    /// the time for the one or the other is over, or it is `interrupted`. What is left,
+    /// unless the broker [failed](Hub::failed).
     pub fn wait_until_closed(&self, interrupted: impl Fn() -> bool) -> Vec<HoldReport> {
         let started = Instant::now();
         let mut say = STOP_SAY_FIRST;

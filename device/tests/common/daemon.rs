@@ -74,6 +74,13 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// With this `--revoke-wait`.
+    pub fn that_waits(revoke_wait: &'static str) -> Self {
+        let mut setup = Self::default();
+        setup.extra.extend(["--revoke-wait", revoke_wait]);
+        setup
+    }
+
     /// The options, for files in `dir`.
     fn options(&self, dir: &Path) -> Vec<OsString> {
         let mut args: Vec<OsString> = Vec::new();

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::os::fd::IntoRawFd;
-use std::sync::mpsc;
 
 use bufshare_protocol::response::Response;
 use bufshare_protocol::types::{BufferId, Name};
@@ -11,10 +10,8 @@ use bufshare_protocol::types::{BufferId, Name};
 use super::*;
 use crate::broker::{Broker, Config, IdSource, Limits, PeerConfig};
 use crate::hub::RevokeWait;
+use crate::sync::tests::ends_elsewhere;
 use crate::vhost::queue::tests::{control_of, event_buffer, memory, publish, ring_at};
-
-/// For what happens at once on an idle machine.
-const SOON: Duration = Duration::from_secs(20);
 
 struct NoIds;
 
@@ -136,17 +133,6 @@ fn a_session_ends_when_its_worker_does() {
     thread.join().unwrap();
 
     assert!(session.lifeline.closing());
-}
-
-/// Does something on another thread, as of another session. Whether that ends while this
-/// thread is where it is.
-pub(in crate::vhost) fn ends_elsewhere(what: impl FnOnce() + Send + 'static) -> bool {
-    let (done, end) = mpsc::channel();
-    std::thread::spawn(move || {
-        what();
-        let _ = done.send(());
-    });
-    end.recv_timeout(SOON).is_ok()
 }
 
 #[test]

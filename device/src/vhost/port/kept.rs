@@ -3,9 +3,9 @@
 //! still holds, and what it keeps although it said that it has unmapped it.
 //!
 //! The host's kernel is asked about them, also when a front end says that it has unmapped
-//! something, or not mapped it. What the guest sees is as the VMM says, as far as anybody can know; but
-//! the owner gets its memory back only when nobody holds the file any more. QEMU closes
-//! it up to 0.1 s later (its RCU thread does), so nothing else waits for that.
+//! something, or not mapped it. What the guest sees is as the VMM says, as far as anybody
+//! can know; but the owner gets its memory back only when nobody holds the file any more.
+//! QEMU closes it up to 0.1 s later (its RCU thread does), so nothing else waits for that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
