@@ -214,6 +214,10 @@ fn half_a_mapping_is_taken_back_when_the_importer_goes_on() {
     b.resume(&bases);
 
     until("the unmap", || b.front.shm.windows() == 0);
+    // A MAP of the same pages would fail with the old one until that is over.
+    until("the end of the old request", || {
+        daemon.session("b")["jobs"] == 0
+    });
     let handle = b.attach(id);
     b.map(handle, 2 * PAGE);
     assert_eq!(b.front.shm.windows(), 2);
