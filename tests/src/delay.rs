@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bufshare_agent::wire::{Answer, Command};
 
 use crate::channel::{self, Pending};
@@ -71,6 +71,9 @@ impl Apart {
     }
 }
 
+/// For how long somebody is held up at most: the test looks around meanwhile.
+const HELD: Duration = Duration::from_secs(4);
+
 /// Whoever calls the function first is held up. That has to be on the second processor.
 #[derive(Debug)]
 pub struct Delay<'a> {
@@ -79,22 +82,39 @@ pub struct Delay<'a> {
 }
 
 impl<'a> Delay<'a> {
-    /// Of this function, for so many milliseconds.
+    /// Of this function.
     ///
     /// # Errors
     /// As [`Vm::insert`].
-    pub fn of(vm: &'a Vm, symbol: &'a str, ms: u32) -> Result<Self> {
-        Self::after(vm, symbol, 0, ms)
+    pub fn of(vm: &'a Vm, symbol: &'a str) -> Result<Self> {
+        Self::after(vm, symbol, 0)
     }
 
-    /// Of this function, after so many calls, for so many milliseconds.
+    /// Of this function, after so many calls.
     ///
     /// # Errors
     /// As [`Vm::insert`].
-    pub fn after(vm: &'a Vm, symbol: &'a str, calls: u32, ms: u32) -> Result<Self> {
-        let (function, time) = (format!("symbol={symbol}"), format!("ms={ms}"));
-        vm.insert("delay", &[&function, &time, &format!("skip={calls}")])?;
-        Ok(Self { vm, symbol })
+    pub fn after(vm: &'a Vm, symbol: &'a str, calls: u32) -> Result<Self> {
+        let most = wait::scaled(HELD).as_millis().to_string();
+        Self::begin(vm, symbol, &[("ms", &most), ("skip", &calls.to_string())])
+    }
+
+    /// Of this function, for no time, when this process calls it.
+    ///
+    /// # Errors
+    /// As [`Vm::insert`].
+    pub fn none(vm: &'a Vm, symbol: &'a str, pid: i32) -> Result<Self> {
+        Self::begin(vm, symbol, &[("pid", &pid.to_string())])
+    }
+
+    fn begin(vm: &'a Vm, symbol: &'a str, parameters: &[(&str, &str)]) -> Result<Self> {
+        let delay = Self { vm, symbol };
+        vm.insert("delay", &[])?;
+        for (name, value) in parameters {
+            delay.set(name, value)?;
+        }
+        delay.set("symbol", symbol)?;
+        Ok(delay)
     }
 
     /// One that was begun before.
@@ -103,14 +123,11 @@ impl<'a> Delay<'a> {
         Self { vm, symbol }
     }
 
-    /// Of this function, for no time, when this process calls it.
-    ///
-    /// # Errors
-    /// As [`Vm::insert`].
-    pub fn none(vm: &'a Vm, symbol: &'a str, pid: i32) -> Result<Self> {
-        let (function, process) = (format!("symbol={symbol}"), format!("pid={pid}"));
-        vm.insert("delay", &[&function, &process])?;
-        Ok(Self { vm, symbol })
+    fn set(&self, parameter: &str, value: &str) -> Result<()> {
+        let path = format!("/sys/module/{MODULE}/parameters/{parameter}");
+        self.vm
+            .write_file(&path, value.as_bytes())
+            .with_context(|| format!("{parameter} = {value}"))
     }
 
     fn says(&self, parameter: &str) -> Result<bool> {
@@ -151,8 +168,9 @@ impl<'a> Delay<'a> {
     /// Hold up nobody any more, after somebody was.
     ///
     /// # Errors
-    /// As [`Vm::call`].
+    /// When nobody was, or as [`Vm::call`].
     pub fn end(self) -> Result<()> {
+        self.set("release", "1")?;
         let what = format!("{} to go on", self.symbol);
         wait::until(&what, wait::COMMAND, || Ok(self.over()?.then_some(())))?;
         self.vm.unload(MODULE)

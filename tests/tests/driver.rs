@@ -171,7 +171,7 @@ fn unbind_during(
     let mut held = vms.b.hand()?;
     let op = op(&mut held, export.id.clone())?;
     delay::put_apart(&vms.b, held.program().pid())?;
-    let delay = Delay::of(&vms.b, symbol, 4000)?;
+    let delay = Delay::of(&vms.b, symbol)?;
     let ioctl = held.begin(op)?;
     delay.holds()?;
     unbind(&vms.b)?;
@@ -307,7 +307,7 @@ fn a_driver_whose_binding_process_is_killed_is_bound() {
         let device = unbind(&vms.b)?;
         // For the driver's first request, to a device that is ready.
         let first = "bufshare_req_alloc";
-        let delay = Delay::of(&vms.b, first, 4000)?;
+        let delay = Delay::of(&vms.b, first)?;
         let mut binding = begin_write(&vms.b, "bind", &device, APART)?;
         delay.holds()?;
         vms.daemon()?.pause()?;
@@ -315,15 +315,12 @@ fn a_driver_whose_binding_process_is_killed_is_bound() {
             let delay = Delay::begun(&vms.b, first);
             binding.signal(libc::SIGKILL)?;
             ensure!(!delay.over()?, "held up for too short a time");
-            wait::until("the driver to go on", LIMIT, || {
-                Ok(delay.over()?.then_some(()))
-            })
+            delay.end()
         })();
         vms.daemon()?.go_on()?;
         killed?;
         let status = binding.end(LIMIT, |_, _| {})?;
         ensure!(status == Status::Signal(libc::SIGKILL), "{status:?}");
-        Delay::begun(&vms.b, first).end()?;
         let bound = bound(&vms.b)?;
         ensure!(bound.as_ref() == Some(&device), "bound: {bound:?}");
         all_works(vms, 120)

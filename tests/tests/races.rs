@@ -84,7 +84,7 @@ fn a_revocation_is_not_missed_when_its_event_is_taken_before_the_answer_to_the_i
         b.close(export.number)?;
         daemon.settles("the end of the export", |now| now.buffers == 0)?;
         let pci = PciConfig::of(&vms.a)?;
-        let delay = Delay::of(&vms.a, "bufshare_ctrl_done", 4000)?;
+        let delay = Delay::of(&vms.a, "bufshare_ctrl_done")?;
         pci.set_interrupts(true)?;
         delay.holds()?;
         wait::until("the event to be taken", wait::COMMAND, || {
@@ -168,7 +168,7 @@ fn a_reboot_by_ctrl_alt_del_meets_a_sleep_that_has_begun() {
         let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
         let (_, _, export) = a.offer(SIZE, 3)?;
         b.import_pattern(&export.id, 3)?;
-        Delay::of(&vms.a, "device_shutdown", 4000)?;
+        Delay::of(&vms.a, "device_shutdown")?;
         vms.b.pause_process()?;
         let console = vms.logs().join("a.console");
         vms.daemon()?.expect_unproved_stops(1);

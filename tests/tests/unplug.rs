@@ -294,7 +294,7 @@ fn a_driver_is_not_unbound_before_a_reset_of_the_function_has_ended() {
     VMS.with(|vms| {
         needs_resets(&vms.b)?;
         let script = format!("echo 1 >{}/reset", driver::pci_device(&vms.b)?);
-        let delay = Delay::of(&vms.b, "virtio_device_reset_done", 4000)?;
+        let delay = Delay::of(&vms.b, "virtio_device_reset_done")?;
         let reset = Apart::begin(&vms.b, &script, LIMIT)?;
         let device = unbind_while_held(&vms.b, &delay)?;
         reset.end()?;
@@ -321,7 +321,7 @@ fn a_driver_is_not_unbound_before_a_failed_reset_of_the_function_has_ended() {
         let script = format!("echo 1 >{}/reset", driver::pci_device(&vms.b)?);
         // The driver and the core have reset the device, and the core has told it three
         // things.
-        let delay = Delay::after(&vms.b, "vp_modern_set_status", 5, 4000)?;
+        let delay = Delay::after(&vms.b, "vp_modern_set_status", 5)?;
         let reset = Apart::begin(&vms.b, &script, LIMIT)?;
         delay.holds()?;
         let log = vms.b.kernel_log()?;
@@ -346,7 +346,7 @@ fn the_function_is_not_reset_before_an_unbind_has_ended() {
         let path = format!("{}/reset", driver::pci_device(&vms.b)?);
         let device = driver::bound(&vms.b)?.context("no device")?;
         let script = format!("echo {device} >/sys/bus/virtio/drivers/virtio_bufshare/unbind");
-        let delay = Delay::of(&vms.b, "debugfs_remove", 4000)?;
+        let delay = Delay::of(&vms.b, "debugfs_remove")?;
         let unbinding = Apart::begin(&vms.b, &script, LIMIT)?;
         delay.holds()?;
         let script = format!("echo 1 >{path} && echo reset >/tmp/reset");

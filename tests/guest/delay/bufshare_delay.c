@@ -3,9 +3,12 @@
  * For tests: whoever calls a function of the kernel first is held up at its
  * beginning, without giving up its processor. So the guest needs two of them.
  *
- * insmod bufshare_delay.ko symbol=NAME ms=N [skip=CALLS] [pid=PROCESS]; the parameter
- * "held" is Y from the moment on that somebody is there, and "over" when that one may go
- * on. "preemptible" is Y if the kernel might have had another task run there instead.
+ * The parameter "symbol" is written last: the function's name, or nothing to hold up
+ * nobody any more. Before it: "ms", for how long at most, "skip", how many calls may
+ * pass before, and "pid", the only process whose calls count, if not 0. "held" is Y from
+ * the moment on that somebody is there, and "over" when that one may go on, which
+ * "release" brings about at once. "preemptible" is Y if the kernel might have had another
+ * task run there instead.
  */
 #include <linux/atomic.h>
 #include <linux/errno.h>
@@ -13,24 +16,26 @@
 #include <linux/module.h>
 #include <linux/preempt.h>
 #include <linux/processor.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <linux/string.h>
 #include <linux/timekeeping.h>
 
-static char *symbol;
-module_param(symbol, charp, 0444);
-MODULE_PARM_DESC(symbol, "Function of the kernel");
-
 static int skip;
-module_param(skip, int, 0444);
+module_param(skip, int, 0644);
 MODULE_PARM_DESC(skip, "Calls to let pass before");
 
 static int pid;
-module_param(pid, int, 0444);
+module_param(pid, int, 0644);
 MODULE_PARM_DESC(pid, "The only process whose calls count, if not 0");
 
 static unsigned int ms;
-module_param(ms, uint, 0444);
-MODULE_PARM_DESC(ms, "For how long, milliseconds");
+module_param(ms, uint, 0644);
+MODULE_PARM_DESC(ms, "For how long at most, milliseconds");
+
+static bool release;
+module_param(release, bool, 0644);
+MODULE_PARM_DESC(release, "Hold up nobody any longer");
 
 static bool held;
 module_param(held, bool, 0444);
@@ -76,16 +81,71 @@ static int delay_pre(struct kprobe *probe, struct pt_regs *regs)
 		WRITE_ONCE(held, true);
 		/* Not mdelay(): an emulated machine may have counted its loops wrong. */
 		start = ktime_get_mono_fast_ns();
-		while (ktime_get_mono_fast_ns() - start < (u64)ms * NSEC_PER_MSEC)
+		while (!READ_ONCE(release) &&
+		       ktime_get_mono_fast_ns() - start < (u64)ms * NSEC_PER_MSEC)
 			cpu_relax();
 		WRITE_ONCE(over, true);
 	}
 	return 0;
 }
 
-static struct kprobe delay_probe = {
-	.pre_handler = delay_pre,
+static char symbol[KSYM_NAME_LEN];
+
+static struct kprobe delay_probe;
+
+static void delay_stop(void)
+{
+	if (symbol[0])
+		unregister_kprobe(&delay_probe);
+	symbol[0] = '\0';
+}
+
+/* The kernel calls one at a time, and not while a module's other parameters are written. */
+static int delay_set_symbol(const char *text, const struct kernel_param *kp)
+{
+	char name[KSYM_NAME_LEN];
+	int ret;
+
+	if (strscpy(name, text, sizeof(name)) < 0)
+		return -ENAMETOOLONG;
+	delay_stop();
+	if (!*strim(name))
+		return 0;
+
+	/*
+	 * What modules were loaded with is given back a grace period later, which
+	 * interrupts all processors and waits for them. Who is held up in an interrupt
+	 * takes none, and the guest's other processor would wait for as long.
+	 */
+	synchronize_rcu();
+	atomic_set(&calls, 0);
+	release = false;
+	held = false;
+	over = false;
+	preemptible = false;
+	strscpy(symbol, strim(name));
+	delay_probe = (struct kprobe) {
+		.symbol_name = symbol,
+		.pre_handler = delay_pre,
+	};
+	ret = register_kprobe(&delay_probe);
+	if (ret)
+		symbol[0] = '\0';
+	return ret;
+}
+
+static int delay_get_symbol(char *text, const struct kernel_param *kp)
+{
+	return sysfs_emit(text, "%s\n", symbol);
+}
+
+static const struct kernel_param_ops delay_symbol_ops = {
+	.set = delay_set_symbol,
+	.get = delay_get_symbol,
 };
+
+module_param_cb(symbol, &delay_symbol_ops, NULL, 0644);
+MODULE_PARM_DESC(symbol, "Function of the kernel");
 
 static int __init delay_init(void)
 {
@@ -101,17 +161,13 @@ static int __init delay_init(void)
 		return ret;
 	delay_nothing();
 	unregister_kprobe(&probe);
-	if (delay_own < 0)
-		return -ENXIO;
-
-	delay_probe.symbol_name = symbol;
-	return register_kprobe(&delay_probe);
+	return delay_own < 0 ? -ENXIO : 0;
 }
 module_init(delay_init);
 
 static void __exit delay_exit(void)
 {
-	unregister_kprobe(&delay_probe);
+	delay_stop();
 }
 module_exit(delay_exit);
 
