@@ -452,7 +452,8 @@ test_a_folder_in_which_nothing_can_be_built_is_said() {
     done
 }
 
-test_ci_builds_in_cargos_target_folder_alone() {
+# a_ci: a copy whose .ci/run only writes down, in $tmp/calls, what it calls.
+a_ci() {
     local script
     checkout
     cp -r "$REPO/.ci" "$tmp/repo/"
@@ -461,14 +462,45 @@ test_ci_builds_in_cargos_target_folder_alone() {
     chmod +x "$tmp/repo/tests/scripts/run"
     fake git <<<'echo scripts/lib.sh'
     fake cargo <<<''
-    for script in lab in-lab build-module demo test; do
+    for script in lab in-lab build-module demo nested test; do
         stub "$script" <<<"echo \"$script \$*\" >>$tmp/calls"
     done
+}
+
+test_ci_builds_in_cargos_target_folder_alone() {
+    local has nested
+    a_ci
+    for has in true false; do
+        : >"$tmp/calls"
+        # Whatever this machine has.
+        echo "has_udmabuf() { $has; }" >>"$tmp/repo/scripts/lib.sh"
+        run "$tmp/repo/.ci/run"
+        is 0 "$status"
+        grep -q "^build-module --check --source tests/guest/importer $tmp/target/importer-module --kernel stable$" "$tmp/calls"
+        grep -q "$tmp/target/release/vhost-device-bufshare$" "$tmp/calls"
+        ! grep -E '(^| )target/' "$tmp/calls" || fail "it uses the checkout's target/"
+        # With udmabuf, another host is needed for the unit alone.
+        nested=$(grep -E '^nested |--nested' "$tmp/calls" | paste -sd ,)
+        [[ $has == true ]] || is "test --nested --kernel all" "$nested"
+        [[ $has == false ]] || is "nested --test systemd --kernel stable,nested --test systemd --kernel newest" "$nested"
+    done
+}
+
+test_ci_reports_a_newest_kernel_that_cannot_be_had() {
+    local recorded
+    a_ci
+    stub lab <<<'[[ " $* " != *" newest "* ]]'
+    recorded=$(sed -n '/^series = "stable"/{n; s/^release = //p}' "$tmp/repo/tests/kernels.toml")
+    mkdir "$tmp/lab"
+    echo "KERNEL_RELEASE=$recorded" >"$tmp/lab/kernel-stable.env"
     run "$tmp/repo/.ci/run"
     is 0 "$status"
-    grep -q "^build-module --check --source tests/guest/importer $tmp/target/importer-module --kernel stable$" "$tmp/calls"
-    grep -q "$tmp/target/release/vhost-device-bufshare$" "$tmp/calls"
-    ! grep -E '(^| )target/' "$tmp/calls" || fail "it uses the checkout's target/"
+    said "REPORTED: failed on a kernel that tests/kernels.toml does not record: scripts/lab --with source --kernel newest"
+    # Unless no other is recorded.
+    echo "KERNEL_RELEASE=unseen" >"$tmp/lab/kernel-stable.env"
+    run "$tmp/repo/.ci/run"
+    is 1 "$status"
+    said "failed with the kernel newest: scripts/lab --with source"
 }
 
 test_wrong_words_for_the_demo_are_refused_at_once() {

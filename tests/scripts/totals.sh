@@ -24,8 +24,8 @@ release = "$UNSEEN"
 series = "stable"
 release = "$RECORDED"
 [[kernel]]
-release = "$RECORDED"
 series = "newest"
+release = "$RECORDED"
 END
     stub lab <<END
 echo "\$*" >>$tmp/lab-calls
@@ -212,6 +212,29 @@ test_without_the_newest_kernel_stable_still_counts() {
     run "$tmp/repo/scripts/test" --kernel newest
     is 1 "$status"
     said "no VM with the kernel 'newest'"
+}
+
+test_a_kernel_that_is_not_there_is_not_recorded() {
+    a_run "$RECORDED" "$UNSEEN"
+    rm "$tmp/lab/kernel-newest.env"
+    run bash -c '. "$1/scripts/lib.sh"; recorded stable && ! recorded newest' sh "$tmp/repo"
+    is 0 "$status"
+    # So it does not excuse the failures of an unseen one.
+    a_run "$UNSEEN" "$RECORDED"
+    rm "$tmp/lab/kernel-newest.env"
+    echo "bad_one" >"$tmp/fails-stable"
+    CI=true run "$tmp/repo/scripts/test" --vm
+    is 1 "$status"
+    is "4 passed, 1 failed, 1 skipped" "$(last)"
+}
+
+test_without_any_kernel_the_tests_of_vms_have_failed() {
+    a_run "$RECORDED" "$RECORDED"
+    touch "$tmp/no-stable" "$tmp/no-newest"
+    run "$tmp/repo/scripts/test" --kernel all
+    is 1 "$status"
+    not_said REPORTED
+    is "110 passed, 2 failed, 1 skipped" "$(last)"
 }
 
 # It is there, but our module does not build for it.
