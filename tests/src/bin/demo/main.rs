@@ -32,6 +32,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How long one program is listened to before the other is.
 const TURN: Duration = Duration::from_millis(5);
 
+/// In a folder of the user's choice, where another `logs` may be theirs.
+const LOGS: &str = "demo-logs";
+
 /// Buffers in rotation.
 const BUFFERS: u32 = 4;
 const PIXEL: u64 = 4;
@@ -66,7 +69,7 @@ struct Options {
     /// Show every frame
     #[arg(long)]
     verbose: bool,
-    /// Where to write result.json, screen.png and the logs [default: target/demo]
+    /// Where to write result.json, screen.png and demo-logs/ [default: target/demo]
     #[arg(long)]
     out: Option<PathBuf>,
     /// For tests: MiB of the screen's memory, which limits its size
@@ -150,13 +153,12 @@ fn main() -> ExitCode {
         .out
         .clone()
         .unwrap_or_else(|| lab::target().join("demo"));
-    let logs = out.join("logs");
     let started = Instant::now();
-    match prepare(&logs).and_then(|()| run(&options, &out, &logs, started)) {
+    match prepare(&out).and_then(|logs| run(&options, &out, &logs, started)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("demo: error: {error:#}");
-            let tails = report::tails(&logs);
+            let tails = report::tails(&out.join(LOGS));
             if !tails.is_empty() {
                 eprintln!("{tails}\n---- demo: error: {error:#}");
             }
@@ -165,11 +167,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn prepare(logs: &Path) -> Result<()> {
+/// Make the folder of the logs in `out`, without those of an earlier demo.
+fn prepare(out: &Path) -> Result<PathBuf> {
+    let logs = out.join(LOGS);
     if logs.exists() {
-        std::fs::remove_dir_all(logs).with_context(|| format!("emptying {}", logs.display()))?;
+        std::fs::remove_dir_all(&logs).with_context(|| format!("emptying {}", logs.display()))?;
     }
-    std::fs::create_dir_all(logs).with_context(|| format!("making {}", logs.display()))
+    std::fs::create_dir_all(&logs).with_context(|| format!("making {}", logs.display()))?;
+    Ok(logs)
 }
 
 fn run(options: &Options, out: &Path, logs: &Path, started: Instant) -> Result<()> {
@@ -418,6 +423,19 @@ fn end(who: &str, options: &Options, told: &mut Told, program: &mut Program) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_logs_of_an_earlier_demo_are_removed() {
+        let out = tempfile::tempdir().unwrap();
+        let theirs = out.path().join("logs/file");
+        std::fs::create_dir(out.path().join("logs")).unwrap();
+        std::fs::write(&theirs, "").unwrap();
+        let earlier = prepare(out.path()).unwrap().join("earlier.log");
+        std::fs::write(&earlier, "").unwrap();
+        prepare(out.path()).unwrap();
+        assert!(theirs.exists(), "{}", theirs.display());
+        assert!(!earlier.exists(), "{}", earlier.display());
+    }
 
     #[test]
     fn a_size_has_room() {
