@@ -109,6 +109,8 @@ impl<'a> Delay<'a> {
 
     fn begin(vm: &'a Vm, symbol: &'a str, parameters: &[(&str, &str)]) -> Result<Self> {
         let delay = Self { vm, symbol };
+        let isolated = vm.read_file("/sys/devices/system/cpu/isolated")?;
+        ensure!(isolated == b"1\n", "the kernel keeps no processor apart");
         vm.insert("delay", &[])?;
         for (name, value) in parameters {
             delay.set(name, value)?;
