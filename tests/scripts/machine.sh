@@ -383,6 +383,15 @@ test_source_that_the_archive_lacks_is_asked_for_again() {
     run "$REPO/scripts/lab" --with source
     is 0 "$status"
     said "up to date"
+    # But not if it could not be loaded.
+    : >"$tmp/lab/root/$checkpatch/unavailable"
+    an_empty_archive
+    touch "$tmp/found"
+    for _ in 1 2; do
+        run "$REPO/scripts/lab" --with source
+        is 1 "$status"
+        said "the download failed"
+    done
 }
 
 test_a_check_of_the_driver_that_is_skipped_fails_in_ci() {
