@@ -288,6 +288,21 @@ END
     grep -q '] http://archive.invalid/debian trixie main' "$tmp/lab/making/apt/etc/sources.list"
 }
 
+# Where the lab is another user's, and as it should be.
+test_an_archive_that_cannot_be_remembered_is_no_failure() {
+    may_mount
+    an_empty_archive
+    a_lab
+    run "$REPO/scripts/lab"
+    is 0 "$status"
+    # As root may write every file.
+    mkdir "$tmp/lab/mirror"
+    BUFSHARE_MIRROR=http://archive.invalid/debian run "$REPO/scripts/lab"
+    is 0 "$status"
+    said "up to date"
+    not_said "mirror:"
+}
+
 # Also where the signal is for the script alone, and so not for a command of its own.
 test_an_interrupted_download_ends() {
     may_mount

@@ -80,6 +80,16 @@ test_kernels_are_added_up() {
     grep -q -- '--passed --kernel newest' "$tmp/lab-calls"
 }
 
+# As one of another user's, which is used as it is.
+test_a_lab_that_cannot_remember_them_fails_no_test() {
+    a_run "$RECORDED" "$RECORDED"
+    touch "$tmp/no---passed"
+    run "$tmp/repo/scripts/test" --vm
+    is 0 "$status"
+    said "the lab does not remember that its packages have passed"
+    is "4 passed, 0 failed, 1 skipped" "$(last)"
+}
+
 test_one_kernel_is_the_default() {
     a_run "$RECORDED" "$RECORDED"
     run "$tmp/repo/scripts/test" --vm
