@@ -74,6 +74,8 @@ find_keyring() {
             return
         fi
     done
+    # Without what an interrupted run has loaded.
+    rm -rf "$work/keyring"
     mkdir -p "$work/keyring"
     (
         cd "$work/keyring"

@@ -303,6 +303,20 @@ test_an_archive_that_cannot_be_remembered_is_no_failure() {
     not_said "mirror:"
 }
 
+# An earlier run may have ended after it had loaded an older package.
+test_the_archives_keys_are_those_of_the_package_loaded_last() {
+    checkout
+    fake apt-get <<<': >new.deb'
+    fake dpkg-deb <<<'[[ -e $2 ]] && mkdir -p "$3/none" && : >"$3/none/debian-archive-keyring.gpg"'
+    # This machine's may be there.
+    sed -i 's,have=/usr/share/keyrings/,have=/none/,' "$tmp/repo/scripts/apt.sh"
+    mkdir "$tmp/keyring"
+    touch "$tmp/keyring/old.deb"
+    run bash -c '. "$1/scripts/lib.sh"; . "$1/scripts/apt.sh"; work=$2; find_keyring' sh "$tmp/repo" "$tmp"
+    is 0 "$status"
+    said "$tmp/keyring/none/debian-archive-keyring.gpg"
+}
+
 # Also where the signal is for the script alone, and so not for a command of its own.
 test_an_interrupted_download_ends() {
     may_mount
