@@ -346,7 +346,14 @@ impl Program {
     /// # Errors
     /// When it ends before, or none comes in time.
     pub fn line(&mut self, limit: Duration) -> Result<String> {
-        let limit = wait::scaled(limit);
+        self.line_within(wait::scaled(limit))
+    }
+
+    /// The next line of its standard output. The limit is not scaled.
+    ///
+    /// # Errors
+    /// As [`Program::line`].
+    pub fn line_within(&mut self, limit: Duration) -> Result<String> {
         match self.try_line(limit)? {
             Some(line) => Ok(line),
             None => bail!(

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The driver and its device in a guest, by sysfs
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
+use bufshare_agent::wire::Command;
 
 use crate::channel::errno_of;
 use crate::vm::Vm;
 use crate::wait;
 
 const FOLDER: &str = "/sys/bus/virtio/drivers/virtio_bufshare";
+
+/// For an unbind: with an importer that is stuck, the driver and the daemon wait for 15 s.
+const UNBIND: Duration = Duration::from_secs(60);
 
 /// Where the driver says what it does.
 pub const STATE: &str = "/sys/kernel/debug/bufshare/state";
@@ -42,7 +48,11 @@ pub fn bound(vm: &Vm) -> Result<Option<String>> {
 /// When there is no device, or as [`Vm::call`].
 pub fn unbind(vm: &Vm) -> Result<String> {
     let device = bound(vm)?.context("the driver has no device")?;
-    vm.write_file(&format!("{FOLDER}/unbind"), device.as_bytes())?;
+    let unbinding = vm.channel().ask(Command::WriteFile {
+        path: format!("{FOLDER}/unbind"),
+        data: device.as_bytes().to_vec(),
+    })?;
+    unbinding.wait(UNBIND).context("unbinding")?;
     Ok(device)
 }
 

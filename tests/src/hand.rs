@@ -202,14 +202,15 @@ impl Hand {
             saw: VecDeque::new(),
             outcomes: VecDeque::new(),
         };
-        match hand.line(wait::COMMAND)? {
+        match hand.line(wait::scaled(wait::COMMAND))? {
             Line::Ready => Ok(hand),
             other => bail!("guest {vm}: odd first line {other:?}"),
         }
     }
 
+    /// The limits of this and the next function are scaled ones.
     fn line(&mut self, limit: Duration) -> Result<Line> {
-        let line = self.program.line(limit)?;
+        let line = self.program.line_within(limit)?;
         serde_json::from_str(&line)
             .with_context(|| format!("guest {}: not a line of a hand: {line}", self.vm))
     }
@@ -516,7 +517,7 @@ impl Hand {
     /// The same of a process whose guest has ended or was restarted: all that came from it.
     pub fn last_sights(&mut self) -> Result<Vec<Sight>> {
         loop {
-            match self.next(wait::COMMAND) {
+            match self.next(wait::scaled(wait::COMMAND)) {
                 Ok(()) => {}
                 Err(error) if error.is::<Gone>() => break,
                 Err(error) => return Err(error),
@@ -588,8 +589,7 @@ impl Hand {
 
     /// The next event, if one comes in time.
     pub fn event(&mut self, limit: Duration) -> Result<Option<Event>> {
-        let limit = wait::scaled(limit);
-        let timeout_ms = u64::try_from(limit.as_millis())?;
+        let timeout_ms = u64::try_from(wait::scaled(limit).as_millis())?;
         expect!(self.call(Op::Event { timeout_ms }, limit + wait::COMMAND), Yield::Event(event) => event)
     }
 

@@ -136,7 +136,6 @@ pub struct TwoVms {
     transcript: Transcript,
     logs: PathBuf,
     sockets: SocketFolder,
-    finished: bool,
 }
 
 /// One of the two.
@@ -199,7 +198,6 @@ impl TwoVms {
             transcript,
             logs: logs.to_owned(),
             sockets,
-            finished: false,
         })
     }
 
@@ -315,22 +313,12 @@ impl TwoVms {
     }
 
     fn stop(&mut self) -> Result<()> {
-        self.finished = true;
         let mut results = vec![self.a.stop(), self.b.stop()];
         if let Some(daemon) = &mut self.daemon {
             results.push(daemon.stop());
             results.push(daemon.is_well());
         }
         results.into_iter().collect()
-    }
-}
-
-impl Drop for TwoVms {
-    fn drop(&mut self) {
-        if !self.finished {
-            // Whoever drops it instead of finishing it has its own error to tell.
-            let _ = self.stop();
-        }
     }
 }
 

@@ -68,6 +68,7 @@ fn buffers_that_come_and_go_leave_nothing_behind() {
             }
         }
         drop((a, b));
+        vms.settled_as(before.descriptors)?;
         let after = vms.settled()?;
         ensure!(after == before, "{before:?} became {after:?}");
         let grown = vms.daemon()?.own_memory()?.saturating_sub(own);
