@@ -423,10 +423,10 @@ test_source_that_the_archive_lacks_is_asked_for_again() {
     done
 }
 
-test_a_check_of_the_driver_that_is_skipped_fails_in_ci() {
-    local lack=$tmp/lab/root/checkpatch/unavailable
+# a_module: a driver in $tmp/module, and a copy whose lab builds an empty file of it.
+a_module() {
     checkout
-    mkdir -p "$tmp/lab/root/var/lib/dpkg" "${lack%/*}" "$tmp/module"
+    mkdir -p "$tmp/lab/root/var/lib/dpkg" "$tmp/lab/root/checkpatch" "$tmp/module"
     : >"$tmp/lab/root/var/lib/dpkg/status"
     echo "ROOT=$tmp/lab/root" >"$tmp/lab/lab.env"
     printf 'KERNEL_RELEASE=6.12\nCHECKPATCH=/checkpatch/checkpatch.pl\n' >"$tmp/lab/kernel-stable.env"
@@ -435,6 +435,28 @@ test_a_check_of_the_driver_that_is_skipped_fails_in_ci() {
     stub in-lab <<'END'
 for word; do [[ $word != M=* ]] || : >"${word#M=}/x.ko"; done
 END
+}
+
+test_a_folder_of_other_files_is_not_built_in() {
+    a_module
+    mkdir "$tmp/out-stable"
+    : >"$tmp/out-stable/mine"
+    run "$tmp/repo/scripts/build-module" --source "$tmp/module" "$tmp/out"
+    is 1 "$status"
+    said "$tmp/out-stable holds other files" "another OUTDIR"
+    is mine "$(ls -A "$tmp/out-stable")"
+    rm "$tmp/out-stable/mine"
+    # Its own are replaced.
+    for _ in 1 2; do
+        run "$tmp/repo/scripts/build-module" --source "$tmp/module" "$tmp/out"
+        is 0 "$status"
+        echo "# another" >>"$tmp/module/Kbuild"
+    done
+}
+
+test_a_check_of_the_driver_that_is_skipped_fails_in_ci() {
+    local lack=$tmp/lab/root/checkpatch/unavailable
+    a_module
     echo "the archive has no package linux-source-6.12" >"$lack"
     run "$tmp/repo/scripts/build-module" --check --source "$tmp/module"
     is 0 "$status"
