@@ -423,6 +423,27 @@ test_source_that_the_archive_lacks_is_asked_for_again() {
     done
 }
 
+# As of a checkout in /usr/src.
+test_a_folder_below_usr_is_the_machines_in_every_command() {
+    local file root=$tmp/root
+    may_mount
+    mkdir -p "$root"/{etc,var} "$root"/usr/{bin,lib,lib64} "$tmp/lab/mnt"
+    for file in ls env; do
+        cp "$(command -v $file)" "$root/usr/bin/"
+        ldd "$(command -v $file)" | grep -o '/[^ ]*' | sed 's,^/usr/,/,' | (cd / && xargs cp -Lu --parents -t "$root/usr")
+    done
+    export BUFSHARE_ROOT=$root
+    for _ in 1 2; do
+        run "$REPO/scripts/in-lab" --bind /usr/share --bind /etc/passwd -- ls -s --block-size=1 /usr/share /etc/passwd
+        is 0 "$status"
+        said base-files
+        ! grep -q '^0 /etc/passwd' "$tmp/out" || fail "a file is empty"
+    done
+    # What the lab has is its own.
+    run "$REPO/scripts/in-lab" --bind /usr/bin -- ls /usr/bin
+    is "env ls" "$(paste -sd ' ' "$tmp/out")"
+}
+
 # a_module: a driver in $tmp/module, and a copy whose lab builds an empty file of it.
 a_module() {
     checkout
