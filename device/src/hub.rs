@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use bufshare_protocol::event::Event;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::{Caps, Reply};
+use log::Level;
 use serde::Serialize;
 
 use crate::broker::{
@@ -31,7 +32,7 @@ use crate::broker::{
     Token,
 };
 use crate::host::stop::Stop;
-use crate::sync::lock;
+use crate::sync::{Limiter, lock};
 use crate::transport::{Ram, WeakRam};
 
 pub use holds::{Connector, HoldReport, HolderState};
@@ -203,6 +204,11 @@ struct Slot {
     stop: Option<Stopping>,
     sessions: u64,
     unproved_stops: u64,
+    /// For what is said of each of those.
+    unproved: Arc<Limiter>,
+    /// For what is said of importers that are forced. Two VMMs can bring about stops of
+    /// both kinds as often as they like.
+    forced: Arc<Limiter>,
 }
 
 /// A front end that waits for the answer to its stop. It serves no request.
@@ -551,13 +557,18 @@ impl Hub {
                 link.force();
             }
         }
+        let said = slots.get(&peer).map(|slot| slot.unproved.clone());
         let after = self.route(slots, effects);
         drop(state);
         self.run(after);
-        if unproved {
-            log::error!(
-                "{name}: stopped, but the VMM of {names} did not prove that it unmapped this VM's \
-                 memory"
+        if unproved && let Some(said) = said {
+            said.log(
+                Level::Error,
+                &name,
+                format_args!(
+                    "stopped, but the VMM of {names} did not prove that it unmapped this VM's \
+                     memory"
+                ),
             );
         }
     }
@@ -632,6 +643,7 @@ impl Hub {
                 if !forced.is_empty() || !effects.is_empty() {
                     give_up = waited.saturating_add(FORCED_WAIT);
                     let name = state.name(peer);
+                    let said = state.slots.get(&peer).map(|slot| slot.forced.clone());
                     let lines: Vec<String> = forced
                         .iter()
                         .filter_map(|importer| state.forced_line(*importer))
@@ -642,7 +654,9 @@ impl Hub {
                     drop(state);
                     self.run(after);
                     for line in lines {
-                        log::error!("{name}: stopped while {line}");
+                        if let Some(said) = &said {
+                            said.log(Level::Error, &name, format_args!("stopped while {line}"));
+                        }
                     }
                     state = self.state()?;
                     continue;

@@ -31,15 +31,17 @@ struct Spent {
     dropped: u64,
 }
 
-impl Limiter {
-    pub(crate) fn new() -> Self {
+impl Default for Limiter {
+    fn default() -> Self {
         Self(Mutex::new(Spent {
             since: Instant::now(),
             lines: 0,
             dropped: 0,
         }))
     }
+}
 
+impl Limiter {
     /// Whether a line may be written now; if so, how many were not since the
     /// last one.
     fn pass(&self, now: Instant) -> Option<u64> {
@@ -78,7 +80,7 @@ impl Limiter {
 
 /// The limiters of one peer, whatever session it has: a VMM can begin one after the other.
 /// What one part says does not keep another from saying something.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Limiters {
     /// Of front ends that come and go.
     pub(crate) connections: Limiter,
@@ -88,17 +90,6 @@ pub(crate) struct Limiters {
     pub(crate) session: Limiter,
     /// Of mapping requests.
     pub(crate) port: Limiter,
-}
-
-impl Limiters {
-    pub(crate) fn new() -> Self {
-        Self {
-            connections: Limiter::new(),
-            admission: Limiter::new(),
-            session: Limiter::new(),
-            port: Limiter::new(),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -121,7 +112,7 @@ pub(crate) mod tests {
 
     #[test]
     fn limiter_beyond_its_lines_drops_and_tells_later() {
-        let limiter = Limiter::new();
+        let limiter = Limiter::default();
         let start = Instant::now();
 
         let passed = (0..25).filter(|_| limiter.pass(start).is_some()).count();

@@ -794,6 +794,37 @@ fn stop_of_a_paused_importer_in_a_ring_of_three_is_answered_unproved() {
     stop_in_a_ring_of_three(true);
 }
 
+#[test]
+fn vmms_that_keep_memory_of_each_other_do_not_fill_the_log_with_unproved_stops() {
+    const STOPS: usize = 100;
+    let daemon = Daemon::spawn(&Setup::that_waits("unlimited"));
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    keep(&mut a, &mut b);
+    keep(&mut b, &mut a);
+    let stop = std::thread::spawn(move || {
+        b.front.stop();
+        b
+    });
+    until("the stop", || daemon.broker("b")["up"] == false);
+
+    // Each closes the ring again, and is answered at once.
+    for _ in 0..STOPS {
+        a.pause_and_resume();
+        a.request(&Request::GetCaps { version: 1 }).unwrap();
+    }
+
+    assert_eq!(daemon.peer("a")["unproved_stops"], STOPS);
+    let log = daemon.log();
+    let lines = log.lines().filter(|line| line.contains("did not prove"));
+    // Ten in each of a few periods.
+    assert!((1..=40).contains(&lines.count()), "{log}");
+    a.front.shm.let_go();
+    until("the answer", || stop.is_finished());
+    drop((stop.join().unwrap(), a));
+    daemon.finish();
+}
+
 /// A buffer of A in many pieces, of which B's VMM keeps as many files as it can get: B's
 /// handle, and how often it was mapped.
 fn hoard_all(daemon: &Daemon, a: &mut Vm, b: &mut Vm) -> (u64, usize) {

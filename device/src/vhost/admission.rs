@@ -467,7 +467,7 @@ mod tests {
             files,
             unsealed,
             1 << 30,
-            Arc::new(Limiters::new()),
+            Arc::new(Limiters::default()),
         )
     }
 

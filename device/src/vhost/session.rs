@@ -137,7 +137,7 @@ impl Server {
             name: Arc::from(name),
             unsealed,
             current: Mutex::new(Weak::new()),
-            limiters: Arc::new(Limiters::new()),
+            limiters: Arc::new(Limiters::default()),
         }
     }
 

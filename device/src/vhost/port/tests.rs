@@ -20,7 +20,7 @@ use crate::vhost::queue::tests::memory;
 const SOON: Duration = Duration::from_secs(20);
 
 fn port() -> Port {
-    Port::new(1 << 20, Process::default(), Arc::new(Limiters::new())).unwrap()
+    Port::new(1 << 20, Process::default(), Arc::new(Limiters::default())).unwrap()
 }
 
 fn loan(lent: Lent) -> Loan {
