@@ -10,6 +10,7 @@ use bufshare_agent::wire::{Ran, Status, Stream};
 use bufshare_tests::channel::{self, Program};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::vm::{CARD, Vm};
+use bufshare_tests::wait;
 use serde_json::Value;
 
 static VMS: Shared = Shared::new(|| {
@@ -358,6 +359,31 @@ fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_told() {
         let summary = record(&records, "capture_summary")?;
         ensure!(member(summary, "ended") == Some("failed"), "{summary}");
         Ok(())
+    });
+}
+
+/// Its driver marks each frame as broken, as that of one with a bad cable may.
+#[test]
+fn a_camera_whose_frames_are_all_broken_is_given_up_with_that_reason() {
+    VMS.with(|vms| {
+        let device = load_camera(vms, VIVID)?;
+        let mut hand = vms.a.hand()?;
+        // One press for each frame of a second, or more: then all are broken.
+        let mut press = || hand.set_control(&device, "Inject V4L2_BUF_FLAG_ERROR", 1);
+        press()?;
+        let line = "/bin/bufshare --json capture --to display:rw --fps 1 --frames 0 --timeout 3";
+        let mut camera = vms.a.spawn(&words(line))?;
+        let summary = wait::until("the camera to be given up", LIMIT, || {
+            press()?;
+            let line = camera.try_line(Duration::from_millis(100))?;
+            let record: Option<Value> = line.map(|line| serde_json::from_str(&line)).transpose()?;
+            Ok(record.filter(|record| member(record, "type") == Some("capture_summary")))
+        })?;
+        counted(&summary, &[("frames", 0)])?;
+        ensure!(member(&summary, "ended") == Some("failed"), "{summary}");
+        let broken = summary.get("broken").and_then(Value::as_u64);
+        let why = format!("the last {} as broken", broken.context("no count of them")?);
+        refused(&to_its_end(camera)?, &["no whole frame within 3 s", &why])
     });
 }
 

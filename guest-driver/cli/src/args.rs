@@ -341,7 +341,8 @@ pub(crate) struct Capture {
     #[arg(long, value_name = "PEER[:r|rw]")]
     pub(crate) to: Grant,
 
-    /// Longest wait for the camera or the viewer
+    /// Longest wait for the camera or the viewer. A frame that the camera's driver marks as
+    /// broken is none
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
 

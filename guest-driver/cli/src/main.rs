@@ -25,6 +25,7 @@ mod screen;
 mod session;
 mod sources;
 mod stop;
+mod supply;
 mod v4l2;
 
 use std::process::ExitCode;

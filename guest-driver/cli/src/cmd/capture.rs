@@ -25,6 +25,7 @@ use crate::pump::Pump;
 use crate::rights;
 use crate::session::{Held, Session};
 use crate::stop::{Input, Stop, ended};
+use crate::supply::Supply;
 use crate::v4l2::Filled;
 
 /// How long an event may take from the driver to us.
@@ -90,9 +91,7 @@ struct Rotation<'a> {
     wanted: u64,
     published: u64,
     bytes_shared: u64,
-    last_sequence: Option<u32>,
-    sequence_gaps: u64,
-    broken: u64,
+    supply: Supply,
     replies_ok: u64,
     mismatches: u64,
     round_trips: Durations,
@@ -152,9 +151,7 @@ impl<'a> Rotation<'a> {
             wanted: args.frames,
             published: 0,
             bytes_shared: 0,
-            last_sequence: None,
-            sequence_gaps: 0,
-            broken: 0,
+            supply: Supply::default(),
             replies_ok: 0,
             mismatches: 0,
             round_trips: Durations::default(),
@@ -187,8 +184,7 @@ impl<'a> Rotation<'a> {
                 progress |= self.event(at, &event)?;
             }
             if filled && let Some((filled, _)) = self.camera.dequeue()? {
-                self.publish(filled)?;
-                progress = true;
+                progress |= self.filled(filled)?;
             }
             if !progress && deadline.passed() && !stop.told() {
                 late = late.saturating_add(1);
@@ -217,21 +213,23 @@ impl<'a> Rotation<'a> {
                 "frame {} was not handed back within {seconds} s; does `bufshare view` run there?",
                 out.frame.number
             ),
-            None => format!("the camera gave no frame within {seconds} s"),
+            None => self.supply.lack(seconds),
         })
+    }
+
+    /// Publishes the frame in a buffer that the camera gave. Answers whether there is one.
+    fn filled(&mut self, filled: Filled) -> Result<bool> {
+        let whole = self.supply.gave(&filled);
+        if whole {
+            self.publish(filled)?;
+        } else {
+            self.camera.queue(filled.index)?;
+        }
+        Ok(whole)
     }
 
     /// Hashes a filled buffer and tells the viewer about it.
     fn publish(&mut self, filled: Filled) -> Result<()> {
-        if let Some(last) = self.last_sequence {
-            let lost = filled.sequence.wrapping_sub(last).saturating_sub(1);
-            self.sequence_gaps = self.sequence_gaps.saturating_add(u64::from(lost));
-        }
-        self.last_sequence = Some(filled.sequence);
-        if filled.broken {
-            self.broken = self.broken.saturating_add(1);
-            return self.camera.queue(filled.index);
-        }
         let slot = self.camera.slot(filled.index)?;
         let number = self.published.saturating_add(1);
         let bytes = self.camera.frame_bytes(&filled, slot);
@@ -416,8 +414,8 @@ impl<'a> Rotation<'a> {
             unconfirmed: self.unconfirmed,
             replies_ok: self.replies_ok,
             mismatches: self.mismatches,
-            sequence_gaps: self.sequence_gaps,
-            broken: self.broken,
+            sequence_gaps: self.supply.gaps(),
+            broken: self.supply.broken(),
             frame_bytes: u64::from(self.camera.picture.size),
             bytes_shared: self.bytes_shared,
             extents: self.extents.clone(),
