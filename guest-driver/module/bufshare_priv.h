@@ -68,7 +68,9 @@
 
 /*
  * A task that waits for the host cannot be frozen, and a suspend gives up when a
- * task cannot for 20 s. No call waits more than twice.
+ * task cannot for 20 s. No call of a program waits more than twice. A task that unbinds or
+ * unloads the driver, or resets the function, may take longer: a suspend that begins
+ * meanwhile fails with EBUSY, and can be asked for again.
  */
 #define BUFSHARE_MAX_TIMEOUT_MS		9000U
 #define BUFSHARE_NUM_EVENT_BUFS		32
