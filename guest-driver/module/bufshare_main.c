@@ -65,14 +65,18 @@ static_assert(sizeof(struct bufshare_query) == 112);
 static_assert(VIRTIO_BUFSHARE_READ == BUFSHARE_READ && VIRTIO_BUFSHARE_WRITE == BUFSHARE_WRITE);
 
 /*
- * How long an unbind and a reset of the function wait for a step of each other. The end of
- * a session waits twice for the host and some seconds for importers, then ioctls and other
- * drivers' buffers once each. The beginning of a session takes less.
+ * How long an unbind and a reset of the function wait for a step of each other. The
+ * beginning and the end of a session do not count: the VM may stand still there for as long
+ * as the host waits for importers, and its clock goes on. Otherwise ioctls and other
+ * drivers' buffers are waited for, for a timeout each.
  */
 #define BUFSHARE_RESET_WAIT_MS	(5 * BUFSHARE_MAX_TIMEOUT_MS)
 /* After our last callback a reset has nothing left to wait for but its processor. */
 #define BUFSHARE_RESET_REST_MS	5000
 #define BUFSHARE_RESET_POLL_MS	10
+
+/* Protects the virtio device's @priv: a reset of the function does not hold its lock. */
+static DEFINE_SPINLOCK(bufshare_priv_lock);
 
 /* Read: a callback of a reset runs. The core does not hold the module meanwhile. */
 static DECLARE_RWSEM(bufshare_in_reset);
@@ -508,12 +512,20 @@ static void bufshare_stop(struct bufshare_device *bd)
 	bd->vdev->config->del_vqs(bd->vdev);
 }
 
+/* A step of a reset has ended: the time for the next begins. With @session held. */
+static void bufshare_reset_renew(struct bufshare_device *bd)
+{
+	if (bd->resetting)
+		bd->reset_until = ktime_add_ms(ktime_get(), BUFSHARE_RESET_WAIT_MS);
+}
+
 /* End the session, if there is one. */
 static void bufshare_leave(struct bufshare_device *bd)
 {
 	mutex_lock(&bd->session);
 	if (bd->ctrl)
 		bufshare_stop(bd);
+	bufshare_reset_renew(bd);
 	mutex_unlock(&bd->session);
 }
 
@@ -533,6 +545,13 @@ static int bufshare_reboot(struct notifier_block *nb, unsigned long event, void 
 	return NOTIFY_DONE;
 }
 
+static void bufshare_set_priv(struct virtio_device *vdev, struct bufshare_device *bd)
+{
+	spin_lock(&bufshare_priv_lock);
+	vdev->priv = bd;
+	spin_unlock(&bufshare_priv_lock);
+}
+
 static int bufshare_probe(struct virtio_device *vdev)
 {
 	struct bufshare_device *bd;
@@ -550,7 +569,7 @@ static int bufshare_probe(struct virtio_device *vdev)
 	bd = bufshare_device_alloc(vdev);
 	if (!bd)
 		goto err_bound;
-	vdev->priv = bd;
+	bufshare_set_priv(vdev, bd);
 	bd->wq = alloc_ordered_workqueue("bufshare", WQ_HIGHPRI | WQ_MEM_RECLAIM);
 	if (!bd->wq)
 		goto err_device;
@@ -607,7 +626,7 @@ err_revoke_wq:
 err_wq:
 	destroy_workqueue(bd->wq);
 err_device:
-	vdev->priv = NULL;
+	bufshare_set_priv(vdev, NULL);
 	bufshare_device_put(bd);
 err_bound:
 	clear_bit(0, &bufshare_bound);
@@ -625,15 +644,15 @@ err_bound:
  */
 static void bufshare_begin_unbinding(struct bufshare_device *bd)
 {
-	bool over = false;
+	bool over;
 
 	mutex_lock(&bd->session);
-	while (ktime_before(ktime_get(), bd->reset_until)) {
+	for (;;) {
 		over = device_trylock(bd->dma_dev);
-		if (over) {
+		if (over)
 			device_unlock(bd->dma_dev);
+		if (over || ktime_after(ktime_get(), bd->reset_until))
 			break;
-		}
 		mutex_unlock(&bd->session);
 		msleep(BUFSHARE_RESET_POLL_MS);
 		mutex_lock(&bd->session);
@@ -664,30 +683,27 @@ static void bufshare_remove(struct virtio_device *vdev)
 	destroy_workqueue(bd->revoke_wq);
 	destroy_workqueue(bd->wq);
 	bufshare_shm_put(bd->shm);
-	vdev->priv = NULL;
+	bufshare_set_priv(vdev, NULL);
 	bufshare_device_put(bd);
 	clear_bit(0, &bufshare_bound);
 }
 
 #if defined(CONFIG_PM_SLEEP) || defined(BUFSHARE_HAVE_RESET_CALLBACKS)
 /* Before a sleep of the system or a reset of the PCI function. */
-static int bufshare_freeze(struct virtio_device *vdev)
+static void bufshare_suspend(struct bufshare_device *bd)
 {
-	struct bufshare_device *bd = vdev->priv;
-
 	bufshare_leave(bd);
 	/* Other drivers' buffers are given back before their devices sleep. */
 	bufshare_exports_wait_released(bd);
-	return 0;
 }
 
-static int bufshare_restore(struct virtio_device *vdev)
+static int bufshare_resume(struct bufshare_device *bd)
 {
-	struct bufshare_device *bd = vdev->priv;
 	int ret;
 
 	mutex_lock(&bd->session);
 	ret = bd->rebooting || bd->unbinding ? -ESHUTDOWN : bufshare_start(bd);
+	bufshare_reset_renew(bd);
 	mutex_unlock(&bd->session);
 	if (ret) {
 		bufshare_leave(bd);
@@ -699,14 +715,43 @@ static int bufshare_restore(struct virtio_device *vdev)
 }
 #endif
 
+#ifdef CONFIG_PM_SLEEP
+/*
+ * No remove() runs meanwhile: tasks that unbind keep a sleep from beginning, and it holds
+ * the lock of the PCI function, as an unplug does.
+ */
+static int bufshare_freeze(struct virtio_device *vdev)
+{
+	bufshare_suspend(vdev->priv);
+	return 0;
+}
+
+static int bufshare_restore(struct virtio_device *vdev)
+{
+	return bufshare_resume(vdev->priv);
+}
+#endif
+
 #ifdef BUFSHARE_HAVE_RESET_CALLBACKS
+/* A reference to the device, or NULL. A remove() that no longer waits may end at any time. */
+static struct bufshare_device *bufshare_device_of(struct virtio_device *vdev)
+{
+	struct bufshare_device *bd;
+
+	spin_lock(&bufshare_priv_lock);
+	bd = vdev->priv;
+	if (bd)
+		bufshare_device_get(bd);
+	spin_unlock(&bufshare_priv_lock);
+	return bd;
+}
+
 static void bufshare_set_resetting(struct bufshare_device *bd, bool resetting)
 {
-	unsigned int ms = resetting ? BUFSHARE_RESET_WAIT_MS : BUFSHARE_RESET_REST_MS;
-
 	mutex_lock(&bd->session);
 	bd->resetting = resetting;
-	bd->reset_until = ktime_add_ms(ktime_get(), ms);
+	bd->reset_until = ktime_add_ms(ktime_get(), BUFSHARE_RESET_REST_MS);
+	bufshare_reset_renew(bd);
 	mutex_unlock(&bd->session);
 }
 
@@ -717,21 +762,27 @@ static void bufshare_set_resetting(struct bufshare_device *bd, bool resetting)
  */
 static struct bufshare_device *bufshare_reset_begin(struct virtio_device *vdev)
 {
-	ktime_t until = ktime_add_ms(ktime_get(), BUFSHARE_RESET_WAIT_MS);
+	/* Polls are counted, not the time: a clock goes on while the VM stands still. */
+	unsigned int polls = BUFSHARE_RESET_WAIT_MS / BUFSHARE_RESET_POLL_MS;
 	struct bufshare_device *bd;
 
 	while (!device_trylock(&vdev->dev)) {
-		if (ktime_after(ktime_get(), until)) {
+		if (!polls--) {
 			dev_err(&vdev->dev, "the driver has not come or gone: the function is reset all the same\n");
 			return NULL;
 		}
+		bd = bufshare_device_of(vdev);
+		if (bd) {
+			/* Another processor may go on: sleep until a session has begun or ended. */
+			mutex_lock(&bd->session);
+			mutex_unlock(&bd->session);
+			bufshare_device_put(bd);
+		}
 		msleep(BUFSHARE_RESET_POLL_MS);
 	}
-	bd = vdev->priv;
-	if (bd) {
-		bufshare_device_get(bd);
+	bd = bufshare_device_of(vdev);
+	if (bd)
 		bufshare_set_resetting(bd, true);
-	}
 	device_unlock(&vdev->dev);
 	return bd;
 }
@@ -745,7 +796,8 @@ static int bufshare_reset_prepare(struct virtio_device *vdev)
 	down_read(&bufshare_in_reset);
 	bd = bufshare_reset_begin(vdev);
 	if (bd) {
-		ret = bufshare_freeze(vdev);
+		bufshare_suspend(bd);
+		ret = 0;
 		bufshare_device_put(bd);
 	}
 	up_read(&bufshare_in_reset);
@@ -759,11 +811,10 @@ static int bufshare_reset_done(struct virtio_device *vdev)
 
 	down_read(&bufshare_in_reset);
 	/* NULL: an unbind has waited for as long as it does. */
-	bd = vdev->priv;
+	bd = bufshare_device_of(vdev);
 	if (bd) {
-		bufshare_device_get(bd);
 		bufshare_set_resetting(bd, true);
-		ret = bufshare_restore(vdev);
+		ret = bufshare_resume(bd);
 		bufshare_set_resetting(bd, false);
 		bufshare_device_put(bd);
 	}

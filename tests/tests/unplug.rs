@@ -3,7 +3,8 @@
 
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::{Command, Status};
@@ -27,6 +28,15 @@ static VMS: Shared = Shared::new(|| {
             // By its usual mask its addresses would have 28 bits.
             "edu,dma_mask=0xffffffffffffffff",
         ];
+        machine.qemu = words.map(str::to_owned).to_vec();
+        machine.device = format!("{DEVICE},bus=bay");
+    })
+});
+/// The daemon waits for importers that are paused.
+static STRICT: Shared = Shared::new(|| {
+    let plan = Plan::new().options(&["--revoke-wait", "unlimited"]);
+    plan.first(|machine| {
+        let words = ["-device", "pcie-root-port,id=bay,chassis=1,slot=1"];
         machine.qemu = words.map(str::to_owned).to_vec();
         machine.device = format!("{DEVICE},bus=bay");
     })
@@ -370,5 +380,71 @@ fn the_function_is_not_reset_before_an_unbind_has_ended() {
         delay.end()?;
         driver::bind(&vms.b, &device)?;
         works(vms, 80)
+    });
+}
+
+/// For how long a reset and an unbind wait for each other, by the driver's own clock.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// A process of `vm` has come to wait in this function of the kernel.
+fn waits_in(vm: &Vm, pid: i32, symbol: &str) -> Result<()> {
+    let path = format!("/proc/{pid}/stack");
+    wait::until(&format!("{pid} to wait in {symbol}"), LIMIT, || {
+        let stack = vm.read_file(&path)?;
+        let waits = String::from_utf8_lossy(&stack).contains(symbol);
+        Ok(waits.then_some(()))
+    })
+}
+
+/// Of a reset of A's function and an unbind of its driver, one ends the session with an
+/// importer that is paused, and the other comes to wait for it in `symbol`. The daemon
+/// answers the end of the session only when the importer goes on. A stands still until
+/// then, and its clock goes on for longer than the two would wait for each other.
+fn two_ends_while_the_vm_stands(vms: &mut TwoVms, order: [&str; 2], symbol: &str) -> Result<()> {
+    needs_resets(&vms.a)?;
+    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (_, _, export) = a.offer(SIZE, 1)?;
+    b.import_pattern(&export.id, 1)?;
+    let function = driver::pci_device(&vms.a)?;
+    let device = driver::bound(&vms.a)?.context("no device")?;
+    let script = |action: &str| match action {
+        "reset" => format!("echo 1 >{function}/reset"),
+        _ => format!("echo {device} >/sys/bus/virtio/drivers/virtio_bufshare/unbind"),
+    };
+    vms.b.qmp().execute("stop", json!({}))?;
+    let [first, second] = order.map(script);
+    let mut first = vms.a.spawn(&["/bin/busybox", "sh", "-c", &first])?;
+    waits_in(&vms.a, first.pid(), "bufshare_exports_wait_answered")?;
+    let mut second = vms.a.spawn(&["/bin/busybox", "sh", "-c", &second])?;
+    waits_in(&vms.a, second.pid(), symbol)?;
+    let waiting = Instant::now();
+    let daemon = vms.daemon()?;
+    wait::until("the exporter's stop", LIMIT, || {
+        Ok((!daemon.snapshot()?.peer("a")?.up).then_some(()))
+    })?;
+    // It is this time that is tested.
+    thread::sleep((PATIENCE + Duration::from_secs(1)).saturating_sub(waiting.elapsed()));
+    vms.b.qmp().execute("cont", json!({}))?;
+    for (action, program) in order.into_iter().zip([&mut first, &mut second]) {
+        let status = program.end(LIMIT, |_, _| {})?;
+        ensure!(status == Status::Exit(0), "{action}: {status:?}");
+    }
+    let log = vms.a.kernel_log()?;
+    let found = log.iter().find(|line| line.contains("all the same"));
+    ensure!(found.is_none(), "one was not waited for: {found:?}");
+    driver::bind(&vms.a, &device)?;
+    drop((a, b));
+    works(vms, 90)
+}
+
+#[test]
+fn an_unbind_waits_for_a_reset_of_the_function_for_which_the_vm_stood_still() {
+    STRICT.with(|vms| two_ends_while_the_vm_stands(vms, ["reset", "unbind"], "bufshare_remove"));
+}
+
+#[test]
+fn a_reset_of_the_function_waits_for_an_unbind_for_which_the_vm_stood_still() {
+    STRICT.with(|vms| {
+        two_ends_while_the_vm_stands(vms, ["unbind", "reset"], "bufshare_reset_prepare")
     });
 }
