@@ -376,6 +376,34 @@ test_without_an_archive_a_lab_that_is_there_stays_in_use() {
     [[ -e $tmp/lab/root/lab/base.stamp ]] || fail "the lab is gone"
 }
 
+test_a_lab_of_another_checkout_is_said() {
+    may_mount
+    an_empty_archive
+    a_lab
+    echo /elsewhere >"$tmp/lab/root/lab/checkout"
+    run "$REPO/scripts/lab"
+    is 0 "$status"
+    said "those of /elsewhere, made this lab" "BUFSHARE_LAB"
+    # Its own it only makes anew.
+    echo older >"$tmp/lab/root/lab/base.stamp"
+    run "$REPO/scripts/lab"
+    is 0 "$status"
+    said "making the lab"
+    not_said "other scripts"
+}
+
+test_a_lab_in_the_making_is_not_removed() {
+    a_lab
+    exec 7>"$tmp/lab/lock"
+    flock 7
+    begin "$REPO/scripts/lab" --clean 7>&-
+    until_true "it waits" grep -q "another scripts/lab is at work" "$tmp/out"
+    [[ -e $tmp/lab/root ]] || fail "the lab is gone"
+    exec 7>&-
+    wait "$job"
+    [[ ! -e $tmp/lab ]] || fail "the lab is there"
+}
+
 # As that of a kernel which backports has replaced by a newer one.
 test_source_that_the_archive_lacks_is_asked_for_again() {
     local checkpatch=usr/src/linux-headers-6.12.1-amd64/checkpatch
