@@ -210,6 +210,25 @@ test_a_full_disk_is_said_before_the_lab_is_made() {
     is 0 "$status"
 }
 
+test_what_an_interrupted_build_has_left_needs_no_room_again() {
+    a_lab
+    mkdir -p "$tmp/lab-debug/root" "$tmp/lab-debug/making-stable"
+    fake du <<<"[[ \$* != *making-stable ]] || printf '3200\tx\n'"
+    a_disk 999
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    is 1 "$status"
+    said "only 999 MB free" "1000 MB are needed"
+    a_disk 1000
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    is 0 "$status"
+    # Nor when it goes on.
+    rm -rf "$tmp/lab-debug/built-stable"
+    cp "$REPO/scripts/debug-kernel" "$tmp/repo/scripts/"
+    an_empty_archive
+    run "$tmp/repo/scripts/debug-kernel" --build-only
+    said "the archive has no linux-source"
+}
+
 test_nothing_is_left_of_the_progress_lines() {
     local sleeper
     fake sleep <<END
