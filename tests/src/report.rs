@@ -94,10 +94,42 @@ pub fn run<F: FnOnce() -> Result<()>>(body: F) {
     conclude(&name, result);
 }
 
-/// A panic is an error too.
+/// A panic is an error too. An error says first which line of the test it comes from.
+#[inline(never)]
 pub(crate) fn catch(body: impl FnOnce() -> Result<()>) -> Result<()> {
-    catch_unwind(AssertUnwindSafe(body))
-        .unwrap_or_else(|panic| Err(anyhow::anyhow!("panicked: {}", text_of(&*panic))))
+    let result = catch_unwind(AssertUnwindSafe(body))
+        .unwrap_or_else(|panic| Err(anyhow::anyhow!("panicked: {}", text_of(&*panic))));
+    result.map_err(|error| {
+        let lines = lines_of_test(&error.backtrace().to_string());
+        if lines.is_empty() || error.is::<Skip>() {
+            return error;
+        }
+        error.context(format!("at {}", lines.join(", from ")))
+    })
+}
+
+/// The lines in `tests/tests` of an error's backtrace, the innermost first, as far as
+/// [`catch`]. There are none unless `RUST_LIB_BACKTRACE` is 1: .cargo/config.toml sets it.
+fn lines_of_test(backtrace: &str) -> Vec<String> {
+    // It shows what is in the current folder as './FILE:LINE:COLUMN'.
+    let current = std::env::current_dir().unwrap_or_default();
+    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut lines = Vec::new();
+    for line in backtrace.lines().map(str::trim) {
+        if line.contains("bufshare_tests::report::catch") {
+            break;
+        }
+        let place = line.strip_prefix("at ").map(|place| current.join(place));
+        let place = place.as_deref().and_then(|place| {
+            let place = place.strip_prefix(crate_folder).ok()?;
+            place.starts_with("tests").then(|| place.to_str())?
+        });
+        if let Some((place, _column)) = place.and_then(|place| place.rsplit_once(':')) {
+            lines.push(format!("tests/{place}"));
+        }
+    }
+    lines.dedup();
+    lines
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> String {
