@@ -477,6 +477,39 @@ fn a_viewer_that_may_not_write_sees_each_frame_and_writes_no_reply() {
     });
 }
 
+/// Until a buffer is filled again, what is announced of it is the frame that came back; here
+/// that lasts, as the camera's program stands still.
+#[test]
+fn a_frame_that_a_viewer_has_looked_at_is_no_frame_for_the_next_one() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let mut b = vms.b.hand()?;
+        let line = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 4 --buffers 4";
+        let camera = vms.a.spawn(&words(line))?;
+        for _ in 0..4 {
+            b.wait_event("of a frame", |event| event.kind == "Meta")?;
+        }
+        camera.signal(libc::SIGSTOP)?;
+        for (frames, first) in [(1, 1), (3, 2)] {
+            let line =
+                format!("/bin/bufshare --json view --from camera --frames {frames} --no-display");
+            let viewed = vms.b.run(&words(&line), LIMIT)?;
+            let viewed = records(&channel::succeeded("view", viewed)?)?;
+            counted(record(&viewed, "viewed")?, &[("frame", first)])?;
+            counted(
+                record(&viewed, "view_summary")?,
+                &[("frames", frames), ("mismatches", 0), ("missed", 0)],
+            )?;
+        }
+        camera.signal(libc::SIGCONT)?;
+        let captured = records(&channel::succeeded("capture", to_its_end(camera)?)?)?;
+        counted(
+            record(&captured, "capture_summary")?,
+            &[("returned", 4), ("replies_ok", 4), ("mismatches", 0)],
+        )
+    });
+}
+
 /// Each begins its numbers anew, and has its own buffers.
 #[test]
 fn two_cameras_of_one_vm_are_viewed_at_once() {

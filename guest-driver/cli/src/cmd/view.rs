@@ -73,7 +73,9 @@ fn is_gone(failure: &Failure) -> bool {
     matches!(failure.status(), Some(Status::NotFound | Status::Revoked))
 }
 
-/// The reply is there already.
+/// Whether the reply is there already: another viewer has looked at the frame, and what the
+/// camera announced of the buffer is out of date. Nothing else is like it: before that, the
+/// byte differs from the reply.
 fn answered(mapping: &Mapping, frame: &Frame) -> Result<bool> {
     match frame.reply {
         Some(reply) => {
@@ -111,8 +113,6 @@ struct Viewer<'a> {
     holds: Durations,
     windows_peak: u32,
     last_seen: bool,
-    /// Some frames may have been looked at by a viewer before us.
-    joining: bool,
 }
 
 impl<'a> Viewer<'a> {
@@ -136,7 +136,6 @@ impl<'a> Viewer<'a> {
             holds: Durations::default(),
             windows_peak: 0,
             last_seen: false,
-            joining: false,
         }
     }
 
@@ -197,7 +196,6 @@ impl<'a> Viewer<'a> {
             stop.wait_for_it(Some(SETTLE))?;
             self.ask()?;
         }
-        self.joining = true;
         Ok(())
     }
 
@@ -325,8 +323,7 @@ impl<'a> Viewer<'a> {
                 "its description does not fit its buffer",
             )));
         }
-        if self.joining && answered(&mapping, &frame).map_err(about)? {
-            // It has been looked at already; the camera keeps it for nobody.
+        if answered(&mapping, &frame).map_err(about)? {
             return Ok(());
         }
         let start = Instant::now();
