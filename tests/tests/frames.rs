@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::{Ran, Status, Stream};
 use bufshare_tests::channel::{self, Program};
+use bufshare_tests::hand::Hand;
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::vm::{CARD, Vm};
 use bufshare_tests::wait;
@@ -506,6 +507,74 @@ fn a_frame_that_a_viewer_has_looked_at_is_no_frame_for_the_next_one() {
         counted(
             record(&captured, "capture_summary")?,
             &[("returned", 4), ("replies_ok", 4), ("mismatches", 0)],
+        )
+    });
+}
+
+/// The number of the frame that a buffer's metadata announces.
+fn announced(hand: &mut Hand, id: &str) -> Result<u64> {
+    let (_, _, blob) = hand.get_meta(id)?;
+    let number = blob.get(8..).and_then(<[u8]>::first_chunk);
+    Ok(u64::from_le_bytes(*number.context("no frame")?))
+}
+
+/// As a viewer does that joins when the buffer is with the camera's driver again.
+#[test]
+fn a_frame_is_not_back_when_what_was_attached_before_it_is_released() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let mut b = vms.b.hand()?;
+        let line = "/bin/bufshare --json capture --to display:rw --fps 1 --frames 0";
+        let camera = vms.a.spawn(&words(line))?;
+        let view = |frames: u32| {
+            let line =
+                format!("/bin/bufshare --json view --from camera --frames {frames} --no-display");
+            records(&channel::succeeded(
+                "view",
+                vms.b.run(&words(&line), LIMIT)?,
+            )?)
+        };
+        let (id, import) = wait::until("an attachment before the next frame", LIMIT, || {
+            let viewed = view(1)?;
+            let viewed = record(&viewed, "viewed")?;
+            let id = member(viewed, "id").context("no id")?;
+            let import = b.import(id)?;
+            let number = viewed.get("frame").and_then(Value::as_u64);
+            if number == Some(announced(&mut b, id)?) {
+                return Ok(Some((id.to_owned(), import)));
+            }
+            b.close(import.buf.number)?;
+            Ok(None)
+        })?;
+        let before = announced(&mut b, &id)?;
+        let number = wait::until("the next frame in that buffer", LIMIT, || {
+            Ok(Some(announced(&mut b, &id)?).filter(|number| *number != before))
+        })?;
+        b.close(import.buf.number)?;
+        let viewed = view(4)?;
+        let is = |record: &Value| record.get("frame").and_then(Value::as_u64) == Some(number);
+        ensure!(viewed.iter().any(is), "frame {number} was lost: {viewed:?}");
+        camera.signal(libc::SIGTERM)?;
+        let captured = records(&channel::succeeded("capture", to_its_end(camera)?)?)?;
+        counted(record(&captured, "capture_summary")?, &[("mismatches", 0)])
+    });
+}
+
+#[test]
+fn a_frame_that_comes_back_without_its_reply_is_wrong_when_the_time_is_up() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let mut b = vms.b.hand()?;
+        let line = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 1 --timeout 3";
+        let camera = vms.a.spawn(&words(line))?;
+        let frame = b.wait_event("of a frame", |event| event.kind == "Meta")?;
+        let import = b.import(&frame.id)?;
+        b.close(import.buf.number)?;
+        let captured = to_its_end(camera)?;
+        refused(&captured, &["1 of 1 frames came back with a wrong reply"])?;
+        counted(
+            record(&records(&captured.stdout)?, "capture_summary")?,
+            &[("returned", 1), ("replies_ok", 0), ("mismatches", 1)],
         )
     });
 }

@@ -12,6 +12,8 @@ pub(crate) struct Out {
     pub(crate) since: Instant,
     /// Events were lost while it was out: its RELEASED may be one of them.
     release_lost: bool,
+    /// When a RELEASED last came without the reply.
+    unanswered: Option<Instant>,
 }
 
 /// At most one for each buffer of the camera.
@@ -60,6 +62,7 @@ impl Outstanding {
                 frame,
                 since,
                 release_lost: false,
+                unanswered: None,
             });
         }
         found
@@ -92,8 +95,9 @@ impl Outstanding {
     }
 
     /// Whether the frame in this buffer, which nobody has attached, is back. Its RELEASED
-    /// may be lost, and one that came may be of the frame before. `replied`: the reply is in
-    /// its place; `None`: the viewer writes none.
+    /// may be lost, and one that came may be of the frame before: of a viewer that had
+    /// attached the buffer since then. `replied`: the reply is in its place; `None`: the
+    /// viewer writes none.
     pub(crate) fn is_back(&self, index: usize, released: bool, replied: Option<bool>) -> bool {
         self.frame(index).is_some_and(|frame| match replied {
             // The viewer writes it while it has the buffer.
@@ -101,6 +105,21 @@ impl Outstanding {
             // A viewer takes frames in the order of their numbers.
             None => released || frame.number < self.newest_back,
         })
+    }
+
+    /// A RELEASED came, and the reply is not there.
+    pub(crate) fn unanswered(&mut self, index: usize, at: Instant) {
+        if let Some(out) = self.out.get_mut(index).and_then(Option::as_mut) {
+            out.unanswered = Some(at);
+        }
+    }
+
+    /// The buffers released without a reply, and when. Until the time is up the viewer may
+    /// still look at them: the RELEASED may be of the frame before.
+    pub(crate) fn wrong(&self) -> Vec<(usize, Instant)> {
+        let all = self.out.iter().enumerate();
+        all.filter_map(|(index, out)| Some((index, out.as_ref()?.unanswered?)))
+            .collect()
     }
 
     /// The buffers whose frame may be back without anything that could ever say so: the
@@ -184,6 +203,22 @@ mod tests {
         out.take(1);
         assert!(out.is_back(0, false, None));
         assert!(!out.is_back(2, false, None));
+    }
+
+    /// A viewer that joined may have attached the buffer before its frame was published.
+    #[test]
+    fn a_release_without_the_reply_says_that_a_frame_is_back_only_when_the_time_is_up() {
+        let mut out = out(2, true);
+        assert!(!out.is_back(0, true, Some(false)));
+        assert!(out.wrong().is_empty());
+        let at = Instant::now();
+        out.unanswered(0, at);
+        out.unanswered(2, at);
+        assert_eq!(out.wrong(), [(0, at)]);
+        assert!(out.is_back(0, true, Some(true)), "it was looked at since");
+        out.take(0);
+        assert!(out.publish(0, frame(3, true), Instant::now()));
+        assert!(out.wrong().is_empty());
     }
 
     /// Or the camera would wait for it in vain.

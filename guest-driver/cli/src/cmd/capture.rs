@@ -192,7 +192,7 @@ impl<'a> Rotation<'a> {
                 if late == 1 || (event && late < LATE_EVENTS) {
                     continue;
                 }
-                progress = self.take_unconfirmed()?;
+                progress = self.take_wrong()? | self.take_unconfirmed()?;
                 if !progress {
                     return Err(self.stuck(args.timeout));
                 }
@@ -286,13 +286,15 @@ impl<'a> Rotation<'a> {
                 self.output
                     .print(&Record::Event(EventRecord::from(event)))?;
             }
-            (_, Some(index)) if self.out.events_are_complete() => return self.returned(at, index),
+            (_, Some(index)) if self.out.events_are_complete() => {
+                return Ok(self.is_back(at, index, true)? && self.returned(at, index)?);
+            }
             _ => {}
         }
         let mut progress = false;
         if !self.out.events_are_complete() {
             for index in self.out.newest_first() {
-                if self.is_back(index, released == Some(index))? {
+                if self.is_back(at, index, released == Some(index))? {
                     progress |= self.returned(at, index)?;
                 }
             }
@@ -308,23 +310,43 @@ impl<'a> Rotation<'a> {
         }
     }
 
-    /// Whether the frame in this buffer is back, after events were lost.
-    fn is_back(&self, index: usize, released: bool) -> Result<bool> {
-        let Some(frame) = self.out.frame(index) else {
+    /// Whether the frame in this buffer is back; `released`: a RELEASED of it came then.
+    fn is_back(&mut self, at: Instant, index: usize, released: bool) -> Result<bool> {
+        let Some(frame) = self.out.frame(index).copied() else {
             return Ok(false);
         };
         if self.is_attached(index)? {
             return Ok(false);
         }
-        let replied = match frame.reply {
-            Some(reply) => {
-                let slot = self.camera.slot(u32::try_from(index).unwrap_or(u32::MAX))?;
-                let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
-                Some(content::byte_at(&slot.mapping, offset)? == reply.value)
-            }
-            None => None,
-        };
+        let replied = self.replied(index, &frame)?;
+        if released && replied == Some(false) {
+            self.out.unanswered(index, at);
+        }
         Ok(self.out.is_back(index, released, replied))
+    }
+
+    /// Whether the reply to this frame is in its buffer; `None`: the viewer writes none.
+    fn replied(&self, index: usize, frame: &Frame) -> Result<Option<bool>> {
+        let Some(reply) = frame.reply else {
+            return Ok(None);
+        };
+        let slot = self.camera.slot(u32::try_from(index).unwrap_or(u32::MAX))?;
+        let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
+        Ok(Some(
+            content::byte_at(&slot.mapping, offset)? == reply.value,
+        ))
+    }
+
+    /// Takes back the frames that were released without the reply. Answers whether there
+    /// were any.
+    fn take_wrong(&mut self) -> Result<bool> {
+        let mut progress = false;
+        for (index, at) in self.out.wrong() {
+            if !self.is_attached(index)? {
+                progress |= self.returned(at, index)?;
+            }
+        }
+        Ok(progress)
     }
 
     /// Has the frames filled again of which nothing will ever say that they are back, and
@@ -362,14 +384,7 @@ impl<'a> Rotation<'a> {
         };
         let round_trip_us = micros(at.saturating_duration_since(since));
         let buffer = u32::try_from(index).unwrap_or(u32::MAX);
-        let slot = self.camera.slot(buffer)?;
-        let reply_ok = match frame.reply {
-            Some(reply) => {
-                let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
-                Some(content::byte_at(&slot.mapping, offset)? == reply.value)
-            }
-            None => None,
-        };
+        let reply_ok = self.replied(index, &frame)?;
         match reply_ok {
             Some(true) => self.replies_ok = self.replies_ok.saturating_add(1),
             Some(false) => self.mismatches = self.mismatches.saturating_add(1),
