@@ -167,12 +167,20 @@ impl<'a> Delay<'a> {
         self.says("preemptible")
     }
 
+    /// Who is held up may go on.
+    ///
+    /// # Errors
+    /// As [`Vm::call`].
+    pub fn release(&self) -> Result<()> {
+        self.set("release", "1")
+    }
+
     /// Hold up nobody any more, after somebody was.
     ///
     /// # Errors
     /// When nobody was, or as [`Vm::call`].
     pub fn end(self) -> Result<()> {
-        self.set("release", "1")?;
+        self.release()?;
         let what = format!("{} to go on", self.symbol);
         wait::until(&what, wait::COMMAND, || Ok(self.over()?.then_some(())))?;
         self.vm.unload(MODULE)
