@@ -162,6 +162,7 @@ impl Daemon {
             stop,
             udmabuf,
             shm_size: config.shm_size,
+            max_windows: config.max_windows,
             max_table: max_table_bytes(config.peers.len()),
         });
         let timer = hub.start_timer().map_err(system("start a thread"))?;

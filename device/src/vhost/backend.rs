@@ -160,6 +160,8 @@ pub struct Front {
     pub max_table: u64,
     /// Bytes of its shared-memory region.
     pub shm_size: u64,
+    /// Windows that it may have there.
+    pub max_windows: u32,
     /// For what its peer can have said again and again.
     pub(crate) limiters: Arc<Limiters>,
 }
@@ -212,6 +214,7 @@ impl Session {
             unsealed,
             max_table,
             shm_size,
+            max_windows,
             limiters,
         } = front;
         let admission = Admission::new(
@@ -227,7 +230,7 @@ impl Session {
             peer,
             name,
             lifeline: Arc::default(),
-            port: Port::new(shm_size, vmm, limiters.clone())?,
+            port: Port::new(shm_size, max_windows as usize, vmm, limiters.clone())?,
             files,
             admission,
             hub,

@@ -17,6 +17,7 @@
 //! guest may pretend that it did. So the host's kernel is asked, which knows who
 //! holds the files (see [`crate::transport::lent`]).
 
+mod budget;
 mod kept;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -35,15 +36,17 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Backend, Error as VhostError, VhostUserFrontendReqHandler};
 
+use super::limits::MARK_FREE;
 use super::memory::Sent;
 use crate::broker::limits::GUARD;
-use crate::broker::{EffectId, Outcome, PeerId, Piece};
+use crate::broker::{EffectId, Outcome, Piece};
 use crate::host::process::Process;
 use crate::host::random;
 use crate::hub::{Hub, Job};
 use crate::sync::{Limiters, lock};
 use crate::transport::zeroes::Zeroes;
 use crate::transport::{self, FdPiece, PAGE, udmabuf};
+use budget::{Budget, Lot};
 use kept::{Kept, Loan};
 
 /// How often the kernel is asked who holds what was lent to a VMM whose device is
@@ -88,8 +91,8 @@ enum Next {
     Job(Job, Option<Backend>, u64),
     /// Tell that the VMM has dropped all windows.
     Dropped,
-    /// Look who still holds what the VMM said it has not.
-    Look,
+    /// Look who still holds those files that the VMM said it has not.
+    Look(Lot),
 }
 
 #[derive(Default)]
@@ -104,13 +107,15 @@ struct State {
     closed: bool,
     /// What shows another VM's memory, by its place.
     lent: BTreeMap<u64, Loan>,
-    /// What the VMM said it has not, and somebody holds.
+    /// What the VMM said it has not, and somebody may hold.
     kept: Vec<Kept>,
-    /// When to look at that next, and how long to wait then.
-    look: Option<(Instant, Duration)>,
+    /// When to look at that next, by its owners.
+    budgets: BTreeMap<Lot, Budget>,
+    /// That was what was done last.
+    looked: bool,
     /// When the operator was told of that last.
     kept_said: Option<Instant>,
-    /// How often those two were changed.
+    /// How often `lent` and `kept` were changed.
     lent_changes: u64,
     /// How often all jobs were forgotten, because the VMM has dropped all windows by
     /// itself. A job of an earlier epoch is about windows that nobody knows any more.
@@ -145,6 +150,10 @@ pub struct Port {
     state: Mutex<State>,
     wake: Condvar,
     shm_size: u64,
+    /// Windows that it may have.
+    windows: usize,
+    /// How long the thread has run.
+    clock: fn() -> Duration,
     /// Whose front end it is.
     vmm: Process,
     /// For windows whose buffer is gone.
@@ -160,11 +169,18 @@ impl Port {
     ///
     /// # Errors
     /// As `memfd_create`.
-    pub(crate) fn new(shm_size: u64, vmm: Process, limiters: Arc<Limiters>) -> io::Result<Self> {
+    pub(crate) fn new(
+        shm_size: u64,
+        windows: usize,
+        vmm: Process,
+        limiters: Arc<Limiters>,
+    ) -> io::Result<Self> {
         Ok(Self {
             state: Mutex::new(State::default()),
             wake: Condvar::new(),
             shm_size,
+            windows,
+            clock: budget::thread_time,
             vmm,
             zeroes: Zeroes::new(shm_size)?,
             refused: AtomicU64::new(0),
@@ -344,8 +360,8 @@ impl Port {
                     dropped();
                     continue;
                 }
-                Next::Look => {
-                    worker.look_at_kept();
+                Next::Look(lot) => {
+                    worker.look_at_kept(lot);
                     continue;
                 }
             };
@@ -362,11 +378,11 @@ impl Port {
                     // Kept open no longer than this takes.
                     let pieces = transport::pieces(&ram.upgrade(), &source, shm_offset, maker);
                     let udmabuf = source.transport == bufshare_protocol::types::Transport::Udmabuf;
-                    let what = What::Buffer {
+                    let lot = Lot {
                         owner: source.owner,
-                        writable,
                         udmabuf,
                     };
+                    let what = What::Buffer { lot, writable };
                     let outcome = match (pieces, backend) {
                         (Ok(pieces), Some(backend)) => worker.map(&backend, &pieces, what),
                         (Err(error), _) => {
@@ -423,10 +439,18 @@ impl Port {
             if state.closed {
                 return None;
             }
-            if state.until_look().is_some_and(|wait| wait.is_zero()) {
-                return Some(Next::Look);
+            let look = state.next_look(Instant::now());
+            // However many owners there are whose files are to be looked at, a job waits
+            // for those of one.
+            let may_look = !state.looked || state.jobs.is_empty();
+            if let Some((Duration::ZERO, lot)) = look
+                && may_look
+            {
+                state.looked = true;
+                return Some(Next::Look(lot));
             }
             if let Some(job) = state.jobs.pop_front() {
+                state.looked = false;
                 state.in_hand = Some(job.id());
                 return Some(Next::Job(job, state.backend.clone(), state.epoch));
             }
@@ -434,7 +458,7 @@ impl Port {
             let wait = asks
                 .then_some(LOOK)
                 .into_iter()
-                .chain(state.until_look())
+                .chain(look.map(|(wait, _)| wait))
                 .min();
             state = match wait {
                 None => self
@@ -457,12 +481,10 @@ impl Port {
 enum What {
     /// Another VM's memory.
     Buffer {
-        /// Whose it is.
-        owner: PeerId,
+        /// Whose it is, and whether its file is a dma-buf.
+        lot: Lot,
         /// Whether the guest may write.
         writable: bool,
-        /// Whether its file is a dma-buf.
-        udmabuf: bool,
     },
     /// Memory of nobody.
     Zeroes,
@@ -518,12 +540,12 @@ impl Worker<'_> {
                     self.sent.record(piece.id, || self.port.files());
                     piece.file.clone()
                 }
-                What::Buffer { owner, udmabuf, .. } => {
+                What::Buffer { lot, .. } => {
                     // No VM's RAM is a dma-buf.
-                    if !udmabuf {
+                    if !lot.udmabuf {
                         self.sent.record(piece.id, || self.port.files());
                     }
-                    match self.port.lend(piece, owner, udmabuf, self.epoch) {
+                    match self.port.lend(piece, lot, self.epoch) {
                         Ok(Some(file)) => file,
                         Ok(None) => return Outcome::Refused,
                         Err(error) => {
@@ -541,7 +563,10 @@ impl Worker<'_> {
             };
             let reply = answer(backend.shmem_map(&request, &*file));
             // From here on only others hold it.
-            drop(file);
+            match what {
+                What::Buffer { lot, .. } => self.port.spend(lot, MARK_FREE, || drop(file)),
+                What::Zeroes => drop(file),
+            }
             match reply {
                 Answer::Yes => done.push(Piece {
                     shm_offset: piece.shm_offset,

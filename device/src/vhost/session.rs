@@ -70,6 +70,8 @@ pub struct Common {
     pub udmabuf: Option<Arc<dyn udmabuf::Maker>>,
     /// Bytes of each shared-memory region.
     pub shm_size: u64,
+    /// Windows that each peer may have there.
+    pub max_windows: u32,
     /// Bytes that each memory table may have.
     pub max_table: u64,
 }
@@ -230,6 +232,7 @@ impl Server {
             unsealed: self.unsealed,
             max_table: self.common.max_table,
             shm_size: self.common.shm_size,
+            max_windows: self.common.max_windows,
             limiters: self.limiters.clone(),
         };
         let session = Session::new(self.common.hub.clone(), front, mem.clone());
@@ -388,6 +391,7 @@ mod tests {
             stop: Arc::new(Stop::new().unwrap()),
             udmabuf: None,
             shm_size: 1 << 20,
+            max_windows: 256,
             max_table: 1 << 30,
         });
         Server::new(common, session.peer, "a", false)

@@ -43,6 +43,7 @@ pub(in crate::vhost) fn session(mem: &GuestMem) -> (Arc<Hub>, Arc<Session>) {
         unsealed: false,
         max_table: 1 << 30,
         shm_size: 1 << 20,
+        max_windows: 256,
         limiters: Arc::new(Limiters::default()),
     };
     let session = Session::new(hub.clone(), front, mem.clone()).unwrap();

@@ -10,16 +10,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::budget::{Budget, Lot};
 use super::{LOOK, Port, State, Worker};
 use crate::broker::{EffectId, PeerId};
 use crate::sync::lock;
 use crate::transport::lent::Lent;
 use crate::transport::{FdPiece, FileId};
-use crate::vhost::limits::{MAX_KEPT_DMABUFS, MAX_KEPT_MARKS, MAX_OWNER_FILES};
+use crate::vhost::limits::{
+    LOOK_TIME, MARK_FREE, MAX_KEPT_DMABUFS, MAX_KEPT_MARKS, MAX_OWNER_FILES,
+};
 
 /// How long a VMM that says it has not mapped something may take to let go of it.
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
@@ -28,35 +31,16 @@ const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 /// operator is told; and how soon he is told of others.
 pub(super) const KEPT_SAY: Duration = Duration::from_secs(10);
 
-/// How soon the kernel is asked again about the newest of them; then ever more seldom.
-const KEPT_LOOK: Duration = Duration::from_millis(1);
-
-/// How long the kernel is asked about them at one time. Whoever has a RAM file can make
-/// each answer slow, by locks without number, and requests for memory of others wait
-/// meanwhile.
-const LOOK_TIME: Duration = Duration::from_millis(2);
-
-/// What part of the time may go by so.
-const LOOK_SHARE: u32 = 10;
-
 /// A file that shows another VM's memory.
 #[derive(Clone)]
 pub(super) struct Loan {
     pub(super) lent: Arc<Lent>,
-    /// Whose memory it is.
-    pub(super) owner: PeerId,
-    /// Whether it is a dma-buf, and not a part of that VM's RAM.
-    pub(super) udmabuf: bool,
+    /// Of which files it is one.
+    pub(super) lot: Lot,
 }
 
-impl Loan {
-    /// Whether it is a part of the RAM of `owner`.
-    fn is_ram_of(&self, owner: PeerId) -> bool {
-        !self.udmabuf && self.owner == owner
-    }
-}
-
-/// A file that somebody held when the VMM said that it has unmapped it, or not mapped it.
+/// A file of which nobody has seen yet that it is let go, since the VMM said that it has
+/// unmapped it, or not mapped it.
 pub(super) struct Kept {
     /// The effect that ended so.
     pub(super) effect: EffectId,
@@ -73,7 +57,7 @@ pub(super) struct Kept {
 pub(super) struct Loans {
     /// Windows that the VMM did not say it has unmapped.
     pub(super) windows: Vec<Arc<Lent>>,
-    /// What it said it has not, and somebody held.
+    /// What it said it has not, and may be held.
     pub(super) kept: Vec<Arc<Lent>>,
     pub(super) changes: u64,
 }
@@ -88,6 +72,15 @@ impl Loans {
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Lent>> {
         self.windows.iter().chain(&self.kept)
+    }
+}
+
+/// Whose descriptors it counts with, and how many are reserved for those.
+fn reserve_of(lot: Lot) -> (Option<PeerId>, usize) {
+    if lot.udmabuf {
+        (None, MAX_KEPT_DMABUFS)
+    } else {
+        (Some(lot.owner), MAX_OWNER_FILES)
     }
 }
 
@@ -118,28 +111,60 @@ impl State {
         &mut self.lent
     }
 
-    /// Whether another file may be lent, of memory of `owner`.
-    pub(super) fn has_room(&self, owner: PeerId, udmabuf: bool, file: &File) -> bool {
-        let kept = self.kept.iter().map(|kept| &kept.loan);
-        if udmabuf {
-            return kept.filter(|loan| loan.udmabuf).count() < MAX_KEPT_DMABUFS;
-        }
-        let kept = kept.filter(|loan| loan.is_ram_of(owner));
-        if kept.clone().count() >= MAX_KEPT_MARKS {
+    /// Whether another file may be lent, to a VMM with so many `windows`.
+    pub(super) fn has_room(&self, lot: Lot, file: &File, windows: usize) -> bool {
+        let of_kind = |loan: &&Loan| reserve_of(loan.lot) == reserve_of(lot);
+        let kept = self.kept.iter().map(|kept| &kept.loan).filter(of_kind);
+        let kept_limit = if lot.udmabuf {
+            MAX_KEPT_DMABUFS
+        } else {
+            MAX_KEPT_MARKS
+        };
+        if kept.clone().count() >= kept_limit {
             return false;
         }
-        // Each window may keep one besides.
-        let lent = self.lent.values().filter(|loan| loan.is_ram_of(owner));
-        let lent: BTreeSet<_> = lent.map(|loan| loan.lent.descriptor()).collect();
-        let mut kept: BTreeSet<_> = kept.map(|loan| loan.lent.descriptor()).collect();
-        kept.retain(|file| !lent.contains(file));
-        kept.len() < MAX_OWNER_FILES || kept.contains(&file.as_raw_fd())
+        let descriptors = |loans: &mut dyn Iterator<Item = &Loan>| -> BTreeSet<_> {
+            loans.map(|loan| loan.lent.descriptor()).collect()
+        };
+        let lent = descriptors(&mut self.lent.values().filter(of_kind));
+        let kept = descriptors(&mut kept.clone());
+        let (_, reserved) = reserve_of(lot);
+        if lent.contains(&file.as_raw_fd()) || kept.contains(&file.as_raw_fd()) {
+            return true;
+        }
+        // Those of windows do not count.
+        if kept.difference(&lent).count() >= reserved {
+            return false;
+        }
+        kept.union(&lent).count() < reserved || self.beyond_reserves() < windows
     }
 
-    /// How long until the kept files are to be looked at; none if there are none.
-    pub(super) fn until_look(&self) -> Option<Duration> {
-        let (at, _) = self.look?;
-        Some(at.saturating_duration_since(Instant::now()))
+    /// Descriptors beyond those that are reserved for files of each owner. There is one for
+    /// each window.
+    fn beyond_reserves(&self) -> usize {
+        let mut all: BTreeMap<_, BTreeSet<RawFd>> = BTreeMap::new();
+        let kept = self.kept.iter().map(|kept| &kept.loan);
+        for loan in self.lent.values().chain(kept) {
+            let files = all.entry(reserve_of(loan.lot)).or_default();
+            files.insert(loan.lent.descriptor());
+        }
+        let beyond = all
+            .iter()
+            .map(|((_, reserved), files)| files.len().saturating_sub(*reserved));
+        beyond.sum()
+    }
+
+    /// The kept files that are to be looked at next, and how long until then; none if
+    /// there are none.
+    pub(super) fn next_look(&self, now: Instant) -> Option<(Duration, Lot)> {
+        let looks = self.budgets.iter();
+        let looks = looks.filter_map(|(lot, budget)| Some((budget.next_look()?, *lot)));
+        let (at, lot) = looks.min()?;
+        Some((at.saturating_duration_since(now), lot))
+    }
+
+    pub(super) fn budget(&mut self, lot: Lot) -> &mut Budget {
+        self.budgets.entry(lot).or_default()
     }
 
     /// How many bytes of `kept` are held for too long, if the operator is to be told of
@@ -225,36 +250,51 @@ impl Port {
             .any(|kept| kept.effect == effect)
     }
 
-    /// Asks the kernel who still holds the files that the VMM said it has not: at least
-    /// about one, and for at most `time`; about the next ones the next time. Returns the
-    /// effects of which nothing is left, and what the operator is to be told of now: how
-    /// many bytes are held for too long.
-    pub(super) fn look_at_kept(&self, time: Duration) -> (Vec<EffectId>, u64) {
+    /// Does what has the kernel look through the locks on files of `lot`, on the budget of
+    /// that; `free` of that time does not count.
+    pub(super) fn spend<T>(&self, lot: Lot, free: Duration, what: impl FnOnce() -> T) -> T {
+        let before = (self.clock)();
+        let result = what();
+        let took = (self.clock)().saturating_sub(before).saturating_sub(free);
+        lock(&self.state).budget(lot).spend(Instant::now(), took);
+        result
+    }
+
+    /// Asks the kernel who still holds the files of `lot` that the VMM said it has not: at
+    /// least about one, and for about [`LOOK_TIME`]; about the next ones the next time.
+    /// Returns the effects of which nothing is left, and what the operator is to be told of
+    /// now: how many bytes are held for too long.
+    pub(super) fn look_at_kept(&self, lot: Lot) -> (Vec<EffectId>, u64) {
         let all: Vec<Arc<Lent>> = {
             let state = lock(&self.state);
-            let kept = state.kept.iter().map(|kept| kept.loan.lent.clone());
-            kept.collect()
+            let kept = state.kept.iter().map(|kept| &kept.loan);
+            let kept = kept.filter(|loan| loan.lot == lot);
+            kept.map(|loan| loan.lent.clone()).collect()
         };
-        let started = Instant::now();
-        let mut asked = 0_usize;
+        let mut asked = BTreeSet::new();
         let mut gone = BTreeSet::new();
-        for lent in &all {
-            asked = asked.saturating_add(1);
-            if lent.held() != Some(true) {
-                gone.insert(Arc::as_ptr(lent));
+        self.spend(lot, Duration::ZERO, || {
+            let started = (self.clock)();
+            for lent in &all {
+                asked.insert(Arc::as_ptr(lent));
+                // What nobody can know counts as the VMM says.
+                if lent.held() != Some(true) {
+                    gone.insert(Arc::as_ptr(lent));
+                }
+                if (self.clock)().saturating_sub(started) >= LOOK_TIME {
+                    break;
+                }
             }
-            if started.elapsed() >= time {
-                break;
-            }
-        }
-        let took = started.elapsed();
+        });
         let mut state = lock(&self.state);
-        let mut kept = std::mem::take(&mut state.kept);
+        let kept = std::mem::take(&mut state.kept);
+        let is_in = |set: &BTreeSet<_>, kept: &Kept| set.contains(&Arc::as_ptr(&kept.loan.lent));
+        let (gone, kept): (Vec<Kept>, Vec<Kept>) =
+            kept.into_iter().partition(|kept| is_in(&gone, kept));
         // Those that were asked about are the last the next time.
-        let next = asked.min(kept.len());
-        kept.rotate_left(next);
-        let is_gone = |kept: &Kept| gone.contains(&Arc::as_ptr(&kept.loan.lent));
-        let (gone, mut kept): (Vec<Kept>, Vec<Kept>) = kept.into_iter().partition(is_gone);
+        let (asked, mut kept): (Vec<Kept>, Vec<Kept>) =
+            kept.into_iter().partition(|kept| is_in(&asked, kept));
+        kept.extend(asked);
         let late = state.say_late(&mut kept);
         let mut done: BTreeSet<EffectId> = gone.iter().map(|gone| gone.effect).collect();
         for left in &kept {
@@ -263,18 +303,15 @@ impl Port {
         if !gone.is_empty() {
             state.lent_changes = state.lent_changes.wrapping_add(1);
         }
-        state.look = state.look.filter(|_| !kept.is_empty()).map(|(_, pause)| {
-            let pause = pause.saturating_mul(2).min(LOOK);
-            let rest = took.saturating_mul(LOOK_SHARE).min(KEPT_SAY);
-            (after(pause.max(rest)), pause)
-        });
+        let left = kept.iter().any(|kept| kept.loan.lot == lot);
         state.kept = kept;
+        state.budget(lot).looked(Instant::now(), left);
         drop(state);
         if let Some(longest) = gone.iter().map(|gone| gone.since.elapsed()).max() {
             log::debug!("{} files were held for up to {longest:?}", gone.len());
         }
         // They may be the last of a VM's RAM, which takes its time.
-        drop((gone, all));
+        self.spend(lot, Duration::ZERO, || drop((gone, all)));
         (done.into_iter().collect(), late)
     }
 
@@ -286,21 +323,30 @@ impl Port {
     pub(super) fn lend(
         &self,
         piece: &FdPiece,
-        owner: PeerId,
-        udmabuf: bool,
+        lot: Lot,
         epoch: u64,
     ) -> io::Result<Option<Arc<File>>> {
-        if !lock(&self.state).has_room(owner, udmabuf, &piece.file) {
+        let mut state = lock(&self.state);
+        if !state.has_room(lot, &piece.file, self.windows) {
             return Err(io::Error::other(
                 "its VMM said that it has unmapped, or not mapped, many others, but it or another \
                  back end of its VM still holds them",
             ));
         }
-        let (file, lent) = if udmabuf {
-            Lent::dmabuf(&piece.file)?
-        } else {
-            Lent::ram(&piece.file)
-        };
+        if !state.budget(lot).may_mark(Instant::now()) {
+            return Err(io::Error::other(
+                "the host's kernel takes too long to mark the RAM of its owner, on which somebody \
+                 has many locks: the owner's VMM, or one that imports from it",
+            ));
+        }
+        drop(state);
+        let (file, lent) = self.spend(lot, MARK_FREE, || {
+            Ok::<_, io::Error>(if lot.udmabuf {
+                Lent::dmabuf(&piece.file)?
+            } else {
+                Lent::ram(&piece.file)
+            })
+        })?;
         if !lent.is_marked() && !self.vmm.is_known() {
             return Err(io::Error::other(
                 "the host tells neither who has it mapped (it belongs to another user, or its VMM \
@@ -314,8 +360,7 @@ impl Port {
         }
         let loan = Loan {
             lent: Arc::new(lent),
-            owner,
-            udmabuf,
+            lot,
         };
         let old = state.lent_mut().insert(piece.shm_offset, loan);
         drop(state);
@@ -336,7 +381,11 @@ impl Port {
             len: PAGE,
             shm_offset: 0,
         };
-        self.lend(&piece, PeerId(2), false, 0).unwrap().unwrap()
+        let lot = Lot {
+            owner: PeerId(2),
+            udmabuf: false,
+        };
+        self.lend(&piece, lot, 0).unwrap().unwrap()
     }
 
     /// There is no window here any more.
@@ -346,24 +395,28 @@ impl Port {
         drop(lent);
     }
 
-    /// The VMM says that it has no window of `len` bytes here any more, by `effect`. What
-    /// nobody can know counts as it says.
+    /// The VMM says that it has no window of `len` bytes here any more, by `effect`. The
+    /// kernel is asked about that later: what comes next may be for another owner, and the
+    /// answers can be slow.
     pub(super) fn said_returned(&self, effect: EffectId, shm_offset: u64, len: u64) {
-        let loan = lock(&self.state).lent.get(&shm_offset).cloned();
-        let held = loan.filter(|loan| loan.lent.held() == Some(true));
-        let Some(loan) = held else {
-            return self.returned(shm_offset);
-        };
         let mut state = lock(&self.state);
-        state.lent_mut().remove(&shm_offset);
+        let Some(loan) = state.lent_mut().remove(&shm_offset) else {
+            return;
+        };
+        if !loan.lent.is_marked() {
+            drop(state);
+            // It may be the last of a VM's RAM, which takes its time.
+            return drop(loan);
+        }
+        let now = Instant::now();
+        state.budget(loan.lot).keep(now);
         state.kept.push(Kept {
             effect,
             loan,
             len,
-            since: Instant::now(),
+            since: now,
             said: false,
         });
-        state.look = Some((after(KEPT_LOOK), KEPT_LOOK));
     }
 
     /// Which files the VMM has.
@@ -403,8 +456,8 @@ impl Port {
 
 impl Worker<'_> {
     /// Tells the hub what nobody holds any more, and the operator what somebody does.
-    pub(super) fn look_at_kept(&self) {
-        let (done, late) = self.port.look_at_kept(LOOK_TIME);
+    pub(super) fn look_at_kept(&self, lot: Lot) {
+        let (done, late) = self.port.look_at_kept(lot);
         for effect in done {
             self.hub.let_go(self.sent.peer, effect);
         }
@@ -419,10 +472,4 @@ impl Worker<'_> {
             );
         }
     }
-}
-
-/// The time after a `pause`.
-fn after(pause: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(pause).unwrap_or(now)
 }

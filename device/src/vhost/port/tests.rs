@@ -1,34 +1,71 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Jobs of a front end while the kernel is asked what its VMM holds.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Receiver, Sender};
 
 use bufshare_protocol::types::{Extent, Transport};
 use log::Record;
 
 use super::kept::KEPT_SAY;
 use super::*;
-use crate::broker::{EffectId, MapSource};
+use crate::broker::{EffectId, MapSource, PeerId};
+use crate::transport::FileId;
 use crate::transport::lent::Lent;
 use crate::transport::tests::ram;
 use crate::vhost::backend::tests::session;
-use crate::vhost::limits::{MAX_KEPT_DMABUFS, MAX_OWNER_FILES};
+use crate::vhost::limits::{LOOK_TIME, MAX_KEPT_DMABUFS, MAX_OWNER_FILES};
 use crate::vhost::queue::tests::memory;
 
 /// For what happens at once on an idle machine.
 const SOON: Duration = Duration::from_secs(20);
 
+const WINDOWS: usize = 256;
+
+/// Whose RAM is lent in these tests.
+const LOT: Lot = Lot {
+    owner: PeerId(2),
+    udmabuf: false,
+};
+
+/// For a kernel that answers at once.
 fn port() -> Port {
-    Port::new(1 << 20, Process::default(), Arc::new(Limiters::default())).unwrap()
+    let limiters = Arc::new(Limiters::default());
+    let mut port = Port::new(1 << 20, WINDOWS, Process::default(), limiters).unwrap();
+    port.clock = || Duration::ZERO;
+    port
+}
+
+thread_local! {
+    static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Whatever is asked of the kernel seems to take half of [`LOOK_TIME`] at least.
+fn slow_clock() -> Duration {
+    let half = LOOK_TIME.checked_div(2).unwrap();
+    NOW.set(NOW.get().saturating_add(half));
+    NOW.get()
 }
 
 fn loan(lent: Lent) -> Loan {
     Loan {
         lent: Arc::new(lent),
-        owner: PeerId(2),
-        udmabuf: false,
+        lot: LOT,
     }
+}
+
+/// The VMM has unmapped a file, of which the kernel says so often what it is told to.
+fn keep(port: &Port, effect: u64, lot: Lot) -> (Receiver<()>, Sender<bool>) {
+    let (lent, asked, kernel) = Lent::slow();
+    let loan = Loan {
+        lent: Arc::new(lent),
+        lot,
+    };
+    let at = effect.checked_mul(PAGE).unwrap();
+    lock(&port.state).lent_mut().insert(at, loan);
+    port.said_returned(EffectId(effect), at, PAGE);
+    (asked, kernel)
 }
 
 fn job(id: u64) -> Job {
@@ -38,23 +75,11 @@ fn job(id: u64) -> Job {
 #[test]
 fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
     type Ask = fn(&Port);
-    let asks: [(&str, Ask); 9] = [
+    let asks: [(&str, Ask); 8] = [
         ("holds", |port| assert!(port.holds())),
-        ("said_returned", |port| {
-            port.said_returned(EffectId(1), 0, PAGE)
-        }),
         ("look_at_kept", |port| {
-            let mut state = lock(&port.state);
-            let loan = state.lent_mut().remove(&0).unwrap();
-            state.kept.push(Kept {
-                effect: EffectId(1),
-                loan,
-                len: PAGE,
-                since: Instant::now(),
-                said: false,
-            });
-            drop(state);
-            assert_eq!(port.look_at_kept(SOON), (vec![], 0));
+            port.said_returned(EffectId(1), 0, PAGE);
+            assert_eq!(port.look_at_kept(LOT), (vec![], 0));
             assert!(port.keeps(EffectId(1)));
         }),
         ("may_show", |port| assert!(port.may_show())),
@@ -167,13 +192,11 @@ fn answer_always(kernel: &std::sync::mpsc::Sender<bool>, held: bool) {
 #[test]
 fn vmm_that_dropped_its_windows_has_dropped_them_also_if_it_keeps_another_file() {
     let port = port();
-    let (kept, _asked, held) = Lent::slow();
+    let (_asked, held) = keep(&port, 1, LOT);
     let (window, _asked_too, shown) = Lent::slow();
-    lock(&port.state).lent_mut().insert(0, loan(kept));
-    answer_always(&held, true);
-    port.said_returned(EffectId(1), 0, PAGE);
-    lock(&port.state).lent_mut().insert(PAGE, loan(window));
+    lock(&port.state).lent_mut().insert(0, loan(window));
 
+    answer_always(&held, true);
     answer_always(&shown, false);
 
     assert!(port.forget_dropped());
@@ -188,12 +211,9 @@ fn nothing_counts_as_dropped_while_the_hub_does_not_know_what_is_kept() {
     let Some(Next::Job(..)) = port.next() else {
         panic!("no job")
     };
-    let (kept, _asked, held) = Lent::slow();
-    let (window, _asked_too, shown) = Lent::slow();
-    lock(&port.state).lent_mut().insert(0, loan(kept));
-    lock(&port.state).lent_mut().insert(PAGE, loan(window));
-    answer_always(&held, true);
-    port.said_returned(EffectId(1), 0, PAGE);
+    let (window, _asked, shown) = Lent::slow();
+    lock(&port.state).lent_mut().insert(0, loan(window));
+    let _kept = keep(&port, 1, LOT);
     answer_always(&shown, false);
 
     assert!(!port.forget_dropped());
@@ -223,55 +243,165 @@ fn operator_is_told_of_all_that_is_kept_but_not_again_and_again() {
         keep(2, ago(KEPT_SAY)),
         keep(3, Instant::now()),
     ];
-    assert_eq!(port.look_at_kept(SOON).1, 2 * PAGE);
-    assert_eq!(port.look_at_kept(SOON).1, 0);
+    assert_eq!(port.look_at_kept(LOT).1, 2 * PAGE);
+    assert_eq!(port.look_at_kept(LOT).1, 0);
 
     let _kernel = keep(4, ago(KEPT_SAY));
-    assert_eq!(port.look_at_kept(SOON).1, 0, "so soon");
+    assert_eq!(port.look_at_kept(LOT).1, 0, "so soon");
 
     lock(&port.state).kept_said = Some(ago(KEPT_SAY));
-    assert_eq!(port.look_at_kept(SOON).1, 3 * PAGE);
+    assert_eq!(port.look_at_kept(LOT).1, 3 * PAGE);
     lock(&port.state).kept_said = Some(ago(KEPT_SAY));
-    assert_eq!(port.look_at_kept(SOON).1, 0, "nothing new");
-}
-
-/// Maps a page of a file and says that it is unmapped, and the file held.
-fn keep_a_page(port: &Port, effect: u64, owner: PeerId, udmabuf: bool) {
-    let (lent, _asked, held) = Lent::slow();
-    answer_always(&held, true);
-    let loan = Loan {
-        lent: Arc::new(lent),
-        owner,
-        udmabuf,
-    };
-    let at = effect.checked_mul(PAGE).unwrap();
-    lock(&port.state).lent_mut().insert(at, loan);
-    port.said_returned(EffectId(effect), at, PAGE);
+    assert_eq!(port.look_at_kept(LOT).1, 0, "nothing new");
 }
 
 #[test]
-fn kernel_that_answers_slowly_is_asked_about_one_kept_file_at_a_time() {
+fn unmapping_does_not_wait_for_the_kernel() {
     let port = port();
-    let mut kernels = Vec::new();
-    for id in [1, 2] {
-        let (lent, asked, answer) = Lent::slow();
-        lock(&port.state).lent_mut().insert(id * PAGE, loan(lent));
-        answer.send(true).unwrap();
-        port.said_returned(EffectId(id), id * PAGE, PAGE);
-        asked.recv_timeout(SOON).unwrap();
-        answer.send(id == 1).unwrap();
-        kernels.push((asked, answer));
+    let pieces = [1, 2].map(|id| keep(&port, id, LOT));
+
+    for (asked, _) in pieces {
+        assert!(asked.try_recv().is_err(), "the kernel was asked");
+    }
+    assert!(port.keeps(EffectId(1)) && port.keeps(EffectId(2)));
+}
+
+#[test]
+fn nothing_is_kept_of_a_file_of_which_the_kernel_does_not_tell() {
+    let port = port();
+    let (socket, _) = UnixStream::pair().unwrap();
+    let (_, lent) = Lent::ram(&Arc::new(OwnedFd::from(socket).into()));
+    lock(&port.state).lent_mut().insert(0, loan(lent));
+
+    port.said_returned(EffectId(1), 0, PAGE);
+
+    assert!(!port.keeps(EffectId(1)));
+    assert!(lock(&port.state).lent.is_empty());
+}
+
+#[test]
+fn kernel_that_answers_slowly_is_asked_about_few_kept_files_at_a_time() {
+    let mut port = port();
+    port.clock = slow_clock;
+    let kernels = [1, 2, 3].map(|id| {
+        let (asked, answer) = keep(&port, id, LOT);
+        answer_always(&answer, id != 3);
+        (asked, answer)
+    });
+    let asked = || [0, 1, 2].map(|id: usize| kernels[id].0.try_iter().count());
+
+    // Two answers take all the time.
+    assert_eq!(port.look_at_kept(LOT), (vec![], 0));
+    assert_eq!(asked(), [1, 1, 0]);
+    let rest = lock(&port.state).budget(LOT).rest(Instant::now());
+    assert!(rest > Duration::ZERO);
+    let (wait, _) = lock(&port.state).next_look(Instant::now()).unwrap();
+    assert!(wait > Duration::ZERO, "{wait:?}");
+
+    assert_eq!(port.look_at_kept(LOT), (vec![EffectId(3)], 0));
+    assert_eq!(asked(), [1, 0, 1]);
+}
+
+#[test]
+fn slow_files_of_one_owner_do_not_hold_up_looks_at_those_of_others() {
+    let mut port = port();
+    port.clock = slow_clock;
+    let other = Lot {
+        owner: PeerId(3),
+        udmabuf: false,
+    };
+    let slow: Vec<_> = (0..100).map(|id| keep(&port, 1000 + id, LOT)).collect();
+    for (_, kernel) in &slow {
+        answer_always(kernel, true);
+    }
+    let (_asked, kernel) = keep(&port, 1, other);
+    answer_always(&kernel, false);
+    let soon = Instant::now().checked_add(SOON).unwrap();
+
+    // Whichever comes first.
+    let mut lots = Vec::new();
+    let mut gone = Vec::new();
+    while gone.is_empty() {
+        assert!(lots.len() < 2, "{lots:?}");
+        let (_, lot) = lock(&port.state).next_look(soon).unwrap();
+        lots.push(lot);
+        gone = port.look_at_kept(lot).0;
     }
 
-    assert_eq!(port.look_at_kept(Duration::ZERO), (vec![], 0));
-    assert!(kernels[0].0.try_recv().is_ok());
-    assert!(kernels[1].0.try_recv().is_err(), "asked about both");
+    assert_eq!(gone, [EffectId(1)]);
+    assert!(port.keeps(EffectId(1000)));
+}
 
-    assert_eq!(port.look_at_kept(Duration::ZERO), (vec![EffectId(2)], 0));
-    assert!(
-        kernels[0].0.try_recv().is_err(),
-        "asked about the first again"
-    );
+#[test]
+fn job_waits_for_no_more_than_one_look() {
+    let port = port();
+    let kernels = [2, 3, 4].map(|owner| {
+        let lot = Lot {
+            owner: PeerId(owner),
+            udmabuf: false,
+        };
+        keep(&port, owner.into(), lot)
+    });
+    for budget in lock(&port.state).budgets.values_mut() {
+        budget.keep(Instant::now().checked_sub(SOON).unwrap());
+    }
+    port.push(job(1));
+
+    assert!(matches!(port.next(), Some(Next::Look(_))));
+    assert!(matches!(port.next(), Some(Next::Job(..))));
+    assert!(matches!(port.next(), Some(Next::Look(_))));
+    assert!(matches!(port.next(), Some(Next::Look(_))), "no job waits");
+    drop(kernels);
+}
+
+/// Lends a page of another file.
+fn lend(port: &Port, at: u64, lot: Lot) -> io::Result<()> {
+    let file = transport::tests::memfd(PAGE, true);
+    let piece = FdPiece {
+        id: FileId::of(&file).unwrap(),
+        file,
+        fd_offset: 0,
+        len: PAGE,
+        shm_offset: at,
+    };
+    port.lend(&piece, lot, 0).map(drop)
+}
+
+#[test]
+fn nothing_more_is_lent_of_an_owner_whose_files_take_too_long_to_mark() {
+    let mut port = port();
+    // All that is asked seems to take a second.
+    port.clock = || {
+        NOW.set(NOW.get() + Duration::from_secs(1));
+        NOW.get()
+    };
+
+    lend(&port, 0, LOT).unwrap();
+
+    let error = lend(&port, PAGE, LOT).unwrap_err();
+    assert!(error.to_string().contains("takes too long"), "{error}");
+    assert_eq!(lock(&port.state).lent.len(), 1);
+    let other = Lot {
+        owner: PeerId(3),
+        udmabuf: false,
+    };
+    lend(&port, PAGE, other).unwrap();
+}
+
+#[test]
+fn marks_that_take_as_long_as_usual_are_not_counted() {
+    let mut port = port();
+    port.clock = || {
+        NOW.set(NOW.get() + MARK_FREE);
+        NOW.get()
+    };
+
+    for at in 0..100 {
+        lend(&port, at * PAGE, LOT).unwrap();
+    }
+
+    let rest = lock(&port.state).budget(LOT).rest(Instant::now());
+    assert_eq!(rest, Duration::ZERO);
 }
 
 #[test]
@@ -281,24 +411,24 @@ fn effect_that_kept_several_files_is_done_with_the_last_of_them() {
     for (at, held) in [(1, true), (2, false), (3, true)] {
         let (lent, asked, answer) = Lent::slow();
         lock(&port.state).lent_mut().insert(at * PAGE, loan(lent));
-        answer.send(true).unwrap();
         port.said_returned(EffectId(7), at * PAGE, PAGE);
         answer.send(held).unwrap();
         answer_always(&answer, false);
         kernels.push(asked);
     }
 
-    assert_eq!(port.look_at_kept(SOON), (vec![], 0));
-    assert_eq!(port.look_at_kept(SOON), (vec![EffectId(7)], 0));
+    assert_eq!(port.look_at_kept(LOT), (vec![], 0));
+    assert_eq!(port.look_at_kept(LOT), (vec![EffectId(7)], 0));
 }
 
 #[test]
 fn vmm_is_lent_files_again_as_long_as_few_are_kept() {
     let port = port();
     let (a, b) = (PeerId(2), PeerId(3));
+    let lot = |owner, udmabuf| Lot { owner, udmabuf };
     let fits = |owner, udmabuf| {
         let other = transport::tests::memfd(PAGE, true);
-        lock(&port.state).has_room(owner, udmabuf, &other)
+        lock(&port.state).has_room(lot(owner, udmabuf), &other, WINDOWS)
     };
     // Windows are no files that are kept.
     for id in 0..100 {
@@ -308,16 +438,55 @@ fn vmm_is_lent_files_again_as_long_as_few_are_kept() {
     assert!(fits(a, false));
 
     for id in 0..MAX_OWNER_FILES {
-        keep_a_page(&port, 1000 + u64::try_from(id).unwrap(), a, false);
+        keep(&port, 1000 + u64::try_from(id).unwrap(), lot(a, false));
     }
     assert!(!fits(a, false));
     assert!(fits(b, false) && fits(a, true));
 
     for id in 0..MAX_KEPT_DMABUFS {
-        keep_a_page(&port, 2000 + u64::try_from(id).unwrap(), b, true);
+        keep(&port, 2000 + u64::try_from(id).unwrap(), lot(b, true));
     }
     assert!(!fits(a, true) && !fits(b, true));
     assert!(fits(b, false));
+}
+
+#[test]
+fn windows_that_are_kept_one_owner_after_the_other_leave_each_its_descriptors() {
+    let port = port();
+    let lot = |owner| Lot {
+        owner: PeerId(owner),
+        udmabuf: false,
+    };
+    let mut next = 0;
+    // As many windows as there can be, each in a file of its own, and all are kept.
+    let mut windows_of = |owner| {
+        let mut windows = Vec::new();
+        while windows.len() < WINDOWS {
+            let (lent, ..) = Lent::slow();
+            let file = transport::tests::memfd(PAGE, true);
+            let mut state = lock(&port.state);
+            if !state.has_room(lot(owner), &file, WINDOWS) {
+                break;
+            }
+            let window = Loan {
+                lent: Arc::new(lent),
+                lot: lot(owner),
+            };
+            state.lent_mut().insert(next * PAGE, window);
+            windows.push(next * PAGE);
+            next += 1;
+        }
+        for at in &windows {
+            port.said_returned(EffectId(1), *at, PAGE);
+        }
+        windows.len()
+    };
+
+    assert_eq!(windows_of(2), WINDOWS);
+    // There is one descriptor for each window, and so many for each owner.
+    assert_eq!(windows_of(3), 2 * MAX_OWNER_FILES);
+    assert_eq!(windows_of(4), MAX_OWNER_FILES);
+    assert_eq!(windows_of(2), 0);
 }
 
 thread_local! {
