@@ -756,6 +756,46 @@ fn front_end_that_hangs_up_is_not_kept_until_others_have_unmapped_its_memory() {
 }
 
 #[test]
+fn front_end_that_asks_on_and_hangs_up_is_not_kept_until_others_have_unmapped_its_memory() {
+    let daemon = Daemon::start(&Setup::that_waits("unlimited"));
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    share(&mut a, &mut b);
+    let bases = b.front.stop();
+    let connection = a.front.raw().as_raw_fd();
+    let send = |message: &[u8]| {
+        // SAFETY: an open socket, and a buffer of that length.
+        unsafe {
+            libc::send(
+                connection,
+                message.as_ptr().cast(),
+                message.len(),
+                libc::MSG_DONTWAIT,
+            )
+        }
+    };
+    // GET_VRING_BASE of queue 0, which waits for b.
+    let stop: Vec<u8> = [11_u32, 1, 8, 0, 0].map(u32::to_ne_bytes).concat();
+    assert_eq!(send(&stop), 20);
+    until("its stop", || daemon.broker("a")["up"] == false);
+    // More than fits on the way to those that wait.
+    let get_features: Vec<u8> = [1_u32, 1, 0].map(u32::to_ne_bytes).concat();
+    for _ in 0..1000 {
+        if send(&get_features) < 0 {
+            break;
+        }
+    }
+
+    // SAFETY: an open socket.
+    unsafe { libc::shutdown(connection, libc::SHUT_RDWR) };
+
+    daemon.until_gone("a");
+    b.resume(&bases);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
 fn front_end_that_refuses_to_unmap_is_not_believed_while_it_holds_the_memory() {
     let (daemon, mut a, mut b) = two();
     let id = a.export(DATA, PAGE);

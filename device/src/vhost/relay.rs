@@ -134,11 +134,19 @@ impl Relay {
         loop {
             // What the crate says comes first, and nothing is sent that it would have to
             // take before it is heard: it may wait for that itself.
-            let entry = match &next {
-                None => (front, libc::POLLIN),
-                Some(_) => (back, libc::POLLOUT),
+            let ready = match &next {
+                None => wait([(back, libc::POLLIN), (front, libc::POLLIN)], -1),
+                // The front end may hang up while its message waits.
+                Some(_) => wait(
+                    [
+                        (back, libc::POLLIN),
+                        (back, libc::POLLOUT),
+                        (front, libc::POLLRDHUP),
+                    ],
+                    -1,
+                ),
             };
-            match wait([(back, libc::POLLIN), entry], -1) {
+            match ready {
                 Ok(Some(0)) => {
                     let Ok(Some(answer)) = receive(back) else {
                         return crate_left(open);
@@ -148,6 +156,7 @@ impl Relay {
                         return front_left(error);
                     }
                 }
+                Ok(Some(2)) => return Left::Front(Ok(())),
                 Ok(_) => {
                     if let Some(message) = next.take() {
                         if send(back, &message).is_err() {
