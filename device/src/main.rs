@@ -48,13 +48,14 @@ fn say(what: &dyn Display) {
     let _ = writeln!(std::io::stderr(), "vhost-device-bufshare: {what}");
 }
 
-/// `RUST_LOG` wins. The queue crate logs errors of guests without limit, and we
-/// say them ourselves.
+/// `RUST_LOG` wins. The queue crate logs errors of guests without limit, and the back-end
+/// crate those of front ends; we say them ourselves.
 fn log_to_stderr(level: LogLevel) {
     let mut builder = env_logger::Builder::new();
     builder
         .filter_level(level.into())
         .filter_module("virtio_queue", log::LevelFilter::Off)
+        .filter_module("vhost_user_backend", log::LevelFilter::Off)
         .parse_default_env()
         .format_timestamp_millis()
         .init();

@@ -255,6 +255,26 @@ fn front_ends_that_come_again_and_again_do_not_fill_the_log() {
     daemon.finish();
 }
 
+#[test]
+fn what_the_vhost_user_crate_says_of_front_ends_does_not_fill_the_log() {
+    const TIMES: usize = 100;
+    let daemon = Daemon::spawn(&Setup::default());
+    // SET_VRING_NUM of 8 bytes: queue 0 is to have no entries.
+    let no_entries = [8_u32, 1, 8, 0, 0].map(u32::to_ne_bytes).concat();
+    let before = daemon.log().lines().count();
+    for _ in 0..TIMES {
+        let mut front = UnixStream::connect(daemon.socket("b")).unwrap();
+        front.write_all(&no_entries).unwrap();
+        let _ = front.read_to_end(&mut Vec::new());
+    }
+
+    let log = daemon.log();
+    // Ten in each of a few periods.
+    assert!(log.lines().count() <= before + TIMES / 2, "{log}");
+    drop(Vm::boot(&daemon.socket("b")));
+    daemon.finish();
+}
+
 /// As long as every buffer on the way to the daemon and back can be full.
 const NOTHING_MOVES: Duration = Duration::from_millis(500);
 
