@@ -476,7 +476,9 @@ impl Hub {
     /// The driver is a new one, or there is none: lets go of all that the old
     /// one had. `windows_gone`: the front end has unmapped its windows itself.
     pub fn reset(&self, peer: PeerId, windows_gone: bool) {
-        // In steps, if its stop is still at that: `peer_reset` would do the rest at once.
+        // In steps, if its stop is still at that, or is yet to begin: `peer_reset` would do
+        // the rest at once.
+        self.step(|broker, _| broker.peer_stopped(peer));
         self.take_back(peer);
         self.step(|broker, slots| {
             let Some(slot) = slots.get_mut(&peer) else {
@@ -584,9 +586,6 @@ impl Hub {
                 None => return false,
                 Some(slot) if slot.stop.is_none() => {
                     slot.stop = Some(Stopping::default());
-                    // It may have closed a ring of stops that wait for each other.
-                    let stops = state.slots.values_mut().filter_map(|s| s.stop.as_mut());
-                    stops.for_each(|stop| stop.look = true);
                     return true;
                 }
                 Some(_) if ended() => return false,
@@ -610,12 +609,15 @@ impl Hub {
         };
         let mut state = self.state()?;
         let mut left = state.waits_for(peer);
-        let mut timed_out = false;
+        let mut looked = Instant::now();
         loop {
             let stop = state.slots.get_mut(&peer).and_then(|s| s.stop.as_mut());
             let look = stop.is_some_and(|stop| std::mem::take(&mut stop.look));
-            if look || timed_out {
+            // Nobody says that a ring of stops was closed, or that the first of one was
+            // answered.
+            if look || looked.elapsed() >= STOP_LOOK {
                 left = state.waits_for(peer);
+                looked = Instant::now();
             }
             let released = state.stopping(peer).is_some_and(|stop| stop.released);
             if left.is_empty() || released || ended() {
@@ -667,9 +669,7 @@ impl Hub {
                 }
             }
             let waited = self.changed.wait_timeout(state, STOP_LOOK);
-            let (locked, timeout) = waited.ok()?;
-            timed_out = timeout.timed_out();
-            state = locked;
+            (state, _) = waited.ok()?;
         }
     }
 

@@ -154,6 +154,21 @@ impl Hub {
         }
     }
 
+    /// Whether the end has waited for long enough: for importers, of which some run
+    /// (`asked`) or none; or while nothing is left, for so long, but what is to be delivered.
+    pub(super) fn is_end_over(
+        &self,
+        asked: bool,
+        waited: Duration,
+        delivering: Option<Duration>,
+    ) -> bool {
+        match delivering {
+            Some(delivering) => delivering >= DELIVERY_WAIT,
+            None if asked => waited >= self.running_wait(),
+            None => waited >= self.stopped_wait(),
+        }
+    }
+
     /// Waits until no VMM maps memory of another VM and all answers are delivered, or
     /// the time for the one or the other is over, or it is `interrupted`. What is left,
     /// unless the broker [failed](Hub::failed).
@@ -168,16 +183,13 @@ impl Hub {
                 return Vec::new();
             };
             let left = state.holds();
-            let asked = left.iter().any(|hold| hold.state == HolderState::Running);
             let waited = started.elapsed();
-            let over = if left.is_empty() {
+            let delivering = left.is_empty().then(|| {
                 let since = nothing_left.get_or_insert_with(Instant::now);
-                since.elapsed() >= DELIVERY_WAIT
-            } else if asked {
-                waited >= self.running_wait()
-            } else {
-                waited >= self.stopped_wait()
-            };
+                since.elapsed()
+            });
+            let asked = left.iter().any(|hold| hold.state == HolderState::Running);
+            let over = self.is_end_over(asked, waited, delivering);
             let mut links = state.slots.values().filter_map(|slot| slot.link.as_ref());
             let delivered =
                 self.delivering.load(Ordering::Acquire) == 0 && links.all(|link| link.delivered());

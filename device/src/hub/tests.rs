@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The hub with sessions that only take notes.
 
+use std::cell::Cell;
+
 use bufshare_protocol::request::Export;
 use bufshare_protocol::response::Response;
 use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights};
@@ -285,18 +287,54 @@ fn a_reset_leaves_no_job_about_windows_that_the_vmm_has_dropped() {
 
 #[test]
 fn a_reset_that_overtakes_a_stop_takes_the_rest_back_in_steps() {
-    let (hub, sessions) = hub();
-    for _ in 0..=3 * MAX_REVOKE {
-        exported(&hub, &sessions);
+    // Whether the stop has begun, or is still to come.
+    for begun in [true, false] {
+        let (hub, sessions) = hub();
+        let news = || sessions[&B].news.load(Ordering::Acquire);
+        for _ in 0..=3 * MAX_REVOKE {
+            exported(&hub, &sessions);
+        }
+        if begun {
+            hub.step(|broker, _| broker.peer_stopped(A));
+        }
+        let before = news();
+
+        hub.reset(A, false);
+
+        // That a is down is told first.
+        assert_eq!(news() - before, if begun { 4 } else { 5 });
+        assert!(hub.report().broker.buffers.is_empty());
     }
-    hub.step(|broker, _| broker.peer_stopped(A));
-    let news = || sessions[&B].news.load(Ordering::Acquire);
-    let before = news();
+}
 
-    hub.reset(A, false);
+#[test]
+fn a_stop_looks_by_the_clock_however_often_others_wake_it() {
+    let (hub, sessions) = hub();
+    mapped(&hub, &sessions);
+    let answered = AtomicBool::new(false);
+    let end = Instant::now() + SOON;
 
-    assert_eq!(news() - before, 4);
-    assert!(hub.report().broker.buffers.is_empty());
+    std::thread::scope(|scope| {
+        let stop = scope.spawn(|| {
+            let late = Cell::new(false);
+            hub.stop(A, || {
+                late.set(Instant::now() > end);
+                late.get()
+            });
+            answered.store(true, Ordering::Release);
+            late.get()
+        });
+        soon("the stop", || lock(&hub.state).stopping(A).is_some());
+        scope.spawn(|| {
+            while !answered.load(Ordering::Acquire) {
+                hub.changed.notify_all();
+                std::thread::sleep(STOP_LOOK / 10);
+            }
+        });
+        // As what nobody says, such as that another stop of a ring was answered.
+        lock(&hub.state).broker.windows_gone(B);
+        assert!(!stop.join().unwrap(), "it waits");
+    });
 }
 
 #[test]
@@ -360,6 +398,27 @@ fn a_broker_that_a_panic_left_half_changed_is_not_used_again() {
     hub.disconnect(B);
     assert_eq!(hub.wait_until_closed(|| false), []);
     assert!(lock(&sessions[&B].jobs).is_empty());
+}
+
+#[test]
+fn a_driver_that_makes_more_to_do_holds_the_end_up_for_some_seconds() {
+    let seconds = Duration::from_secs;
+    let limit = RevokeWait::Limit(seconds(30));
+    for (wait, stopped) in [(limit, 30), (RevokeWait::Unlimited, 60)] {
+        let (hub, _) = hub_that_waits(wait);
+        let over = |asked, waited, delivering: Option<u64>| {
+            hub.is_end_over(asked, seconds(waited), delivering.map(seconds))
+        };
+
+        // However long it took until nothing was left.
+        for waited in [0, 1000] {
+            assert!(!over(false, waited, Some(4)));
+            assert!(over(false, waited, Some(5)));
+        }
+        assert!(!over(false, stopped - 1, None) && over(false, stopped, None));
+        assert!(!over(true, stopped + 4, None) && over(true, stopped + 5, None));
+        assert_eq!(hub.close_wait(), seconds(stopped + 10));
+    }
 }
 
 #[test]
