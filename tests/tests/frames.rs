@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::{Ran, Status, Stream};
 use bufshare_tests::channel::{self, Program};
-use bufshare_tests::hand::Hand;
+use bufshare_tests::hand::{Hand, bytes};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::vm::{CARD, Vm};
 use bufshare_tests::wait;
@@ -576,6 +576,73 @@ fn a_frame_that_comes_back_without_its_reply_is_wrong_when_the_time_is_up() {
             record(&records(&captured.stdout)?, "capture_summary")?,
             &[("returned", 1), ("replies_ok", 0), ("mismatches", 1)],
         )
+    });
+}
+
+/// Of no bytes.
+const HASH_OF_NOTHING: u64 = 0x2d06_8005_38d3_94c2;
+
+/// Metadata as `capture` announces a frame of no bytes, whose reply is the buffer's first.
+fn announcement(number: u64, hash: u64, reply: u8) -> Vec<u8> {
+    bytes(
+        64,
+        &[
+            (0, b"BSFR\x01\0\x40\0"),
+            (8, &number.to_le_bytes()),
+            (20, &[1]),
+            (24, &hash.to_le_bytes()),
+            (48, &[reply]),
+        ],
+    )
+}
+
+/// A viewer that came to a buffer between two announcements sees what it was not promised.
+#[test]
+fn a_frame_that_is_replaced_while_it_is_looked_at_is_not_a_wrong_one() {
+    VMS.with(|vms| {
+        let mut a = vms.a.hand()?;
+        let (_, map, export) = a.offer(4096, 1)?;
+        a.poke(map, 0, &[0])?;
+        a.set_meta(&export.id, "camera", &announcement(1, !HASH_OF_NOTHING, 7))?;
+        let line = "/bin/bufshare --json view --from camera --frames 1 --no-display";
+        let view = vms.b.spawn(&words(line))?;
+        wait::until("the viewer to attach the buffer", LIMIT, || {
+            Ok((a.query(&export.id)?.attachments > 0).then_some(()))
+        })?;
+        a.set_meta(&export.id, "camera", &announcement(2, HASH_OF_NOTHING, 9))?;
+        let viewed = records(&channel::succeeded("view", to_its_end(view)?)?)?;
+        counted(record(&viewed, "viewed")?, &[("frame", 2)])?;
+        ensure!(a.peek(map, 0, 1)?.as_deref() == Some(&[9][..]), "no reply");
+        // One that stays as it is, is wrong.
+        a.set_meta(&export.id, "camera", &announcement(3, !HASH_OF_NOTHING, 7))?;
+        let ran = vms.b.run(&words(line), LIMIT)?;
+        refused(&ran, &["1 of 1 frames are not what the camera sent"])
+    });
+}
+
+/// Each was looked at, as its reply says, before it is announced.
+#[test]
+fn frames_that_are_none_do_not_keep_a_viewer_waiting() {
+    VMS.with(|vms| {
+        let mut a = vms.a.hand()?;
+        let (_, map, export) = a.offer(4096, 1)?;
+        a.poke(map, 0, &[7])?;
+        let line = "/bin/bufshare --json view --from camera --no-display --timeout 2";
+        let mut view = vms.b.spawn(&words(line))?;
+        let mut number = 0;
+        let summary = wait::until("the viewer to give up", LIMIT, || {
+            number += 1;
+            a.set_meta(
+                &export.id,
+                "camera",
+                &announcement(number, HASH_OF_NOTHING, 7),
+            )?;
+            let line = view.try_line(Duration::from_millis(1))?;
+            let record: Option<Value> = line.map(|line| serde_json::from_str(&line)).transpose()?;
+            Ok(record.filter(|record| member(record, "type") == Some("view_summary")))
+        })?;
+        counted(&summary, &[("frames", 0)])?;
+        refused(&to_its_end(view)?, &["no new frame from", "within 2 s"])
     });
 }
 

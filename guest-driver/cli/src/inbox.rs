@@ -101,6 +101,16 @@ impl Inbox {
         self.missed
     }
 
+    /// Whether a frame was announced of a buffer and not looked at yet.
+    pub(crate) fn holds(&self, id: BufferId) -> bool {
+        self.waiting.values().any(|waiting| waiting.id == id)
+    }
+
+    /// Whether a buffer exists, as far as is known.
+    pub(crate) fn knows(&self, id: BufferId) -> bool {
+        self.seen.contains_key(&id)
+    }
+
     /// A buffer does not exist any more.
     pub(crate) fn forget(&mut self, id: BufferId) {
         self.seen.remove(&id);
@@ -195,6 +205,22 @@ mod tests {
         inbox.put(waiting(1, 1, 1));
         inbox.put(waiting(1, 1, 5));
         assert_eq!(numbers(&mut inbox), [5]);
+    }
+
+    #[test]
+    fn a_buffer_holds_a_frame_until_it_is_taken_or_the_buffer_is_gone() {
+        let mut inbox = Inbox::default();
+        let id = BufferId([1; 16]);
+        for _ in 0..2 {
+            assert!(!inbox.holds(id) && !inbox.knows(id));
+            inbox.read(id, 1);
+            inbox.put(waiting(1, 1, 1));
+            assert!(inbox.holds(id) && inbox.knows(id));
+            inbox.take();
+            assert!(!inbox.holds(id) && inbox.knows(id));
+            inbox.put(waiting(1, 1, 2));
+            inbox.forget(id);
+        }
     }
 
     #[test]

@@ -67,6 +67,19 @@ pub(crate) fn run(session: &Session, args: &View) -> Result<()> {
 const SETTLE: Duration = Duration::from_millis(500);
 /// Longest wait for that.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+/// From the first byte that a driver fills of a buffer to the announcement of that frame.
+const FILL_LIMIT: Duration = Duration::from_secs(5);
+/// So many events and frames are taken at most before it is asked whether the time is up,
+/// and once it is: more than the driver keeps.
+const LATE_TURNS: u32 = 1024;
+
+fn no_frame(args: &View) -> Failure {
+    let seconds = args.timeout.as_secs_f64();
+    Failure::timeout(format!(
+        "no new frame from \"{}\" within {seconds} s; does `bufshare capture` run there?",
+        args.from
+    ))
+}
 
 /// The buffer does not exist any more.
 fn is_gone(failure: &Failure) -> bool {
@@ -142,17 +155,22 @@ impl<'a> Viewer<'a> {
     fn look(&mut self, stop: &mut Stop, events: &Pump, args: &View) -> Result<()> {
         let poll = Duration::from_millis(args.poll);
         let mut deadline = Deadline::new(args.timeout);
+        let mut late: u32 = 0;
         self.join(stop)?;
         while !stop.told() && !self.enough(args.frames) {
-            if let Some(waiting) = self.inbox.take() {
-                self.show(waiting)?;
-                deadline.restart();
-                // Collect what came meanwhile, without waiting for it.
-                while let [true] = stop.wait([events.as_fd()], Some(Duration::ZERO))? {
-                    if let Some((at, event)) = events.take()? {
-                        self.event(at, &event)?;
-                    }
+            // We may have stood still: what came meanwhile counts, but not without end.
+            if deadline.passed() {
+                late = late.saturating_add(1);
+                if late > LATE_TURNS {
+                    return Err(no_frame(args));
                 }
+            }
+            if let Some(waiting) = self.inbox.take() {
+                if self.show(waiting, stop, events)? {
+                    deadline.restart();
+                    late = 0;
+                }
+                self.collect(stop, events)?;
                 continue;
             }
             let [ready] = stop.wait([events.as_fd()], Some(poll.min(deadline.left())))?;
@@ -168,14 +186,41 @@ impl<'a> Viewer<'a> {
             self.ask()?;
             // We may have stood still, and have no event of what is there.
             if deadline.passed() && self.inbox.is_empty() {
-                let seconds = args.timeout.as_secs_f64();
-                return Err(Failure::timeout(format!(
-                    "no new frame from \"{}\" within {seconds} s; does `bufshare capture` run there?",
-                    args.from
-                )));
+                return Err(no_frame(args));
             }
         }
         Ok(())
+    }
+
+    /// Takes the events that came meanwhile, without waiting for any.
+    fn collect(&mut self, stop: &mut Stop, events: &Pump) -> Result<()> {
+        for _ in 0..LATE_TURNS {
+            let [true] = stop.wait([events.as_fd()], Some(Duration::ZERO))? else {
+                break;
+            };
+            if let Some((at, event)) = events.take()? {
+                self.event(at, &event)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what is in a buffer is not the frame that was announced, as another viewer
+    /// had that before, and the camera's driver fills the buffer again. That is announced
+    /// soon. Nor is it a frame if the buffer is gone.
+    fn is_replaced(&mut self, id: BufferId, stop: &mut Stop, events: &Pump) -> Result<bool> {
+        let deadline = Deadline::new(FILL_LIMIT);
+        self.read_meta(id, Instant::now(), "list")?;
+        while self.inbox.knows(id) && !self.inbox.holds(id) {
+            if stop.told() || deadline.passed() {
+                return Ok(false);
+            }
+            let [ready] = stop.wait([events.as_fd()], Some(deadline.left()))?;
+            if ready && let Some((at, event)) = events.take()? {
+                self.event(at, &event)?;
+            }
+        }
+        Ok(true)
     }
 
     /// Takes stock. A camera that had another viewer may have frames that we find
@@ -288,8 +333,8 @@ impl<'a> Viewer<'a> {
     }
 
     /// Imports a frame, checks it, puts it on the screen, answers, and lets the
-    /// one before go.
-    fn show(&mut self, waiting: Waiting) -> Result<()> {
+    /// one before go. Answers whether it was there to be looked at.
+    fn show(&mut self, waiting: Waiting, stop: &mut Stop, events: &Pump) -> Result<bool> {
         let Waiting {
             id,
             frame,
@@ -308,7 +353,7 @@ impl<'a> Viewer<'a> {
             Ok(import) => import,
             Err(failure) if is_gone(&failure) => {
                 self.forget(id);
-                return Ok(());
+                return Ok(false);
             }
             Err(failure) => return Err(about(failure)),
         };
@@ -324,11 +369,16 @@ impl<'a> Viewer<'a> {
             )));
         }
         if answered(&mapping, &frame).map_err(about)? {
-            return Ok(());
+            return Ok(false);
         }
         let start = Instant::now();
         let hash = content::xxh3(&mapping, bytes).map_err(about)?;
         let hash_us = micros(start.elapsed());
+        // Once one was really wrong, each may be: they are not waited for.
+        let wrong = hash != frame.hash && self.mismatches == 0;
+        if wrong && self.is_replaced(id, stop, events).map_err(about)? {
+            return Ok(false);
+        }
 
         let start = Instant::now();
         // One that comes late is checked, but older than what is on the screen.
@@ -383,7 +433,7 @@ impl<'a> Viewer<'a> {
             let used = self.device.info()?.windows_used;
             self.windows_peak = self.windows_peak.max(used);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn put_on_screen(
