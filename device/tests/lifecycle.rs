@@ -62,7 +62,11 @@ fn without(features: Proto) -> Options {
 
 #[test]
 fn exporter_stop_is_answered_when_the_importer_has_unmapped() {
-    let (daemon, mut a, mut b) = two();
+    // This thread may have to wait for a processor longer than a driver gets.
+    let (daemon, mut a, mut b) = boot(Daemon::start(&Setup {
+        revoke_ack: Some(SOON),
+        ..Setup::that_waits("60")
+    }));
     let handle = share(&mut a, &mut b);
     b.front.shm.hold(true);
     let shm = b.front.shm.clone();

@@ -296,7 +296,7 @@ impl Broker {
         self.deadlines.insert(id, Deadline { generation, only });
         self.out.push(Effect::Arm {
             id,
-            after: limits::REVOKE_ACK,
+            after: self.revoke_ack,
         });
     }
 

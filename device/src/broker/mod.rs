@@ -184,6 +184,7 @@ pub struct Broker {
     limits: Limits,
     shm_size: u64,
     host_udmabuf: bool,
+    revoke_ack: core::time::Duration,
     /// The program is to end: nothing is exported any more.
     closed: bool,
     /// The first buffer that was not looked at since.
@@ -280,6 +281,7 @@ impl Broker {
             limits: config.limits,
             shm_size: config.shm_size,
             host_udmabuf: config.host_udmabuf,
+            revoke_ack: config.revoke_ack,
             closed: false,
             close_from: 0,
             at_once: limits::MAX_REVOKE,

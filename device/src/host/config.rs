@@ -348,6 +348,9 @@ pub struct Config {
     pub max_windows: u32,
     /// How long an exporter's stop is held up.
     pub revoke_wait: RevokeWait,
+    /// How long an importer's driver may use a window that is revoked: no option, but the
+    /// tests cannot promise to answer in time.
+    pub revoke_ack: Duration,
     /// The control socket.
     pub control: Option<PathBuf>,
     /// How much to log.
@@ -397,6 +400,7 @@ impl TryFrom<Args> for Config {
                 .revoke_wait
                 .or(file.revoke_wait)
                 .map_or_else(RevokeWait::default, |spec| spec.0),
+            revoke_ack: broker::limits::REVOKE_ACK,
             control: args.control.or(file.control),
             log_level: args.log_level.or(file.log_level).unwrap_or(LogLevel::Info),
         };
@@ -485,6 +489,7 @@ impl Config {
             allow,
             shm_size: self.shm_size,
             host_udmabuf,
+            revoke_ack: self.revoke_ack,
             limits: Limits {
                 max_windows: self.max_windows,
                 ..Limits::default()

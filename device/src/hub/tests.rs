@@ -105,6 +105,7 @@ fn hub_that_waits(wait: RevokeWait) -> (Arc<Hub>, BTreeMap<PeerId, Arc<Notes>>) 
         allow: vec![allow(A, B), allow(B, A)],
         shm_size: 1 << 20,
         host_udmabuf: false,
+        revoke_ack: crate::broker::limits::REVOKE_ACK,
         limits: Limits::default(),
     };
     let broker = Broker::new(config, Box::new(Ids(0))).unwrap();

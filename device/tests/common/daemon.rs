@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use clap::Parser;
 use serde_json::Value;
@@ -54,6 +55,9 @@ pub struct Setup {
     pub extra: Vec<&'static str>,
     /// Soft and hard limit of open files of the program, if not those of the test.
     pub open_files: Option<(u64, u64)>,
+    /// How long [`Daemon::start`]'s lets an importer use a revoked window, if not as long as
+    /// the program does.
+    pub revoke_ack: Option<Duration>,
 }
 
 impl Default for Setup {
@@ -69,6 +73,7 @@ impl Default for Setup {
             allow: vec!["a:b:rw", "b:a:rw", "a:c:rw", "c:a:rw", "b:c:rw", "c:b:rw"],
             extra: vec!["--shm-size", "16M"],
             open_files: None,
+            revoke_ack: None,
         }
     }
 }
@@ -153,7 +158,8 @@ impl Daemon {
         let dir = tempfile::tempdir().unwrap();
         let line = std::iter::once(binary().into()).chain(setup.options(dir.path()));
         let args = Args::try_parse_from(line).unwrap();
-        let config = Config::try_from(args).unwrap();
+        let mut config = Config::try_from(args).unwrap();
+        config.revoke_ack = setup.revoke_ack.unwrap_or(config.revoke_ack);
         let (threads, daemon) = Threads::of(|| host::daemon::Daemon::start(&config).unwrap());
         Self {
             run: Run::Here(threads, Some(daemon)),

@@ -31,6 +31,7 @@ pub(in crate::vhost) fn session(mem: &GuestMem) -> (Arc<Hub>, Arc<Session>) {
         allow: Vec::new(),
         shm_size: 1 << 20,
         host_udmabuf: false,
+        revoke_ack: crate::broker::limits::REVOKE_ACK,
         limits: Limits::default(),
     };
     let broker = Broker::new(config, Box::new(NoIds)).unwrap();
