@@ -19,7 +19,8 @@ use vhost_device_bufshare::host::config::Config;
 
 use super::program::{Program, notified};
 use super::threads::Threads;
-use super::{SOON, until};
+use super::watchdog::Watchdog;
+use super::{HANGS, SOON, until};
 
 /// One at a time: the daemon makes its sockets under a umask of its own, which
 /// is that of the whole process.
@@ -31,6 +32,7 @@ pub struct Daemon {
     dir: tempfile::TempDir,
     ended: bool,
     finished: bool,
+    _watchdog: Watchdog,
 }
 
 enum Run {
@@ -153,6 +155,7 @@ fn log_to_test() {
 impl Daemon {
     /// Starts it in this process, as the command line would.
     pub fn start(setup: &Setup) -> Self {
+        let watchdog = Watchdog::new(HANGS);
         log_to_test();
         let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().unwrap();
@@ -166,11 +169,13 @@ impl Daemon {
             dir,
             ended: false,
             finished: false,
+            _watchdog: watchdog,
         }
     }
 
     /// Starts the program, and waits until it says that its sockets are there.
     pub fn spawn(setup: &Setup) -> Self {
+        let watchdog = Watchdog::new(HANGS);
         let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().unwrap();
         let notify = dir.path().join("notify");
@@ -194,6 +199,7 @@ impl Daemon {
             dir,
             ended: false,
             finished: false,
+            _watchdog: watchdog,
         };
         assert_eq!(notified(&ready), "READY=1\n");
         daemon

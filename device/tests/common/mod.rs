@@ -21,12 +21,16 @@ pub mod other;
 pub mod program;
 pub mod threads;
 pub mod vm;
+pub mod watchdog;
 
 use std::time::{Duration, Instant};
 
 /// For everything that happens at once on an idle machine. Not the time that
 /// anything is expected to take.
 pub const SOON: Duration = Duration::from_secs(20);
+
+/// No test takes as long.
+pub const HANGS: Duration = SOON.saturating_mul(15);
 
 /// Looks again and again until `done`. Fails with `what`.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
