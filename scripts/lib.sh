@@ -52,6 +52,11 @@ die() {
     exit 1
 }
 
+# As tests/src/factor.rs has it.
+[[ ${BUFSHARE_TIMEOUT_FACTOR:-1} =~ ^([1-9][0-9]{0,2}|1000)$ ]] ||
+    die "\$BUFSHARE_TIMEOUT_FACTOR is '$BUFSHARE_TIMEOUT_FACTOR' and has to be a whole number from 1 to 1000" \
+        "Limits of time are multiplied by it; without it they are as they are."
+
 # usage_from FILE: print FILE's leading comment (after the licence line) as help.
 usage_from() {
     sed -n '3,/^[^#]/{/^#/!q; s/^# \{0,1\}//; p}' "$1" | sed '1{/^$/d}'

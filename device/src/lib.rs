@@ -38,6 +38,10 @@ pub mod broker;
 mod deny;
 pub mod host;
 pub mod hub;
+#[cfg(test)]
+#[allow(unreachable_pub, reason = "it is part of the tests in tests/, too")]
+#[path = "../tests/common/soon.rs"]
+mod soon;
 mod sync;
 pub mod transport;
 pub mod vhost;

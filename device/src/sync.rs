@@ -95,9 +95,7 @@ pub(crate) struct Limiters {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-
-    /// For what happens at once on an idle machine.
-    const SOON: Duration = Duration::from_secs(20);
+    use crate::soon::soon as limit;
 
     /// Does something on another thread, as of another session. Whether that ends while
     /// this thread is where it is.
@@ -107,7 +105,7 @@ pub(crate) mod tests {
             what();
             let _ = done.send(());
         });
-        end.recv_timeout(SOON).is_ok()
+        end.recv_timeout(limit()).is_ok()
     }
 
     #[test]

@@ -25,7 +25,7 @@ use common::daemon::{Daemon, Setup, Start};
 use common::frontend::{Asked, Options, PAGE};
 use common::other::Other;
 use common::vm::{DATA, Vm};
-use common::{SOON, until};
+use common::{soon, until};
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Proto;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VringConfigData};
@@ -64,7 +64,7 @@ fn without(features: Proto) -> Options {
 fn exporter_stop_is_answered_when_the_importer_has_unmapped() {
     // This thread may have to wait for a processor longer than a driver gets.
     let (daemon, mut a, mut b) = boot(Daemon::start(&Setup {
-        revoke_ack: Some(SOON),
+        revoke_ack: Some(soon()),
         ..Setup::that_waits("60")
     }));
     let handle = share(&mut a, &mut b);
@@ -1087,7 +1087,7 @@ fn at_once(daemon: &mut Daemon) -> Vec<String> {
     let start = Instant::now();
     let left = daemon.end_at_once();
     // Much less than it would wait for importers.
-    assert!(start.elapsed() < SOON, "it waited");
+    assert!(start.elapsed() < soon(), "it waited");
     left
 }
 

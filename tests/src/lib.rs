@@ -16,6 +16,7 @@
 //! | [`leaks`] | memory that a guest's kernel has lost |
 //! | `faults` | tests that a kernel's own fault breaks |
 //! | [`report`] | log folders, skips, the health of the guests' kernels |
+//! | [`factor`] | how many times longer they are on this machine |
 //! | [`wait`] | limits; every wait has one and says what it waited for |
 //! | [`sockets`] | the folder of a pair's sockets |
 //! | [`display`] | the display of a guest that shows buffers of other drivers |
@@ -32,6 +33,7 @@ pub mod daemon;
 pub mod delay;
 pub mod display;
 pub mod driver;
+pub mod factor;
 mod faults;
 pub mod hand;
 pub mod image;

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Limits of time
 
-use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Environment variable: how many times longer everything may take here.
-pub const FACTOR: &str = "BUFSHARE_TIMEOUT_FACTOR";
+use crate::factor::factor;
 
 /// For a guest to boot.
 pub const BOOT: Duration = Duration::from_secs(120);
@@ -22,16 +20,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// `limit`, on this machine.
 #[must_use]
 pub fn scaled(limit: Duration) -> Duration {
-    static VALUE: OnceLock<f64> = OnceLock::new();
-    let factor = VALUE.get_or_init(|| {
-        let value = std::env::var(FACTOR)
-            .ok()
-            .and_then(|text| text.parse().ok());
-        value
-            .filter(|value: &f64| value.is_finite() && *value > 0.0)
-            .unwrap_or(1.0)
-    });
-    limit.mul_f64(*factor)
+    limit * factor()
 }
 
 /// Ask until there is an answer.
@@ -53,5 +42,21 @@ pub fn until<T>(
             bail!("waited {limit:?} for {what}");
         }
         thread::sleep(PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::factor::parse;
+
+    #[test]
+    fn a_factor_is_a_whole_number_and_nothing_else_is_taken_for_1() {
+        assert_eq!(
+            ["", "1", "10", "1000"].map(parse),
+            [1, 1, 10, 1000].map(Some)
+        );
+        for text in ["0", "1001", "-1", "1.5", "abc", "2 ", "99999999999"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
     }
 }

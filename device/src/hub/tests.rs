@@ -10,11 +10,10 @@ use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights};
 use super::*;
 use crate::broker::limits::MAX_REVOKE;
 use crate::broker::{Allow, Config, IdSource, Limits, PeerConfig};
+use crate::soon::soon as limit;
 
 const A: PeerId = PeerId(1);
 const B: PeerId = PeerId(2);
-/// For what happens at once on an idle machine.
-const SOON: Duration = Duration::from_secs(20);
 const PAGE: u64 = 4096;
 const ID: BufferId = BufferId([1; 16]);
 
@@ -185,12 +184,12 @@ fn a_stop_is_woken_by_nothing_but_what_it_waits_for() {
     let handle = mapped(&hub, &sessions);
     let stopping = {
         let hub = hub.clone();
-        let end = Instant::now() + SOON;
+        let end = Instant::now() + limit();
         std::thread::spawn(move || hub.stop(A, || Instant::now() > end))
     };
-    let end = Instant::now() + SOON;
+    let end = Instant::now() + limit();
     while lock(&hub.state).stopping(A).is_none() {
-        assert!(Instant::now() < end, "waited {SOON:?} for the stop");
+        assert!(Instant::now() < end, "waited {:?} for the stop", limit());
         std::thread::yield_now();
     }
     let before = hub.notified.load(Ordering::Acquire);
@@ -211,7 +210,7 @@ fn a_stop_is_woken_by_nothing_but_what_it_waits_for() {
 fn soon(what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < SOON, "waited {SOON:?} for {what}");
+        assert!(start.elapsed() < limit(), "waited {:?} for {what}", limit());
         std::thread::yield_now();
     }
 }
@@ -313,7 +312,7 @@ fn a_stop_looks_by_the_clock_however_often_others_wake_it() {
     let (hub, sessions) = hub();
     mapped(&hub, &sessions);
     let answered = AtomicBool::new(false);
-    let end = Instant::now() + SOON;
+    let end = Instant::now() + limit();
 
     std::thread::scope(|scope| {
         let stop = scope.spawn(|| {

@@ -453,7 +453,7 @@ mod tests {
 
     fn expect(socket: &mut UnixStream, bytes: &[u8]) {
         let mut got = vec![0; bytes.len()];
-        let limit = std::time::Duration::from_secs(20);
+        let limit = crate::soon::soon();
         socket.set_read_timeout(Some(limit)).unwrap();
         socket.read_exact(&mut got).unwrap();
         assert_eq!(got, bytes);

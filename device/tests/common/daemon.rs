@@ -20,7 +20,7 @@ use vhost_device_bufshare::host::config::Config;
 use super::program::{Program, notified};
 use super::threads::Threads;
 use super::watchdog::Watchdog;
-use super::{HANGS, SOON, until};
+use super::{hangs, soon, until};
 
 /// One at a time: the daemon makes its sockets under a umask of its own, which
 /// is that of the whole process.
@@ -155,7 +155,7 @@ fn log_to_test() {
 impl Daemon {
     /// Starts it in this process, as the command line would.
     pub fn start(setup: &Setup) -> Self {
-        let watchdog = Watchdog::new(HANGS);
+        let watchdog = Watchdog::new(hangs());
         log_to_test();
         let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().unwrap();
@@ -175,7 +175,7 @@ impl Daemon {
 
     /// Starts the program, and waits until it says that its sockets are there.
     pub fn spawn(setup: &Setup) -> Self {
-        let watchdog = Watchdog::new(HANGS);
+        let watchdog = Watchdog::new(hangs());
         let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::tempdir().unwrap();
         let notify = dir.path().join("notify");
@@ -212,7 +212,7 @@ impl Daemon {
     /// What the control socket says.
     pub fn report(&self) -> Value {
         let mut stream = UnixStream::connect(self.dir.path().join("control")).unwrap();
-        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.set_read_timeout(Some(soon())).unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         serde_json::from_str(&text).unwrap()

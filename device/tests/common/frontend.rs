@@ -253,7 +253,7 @@ impl Shm {
     }
 
     fn until_state(&self, what: &str, done: impl Fn(&ShmState) -> bool) {
-        let end = Instant::now() + super::SOON;
+        let end = Instant::now() + super::soon();
         let mut state = self.state();
         while !done(&state) {
             let rest = end.saturating_duration_since(Instant::now());

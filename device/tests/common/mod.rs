@@ -19,24 +19,26 @@ pub mod deny;
 pub mod frontend;
 pub mod other;
 pub mod program;
+mod soon;
 pub mod threads;
 pub mod vm;
 pub mod watchdog;
 
 use std::time::{Duration, Instant};
 
-/// For everything that happens at once on an idle machine. Not the time that
-/// anything is expected to take.
-pub const SOON: Duration = Duration::from_secs(20);
+pub use soon::soon;
 
 /// No test takes as long.
-pub const HANGS: Duration = SOON.saturating_mul(15);
+pub fn hangs() -> Duration {
+    soon() * 15
+}
 
 /// Looks again and again until `done`. Fails with `what`.
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + SOON;
+    let limit = soon();
+    let end = Instant::now() + limit;
     while !done() {
-        assert!(Instant::now() < end, "waited {SOON:?} for {what}");
+        assert!(Instant::now() < end, "waited {limit:?} for {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

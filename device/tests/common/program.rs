@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output};
 
-use super::{SOON, until};
+use super::{soon, until};
 
 /// Is killed when this is dropped, or when the thread that started it ends.
 pub struct Program(Child);
@@ -85,14 +85,15 @@ impl Drop for Program {
 
 /// What a program says to its service manager next.
 pub fn notified(manager: &UnixDatagram) -> String {
-    manager.set_read_timeout(Some(SOON)).unwrap();
+    let limit = soon();
+    manager.set_read_timeout(Some(limit)).unwrap();
     let mut buf = [0; 256];
     loop {
         match manager.recv(&mut buf) {
             Ok(n) => return String::from_utf8(buf[..n].to_vec()).unwrap(),
             // With a time limit, also by a signal that stops and continues this process.
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => panic!("waited {SOON:?} for the program to say something: {error}"),
+            Err(error) => panic!("waited {limit:?} for the program to say something: {error}"),
         }
     }
 }

@@ -14,8 +14,8 @@ use bufshare_protocol::response::{self, Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Rights};
 
-use super::SOON;
 use super::frontend::{FrontEnd, Options, RingPlace};
+use super::soon;
 
 const SIZE: u16 = 64;
 /// Requests at once: each takes two descriptors.
@@ -379,7 +379,7 @@ impl Vm {
 
     /// Waits for the completion: bytes the device says it wrote.
     pub fn finish_raw(&mut self, ticket: Ticket) -> Vec<u8> {
-        let len = self.wait("a completion", SOON, |vm| vm.done.remove(&ticket.0));
+        let len = self.wait("a completion", soon(), |vm| vm.done.remove(&ticket.0));
         let room = RESPONSES + u64::from(ticket.0 / 2) * RESPONSE_ROOM;
         self.kinds.remove(&ticket.0);
         self.free.push_back(ticket.0 / 2);
@@ -405,7 +405,7 @@ impl Vm {
 
     /// The next event; fails without one.
     pub fn event(&mut self, what: &str) -> Event {
-        self.wait(&format!("an event: {what}"), SOON, |vm| {
+        self.wait(&format!("an event: {what}"), soon(), |vm| {
             vm.events.pop_front()
         })
     }

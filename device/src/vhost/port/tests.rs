@@ -11,15 +11,13 @@ use log::Record;
 use super::kept::KEPT_SAY;
 use super::*;
 use crate::broker::{EffectId, MapSource, PeerId};
+use crate::soon::soon as limit;
 use crate::transport::FileId;
 use crate::transport::lent::Lent;
 use crate::transport::tests::ram;
 use crate::vhost::backend::tests::session;
 use crate::vhost::limits::{LOOK_TIME, MAX_KEPT_DMABUFS, MAX_OWNER_FILES};
 use crate::vhost::queue::tests::memory;
-
-/// For what happens at once on an idle machine.
-const SOON: Duration = Duration::from_secs(20);
 
 const WINDOWS: usize = 256;
 
@@ -107,12 +105,12 @@ fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
 
         std::thread::scope(|scope| {
             scope.spawn(|| ask(&port));
-            asked.recv_timeout(SOON).unwrap();
+            asked.recv_timeout(limit()).unwrap();
             scope.spawn(|| {
                 port.push(job(1));
                 queued.send(()).unwrap();
             });
-            let in_time = is_queued.recv_timeout(SOON);
+            let in_time = is_queued.recv_timeout(limit());
             // Or else the test does not end.
             answer.send(true).unwrap();
             assert!(in_time.is_ok(), "{what}: the hub waits");
@@ -147,7 +145,7 @@ fn vmm_that_is_lent_a_file_meanwhile_has_not_dropped_all() {
 
     std::thread::scope(|scope| {
         let dropped = scope.spawn(|| port.forget_dropped());
-        asked.recv_timeout(SOON).unwrap();
+        asked.recv_timeout(limit()).unwrap();
         let (other, _, _) = Lent::slow();
         lock(&port.state).lent_mut().insert(PAGE, loan(other));
         answer.send(false).unwrap();
@@ -316,7 +314,7 @@ fn slow_files_of_one_owner_do_not_hold_up_looks_at_those_of_others() {
     }
     let (_asked, kernel) = keep(&port, 1, other);
     answer_always(&kernel, false);
-    let soon = Instant::now().checked_add(SOON).unwrap();
+    let soon = Instant::now().checked_add(limit()).unwrap();
 
     // Whichever comes first.
     let mut lots = Vec::new();
@@ -343,7 +341,7 @@ fn job_waits_for_no_more_than_one_look() {
         keep(&port, owner.into(), lot)
     });
     for budget in lock(&port.state).budgets.values_mut() {
-        budget.keep(Instant::now().checked_sub(SOON).unwrap());
+        budget.keep(Instant::now().checked_sub(limit()).unwrap());
     }
     port.push(job(1));
 
