@@ -287,6 +287,10 @@ fn front_end_that_asks_and_does_not_read_is_seen_to_end() {
     until("the session", || !daemon.session("b").is_null());
     front.set_write_timeout(Some(NOTHING_MOVES)).unwrap();
     while (&front).write_all(&get_features).is_ok() {}
+    // Unless the daemon only got no processor for so long.
+    until("the daemon to wait for room for an answer", || {
+        daemon.is_in(libc::SYS_sendmsg)
+    });
 
     drop(front);
 

@@ -1014,10 +1014,21 @@ fn second_front_end_waits_until_the_first_has_gone() {
     let daemon = Daemon::start(&Setup::default());
     let first = Vm::boot(&daemon.socket("a"));
     let path = daemon.socket("a");
-    let second = std::thread::spawn(move || Vm::boot(&path));
+    // Connections that nobody has accepted yet have no inode.
+    let waiting = || {
+        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+        let columns = sockets.lines().map(|line| line.split_whitespace());
+        let ends = columns.map(|mut columns| (columns.nth(6), columns.next()));
+        let wanted = (Some("0"), path.to_str());
+        ends.filter(|end| *end == wanted).count()
+    };
+    let socket = path.clone();
+    let second = std::thread::spawn(move || Vm::boot(&socket));
+    until("the second to connect", || waiting() == 1);
     // Whatever the second does, the first goes on.
     let mut first = first;
     first.export(DATA, PAGE);
+    assert_eq!(waiting(), 1, "the second was accepted");
     assert!(!second.is_finished());
 
     drop(first);

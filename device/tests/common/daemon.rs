@@ -272,6 +272,17 @@ impl Daemon {
         }
     }
 
+    /// Whether one of the program's threads waits in this system call.
+    pub fn is_in(&self, call: libc::c_long) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child().id())).unwrap();
+        let mut calls = tasks.map(|task| task.unwrap().path().join("syscall"));
+        let number = call.to_string();
+        calls.any(|path| {
+            let now = std::fs::read_to_string(path).unwrap_or_default();
+            now.split_whitespace().next() == Some(number.as_str())
+        })
+    }
+
     pub fn signal(&self, signal: libc::c_int) {
         self.child().signal(signal);
     }
