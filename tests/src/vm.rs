@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::channel::{self, Channel, Transcript};
 use crate::child::{self, Process};
+use crate::factor::{FACTOR, factor};
 use crate::hand::Hand;
 use crate::image::Picture;
 use crate::lab::{self, Lab};
@@ -616,6 +617,8 @@ fn words(lab: &Lab, machine: &Machine, ends: &[OwnedFd], console: &Path) -> Vec<
     if !machine.modules.is_empty() {
         kernel.push_str(&format!(" {}{}", wire::LOAD, machine.modules.join(",")));
     }
+    // What the kernel does not know becomes the environment of init.
+    kernel.push_str(&format!(" {FACTOR}={}", factor()));
     words.extend(["-kernel".to_owned(), lab.kernel.display().to_string()]);
     words.extend(["-initrd".to_owned(), lab.initramfs.display().to_string()]);
     words.extend(["-append".to_owned(), kernel]);

@@ -978,16 +978,19 @@ fn selftest_takes_the_camera_the_screen_and_the_size_that_it_is_given() {
 fn capture_and_view_wait_for_each_other_as_long_as_they_are_told_to() {
     VMS.with(|vms| {
         vms.a.load("vivid", "allocators=1")?;
+        // In which the camera has to give its frames.
+        let long = wait::scaled(Duration::from_millis(2500)).as_secs_f64();
+        let capture = format!("bufshare --json capture --to display:rw --timeout {long}");
         for (vm, line, said) in [
             (
                 &vms.a,
-                "bufshare --json capture --to display:rw --timeout 2.5",
-                "was not handed back within 2.5 s",
+                capture.as_str(),
+                format!("was not handed back within {long} s"),
             ),
             (
                 &vms.b,
                 "bufshare --json view --from camera --no-display --timeout 0.5 --poll 100",
-                "within 0.5 s",
+                "within 0.5 s".to_owned(),
             ),
         ] {
             let ran = ran(vm, line)?;
@@ -995,7 +998,7 @@ fn capture_and_view_wait_for_each_other_as_long_as_they_are_told_to() {
                 .with_context(|| format!("{line}: {ran:?}"))?;
             ensure!(
                 ran.status == Status::Exit(1)
-                    && text(&error, "error")?.contains(said)
+                    && text(&error, "error")?.contains(&said)
                     && error.get("errno") == Some(&libc::ETIMEDOUT.into())
                     && ran.stdout.contains(r#""ended":"failed""#),
                 "{line}: {ran:?}"

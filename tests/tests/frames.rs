@@ -397,8 +397,11 @@ fn lose_releases(vms: &TwoVms, to: &str) -> Result<(Vec<Value>, String)> {
     load_camera(vms, VIVID)?;
     let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
     let (_, _, other) = a.offer(1 << 16, 1)?;
+    // In which three frames have to come.
+    let limit = wait::scaled(Duration::from_secs(10));
     let line = format!(
-        "/bin/bufshare --json capture --to {to} --fps 30 --frames 3 --buffers 3 --timeout 10"
+        "/bin/bufshare --json capture --to {to} --fps 30 --frames 3 --buffers 3 --timeout {}",
+        limit.as_secs()
     );
     let camera = vms.a.spawn(&words(&line))?;
     for _ in 0..3 {
@@ -408,7 +411,7 @@ fn lose_releases(vms: &TwoVms, to: &str) -> Result<(Vec<Value>, String)> {
     // One by one, or the host makes one event of several. When it goes on its time is up,
     // and what came meanwhile has to count all the same.
     let (since, mut lost) = (Instant::now(), 0);
-    while lost < KEPT_EVENTS || since.elapsed() < Duration::from_secs(11) {
+    while lost < KEPT_EVENTS || since.elapsed() < limit + Duration::from_secs(1) {
         b.cycle(&other.id, 1, 1, LIMIT)?;
         a.wait_event_of("Released", &other.id)?;
         lost += 1;

@@ -7,6 +7,10 @@
 
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
+/// By the kernel's command line, which the host writes.
+#[allow(unreachable_pub, reason = "it is part of the fixture, too")]
+#[path = "../../src/factor.rs"]
+mod factor;
 mod hands;
 mod init;
 mod modules;
@@ -15,6 +19,12 @@ mod port;
 mod process;
 
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// `limit`, on this machine.
+fn scaled(limit: Duration) -> Duration {
+    limit * factor::factor()
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

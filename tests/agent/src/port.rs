@@ -126,8 +126,9 @@ fn open(name: &str) -> Result<File> {
         if let Some(port) = find(name) {
             break port.node;
         }
-        if started.elapsed() > LIMIT {
-            bail!("no virtio-serial port of name {name} appeared in {LIMIT:?}");
+        let limit = crate::scaled(LIMIT);
+        if started.elapsed() > limit {
+            bail!("no virtio-serial port of name {name} appeared in {limit:?}");
         }
         std::thread::sleep(PAUSE);
     };

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use bufshare_agent::wire::{Message, Ran, Status, Stream};
 
 use crate::port::Port;
+use crate::scaled;
 
 /// How long after a program's end its output may stay open; less than the host waits for
 /// the answer beyond the program's own time. It ends with the program unless that left
@@ -175,12 +176,12 @@ pub(crate) fn run(
         Err(RecvTimeoutError::Timeout) => {
             let _ = signal_group(running.pid, libc::SIGKILL);
             // A process in an uninterruptible wait is not waited for.
-            let status = running.ended.recv_timeout(Duration::from_secs(2));
+            let status = running.ended.recv_timeout(scaled(Duration::from_secs(2)));
             (status.unwrap_or(Status::Signal(0)), true)
         }
         Err(RecvTimeoutError::Disconnected) => (Status::Signal(0), false),
     };
-    let deadline = Instant::now() + OUTPUT_END;
+    let deadline = Instant::now() + scaled(OUTPUT_END);
     let mut left_open = false;
     let mut collect = |pipe: mpsc::Receiver<Vec<u8>>| {
         let mut bytes = Vec::new();

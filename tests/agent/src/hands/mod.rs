@@ -343,7 +343,11 @@ impl Hand {
                 put(&mut data, at, &page.address().to_ne_bytes())?;
                 let call = self.raw(request, data, patches)?;
                 Yield::Stalled {
-                    stalled: self.keep(Thing::Stalled(Stalled::begin(page, STALL, call)?)),
+                    stalled: self.keep(Thing::Stalled(Stalled::begin(
+                        page,
+                        crate::scaled(STALL),
+                        call,
+                    )?)),
                 }
             }
             Op::Unstall { stalled } => match self.things.remove(&stalled) {

@@ -228,8 +228,9 @@ impl Video {
                 }
                 Ok(_) => return Ok(argument.index),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if started.elapsed() > LIMIT {
-                        bail!("waited {LIMIT:?} for a buffer from the driver");
+                    let limit = crate::scaled(LIMIT);
+                    if started.elapsed() > limit {
+                        bail!("waited {limit:?} for a buffer from the driver");
                     }
                     let events = if self.side == Side::Capture {
                         libc::POLLIN
