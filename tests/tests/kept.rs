@@ -188,10 +188,8 @@ fn kept_memory_is_given_back_when_the_importer_went_on_meanwhile() {
         bind(&vms.a, &device)?;
         drop((a, b));
         all_is_given_back(vms)?;
-        ensure!(
-            vms.missed_by_b()? == missed,
-            "the importer was forced although nobody limits its time"
-        );
+        vms.missed_no_more_by_b(missed)
+            .context("the importer was forced although nobody limits its time")?;
         Ok(())
     });
 }
