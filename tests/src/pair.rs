@@ -415,7 +415,7 @@ impl Shared {
         let name = report::name_of(&body);
         let mut slot = self.lock();
         let result = match slot.take() {
-            Some(pair) => Ok(pair),
+            Some(pair) => report::link(&name, &pair.logs).map(|()| pair),
             None => report::folder(&name).and_then(|logs| {
                 let result = TwoVms::boot((self.plan)(), &logs);
                 result.map_err(|error| explain(error, &logs))
@@ -472,7 +472,8 @@ fn explain(error: anyhow::Error, logs: &Path) -> anyhow::Error {
     }
     // The reason once more at the end: the logs may be long.
     let (tails, mark) = (report::tails(logs), report::LOGS);
-    anyhow::anyhow!("{error:#}{tails}{mark}{error:#}")
+    let logs = logs.display();
+    anyhow::anyhow!("{error:#}{mark}the logs are in {logs}{tails}{mark}{error:#}")
 }
 
 /// At the end of the program: no pair is left without its last check.

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::symlink;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -75,6 +76,17 @@ pub fn folder(name: &str) -> Result<PathBuf> {
     }
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     Ok(folder)
+}
+
+/// Make the log folder of a test that has no VMs of its own a link to theirs.
+///
+/// # Errors
+/// From the file system.
+pub(crate) fn link(name: &str, logs: &Path) -> Result<()> {
+    let folder = folder(name)?;
+    let to = logs.file_name().context("the VMs' logs have no folder")?;
+    let linked = fs::remove_dir(&folder).and_then(|()| symlink(to, &folder));
+    linked.with_context(|| format!("linking {}", folder.display()))
 }
 
 /// Last part of a function's path.
