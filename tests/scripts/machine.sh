@@ -43,6 +43,19 @@ test_an_old_cargo_is_refused() {
     is 0 "$status"
 }
 
+test_a_factor_of_time_limits_that_cannot_be_used_is_refused() {
+    local factor
+    for factor in 1.5 0 -1 1001 abc; do
+        BUFSHARE_TIMEOUT_FACTOR=$factor run bash -c ". $REPO/scripts/lib.sh"
+        is 1 "$status"
+        said "is '$factor' and has to be a whole number"
+    done
+    for factor in '' 1 8 1000; do
+        BUFSHARE_TIMEOUT_FACTOR=$factor run bash -c ". $REPO/scripts/lib.sh"
+        is 0 "$status"
+    done
+}
+
 # As of Debian 13's rustup before a tool chain was chosen.
 test_a_cargo_that_says_nothing_is_refused() {
     checkout
