@@ -387,13 +387,17 @@ impl Program {
         }
     }
 
-    /// Wait for its end; lines of output on the way are given to `line`.
+    /// Wait for its end; lines of output on the way are given to `line`, after those of its
+    /// standard error that came before lines of its standard output.
     ///
     /// # Errors
     /// When it does not end in time.
     pub fn end(&mut self, limit: Duration, mut line: impl FnMut(Stream, String)) -> Result<Status> {
         let limit = wait::scaled(limit);
         let deadline = Instant::now() + limit;
+        for text in self.seen.drain(..) {
+            line(Stream::Err, text);
+        }
         loop {
             match self.next(deadline.saturating_duration_since(Instant::now()))? {
                 Some(Event::Line(stream, text)) => line(stream, text),
