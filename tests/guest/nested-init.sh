@@ -91,14 +91,15 @@ cp /logs/command "$view$LOGS" || fail "cannot copy the command"
 
 work() {
     # Now and then too, so that a machine that dies leaves something.
-    while sleep 20; do cp -ru "$view$LOGS/." /logs; done &
+    while sleep 20; do cp -rfu "$view$LOGS/." /logs; done &
     copier=$!
     echo "nested: up after $(cut -d' ' -f1 /proc/uptime) s"
     chroot "$view" /bin/bash "$LOGS/command" >/logs/output 2>&1 </dev/null
     status=$?
     kill "$copier"
     wait "$copier"
-    cp -r "$view$LOGS/." /logs || fail "cannot copy the logs"
+    # Links that are there already are made anew.
+    cp -rf "$view$LOGS/." /logs || fail "cannot copy the logs"
     echo "$status" >/logs/status
     echo "nested: done after $(cut -d' ' -f1 /proc/uptime) s"
     sync
