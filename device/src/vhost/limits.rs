@@ -46,7 +46,8 @@ pub const MARK_FREE: Duration = Duration::from_micros(200);
 /// How long marking pieces of one owner may take at once, beyond that share. After that no
 /// other piece of it is mapped until it has been made up for. Marks of a buffer of 256
 /// pieces take less, also in RAM on which there are those of 64 importers. What other
-/// owners wait for may come that late, for each owner that has this done.
+/// owners wait for may come that late, for each owner that has this done; later where the
+/// importer is stopped or reset, when all that it has mapped is asked about without a budget.
 pub const MARK_TIME: Duration = Duration::from_millis(500);
 
 /// Files that a front end was sent, before those that it has no more are forgotten. It
