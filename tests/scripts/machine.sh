@@ -417,6 +417,25 @@ test_a_lab_in_the_making_is_not_removed() {
     [[ ! -e $tmp/lab ]] || fail "the lab is there"
 }
 
+# Whoever waits for the lab finds it gone.
+test_a_lab_is_removed_while_others_wait_for_it() {
+    local jobs=() n
+    a_lab
+    exec 7>"$tmp/lab/lock"
+    flock 7
+    for n in 1 2; do
+        begin "$REPO/scripts/lab" --clean 7>&-
+        jobs+=("$job")
+        until_true "it waits" grep -q "another scripts/lab is at work" "$tmp/out"
+        mv "$tmp/out" "$tmp/out.$n"
+    done
+    exec 7>&-
+    for n in 1 2; do
+        wait "${jobs[n - 1]}" || fail "one ends badly: $(<"$tmp/out.$n")"
+    done
+    [[ ! -e $tmp/lab ]] || fail "the lab is there"
+}
+
 # As that of a kernel which backports has replaced by a newer one.
 test_source_that_the_archive_lacks_is_asked_for_again() {
     local checkpatch=usr/src/linux-headers-6.12.1-amd64/checkpatch
