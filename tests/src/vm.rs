@@ -25,6 +25,11 @@ use crate::{report, wait};
 pub const DEVICE: &str =
     "vhost-user-test-device-pci,id=bufshare,virtio-id=37,num_vqs=2,vq_size=64,config_size=64";
 
+/// The longest side of a screen that a card tells its firmware of, by 12 bits of an EDID.
+/// SeaBIOS takes a longer one for 0, and divides by that when the boot code of a compressed
+/// kernel asks it for the card's modes. A driver has longer ones all the same.
+const SCREEN_MAX: u32 = 4095;
+
 /// QEMU's name of each machine's card, which is also how its driver's begins.
 pub const CARD: &str = "bochs";
 
@@ -43,7 +48,7 @@ pub struct Machine {
     pub memory: u32,
     /// How many processors.
     pub processors: u32,
-    /// Size of its screen.
+    /// Size of its screen, of which QEMU is told up to [`SCREEN_MAX`].
     pub screen: (u32, u32),
     /// Memory of the card with that screen, MiB: a power of two, 4 to 256.
     pub screen_memory: u32,
@@ -592,7 +597,9 @@ fn words(lab: &Lab, machine: &Machine, ends: &[OwnedFd], console: &Path) -> Vec<
     ));
     add(&format!(
         "-device bochs-display,id={CARD},xres={},yres={},vgamem={}M",
-        machine.screen.0, machine.screen.1, machine.screen_memory
+        machine.screen.0.min(SCREEN_MAX),
+        machine.screen.1.min(SCREEN_MAX),
+        machine.screen_memory
     ));
     words.extend(machine.qemu.iter().cloned());
     if let (None, Some(socket)) = (&machine.setup, &machine.socket) {
@@ -604,11 +611,12 @@ fn words(lab: &Lab, machine: &Machine, ends: &[OwnedFd], console: &Path) -> Vec<
         ]);
     }
     let mut kernel = "console=ttyS0 loglevel=6 panic=-1 oops=panic mitigations=off audit=0 apparmor=0 cryptomgr.notests".to_owned();
+    // Tests stop a QEMU, have it wait for its device, and hold up a processor: a kernel
+    // takes that for a stall.
+    kernel.push_str(" nowatchdog rcupdate.rcu_cpu_stall_timeout=300");
     if lab.accel == "tcg" {
-        // An emulated machine on a busy host has no steady clock, nor has one whose QEMU a
-        // test has stopped: its kernel takes the jump for a stall.
-        kernel
-            .push_str(" tsc=reliable no_timer_check nowatchdog rcupdate.rcu_cpu_stall_timeout=300");
+        // An emulated machine on a busy host has no steady clock.
+        kernel.push_str(" tsc=reliable no_timer_check");
     }
     for word in &machine.kernel {
         kernel.push(' ');
@@ -623,4 +631,48 @@ fn words(lab: &Lab, machine: &Machine, ends: &[OwnedFd], console: &Path) -> Vec<
     words.extend(["-initrd".to_owned(), lab.initramfs.display().to_string()]);
     words.extend(["-append".to_owned(), kernel]);
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words_of(machine: &Machine, accel: &str) -> Vec<String> {
+        let lab = Lab {
+            folder: PathBuf::new(),
+            in_lab: PathBuf::new(),
+            kernel: PathBuf::from("vmlinuz"),
+            kernel_release: String::new(),
+            initramfs: PathBuf::from("initramfs"),
+            qemu_version: String::new(),
+            accel: accel.to_owned(),
+            extra_memory: 0,
+        };
+        words(&lab, machine, &[], Path::new("console"))
+    }
+
+    #[test]
+    fn a_screen_has_a_size_that_the_cards_firmware_can_be_told() {
+        for (screen, told) in [
+            ((3840, 2160), "xres=3840,yres=2160,"),
+            ((5120, 64), "xres=4095,yres=64,"),
+            ((64, 4096), "xres=64,yres=4095,"),
+        ] {
+            let mut machine = Machine::new("a");
+            machine.screen = screen;
+            let words = words_of(&machine, "tcg");
+            assert!(words.iter().any(|word| word.contains(told)), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_takes_it_for_no_stall_that_a_test_has_it_stand_still() {
+        for accel in ["kvm", "tcg"] {
+            let words = words_of(&Machine::new("a"), accel);
+            let line = words.last().unwrap();
+            for word in ["nowatchdog", "rcupdate.rcu_cpu_stall_timeout=300"] {
+                assert!(line.split(' ').any(|had| had == word), "{accel}: {line}");
+            }
+        }
+    }
 }
