@@ -276,7 +276,7 @@ fn needs_resets(vm: &Vm) -> Result<()> {
 /// looked at so often without having gone, before the reset may go on. That is soon: the
 /// driver does not wait for long after its last callback, however slow the machine is.
 fn unbind_while_held(vm: &Vm, delay: &Delay<'_>) -> Result<String> {
-    const LOOKS: u32 = 20;
+    const LOOKS: u32 = 3;
     delay.holds()?;
     let device = driver::bound(vm)?.context("no device")?;
     let unbinding = vm.channel().ask(Command::WriteFile {
