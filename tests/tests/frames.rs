@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::{Ran, Status, Stream};
 use bufshare_tests::channel::{self, Program};
-use bufshare_tests::hand::{Hand, bytes};
+use bufshare_tests::hand::{Hand, Sight, bytes};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::vm::{CARD, Vm};
 use bufshare_tests::wait;
@@ -368,19 +368,21 @@ fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_told() {
 fn a_camera_whose_frames_are_all_broken_is_given_up_with_that_reason() {
     VMS.with(|vms| {
         let device = load_camera(vms, VIVID)?;
-        let mut hand = vms.a.hand()?;
-        // One press for each frame of a second, or more: then all are broken.
-        let mut press = || hand.set_control(&device, "Inject V4L2_BUF_FLAG_ERROR", 1);
-        press()?;
-        let line = "/bin/bufshare --json capture --to display:rw --fps 1 --frames 0 --timeout 3";
+        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let line = "/bin/bufshare --json capture --to display:rw --fps 1 --frames 0 --buffers 8 \
+                    --timeout 3";
         let mut camera = vms.a.spawn(&words(line))?;
+        // The viewer has one, and shows it until the next one comes.
+        let frame = b.wait_event("of a frame", |event| event.kind == "Meta")?;
+        b.import(&frame.id)?;
+        // One press for each frame of a second, or more: then all are broken.
+        let mut press = || a.set_control(&device, "Inject V4L2_BUF_FLAG_ERROR", 1);
         let summary = wait::until("the camera to be given up", LIMIT, || {
             press()?;
             let line = camera.try_line(Duration::from_millis(100))?;
             let record: Option<Value> = line.map(|line| serde_json::from_str(&line)).transpose()?;
             Ok(record.filter(|record| member(record, "type") == Some("capture_summary")))
         })?;
-        counted(&summary, &[("frames", 0)])?;
         ensure!(member(&summary, "ended") == Some("failed"), "{summary}");
         let broken = summary.get("broken").and_then(Value::as_u64);
         let why = format!("the last {} as broken", broken.context("no count of them")?);
@@ -579,6 +581,74 @@ fn a_frame_that_comes_back_without_its_reply_is_wrong_when_the_time_is_up() {
             record(&records(&captured.stdout)?, "capture_summary")?,
             &[("returned", 1), ("replies_ok", 0), ("mismatches", 1)],
         )
+    });
+}
+
+/// Looks at the frame that is announced next as a viewer does, and answers it or not.
+fn look(vms: &TwoVms, events: &mut Hand, answer: bool) -> Result<()> {
+    let frame = events.wait_event("of a frame", |event| event.kind == "Meta")?;
+    let (_, _, blob) = events.get_meta(&frame.id)?;
+    let offset = blob.get(40..).and_then(<[u8]>::first_chunk);
+    let offset = u64::from_le_bytes(*offset.context("no frame")?);
+    // Its end lets go of what it has mapped.
+    let mut viewer = vms.b.hand()?;
+    let import = viewer.import(&frame.id)?;
+    if answer {
+        let map = viewer.map(import.buf)?;
+        let sight = viewer.poke(map, offset, blob.get(48..49).context("no reply")?)?;
+        ensure!(sight == Sight::Pattern, "{sight:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_frame_that_comes_back_without_its_reply_is_wrong_although_others_go_round() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let mut b = vms.b.hand()?;
+        // In which a frame has to go round.
+        let limit = wait::scaled(Duration::from_secs(3)).as_secs();
+        let line = format!(
+            "/bin/bufshare --json capture --to display:rw --fps 5 --frames 0 --timeout {limit}"
+        );
+        let mut camera = vms.a.spawn(&words(&line))?;
+        look(vms, &mut b, false)?;
+        wait::until("the frame to be taken back", LIMIT, || {
+            look(vms, &mut b, true)?;
+            while let Some(line) = camera.try_line(Duration::ZERO)? {
+                let record: Value = serde_json::from_str(&line)?;
+                if record.get("reply_ok").and_then(Value::as_bool) == Some(false) {
+                    return Ok(Some(counted(&record, &[("frame", 1)])?));
+                }
+            }
+            Ok(None)
+        })?;
+        camera.signal(libc::SIGTERM)?;
+        refused(
+            &to_its_end(camera)?,
+            &["1 of ", "came back with a wrong reply"],
+        )
+    });
+}
+
+#[test]
+fn a_frame_that_comes_back_without_its_reply_is_wrong_when_the_camera_is_told_to_stop() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let mut b = vms.b.hand()?;
+        let line = "/bin/bufshare --json capture --to display:rw --fps 5 --frames 0 --buffers 4";
+        let mut camera = vms.a.spawn(&words(line))?;
+        look(vms, &mut b, false)?;
+        look(vms, &mut b, true)?;
+        // It comes behind what is told of the first.
+        wait::until("the second frame to be back", LIMIT, || {
+            let line = camera.try_line(Duration::from_millis(100))?;
+            let record: Option<Value> = line.map(|line| serde_json::from_str(&line)).transpose()?;
+            Ok(record.filter(|record| member(record, "type") == Some("captured")))
+        })?;
+        camera.signal(libc::SIGTERM)?;
+        let captured = to_its_end(camera)?;
+        refused(&captured, &["1 of 2 frames came back with a wrong reply"])
     });
 }
 

@@ -2,7 +2,7 @@
 //! The frames that are published and not back yet: which one may be filled again, also
 //! when the events that say so were lost.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::frame::Frame;
 
@@ -114,11 +114,12 @@ impl Outstanding {
         }
     }
 
-    /// The buffers released without a reply, and when. Until the time is up the viewer may
-    /// still look at them: the RELEASED may be of the frame before.
-    pub(crate) fn wrong(&self) -> Vec<(usize, Instant)> {
+    /// The buffers that were released without a reply so long ago, and when. Until the time
+    /// is up the viewer may still look at them: the RELEASED may be of the frame before.
+    pub(crate) fn wrong(&self, age: Duration) -> Vec<(usize, Instant)> {
         let all = self.out.iter().enumerate();
         all.filter_map(|(index, out)| Some((index, out.as_ref()?.unanswered?)))
+            .filter(|(_, at)| at.elapsed() >= age)
             .collect()
     }
 
@@ -210,15 +211,16 @@ mod tests {
     fn a_release_without_the_reply_says_that_a_frame_is_back_only_when_the_time_is_up() {
         let mut out = out(2, true);
         assert!(!out.is_back(0, true, Some(false)));
-        assert!(out.wrong().is_empty());
+        assert!(out.wrong(Duration::ZERO).is_empty());
         let at = Instant::now();
         out.unanswered(0, at);
         out.unanswered(2, at);
-        assert_eq!(out.wrong(), [(0, at)]);
+        assert_eq!(out.wrong(Duration::ZERO), [(0, at)]);
+        assert!(out.wrong(Duration::from_secs(3600)).is_empty());
         assert!(out.is_back(0, true, Some(true)), "it was looked at since");
         out.take(0);
         assert!(out.publish(0, frame(3, true), Instant::now()));
-        assert!(out.wrong().is_empty());
+        assert!(out.wrong(Duration::ZERO).is_empty());
     }
 
     /// Or the camera would wait for it in vain.

@@ -172,7 +172,7 @@ impl<'a> Rotation<'a> {
             } else {
                 deadline.left()
             };
-            let ready = if self.wants_more() && !self.out.is_full() {
+            let ready = if self.waits_for_camera() {
                 stop.wait([events.as_fd(), self.camera.video.as_fd()], Some(left))?
             } else {
                 let [event] = stop.wait([events.as_fd()], Some(left))?;
@@ -186,13 +186,17 @@ impl<'a> Rotation<'a> {
             if filled && let Some((filled, _)) = self.camera.dequeue()? {
                 progress |= self.filled(filled)?;
             }
+            if !event {
+                // Its buffer would be missed for as long as others go round.
+                progress |= self.take_wrong(args.timeout)?;
+            }
             if !progress && deadline.passed() && !stop.told() {
                 late = late.saturating_add(1);
                 // We may have stood still: what came meanwhile counts.
                 if late == 1 || (event && late < LATE_EVENTS) {
                     continue;
                 }
-                progress = self.take_wrong()? | self.take_unconfirmed()?;
+                progress = self.take_wrong(Duration::ZERO)? | self.take_unconfirmed()?;
                 if !progress {
                     return Err(self.stuck(args.timeout));
                 }
@@ -202,13 +206,23 @@ impl<'a> Rotation<'a> {
                 deadline.restart();
             }
         }
+        if stop.told() {
+            self.take_wrong(Duration::ZERO)?;
+        }
         Ok(())
+    }
+
+    /// The camera has a buffer to fill.
+    fn waits_for_camera(&self) -> bool {
+        self.wants_more() && !self.out.is_full()
     }
 
     /// Says for what it waits in vain.
     fn stuck(&self, timeout: Duration) -> Failure {
         let seconds = timeout.as_secs_f64();
-        Failure::timeout(match self.out.oldest() {
+        // A viewer shows a frame until the next one comes.
+        let out = self.out.oldest().filter(|_| !self.waits_for_camera());
+        Failure::timeout(match out {
             Some(out) => format!(
                 "frame {} was not handed back within {seconds} s; does `bufshare view` run there?",
                 out.frame.number
@@ -337,11 +351,11 @@ impl<'a> Rotation<'a> {
         ))
     }
 
-    /// Takes back the frames that were released without the reply. Answers whether there
-    /// were any.
-    fn take_wrong(&mut self) -> Result<bool> {
+    /// Takes back the frames that were released without the reply, so long ago or longer.
+    /// Answers whether there were any.
+    fn take_wrong(&mut self, age: Duration) -> Result<bool> {
         let mut progress = false;
-        for (index, at) in self.out.wrong() {
+        for (index, at) in self.out.wrong(age) {
             if !self.is_attached(index)? {
                 progress |= self.returned(at, index)?;
             }
@@ -419,6 +433,7 @@ impl<'a> Rotation<'a> {
                 self.event(at, &event)?;
             }
         }
+        self.take_wrong(Duration::ZERO)?;
         Ok(())
     }
 

@@ -207,20 +207,29 @@ impl<'a> Viewer<'a> {
 
     /// Whether what is in a buffer is not the frame that was announced, as another viewer
     /// had that before, and the camera's driver fills the buffer again. That is announced
-    /// soon. Nor is it a frame if the buffer is gone.
-    fn is_replaced(&mut self, id: BufferId, stop: &mut Stop, events: &Pump) -> Result<bool> {
+    /// soon. Nor is it a frame if the buffer is gone. `None`: we were told to stop before
+    /// anybody could know.
+    fn is_replaced(
+        &mut self,
+        id: BufferId,
+        stop: &mut Stop,
+        events: &Pump,
+    ) -> Result<Option<bool>> {
         let deadline = Deadline::new(FILL_LIMIT);
         self.read_meta(id, Instant::now(), "list")?;
         while self.inbox.knows(id) && !self.inbox.holds(id) {
-            if stop.told() || deadline.passed() {
-                return Ok(false);
+            if stop.told() {
+                return Ok(None);
+            }
+            if deadline.passed() {
+                return Ok(Some(false));
             }
             let [ready] = stop.wait([events.as_fd()], Some(deadline.left()))?;
             if ready && let Some((at, event)) = events.take()? {
                 self.event(at, &event)?;
             }
         }
-        Ok(true)
+        Ok(Some(true))
     }
 
     /// Takes stock. A camera that had another viewer may have frames that we find
@@ -376,7 +385,7 @@ impl<'a> Viewer<'a> {
         let hash_us = micros(start.elapsed());
         // Once one was really wrong, each may be: they are not waited for.
         let wrong = hash != frame.hash && self.mismatches == 0;
-        if wrong && self.is_replaced(id, stop, events).map_err(about)? {
+        if wrong && self.is_replaced(id, stop, events).map_err(about)? != Some(false) {
             return Ok(false);
         }
 
