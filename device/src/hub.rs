@@ -646,19 +646,14 @@ impl Hub {
                     give_up = waited.saturating_add(FORCED_WAIT);
                     let name = state.name(peer);
                     let said = state.slots.get(&peer).map(|slot| slot.forced.clone());
-                    let lines: Vec<String> = forced
-                        .iter()
-                        .filter_map(|importer| state.forced_line(*importer))
-                        .collect();
+                    let line = state.forced_line(&forced);
                     let mut after = self.route(&mut state.slots, effects);
                     // Some of them may be released.
                     after.unexposed = true;
                     drop(state);
                     self.run(after);
-                    for line in lines {
-                        if let Some(said) = &said {
-                            said.log(Level::Error, &name, format_args!("stopped while {line}"));
-                        }
+                    if let (Some(said), Some(line)) = (said, line) {
+                        said.log(Level::Error, &name, format_args!("{line}"));
                     }
                     state = self.state()?;
                     continue;
@@ -993,19 +988,35 @@ impl State {
         (stopped, effects)
     }
 
-    /// What an operator is told of an importer that is forced; nothing if its session is
-    /// over, and so nobody can ask it.
-    fn forced_line(&self, importer: PeerId) -> Option<String> {
-        let slot = self.slots.get(&importer).filter(|slot| !slot.leaving)?;
-        let cost = if slot.link.as_ref()?.is_qemu() {
-            "; QEMU 11.1 dies of that"
+    /// What an operator is told of the importers that a stop forces: all in one line, as a
+    /// limit of lines must leave none out. Nothing of those whose session is over, since
+    /// nobody can ask them.
+    fn forced_line(&self, importers: &[PeerId]) -> Option<String> {
+        let (mut names, mut qemus) = (Vec::new(), Vec::new());
+        for importer in importers {
+            let slot = self.slots.get(importer).filter(|slot| !slot.leaving);
+            let Some((slot, link)) = slot.and_then(|slot| Some((slot, slot.link.as_ref()?))) else {
+                continue;
+            };
+            names.push(&*slot.name);
+            if link.is_qemu() {
+                qemus.push(&*slot.name);
+            }
+        }
+        let (are, map, vmms) = match names.len() {
+            0 => return None,
+            1 => ("is", "maps", "its VMM is"),
+            _ => ("are", "map", "their VMMs are"),
+        };
+        let cost = if qemus.is_empty() {
+            String::new()
         } else {
-            ""
+            format!("; QEMU 11.1 dies of that ({})", qemus.join(", "))
         };
         Some(format!(
-            "{} is stopped too, and maps this VM's memory: its VMM is asked to unmap that all the \
-             same{cost} (see --revoke-wait)",
-            slot.name
+            "stopped while {} {are} stopped too, and {map} this VM's memory: {vmms} asked to unmap \
+             that all the same{cost} (see --revoke-wait)",
+            names.join(", ")
         ))
     }
 

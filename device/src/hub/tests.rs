@@ -40,6 +40,7 @@ struct Notes {
     broken: AtomicBool,
     /// Was told of it.
     failed: AtomicBool,
+    qemu: AtomicBool,
 }
 
 impl Link for Notes {
@@ -75,7 +76,7 @@ impl Link for Notes {
     }
 
     fn is_qemu(&self) -> bool {
-        false
+        self.qemu.load(Ordering::Acquire)
     }
 
     fn facts(&self) -> SessionFacts {
@@ -251,6 +252,26 @@ fn two_stops_of_one_peer_at_once_wake_nobody_again_and_again() {
         second.join().unwrap();
         assert!(woken <= 2, "{woken}");
     });
+}
+
+#[test]
+fn all_importers_that_a_stop_forces_are_named_in_one_line() {
+    let (hub, sessions) = hub();
+    sessions[&B].qemu.store(true, Ordering::Release);
+    let line = |peers: &[PeerId]| lock(&hub.state).forced_line(peers);
+
+    let both = line(&[A, B]).unwrap();
+    assert!(
+        both.contains("stopped while a, b are stopped too"),
+        "{both}"
+    );
+    assert!(both.contains("QEMU 11.1 dies of that (b)"), "{both}");
+
+    let one = line(&[A]).unwrap();
+    assert!(one.contains("stopped while a is stopped too"), "{one}");
+    assert!(!one.contains("QEMU"), "{one}");
+    assert_eq!(line(&[]), None);
+    assert_eq!(line(&[PeerId(3)]), None);
 }
 
 #[test]
