@@ -47,6 +47,8 @@ pub(super) struct Kept {
     pub(super) loan: Loan,
     pub(super) len: u64,
     pub(super) since: Instant,
+    /// The kernel was asked since then, and it is held.
+    pub(super) seen: bool,
     /// The operator was told.
     pub(super) said: bool,
 }
@@ -173,13 +175,14 @@ impl State {
         if self.kept_said.is_some_and(|at| at.elapsed() < KEPT_SAY) {
             return 0;
         }
-        let late = || kept.iter().filter(|one| one.since.elapsed() >= KEPT_SAY);
+        let is_late = |one: &Kept| one.seen && one.since.elapsed() >= KEPT_SAY;
+        let late = || kept.iter().filter(|one| is_late(one));
         if late().all(|one| one.said) {
             return 0;
         }
         let bytes = late().fold(0_u64, |sum, one| sum.saturating_add(one.len));
         for one in kept {
-            one.said |= one.since.elapsed() >= KEPT_SAY;
+            one.said |= is_late(one);
         }
         self.kept_said = Some(Instant::now());
         bytes
@@ -273,7 +276,7 @@ impl Port {
         };
         let mut asked = BTreeSet::new();
         let mut gone = BTreeSet::new();
-        self.spend(lot, Duration::ZERO, || {
+        let asking = self.spend(lot, Duration::ZERO, || {
             let started = (self.clock)();
             for lent in &all {
                 asked.insert(Arc::as_ptr(lent));
@@ -285,6 +288,7 @@ impl Port {
                     break;
                 }
             }
+            (self.clock)().saturating_sub(started)
         });
         let mut state = lock(&self.state);
         let kept = std::mem::take(&mut state.kept);
@@ -294,7 +298,7 @@ impl Port {
         // Those that were asked about are the last the next time.
         let (asked, mut kept): (Vec<Kept>, Vec<Kept>) =
             kept.into_iter().partition(|kept| is_in(&asked, kept));
-        kept.extend(asked);
+        kept.extend(asked.into_iter().map(|one| Kept { seen: true, ..one }));
         let late = state.say_late(&mut kept);
         let mut done: BTreeSet<EffectId> = gone.iter().map(|gone| gone.effect).collect();
         for left in &kept {
@@ -310,8 +314,12 @@ impl Port {
         if let Some(longest) = gone.iter().map(|gone| gone.since.elapsed()).max() {
             log::debug!("{} files were held for up to {longest:?}", gone.len());
         }
-        // They may be the last of a VM's RAM, which takes its time.
-        self.spend(lot, Duration::ZERO, || drop((gone, all)));
+        // The end of a descriptor takes as long as a question about its file, unless it is the
+        // last of a VM's RAM: that this is freed is no fault of the VM.
+        let before = (self.clock)();
+        drop((gone, all));
+        let took = (self.clock)().saturating_sub(before).min(asking);
+        lock(&self.state).budget(lot).spend(Instant::now(), took);
         (done.into_iter().collect(), late)
     }
 
@@ -415,6 +423,7 @@ impl Port {
             loan,
             len,
             since: now,
+            seen: false,
             said: false,
         });
     }

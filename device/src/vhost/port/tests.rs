@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
+use std::sync::Weak;
 use std::sync::mpsc::{Receiver, Sender};
 
 use bufshare_protocol::types::{Extent, Transport};
@@ -220,22 +221,29 @@ fn nothing_counts_as_dropped_while_the_hub_does_not_know_what_is_kept() {
     assert!(port.forget_dropped());
 }
 
+/// Held since then, whatever the kernel has said of it.
+fn keep_since(port: &Port, effect: u64, since: Instant) -> (Receiver<()>, Sender<bool>) {
+    let (lent, asked, kernel) = Lent::slow();
+    answer_always(&kernel, true);
+    lock(&port.state).kept.push(Kept {
+        effect: EffectId(effect),
+        loan: loan(lent),
+        len: PAGE,
+        since,
+        seen: false,
+        said: false,
+    });
+    (asked, kernel)
+}
+
+fn ago(time: Duration) -> Instant {
+    Instant::now().checked_sub(time).unwrap()
+}
+
 #[test]
 fn operator_is_told_of_all_that_is_kept_but_not_again_and_again() {
     let port = port();
-    let ago = |time| Instant::now().checked_sub(time).unwrap();
-    let keep = |effect, since| {
-        let (lent, asked, kernel) = Lent::slow();
-        answer_always(&kernel, true);
-        lock(&port.state).kept.push(Kept {
-            effect: EffectId(effect),
-            loan: loan(lent),
-            len: PAGE,
-            since,
-            said: false,
-        });
-        (asked, kernel)
-    };
+    let keep = |effect, since| keep_since(&port, effect, since);
     let _kernels = [
         keep(1, ago(KEPT_SAY)),
         keep(2, ago(KEPT_SAY)),
@@ -251,6 +259,18 @@ fn operator_is_told_of_all_that_is_kept_but_not_again_and_again() {
     assert_eq!(port.look_at_kept(LOT).1, 3 * PAGE);
     lock(&port.state).kept_said = Some(ago(KEPT_SAY));
     assert_eq!(port.look_at_kept(LOT).1, 0, "nothing new");
+}
+
+#[test]
+fn operator_is_told_of_nothing_that_the_kernel_was_not_asked_about() {
+    let mut port = port();
+    port.clock = slow_clock;
+    let _kernels = [1, 2, 3].map(|effect| keep_since(&port, effect, ago(KEPT_SAY)));
+
+    // Two answers take all the time.
+    assert_eq!(port.look_at_kept(LOT).1, 2 * PAGE);
+    lock(&port.state).kept_said = Some(ago(KEPT_SAY));
+    assert_eq!(port.look_at_kept(LOT).1, 3 * PAGE);
 }
 
 #[test]
@@ -303,6 +323,31 @@ fn kernel_that_answers_slowly_is_asked_about_few_kept_files_at_a_time() {
 
     assert_eq!(port.look_at_kept(LOT), (vec![EffectId(3)], 0));
     assert_eq!(asked(), [1, 0, 1]);
+}
+
+/// As where it is the last that has the RAM of a VM whose VMM was killed.
+#[test]
+fn file_that_takes_long_to_free_costs_its_owner_no_more_than_the_question_about_it() {
+    thread_local! {
+        static FILE: RefCell<Weak<Lent>> = const { RefCell::new(Weak::new()) };
+    }
+    let mut port = port();
+    port.clock = || {
+        let there = FILE.with_borrow(|file| file.strong_count() > 0);
+        Duration::from_secs(if there { 0 } else { 3600 })
+    };
+    let (lent, _asked, kernel) = Lent::slow();
+    let loan = loan(lent);
+    FILE.set(Arc::downgrade(&loan.lent));
+    lock(&port.state).lent_mut().insert(PAGE, loan);
+    port.said_returned(EffectId(1), PAGE, PAGE);
+    answer_always(&kernel, false);
+
+    assert_eq!(port.look_at_kept(LOT), (vec![EffectId(1)], 0));
+
+    assert_eq!((port.clock)(), Duration::from_secs(3600));
+    let rest = lock(&port.state).budget(LOT).rest(Instant::now());
+    assert_eq!(rest, Duration::ZERO);
 }
 
 #[test]
