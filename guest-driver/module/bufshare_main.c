@@ -658,7 +658,7 @@ static void bufshare_begin_unbinding(struct bufshare_device *bd)
 		mutex_lock(&bd->session);
 	}
 	if (bd->resetting && !over)
-		dev_err(bd->dev, "a reset of the function has not ended: unbinding all the same\n");
+		dev_err(bd->dev, "a reset of the function has not ended, or failed: unbinding all the same\n");
 	WRITE_ONCE(bd->unbinding, true);
 	mutex_unlock(&bd->session);
 }
