@@ -22,6 +22,7 @@ use std::{fs, io};
 
 use vhost::vhost_user::message::FrontendReq;
 
+use super::features;
 use super::limits::{MAX_RAM_REGIONS, MAX_REGIONS};
 use super::memory::Files;
 use crate::broker::PeerId;
@@ -63,6 +64,9 @@ pub enum Refusal {
     /// The back-end channel is something else.
     #[error("it gave {0} as back-end channel, which has to be a Unix stream socket")]
     NotSocket(String),
+    /// What the vhost-user crate would take all the same, as if it could serve it.
+    #[error("it asks for protocol features that were not offered: {0:#x}")]
+    NotOffered(u64),
     /// The message cannot be understood.
     #[error("its message of type {0} has a wrong length or number of descriptors")]
     Malformed(u32),
@@ -256,6 +260,13 @@ impl Admission {
                 return Ok(());
             }
         }
+        if is(FrontendReq::SET_PROTOCOL_FEATURES) {
+            // One without a value is refused by the crate.
+            let others = word(payload, 0).unwrap_or(0) & !features::protocol().bits();
+            if others != 0 {
+                return Err(Refusal::NotOffered(others));
+            }
+        }
         if is(FrontendReq::GET_VRING_BASE) {
             let index = word(payload, 0).map(u64::to_le_bytes);
             if let Some([index, 0, 0, 0, ..]) = index {
@@ -273,9 +284,8 @@ impl Admission {
         }
     }
 
-    /// Looks at a kick descriptor, or none, for a queue. The vhost-user crate stops to
-    /// watch one only when the queue is stopped or disabled, and gives it up only when the
-    /// queue is stopped: RESET_DEVICE disables it.
+    /// Looks at a kick descriptor, or none, for a queue. The vhost-user crate gives
+    /// one up only when the queue is stopped.
     fn kick(&self, value: u64, fd: Option<&OwnedFd>) -> Result<(), Refusal> {
         let [index, ..] = value.to_le_bytes();
         let mut kicked = lock(&self.kicked);
@@ -457,6 +467,7 @@ mod tests {
     use crate::transport::tests::memfd;
     use std::os::fd::BorrowedFd;
     use std::os::unix::net::{UnixDatagram, UnixStream};
+    use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
     fn admission(unsealed: bool) -> Admission {
         let files = Arc::new(Files::new().unwrap());
@@ -726,11 +737,20 @@ mod tests {
             admit(kick, &[0], eventfd()).is_err(),
             "another queue's stop"
         );
-        admit(FrontendReq::RESET_DEVICE, &[], vec![]).unwrap();
-        assert!(
-            admit(kick, &[0], eventfd()).is_err(),
-            "the crate keeps the first one"
-        );
+    }
+
+    #[test]
+    fn protocol_features_that_were_not_offered_are_refused() {
+        let admission = admission(false);
+        let request = FrontendReq::SET_PROTOCOL_FEATURES.into();
+        let ask = |bits| admission.admit(request, &words(&[bits]), &mut vec![]);
+        let offered = features::protocol().bits();
+        let other = VhostUserProtocolFeatures::INFLIGHT_SHMFD.bits();
+
+        ask(offered).unwrap();
+        ask(0).unwrap();
+        let error = ask(offered | other | 1 << 63).unwrap_err();
+        assert!(matches!(error, Refusal::NotOffered(bits) if bits == other | 1 << 63));
     }
 
     #[test]

@@ -676,10 +676,6 @@ impl VhostUserBackend for Session {
         features::protocol()
     }
 
-    fn reset_device(&self) {
-        self.stop();
-    }
-
     fn set_event_idx(&self, _enabled: bool) {}
 
     /// Always as long as asked for: QEMU aborts and Cloud Hypervisor panics at
