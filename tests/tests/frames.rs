@@ -364,30 +364,45 @@ fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_told() {
 }
 
 /// Its driver marks each frame as broken, as that of one with a bad cable may.
-#[test]
-fn a_camera_whose_frames_are_all_broken_is_given_up_with_that_reason() {
-    VMS.with(|vms| {
-        let device = load_camera(vms, VIVID)?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
-        let line = "/bin/bufshare --json capture --to display:rw --fps 1 --frames 0 --buffers 8 \
-                    --timeout 3";
-        let mut camera = vms.a.spawn(&words(line))?;
-        // The viewer has one, and shows it until the next one comes.
+/// The camera is given up, and the driver's mark on each frame is the reason: on all of them,
+/// or on those that come after one that a viewer shows. Returns what was counted.
+fn gives_up_broken(vms: &TwoVms, one_is_shown: bool) -> Result<Value> {
+    let device = load_camera(vms, VIVID)?;
+    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    // One press for each frame of a second, or more: then all are broken.
+    let mut press = || a.set_control(&device, "Inject V4L2_BUF_FLAG_ERROR", 1);
+    if !one_is_shown {
+        press()?;
+    }
+    let line = "/bin/bufshare --json capture --to display:rw --fps 1 --frames 0 --buffers 8 \
+                --timeout 3";
+    let mut camera = vms.a.spawn(&words(line))?;
+    if one_is_shown {
         let frame = b.wait_event("of a frame", |event| event.kind == "Meta")?;
         b.import(&frame.id)?;
-        // One press for each frame of a second, or more: then all are broken.
-        let mut press = || a.set_control(&device, "Inject V4L2_BUF_FLAG_ERROR", 1);
-        let summary = wait::until("the camera to be given up", LIMIT, || {
-            press()?;
-            let line = camera.try_line(Duration::from_millis(100))?;
-            let record: Option<Value> = line.map(|line| serde_json::from_str(&line)).transpose()?;
-            Ok(record.filter(|record| member(record, "type") == Some("capture_summary")))
-        })?;
-        ensure!(member(&summary, "ended") == Some("failed"), "{summary}");
-        let broken = summary.get("broken").and_then(Value::as_u64);
-        let why = format!("the last {} as broken", broken.context("no count of them")?);
-        refused(&to_its_end(camera)?, &["no whole frame within 3 s", &why])
-    });
+    }
+    let summary = wait::until("the camera to be given up", LIMIT, || {
+        press()?;
+        let line = camera.try_line(Duration::from_millis(100))?;
+        let record: Option<Value> = line.map(|line| serde_json::from_str(&line)).transpose()?;
+        Ok(record.filter(|record| member(record, "type") == Some("capture_summary")))
+    })?;
+    ensure!(member(&summary, "ended") == Some("failed"), "{summary}");
+    let broken = summary.get("broken").and_then(Value::as_u64);
+    let why = format!("the last {} as broken", broken.context("no count of them")?);
+    refused(&to_its_end(camera)?, &["no whole frame within 3 s", &why])?;
+    Ok(summary)
+}
+
+#[test]
+fn a_camera_whose_frames_are_all_broken_is_given_up_with_that_reason() {
+    VMS.with(|vms| counted(&gives_up_broken(vms, false)?, &[("frames", 0)]));
+}
+
+/// A viewer shows a frame until the next one comes, and so is not why none does.
+#[test]
+fn a_camera_whose_frames_are_broken_while_one_is_shown_is_given_up_with_that_reason() {
+    VMS.with(|vms| counted(&gives_up_broken(vms, true)?, &[("returned", 0)]));
 }
 
 /// As many events as the driver keeps for an open file (`BUFSHARE_FILE_EVENTS`).
@@ -613,20 +628,23 @@ fn a_frame_that_comes_back_without_its_reply_is_wrong_although_others_go_round()
         );
         let mut camera = vms.a.spawn(&words(&line))?;
         look(vms, &mut b, false)?;
-        wait::until("the frame to be taken back", LIMIT, || {
+        let wrong = wait::until("the frame to be taken back", LIMIT, || {
             look(vms, &mut b, true)?;
             while let Some(line) = camera.try_line(Duration::ZERO)? {
                 let record: Value = serde_json::from_str(&line)?;
                 if record.get("reply_ok").and_then(Value::as_bool) == Some(false) {
-                    return Ok(Some(counted(&record, &[("frame", 1)])?));
+                    return Ok(Some(record));
                 }
             }
             Ok(None)
         })?;
+        counted(&wrong, &[("frame", 1)])?;
         camera.signal(libc::SIGTERM)?;
-        refused(
-            &to_its_end(camera)?,
-            &["1 of ", "came back with a wrong reply"],
+        let captured = to_its_end(camera)?;
+        refused(&captured, &["came back with a wrong reply"])?;
+        counted(
+            record(&records(&captured.stdout)?, "capture_summary")?,
+            &[("mismatches", 1)],
         )
     });
 }
