@@ -74,7 +74,8 @@ impl Apart {
 /// For how long somebody is held up at most: the test looks around meanwhile.
 const HELD: Duration = Duration::from_secs(4);
 
-/// However slow the machine is: the driver's waits for each other are not scaled.
+/// However slow the machine is: less than the 45 s for which an unbind and a reset of the
+/// function wait for each other in the driver, which are not scaled.
 const HELD_MAX: Duration = Duration::from_secs(40);
 
 /// Whoever calls the function first is held up. That has to be on the second processor.
