@@ -27,13 +27,13 @@ use bufshare_protocol::response::{Caps, Reply};
 use log::Level;
 use serde::Serialize;
 
+use crate::backing::{Ram, WeakRam};
 use crate::broker::{
     Broker, DeadlineId, Effect, EffectId, MapSource, Outcome, PeerId, Piece, RamRegion, Snapshot,
     Token,
 };
 use crate::host::stop::Stop;
 use crate::sync::{Limiter, lock};
-use crate::transport::{Ram, WeakRam};
 
 pub use holds::{Connector, HoldReport, HolderState};
 

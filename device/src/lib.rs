@@ -4,7 +4,7 @@
 //! * [`broker`]: what may happen, as a pure state machine. It emits effects.
 //! * [`hub`]: the one broker of the process behind one lock, and the dispatch
 //!   of its effects.
-//! * [`transport`]: how the bytes of one VM become a file that another VM's
+//! * [`backing`]: how the bytes of one VM become a file that another VM's
 //!   front end can map.
 //! * [`vhost`]: one front end's session: queues, memory, mapping requests.
 //! * [`host`]: options, listening sockets, signals, control socket.
@@ -32,6 +32,7 @@
 //! end that maps may meanwhile send memory tables or ask for a vring's base, and gets
 //! its answer.
 
+pub mod backing;
 pub mod broker;
 #[cfg(test)]
 #[path = "../tests/common/deny.rs"]
@@ -43,5 +44,4 @@ pub mod hub;
 #[path = "../tests/common/soon.rs"]
 mod soon;
 mod sync;
-pub mod transport;
 pub mod vhost;

@@ -886,7 +886,7 @@ static void bufshare_attach_complete(struct bufshare_device *bd, struct bufshare
 		imp->generation = le64_to_cpu(resp.generation);
 		imp->owner = le64_to_cpu(resp.owner);
 		imp->rights = le32_to_cpu(resp.rights);
-		imp->transport = le32_to_cpu(resp.transport);
+		imp->way = le32_to_cpu(resp.way);
 		imp->windows = le32_to_cpu(resp.windows);
 		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHED);
 		bufshare_imp_settle_locked(imp);
@@ -1065,7 +1065,7 @@ static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import 
 	arg->size = imp->size;
 	arg->generation = imp->generation;
 	arg->owner = imp->owner;
-	arg->transport = imp->transport;
+	arg->way = imp->way;
 	arg->windows = imp->windows;
 	return 0;
 

@@ -466,7 +466,7 @@ enum bufshare_import_wire {
  * @generation: likewise
  * @owner: exporting peer; likewise
  * @rights: granted; likewise
- * @transport: likewise
+ * @way: likewise
  * @windows: likewise
  * @shm_offset: place in the window; constant once MAPPED
  * @coherent: SYNC may be left out; likewise
@@ -504,7 +504,7 @@ struct bufshare_imp {
 	u64 generation;
 	u64 owner;
 	u32 rights;
-	u32 transport;
+	u32 way;
 	u32 windows;
 	u64 shm_offset;
 	bool coherent;

@@ -259,7 +259,7 @@ struct bufshare_export {
  * @size: out: bytes
  * @generation: out: of the export
  * @owner: out: exporting peer
- * @transport: out: VIRTIO_BUFSHARE_TRANSPORT_*
+ * @way: out: VIRTIO_BUFSHARE_WAY_*
  * @windows: out: VMM mappings that mapping it takes
  * @status: out: status of the host
  * @reserved: zero
@@ -279,7 +279,7 @@ struct bufshare_import {
 	__u64 size;
 	__u64 generation;
 	__u64 owner;
-	__u32 transport;
+	__u32 way;
 	__u32 windows;
 	__u32 status;
 	__u32 reserved;

@@ -46,10 +46,10 @@
 #define VIRTIO_BUFSHARE_READ		0x1
 #define VIRTIO_BUFSHARE_WRITE		0x2
 
-/* Transports: how the exporter's bytes become visible to the importer. */
-#define VIRTIO_BUFSHARE_TRANSPORT_DIRECT	1
-#define VIRTIO_BUFSHARE_TRANSPORT_UDMABUF	2
-#define VIRTIO_BUFSHARE_TRANSPORT_COPY		3	/* not served in version 1 */
+/* Ways: how the exporter's bytes become visible to the importer. */
+#define VIRTIO_BUFSHARE_WAY_DIRECT	1
+#define VIRTIO_BUFSHARE_WAY_UDMABUF	2
+#define VIRTIO_BUFSHARE_WAY_COPY		3	/* not served in version 1 */
 
 /**
  * struct virtio_bufshare_config - device configuration space, read-only
@@ -128,7 +128,7 @@ struct virtio_bufshare_config {
 #define VIRTIO_BUFSHARE_S_REVOKED		16	/* the exporter took it back */
 #define VIRTIO_BUFSHARE_S_META_TOO_LARGE	17	/* over max_blob: refused, not cut */
 #define VIRTIO_BUFSHARE_S_BAD_META		18	/* image beyond buffer, name not UTF-8 */
-#define VIRTIO_BUFSHARE_S_NO_TRANSPORT		19	/* no udmabuf, raw RAM not allowed */
+#define VIRTIO_BUFSHARE_S_NO_WAY		19	/* no udmabuf, raw RAM not allowed */
 #define VIRTIO_BUFSHARE_S_RO_NOT_ENFORCED	20	/* VMM would not enforce read-only */
 #define VIRTIO_BUFSHARE_S_NO_SHMEM		21	/* VMM has no shared-memory requests */
 #define VIRTIO_BUFSHARE_S_MAP_FAILED		22	/* VMM refused the mapping */
@@ -378,7 +378,7 @@ struct virtio_bufshare_attach {
  * @generation: of the export
  * @owner: the exporting peer
  * @rights: granted
- * @transport: VIRTIO_BUFSHARE_TRANSPORT_*
+ * @way: VIRTIO_BUFSHARE_WAY_*
  * @windows: VMM mappings that a MAP will take
  * @reserved: zero
  */
@@ -389,7 +389,7 @@ struct virtio_bufshare_attach_resp {
 	__le64 generation;
 	__le64 owner;
 	__le32 rights;
-	__le32 transport;
+	__le32 way;
 	__le32 windows;
 	__le32 reserved;
 };

@@ -120,8 +120,8 @@ layout_struct! {
         generation: u64,
         /// Out: exporting peer.
         owner: u64,
-        /// Out: a [`Transport`](crate::types::Transport).
-        transport: u32,
+        /// Out: a [`Way`](crate::types::Way).
+        way: u32,
         /// Out: VMM mappings that mapping it takes.
         windows: u32,
         /// Out: status of the host.

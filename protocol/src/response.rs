@@ -15,7 +15,7 @@ pub use parse::parse;
 use alloc::vec::Vec;
 
 use crate::status::Status;
-use crate::types::{BufferId, Meta, Rights, Transport};
+use crate::types::{BufferId, Meta, Rights, Way};
 
 /// Flag of MAP's answer: SYNC moves no data and may be left out.
 pub const MAP_COHERENT: u32 = 0x1;
@@ -60,7 +60,7 @@ pub enum Response {
         /// Granted.
         rights: Rights,
         /// How the bytes become visible.
-        transport: Transport,
+        way: Way,
         /// VMM mappings that a MAP will take.
         windows: u32,
     },

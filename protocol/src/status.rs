@@ -101,7 +101,7 @@ statuses! {
     /// Image does not fit the buffer, or name not UTF-8.
     BadMeta = 18, "BAD_META", "the image does not fit the buffer, or the name is not valid";
     /// No udmabuf here and raw RAM descriptors not allowed.
-    NoTransport = 19, "NO_TRANSPORT", "the host has no safe way to share this VM's memory";
+    NoWay = 19, "NO_WAY", "the host has no safe way to share this VM's memory";
     /// Read-only asked, but the VMM would not enforce it.
     RoNotEnforced = 20, "RO_NOT_ENFORCED", "this VM's VMM would not enforce a read-only mapping";
     /// The VMM cannot map: shared-memory requests are missing.

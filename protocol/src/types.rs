@@ -6,11 +6,11 @@ mod id;
 mod meta;
 mod name;
 mod rights;
-mod transport;
+mod way;
 
 pub use extent::{Access, Extent};
 pub use id::{BufferId, ParseIdError};
 pub use meta::{Image, Meta, Plane};
 pub use name::Name;
 pub use rights::Rights;
-pub use transport::Transport;
+pub use way::Way;

@@ -278,8 +278,8 @@ wire_struct! {
         owner: u64,
         /// Granted.
         rights: u32,
-        /// A [`Transport`](crate::types::Transport).
-        transport: u32,
+        /// A [`Way`](crate::types::Way).
+        way: u32,
         /// VMM mappings that a MAP will take.
         windows: u32,
         /// Zero.

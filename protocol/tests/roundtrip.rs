@@ -16,9 +16,7 @@ use bufshare_protocol::limits::{
 use bufshare_protocol::request::{self, Export, Header, Request, SyncOp, SyncTarget};
 use bufshare_protocol::response::{self, BufferInfo, Caps, PeerInfo, Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{
-    Access, BufferId, Extent, Image, Meta, Name, Plane, Rights, Transport,
-};
+use bufshare_protocol::types::{Access, BufferId, Extent, Image, Meta, Name, Plane, Rights, Way};
 use bufshare_protocol::{command, wire};
 use proptest::collection::vec;
 use proptest::option;
@@ -249,34 +247,27 @@ fn single() -> impl Strategy<Value = (u32, Response)> {
             command::SYNC,
         ][..],
     );
-    let transport = select(&[Transport::Direct, Transport::Udmabuf, Transport::Copy][..]);
+    let way = select(&[Way::Direct, Way::Udmabuf, Way::Copy][..]);
     prop_oneof![
         done.prop_map(|kind| (kind, Response::Done)),
         caps().prop_map(|caps| (command::GET_CAPS, Response::Caps(caps))),
         (id(), any::<u64>()).prop_map(|(id, generation)| {
             (command::EXPORT, Response::Exported { id, generation })
         }),
-        (
-            1..=u64::MAX,
-            any::<[u64; 3]>(),
-            grant(),
-            transport,
-            any::<u32>()
-        )
-            .prop_map(
-                |(handle, [size, generation, owner], rights, transport, windows)| {
-                    let answer = Response::Attached {
-                        handle,
-                        size,
-                        generation,
-                        owner,
-                        rights,
-                        transport,
-                        windows,
-                    };
-                    (command::ATTACH, answer)
-                }
-            ),
+        (1..=u64::MAX, any::<[u64; 3]>(), grant(), way, any::<u32>()).prop_map(
+            |(handle, [size, generation, owner], rights, way, windows)| {
+                let answer = Response::Attached {
+                    handle,
+                    size,
+                    generation,
+                    owner,
+                    rights,
+                    way,
+                    windows,
+                };
+                (command::ATTACH, answer)
+            }
+        ),
         any::<(u64, u64, bool, bool)>().prop_map(|(shm_offset, len, coherent, cached)| {
             (
                 command::MAP,

@@ -161,7 +161,7 @@ pub struct Import {
     /// To write, too.
     pub write: bool,
     /// How.
-    pub transport: u32,
+    pub way: u32,
     /// VMM mappings that it takes.
     pub windows: u32,
 }
@@ -393,11 +393,11 @@ impl Hand {
             id: id.to_owned(),
             write,
         });
-        expect!(outcome, Yield::Imported { buf, size, generation, write, transport, windows } => Import {
+        expect!(outcome, Yield::Imported { buf, size, generation, write, way, windows } => Import {
             buf: Buf { number: buf, size },
             generation,
             write,
-            transport,
+            way,
             windows,
         })
     }

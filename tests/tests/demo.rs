@@ -85,7 +85,7 @@ fn shares(name: &str, width: u64, height: u64, frames: u64, more: &[&str]) -> Re
     }
     ensure!(found.number("bytes_shared")? == frames * width * height * 4);
     // Each buffer is mapped once, whatever the number of frames.
-    let maps = match found.text("transport")? {
+    let maps = match found.text("way")? {
         "udmabuf" => found.number("buffers")?,
         _ => found.number("extents")?,
     };

@@ -317,13 +317,13 @@ fn dump(vm: &Vm, words: &[String], id: &str, offer: &Offer) -> Result<()> {
         .map(|word| if word == "ID" { id } else { word })
         .collect();
     let text = vm.output(&words)?;
-    let transport = if lab::has_udmabuf() {
+    let way = if lab::has_udmabuf() {
         "udmabuf"
     } else {
         "direct"
     };
     let hash = wanted_hash(vm, offer.size)?;
-    let wanted = format!("{hash}  {id} ({} bytes, {transport})", offer.size);
+    let wanted = format!("{hash}  {id} ({} bytes, {way})", offer.size);
     ensure!(
         text.trim_end() == wanted,
         "dump printed: {text}, not: {wanted}"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Transport *udmabuf*: the importer's VMM gets the shared pages and no more
+//! *udmabuf*: the importer's VMM gets the shared pages and no more
 //!
 //! No VM's RAM descriptor may be handed out here, which is the daemon's default.
 //! It takes a host with `/dev/udmabuf`; `scripts/test --nested` makes one.
@@ -9,7 +9,7 @@ use std::fs;
 use std::os::linux::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result, ensure};
-use bufshare_protocol::types::Transport;
+use bufshare_protocol::types::Way;
 use bufshare_tests::hand::{Export, Hand, Import, Map, Sight, Source, status};
 use bufshare_tests::lab::has_udmabuf;
 use bufshare_tests::pair::{Plan, Shared, Side};
@@ -47,10 +47,7 @@ fn offer(a: &mut Hand, seed: u32) -> Result<(Map, Export)> {
 
 fn import(b: &mut Hand, export: &Export) -> Result<(Import, Map)> {
     let import = b.import(&export.id)?;
-    ensure!(
-        import.transport == Transport::Udmabuf.to_wire(),
-        "{import:?}"
-    );
+    ensure!(import.way == Way::Udmabuf.to_wire(), "{import:?}");
     let map = b.map(import.buf)?;
     Ok((import, map))
 }
@@ -211,7 +208,7 @@ fn what_no_udmabuf_can_carry_is_refused_and_not_shared_by_descriptor() {
         // The Linux driver's limit is 64 MiB.
         let buf = a.alloc((64 << 20) + PAGE)?;
         let export = a.export(buf)?;
-        ensure!(status(b.import(&export.id))? == "NO_TRANSPORT");
+        ensure!(status(b.import(&export.id))? == "NO_WAY");
         Ok(())
     });
 }

@@ -4,7 +4,7 @@
 use bufshare_protocol::request::{SyncOp, SyncTarget};
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Rights, Transport};
+use bufshare_protocol::types::{BufferId, Rights, Way};
 
 use super::limits::{MAX_NESTING, UDMABUF_MAX_EXTENTS, UDMABUF_MAX_SIZE};
 use super::types::{Effect, PeerId, Token};
@@ -33,7 +33,7 @@ impl Broker {
         if !wanted.contains(Rights::WRITE) && !state.config.enforces_ro {
             return Err(Status::RoNotEnforced);
         }
-        let (transport, windows) = self.transport(buffer)?;
+        let (way, windows) = self.way(buffer)?;
         let max = usize::try_from(self.limits.max_attachments).unwrap_or(usize::MAX);
         if state.attachments.len() >= max {
             return Err(Status::TooMany);
@@ -49,7 +49,7 @@ impl Broker {
                 id,
                 size,
                 rights: wanted,
-                transport,
+                way,
                 maps: 0,
                 pending: 0,
                 window: None,
@@ -63,14 +63,14 @@ impl Broker {
             generation,
             owner: owner.to_wire(),
             rights: wanted,
-            transport,
+            way,
             windows,
         })
     }
 
     /// How a buffer is shown to importers, and how many VMM mappings that
     /// takes. A udmabuf holds just the shared pages, so it goes first.
-    fn transport(&self, buffer: &Buffer) -> Result<(Transport, u32), Status> {
+    fn way(&self, buffer: &Buffer) -> Result<(Way, u32), Status> {
         let owner = self.peers.get(&buffer.owner).ok_or(Status::HostError)?;
         let sealed = buffer
             .extents
@@ -81,16 +81,16 @@ impl Broker {
             && buffer.extents.len() <= UDMABUF_MAX_EXTENTS
             && buffer.size <= UDMABUF_MAX_SIZE
         {
-            return Ok((Transport::Udmabuf, 1));
+            return Ok((Way::Udmabuf, 1));
         }
         if !owner.config.raw_ram {
-            return Err(Status::NoTransport);
+            return Err(Status::NoWay);
         }
         let windows = u32::try_from(buffer.extents.len()).map_err(|_| Status::TooFragmented)?;
         if windows > self.limits.max_windows {
             return Err(Status::TooFragmented);
         }
-        Ok((Transport::Direct, windows))
+        Ok((Way::Direct, windows))
     }
 
     /// Ends an attachment that is not mapped.
@@ -218,11 +218,9 @@ impl Broker {
             .get(&attachment.generation)
             .ok_or(Status::Revoked)?;
         balance::more(&mut attachment.pending, 1, "waiting maps");
-        let transport = attachment.transport;
+        let way = attachment.way;
         let (owner, extents) = (buffer.owner, &buffer.extents);
-        state
-            .windows
-            .request(key, owner, transport, extents, waiter);
+        state.windows.request(key, owner, way, extents, waiter);
         self.with_windows(peer, |windows, ids, out| windows.pump(ids, out));
         Ok(None)
     }
@@ -289,7 +287,7 @@ impl Broker {
         self.with_windows(peer, |windows, ids, out| windows.flush(ids, out));
     }
 
-    /// Begin or end of CPU access. Moves no data on the transports served.
+    /// Begin or end of CPU access. Moves no data: what is served is coherent.
     pub(super) fn sync(
         &mut self,
         peer: PeerId,

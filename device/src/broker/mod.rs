@@ -48,7 +48,7 @@ use bufshare_protocol::event::Event;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Extent, Meta, Rights, Transport};
+use bufshare_protocol::types::{BufferId, Extent, Meta, Rights, Way};
 
 pub use holds::Hold;
 pub use limits::Limits;
@@ -109,7 +109,7 @@ struct Attachment {
     id: BufferId,
     size: u64,
     rights: Rights,
-    transport: Transport,
+    way: Way,
     /// Answered MAPs less UNMAPs.
     maps: u32,
     /// MAPs that wait for their answer.
@@ -698,7 +698,7 @@ impl Broker {
                     peer,
                     source: MapSource {
                         owner: window.owner,
-                        transport: window.transport,
+                        way: window.way,
                         extents: window.extents.clone(),
                     },
                     writable: window.key.1,

@@ -5,7 +5,7 @@ use bufshare_protocol::device;
 use bufshare_protocol::limits::MAX_LIST;
 use bufshare_protocol::response::{BufferInfo, Caps, PeerInfo, Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Rights, Transport};
+use bufshare_protocol::types::{BufferId, Rights, Way};
 use serde::Serialize;
 
 use super::exports::generations_of;
@@ -244,10 +244,10 @@ impl Broker {
             if !window.shows_buffer() {
                 continue;
             }
-            let bytes = match window.transport {
-                Transport::Direct => &mut snapshot.direct_bytes,
-                Transport::Udmabuf => &mut snapshot.udmabuf_bytes,
-                Transport::Copy => &mut snapshot.copied_bytes,
+            let bytes = match window.way {
+                Way::Direct => &mut snapshot.direct_bytes,
+                Way::Udmabuf => &mut snapshot.udmabuf_bytes,
+                Way::Copy => &mut snapshot.copied_bytes,
             };
             *bytes = bytes.saturating_add(window.size);
         }
@@ -320,9 +320,9 @@ pub struct PeerSnapshot {
     pub windows_moving: u32,
     /// Windows whose VMM does not answer.
     pub windows_stuck: u32,
-    /// Bytes of windows by transport *direct*.
+    /// Bytes of *direct* windows.
     pub direct_bytes: u64,
-    /// Bytes of windows by transport *udmabuf*.
+    /// Bytes of *udmabuf* windows.
     pub udmabuf_bytes: u64,
     /// Bytes of windows whose content was copied.
     pub copied_bytes: u64,

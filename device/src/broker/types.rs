@@ -5,7 +5,7 @@ use core::fmt;
 use core::time::Duration;
 
 use bufshare_protocol::response::Reply;
-use bufshare_protocol::types::{BufferId, Extent, Name, Rights, Transport};
+use bufshare_protocol::types::{BufferId, Extent, Name, Rights, Way};
 
 /// One virtual machine, by its place in the operator's configuration, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,7 +45,7 @@ pub struct PeerConfig {
     /// Its name, unique.
     pub name: Name,
     /// Whether the descriptor of its whole RAM may be handed to the VMMs of
-    /// its importers (transport *direct*).
+    /// its importers (*direct*).
     pub raw_ram: bool,
     /// Whether its VMM is known to enforce read-only mappings.
     pub enforces_ro: bool,
@@ -144,7 +144,7 @@ pub struct MapSource {
     /// The exporting peer.
     pub owner: PeerId,
     /// How.
-    pub transport: Transport,
+    pub way: Way,
     /// Its RAM, in the order of the buffer.
     pub extents: Vec<Extent>,
 }

@@ -25,7 +25,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{Extent, Transport};
+use bufshare_protocol::types::{Extent, Way};
 
 use super::balance;
 use super::limits::GUARD;
@@ -76,7 +76,7 @@ pub(super) enum State {
 pub(super) struct Window {
     pub(super) key: Key,
     pub(super) owner: PeerId,
-    pub(super) transport: Transport,
+    pub(super) way: Way,
     pub(super) extents: Vec<Extent>,
     pub(super) size: u64,
     /// Set once it has a place.
@@ -309,14 +309,14 @@ impl Windows {
         &mut self,
         key: Key,
         owner: PeerId,
-        transport: Transport,
+        way: Way,
         extents: &[Extent],
         waiter: Waiter,
     ) -> WindowId {
         let mut pieces = Vec::new();
         let mut size = 0u64;
         for extent in extents {
-            if transport == Transport::Direct {
+            if way == Way::Direct {
                 pieces.push(Piece {
                     shm_offset: size,
                     len: extent.len,
@@ -324,7 +324,7 @@ impl Windows {
             }
             size = size.saturating_add(extent.len);
         }
-        if transport != Transport::Direct {
+        if way != Way::Direct {
             pieces.push(Piece {
                 shm_offset: 0,
                 len: size,
@@ -337,7 +337,7 @@ impl Windows {
             Window {
                 key,
                 owner,
-                transport,
+                way,
                 extents: extents.to_vec(),
                 size,
                 offset: 0,

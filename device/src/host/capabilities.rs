@@ -3,20 +3,20 @@
 
 use serde_json::{Value, json};
 
-use crate::transport::udmabuf;
+use crate::backing::udmabuf;
 use crate::vhost::features;
 
 /// What management software asks for. `type` is our own: the list of QEMU's
 /// `vhost-user.json` is closed and has none for this device.
 #[must_use]
 pub fn capabilities() -> Value {
-    let mut transports = vec!["direct"];
+    let mut ways = vec!["direct"];
     if udmabuf::Device::open().is_ok() {
-        transports.push("udmabuf");
+        ways.push("udmabuf");
     }
     json!({
         "type": "bufshare",
-        "features": transports,
+        "features": ways,
         "virtio-id": bufshare_protocol::device::ID,
         "queues": bufshare_protocol::device::NUM_QUEUES,
         "config-size": bufshare_protocol::limits::CONFIG_SIZE,

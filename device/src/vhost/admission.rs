@@ -25,9 +25,9 @@ use vhost::vhost_user::message::FrontendReq;
 use super::features;
 use super::limits::{MAX_RAM_REGIONS, MAX_REGIONS};
 use super::memory::Files;
+use crate::backing::{self, FileId, MemoryKind};
 use crate::broker::PeerId;
 use crate::sync::{Limiters, lock};
-use crate::transport::{self, FileId, MemoryKind};
 
 /// Bit of the payload of SET_VRING_KICK, _CALL and _ERR: there is no descriptor.
 const NO_FD: u64 = 1 << 8;
@@ -392,7 +392,7 @@ struct Kind {
 impl Kind {
     fn of(fd: &OwnedFd) -> io::Result<Self> {
         let memory = MemoryKind::of(fd.as_fd())?;
-        let look = || Ok::<_, io::Error>((FileId::of(fd)?, transport::length(fd)?));
+        let look = || Ok::<_, io::Error>((FileId::of(fd)?, backing::length(fd)?));
         Ok(Self {
             memory,
             file: memory.is_memory().then(look).transpose()?,
@@ -464,7 +464,7 @@ fn channel(fd: &OwnedFd) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::tests::memfd;
+    use crate::backing::tests::memfd;
     use std::os::fd::BorrowedFd;
     use std::os::unix::net::{UnixDatagram, UnixStream};
     use vhost::vhost_user::message::VhostUserProtocolFeatures;

@@ -32,11 +32,11 @@ use super::port::Port;
 use super::queue::{Control, Delivered, Events, Fault, MAX_PER_KICK, Take, Taken};
 use super::relay::{Hangup, Watch};
 use super::{GuestMem, Vring, features};
+use crate::backing::Ram;
 use crate::broker::{PeerId, Token};
 use crate::host::process::Process;
 use crate::hub::{Hub, Job, Link, SessionFacts};
 use crate::sync::{Limiters, lock};
-use crate::transport::Ram;
 
 /// Event of the worker's loop that says: serve the control queue again. The
 /// ids up to the number of queues are the crate's.

@@ -22,9 +22,9 @@ use std::sync::{Arc, Mutex};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 use super::limits::MAX_SENT;
+use crate::backing::{FileId, Ram, Region, memfd};
 use crate::broker::PeerId;
 use crate::sync::lock;
-use crate::transport::{FileId, Ram, Region, memfd};
 
 /// Bytes of the blank file: no region of a memory table ends beyond. None of them is
 /// ever touched, so it takes no memory.
@@ -223,7 +223,7 @@ pub fn without_blank(mem: &GuestMemoryMmap, files: &Files) -> io::Result<Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::tests::memfd;
+    use crate::backing::tests::memfd;
     use vm_memory::{FileOffset, GuestAddress};
 
     const A: PeerId = PeerId(1);

@@ -15,7 +15,7 @@
 //!
 //! A front end that resets its device may drop the windows by itself, and a
 //! guest may pretend that it did. So the host's kernel is asked, which knows who
-//! holds the files (see [`crate::transport::lent`]).
+//! holds the files (see [`crate::backing::lent`]).
 
 mod budget;
 mod kept;
@@ -38,14 +38,14 @@ use vhost::vhost_user::{Backend, Error as VhostError, VhostUserFrontendReqHandle
 
 use super::limits::MARK_FREE;
 use super::memory::Sent;
+use crate::backing::zeroes::Zeroes;
+use crate::backing::{self, FdPiece, PAGE, udmabuf};
 use crate::broker::limits::GUARD;
 use crate::broker::{EffectId, Outcome, Piece};
 use crate::host::process::Process;
 use crate::host::random;
 use crate::hub::{Hub, Job};
 use crate::sync::{Limiters, lock};
-use crate::transport::zeroes::Zeroes;
-use crate::transport::{self, FdPiece, PAGE, udmabuf};
 use budget::{Budget, Lot};
 use kept::{Kept, Loan};
 
@@ -376,8 +376,8 @@ impl Port {
                     shm_offset,
                 } => {
                     // Kept open no longer than this takes.
-                    let pieces = transport::pieces(&ram.upgrade(), &source, shm_offset, maker);
-                    let udmabuf = source.transport == bufshare_protocol::types::Transport::Udmabuf;
+                    let pieces = backing::pieces(&ram.upgrade(), &source, shm_offset, maker);
+                    let udmabuf = source.way == bufshare_protocol::types::Way::Udmabuf;
                     let lot = Lot {
                         owner: source.owner,
                         udmabuf,

@@ -20,13 +20,13 @@ use vmm_sys_util::epoll::EventSet;
 use super::backend::{EVENT_AGAIN, Front, Session};
 use super::memory::{Files, Sent};
 use super::relay::{Left, Relay};
+use crate::backing::udmabuf;
 use crate::broker::PeerId;
 use crate::host::listen::Source;
 use crate::host::process::Process;
 use crate::host::stop::Stop;
 use crate::hub::{Connector, Hub};
 use crate::sync::{Limiters, lock};
-use crate::transport::udmabuf;
 
 /// Pause after a connection could not be accepted or served, so that a lack of
 /// descriptors is not a busy loop; and after one that was refused in less time.

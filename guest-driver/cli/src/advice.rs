@@ -61,7 +61,7 @@ fn on_status(status: Status) -> &'static str {
         Status::BadMeta => {
             "Check --name for control characters, and that the image fits the buffer"
         }
-        Status::NoTransport => {
+        Status::NoWay => {
             "Ask the host's operator to make /dev/udmabuf available, or to set ram-fd=allow for \
              the exporter"
         }

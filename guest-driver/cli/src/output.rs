@@ -214,7 +214,7 @@ pub(crate) struct Imported {
     pub(crate) size: u64,
     pub(crate) generation: u64,
     pub(crate) rights: &'static str,
-    pub(crate) transport: &'static str,
+    pub(crate) way: &'static str,
     pub(crate) windows: u32,
     pub(crate) import_us: f64,
     /// From before the import until the first byte was read.
@@ -228,7 +228,7 @@ pub(crate) struct Imported {
 pub(crate) struct Dump {
     pub(crate) id: String,
     pub(crate) size: u64,
-    pub(crate) transport: &'static str,
+    pub(crate) way: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -245,7 +245,7 @@ pub(crate) struct Written {
     pub(crate) id: String,
     pub(crate) offset: u64,
     pub(crate) bytes: usize,
-    pub(crate) transport: &'static str,
+    pub(crate) way: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -361,7 +361,7 @@ pub(crate) struct Viewed {
     pub(crate) hold_us: Option<f64>,
     /// What the hand-back took: closing the dma-buf.
     pub(crate) release_us: Option<f64>,
-    pub(crate) transport: &'static str,
+    pub(crate) way: &'static str,
     pub(crate) windows: u32,
     pub(crate) replied: bool,
     /// "event", or "list" when asking found it before an event came.
@@ -376,7 +376,7 @@ pub(crate) struct ViewSummary {
     /// Frame numbers never seen between the first and the last.
     pub(crate) missed: u64,
     pub(crate) bytes_shared: u64,
-    pub(crate) transports: Vec<&'static str>,
+    pub(crate) ways: Vec<&'static str>,
     pub(crate) buffers: usize,
     pub(crate) first_map_us: Option<Spread>,
     pub(crate) repeat_map_us: Option<Spread>,
@@ -469,13 +469,13 @@ impl Record {
                 write!(
                     to,
                     "{hash}  {} ({} bytes, {})",
-                    dump.id, dump.size, dump.transport
+                    dump.id, dump.size, dump.way
                 )
             }
             Self::Written(written) => write!(
                 to,
                 "{} bytes written at {:#x} of {} ({})",
-                written.bytes, written.offset, written.id, written.transport
+                written.bytes, written.offset, written.id, written.way
             ),
             Self::Event(event) => {
                 write!(to, "{:<9} peer {}", event.event, event.peer)?;
@@ -519,7 +519,7 @@ impl Record {
                     "frame {} {} ({}), {} map {:.1} us",
                     frame.frame,
                     if frame.hash_ok { "right" } else { "WRONG" },
-                    frame.transport,
+                    frame.way,
                     frame.map,
                     frame.map_us,
                 )?;
@@ -617,13 +617,7 @@ impl Imported {
         write!(
             to,
             "{} {} bytes of peer {}, {}, {}, {} windows, imported in {:.1} us",
-            self.id,
-            self.size,
-            self.owner,
-            self.rights,
-            self.transport,
-            self.windows,
-            self.import_us
+            self.id, self.size, self.owner, self.rights, self.way, self.windows, self.import_us
         )?;
         if let (Some(map), Some(byte)) = (self.map_us, self.first_byte) {
             write!(to, ", first byte {byte:#04x} after {map:.1} us")?;
@@ -690,8 +684,8 @@ impl ViewSummary {
             "{} frames, {} wrong, {} missed",
             self.frames, self.mismatches, self.missed
         )?;
-        if !self.transports.is_empty() {
-            write!(to, ", over {}", self.transports.join(" and "))?;
+        if !self.ways.is_empty() {
+            write!(to, ", over {}", self.ways.join(" and "))?;
         }
         if let Some(first) = &self.first_map_us {
             write!(to, "; first map {:.1} us", first.p50)?;
@@ -726,11 +720,11 @@ mod tests {
             id: "ab".to_owned(),
             offset: 4096,
             bytes: 2,
-            transport: "direct",
+            way: "direct",
         });
         assert_eq!(
             serde_json::to_string(&written).unwrap(),
-            r#"{"type":"written","id":"ab","offset":4096,"bytes":2,"transport":"direct"}"#
+            r#"{"type":"written","id":"ab","offset":4096,"bytes":2,"way":"direct"}"#
         );
         assert_eq!(written.text(), "2 bytes written at 0x1000 of ab (direct)");
     }
@@ -763,7 +757,7 @@ mod tests {
             id: "x".repeat(1 << 20),
             offset: 0,
             bytes: 0,
-            transport: "direct",
+            way: "direct",
         });
         Output { json: false }.print(&written).unwrap();
     }

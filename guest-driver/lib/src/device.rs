@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bufshare_protocol::event::{self, Event};
 use bufshare_protocol::ioctl::{self as abi, Buffer as RawBuffer, Peer as RawPeer, Table};
 use bufshare_protocol::limits::{MAX_BLOB, MAX_LIST};
-use bufshare_protocol::types::{BufferId, Meta, Name, Rights, Transport};
+use bufshare_protocol::types::{BufferId, Meta, Name, Rights, Way};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -207,7 +207,7 @@ impl Device {
             rights: Rights::from_wire(raw.rights).ok_or_else(|| Error::nonsense(op))?,
             generation: raw.generation,
             owner: raw.owner,
-            transport: Transport::from_wire(raw.transport).ok_or_else(|| Error::nonsense(op))?,
+            way: Way::from_wire(raw.way).ok_or_else(|| Error::nonsense(op))?,
             windows: raw.windows,
         })
     }

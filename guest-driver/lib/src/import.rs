@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Another VM's buffer
 
-use bufshare_protocol::types::{BufferId, Rights, Transport};
+use bufshare_protocol::types::{BufferId, Rights, Way};
 
 use crate::DmaBuf;
 
@@ -23,7 +23,7 @@ pub struct Import {
     /// The exporting peer.
     pub owner: u64,
     /// How the bytes become visible here.
-    pub transport: Transport,
+    pub way: Way,
     /// VMM mappings that mapping it takes, of
     /// [`Info::max_windows`](crate::Info::max_windows).
     pub windows: u32,

@@ -57,4 +57,4 @@ pub use bufshare_protocol::device::{CAP_MAP, CAP_RO_ENFORCED, CAP_UDMABUF};
 pub use bufshare_protocol::event::{Event, EventKind};
 pub use bufshare_protocol::response::{BufferInfo, Caps as Info, PeerInfo as Peer};
 pub use bufshare_protocol::status::Status;
-pub use bufshare_protocol::types::{Access, BufferId, Image, Meta, Name, Plane, Rights, Transport};
+pub use bufshare_protocol::types::{Access, BufferId, Image, Meta, Name, Plane, Rights, Way};

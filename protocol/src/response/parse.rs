@@ -7,7 +7,7 @@ use crate::command;
 use crate::limits::MAX_LIST;
 use crate::response::{BufferInfo, Caps, MAP_CACHED, MAP_COHERENT, PeerInfo, Reply, Response};
 use crate::status::Status;
-use crate::types::{BufferId, Meta, Rights, Transport};
+use crate::types::{BufferId, Meta, Rights, Way};
 use crate::wire::{self, Wire};
 
 /// Parses the answer to a request of this `kind`: its cookie, the reply, and
@@ -111,7 +111,7 @@ fn attached(raw: &wire::AttachResp) -> Result<Response, Status> {
         generation: raw.generation,
         owner: raw.owner,
         rights: Rights::grant_from_wire(raw.rights).ok_or(Status::BadField)?,
-        transport: Transport::from_wire(raw.transport).ok_or(Status::BadField)?,
+        way: Way::from_wire(raw.way).ok_or(Status::BadField)?,
         windows: raw.windows,
     })
 }

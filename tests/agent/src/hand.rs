@@ -502,7 +502,7 @@ pub enum Yield {
         /// To write, too.
         write: bool,
         /// How.
-        transport: u32,
+        way: u32,
         /// VMM mappings that it takes.
         windows: u32,
     },

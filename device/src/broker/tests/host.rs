@@ -7,7 +7,7 @@ use bufshare_protocol::event::Event;
 use bufshare_protocol::request::{Export, Request};
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights, Transport};
+use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights, Way};
 
 use crate::broker::*;
 
@@ -258,8 +258,8 @@ impl Host {
                 ..
             } => {
                 let mut at = shm_offset;
-                let pieces = match source.transport {
-                    Transport::Direct => source.extents,
+                let pieces = match source.way {
+                    Way::Direct => source.extents,
                     _ => vec![Extent {
                         addr: source.extents[0].addr,
                         len: source.extents.iter().map(|e| e.len).sum(),

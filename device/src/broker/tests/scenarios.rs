@@ -5,7 +5,7 @@ use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::{Export, Request, SyncOp, SyncTarget};
 use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{Access, BufferId, Image, Meta, Name, Plane, Rights, Transport};
+use bufshare_protocol::types::{Access, BufferId, Image, Meta, Name, Plane, Rights, Way};
 
 use super::host::*;
 use crate::broker::*;
@@ -218,7 +218,7 @@ fn udmabuf_is_taken_when_the_host_has_it_and_takes_one_mapping() {
     };
     let rights = Rights::RW;
     let Ok(Response::Attached {
-        transport,
+        way,
         windows,
         handle,
         ..
@@ -226,7 +226,7 @@ fn udmabuf_is_taken_when_the_host_has_it_and_takes_one_mapping() {
     else {
         panic!()
     };
-    assert_eq!((transport, windows), (Transport::Udmabuf, 1));
+    assert_eq!((way, windows), (Way::Udmabuf, 1));
     mapped(host.call(B, map(handle, 8)));
     assert_eq!(host.peer(B).windows, 1);
 }
@@ -240,7 +240,7 @@ fn raw_ram_is_not_handed_out_unless_the_operator_allows_it() {
     let rights = Rights::RW;
     assert_eq!(
         status(host.call(B, Request::Attach { id, rights })),
-        Status::NoTransport
+        Status::NoWay
     );
 }
 

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use super::budget::{Budget, Lot};
 use super::{LOOK, Port, State, Worker};
+use crate::backing::lent::Lent;
+use crate::backing::{FdPiece, FileId};
 use crate::broker::{EffectId, PeerId};
 use crate::sync::lock;
-use crate::transport::lent::Lent;
-use crate::transport::{FdPiece, FileId};
 use crate::vhost::limits::{
     LOOK_TIME, MARK_FREE, MAX_KEPT_DMABUFS, MAX_KEPT_MARKS, MAX_OWNER_FILES,
 };
@@ -379,7 +379,7 @@ impl Port {
     /// Lends a file of a page, as for a window at the start of the region.
     #[cfg(test)]
     pub(in crate::vhost) fn lend_a_page(&self) -> Arc<File> {
-        use crate::transport::{PAGE, tests::memfd};
+        use crate::backing::{PAGE, tests::memfd};
 
         let file = memfd(PAGE, true);
         let piece = FdPiece {

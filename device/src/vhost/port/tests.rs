@@ -6,16 +6,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Weak;
 use std::sync::mpsc::{Receiver, Sender};
 
-use bufshare_protocol::types::{Extent, Transport};
+use bufshare_protocol::types::{Extent, Way};
 use log::Record;
 
 use super::kept::KEPT_SAY;
 use super::*;
+use crate::backing::FileId;
+use crate::backing::lent::Lent;
+use crate::backing::tests::ram;
 use crate::broker::{EffectId, MapSource, PeerId};
 use crate::soon::soon as limit;
-use crate::transport::FileId;
-use crate::transport::lent::Lent;
-use crate::transport::tests::ram;
 use crate::vhost::backend::tests::session;
 use crate::vhost::limits::{LOOK_TIME, MAX_KEPT_DMABUFS, MAX_OWNER_FILES};
 use crate::vhost::queue::tests::memory;
@@ -404,7 +404,7 @@ fn job_waits_for_no_more_than_one_look() {
 
 /// Lends a page of another file.
 fn lend(port: &Port, at: u64, lot: Lot) -> io::Result<()> {
-    let file = transport::tests::memfd(PAGE, true);
+    let file = backing::tests::memfd(PAGE, true);
     let piece = FdPiece {
         id: FileId::of(&file).unwrap(),
         file,
@@ -475,7 +475,7 @@ fn vmm_is_lent_files_again_as_long_as_few_are_kept() {
     let (a, b) = (PeerId(2), PeerId(3));
     let lot = |owner, udmabuf| Lot { owner, udmabuf };
     let fits = |owner, udmabuf| {
-        let other = transport::tests::memfd(PAGE, true);
+        let other = backing::tests::memfd(PAGE, true);
         lock(&port.state).has_room(lot(owner, udmabuf), &other, WINDOWS)
     };
     // Windows are no files that are kept.
@@ -511,7 +511,7 @@ fn windows_that_are_kept_one_owner_after_the_other_leave_each_its_descriptors() 
         let mut windows = Vec::new();
         while windows.len() < WINDOWS {
             let (lent, ..) = Lent::slow();
-            let file = transport::tests::memfd(PAGE, true);
+            let file = backing::tests::memfd(PAGE, true);
             let mut state = lock(&port.state);
             if !state.has_room(lot(owner), &file, WINDOWS) {
                 break;
@@ -581,7 +581,7 @@ fn many_buffers_of_which_no_file_can_be_made_write_few_lines() {
             ram: Arc::new(ram.downgrade()),
             source: MapSource {
                 owner: PeerId(2),
-                transport: Transport::Udmabuf,
+                way: Way::Udmabuf,
                 extents: extents.clone(),
             },
             writable: true,

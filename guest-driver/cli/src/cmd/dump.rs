@@ -43,7 +43,7 @@ pub(crate) fn run(session: &Session, args: &Dump) -> Result<()> {
     session.output.print(&Record::Dump(output::Dump {
         id: args.id.0.to_string(),
         size: mapping.len() as u64,
-        transport: import.transport.name(),
+        way: import.way.name(),
         sha256,
         xxh3,
         out: args.out.as_ref().map(|path| path.display().to_string()),

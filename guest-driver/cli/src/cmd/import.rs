@@ -35,7 +35,7 @@ pub(crate) fn run(session: &Session, args: &Import) -> Result<()> {
         size: import.buffer.len() as u64,
         generation: import.generation,
         rights: output::rights(import.rights),
-        transport: import.transport.name(),
+        way: import.way.name(),
         windows: import.windows,
         import_us,
         map_us,

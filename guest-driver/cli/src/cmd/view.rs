@@ -120,7 +120,7 @@ struct Viewer<'a> {
     frames: u64,
     mismatches: u64,
     bytes: u64,
-    transports: Vec<&'static str>,
+    ways: Vec<&'static str>,
     first_maps: Durations,
     repeat_maps: Durations,
     holds: Durations,
@@ -143,7 +143,7 @@ impl<'a> Viewer<'a> {
             frames: 0,
             mismatches: 0,
             bytes: 0,
-            transports: Vec::new(),
+            ways: Vec::new(),
             first_maps: Durations::default(),
             repeat_maps: Durations::default(),
             holds: Durations::default(),
@@ -407,7 +407,7 @@ impl<'a> Viewer<'a> {
         drop(mapping);
 
         let first = self.mapped.insert(id);
-        let transport = import.transport.name();
+        let way = import.way.name();
         let shown = Shown {
             picture,
             record: Viewed {
@@ -422,7 +422,7 @@ impl<'a> Viewer<'a> {
                 show_us,
                 hold_us: None,
                 release_us: None,
-                transport,
+                way,
                 windows: import.windows,
                 replied: frame.reply.is_some(),
                 woken_by,
@@ -472,8 +472,8 @@ impl<'a> Viewer<'a> {
         if !record.hash_ok {
             self.mismatches = self.mismatches.saturating_add(1);
         }
-        if !self.transports.contains(&record.transport) {
-            self.transports.push(record.transport);
+        if !self.ways.contains(&record.way) {
+            self.ways.push(record.way);
         }
         if first {
             self.first_maps.push(record.map_us);
@@ -544,7 +544,7 @@ impl<'a> Viewer<'a> {
             mismatches: self.mismatches,
             missed: self.inbox.missed(),
             bytes_shared: self.bytes,
-            transports: self.transports.clone(),
+            ways: self.ways.clone(),
             buffers: self.mapped.len(),
             first_map_us: self.first_maps.spread(),
             repeat_map_us: self.repeat_maps.spread(),

@@ -28,6 +28,6 @@ pub(crate) fn run(session: &Session, args: &Write) -> Result<()> {
         id: args.id.0.to_string(),
         offset: args.offset.0,
         bytes: args.bytes.0.len(),
-        transport: import.transport.name(),
+        way: import.way.name(),
     }))
 }

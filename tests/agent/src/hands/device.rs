@@ -20,7 +20,7 @@ pub(crate) struct Import {
     pub(crate) size: u64,
     pub(crate) generation: u64,
     pub(crate) write: bool,
-    pub(crate) transport: u32,
+    pub(crate) way: u32,
     pub(crate) windows: u32,
 }
 
@@ -122,7 +122,7 @@ impl Device {
             size: import.buffer.len() as u64,
             generation: import.generation,
             write: import.rights.contains(Rights::WRITE),
-            transport: import.transport.to_wire(),
+            way: import.way.to_wire(),
             windows: import.windows,
             fd: import.buffer.into(),
         })

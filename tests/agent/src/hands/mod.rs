@@ -220,7 +220,7 @@ impl Hand {
                     size: import.size,
                     generation: import.generation,
                     write: import.write,
-                    transport: import.transport,
+                    way: import.way,
                     windows: import.windows,
                 }
             }

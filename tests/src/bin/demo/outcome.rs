@@ -33,7 +33,7 @@ pub(crate) struct Outcome {
     screen_height: u32,
     /// "dmabuf": the camera filled buffers allocated for it; "mmap": its driver's.
     camera_memory: String,
-    transport: String,
+    way: String,
     width: u32,
     height: u32,
     buffers: usize,
@@ -111,7 +111,7 @@ impl Outcome {
             screen_width: screen.width,
             screen_height: screen.height,
             camera_memory: camera.memory.clone(),
-            transport: view.transports.join("+"),
+            way: view.ways.join("+"),
             width: size.width,
             height: size.height,
             buffers: view.buffers,
@@ -138,7 +138,7 @@ impl Outcome {
     /// The mappings that sharing without a copy takes: each buffer is mapped once,
     /// whole by a udmabuf, else piece by piece.
     fn maps_needed(&self) -> u64 {
-        if self.transport == "udmabuf" {
+        if self.way == "udmabuf" {
             self.buffers as u64
         } else {
             self.extents
@@ -225,7 +225,7 @@ impl Outcome {
                 told.screen.as_ref().map(shown_by).unwrap_or_default(),
             ),
             ("bytes shared", self.bytes_shared.to_string()),
-            ("transport", self.transport.clone()),
+            ("way", self.way.clone()),
             (
                 "mappings",
                 format!(

@@ -84,7 +84,7 @@ pub(crate) struct ViewSummary {
     pub(crate) mismatches: u64,
     pub(crate) missed: u64,
     pub(crate) bytes_shared: u64,
-    pub(crate) transports: Vec<String>,
+    pub(crate) ways: Vec<String>,
     pub(crate) buffers: usize,
     pub(crate) first_map_us: Option<Spread>,
     pub(crate) repeat_map_us: Option<Spread>,
@@ -279,7 +279,7 @@ mod tests {
     fn summary(ended: &str) -> String {
         format!(
             r#"{{"type":"view_summary","frames":1,"hashes_match":true,"mismatches":0,"missed":0,
-            "bytes_shared":4,"transports":["direct"],"buffers":1,"first_map_us":null,
+            "bytes_shared":4,"ways":["direct"],"buffers":1,"first_map_us":null,
             "repeat_map_us":null,"on_screen":null,"screen_bytes_copied":0,"seconds":1,
             "ended":"{ended}"}}"#
         )

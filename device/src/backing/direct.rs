@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Transport *direct*: the RAM file of the exporter itself, one mapping per
+//! *direct*: the RAM file of the exporter itself, one mapping per
 //! extent.
 //!
 //! The descriptor gives the importer's VMM, not its guest, all of the

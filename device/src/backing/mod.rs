@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Weak};
 
-use bufshare_protocol::types::{Extent, Transport};
+use bufshare_protocol::types::{Extent, Way};
 
 use crate::broker::MapSource;
 
@@ -276,9 +276,9 @@ pub enum Error {
     /// Sums beyond 64 bits.
     #[error("lengths overflow")]
     Overflow,
-    /// The transport is not served here.
-    #[error("transport {0:?} is not available on this host")]
-    Unavailable(Transport),
+    /// This host cannot do it.
+    #[error("{0} is not available on this host")]
+    Unavailable(Way),
     /// The host refused.
     #[error("{0}")]
     Host(#[from] io::Error),
@@ -294,12 +294,10 @@ pub fn pieces(
     shm_offset: u64,
     udmabuf: Option<&dyn udmabuf::Maker>,
 ) -> Result<Vec<FdPiece>, Error> {
-    match (source.transport, udmabuf) {
-        (Transport::Direct, _) => direct::pieces(ram, &source.extents, shm_offset),
-        (Transport::Udmabuf, Some(maker)) => {
-            udmabuf::pieces(ram, &source.extents, shm_offset, maker)
-        }
-        (transport, _) => Err(Error::Unavailable(transport)),
+    match (source.way, udmabuf) {
+        (Way::Direct, _) => direct::pieces(ram, &source.extents, shm_offset),
+        (Way::Udmabuf, Some(maker)) => udmabuf::pieces(ram, &source.extents, shm_offset, maker),
+        (way, _) => Err(Error::Unavailable(way)),
     }
 }
 
@@ -494,15 +492,15 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn pieces_of_a_transport_not_served_are_refused() {
+    fn pieces_of_a_way_not_served_are_refused() {
         let source = MapSource {
             owner: crate::broker::PeerId(1),
-            transport: Transport::Copy,
+            way: Way::Copy,
             extents: vec![],
         };
 
         let result = pieces(&ram(), &source, 0, None);
 
-        assert!(matches!(result, Err(Error::Unavailable(Transport::Copy))));
+        assert!(matches!(result, Err(Error::Unavailable(Way::Copy))));
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Transport *udmabuf*: a host dma-buf of exactly the shared pages.
+//! *udmabuf*: a host dma-buf of exactly the shared pages.
 //!
 //! The importer's VMM sees those pages and nothing else of the exporter, and
 //! scattered extents become one mapping. It needs `/dev/udmabuf` and RAM in a

@@ -3,10 +3,10 @@
 
 use core::fmt;
 
-/// A transport
+/// How an importer reaches the bytes of a buffer; ATTACH chooses it
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
-pub enum Transport {
+pub enum Way {
     /// The importer's VMM maps the exporter's RAM itself, piece by piece.
     Direct = 1,
     /// The importer's VMM maps a host dma-buf of just the shared pages.
@@ -15,8 +15,8 @@ pub enum Transport {
     Copy = 3,
 }
 
-impl Transport {
-    /// The transport with this number, `None` if it is unknown.
+impl Way {
+    /// The way with this number, `None` if it is unknown.
     #[must_use]
     pub const fn from_wire(value: u32) -> Option<Self> {
         match value {
@@ -48,7 +48,7 @@ impl Transport {
     }
 }
 
-impl fmt::Display for Transport {
+impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
