@@ -2,7 +2,7 @@
 //! vhost-user back end that shares buffers between virtual machines.
 //!
 //! * [`broker`]: what may happen, as a pure state machine. It emits effects.
-//! * [`hub`]: the one broker of the process behind one lock, and the dispatch
+//! * [`dispatcher`]: the one broker of the process behind one lock, and the dispatch
 //!   of its effects.
 //! * [`backing`]: how the bytes of one VM become a file that another VM's
 //!   front end can map.
@@ -15,20 +15,20 @@
 //!
 //! | lock | of | while it is held |
 //! |---|---|---|
-//! | the vhost-user crate's handler | session | one message of the front end is served; for a stop that takes as long as [`hub::Hub::stop`] |
+//! | the vhost-user crate's handler | session | one message of the front end is served; for a stop that takes as long as [`dispatcher::Dispatcher::stop`] |
 //! | `Session::phase` | session | the queues start, or the driver is forgotten |
 //! | `Control::gate`, `Events::ring` (never both) | session | a chain is taken or completed, or events are written |
-//! | the crate's vring, or `Hub::state` (never both) | ring, program | one access; one change of the broker |
-//! | `Port::state`, the timer's queue (never both) | session, program | a job or a deadline is queued |
+//! | the crate's vring, or `Dispatcher::state` (never both) | ring, program | one access; one change of the broker |
+//! | `ShmemRequests::state`, the timer's queue (never both) | session, program | a job or a deadline is queued |
 //! | all others: RAM and memory table, deferred requests, outbox, sent files, hang-up, log limit, current session | | a value is copied or replaced |
 //!
-//! What follows from a change of the broker is done when the hub is unlocked. Answers
+//! What follows from a change of the broker is done when the dispatcher is unlocked. Answers
 //! and events of *another* session are put into its outbox, and its worker is woken: only
 //! that one writes them. So what a guest puts into its rings can lengthen no thread of
 //! another session, nor of the program.
 //!
 //! None but the handler is held while a front end is waited for. Only a session's
-//! port thread asks the front end for something, and it holds nothing then. A front
+//! shared-memory thread asks the front end for something, and it holds nothing then. A front
 //! end that maps may meanwhile send memory tables or ask for a vring's base, and gets
 //! its answer.
 
@@ -37,8 +37,8 @@ pub mod broker;
 #[cfg(test)]
 #[path = "../tests/common/deny.rs"]
 mod deny;
+pub mod dispatcher;
 pub mod host;
-pub mod hub;
 #[cfg(test)]
 #[allow(unreachable_pub, reason = "it is part of the tests in tests/, too")]
 #[path = "../tests/common/soon.rs"]

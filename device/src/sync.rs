@@ -9,7 +9,7 @@ use log::Level;
 
 /// Locks what belongs to one session, or what no panic can leave half-changed. A
 /// thread that panicked with the lock held ends its session, and others need what it
-/// left only for that. Not for the broker, see [`crate::hub::Hub::failed`].
+/// left only for that. Not for the broker, see [`crate::dispatcher::Dispatcher::failed`].
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -89,7 +89,7 @@ pub(crate) struct Limiters {
     /// Of drivers and their requests.
     pub(crate) session: Limiter,
     /// Of mapping requests.
-    pub(crate) port: Limiter,
+    pub(crate) shmem: Limiter,
 }
 
 #[cfg(test)]

@@ -539,7 +539,7 @@ fn stop_that_is_held_goes_on_when_the_importer_leaves_with_its_windows() {
     let threads = daemon.threads();
     // SAFETY: an open socket.
     unsafe { libc::shutdown(b.front.raw().as_raw_fd(), libc::SHUT_RDWR) };
-    // Its main thread, its worker and its port.
+    // Its main thread, its worker and its shared-memory thread.
     until("the end of b's threads", || daemon.threads() + 3 <= threads);
 
     assert_ne!(daemon.session("b"), serde_json::Value::Null);

@@ -467,7 +467,7 @@ mod tests {
     #[test]
     fn faults_of_the_daemon_are_found_in_its_log() {
         let bad = [
-            "thread 'a' (7) panicked at device/src/hub.rs:12:3:",
+            "thread 'a' (7) panicked at device/src/dispatcher.rs:12:3:",
             "[ERROR] a: a bug ended the session",
             "[ERROR] a: a bug ended its mapping requests: the session ends",
             "[ERROR] a: a bug stopped its worker: the session ends",

@@ -14,7 +14,7 @@ use serde::de::{Deserializer, Error as _};
 
 use super::args::Args;
 use crate::broker::{self, Allow, Limits, PeerConfig, PeerId};
-use crate::hub::RevokeWait;
+use crate::dispatcher::RevokeWait;
 
 /// Default size of the shared-memory region.
 const DEFAULT_SHM_SIZE: u64 = 256 << 20;

@@ -7,17 +7,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use super::stop::Stop;
-use crate::hub::Hub;
+use crate::dispatcher::Dispatcher;
 
 /// How long one reader may keep the others waiting.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Answers until the stop.
-pub fn serve(listener: &UnixListener, hub: &Hub, stop: &Stop) {
+pub fn serve(listener: &UnixListener, dispatcher: &Dispatcher, stop: &Stop) {
     while stop.wait_readable(listener.as_raw_fd()) {
         match listener.accept() {
             Ok((stream, _)) => {
-                if let Err(error) = answer(&stream, hub) {
+                if let Err(error) = answer(&stream, dispatcher) {
                     log::debug!("control socket: {error}");
                 }
             }
@@ -29,9 +29,9 @@ pub fn serve(listener: &UnixListener, hub: &Hub, stop: &Stop) {
     }
 }
 
-fn answer(mut stream: &UnixStream, hub: &Hub) -> io::Result<()> {
+fn answer(mut stream: &UnixStream, dispatcher: &Dispatcher) -> io::Result<()> {
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
-    let mut text = serde_json::to_vec(&hub.report())?;
+    let mut text = serde_json::to_vec(&dispatcher.report())?;
     text.push(b'\n');
     stream.write_all(&text)
 }

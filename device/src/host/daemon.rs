@@ -15,7 +15,7 @@ use super::stop::Stop;
 use super::{control, descriptors, notify, signals};
 use crate::backing::udmabuf;
 use crate::broker::{Broker, PeerId};
-use crate::hub::{HoldReport, Hub};
+use crate::dispatcher::{Dispatcher, HoldReport};
 use crate::vhost::doorbell;
 use crate::vhost::limits::max_table_bytes;
 use crate::vhost::memory::Files;
@@ -152,11 +152,11 @@ impl Daemon {
         let broker = Broker::new(config.broker(udmabuf.is_some())?, Box::new(RandomIds))
             .map_err(config::Error::from)?;
         let names: Vec<String> = config.peers.iter().map(|peer| peer.name.clone()).collect();
-        let hub = Hub::new(broker, &names, config.revoke_wait);
+        let dispatcher = Dispatcher::new(broker, &names, config.revoke_wait);
         let stop = Arc::new(Stop::new().map_err(system("make an event descriptor"))?);
-        hub.stop_on_failure(stop.clone());
+        dispatcher.stop_on_failure(stop.clone());
         let common = Arc::new(Common {
-            hub: hub.clone(),
+            dispatcher: dispatcher.clone(),
             files: Arc::new(Files::new().map_err(system("make a memory file"))?),
             closing: Stop::new().map_err(system("make an event descriptor"))?,
             stop,
@@ -165,7 +165,7 @@ impl Daemon {
             max_windows: config.max_windows,
             max_table: max_table_bytes(config.peers.len()),
         });
-        let timer = hub.start_timer().map_err(system("start a thread"))?;
+        let timer = dispatcher.start_timer().map_err(system("start a thread"))?;
         let mut daemon = Self {
             common: common.clone(),
             servers: Vec::new(),
@@ -199,7 +199,7 @@ impl Daemon {
                 control.source().map_err(system("duplicate a socket"))?
         {
             daemon.spawn("control", move || {
-                control::serve(&listener, &hub, &common.stop);
+                control::serve(&listener, &dispatcher, &common.stop);
             })?;
         }
         if config.allow.is_empty() {
@@ -232,12 +232,15 @@ impl Daemon {
     /// How long [`Daemon::end`] may take.
     #[must_use]
     pub fn end_wait(&self) -> Duration {
-        self.common.hub.close_wait().saturating_add(END_MARGIN)
+        self.common
+            .dispatcher
+            .close_wait()
+            .saturating_add(END_MARGIN)
     }
 
     /// A bug has ended a thread, or left the broker in the middle of a change.
     fn has_bug(&self) -> bool {
-        self.common.hub.failed() || self.bug.load(Ordering::Acquire)
+        self.common.dispatcher.failed() || self.bug.load(Ordering::Acquire)
     }
 
     /// Takes no more front ends, takes all buffers back, and waits until that is
@@ -251,11 +254,11 @@ impl Daemon {
     pub fn end(mut self, interrupted: impl Fn() -> bool) -> Result<Vec<HoldReport>, Error> {
         self.common.closing.request();
         self.sockets.clear();
-        self.common.hub.close();
-        let left = self.common.hub.wait_until_closed(interrupted);
-        let (hub, bug) = (self.common.hub.clone(), self.bug.clone());
+        self.common.dispatcher.close();
+        let left = self.common.dispatcher.wait_until_closed(interrupted);
+        let (dispatcher, bug) = (self.common.dispatcher.clone(), self.bug.clone());
         self.end_sessions();
-        if hub.failed() || bug.load(Ordering::Acquire) {
+        if dispatcher.failed() || bug.load(Ordering::Acquire) {
             return Err(Error::Bug);
         }
         Ok(left)
@@ -266,7 +269,7 @@ impl Daemon {
         for server in &self.servers {
             server.end();
         }
-        self.common.hub.stop_timer();
+        self.common.dispatcher.stop_timer();
         let end = Instant::now().checked_add(END_WAIT);
         for thread in self.threads {
             while !thread.is_finished() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! One session, as the vhost-user crate, the hub and the port thread see it.
+//! One session, as the vhost-user crate, the dispatcher and the shared-memory thread see it.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -28,14 +28,14 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::admission::Admission;
 use super::memory::{self, Files};
-use super::port::Port;
 use super::queue::{Control, Delivered, Events, Fault, MAX_PER_KICK, Take, Taken};
 use super::relay::{Hangup, Watch};
+use super::shmem_requests::ShmemRequests;
 use super::{GuestMem, Vring, features};
 use crate::backing::Ram;
 use crate::broker::{PeerId, Token};
+use crate::dispatcher::{Dispatcher, Job, Link, SessionFacts};
 use crate::host::process::Process;
-use crate::hub::{Hub, Job, Link, SessionFacts};
 use crate::sync::{Limiters, lock};
 
 /// Event of the worker's loop that says: serve the control queue again. The
@@ -175,11 +175,11 @@ pub struct Session {
     /// Ends it.
     pub lifeline: Arc<Lifeline>,
     /// Its mapping requests.
-    pub port: Port,
+    pub shmem: ShmemRequests,
     /// Whose RAM is in which files.
     pub files: Arc<Files>,
     admission: Admission,
-    hub: Arc<Hub>,
+    dispatcher: Arc<Dispatcher>,
     ram: Mutex<Arc<Ram>>,
     window_regions: AtomicUsize,
     control: Control,
@@ -205,7 +205,7 @@ impl Session {
     ///
     /// # Errors
     /// As `eventfd` and `memfd_create`.
-    pub fn new(hub: Arc<Hub>, front: Front, mem: GuestMem) -> io::Result<Arc<Self>> {
+    pub fn new(dispatcher: Arc<Dispatcher>, front: Front, mem: GuestMem) -> io::Result<Arc<Self>> {
         let Front {
             peer,
             name,
@@ -230,10 +230,10 @@ impl Session {
             peer,
             name,
             lifeline: Arc::default(),
-            port: Port::new(shm_size, max_windows as usize, vmm, limiters.clone())?,
+            shmem: ShmemRequests::new(shm_size, max_windows as usize, vmm, limiters.clone())?,
             files,
             admission,
-            hub,
+            dispatcher,
             control: Control::new(mem.clone()),
             events: Events::new(mem),
             ram: Mutex::default(),
@@ -273,9 +273,12 @@ impl Session {
         self.limiters
             .session
             .log(Level::Info, &self.name, format_args!("driver stopped"));
-        let windows = self.hub.caps(self.peer).map_or(0, |caps| caps.windows_used);
+        let windows = self
+            .dispatcher
+            .caps(self.peer)
+            .map_or(0, |caps| caps.windows_used);
         self.stopped_mapped.store(windows > 0, Ordering::Release);
-        self.hub.stop(self.peer, || self.lifeline.closing());
+        self.dispatcher.stop(self.peer, || self.lifeline.closing());
         lock(&self.phase).stopping = false;
         // The control queue runs if only the other one was stopped, and may have been
         // kicked meanwhile.
@@ -297,7 +300,7 @@ impl Session {
     /// not to be started before a power cycle; a driver that goes on after a
     /// pause is safe.
     fn must_not_start(&self) -> bool {
-        self.stopped_mapped.load(Ordering::Acquire) && self.port.is_qemu()
+        self.stopped_mapped.load(Ordering::Acquire) && self.shmem.is_qemu()
     }
 
     /// Whether they were running. If so, they are not started before `stopping` is over.
@@ -307,7 +310,7 @@ impl Session {
         }
         phase.running = false;
         phase.stopping = true;
-        self.port.set_running(false);
+        self.shmem.set_running(false);
         phase.no_call_since = None;
         phase.last_base = self.control.stop().unwrap_or_default();
         self.events.stop();
@@ -348,11 +351,11 @@ impl Session {
             self.forget_driver(&mut phase);
         }
         phase.forgotten = false;
-        let epoch = self.hub.start(self.peer, self.port.can_map());
+        let epoch = self.dispatcher.start(self.peer, self.shmem.can_map());
         phase.running = true;
         self.control.start(control.clone(), epoch);
         self.events.start(events.clone());
-        self.port.set_running(true);
+        self.shmem.set_running(true);
         self.stopped_mapped.store(false, Ordering::Release);
         drop(phase);
         for (epoch, token, request) in core::mem::take(&mut *lock(&self.deferred)) {
@@ -431,7 +434,7 @@ impl Session {
                 self.limiters
                     .session
                     .warn(&self.name, format_args!("bad request: {status}"));
-                self.hub.refuse(self.peer);
+                self.dispatcher.refuse(self.peer);
                 self.reply(taken.token, &Err(status));
             }
         }
@@ -439,7 +442,7 @@ impl Session {
 
     /// Handles a request, or keeps it for a driver that goes on after a pause.
     fn request(&self, epoch: u64, token: Token, request: Request) {
-        if let Some(request) = self.hub.request(self.peer, epoch, token, request) {
+        if let Some(request) = self.dispatcher.request(self.peer, epoch, token, request) {
             lock(&self.deferred).push((epoch, token, request));
         }
     }
@@ -447,14 +450,14 @@ impl Session {
     /// The old driver is gone: nobody waits for what it asked, and it holds
     /// nothing any more.
     fn forget_driver(&self, phase: &mut Phase) {
-        let dropped = self.port.forget_dropped();
+        let dropped = self.shmem.forget_dropped();
         if core::mem::replace(&mut phase.forgotten, true) && !dropped {
             return;
         }
         lock(&self.deferred).clear();
         lock(&self.outbox.replies).clear();
         self.control.forget();
-        self.hub.reset(self.peer, dropped);
+        self.dispatcher.reset(self.peer, dropped);
     }
 
     /// The front end has dropped all windows while the queues were stopped, as it
@@ -486,7 +489,7 @@ impl Session {
         }
     }
 
-    /// Has the worker write what was put into the outbox, or waits in the hub.
+    /// Has the worker write what was put into the outbox, or waits in the dispatcher.
     fn post(&self) {
         self.outbox.posted.fetch_add(1, Ordering::AcqRel);
         self.wake();
@@ -495,7 +498,7 @@ impl Session {
     /// Writes events as long as there is room, but not for ever. Whether nothing is left
     /// that could be written.
     fn deliver(&self) -> bool {
-        let next = || self.hub.next_event(self.peer);
+        let next = || self.dispatcher.next_event(self.peer);
         match self.events.deliver(self.own(), next) {
             Delivered::All => {}
             Delivered::Some => {
@@ -551,11 +554,11 @@ fn ring(rings: &[Vring], index: u32) -> Option<&Vring> {
 
 impl Link for Session {
     fn job(&self, job: Job) {
-        self.port.push(job);
+        self.shmem.push(job);
     }
 
     fn forget_jobs(&self) {
-        self.port.forget_jobs();
+        self.shmem.forget_jobs();
     }
 
     fn reply(&self, token: Token, reply: &Reply) {
@@ -576,7 +579,7 @@ impl Link for Session {
     }
 
     fn force(&self) {
-        self.port.force();
+        self.shmem.force();
     }
 
     fn fail(&self) {
@@ -588,11 +591,11 @@ impl Link for Session {
     }
 
     fn vmm_pid(&self) -> Option<u32> {
-        self.port.vmm_pid()
+        self.shmem.vmm_pid()
     }
 
     fn is_qemu(&self) -> bool {
-        self.port.is_qemu()
+        self.shmem.is_qemu()
     }
 
     fn facts(&self) -> SessionFacts {
@@ -602,8 +605,8 @@ impl Link for Session {
         let running = lock(&self.phase).running;
         let ram_regions = lock(&self.ram).regions.len();
         SessionFacts {
-            features: features::names(self.port.features()),
-            can_map: self.port.can_map(),
+            features: features::names(self.shmem.features()),
+            can_map: self.shmem.can_map(),
             running,
             ram_regions,
             window_regions: self.window_regions.load(Ordering::Relaxed),
@@ -615,15 +618,15 @@ impl Link for Session {
             wakeups: load(&self.wakeups),
             events: load(&events.events),
             short_event_buffers: load(&events.no_room),
-            jobs: self.port.jobs(),
-            refused: load(&self.port.refused),
+            jobs: self.shmem.jobs(),
+            refused: load(&self.shmem.refused),
         }
     }
 }
 
 impl Watch for Session {
     fn negotiated(&self, negotiated: VhostUserProtocolFeatures) {
-        self.port.set_features(negotiated);
+        self.shmem.set_features(negotiated);
         for (missing, cost) in features::missing(negotiated) {
             self.limiters.session.warn(
                 &self.name,
@@ -633,7 +636,7 @@ impl Watch for Session {
     }
 
     fn channel(&self, socket: UnixStream) {
-        self.port.set_socket(socket);
+        self.shmem.set_socket(socket);
     }
 
     fn admit(&self, request: u32, payload: &[u8], fds: &mut Vec<OwnedFd>) -> bool {
@@ -667,7 +670,7 @@ impl VhostUserBackend for Session {
 
     fn acked_features(&self, features: u64) {
         log::debug!("{}: features {features:#x}", self.name);
-        if !self.port.negotiated() {
+        if !self.shmem.negotiated() {
             self.negotiated(VhostUserProtocolFeatures::empty());
         }
     }
@@ -684,7 +687,7 @@ impl VhostUserBackend for Session {
         let mut phase = lock(&self.phase);
         // A driver that goes on after a pause does not ask. But one whose VMM still
         // has windows was not reset, whatever its guest does.
-        if !phase.running && !self.port.may_show() {
+        if !phase.running && !self.shmem.may_show() {
             self.forget_driver(&mut phase);
         }
         drop(phase);
@@ -699,17 +702,16 @@ impl VhostUserBackend for Session {
                 ),
             );
         }
-        let space =
-            self.hub
-                .caps(self.peer)
-                .filter(|_| !refused)
-                .map_or([0; CONFIG_SIZE], |mut caps| {
-                    // Drivers read this before their queues run.
-                    if self.port.can_map() {
-                        caps.caps |= CAP_MAP;
-                    }
-                    caps.config_space()
-                });
+        let space = self.dispatcher.caps(self.peer).filter(|_| !refused).map_or(
+            [0; CONFIG_SIZE],
+            |mut caps| {
+                // Drivers read this before their queues run.
+                if self.shmem.can_map() {
+                    caps.caps |= CAP_MAP;
+                }
+                caps.config_space()
+            },
+        );
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let size = usize::try_from(size).unwrap_or_default();
         space
@@ -739,12 +741,12 @@ impl VhostUserBackend for Session {
         drop(current);
         // It may be the last of this RAM, which takes its time.
         drop(old);
-        self.hub.set_ram(self.peer, &ram);
+        self.dispatcher.set_ram(self.peer, &ram);
         Ok(())
     }
 
     fn set_backend_req_fd(&self, backend: Backend) {
-        self.port.set_channel(backend);
+        self.shmem.set_channel(backend);
     }
 
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {

@@ -34,9 +34,9 @@ pub const MAX_OWNER_FILES: usize = 64;
 /// a single answer may take longer. A job waits for that of one owner at most.
 pub const LOOK_TIME: Duration = Duration::from_millis(2);
 
-/// One part of so many of the time of an importer's port may go by while the kernel looks
-/// through the locks on RAM of one owner: whoever has the file can make them without
-/// number, and what other owners wait for is unmapped by the same thread.
+/// One part of so many of the time of an importer's shared-memory thread may go by while
+/// the kernel looks through the locks on RAM of one owner: whoever has the file can make
+/// them without number, and what other owners wait for is unmapped by the same thread.
 pub const LOCK_SHARE: u32 = 10;
 
 /// How long marking one piece, or closing its file, may take without counting in that: in

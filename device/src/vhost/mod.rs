@@ -3,7 +3,7 @@
 //!
 //! Threads of a session: the accept loop *relays* the front end's messages to
 //! the vhost-user crate, whose *main* thread answers them, one *worker* serves
-//! both queues, and the *port* asks the front end for mappings.
+//! both queues, and [`shmem_requests`] asks the front end for mappings.
 
 pub mod admission;
 pub mod backend;
@@ -11,11 +11,11 @@ pub mod doorbell;
 pub mod features;
 pub mod limits;
 pub mod memory;
-pub mod port;
 pub mod queue;
 pub mod refusal;
 pub mod relay;
 pub mod session;
+pub mod shmem_requests;
 pub mod vring;
 
 pub use vring::Vring;

@@ -22,10 +22,10 @@ use super::memory::{Files, Sent};
 use super::relay::{Left, Relay};
 use crate::backing::udmabuf;
 use crate::broker::PeerId;
+use crate::dispatcher::{Connector, Dispatcher};
 use crate::host::listen::Source;
 use crate::host::process::Process;
 use crate::host::stop::Stop;
-use crate::hub::{Connector, Hub};
 use crate::sync::{Limiters, lock};
 
 /// Pause after a connection could not be accepted or served, so that a lack of
@@ -59,7 +59,7 @@ enum Error {
 /// What all peers' sockets have in common.
 pub struct Common {
     /// The one broker.
-    pub hub: Arc<Hub>,
+    pub dispatcher: Arc<Dispatcher>,
     /// Whose RAM is in which files.
     pub files: Arc<Files>,
     /// When not to take another front end.
@@ -99,7 +99,7 @@ enum Ended {
 /// A front end that was served.
 struct Served {
     session: Arc<Session>,
-    port: Option<JoinHandle<()>>,
+    shmem: Option<JoinHandle<()>>,
 }
 
 impl Served {
@@ -107,9 +107,9 @@ impl Served {
     /// so it is over at once.
     fn end(&mut self) {
         self.session.lifeline.end();
-        self.session.port.close();
-        if let Some(port) = self.port.take() {
-            let _ = port.join();
+        self.session.shmem.close();
+        if let Some(shmem) = self.shmem.take() {
+            let _ = shmem.join();
         }
     }
 }
@@ -175,12 +175,12 @@ impl Server {
         }
         if let Some(mut served) = served {
             if result.is_err() {
-                self.common.hub.leave(self.peer);
+                self.common.dispatcher.leave(self.peer);
             }
             served.end();
             self.wait_let_go(&served.session);
         }
-        self.common.hub.disconnect(self.peer);
+        self.common.dispatcher.disconnect(self.peer);
         self.common.files.disconnect(self.peer);
         match result {
             Ok(Ok(Ended::InOrder)) => true,
@@ -198,8 +198,8 @@ impl Server {
     /// the program ends. Usually it is dead. If it lives, its guest may go on to look.
     fn wait_let_go(&self, session: &Session) {
         let stopped = || self.common.stop.requested();
-        while !session.port.wait_let_go(HELD_SAY, stopped) && !stopped() {
-            let process = session.port.vmm_pid();
+        while !session.shmem.wait_let_go(HELD_SAY, stopped) && !stopped() {
+            let process = session.shmem.vmm_pid();
             log::error!(
                 "{}: its session has ended, but its VMM{} or another back end of it still holds \
                  memory of other VMs, whose resets wait for that: end it",
@@ -235,7 +235,7 @@ impl Server {
             max_windows: self.common.max_windows,
             limiters: self.limiters.clone(),
         };
-        let session = Session::new(self.common.hub.clone(), front, mem.clone());
+        let session = Session::new(self.common.dispatcher.clone(), front, mem.clone());
         let session = session.map_err(Error::System)?;
         // Dropped after the crate's threads, whatever fails before.
         let _reclaim = Reclaim(session.clone());
@@ -255,10 +255,10 @@ impl Server {
             session.lifeline.end();
         }
         self.common.files.connect(self.peer, vmm_pid);
-        self.common.hub.connect(self.peer, session.clone());
+        self.common.dispatcher.connect(self.peer, session.clone());
         let served = served.insert(Served {
             session: session.clone(),
-            port: Some(self.start_port(&session)?),
+            shmem: Some(self.start_shmem_requests(&session)?),
         });
 
         let started = daemon.start(&mut listener);
@@ -280,7 +280,7 @@ impl Server {
             None => Ok(()),
         };
         session.lifeline.end();
-        self.common.hub.leave(self.peer);
+        self.common.dispatcher.leave(self.peer);
         let crate_left = started.and_then(|()| daemon.wait());
         served.end();
         drop(daemon);
@@ -296,10 +296,10 @@ impl Server {
         if stopped() {
             return;
         }
-        self.common.hub.leave(self.peer);
+        self.common.dispatcher.leave(self.peer);
         // It waits for an answer, perhaps to its stop.
-        self.common.hub.stop(self.peer, stopped);
-        let over = || !session.port.may_show() || stopped();
+        self.common.dispatcher.stop(self.peer, stopped);
+        let over = || !session.shmem.may_show() || stopped();
         if over() {
             return;
         }
@@ -307,25 +307,25 @@ impl Server {
             Level::Error,
             format_args!("it cannot be served any more: its VMM is asked to unmap everything"),
         );
-        session.port.force();
+        session.shmem.force();
         let start = Instant::now();
         relay.refuse_all(unanswered, || over() || start.elapsed() >= REFUSE);
     }
 
-    fn start_port(&self, session: &Arc<Session>) -> Result<JoinHandle<()>, Error> {
+    fn start_shmem_requests(&self, session: &Arc<Session>) -> Result<JoinHandle<()>, Error> {
         let session = session.clone();
-        let hub = self.common.hub.clone();
+        let dispatcher = self.common.dispatcher.clone();
         let udmabuf = self.common.udmabuf.clone();
         let limiters = self.limiters.clone();
         std::thread::Builder::new()
-            .name("port".into())
+            .name("shmem".into())
             .spawn(move || {
                 let lifeline = &session.lifeline;
                 let name = &session.name;
                 let run = || {
-                    session.port.run(
+                    session.shmem.run(
                         name,
-                        &hub,
+                        &dispatcher,
                         Sent {
                             files: &session.files,
                             peer: session.peer,
@@ -383,9 +383,9 @@ mod tests {
     use crate::vhost::backend::tests::session;
     use crate::vhost::queue::tests::memory;
 
-    fn server(hub: &Arc<Hub>, session: &Session) -> Server {
+    fn server(dispatcher: &Arc<Dispatcher>, session: &Session) -> Server {
         let common = Arc::new(Common {
-            hub: hub.clone(),
+            dispatcher: dispatcher.clone(),
             files: session.files.clone(),
             closing: Stop::new().unwrap(),
             stop: Arc::new(Stop::new().unwrap()),
@@ -399,8 +399,8 @@ mod tests {
 
     #[test]
     fn session_that_cannot_be_set_up_leaves_no_descriptor_behind() {
-        let (hub, session) = session(&memory());
-        let server = server(&hub, &session);
+        let (dispatcher, session) = session(&memory());
+        let server = server(&dispatcher, &session);
         // The descriptors of this thread are its own from here on.
         // SAFETY: takes no pointer.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
@@ -420,16 +420,16 @@ mod tests {
 
     #[test]
     fn session_that_a_bug_ended_lasts_until_its_vmm_holds_nothing() {
-        let (hub, session) = session(&memory());
-        let lent = session.port.lend_a_page();
-        let server = server(&hub, &session);
-        let connected = || hub.report().peers[0].session.is_some();
+        let (dispatcher, session) = session(&memory());
+        let lent = session.shmem.lend_a_page();
+        let server = server(&dispatcher, &session);
+        let connected = || dispatcher.report().peers[0].session.is_some();
 
         std::thread::scope(|scope| {
-            let port = None;
+            let shmem = None;
             let bug = |served: &mut Option<Served>| -> Result<Ended, Error> {
                 let session = session.clone();
-                *served = Some(Served { session, port });
+                *served = Some(Served { session, shmem });
                 panic!("as a bug would")
             };
             let serving = scope.spawn(|| server.serve(bug));

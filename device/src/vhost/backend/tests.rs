@@ -9,7 +9,7 @@ use bufshare_protocol::types::{BufferId, Name};
 
 use super::*;
 use crate::broker::{Broker, Config, IdSource, Limits, PeerConfig};
-use crate::hub::RevokeWait;
+use crate::dispatcher::RevokeWait;
 use crate::sync::tests::ends_elsewhere;
 use crate::vhost::queue::tests::{control_of, event_buffer, memory, publish, ring_at};
 
@@ -21,7 +21,7 @@ impl IdSource for NoIds {
     }
 }
 
-pub(in crate::vhost) fn session(mem: &GuestMem) -> (Arc<Hub>, Arc<Session>) {
+pub(in crate::vhost) fn session(mem: &GuestMem) -> (Arc<Dispatcher>, Arc<Session>) {
     let config = Config {
         peers: vec![PeerConfig {
             name: Name::new("a").unwrap(),
@@ -35,7 +35,7 @@ pub(in crate::vhost) fn session(mem: &GuestMem) -> (Arc<Hub>, Arc<Session>) {
         limits: Limits::default(),
     };
     let broker = Broker::new(config, Box::new(NoIds)).unwrap();
-    let hub = Hub::new(broker, &["a".to_owned()], RevokeWait::default());
+    let dispatcher = Dispatcher::new(broker, &["a".to_owned()], RevokeWait::default());
     let front = Front {
         peer: PeerId(1),
         name: "a".into(),
@@ -47,9 +47,9 @@ pub(in crate::vhost) fn session(mem: &GuestMem) -> (Arc<Hub>, Arc<Session>) {
         max_windows: 256,
         limiters: Arc::new(Limiters::default()),
     };
-    let session = Session::new(hub.clone(), front, mem.clone()).unwrap();
-    hub.connect(PeerId(1), session.clone());
-    (hub, session)
+    let session = Session::new(dispatcher.clone(), front, mem.clone()).unwrap();
+    dispatcher.connect(PeerId(1), session.clone());
+    (dispatcher, session)
 }
 
 /// Gives a ring something to be signalled by.
@@ -85,7 +85,7 @@ fn a_worker_does_not_wake_itself_for_a_ring_that_cannot_be_served() {
     ];
     for (what, spoil) in cases {
         let mem = memory();
-        let (_hub, session) = session(&mem);
+        let (_dispatcher, session) = session(&mem);
         let (_, control) = control_of(16, &mem);
         let events = ring_at(0x8_0000, 16, &mem, &[]);
         let rings = [with_call(control), with_call(events)];
@@ -103,19 +103,19 @@ fn a_worker_does_not_wake_itself_for_a_ring_that_cannot_be_served() {
 #[test]
 fn a_request_that_was_read_before_a_reset_is_not_handled_after_it() {
     let mem = memory();
-    let (_hub, session) = session(&mem);
+    let (_dispatcher, session) = session(&mem);
     let rings = [
         with_call(ring_at(0, 16, &mem, &[])),
         with_call(ring_at(0x8_0000, 16, &mem, &[])),
     ];
     look(&session, &rings);
-    let epoch = session.hub.start(session.peer, false);
+    let epoch = session.dispatcher.start(session.peer, false);
     session.stop();
-    // As when the worker is between the hub and here while the driver is forgotten.
+    // As when the worker is between the dispatcher and here while the driver is forgotten.
     session.windows_dropped();
     let request = Request::GetCaps { version: 1 };
     lock(&session.deferred).push((epoch, Token(0), request));
-    let handled = || session.hub.report().broker.peers[0].requests;
+    let handled = || session.dispatcher.report().broker.peers[0].requests;
     let before = handled();
 
     look(&session, &rings);
@@ -127,7 +127,7 @@ fn a_request_that_was_read_before_a_reset_is_not_handled_after_it() {
 #[test]
 fn a_session_ends_when_its_worker_does() {
     let mem = memory();
-    let (_hub, session) = session(&mem);
+    let (_dispatcher, session) = session(&mem);
     let rings = [ring_at(0, 16, &mem, &[]), ring_at(0x8_0000, 16, &mem, &[])];
 
     let worker = session.clone();
@@ -140,7 +140,7 @@ fn a_session_ends_when_its_worker_does() {
 #[test]
 fn others_do_not_wait_while_a_session_looks_at_what_its_driver_made_available() {
     let mem = memory();
-    let (_hub, session) = session(&mem);
+    let (_dispatcher, session) = session(&mem);
     let (_, control) = control_of(16, &mem);
     let events = ring_at(0x8_0000, 16, &mem, &[event_buffer()]);
     let rings = [with_call(control), with_call(events)];
@@ -191,7 +191,7 @@ fn others_do_not_wait_while_a_session_looks_at_what_its_driver_made_available() 
 #[test]
 fn what_one_batch_leaves_for_the_next_is_not_delivered() {
     let mem = memory();
-    let (_hub, session) = session(&mem);
+    let (_dispatcher, session) = session(&mem);
     let (_, control) = control_of(16, &mem);
     let events = ring_at(0x8_0000, 512, &mem, &[event_buffer()]);
     let rings = [with_call(control), with_call(events)];

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{FORCED_WAIT, Hub, RevokeWait, STOP_LOOK, STOP_SAY, STOP_SAY_FIRST, State};
+use super::{Dispatcher, FORCED_WAIT, RevokeWait, STOP_LOOK, STOP_SAY, STOP_SAY_FIRST, State};
 
 /// How long the end of the program waits for stopped importers if
 /// [`RevokeWait::Unlimited`] says nothing about it: they lose nothing by it, and a
@@ -116,7 +116,7 @@ impl State {
     }
 }
 
-impl Hub {
+impl Dispatcher {
     /// The program is to end: takes all buffers back, and lets nobody export any
     /// more.
     pub fn close(&self) {
@@ -171,7 +171,7 @@ impl Hub {
 
     /// Waits until no VMM maps memory of another VM and all answers are delivered, or
     /// the time for the one or the other is over, or it is `interrupted`. What is left,
-    /// unless the broker [failed](Hub::failed).
+    /// unless the broker [failed](Dispatcher::failed).
     pub fn wait_until_closed(&self, interrupted: impl Fn() -> bool) -> Vec<HoldReport> {
         let started = Instant::now();
         let mut say = STOP_SAY_FIRST;

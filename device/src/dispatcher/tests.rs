@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The hub with sessions that only take notes.
+//! The dispatcher with sessions that only take notes.
 
 use std::cell::Cell;
 
@@ -84,12 +84,12 @@ impl Link for Notes {
     }
 }
 
-/// A hub, and the sessions of a and b, which may import from each other.
-fn hub() -> (Arc<Hub>, BTreeMap<PeerId, Arc<Notes>>) {
-    hub_that_waits(RevokeWait::Unlimited)
+/// A dispatcher, and the sessions of a and b, which may import from each other.
+fn dispatcher() -> (Arc<Dispatcher>, BTreeMap<PeerId, Arc<Notes>>) {
+    dispatcher_that_waits(RevokeWait::Unlimited)
 }
 
-fn hub_that_waits(wait: RevokeWait) -> (Arc<Hub>, BTreeMap<PeerId, Arc<Notes>>) {
+fn dispatcher_that_waits(wait: RevokeWait) -> (Arc<Dispatcher>, BTreeMap<PeerId, Arc<Notes>>) {
     let peer = |name: &str| PeerConfig {
         name: Name::new(name).unwrap(),
         raw_ram: true,
@@ -109,25 +109,25 @@ fn hub_that_waits(wait: RevokeWait) -> (Arc<Hub>, BTreeMap<PeerId, Arc<Notes>>) 
         limits: Limits::default(),
     };
     let broker = Broker::new(config, Box::new(Ids(0))).unwrap();
-    let hub = Hub::new(broker, &["a".into(), "b".into()], wait);
+    let dispatcher = Dispatcher::new(broker, &["a".into(), "b".into()], wait);
     let mut sessions = BTreeMap::new();
     for peer in [A, B] {
         let notes = Arc::new(Notes::default());
-        hub.connect(peer, notes.clone());
+        dispatcher.connect(peer, notes.clone());
         sessions.insert(peer, notes);
         let ram = RamRegion {
             addr: 0,
             len: 16 * PAGE,
             sealed: true,
         };
-        hub.step(|broker, _| broker.set_ram(peer, vec![ram]));
-        hub.start(peer, true);
+        dispatcher.step(|broker, _| broker.set_ram(peer, vec![ram]));
+        dispatcher.start(peer, true);
     }
-    (hub, sessions)
+    (dispatcher, sessions)
 }
 
 /// The VMM does what it was asked for.
-fn serve(hub: &Hub, notes: &Notes) {
+fn serve(dispatcher: &Dispatcher, notes: &Notes) {
     loop {
         let jobs = std::mem::take(&mut *lock(&notes.jobs));
         if jobs.is_empty() {
@@ -138,35 +138,36 @@ fn serve(hub: &Hub, notes: &Notes) {
             | Job::Unmap { id, .. }
             | Job::Fill { id, .. }
             | Job::Prove { id }) = job;
-            hub.complete(id, Outcome::Done);
+            dispatcher.complete(id, Outcome::Done);
         }
     }
 }
 
 /// A request and its answer, if it has one.
-fn ask(hub: &Hub, peer: PeerId, notes: &Notes, request: Request) -> Option<Reply> {
-    assert!(hub.request(peer, 0, Token(0), request).is_none());
-    serve(hub, notes);
+fn ask(dispatcher: &Dispatcher, peer: PeerId, notes: &Notes, request: Request) -> Option<Reply> {
+    assert!(dispatcher.request(peer, 0, Token(0), request).is_none());
+    serve(dispatcher, notes);
     lock(&notes.replies).remove(&Token(0))
 }
 
 /// A buffer of a.
-fn exported(hub: &Hub, sessions: &BTreeMap<PeerId, Arc<Notes>>) {
+fn exported(dispatcher: &Dispatcher, sessions: &BTreeMap<PeerId, Arc<Notes>>) {
     let export = Request::Export(Export {
         size: PAGE,
         extents: vec![Extent { addr: 0, len: PAGE }],
         acl: Vec::new(),
         meta: Meta::default(),
     });
-    ask(hub, A, &sessions[&A], export).unwrap().unwrap();
+    ask(dispatcher, A, &sessions[&A], export).unwrap().unwrap();
 }
 
 /// A buffer of a that b has mapped.
-fn mapped(hub: &Hub, sessions: &BTreeMap<PeerId, Arc<Notes>>) -> u64 {
-    exported(hub, sessions);
+fn mapped(dispatcher: &Dispatcher, sessions: &BTreeMap<PeerId, Arc<Notes>>) -> u64 {
+    exported(dispatcher, sessions);
     let rights = Rights::RW;
     let attach = Request::Attach { id: ID, rights };
-    let Ok(Response::Attached { handle, .. }) = ask(hub, B, &sessions[&B], attach).unwrap() else {
+    let Ok(Response::Attached { handle, .. }) = ask(dispatcher, B, &sessions[&B], attach).unwrap()
+    else {
         panic!()
     };
     let (offset, len) = (0, PAGE);
@@ -175,36 +176,36 @@ fn mapped(hub: &Hub, sessions: &BTreeMap<PeerId, Arc<Notes>>) -> u64 {
         offset,
         len,
     };
-    ask(hub, B, &sessions[&B], map).unwrap().unwrap();
+    ask(dispatcher, B, &sessions[&B], map).unwrap().unwrap();
     handle
 }
 
 #[test]
 fn a_stop_is_woken_by_nothing_but_what_it_waits_for() {
-    let (hub, sessions) = hub();
-    let handle = mapped(&hub, &sessions);
+    let (dispatcher, sessions) = dispatcher();
+    let handle = mapped(&dispatcher, &sessions);
     let stopping = {
-        let hub = hub.clone();
+        let dispatcher = dispatcher.clone();
         let end = Instant::now() + limit();
-        std::thread::spawn(move || hub.stop(A, || Instant::now() > end))
+        std::thread::spawn(move || dispatcher.stop(A, || Instant::now() > end))
     };
     let end = Instant::now() + limit();
-    while lock(&hub.state).stopping(A).is_none() {
+    while lock(&dispatcher.state).stopping(A).is_none() {
         assert!(Instant::now() < end, "waited {:?} for the stop", limit());
         std::thread::yield_now();
     }
-    let before = hub.notified.load(Ordering::Acquire);
+    let before = dispatcher.notified.load(Ordering::Acquire);
 
     for _ in 0..100 {
         let caps = Request::GetCaps { version: 1 };
-        ask(&hub, B, &sessions[&B], caps).unwrap().unwrap();
+        ask(&dispatcher, B, &sessions[&B], caps).unwrap().unwrap();
     }
-    assert_eq!(hub.notified.load(Ordering::Acquire), before);
+    assert_eq!(dispatcher.notified.load(Ordering::Acquire), before);
     assert!(!stopping.is_finished());
 
-    ask(&hub, B, &sessions[&B], Request::Unmap { handle });
+    ask(&dispatcher, B, &sessions[&B], Request::Unmap { handle });
     stopping.join().unwrap();
-    assert!(hub.notified.load(Ordering::Acquire) > before);
+    assert!(dispatcher.notified.load(Ordering::Acquire) > before);
 }
 
 /// Waits until `done`.
@@ -218,22 +219,22 @@ fn soon(what: &str, done: impl Fn() -> bool) {
 
 #[test]
 fn two_stops_of_one_peer_at_once_wake_nobody_again_and_again() {
-    let (hub, sessions) = hub_that_waits(RevokeWait::Limit(Duration::ZERO));
-    mapped(&hub, &sessions);
-    hub.stop(B, || true);
+    let (dispatcher, sessions) = dispatcher_that_waits(RevokeWait::Limit(Duration::ZERO));
+    mapped(&dispatcher, &sessions);
+    dispatcher.stop(B, || true);
     let ends = [AtomicBool::new(false), AtomicBool::new(false)];
     let looks = AtomicUsize::new(0);
     let has_forced = || {
-        lock(&hub.state)
+        lock(&dispatcher.state)
             .stopping(A)
             .is_some_and(|stop| !stop.forced.is_empty())
     };
 
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| hub.stop(A, || ends[0].load(Ordering::Acquire)));
+        let first = scope.spawn(|| dispatcher.stop(A, || ends[0].load(Ordering::Acquire)));
         soon("the first stop", has_forced);
         let second = scope.spawn(|| {
-            hub.stop(A, || {
+            dispatcher.stop(A, || {
                 looks.fetch_add(1, Ordering::AcqRel);
                 ends[1].load(Ordering::Acquire)
             });
@@ -241,12 +242,12 @@ fn two_stops_of_one_peer_at_once_wake_nobody_again_and_again() {
         soon("the second stop", || looks.load(Ordering::Acquire) > 0);
         ends[0].store(true, Ordering::Release);
         first.join().unwrap();
-        let before = hub.notified.load(Ordering::Acquire);
+        let before = dispatcher.notified.load(Ordering::Acquire);
         let seen = looks.load(Ordering::Acquire);
         soon("looks of the second stop", || {
             looks.load(Ordering::Acquire) > seen + 9
         });
-        let woken = hub.notified.load(Ordering::Acquire) - before;
+        let woken = dispatcher.notified.load(Ordering::Acquire) - before;
 
         ends[1].store(true, Ordering::Release);
         second.join().unwrap();
@@ -256,9 +257,9 @@ fn two_stops_of_one_peer_at_once_wake_nobody_again_and_again() {
 
 #[test]
 fn all_importers_that_a_stop_forces_are_named_in_one_line() {
-    let (hub, sessions) = hub();
+    let (dispatcher, sessions) = dispatcher();
     sessions[&B].qemu.store(true, Ordering::Release);
-    let line = |peers: &[PeerId]| lock(&hub.state).forced_line(peers);
+    let line = |peers: &[PeerId]| lock(&dispatcher.state).forced_line(peers);
 
     let both = line(&[A, B]).unwrap();
     assert!(
@@ -288,21 +289,21 @@ fn ring_of_stops_is_seen_whoever_else_they_wait_for() {
 
 #[test]
 fn a_reset_leaves_no_job_about_windows_that_the_vmm_has_dropped() {
-    let (hub, sessions) = hub();
-    let handle = mapped(&hub, &sessions);
-    ask(&hub, B, &sessions[&B], Request::Unmap { handle });
-    hub.stop(B, || true);
+    let (dispatcher, sessions) = dispatcher();
+    let handle = mapped(&dispatcher, &sessions);
+    ask(&dispatcher, B, &sessions[&B], Request::Unmap { handle });
+    dispatcher.stop(B, || true);
     // Between the look at what b's VMM holds and the reset, a job comes.
-    let back = hub.request(A, 0, Token(1), Request::Unexport { id: ID });
+    let back = dispatcher.request(A, 0, Token(1), Request::Unexport { id: ID });
     assert!(back.is_none());
     assert_eq!(lock(&sessions[&B].jobs).len(), 1, "to unmap it");
 
-    hub.reset(B, true);
+    dispatcher.reset(B, true);
 
     let jobs = std::mem::take(&mut *lock(&sessions[&B].jobs));
     assert!(jobs.is_empty(), "{jobs:?}");
-    assert_eq!(hub.report().holds, []);
-    hub.start(B, true);
+    assert_eq!(dispatcher.report().holds, []);
+    dispatcher.start(B, true);
     assert!(lock(&sessions[&B].jobs).is_empty());
 }
 
@@ -310,114 +311,118 @@ fn a_reset_leaves_no_job_about_windows_that_the_vmm_has_dropped() {
 fn a_reset_that_overtakes_a_stop_takes_the_rest_back_in_steps() {
     // Whether the stop has begun, or is still to come.
     for begun in [true, false] {
-        let (hub, sessions) = hub();
+        let (dispatcher, sessions) = dispatcher();
         let news = || sessions[&B].news.load(Ordering::Acquire);
         for _ in 0..=3 * MAX_REVOKE {
-            exported(&hub, &sessions);
+            exported(&dispatcher, &sessions);
         }
         if begun {
-            hub.step(|broker, _| broker.peer_stopped(A));
+            dispatcher.step(|broker, _| broker.peer_stopped(A));
         }
         let before = news();
 
-        hub.reset(A, false);
+        dispatcher.reset(A, false);
 
         // That a is down is told first.
         assert_eq!(news() - before, if begun { 4 } else { 5 });
-        assert!(hub.report().broker.buffers.is_empty());
+        assert!(dispatcher.report().broker.buffers.is_empty());
     }
 }
 
 #[test]
 fn a_stop_looks_by_the_clock_however_often_others_wake_it() {
-    let (hub, sessions) = hub();
-    mapped(&hub, &sessions);
+    let (dispatcher, sessions) = dispatcher();
+    mapped(&dispatcher, &sessions);
     let answered = AtomicBool::new(false);
     let end = Instant::now() + limit();
 
     std::thread::scope(|scope| {
         let stop = scope.spawn(|| {
             let late = Cell::new(false);
-            hub.stop(A, || {
+            dispatcher.stop(A, || {
                 late.set(Instant::now() > end);
                 late.get()
             });
             answered.store(true, Ordering::Release);
             late.get()
         });
-        soon("the stop", || lock(&hub.state).stopping(A).is_some());
+        soon("the stop", || lock(&dispatcher.state).stopping(A).is_some());
         scope.spawn(|| {
             while !answered.load(Ordering::Acquire) {
-                hub.changed.notify_all();
+                dispatcher.changed.notify_all();
                 std::thread::sleep(STOP_LOOK / 10);
             }
         });
         // As what nobody says, such as that another stop of a ring was answered.
-        lock(&hub.state).broker.windows_gone(B);
+        lock(&dispatcher.state).broker.windows_gone(B);
         assert!(!stop.join().unwrap(), "it waits");
     });
 }
 
 #[test]
 fn a_bug_in_one_session_keeps_nothing_from_the_others() {
-    let (hub, sessions) = hub();
-    mapped(&hub, &sessions);
+    let (dispatcher, sessions) = dispatcher();
+    mapped(&dispatcher, &sessions);
     let news = || sessions[&B].news.load(Ordering::Acquire);
     let before = news();
     sessions[&A].broken.store(true, Ordering::Release);
 
     // First a is told, then b.
-    hub.close();
+    dispatcher.close();
 
     assert!(sessions[&A].failed.load(Ordering::Acquire), "it ends");
     assert!(!sessions[&B].failed.load(Ordering::Acquire));
     assert!(news() > before);
-    assert_eq!(hub.delivering.load(Ordering::Acquire), 0, "all is done");
-    assert!(!hub.failed(), "the broker is whole");
+    assert_eq!(
+        dispatcher.delivering.load(Ordering::Acquire),
+        0,
+        "all is done"
+    );
+    assert!(!dispatcher.failed(), "the broker is whole");
 }
 
 #[test]
 fn a_bug_that_ends_the_deadlines_ends_the_program() {
-    let (hub, sessions) = hub();
-    mapped(&hub, &sessions);
+    let (dispatcher, sessions) = dispatcher();
+    mapped(&dispatcher, &sessions);
     let stop = Arc::new(Stop::new().unwrap());
-    hub.stop_on_failure(stop.clone());
-    let timer = hub.start_timer().unwrap();
-    lock(&hub.timer.queue).bug = true;
-    hub.timer.wake.notify_one();
+    dispatcher.stop_on_failure(stop.clone());
+    let timer = dispatcher.start_timer().unwrap();
+    lock(&dispatcher.timer.queue).bug = true;
+    dispatcher.timer.wake.notify_one();
 
     timer.join().unwrap();
 
-    assert!(hub.failed() && stop.requested());
+    assert!(dispatcher.failed() && stop.requested());
 }
 
 #[test]
 fn a_broker_that_a_panic_left_half_changed_is_not_used_again() {
-    let (hub, sessions) = hub();
+    let (dispatcher, sessions) = dispatcher();
     let stop = Arc::new(Stop::new().unwrap());
-    hub.stop_on_failure(stop.clone());
-    mapped(&hub, &sessions);
-    hub.close();
-    assert!(hub.next_event(B).is_some(), "of several");
+    dispatcher.stop_on_failure(stop.clone());
+    mapped(&dispatcher, &sessions);
+    dispatcher.close();
+    assert!(dispatcher.next_event(B).is_some(), "of several");
 
     let panicked = std::thread::scope(|scope| {
-        let change = || hub.step(|_, _| panic!("as a bug would"));
+        let change = || dispatcher.step(|_, _| panic!("as a bug would"));
         scope.spawn(change).join().is_err()
     });
 
-    assert!(panicked && hub.failed());
+    assert!(panicked && dispatcher.failed());
     assert!(stop.requested(), "the daemon ends");
     let caps = Request::GetCaps { version: 1 };
-    assert_eq!(ask(&hub, B, &sessions[&B], caps), None);
-    assert_eq!(hub.next_event(B), None);
-    assert_eq!(hub.caps(B), None);
-    assert!(hub.report().ending);
+    assert_eq!(ask(&dispatcher, B, &sessions[&B], caps), None);
+    assert_eq!(dispatcher.next_event(B), None);
+    assert_eq!(dispatcher.caps(B), None);
+    assert!(dispatcher.report().ending);
     // Nobody knows whether b has unmapped it: no stop is answered before its end.
     let looks = AtomicUsize::new(0);
-    hub.stop(A, || looks.fetch_add(1, Ordering::AcqRel) == 2);
+    dispatcher.stop(A, || looks.fetch_add(1, Ordering::AcqRel) == 2);
     assert_eq!(looks.load(Ordering::Acquire), 3);
-    hub.disconnect(B);
-    assert_eq!(hub.wait_until_closed(|| false), []);
+    dispatcher.disconnect(B);
+    assert_eq!(dispatcher.wait_until_closed(|| false), []);
     assert!(lock(&sessions[&B].jobs).is_empty());
 }
 
@@ -426,9 +431,9 @@ fn a_driver_that_makes_more_to_do_holds_the_end_up_for_some_seconds() {
     let seconds = Duration::from_secs;
     let limit = RevokeWait::Limit(seconds(30));
     for (wait, stopped) in [(limit, 30), (RevokeWait::Unlimited, 60)] {
-        let (hub, _) = hub_that_waits(wait);
+        let (dispatcher, _) = dispatcher_that_waits(wait);
         let over = |asked, waited, delivering: Option<u64>| {
-            hub.is_end_over(asked, seconds(waited), delivering.map(seconds))
+            dispatcher.is_end_over(asked, seconds(waited), delivering.map(seconds))
         };
 
         // However long it took until nothing was left.
@@ -438,22 +443,22 @@ fn a_driver_that_makes_more_to_do_holds_the_end_up_for_some_seconds() {
         }
         assert!(!over(false, stopped - 1, None) && over(false, stopped, None));
         assert!(!over(true, stopped + 4, None) && over(true, stopped + 5, None));
-        assert_eq!(hub.close_wait(), seconds(stopped + 10));
+        assert_eq!(dispatcher.close_wait(), seconds(stopped + 10));
     }
 }
 
 #[test]
 fn the_end_waits_until_every_session_has_delivered() {
     // However little of the time is left when the last importer has let go.
-    let (hub, sessions) = hub_that_waits(RevokeWait::Limit(Duration::ZERO));
-    mapped(&hub, &sessions);
-    hub.close();
-    serve(&hub, &sessions[&B]);
-    hub.disconnect(B);
+    let (dispatcher, sessions) = dispatcher_that_waits(RevokeWait::Limit(Duration::ZERO));
+    mapped(&dispatcher, &sessions);
+    dispatcher.close();
+    serve(&dispatcher, &sessions[&B]);
+    dispatcher.disconnect(B);
     sessions[&A].late.store(true, Ordering::Release);
     let looks = AtomicUsize::new(0);
 
-    let left = hub.wait_until_closed(|| {
+    let left = dispatcher.wait_until_closed(|| {
         if looks.fetch_add(1, Ordering::AcqRel) == 3 {
             sessions[&A].late.store(false, Ordering::Release);
         }

@@ -29,11 +29,11 @@ const LOT: Lot = Lot {
 };
 
 /// For a kernel that answers at once.
-fn port() -> Port {
+fn shmem() -> ShmemRequests {
     let limiters = Arc::new(Limiters::default());
-    let mut port = Port::new(1 << 20, WINDOWS, Process::default(), limiters).unwrap();
-    port.clock = || Duration::ZERO;
-    port
+    let mut shmem = ShmemRequests::new(1 << 20, WINDOWS, Process::default(), limiters).unwrap();
+    shmem.clock = || Duration::ZERO;
+    shmem
 }
 
 thread_local! {
@@ -55,15 +55,15 @@ fn loan(lent: Lent) -> Loan {
 }
 
 /// The VMM has unmapped a file, of which the kernel says so often what it is told to.
-fn keep(port: &Port, effect: u64, lot: Lot) -> (Receiver<()>, Sender<bool>) {
+fn keep(shmem: &ShmemRequests, effect: u64, lot: Lot) -> (Receiver<()>, Sender<bool>) {
     let (lent, asked, kernel) = Lent::slow();
     let loan = Loan {
         lent: Arc::new(lent),
         lot,
     };
     let at = effect.checked_mul(PAGE).unwrap();
-    lock(&port.state).lent_mut().insert(at, loan);
-    port.said_returned(EffectId(effect), at, PAGE);
+    lock(&shmem.state).lent_mut().insert(at, loan);
+    shmem.said_returned(EffectId(effect), at, PAGE);
     (asked, kernel)
 }
 
@@ -73,112 +73,112 @@ fn job(id: u64) -> Job {
 
 #[test]
 fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
-    type Ask = fn(&Port);
+    type Ask = fn(&ShmemRequests);
     let asks: [(&str, Ask); 8] = [
-        ("holds", |port| assert!(port.holds())),
-        ("look_at_kept", |port| {
-            port.said_returned(EffectId(1), 0, PAGE);
-            assert_eq!(port.look_at_kept(LOT), (vec![], 0));
-            assert!(port.keeps(EffectId(1)));
+        ("holds", |shmem| assert!(shmem.holds())),
+        ("look_at_kept", |shmem| {
+            shmem.said_returned(EffectId(1), 0, PAGE);
+            assert_eq!(shmem.look_at_kept(LOT), (vec![], 0));
+            assert!(shmem.keeps(EffectId(1)));
         }),
-        ("may_show", |port| assert!(port.may_show())),
-        ("forget_dropped", |port| assert!(!port.forget_dropped())),
-        ("wait_let_go", |port| {
-            assert!(!port.wait_let_go(Duration::ZERO, || false));
+        ("may_show", |shmem| assert!(shmem.may_show())),
+        ("forget_dropped", |shmem| assert!(!shmem.forget_dropped())),
+        ("wait_let_go", |shmem| {
+            assert!(!shmem.wait_let_go(Duration::ZERO, || false));
         }),
-        ("let_go", |port| {
-            lock(&port.state).closed = true;
-            assert!(!port.let_go(0));
+        ("let_go", |shmem| {
+            lock(&shmem.state).closed = true;
+            assert!(!shmem.let_go(0));
         }),
-        ("turn", |port| {
-            lock(&port.state).forced = Instant::now().checked_sub(DROP_WAIT);
-            assert_eq!(port.turn_to_unmap(0), Turn::Ask);
+        ("turn", |shmem| {
+            lock(&shmem.state).forced = Instant::now().checked_sub(DROP_WAIT);
+            assert_eq!(shmem.turn_to_unmap(0), Turn::Ask);
         }),
-        ("next", |port| {
-            assert!(matches!(port.next(), Some(Next::Job(..))));
+        ("next", |shmem| {
+            assert!(matches!(shmem.next(), Some(Next::Job(..))));
         }),
     ];
     for (what, ask) in asks {
-        let port = port();
+        let shmem = shmem();
         let (lent, asked, answer) = Lent::slow();
-        lock(&port.state).lent_mut().insert(0, loan(lent));
+        lock(&shmem.state).lent_mut().insert(0, loan(lent));
         let (queued, is_queued) = std::sync::mpsc::channel();
 
         std::thread::scope(|scope| {
-            scope.spawn(|| ask(&port));
+            scope.spawn(|| ask(&shmem));
             asked.recv_timeout(limit()).unwrap();
             scope.spawn(|| {
-                port.push(job(1));
+                shmem.push(job(1));
                 queued.send(()).unwrap();
             });
             let in_time = is_queued.recv_timeout(limit());
             // Or else the test does not end.
             answer.send(true).unwrap();
-            assert!(in_time.is_ok(), "{what}: the hub waits");
+            assert!(in_time.is_ok(), "{what}: the dispatcher waits");
         });
     }
 }
 
 #[test]
 fn map_request_does_not_wait_while_the_queues_are_stopped() {
-    let port = port();
+    let shmem = shmem();
     let (lent, asked, _answer) = Lent::slow();
-    lock(&port.state).lent_mut().insert(0, loan(lent));
+    lock(&shmem.state).lent_mut().insert(0, loan(lent));
 
-    assert_eq!(port.turn_to_map(0), Turn::Stopped);
-    port.force();
-    assert_eq!(port.turn_to_map(0), Turn::Stopped);
+    assert_eq!(shmem.turn_to_map(0), Turn::Stopped);
+    shmem.force();
+    assert_eq!(shmem.turn_to_map(0), Turn::Stopped);
 
     assert!(asked.try_recv().is_err(), "the kernel was asked");
-    port.set_running(true);
-    assert_eq!(port.turn_to_map(0), Turn::Ask);
-    port.forget_jobs();
-    assert_eq!(port.turn_to_map(0), Turn::Dropped);
-    port.close();
-    assert_eq!(port.turn_to_map(0), Turn::Closed);
+    shmem.set_running(true);
+    assert_eq!(shmem.turn_to_map(0), Turn::Ask);
+    shmem.forget_jobs();
+    assert_eq!(shmem.turn_to_map(0), Turn::Dropped);
+    shmem.close();
+    assert_eq!(shmem.turn_to_map(0), Turn::Closed);
 }
 
 #[test]
 fn vmm_that_is_lent_a_file_meanwhile_has_not_dropped_all() {
-    let port = port();
+    let shmem = shmem();
     let (lent, asked, answer) = Lent::slow();
-    lock(&port.state).lent_mut().insert(0, loan(lent));
+    lock(&shmem.state).lent_mut().insert(0, loan(lent));
 
     std::thread::scope(|scope| {
-        let dropped = scope.spawn(|| port.forget_dropped());
+        let dropped = scope.spawn(|| shmem.forget_dropped());
         asked.recv_timeout(limit()).unwrap();
         let (other, _, _) = Lent::slow();
-        lock(&port.state).lent_mut().insert(PAGE, loan(other));
+        lock(&shmem.state).lent_mut().insert(PAGE, loan(other));
         answer.send(false).unwrap();
         assert!(!dropped.join().unwrap());
     });
 
-    assert_eq!(lock(&port.state).lent.len(), 2);
-    assert_eq!(lock(&port.state).epoch, 0);
+    assert_eq!(lock(&shmem.state).lent.len(), 2);
+    assert_eq!(lock(&shmem.state).epoch, 0);
 }
 
 #[test]
 fn jobs_are_forgotten_with_the_one_that_is_being_done() {
-    let port = port();
-    port.push(job(1));
-    port.push(job(2));
-    let Some(Next::Job(Job::Prove { .. }, _, epoch)) = port.next() else {
+    let shmem = shmem();
+    shmem.push(job(1));
+    shmem.push(job(2));
+    let Some(Next::Job(Job::Prove { .. }, _, epoch)) = shmem.next() else {
         panic!("no job")
     };
 
-    port.forget_jobs();
+    shmem.forget_jobs();
 
     // This one does not wait: it fails where the other would wait for a restart.
-    assert_eq!(port.turn_to_map(epoch), Turn::Dropped);
-    assert_eq!(port.turn_to_unmap(epoch), Turn::Dropped);
-    assert_eq!(port.jobs(), 1, "it is still in hand");
-    port.set_running(true);
-    assert_eq!(port.turn_to_unmap(epoch), Turn::Dropped);
-    port.push(job(3));
-    let Some(Next::Job(_, _, epoch)) = port.next() else {
+    assert_eq!(shmem.turn_to_map(epoch), Turn::Dropped);
+    assert_eq!(shmem.turn_to_unmap(epoch), Turn::Dropped);
+    assert_eq!(shmem.jobs(), 1, "it is still in hand");
+    shmem.set_running(true);
+    assert_eq!(shmem.turn_to_unmap(epoch), Turn::Dropped);
+    shmem.push(job(3));
+    let Some(Next::Job(_, _, epoch)) = shmem.next() else {
         panic!("no job")
     };
-    assert_eq!(port.turn_to_unmap(epoch), Turn::Ask);
+    assert_eq!(shmem.turn_to_unmap(epoch), Turn::Ask);
 }
 
 /// As often as it is asked in a test.
@@ -190,42 +190,42 @@ fn answer_always(kernel: &std::sync::mpsc::Sender<bool>, held: bool) {
 
 #[test]
 fn vmm_that_dropped_its_windows_has_dropped_them_also_if_it_keeps_another_file() {
-    let port = port();
-    let (_asked, held) = keep(&port, 1, LOT);
+    let shmem = shmem();
+    let (_asked, held) = keep(&shmem, 1, LOT);
     let (window, _asked_too, shown) = Lent::slow();
-    lock(&port.state).lent_mut().insert(0, loan(window));
+    lock(&shmem.state).lent_mut().insert(0, loan(window));
 
     answer_always(&held, true);
     answer_always(&shown, false);
 
-    assert!(port.forget_dropped());
-    assert!(port.keeps(EffectId(1)));
-    assert!(port.holds());
+    assert!(shmem.forget_dropped());
+    assert!(shmem.keeps(EffectId(1)));
+    assert!(shmem.holds());
 }
 
 #[test]
 fn nothing_counts_as_dropped_while_the_hub_does_not_know_what_is_kept() {
-    let port = port();
-    port.push(job(1));
-    let Some(Next::Job(..)) = port.next() else {
+    let shmem = shmem();
+    shmem.push(job(1));
+    let Some(Next::Job(..)) = shmem.next() else {
         panic!("no job")
     };
     let (window, _asked, shown) = Lent::slow();
-    lock(&port.state).lent_mut().insert(0, loan(window));
-    let _kept = keep(&port, 1, LOT);
+    lock(&shmem.state).lent_mut().insert(0, loan(window));
+    let _kept = keep(&shmem, 1, LOT);
     answer_always(&shown, false);
 
-    assert!(!port.forget_dropped());
+    assert!(!shmem.forget_dropped());
 
-    port.ended();
-    assert!(port.forget_dropped());
+    shmem.ended();
+    assert!(shmem.forget_dropped());
 }
 
 /// Held since then, whatever the kernel has said of it.
-fn keep_since(port: &Port, effect: u64, since: Instant) -> (Receiver<()>, Sender<bool>) {
+fn keep_since(shmem: &ShmemRequests, effect: u64, since: Instant) -> (Receiver<()>, Sender<bool>) {
     let (lent, asked, kernel) = Lent::slow();
     answer_always(&kernel, true);
-    lock(&port.state).kept.push(Kept {
+    lock(&shmem.state).kept.push(Kept {
         effect: EffectId(effect),
         loan: loan(lent),
         len: PAGE,
@@ -242,86 +242,86 @@ fn ago(time: Duration) -> Instant {
 
 #[test]
 fn operator_is_told_of_all_that_is_kept_but_not_again_and_again() {
-    let port = port();
-    let keep = |effect, since| keep_since(&port, effect, since);
+    let shmem = shmem();
+    let keep = |effect, since| keep_since(&shmem, effect, since);
     let _kernels = [
         keep(1, ago(KEPT_SAY)),
         keep(2, ago(KEPT_SAY)),
         keep(3, Instant::now()),
     ];
-    assert_eq!(port.look_at_kept(LOT).1, 2 * PAGE);
-    assert_eq!(port.look_at_kept(LOT).1, 0);
+    assert_eq!(shmem.look_at_kept(LOT).1, 2 * PAGE);
+    assert_eq!(shmem.look_at_kept(LOT).1, 0);
 
     let _kernel = keep(4, ago(KEPT_SAY));
-    assert_eq!(port.look_at_kept(LOT).1, 0, "so soon");
+    assert_eq!(shmem.look_at_kept(LOT).1, 0, "so soon");
 
-    lock(&port.state).kept_said = Some(ago(KEPT_SAY));
-    assert_eq!(port.look_at_kept(LOT).1, 3 * PAGE);
-    lock(&port.state).kept_said = Some(ago(KEPT_SAY));
-    assert_eq!(port.look_at_kept(LOT).1, 0, "nothing new");
+    lock(&shmem.state).kept_said = Some(ago(KEPT_SAY));
+    assert_eq!(shmem.look_at_kept(LOT).1, 3 * PAGE);
+    lock(&shmem.state).kept_said = Some(ago(KEPT_SAY));
+    assert_eq!(shmem.look_at_kept(LOT).1, 0, "nothing new");
 }
 
 #[test]
 fn operator_is_told_of_nothing_that_the_kernel_was_not_asked_about() {
-    let mut port = port();
-    port.clock = slow_clock;
-    let _kernels = [1, 2, 3].map(|effect| keep_since(&port, effect, ago(KEPT_SAY)));
+    let mut shmem = shmem();
+    shmem.clock = slow_clock;
+    let _kernels = [1, 2, 3].map(|effect| keep_since(&shmem, effect, ago(KEPT_SAY)));
 
     // Two answers take all the time.
-    assert_eq!(port.look_at_kept(LOT).1, 2 * PAGE);
-    lock(&port.state).kept_said = Some(ago(KEPT_SAY));
-    assert_eq!(port.look_at_kept(LOT).1, 3 * PAGE);
+    assert_eq!(shmem.look_at_kept(LOT).1, 2 * PAGE);
+    lock(&shmem.state).kept_said = Some(ago(KEPT_SAY));
+    assert_eq!(shmem.look_at_kept(LOT).1, 3 * PAGE);
 }
 
 #[test]
 fn unmapping_does_not_wait_for_the_kernel() {
-    let port = port();
+    let shmem = shmem();
     for id in [1, 2] {
         let (lent, asked, answer) = Lent::slow();
-        lock(&port.state).lent_mut().insert(id * PAGE, loan(lent));
+        lock(&shmem.state).lent_mut().insert(id * PAGE, loan(lent));
         // Or else the test does not end where it fails.
         answer_always(&answer, true);
 
-        port.said_returned(EffectId(id), id * PAGE, PAGE);
+        shmem.said_returned(EffectId(id), id * PAGE, PAGE);
 
         assert!(asked.try_recv().is_err(), "the kernel was asked");
-        assert!(port.keeps(EffectId(id)));
+        assert!(shmem.keeps(EffectId(id)));
     }
 }
 
 #[test]
 fn nothing_is_kept_of_a_file_of_which_the_kernel_does_not_tell() {
-    let port = port();
+    let shmem = shmem();
     let (socket, _) = UnixStream::pair().unwrap();
     let (_, lent) = Lent::ram(&Arc::new(OwnedFd::from(socket).into()));
-    lock(&port.state).lent_mut().insert(0, loan(lent));
+    lock(&shmem.state).lent_mut().insert(0, loan(lent));
 
-    port.said_returned(EffectId(1), 0, PAGE);
+    shmem.said_returned(EffectId(1), 0, PAGE);
 
-    assert!(!port.keeps(EffectId(1)));
-    assert!(lock(&port.state).lent.is_empty());
+    assert!(!shmem.keeps(EffectId(1)));
+    assert!(lock(&shmem.state).lent.is_empty());
 }
 
 #[test]
 fn kernel_that_answers_slowly_is_asked_about_few_kept_files_at_a_time() {
-    let mut port = port();
-    port.clock = slow_clock;
+    let mut shmem = shmem();
+    shmem.clock = slow_clock;
     let kernels = [1, 2, 3].map(|id| {
-        let (asked, answer) = keep(&port, id, LOT);
+        let (asked, answer) = keep(&shmem, id, LOT);
         answer_always(&answer, id != 3);
         (asked, answer)
     });
     let asked = || [0, 1, 2].map(|id: usize| kernels[id].0.try_iter().count());
 
     // Two answers take all the time.
-    assert_eq!(port.look_at_kept(LOT), (vec![], 0));
+    assert_eq!(shmem.look_at_kept(LOT), (vec![], 0));
     assert_eq!(asked(), [1, 1, 0]);
-    let rest = lock(&port.state).budget(LOT).rest(Instant::now());
+    let rest = lock(&shmem.state).budget(LOT).rest(Instant::now());
     assert!(rest > Duration::ZERO);
-    let (wait, _) = lock(&port.state).next_look(Instant::now()).unwrap();
+    let (wait, _) = lock(&shmem.state).next_look(Instant::now()).unwrap();
     assert!(wait > Duration::ZERO, "{wait:?}");
 
-    assert_eq!(port.look_at_kept(LOT), (vec![EffectId(3)], 0));
+    assert_eq!(shmem.look_at_kept(LOT), (vec![EffectId(3)], 0));
     assert_eq!(asked(), [1, 0, 1]);
 }
 
@@ -331,38 +331,38 @@ fn file_that_takes_long_to_free_costs_its_owner_no_more_than_the_question_about_
     thread_local! {
         static FILE: RefCell<Weak<Lent>> = const { RefCell::new(Weak::new()) };
     }
-    let mut port = port();
-    port.clock = || {
+    let mut shmem = shmem();
+    shmem.clock = || {
         let there = FILE.with_borrow(|file| file.strong_count() > 0);
         Duration::from_secs(if there { 0 } else { 3600 })
     };
     let (lent, _asked, kernel) = Lent::slow();
     let loan = loan(lent);
     FILE.set(Arc::downgrade(&loan.lent));
-    lock(&port.state).lent_mut().insert(PAGE, loan);
-    port.said_returned(EffectId(1), PAGE, PAGE);
+    lock(&shmem.state).lent_mut().insert(PAGE, loan);
+    shmem.said_returned(EffectId(1), PAGE, PAGE);
     answer_always(&kernel, false);
 
-    assert_eq!(port.look_at_kept(LOT), (vec![EffectId(1)], 0));
+    assert_eq!(shmem.look_at_kept(LOT), (vec![EffectId(1)], 0));
 
-    assert_eq!((port.clock)(), Duration::from_secs(3600));
-    let rest = lock(&port.state).budget(LOT).rest(Instant::now());
+    assert_eq!((shmem.clock)(), Duration::from_secs(3600));
+    let rest = lock(&shmem.state).budget(LOT).rest(Instant::now());
     assert_eq!(rest, Duration::ZERO);
 }
 
 #[test]
 fn slow_files_of_one_owner_do_not_hold_up_looks_at_those_of_others() {
-    let mut port = port();
-    port.clock = slow_clock;
+    let mut shmem = shmem();
+    shmem.clock = slow_clock;
     let other = Lot {
         owner: PeerId(3),
         udmabuf: false,
     };
-    let slow: Vec<_> = (0..100).map(|id| keep(&port, 1000 + id, LOT)).collect();
+    let slow: Vec<_> = (0..100).map(|id| keep(&shmem, 1000 + id, LOT)).collect();
     for (_, kernel) in &slow {
         answer_always(kernel, true);
     }
-    let (_asked, kernel) = keep(&port, 1, other);
+    let (_asked, kernel) = keep(&shmem, 1, other);
     answer_always(&kernel, false);
     let soon = Instant::now().checked_add(limit()).unwrap();
 
@@ -371,39 +371,39 @@ fn slow_files_of_one_owner_do_not_hold_up_looks_at_those_of_others() {
     let mut gone = Vec::new();
     while gone.is_empty() {
         assert!(lots.len() < 2, "{lots:?}");
-        let (_, lot) = lock(&port.state).next_look(soon).unwrap();
+        let (_, lot) = lock(&shmem.state).next_look(soon).unwrap();
         lots.push(lot);
-        gone = port.look_at_kept(lot).0;
+        gone = shmem.look_at_kept(lot).0;
     }
 
     assert_eq!(gone, [EffectId(1)]);
-    assert!(port.keeps(EffectId(1000)));
+    assert!(shmem.keeps(EffectId(1000)));
 }
 
 #[test]
 fn job_waits_for_no_more_than_one_look() {
-    let port = port();
+    let shmem = shmem();
     let kernels = [2, 3, 4].map(|owner| {
         let lot = Lot {
             owner: PeerId(owner),
             udmabuf: false,
         };
-        keep(&port, owner.into(), lot)
+        keep(&shmem, owner.into(), lot)
     });
-    for budget in lock(&port.state).budgets.values_mut() {
+    for budget in lock(&shmem.state).budgets.values_mut() {
         budget.keep(Instant::now().checked_sub(limit()).unwrap());
     }
-    port.push(job(1));
+    shmem.push(job(1));
 
-    assert!(matches!(port.next(), Some(Next::Look(_))));
-    assert!(matches!(port.next(), Some(Next::Job(..))));
-    assert!(matches!(port.next(), Some(Next::Look(_))));
-    assert!(matches!(port.next(), Some(Next::Look(_))), "no job waits");
+    assert!(matches!(shmem.next(), Some(Next::Look(_))));
+    assert!(matches!(shmem.next(), Some(Next::Job(..))));
+    assert!(matches!(shmem.next(), Some(Next::Look(_))));
+    assert!(matches!(shmem.next(), Some(Next::Look(_))), "no job waits");
     drop(kernels);
 }
 
 /// Lends a page of another file.
-fn lend(port: &Port, at: u64, lot: Lot) -> io::Result<()> {
+fn lend(shmem: &ShmemRequests, at: u64, lot: Lot) -> io::Result<()> {
     let file = backing::tests::memfd(PAGE, true);
     let piece = FdPiece {
         id: FileId::of(&file).unwrap(),
@@ -412,87 +412,87 @@ fn lend(port: &Port, at: u64, lot: Lot) -> io::Result<()> {
         len: PAGE,
         shm_offset: at,
     };
-    port.lend(&piece, lot, 0).map(drop)
+    shmem.lend(&piece, lot, 0).map(drop)
 }
 
 #[test]
 fn nothing_more_is_lent_of_an_owner_whose_files_take_too_long_to_mark() {
-    let mut port = port();
+    let mut shmem = shmem();
     // All that is asked seems to take a second.
-    port.clock = || {
+    shmem.clock = || {
         NOW.set(NOW.get() + Duration::from_secs(1));
         NOW.get()
     };
 
-    lend(&port, 0, LOT).unwrap();
+    lend(&shmem, 0, LOT).unwrap();
 
-    let error = lend(&port, PAGE, LOT).unwrap_err();
+    let error = lend(&shmem, PAGE, LOT).unwrap_err();
     assert!(error.to_string().contains("takes too long"), "{error}");
-    assert_eq!(lock(&port.state).lent.len(), 1);
+    assert_eq!(lock(&shmem.state).lent.len(), 1);
     let other = Lot {
         owner: PeerId(3),
         udmabuf: false,
     };
-    lend(&port, PAGE, other).unwrap();
+    lend(&shmem, PAGE, other).unwrap();
 }
 
 #[test]
 fn marks_that_take_as_long_as_usual_are_not_counted() {
-    let mut port = port();
-    port.clock = || {
+    let mut shmem = shmem();
+    shmem.clock = || {
         NOW.set(NOW.get() + MARK_FREE);
         NOW.get()
     };
 
     for at in 0..100 {
-        lend(&port, at * PAGE, LOT).unwrap();
+        lend(&shmem, at * PAGE, LOT).unwrap();
     }
 
-    let rest = lock(&port.state).budget(LOT).rest(Instant::now());
+    let rest = lock(&shmem.state).budget(LOT).rest(Instant::now());
     assert_eq!(rest, Duration::ZERO);
 }
 
 #[test]
 fn effect_that_kept_several_files_is_done_with_the_last_of_them() {
-    let port = port();
+    let shmem = shmem();
     let mut kernels = Vec::new();
     for (at, held) in [(1, true), (2, false), (3, true)] {
         let (lent, asked, answer) = Lent::slow();
-        lock(&port.state).lent_mut().insert(at * PAGE, loan(lent));
-        port.said_returned(EffectId(7), at * PAGE, PAGE);
+        lock(&shmem.state).lent_mut().insert(at * PAGE, loan(lent));
+        shmem.said_returned(EffectId(7), at * PAGE, PAGE);
         answer.send(held).unwrap();
         answer_always(&answer, false);
         kernels.push(asked);
     }
 
-    assert_eq!(port.look_at_kept(LOT), (vec![], 0));
-    assert_eq!(port.look_at_kept(LOT), (vec![EffectId(7)], 0));
+    assert_eq!(shmem.look_at_kept(LOT), (vec![], 0));
+    assert_eq!(shmem.look_at_kept(LOT), (vec![EffectId(7)], 0));
 }
 
 #[test]
 fn vmm_is_lent_files_again_as_long_as_few_are_kept() {
-    let port = port();
+    let shmem = shmem();
     let (a, b) = (PeerId(2), PeerId(3));
     let lot = |owner, udmabuf| Lot { owner, udmabuf };
     let fits = |owner, udmabuf| {
         let other = backing::tests::memfd(PAGE, true);
-        lock(&port.state).has_room(lot(owner, udmabuf), &other, WINDOWS)
+        lock(&shmem.state).has_room(lot(owner, udmabuf), &other, WINDOWS)
     };
     // Windows are no files that are kept.
     for id in 0..100 {
         let (lent, ..) = Lent::slow();
-        lock(&port.state).lent_mut().insert(id * PAGE, loan(lent));
+        lock(&shmem.state).lent_mut().insert(id * PAGE, loan(lent));
     }
     assert!(fits(a, false));
 
     for id in 0..MAX_OWNER_FILES {
-        keep(&port, 1000 + u64::try_from(id).unwrap(), lot(a, false));
+        keep(&shmem, 1000 + u64::try_from(id).unwrap(), lot(a, false));
     }
     assert!(!fits(a, false));
     assert!(fits(b, false) && fits(a, true));
 
     for id in 0..MAX_KEPT_DMABUFS {
-        keep(&port, 2000 + u64::try_from(id).unwrap(), lot(b, true));
+        keep(&shmem, 2000 + u64::try_from(id).unwrap(), lot(b, true));
     }
     assert!(!fits(a, true) && !fits(b, true));
     assert!(fits(b, false));
@@ -500,7 +500,7 @@ fn vmm_is_lent_files_again_as_long_as_few_are_kept() {
 
 #[test]
 fn windows_that_are_kept_one_owner_after_the_other_leave_each_its_descriptors() {
-    let port = port();
+    let shmem = shmem();
     let lot = |owner| Lot {
         owner: PeerId(owner),
         udmabuf: false,
@@ -512,7 +512,7 @@ fn windows_that_are_kept_one_owner_after_the_other_leave_each_its_descriptors() 
         while windows.len() < WINDOWS {
             let (lent, ..) = Lent::slow();
             let file = backing::tests::memfd(PAGE, true);
-            let mut state = lock(&port.state);
+            let mut state = lock(&shmem.state);
             if !state.has_room(lot(owner), &file, WINDOWS) {
                 break;
             }
@@ -525,7 +525,7 @@ fn windows_that_are_kept_one_owner_after_the_other_leave_each_its_descriptors() 
             next += 1;
         }
         for at in &windows {
-            port.said_returned(EffectId(1), *at, PAGE);
+            shmem.said_returned(EffectId(1), *at, PAGE);
         }
         windows.len()
     };
@@ -569,14 +569,14 @@ impl udmabuf::Maker for NoDmabufs {
 fn many_buffers_of_which_no_file_can_be_made_write_few_lines() {
     log::set_logger(&Lines).unwrap();
     log::set_max_level(log::LevelFilter::Warn);
-    let (hub, session) = session(&memory());
-    let (ram, port) = (ram(), &session.port);
+    let (dispatcher, session) = session(&memory());
+    let (ram, shmem) = (ram(), &session.shmem);
     let extents = vec![Extent {
         addr: 0x10000,
         len: PAGE,
     }];
     for id in 1..=500 {
-        port.push(Job::Map {
+        shmem.push(Job::Map {
             id: EffectId(id),
             ram: Arc::new(ram.downgrade()),
             source: MapSource {
@@ -589,15 +589,22 @@ fn many_buffers_of_which_no_file_can_be_made_write_few_lines() {
         });
     }
     // Without a channel it is stuck.
-    port.push(job(501));
+    shmem.push(job(501));
     let sent = Sent {
         files: &session.files,
         peer: session.peer,
     };
 
-    port.run("a", &hub, sent, Some(&NoDmabufs), |_| port.close(), || {});
+    shmem.run(
+        "a",
+        &dispatcher,
+        sent,
+        Some(&NoDmabufs),
+        |_| shmem.close(),
+        || {},
+    );
 
-    assert_eq!(port.jobs(), 0);
+    assert_eq!(shmem.jobs(), 0);
     let lines = LINES.take();
     let of_buffers = lines
         .iter()

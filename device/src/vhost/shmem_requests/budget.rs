@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How long a port's thread has the host's kernel look through the locks on files of one
-//! owner.
+//! How long a shared-memory thread has the host's kernel look through the locks on files
+//! of one owner.
 //!
 //! Whoever has a RAM file, its owner's VMM above all, can make locks on it without number.
 //! Each question about the file, each new mark on it and each end of a descriptor of it

@@ -8,7 +8,7 @@
 //!
 //! A panic within a change leaves a broker of which nothing is certain. Nobody is
 //! shown or given anything of it any more, no front end is told that its memory is
-//! mapped nowhere, and the daemon ends (see [`Hub::failed`]).
+//! mapped nowhere, and the daemon ends (see [`Dispatcher::failed`]).
 
 mod holds;
 
@@ -74,7 +74,7 @@ const STOP_SAY_FIRST: Duration = Duration::from_secs(2);
 /// How often it says that again.
 const STOP_SAY: Duration = Duration::from_secs(10);
 
-/// A mapping request for one session's port thread.
+/// A mapping request for one session's shared-memory thread.
 #[derive(Clone, Debug)]
 pub enum Job {
     /// Map a buffer.
@@ -159,7 +159,7 @@ pub struct SessionFacts {
     pub refused: u64,
 }
 
-/// A session, as the hub sees it.
+/// A session, as the dispatcher sees it.
 pub trait Link: Send + Sync {
     /// Queues a mapping job. Called with the broker locked: must not block.
     fn job(&self, job: Job);
@@ -168,7 +168,7 @@ pub trait Link: Send + Sync {
     fn forget_jobs(&self);
     /// Answers a request. Called by any thread: must not wait for what the guest does.
     fn reply(&self, token: Token, reply: &Reply);
-    /// There is something at [`Hub::next_event`], to be taken as long as there is room.
+    /// There is something at [`Dispatcher::next_event`], to be taken as long as there is room.
     /// Called by any thread: must not wait for what the guest does.
     fn events(&self);
     /// Whether all answers and events were written that there was room for. Called with
@@ -272,7 +272,7 @@ impl Drop for Delivering<'_> {
 }
 
 /// The one broker and what it needs around it.
-pub struct Hub {
+pub struct Dispatcher {
     state: Mutex<State>,
     changed: Condvar,
     /// Steps whose answers and events are yet to be delivered.
@@ -334,8 +334,8 @@ impl Report {
     }
 }
 
-impl Hub {
-    /// A hub for `names`, the peers of `broker` in their order.
+impl Dispatcher {
+    /// A dispatcher for `names`, the peers of `broker` in their order.
     #[must_use]
     pub fn new(broker: Broker, names: &[String], revoke_wait: RevokeWait) -> Arc<Self> {
         let slots = (1_u32..)
@@ -362,15 +362,15 @@ impl Hub {
     }
 
     /// Starts the thread that tells the broker of passed deadlines. It ends
-    /// with the hub.
+    /// with the dispatcher.
     ///
     /// # Errors
     /// As `pthread_create`.
     pub fn start_timer(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
-        let hub = Arc::downgrade(self);
+        let dispatcher = Arc::downgrade(self);
         std::thread::Builder::new()
             .name("deadlines".into())
-            .spawn(move || Timer::run(&hub))
+            .spawn(move || Timer::run(&dispatcher))
     }
 
     /// What is to be requested if a bug leaves the broker in the middle of a change.
@@ -426,7 +426,7 @@ impl Hub {
 
     /// The session is ending: takes back what the VM exported, and asks for all its
     /// windows. Those that it holds all the same are on its account until
-    /// [`Hub::disconnect`].
+    /// [`Dispatcher::disconnect`].
     pub fn leave(&self, peer: PeerId) {
         self.step(|broker, slots| {
             if let Some(slot) = slots.get_mut(&peer) {
@@ -501,8 +501,8 @@ impl Hub {
         });
     }
 
-    /// The driver's queues run. It is a new one if [`Hub::reset`] was called
-    /// since they stopped. Returns the epoch for [`Hub::request`].
+    /// The driver's queues run. It is a new one if [`Dispatcher::reset`] was called
+    /// since they stopped. Returns the epoch for [`Dispatcher::request`].
     pub fn start(&self, peer: PeerId, can_map: bool) -> u64 {
         let mut epoch = 0;
         self.step(|broker, slots| {
@@ -722,8 +722,8 @@ impl Hub {
         self.step(|broker, _| broker.complete(id, outcome));
     }
 
-    /// As [`Hub::complete`], while somebody still holds the files that the VMM said it
-    /// has unmapped, or has not mapped: see [`Hub::let_go`].
+    /// As [`Dispatcher::complete`], while somebody still holds the files that the VMM said it
+    /// has unmapped, or has not mapped: see [`Dispatcher::let_go`].
     pub fn complete_held(&self, id: EffectId, outcome: Outcome) {
         self.step(|broker, _| {
             broker.keeps(id);
@@ -889,7 +889,7 @@ impl Hub {
 }
 
 /// Ends the daemon if the thread panics meanwhile.
-struct Alarm<'a>(&'a Hub);
+struct Alarm<'a>(&'a Dispatcher);
 
 impl Drop for Alarm<'_> {
     fn drop(&mut self) {
@@ -1100,14 +1100,14 @@ impl Timer {
         }
     }
 
-    fn run(hub: &Weak<Hub>) {
-        while let Some(hub) = hub.upgrade() {
-            let next = || hub.timer.next().map(|id| hub.deadline(id));
+    fn run(dispatcher: &Weak<Dispatcher>) {
+        while let Some(dispatcher) = dispatcher.upgrade() {
+            let next = || dispatcher.timer.next().map(|id| dispatcher.deadline(id));
             match catch_unwind(AssertUnwindSafe(next)) {
                 Ok(Some(())) => {}
                 Ok(None) => return,
                 // Without deadlines nobody can be made to let go.
-                Err(_) => return hub.fail(),
+                Err(_) => return dispatcher.fail(),
             }
         }
     }

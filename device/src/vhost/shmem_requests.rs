@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The port: asks one front end for mappings, in order, on a thread of its own.
+//! Shared-memory requests: asks one front end for mappings, in order, on a thread of its
+//! own.
 //!
 //! The front end may take its time, and may ask the main thread for answers
 //! while it does. So the thread holds no lock while it waits. The wait itself
@@ -9,7 +10,7 @@
 //! Shared-memory requests are sent only while the queues run: QEMU 11.1.3 has
 //! no device to look them up in before and after, and dies of it. (One that is
 //! on its way when the front end stops its device cannot be called back.) A mapping
-//! that is not finished then is given up. If the hub says so, unmap requests are sent
+//! that is not finished then is given up. If the dispatcher says so, unmap requests are sent
 //! all the same: the device of a guest that keeps another's memory is not worth more
 //! than that memory.
 //!
@@ -42,9 +43,9 @@ use crate::backing::zeroes::Zeroes;
 use crate::backing::{self, FdPiece, PAGE, udmabuf};
 use crate::broker::limits::GUARD;
 use crate::broker::{EffectId, Outcome, Piece};
+use crate::dispatcher::{Dispatcher, Job};
 use crate::host::process::Process;
 use crate::host::random;
-use crate::hub::{Hub, Job};
 use crate::sync::{Limiters, lock};
 use budget::{Budget, Lot};
 use kept::{Kept, Loan};
@@ -145,8 +146,8 @@ impl State {
     }
 }
 
-/// One session's port.
-pub struct Port {
+/// The shared-memory requests of one session.
+pub struct ShmemRequests {
     state: Mutex<State>,
     wake: Condvar,
     shm_size: u64,
@@ -164,8 +165,8 @@ pub struct Port {
     limiters: Arc<Limiters>,
 }
 
-impl Port {
-    /// A port without a channel, to the front end of `vmm`.
+impl ShmemRequests {
+    /// Those to the front end of `vmm`, without a channel yet.
     ///
     /// # Errors
     /// As `memfd_create`.
@@ -316,7 +317,7 @@ impl Port {
     }
 
     /// Forgets all jobs. Does not block. Those that were queued after
-    /// [`Port::forget_dropped`], while the hub did not know of it yet, are about windows
+    /// [`ShmemRequests::forget_dropped`], while the dispatcher did not know of it yet, are about windows
     /// that are gone, too.
     pub fn forget_jobs(&self) {
         lock(&self.state).forget_jobs();
@@ -338,20 +339,20 @@ impl Port {
     pub fn run(
         &self,
         name: &str,
-        hub: &Hub,
+        dispatcher: &Dispatcher,
         sent: Sent<'_>,
         maker: Option<&dyn udmabuf::Maker>,
         stuck: impl Fn(&str),
         dropped: impl Fn(),
     ) {
         let mut worker = Worker {
-            port: self,
+            shmem: self,
             name,
             sent,
             nonce: Uuid::from_bytes(random::bytes().unwrap_or([0xa5; 16])),
             epoch: 0,
             effect: EffectId(0),
-            hub,
+            dispatcher,
         };
         while let Some(next) = self.next() {
             let (job, backend, epoch) = match next {
@@ -387,7 +388,7 @@ impl Port {
                         (Ok(pieces), Some(backend)) => worker.map(&backend, &pieces, what),
                         (Err(error), _) => {
                             let what = format_args!("a buffer cannot be mapped: {error}");
-                            self.limiters.port.warn(name, what);
+                            self.limiters.shmem.warn(name, what);
                             Outcome::HostError
                         }
                         (_, None) => Outcome::HostError,
@@ -408,9 +409,9 @@ impl Port {
                 ),
             };
             if self.keeps(id) {
-                hub.complete_held(id, outcome);
+                dispatcher.complete_held(id, outcome);
             } else {
-                hub.complete(id, outcome);
+                dispatcher.complete(id, outcome);
             }
             if outcome == Outcome::Stuck {
                 stuck("its back-end channel failed in the middle of a mapping request");
@@ -419,7 +420,7 @@ impl Port {
         }
     }
 
-    /// The hub has heard what came of the job in hand.
+    /// The dispatcher has heard what came of the job in hand.
     fn ended(&self) {
         lock(&self.state).in_hand = None;
     }
@@ -491,7 +492,7 @@ enum What {
 }
 
 struct Worker<'a> {
-    port: &'a Port,
+    shmem: &'a ShmemRequests,
     name: &'a str,
     sent: Sent<'a>,
     /// A shared object that never was.
@@ -500,13 +501,13 @@ struct Worker<'a> {
     epoch: u64,
     /// What it does.
     effect: EffectId,
-    hub: &'a Hub,
+    dispatcher: &'a Dispatcher,
 }
 
 impl Worker<'_> {
     /// Maps all pieces or none.
     fn map(&mut self, backend: &Backend, pieces: &[FdPiece], what: What) -> Outcome {
-        if !self.port.can_map() {
+        if !self.shmem.can_map() {
             return Outcome::HostError;
         }
         if let Some(piece) = pieces.iter().find(|piece| !self.fits(piece)) {
@@ -527,7 +528,7 @@ impl Worker<'_> {
         let mut done = Vec::with_capacity(pieces.len());
         for piece in pieces {
             let request = mmap(piece.shm_offset, piece.len, piece.fd_offset, flags);
-            match self.port.turn_to_map(self.epoch) {
+            match self.shmem.turn_to_map(self.epoch) {
                 Turn::Ask => {}
                 // Those that were mapped are gone, too.
                 Turn::Dropped => return Outcome::Refused,
@@ -537,20 +538,20 @@ impl Worker<'_> {
             }
             let file = match what {
                 What::Zeroes => {
-                    self.sent.record(piece.id, || self.port.files());
+                    self.sent.record(piece.id, || self.shmem.files());
                     piece.file.clone()
                 }
                 What::Buffer { lot, .. } => {
                     // No VM's RAM is a dma-buf.
                     if !lot.udmabuf {
-                        self.sent.record(piece.id, || self.port.files());
+                        self.sent.record(piece.id, || self.shmem.files());
                     }
-                    match self.port.lend(piece, lot, self.epoch) {
+                    match self.shmem.lend(piece, lot, self.epoch) {
                         Ok(Some(file)) => file,
                         Ok(None) => return Outcome::Refused,
                         Err(error) => {
                             let what = format_args!("a buffer cannot be lent: {error}");
-                            self.port.limiters.port.warn(self.name, what);
+                            self.shmem.limiters.shmem.warn(self.name, what);
                             let undone = self.undo(backend, &done);
                             return if done.is_empty() {
                                 Outcome::HostError
@@ -564,7 +565,7 @@ impl Worker<'_> {
             let reply = answer(backend.shmem_map(&request, &*file));
             // From here on only others hold it.
             match what {
-                What::Buffer { lot, .. } => self.port.spend(lot, MARK_FREE, || drop(file)),
+                What::Buffer { lot, .. } => self.shmem.spend(lot, MARK_FREE, || drop(file)),
                 What::Zeroes => drop(file),
             }
             match reply {
@@ -573,7 +574,7 @@ impl Worker<'_> {
                     len: piece.len,
                 }),
                 Answer::No => {
-                    self.port
+                    self.shmem
                         .said_returned(self.effect, piece.shm_offset, piece.len);
                     self.count_refusal(piece);
                     return self.undo(backend, &done);
@@ -586,7 +587,7 @@ impl Worker<'_> {
 
     /// Maps zeroes.
     fn fill(&mut self, backend: &Backend, piece: Piece) -> Outcome {
-        let piece = self.port.zeroes.piece(piece);
+        let piece = self.shmem.zeroes.piece(piece);
         self.map(backend, &[piece], What::Zeroes)
     }
 
@@ -608,27 +609,27 @@ impl Worker<'_> {
         let mut outcome = Outcome::Done;
         for piece in pieces {
             let request = mmap(piece.shm_offset, piece.len, 0, VhostUserMMapFlags::empty());
-            match self.port.turn_to_unmap(self.epoch) {
+            match self.shmem.turn_to_unmap(self.epoch) {
                 Turn::Ask => match answer(backend.shmem_unmap(&request)) {
                     Answer::Yes => {
-                        self.port
+                        self.shmem
                             .said_returned(self.effect, piece.shm_offset, piece.len);
                     }
                     // QEMU unmaps by itself when the device is reset, and knows
                     // nothing of the mapping afterwards.
-                    Answer::No if self.port.let_go(piece.shm_offset) => {
+                    Answer::No if self.shmem.let_go(piece.shm_offset) => {
                         log::debug!(
                             "{}: {:#x} bytes at {:#x} were unmapped before",
                             self.name,
                             piece.len,
                             piece.shm_offset
                         );
-                        self.port.returned(piece.shm_offset);
+                        self.shmem.returned(piece.shm_offset);
                         outcome = Outcome::Refused;
                     }
                     Answer::No => {
                         let (len, at) = (piece.len, piece.shm_offset);
-                        self.port.limiters.port.log(
+                        self.shmem.limiters.shmem.log(
                             Level::Error,
                             self.name,
                             format_args!(
@@ -643,9 +644,9 @@ impl Worker<'_> {
                 Turn::Dropped => outcome = Outcome::Refused,
                 Turn::Stopped | Turn::Closed => return Outcome::Stuck,
             }
-            if let Err(error) = self.port.zeroes.release(*piece) {
+            if let Err(error) = self.shmem.zeroes.release(*piece) {
                 let what = format_args!("zeroes are kept: {error}");
-                self.port.limiters.port.warn(self.name, what);
+                self.shmem.limiters.shmem.warn(self.name, what);
             }
         }
         outcome
@@ -654,13 +655,13 @@ impl Worker<'_> {
     /// One request that changes nothing and is acknowledged.
     fn prove(&mut self, backend: &Backend) -> Outcome {
         let quiet = self
-            .port
+            .shmem
             .features()
             .contains(VhostUserProtocolFeatures::SHARED_OBJECT);
         let result = if quiet {
             answer(backend.shared_object_remove(&VhostUserSharedMsg { uuid: self.nonce }))
         } else {
-            match self.port.turn_to_unmap(self.epoch) {
+            match self.shmem.turn_to_unmap(self.epoch) {
                 Turn::Ask => answer(backend.shmem_unmap(&self.guard())),
                 // The kernel's word is proof enough.
                 Turn::Dropped => Answer::Yes,
@@ -676,7 +677,7 @@ impl Worker<'_> {
 
     /// The request to unmap what is never mapped.
     fn guard(&self) -> VhostUserMMap {
-        let offset = self.port.shm_size.saturating_sub(GUARD);
+        let offset = self.shmem.shm_size.saturating_sub(GUARD);
         mmap(offset, GUARD, 0, VhostUserMMapFlags::empty())
     }
 
@@ -688,13 +689,13 @@ impl Worker<'_> {
             && piece.len.is_multiple_of(PAGE)
             && piece.shm_offset.is_multiple_of(PAGE)
             && piece.fd_offset.is_multiple_of(PAGE)
-            && end.is_some_and(|end| end <= self.port.shm_size.saturating_sub(GUARD))
+            && end.is_some_and(|end| end <= self.shmem.shm_size.saturating_sub(GUARD))
     }
 
     fn count_refusal(&self, piece: &FdPiece) {
-        self.port.refused.fetch_add(1, Ordering::Relaxed);
+        self.shmem.refused.fetch_add(1, Ordering::Relaxed);
         let (len, at) = (piece.len, piece.shm_offset);
-        self.port.limiters.port.warn(
+        self.shmem.limiters.shmem.warn(
             self.name,
             format_args!("the front end refused to map {len:#x} bytes at {at:#x}"),
         );

@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::budget::{Budget, Lot};
-use super::{LOOK, Port, State, Worker};
+use super::{LOOK, ShmemRequests, State, Worker};
 use crate::backing::lent::Lent;
 use crate::backing::{FdPiece, FileId};
 use crate::broker::{EffectId, PeerId};
@@ -97,7 +97,7 @@ impl State {
         }
     }
 
-    /// Whether the hub is yet to hear that what the job in hand has unmapped is kept.
+    /// Whether the dispatcher is yet to hear that what the job in hand has unmapped is kept.
     pub(super) fn is_keeping(&self) -> bool {
         let in_hand = |kept: &Kept| Some(kept.effect) == self.in_hand;
         self.kept.iter().any(in_hand)
@@ -189,7 +189,7 @@ impl State {
     }
 }
 
-impl Port {
+impl ShmemRequests {
     /// Whether the VMM may have any window that it was asked for.
     #[must_use]
     pub fn may_show(&self) -> bool {
@@ -219,7 +219,7 @@ impl Port {
             return false;
         }
         let mut state = lock(&self.state);
-        // Else it may have been asked for another one meanwhile. The hub does not hear of
+        // Else it may have been asked for another one meanwhile. The dispatcher does not hear of
         // what is kept by an effect that it has forgotten.
         let dropped = state.has_only(&loans) && !state.is_keeping();
         if dropped {
@@ -464,11 +464,11 @@ impl Port {
 }
 
 impl Worker<'_> {
-    /// Tells the hub what nobody holds any more, and the operator what somebody does.
+    /// Tells the dispatcher what nobody holds any more, and the operator what somebody does.
     pub(super) fn look_at_kept(&self, lot: Lot) {
-        let (done, late) = self.port.look_at_kept(lot);
+        let (done, late) = self.shmem.look_at_kept(lot);
         for effect in done {
-            self.hub.let_go(self.sent.peer, effect);
+            self.dispatcher.let_go(self.sent.peer, effect);
         }
         if late > 0 {
             // Nothing else that the VMM does may have this line left out; it has a limit of
