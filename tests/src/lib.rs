@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`pair`] | [`pair::TwoVms`]: the daemon and two guests; [`pair::Shared`]: one pair for all tests of a file |
 //! | [`vm`] | one QEMU, its monitor, its guest's agent |
-//! | [`hand`] | a process in a guest that holds buffers for a test |
+//! | [`client`] | a process in a guest that holds buffers for a test |
 //! | [`daemon`] | the program under test, and what its control socket tells |
 //! | [`driver`] | the driver and its device in a guest, by sysfs |
 //! | [`pci`] | that device as a PCI function |
@@ -29,13 +29,13 @@
 
 pub mod channel;
 pub mod child;
+pub mod client;
 pub mod daemon;
 pub mod delay;
 pub mod display;
 pub mod driver;
 pub mod factor;
 mod faults;
-pub mod hand;
 pub mod image;
 pub mod lab;
 pub mod leaks;

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::channel::{self, Channel, Transcript};
 use crate::child::{self, Process};
+use crate::client::Client;
 use crate::factor::{FACTOR, factor};
-use crate::hand::Hand;
 use crate::image::Picture;
 use crate::lab::{self, Lab};
 use crate::qmp::Qmp;
@@ -269,8 +269,8 @@ impl Vm {
     ///
     /// # Errors
     /// When it could not be started.
-    pub fn hand(&self) -> Result<Hand> {
-        Hand::new(self.name(), self.spawn(&["/init", "hand"])?)
+    pub fn client(&self) -> Result<Client> {
+        Client::new(self.name(), self.spawn(&["/init", "client"])?)
     }
 
     /// Have the agent do something.

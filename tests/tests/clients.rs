@@ -8,9 +8,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use bufshare_agent::hand::{Op, Sight, Yield};
+use bufshare_agent::ops::{Op, Sight, Yield};
+use bufshare_tests::client::{Buf, Client, Import, Map};
 use bufshare_tests::display::Display;
-use bufshare_tests::hand::{Buf, Hand, Import, Map};
 use bufshare_tests::image::Picture;
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::report::Skip;
@@ -56,8 +56,8 @@ fn drawing((width, height): (u32, u32), seed: u32) -> Vec<u8> {
 }
 
 struct Shares {
-    a: Hand,
-    b: Hand,
+    a: Client,
+    b: Client,
     mine: Map,
     theirs: Map,
     import: Import,
@@ -65,7 +65,7 @@ struct Shares {
 
 /// The same buffer in both VMs.
 fn share(vms: &TwoVms, size: (u32, u32)) -> Result<Shares> {
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
     let buf: Buf = a.alloc(bytes_of(size))?;
     let mine = a.map(buf)?;
     let export = a.export(buf)?;
@@ -178,7 +178,7 @@ fn a_driver_writes_into_what_was_taken_back(vms: &mut TwoVms, name: &str) -> Res
         SIZE
     };
     let (width, height) = size;
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
     b.info()?;
     let (buf, mine, export) = a.offer(bytes_of(size), 1)?;
     let import = b.import(&export.id)?;
@@ -275,8 +275,8 @@ fn a_buffer_that_a_driver_uses_is_taken_back_without_harm() {
         let display = Display::that_imports();
         display.load(&vms.b)?;
         let (width, height) = SIZE;
-        let mut a = vms.a.hand()?;
-        let mut b = vms.b.hand()?;
+        let mut a = vms.a.client()?;
+        let mut b = vms.b.client()?;
         b.info()?;
         let (_, _, export) = a.offer(bytes_of(SIZE), 1)?;
         let import = b.import(&export.id)?;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use bufshare_agent::wire::{Ran, Status};
 use bufshare_tests::channel::Program;
-use bufshare_tests::hand::{Export, Hand, Map, Sight};
+use bufshare_tests::client::{Client, Export, Map, Sight};
 use bufshare_tests::lab;
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::report::Skip;
@@ -137,17 +137,21 @@ fn text<'a>(record: &'a Value, member: &str) -> Result<&'a str> {
     value.with_context(|| format!("no text '{member}' in {record}"))
 }
 
-/// A buffer of the camera's, until `hand` ends.
+/// A buffer of the camera's, until `client` ends.
 struct Offer {
-    hand: Hand,
+    client: Client,
     map: Map,
     export: Export,
 }
 
 fn offer(vms: &TwoVms, seed: u32) -> Result<Offer> {
-    let mut hand = vms.a.hand()?;
-    let (_, map, export) = hand.offer(SIZE, seed)?;
-    Ok(Offer { hand, map, export })
+    let mut client = vms.a.client()?;
+    let (_, map, export) = client.offer(SIZE, seed)?;
+    Ok(Offer {
+        client,
+        map,
+        export,
+    })
 }
 
 /// SHA-256 of a file of the guest, by another program.
@@ -160,7 +164,7 @@ fn sha256(vm: &Vm, file: &str) -> Result<String> {
 /// SHA-256 of the pattern of `seed`, by another program than ours.
 fn sha256_of_pattern(vm: &Vm, seed: u32) -> Result<String> {
     let file = "/tmp/pattern";
-    vm.write_file(file, &bufshare_tests::hand::pattern(seed, SIZE))?;
+    vm.write_file(file, &bufshare_tests::client::pattern(seed, SIZE))?;
     sha256(vm, file)
 }
 
@@ -225,20 +229,20 @@ fn takes_id(vms: &TwoVms, verb: &str, line: &str) -> Result<()> {
             let mut program = shell(&vms.b, &typed)?;
             let (printed, _) = first_line(&mut program)?;
             ensure!(id_of(&printed)? == offer.export.id, "{printed}");
-            let held = offer.hand.query(&offer.export.id)?.attachments;
+            let held = offer.client.query(&offer.export.id)?.attachments;
             ensure!(held == 1, "{held} imports while one is held");
             end(program, &typed)?;
         }
         "import" => {
             // Neither the pattern nor an empty page begins so.
-            let sight = offer.hand.poke(offer.map, 0, &[0xa5])?;
+            let sight = offer.client.poke(offer.map, 0, &[0xa5])?;
             ensure!(sight == Sight::Pattern, "{sight:?}");
             let printed = output(&vms.b, &typed)?;
             ensure!(printed.contains("first byte 0xa5"), "{printed}");
         }
         "write" => {
             let printed = output(&vms.b, &typed)?;
-            let written = offer.hand.peek(offer.map, 0x1000, 2)?;
+            let written = offer.client.peek(offer.map, 0x1000, 2)?;
             ensure!(
                 written == Some(vec![0xca, 0xfe]),
                 "{written:?} was written: {printed}"
@@ -636,7 +640,7 @@ fn a_held_import_ends_when_the_buffer_is_revoked() {
             text(&imported, "type")? == "imported" && text(&imported, "rights")? == "rw",
             "{imported}"
         );
-        offer.hand.close(offer.export.number)?;
+        offer.client.close(offer.export.number)?;
         let event = json(&mut program)?;
         ensure!(
             text(&event, "event")? == "REVOKED" && text(&event, "id")? == id,
@@ -660,10 +664,10 @@ fn a_reader_that_goes_away_does_not_end_what_is_held() {
         let id = id_of(&program.line(wait::COMMAND)?)?.to_owned();
         // An event that it would print, of another buffer.
         let mut offer = offer(vms, 1)?;
-        let mut importer = vms.b.hand()?;
+        let mut importer = vms.b.client()?;
         let import = importer.import(&offer.export.id)?;
         importer.close(import.buf.number)?;
-        offer.hand.wait_event_of("Released", &offer.export.id)?;
+        offer.client.wait_event_of("Released", &offer.export.id)?;
         importer.import(&id)?;
         program.end_input()?;
         let mut rest = Vec::new();
@@ -680,7 +684,7 @@ fn a_reader_that_goes_away_does_not_end_what_is_held() {
 fn a_buffer_revoked_while_it_is_read_is_an_error_like_others() {
     VMS.with(|vms| {
         let mut offer = offer(vms, 1)?;
-        let mut witness = vms.b.hand()?;
+        let mut witness = vms.b.client()?;
         witness.info()?;
         // The pipe is full long before the end, and then the command stands still.
         let script = format!(
@@ -691,7 +695,7 @@ fn a_buffer_revoked_while_it_is_read_is_an_error_like_others() {
         );
         let mut program = vms.b.spawn(&["sh", "-c", &script])?;
         ensure!(program.line(wait::COMMAND)? == "reading");
-        offer.hand.close(offer.export.number)?;
+        offer.client.close(offer.export.number)?;
         witness.wait_event_of("Revoked", &offer.export.id)?;
         program.write("go on\n")?;
         program.end(wait::COMMAND, |_, _| {})?;
@@ -863,7 +867,7 @@ fn what_is_held_over_a_suspend_ends_as_revoked() {
         suspend(&vms.b)?;
         ends_as_revoked(holder, &line)?;
         // It was this import that ended, and not the buffer.
-        offer.hand.query(&id).map(drop)
+        offer.client.query(&id).map(drop)
     });
 }
 
@@ -914,12 +918,12 @@ fn what_does_not_fit_is_not_written() {
                 "{refused:?}"
             );
         }
-        let seen = offer.hand.compare(offer.map, 1)?;
+        let seen = offer.client.compare(offer.map, 1)?;
         ensure!(seen == Sight::Pattern, "something was written: {seen:x?}");
-        let end = offer.hand.peek(offer.map, SIZE - 2, 2)?;
+        let end = offer.client.peek(offer.map, SIZE - 2, 2)?;
         let line = format!("bufshare write {id} --offset 0xffffe --bytes cafe");
         output(&vms.b, &line)?;
-        let now = offer.hand.peek(offer.map, SIZE - 2, 2)?;
+        let now = offer.client.peek(offer.map, SIZE - 2, 2)?;
         ensure!(
             now == Some(vec![0xca, 0xfe]) && now != end,
             "{end:?}, then {now:?}"

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use bufshare_tests::hand::{Sight, status};
+use bufshare_tests::client::{Sight, status};
 use bufshare_tests::pair::{Plan, Shared, Side};
 
 static VMS: Shared = Shared::new(Plan::new);
@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 fn the_death_of_the_exporting_process_takes_the_buffer_away() {
     VMS.with(|vms| {
         let before = vms.settled()?.descriptors;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         b.info()?;
         let (_, _, export) = a.offer(SIZE, 1)?;
         let import = b.import(&export.id)?;
@@ -42,7 +42,7 @@ fn the_death_of_the_exporting_process_takes_the_buffer_away() {
 fn the_death_of_the_importing_process_lets_go_of_the_buffer() {
     VMS.with(|vms| {
         let before = vms.settled()?.descriptors;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, mine, export) = a.offer(SIZE, 2)?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
@@ -55,7 +55,7 @@ fn the_death_of_the_importing_process_lets_go_of_the_buffer() {
         ensure!(holdings.buffers == 1, "{holdings:?}");
         ensure!(a.compare(mine, 2)? == Sight::Pattern);
         // Another process imports it anew.
-        let mut other = vms.b.hand()?;
+        let mut other = vms.b.client()?;
         let import = other.import(&export.id)?;
         let map = other.map(import.buf)?;
         ensure!(other.compare(map, 2)? == Sight::Pattern);
@@ -68,7 +68,7 @@ fn the_death_of_the_importing_process_lets_go_of_the_buffer() {
 fn the_death_of_the_exporting_vm_takes_its_buffers_away() {
     VMS.with(|vms| {
         let before = vms.settled()?.descriptors;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let peer = a.info()?.peer_id;
         b.info()?;
         let (_, _, export) = a.offer(SIZE, 3)?;
@@ -100,7 +100,7 @@ fn the_death_of_the_exporting_vm_takes_its_buffers_away() {
         b.wait_event("PeerUp", |event| {
             event.kind == "PeerUp" && event.peer == peer
         })?;
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let (_, _, export) = a.offer(SIZE, 4)?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
@@ -114,7 +114,7 @@ fn the_death_of_the_exporting_vm_takes_its_buffers_away() {
 fn the_death_of_the_importing_vm_lets_go_of_the_buffer() {
     VMS.with(|vms| {
         let before = vms.settled()?.descriptors;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let peer = b.info()?.peer_id;
         let (_, mine, export) = a.offer(SIZE, 5)?;
         let import = b.import(&export.id)?;
@@ -131,7 +131,7 @@ fn the_death_of_the_importing_vm_lets_go_of_the_buffer() {
         ensure!(holdings.buffers == 1, "{holdings:?}");
         ensure!(a.compare(mine, 5)? == Sight::Pattern);
         vms.restart(Side::B)?;
-        let mut b = vms.b.hand()?;
+        let mut b = vms.b.client()?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
         ensure!(b.compare(map, 5)? == Sight::Pattern);

@@ -7,16 +7,16 @@ use core::mem::offset_of;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bufshare_agent::hand::{MovableKind, Op, Source, Yield};
+use bufshare_agent::ops::{MovableKind, Op, Source, Yield};
 use bufshare_agent::wire::{Command, Status};
 use bufshare_protocol::ioctl::{self, Export, MetaIo, Table};
 use bufshare_protocol::wire::Meta;
 use bufshare_tests::channel::{Program, errno_of};
+use bufshare_tests::client::{
+    AttachKind, Client, Patch, Sight, Step, bytes, id_bytes, refused, share_works, status,
+};
 use bufshare_tests::delay::{self, Delay};
 use bufshare_tests::driver::{STATE, bind, bound, requests, unbind, unload_when_free};
-use bufshare_tests::hand::{
-    AttachKind, Hand, Patch, Sight, Step, bytes, id_bytes, refused, share_works, status,
-};
 use bufshare_tests::leaks;
 use bufshare_tests::pair::{DRIVER, Plan, Shared, Side, TwoVms};
 use bufshare_tests::report::Skip;
@@ -28,13 +28,13 @@ const SIZE: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn all_works(vms: &mut TwoVms, seed: u32) -> Result<()> {
-    share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, seed)
+    share_works(&mut vms.a.client()?, &mut vms.b.client()?, seed)
 }
 
 #[test]
 fn unbinding_the_importers_driver_takes_its_imports_and_binding_it_works_again() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, mine, export) = a.offer(SIZE, 1)?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
@@ -51,7 +51,7 @@ fn unbinding_the_importers_driver_takes_its_imports_and_binding_it_works_again()
             .settles("the attachments to go", |now| now.attachments == 0)?;
         // Who keeps an old import is in nobody's way, and does not see new ones.
         bind(&vms.b, &device)?;
-        let mut new = vms.b.hand()?;
+        let mut new = vms.b.client()?;
         let import = new.import(&export.id)?;
         let new_map = new.map(import.buf)?;
         ensure!(new.compare(new_map, 1)? == Sight::Pattern);
@@ -68,13 +68,13 @@ fn unbinding_the_importers_driver_takes_its_imports_and_binding_it_works_again()
 #[test]
 fn a_driver_whose_imports_are_all_closed_is_unbound_and_bound_again() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         // The daemon keeps the window for the next import of the buffer.
         let (_, _, export) = a.offer(SIZE, 5)?;
         b.cycle(&export.id, 3, 5, LIMIT)?;
         let device = unbind(&vms.b)?;
         bind(&vms.b, &device)?;
-        let mut new = vms.b.hand()?;
+        let mut new = vms.b.client()?;
         let import = new.import(&export.id)?;
         let map = new.map(import.buf)?;
         ensure!(new.compare(map, 5)? == Sight::Pattern);
@@ -88,7 +88,7 @@ fn a_driver_whose_imports_are_all_closed_is_unbound_and_bound_again() {
 #[test]
 fn a_driver_is_unbound_while_ioctls_wait_for_their_programs_memory() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, theirs) = b.offer(SIZE, 6)?;
         let (buf, mine, _) = a.offer(SIZE, 7)?;
         let fd = Patch::Descriptor {
@@ -159,16 +159,16 @@ static HELD: Shared = Shared::new(|| Plan::new().second(delay::apart));
 fn unbind_during(
     vms: &TwoVms,
     symbol: &str,
-    op: impl FnOnce(&mut Hand, String) -> Result<Op>,
+    op: impl FnOnce(&mut Client, String) -> Result<Op>,
 ) -> Result<Yield> {
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
     // The region's end would wait for the one that is held up; so it is kept.
     let (_, _, export) = a.offer(SIZE, 1)?;
     vms.b.insert("importer", &[])?;
     let kept = b.import(&export.id)?;
     let user = b.attach(kept.buf, AttachKind::Plain)?;
     b.step(user, Step::Vmap)?;
-    let mut held = vms.b.hand()?;
+    let mut held = vms.b.client()?;
     let op = op(&mut held, export.id.clone())?;
     delay::put_apart(&vms.b, held.program().pid())?;
     let delay = Delay::of(&vms.b, symbol)?;
@@ -230,7 +230,7 @@ fn a_driver_that_could_not_wake_its_device_is_unbound_without_a_warning() {
         if vms.b.read_file(TEST).is_err() {
             return Err(Skip::impossible("the guest kernel has no /sys/power/pm_test").into());
         }
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 1)?;
         vms.b.insert("importer", &[])?;
         let import = b.import(&export.id)?;
@@ -267,7 +267,7 @@ fn begin_write(vm: &Vm, file: &str, text: &str, processors: &str) -> Result<Prog
 #[test]
 fn a_driver_whose_unbinding_process_is_killed_gives_its_windows_back() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 5)?;
         b.cycle(&export.id, 1, 5, LIMIT)?;
         let device = bound(&vms.b)?.context("no device")?;
@@ -330,7 +330,7 @@ fn a_driver_whose_binding_process_is_killed_is_bound() {
 #[test]
 fn unbinding_the_exporters_driver_takes_its_buffers_and_binding_it_works_again() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         b.info()?;
         let (_, mine, export) = a.offer(SIZE, 2)?;
         let import = b.import(&export.id)?;
@@ -354,7 +354,7 @@ fn unbinding_the_exporters_driver_takes_its_buffers_and_binding_it_works_again()
 #[test]
 fn the_module_stays_while_a_buffer_lives_and_goes_when_none_does() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 3)?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
@@ -397,7 +397,7 @@ fn a_guest_sleeps_and_wakes_and_shares_again() {
         if vms.b.read_file(TEST).is_err() {
             return Err(Skip::impossible("the guest kernel has no /sys/power/pm_test").into());
         }
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 4)?;
         let map = b.import_pattern(&export.id, 4)?;
         let (_, own, offered) = b.offer(SIZE, 5)?;
@@ -467,7 +467,7 @@ fn memory_that_nobody_is_charged_for_is_limited_and_given_back() {
     VMS.with(|vms| {
         const LIMIT_MB: &str = "/sys/module/virtio_bufshare/parameters/contig_limit_mb";
         const MIB: u64 = 1 << 20;
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let before = uncharged(&vms.a)?;
         ensure!(before == 0, "{before} bytes before");
         vms.a.write_file(LIMIT_MB, b"16")?;
@@ -495,20 +495,20 @@ const PATIENCE: &str = "/sys/module/virtio_bufshare/parameters/request_timeout_m
 /// of a process wait for a host that does not answer: the outcome of what it began.
 fn freeze_while_waiting(
     vms: &mut TwoVms,
-    hand: &mut Hand,
+    client: &mut Client,
     op: Op,
     threads: usize,
 ) -> Result<Result<Yield>> {
     if vms.b.read_file(TEST).is_err() {
         return Err(Skip::impossible("the guest kernel has no /sys/power/pm_test").into());
     }
-    let pid = hand.program().pid();
+    let pid = client.program().pid();
     let before = vms.b.read_file(PATIENCE)?;
     vms.b.write_file(PATIENCE, b"60000")?;
     // Only tasks are frozen; devices go on.
     vms.b.write_file(TEST, b"freezer")?;
     vms.daemon()?.pause()?;
-    let begun = hand.begin(op)?;
+    let begun = client.begin(op)?;
     let result = wait::until("the threads to wait for the host", wait::COMMAND, || {
         let mut waiting = 0;
         for thread in vms.b.list_dir(&format!("/proc/{pid}/task"))? {
@@ -530,7 +530,7 @@ fn freeze_while_waiting(
     vms.b.write_file(PATIENCE, before.trim_ascii())?;
     vms.b.write_file(TEST, b"none")?;
     result.context("freezing the guest's tasks")?;
-    Ok(hand.finish(begun, "waiting for the host", wait::COMMAND))
+    Ok(client.finish(begun, "waiting for the host", wait::COMMAND))
 }
 
 /// The tasks of a guest are frozen before it sleeps, also those that wait for a host
@@ -538,7 +538,7 @@ fn freeze_while_waiting(
 #[test]
 fn a_request_without_an_answer_does_not_keep_a_guest_from_sleeping() {
     VMS.with(|vms| {
-        let mut b = vms.b.hand()?;
+        let mut b = vms.b.client()?;
         b.info()?;
         let refusal = refused(freeze_while_waiting(vms, &mut b, Op::List, 1)?)?;
         ensure!(refusal.errno == libc::ETIMEDOUT, "{refusal}");
@@ -551,7 +551,7 @@ fn a_request_without_an_answer_does_not_keep_a_guest_from_sleeping() {
 #[test]
 fn mappings_without_an_answer_do_not_keep_a_guest_from_sleeping_one_after_the_other() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let mut bufs = Vec::new();
         for seed in 0..4 {
             let (_, _, export) = a.offer(SIZE, seed)?;

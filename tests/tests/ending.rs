@@ -5,7 +5,7 @@
 //! exporter writes into that memory is none of the importer's business.
 
 use anyhow::ensure;
-use bufshare_tests::hand::Sight;
+use bufshare_tests::client::Sight;
 use bufshare_tests::pair::{self, Plan};
 use bufshare_tests::wait;
 use serde_json::json;
@@ -17,7 +17,7 @@ fn an_importer_never_reads_what_is_written_after_the_daemon_has_ended() {
     pair::with_own(
         |_| Ok(Plan::new()),
         |vms| {
-            let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+            let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
             a.info()?;
             b.info()?;
             let (_, mine, export) = a.offer(SIZE, 1)?;
@@ -45,7 +45,7 @@ fn a_daemon_that_ends_while_an_importer_is_paused_names_it() {
     pair::with_own(
         |_| Ok(Plan::new()),
         |vms| {
-            let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+            let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
             let (_, _, export) = a.offer(SIZE, 1)?;
             let import = b.import(&export.id)?;
             b.map(import.buf)?;

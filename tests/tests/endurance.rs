@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use bufshare_tests::hand::{Refused, Sight, refused};
+use bufshare_tests::client::{Refused, Sight, refused};
 use bufshare_tests::pair::{Plan, Shared};
 use serde_json::json;
 
@@ -18,7 +18,7 @@ const GROWTH: u64 = 256;
 #[test]
 fn ten_thousand_imports_of_a_buffer_leave_nothing_behind() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(64 * PAGE, 1)?;
         // What is allocated once is there after some rounds.
         b.cycle(&export.id, 500, 1, LIMIT)?;
@@ -55,7 +55,7 @@ fn ten_thousand_imports_of_a_buffer_leave_nothing_behind() {
 fn buffers_that_come_and_go_leave_nothing_behind() {
     VMS.with(|vms| {
         let before = vms.settled()?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let mut own = 0;
         for round in 0..150 {
             let (buf, mine, export) = a.offer(4 * PAGE, round)?;
@@ -80,7 +80,7 @@ fn buffers_that_come_and_go_leave_nothing_behind() {
 #[test]
 fn imports_beyond_the_window_budget_are_refused_and_harm_nobody() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let max = b.info()?.max_windows;
         let mut imports = Vec::new();
         let mut refusal: Option<Refused> = None;
@@ -129,7 +129,7 @@ fn imports_beyond_the_window_budget_are_refused_and_harm_nobody() {
 #[test]
 fn imports_beyond_the_window_region_are_refused_and_harm_nobody() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let region = b.info()?.shm_size;
         // One buffer, many VMs would share it; so as many buffers as the exporter's RAM allows.
         let size = region / 4;

@@ -5,10 +5,10 @@ use core::mem::offset_of;
 
 use anyhow::{Result, ensure};
 use bufshare_protocol::ioctl::{self, Export};
-use bufshare_tests::driver::{bind, unbind};
-use bufshare_tests::hand::{
-    Hand, Import, MovableKind, Patch, Refused, Sight, Source, bytes, refused, status,
+use bufshare_tests::client::{
+    Client, Import, MovableKind, Patch, Refused, Sight, Source, bytes, refused, status,
 };
+use bufshare_tests::driver::{bind, unbind};
 use bufshare_tests::lab::{self, has_udmabuf};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::report::Skip;
@@ -20,8 +20,8 @@ const PAGE: u64 = 4096;
 
 /// Exports a buffer from `source`; the other VM reads every byte of it and
 /// writes every byte. Both processes and the import are returned, to go on.
-fn is_shared(vms: &mut TwoVms, source: Source, size: u64) -> Result<(Hand, Hand, Import)> {
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+fn is_shared(vms: &mut TwoVms, source: Source, size: u64) -> Result<(Client, Client, Import)> {
+    let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
     let buf = a.make(source, size)?;
     ensure!(buf.size >= size, "{buf:?}");
     let mine = a.map(buf)?;
@@ -89,7 +89,7 @@ fn a_udmabuf_in_many_pieces_is_one_contiguous_import() {
 #[test]
 fn a_buffer_in_more_pieces_than_windows_is_refused_by_name() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let pages = 700;
         let buf = a.make(Source::Udmabuf { scattered: true }, pages * PAGE)?;
         let max = u64::from(b.info()?.max_windows);
@@ -139,7 +139,7 @@ fn a_scattered_buffer_of_vivid_is_shared_while_it_fits_the_windows() {
         is_shared(vms, Source::Capture(device.clone()), 56 * PAGE)?;
         // A large frame of single pages: in how many pieces they are is luck, what
         // comes of it is not.
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let buf = a.make(Source::Capture(device), 8_000_000)?;
         let export = match a.export(buf) {
             Ok(export) => export,
@@ -165,7 +165,7 @@ fn a_scattered_buffer_of_vivid_is_shared_while_it_fits_the_windows() {
 #[test]
 fn a_buffer_that_is_open_for_reading_only_is_not_exported_for_writing() {
     VMS.with(|vms| {
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let buf = a.make(Source::ReadOnlyHeap("system".to_owned()), 1 << 20)?;
         for access in [&[][..], &[("b", true)][..]] {
             let refusal = refused(a.export_to(buf, access, "", &[]))?;
@@ -193,7 +193,7 @@ fn unless_over_quota<T>(result: Result<T>) -> Result<Option<T>> {
 fn memory_of_other_drivers_is_pinned_up_to_a_limit() {
     VMS.with(|vms| {
         const LIMIT: &str = "/sys/module/virtio_bufshare/parameters/pin_limit_mb";
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let heap = Source::Heap("system".to_owned());
         let (first, second) = (a.make(heap.clone(), 3 << 20)?, a.make(heap, 2 << 20)?);
         vms.a.write_file(LIMIT, b"4")?;
@@ -232,7 +232,7 @@ fn memory_of_other_drivers_is_pinned_up_to_a_limit() {
 #[test]
 fn an_imported_buffer_is_not_exported_again() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(1 << 20, 1)?;
         let import = b.import(&export.id)?;
         // The driver knows its own: the host is not even asked.
@@ -251,7 +251,7 @@ fn an_imported_buffer_is_not_exported_again() {
 fn a_buffer_that_can_move_stays_until_no_other_vm_reaches_it() {
     VMS.with(|vms| {
         load_exporter(&vms.a)?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         b.info()?;
         let buf = a.make(Source::Movable(MovableKind::Movable), 64 * PAGE)?;
         let mine = a.map(buf)?;
@@ -294,7 +294,7 @@ fn a_buffer_that_can_move_stays_until_no_other_vm_reaches_it() {
 fn a_buffer_that_has_to_be_revocable_is_not_exported() {
     VMS.with(|vms| {
         load_exporter(&vms.a)?;
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let buf = a.make(Source::Movable(MovableKind::Revocable), 64 * PAGE)?;
         let refusal = refused(a.export(buf))?;
         ensure!(refusal.errno == libc::EOPNOTSUPP, "{refusal}");
@@ -311,7 +311,7 @@ fn a_buffer_that_moves_although_it_is_pinned_is_revoked_where_the_kernel_says_so
             return Err(Skip::impossible(reason).into());
         }
         load_exporter(&vms.a)?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         b.info()?;
         let buf = a.make(Source::Movable(MovableKind::Rude), 64 * PAGE)?;
         let mine = a.map(buf)?;
@@ -335,7 +335,7 @@ fn a_buffer_that_moves_although_it_is_pinned_is_revoked_where_the_kernel_says_so
 fn an_export_that_is_refused_leaves_nothing_pinned_when_the_driver_is_unbound() {
     VMS.with(|vms| {
         load_exporter(&vms.a)?;
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let buf = a.make(Source::Movable(MovableKind::Movable), 64 * PAGE)?;
         let one = 1_u32.to_ne_bytes();
         let data = bytes(Export::SIZE, &[(offset_of!(Export, num_acl), &one)]);

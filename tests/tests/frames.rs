@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::{Ran, Status, Stream};
 use bufshare_tests::channel::{self, Program};
-use bufshare_tests::hand::{Hand, Sight, bytes};
+use bufshare_tests::client::{Client, Sight, bytes};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::vm::{CARD, Vm};
 use bufshare_tests::wait;
@@ -145,12 +145,12 @@ fn a_camera_fills_what_is_allocated_for_it_whatever_its_driver_allocates() {
 fn a_camera_that_takes_no_dmabufs_fills_its_own_buffers_and_that_is_said() {
     VMS.with(|vms| {
         let device = load_camera(vms, &format!("{VIVID} allocators=1"))?;
-        let mut hand = vms.a.hand()?;
+        let mut client = vms.a.client()?;
         for (button, why) in [
             ("Inject VIDIOC_REQBUFS Error", "make a queue for dma-bufs"),
             ("Inject VIDIOC_QBUF Error", "queue buffer 0"),
         ] {
-            hand.set_control(&device, button, 1)?;
+            client.set_control(&device, button, 1)?;
             let records = works(vms, CAPTURE)?;
             let camera = record(&records, "camera")?;
             ensure!(
@@ -304,7 +304,7 @@ fn a_camera_without_end_is_told_to_and_a_held_view_stays_without_input() {
     VMS.with(|vms| {
         load_camera(vms, VIVID)?;
         vms.b.load(CARD, "")?;
-        let peer = vms.a.hand()?.info()?.peer_id;
+        let peer = vms.a.client()?.info()?.peer_id;
         let line =
             "/bin/bufshare --json capture --to display:rw --fps 30 --frames 0 --hold --ignore-stdin";
         let camera = vms.a.spawn(&words(line))?;
@@ -345,12 +345,12 @@ fn a_camera_without_end_is_told_to_and_a_held_view_stays_without_input() {
 fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_told() {
     VMS.with(|vms| {
         let device = load_camera(vms, VIVID)?;
-        let mut hand = vms.a.hand()?;
+        let mut client = vms.a.client()?;
         let line = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 0";
         let camera = vms.a.spawn(&words(line))?;
         let view = format!("{VIEW} --no-display");
         channel::succeeded("view", vms.b.run(&words(&view), LIMIT)?)?;
-        hand.set_control(&device, "Disconnect", 1)?;
+        client.set_control(&device, "Disconnect", 1)?;
         let captured = to_its_end(camera)?;
         ensure!(
             captured.status == Status::Exit(1) && !captured.stderr.contains("stop the camera"),
@@ -368,7 +368,7 @@ fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_told() {
 /// or on those that come after one that a viewer shows. Returns what was counted.
 fn gives_up_broken(vms: &TwoVms, one_is_shown: bool) -> Result<Value> {
     let device = load_camera(vms, VIVID)?;
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
     // One press for each frame of a second, or more: then all are broken.
     let mut press = || a.set_control(&device, "Inject V4L2_BUF_FLAG_ERROR", 1);
     if !one_is_shown {
@@ -412,7 +412,7 @@ const KEPT_EVENTS: u32 = 256;
 /// meanwhile, misses that they were released: other events take their places.
 fn lose_releases(vms: &TwoVms, to: &str) -> Result<(Vec<Value>, String)> {
     load_camera(vms, VIVID)?;
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
     let (_, _, other) = a.offer(1 << 16, 1)?;
     // In which three frames have to come.
     let limit = wait::scaled(Duration::from_secs(10));
@@ -504,7 +504,7 @@ fn a_viewer_that_may_not_write_sees_each_frame_and_writes_no_reply() {
 fn a_frame_that_a_viewer_has_looked_at_is_no_frame_for_the_next_one() {
     VMS.with(|vms| {
         load_camera(vms, VIVID)?;
-        let mut b = vms.b.hand()?;
+        let mut b = vms.b.client()?;
         let line = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 4 --buffers 4";
         let camera = vms.a.spawn(&words(line))?;
         for _ in 0..4 {
@@ -532,8 +532,8 @@ fn a_frame_that_a_viewer_has_looked_at_is_no_frame_for_the_next_one() {
 }
 
 /// The number of the frame that a buffer's metadata announces.
-fn announced(hand: &mut Hand, id: &str) -> Result<u64> {
-    let (_, _, blob) = hand.get_meta(id)?;
+fn announced(client: &mut Client, id: &str) -> Result<u64> {
+    let (_, _, blob) = client.get_meta(id)?;
     let number = blob.get(8..).and_then(<[u8]>::first_chunk);
     Ok(u64::from_le_bytes(*number.context("no frame")?))
 }
@@ -543,7 +543,7 @@ fn announced(hand: &mut Hand, id: &str) -> Result<u64> {
 fn a_frame_is_not_back_when_what_was_attached_before_it_is_released() {
     VMS.with(|vms| {
         load_camera(vms, VIVID)?;
-        let mut b = vms.b.hand()?;
+        let mut b = vms.b.client()?;
         let line = "/bin/bufshare --json capture --to display:rw --fps 1 --frames 0";
         let camera = vms.a.spawn(&words(line))?;
         let view = |frames: u32| {
@@ -584,7 +584,7 @@ fn a_frame_is_not_back_when_what_was_attached_before_it_is_released() {
 fn a_frame_that_comes_back_without_its_reply_is_wrong_when_the_time_is_up() {
     VMS.with(|vms| {
         load_camera(vms, VIVID)?;
-        let mut b = vms.b.hand()?;
+        let mut b = vms.b.client()?;
         let line = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 1 --timeout 3";
         let camera = vms.a.spawn(&words(line))?;
         let frame = b.wait_event("of a frame", |event| event.kind == "Meta")?;
@@ -600,13 +600,13 @@ fn a_frame_that_comes_back_without_its_reply_is_wrong_when_the_time_is_up() {
 }
 
 /// Looks at the frame that is announced next as a viewer does, and answers it or not.
-fn look(vms: &TwoVms, events: &mut Hand, answer: bool) -> Result<()> {
+fn look(vms: &TwoVms, events: &mut Client, answer: bool) -> Result<()> {
     let frame = events.wait_event("of a frame", |event| event.kind == "Meta")?;
     let (_, _, blob) = events.get_meta(&frame.id)?;
     let offset = blob.get(40..).and_then(<[u8]>::first_chunk);
     let offset = u64::from_le_bytes(*offset.context("no frame")?);
     // Its end lets go of what it has mapped.
-    let mut viewer = vms.b.hand()?;
+    let mut viewer = vms.b.client()?;
     let import = viewer.import(&frame.id)?;
     if answer {
         let map = viewer.map(import.buf)?;
@@ -620,7 +620,7 @@ fn look(vms: &TwoVms, events: &mut Hand, answer: bool) -> Result<()> {
 fn a_frame_that_comes_back_without_its_reply_is_wrong_although_others_go_round() {
     VMS.with(|vms| {
         load_camera(vms, VIVID)?;
-        let mut b = vms.b.hand()?;
+        let mut b = vms.b.client()?;
         // In which a frame has to go round.
         let limit = wait::scaled(Duration::from_secs(3)).as_secs();
         let line = format!(
@@ -653,7 +653,7 @@ fn a_frame_that_comes_back_without_its_reply_is_wrong_although_others_go_round()
 fn a_frame_that_comes_back_without_its_reply_is_wrong_when_the_camera_is_told_to_stop() {
     VMS.with(|vms| {
         load_camera(vms, VIVID)?;
-        let mut b = vms.b.hand()?;
+        let mut b = vms.b.client()?;
         let line = "/bin/bufshare --json capture --to display:rw --fps 5 --frames 0 --buffers 4";
         let mut camera = vms.a.spawn(&words(line))?;
         look(vms, &mut b, false)?;
@@ -691,7 +691,7 @@ fn announcement(number: u64, hash: u64, reply: u8) -> Vec<u8> {
 #[test]
 fn a_frame_that_is_replaced_while_it_is_looked_at_is_not_a_wrong_one() {
     VMS.with(|vms| {
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let (_, map, export) = a.offer(4096, 1)?;
         a.poke(map, 0, &[0])?;
         a.set_meta(&export.id, "camera", &announcement(1, !HASH_OF_NOTHING, 7))?;
@@ -715,7 +715,7 @@ fn a_frame_that_is_replaced_while_it_is_looked_at_is_not_a_wrong_one() {
 #[test]
 fn frames_that_are_none_do_not_keep_a_viewer_waiting() {
     VMS.with(|vms| {
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let (_, map, export) = a.offer(4096, 1)?;
         a.poke(map, 0, &[7])?;
         let line = "/bin/bufshare --json view --from camera --no-display --timeout 2";

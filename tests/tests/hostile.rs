@@ -8,8 +8,8 @@ use bufshare_protocol::request::{Export, Request};
 use bufshare_protocol::response::{self, Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Extent, Meta, Name};
+use bufshare_tests::client::{Sight, status};
 use bufshare_tests::driver::{bind, unbind};
-use bufshare_tests::hand::{Sight, status};
 use bufshare_tests::lab;
 use bufshare_tests::pair::{Plan, Shared};
 use bufshare_tests::vm::Vm;
@@ -113,7 +113,7 @@ fn status_of(answer: &[u8]) -> Option<Status> {
 #[test]
 fn each_bad_request_of_a_hostile_kernel_gets_its_status_and_harms_nobody() {
     VMS.with(|vms| {
-        let mut b = vms.b.hand()?;
+        let mut b = vms.b.client()?;
         let (_, of_b, theirs) = b.offer(PAGE, 1)?;
         let hostile = Hostile::take(&vms.a)?;
 
@@ -172,7 +172,7 @@ fn each_bad_request_of_a_hostile_kernel_gets_its_status_and_harms_nobody() {
         ensure!(hostile.ask(&caps)?.is_ok());
         hostile.leave()?;
         ensure!(b.compare(of_b, 1)? == Sight::Pattern);
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let import = a.import(&theirs.id)?;
         let map = a.map(import.buf)?;
         ensure!(a.compare(map, 1)? == Sight::Pattern);
@@ -205,7 +205,7 @@ fn each_malformed_chain_of_a_hostile_kernel_is_completed_and_harms_nobody() {
         ensure!(vms.a.status()? == "running");
 
         hostile.leave()?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, offer) = a.offer(PAGE, 2)?;
         let import = b.import(&offer.id)?;
         let map = b.map(import.buf)?;

@@ -9,11 +9,11 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
-use bufshare_agent::hand::Op;
-use bufshare_tests::driver::{self, lacks};
-use bufshare_tests::hand::{
-    AttachKind, Export, Hand, Import, Importer, Map, Sight, Step, pattern, refused,
+use bufshare_agent::ops::Op;
+use bufshare_tests::client::{
+    AttachKind, Client, Export, Import, Importer, Map, Sight, Step, pattern, refused,
 };
+use bufshare_tests::driver::{self, lacks};
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
@@ -91,8 +91,8 @@ fn cpu_write(seed: u32) -> Step {
 
 /// A buffer that both VMs have, and that the driver of the second has taken.
 struct Taken {
-    a: Hand,
-    b: Hand,
+    a: Client,
+    b: Client,
     mine: Map,
     export: Export,
     import: Import,
@@ -105,7 +105,7 @@ fn take(vms: &TwoVms, kind: AttachKind) -> Result<Taken> {
     static SEED: AtomicU32 = AtomicU32::new(100);
     let seed = SEED.fetch_add(100, Ordering::Relaxed);
     load(vms)?;
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
     b.info()?;
     let (_, mine, export) = a.offer(SIZE, seed)?;
     let import = b.import(&export.id)?;
@@ -329,7 +329,7 @@ fn a_kernel_mapping_whose_process_is_killed_is_made_and_does_not_end_the_import(
     VMS.with(|vms| {
         let mut it = take(vms, AttachKind::Plain)?;
         let pid = it.b.program().pid();
-        let mut other = vms.b.hand()?;
+        let mut other = vms.b.client()?;
         let buf = other.adopt(pid, 0)?;
         let maps = |vms: &mut TwoVms| -> Result<u64> {
             Ok(vms.daemon()?.snapshot()?.peer("b")?.map_requests)
@@ -364,7 +364,7 @@ fn a_buffer_larger_than_the_ram_has_no_kernel_mapping() {
     SMALL.with(|vms| {
         let size = ram_of(&vms.b)?.next_multiple_of(64 << 20) + (64 << 20);
         vms.b.insert("importer", &[])?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let buf = a.alloc(size)?;
         let export = a.export(buf)?;
         let import = b.import(&export.id)?;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::Command;
 use bufshare_tests::channel::{Pending, Transcript, errno_of};
+use bufshare_tests::client::{AttachKind, Client, Sight, Source, Step, share_works};
 use bufshare_tests::daemon::{self, SOCKETS};
 use bufshare_tests::driver::{bind, bound, unbind, unload_when_free};
-use bufshare_tests::hand::{AttachKind, Hand, Sight, Source, Step, share_works};
 use bufshare_tests::pair::{self, DRIVER, Plan, Shared, TwoVms};
 use bufshare_tests::vm::{Machine, Vm};
 use bufshare_tests::wait;
@@ -58,7 +58,7 @@ fn what_a_guest_writes_after_its_daemon_and_its_driver_went_is_not_seen_by_impor
     pair::with_own(
         |_| Ok(Plan::new()),
         |vms| {
-            let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+            let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
             let sources = [
                 (Source::Alloc, SIZE),
                 (Source::Heap("system".to_owned()), SIZE),
@@ -104,7 +104,7 @@ fn a_driver_that_leaves_while_the_host_answers_keeps_nothing() {
     pair::with_own(
         |_| Ok(Plan::new()),
         |vms| {
-            let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+            let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
             two_are_mapped(&mut a, &mut b)?;
             unbind(&vms.a)?;
             drop((a, b));
@@ -118,7 +118,7 @@ fn a_driver_that_leaves_while_the_host_answers_keeps_nothing() {
 }
 
 /// A buffer of ALLOC and one of another driver, which B has mapped.
-fn two_are_mapped(a: &mut Hand, b: &mut Hand) -> Result<()> {
+fn two_are_mapped(a: &mut Client, b: &mut Client) -> Result<()> {
     let (_, _, export) = a.offer(SIZE, 1)?;
     let heap = a.make(Source::Heap("system".to_owned()), SIZE)?;
     let other = a.export(heap)?;
@@ -153,7 +153,7 @@ fn keeps(vm: &Vm, count: u64) -> Result<()> {
 /// A's driver has given all back, sharing works again, and nothing holds the module.
 fn all_is_given_back(vms: &TwoVms) -> Result<()> {
     keeps(&vms.a, 0)?;
-    share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, 5)?;
+    share_works(&mut vms.a.client()?, &mut vms.b.client()?, 5)?;
     unload_when_free(&vms.a, DRIVER)?;
     vms.a.load(DRIVER, "")
 }
@@ -173,7 +173,7 @@ fn kept_memory_is_given_back_when_the_importer_went_on_meanwhile() {
     VMS.with(|vms| {
         let missed = vms.missed_by_b()?;
         let said = said_to_keep(&vms.a, 2, 2 * SIZE)?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         two_are_mapped(&mut a, &mut b)?;
         let device = bound(&vms.a)?.context("no device")?;
         vms.b.qmp().execute("stop", json!({}))?;
@@ -201,7 +201,7 @@ fn kept_memory_is_given_back_when_the_importers_vmm_goes_on_later() {
     STUCK.with(|vms| {
         let missed = vms.missed_by_b()?;
         let said = said_to_keep(&vms.a, 2, 2 * SIZE)?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         two_are_mapped(&mut a, &mut b)?;
         vms.b.pause_process()?;
         let rebound = unbind(&vms.a).and_then(|device| {
@@ -231,7 +231,7 @@ fn ends_with_requests_that_were_not_sent(
     /// More than the driver asks for at a time.
     const MANY: u32 = 40;
     const PAGE: u64 = 4096;
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
     let mut exports = Vec::new();
     for seed in 0..MANY {
         let (_, _, export) = a.offer(PAGE, seed)?;
@@ -279,7 +279,7 @@ fn kept_memory_is_given_back_although_the_driver_did_not_ask_for_it_before_a_sle
 #[test]
 fn a_driver_that_has_imported_is_bound_again_while_an_importer_of_its_own_is_stuck() {
     STUCK.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         // The daemon keeps the window for the next import of the buffer.
         let (_, _, theirs) = b.offer(SIZE, 6)?;
         a.cycle(&theirs.id, 1, 6, LIMIT)?;
@@ -302,7 +302,7 @@ fn a_driver_that_has_imported_is_bound_again_while_an_importer_of_its_own_is_stu
 fn a_window_that_is_given_back_while_an_importer_is_stuck_is_not_left_mapped() {
     STUCK.with(|vms| {
         vms.a.insert("importer", &[])?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, used) = b.offer(SIZE, 7)?;
         let import = a.import(&used.id)?;
         let user = a.attach(import.buf, AttachKind::Plain)?;
@@ -363,7 +363,7 @@ fn kept_memory_is_given_back_although_another_importer_is_stuck() {
     };
     pair::with_own(plan, |vms| {
         let mut vm_c = third(vms, "c")?;
-        let (mut a, mut b, mut c) = (vms.a.hand()?, vms.b.hand()?, vm_c.hand()?);
+        let (mut a, mut b, mut c) = (vms.a.client()?, vms.b.client()?, vm_c.client()?);
         for seed in 1..=6 {
             let (_, _, export) = a.offer(SIZE, seed)?;
             let importer = if seed == 6 { &mut c } else { &mut b };

@@ -7,7 +7,7 @@
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::Status;
 use bufshare_tests::channel::Program;
-use bufshare_tests::hand::{Sight, pattern};
+use bufshare_tests::client::{Sight, pattern};
 use bufshare_tests::pair::{Plan, Shared};
 use bufshare_tests::wait;
 use bufshare_tests::{lab, vm::Vm};
@@ -58,7 +58,7 @@ fn a_buffer_for_one_peer_has_its_name_there() {
     VMS.with(|vms| {
         let mut exporter = start(&vms.a, &example("export_to"))?;
         let id = exporter.line(wait::COMMAND)?;
-        let mut display = vms.b.hand()?;
+        let mut display = vms.b.client()?;
         let offered = display.query(&id)?;
         ensure!(
             offered.name == "frame 1" && offered.size == 4096,
@@ -100,7 +100,7 @@ fn any_dma_buf_is_read() {
 #[test]
 fn checked_access_survives_a_revocation() {
     VMS.with(|vms| {
-        let mut exporter = vms.a.hand()?;
+        let mut exporter = vms.a.client()?;
         let (buf, map, export) = exporter.offer(SIZE, 1)?;
         let mut survivor = vms.b.spawn(&[&example("survivor"), &export.id])?;
         ensure!(survivor.line(wait::COMMAND)? == "mapped");

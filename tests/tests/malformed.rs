@@ -10,7 +10,7 @@ use core::mem::offset_of;
 use anyhow::{Context as _, Result, ensure};
 use bufshare_protocol::ioctl::{self, Alloc, Export, Import, MetaIo, Query, Table};
 use bufshare_protocol::wire::{Buffer, Id, Image, Meta};
-use bufshare_tests::hand::{Hand, Patch, Sight, bytes, id_bytes, refused, share_works, status};
+use bufshare_tests::client::{Client, Patch, Sight, bytes, id_bytes, refused, share_works, status};
 use bufshare_tests::pair::{Plan, Shared};
 
 static VMS: Shared = Shared::new(Plan::new);
@@ -19,14 +19,14 @@ const UNKNOWN: [u8; 16] = [0xa5; 16];
 
 /// One ioctl that has to fail with one of these.
 fn fails(
-    hand: &mut Hand,
+    client: &mut Client,
     what: &str,
     request: u32,
     data: &[u8],
     patches: &[Patch],
     wanted: &[i32],
 ) -> Result<()> {
-    let (errno, _) = hand
+    let (errno, _) = client
         .raw(request, data, patches)
         .with_context(|| what.to_owned())?;
     ensure!(
@@ -39,7 +39,7 @@ fn fails(
 #[test]
 fn unknown_requests_are_no_requests() {
     VMS.with(|vms| {
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         for request in [
             0,
             0xb5,
@@ -64,7 +64,7 @@ fn unknown_requests_are_no_requests() {
 #[test]
 fn reserved_fields_and_unknown_flags_are_refused() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let size = (offset_of!(Alloc, size), &4096_u64.to_ne_bytes()[..]);
         let one = 1_u32.to_ne_bytes();
         let all = u32::MAX.to_ne_bytes();
@@ -234,7 +234,7 @@ fn reserved_fields_and_unknown_flags_are_refused() {
 #[test]
 fn sizes_out_of_range_are_refused() {
     VMS.with(|vms| {
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         for size in [0, 1 << 40, 1 << 62, u64::MAX - 4095, u64::MAX] {
             let data = bytes(
                 Alloc::SIZE,
@@ -257,7 +257,7 @@ fn sizes_out_of_range_are_refused() {
 #[test]
 fn bad_descriptors_and_bad_addresses_are_refused() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let minus = (-1_i32).to_ne_bytes();
         let dmabuf = offset_of!(Export, dmabuf_fd);
         let none = bytes(Export::SIZE, &[(dmabuf, &minus)]);
@@ -368,7 +368,7 @@ fn bad_descriptors_and_bad_addresses_are_refused() {
 #[test]
 fn names_that_are_guessed_or_anothers_are_unknown() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let one = 1_u32.to_ne_bytes();
         let rights = (offset_of!(Import, rights), &one[..]);
         for id in [[0; 16], UNKNOWN, [0xff; 16]] {
@@ -426,7 +426,7 @@ fn names_that_are_guessed_or_anothers_are_unknown() {
 #[test]
 fn a_short_read_is_refused() {
     VMS.with(|vms| {
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         for room in [0, 1, 63] {
             let refusal = refused(a.read_device(room))?;
             ensure!(refusal.errno == libc::EINVAL, "room for {room}: {refusal}");
@@ -441,7 +441,7 @@ fn a_short_read_is_refused() {
 #[test]
 fn an_export_ends_once() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (buf, _, export) = a.offer(SIZE, 5)?;
         // The same buffer twice at once is two exports.
         let again = a.export(buf)?;
@@ -461,7 +461,7 @@ fn an_export_ends_once() {
 #[test]
 fn more_exports_than_the_limit_are_refused() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let max = a.info()?.max_buffers;
         let buf = a.alloc(4096)?;
         let mut exports = Vec::new();
@@ -484,7 +484,7 @@ fn more_exports_than_the_limit_are_refused() {
         ensure!(b.list()?.len() == exports.len());
         drop(a);
         vms.settled()?;
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         share_works(&mut a, &mut b, 6)
     });
 }

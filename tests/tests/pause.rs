@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use bufshare_tests::hand::Sight;
+use bufshare_tests::client::Sight;
 use bufshare_tests::pair::{Plan, Shared};
 use bufshare_tests::wait;
 use serde_json::json;
@@ -18,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 #[test]
 fn a_pause_of_the_exporter_takes_its_buffers_back_and_that_is_told_to_both() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         // Both listen to events.
         a.info()?;
         b.info()?;
@@ -46,7 +46,7 @@ fn a_pause_of_the_exporter_takes_its_buffers_back_and_that_is_told_to_both() {
 #[test]
 fn a_paused_importer_goes_on_with_what_it_has() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         b.info()?;
         let (_, mine, export) = a.offer(SIZE, 3)?;
         let import = b.import(&export.id)?;
@@ -65,7 +65,7 @@ fn a_paused_importer_goes_on_with_what_it_has() {
 #[test]
 fn an_importer_that_reads_through_a_pause_never_reads_a_hole() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         b.info()?;
         for seed in 10..20 {
             let (_, _, export) = a.offer(SIZE, seed)?;

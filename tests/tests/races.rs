@@ -8,11 +8,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use bufshare_agent::hand::Op;
+use bufshare_agent::ops::Op;
 use bufshare_agent::wire::Command;
+use bufshare_tests::client::share_works;
 use bufshare_tests::delay::{self, Delay};
 use bufshare_tests::driver;
-use bufshare_tests::hand::share_works;
 use bufshare_tests::pair::{Plan, Shared};
 use bufshare_tests::pci::PciConfig;
 use bufshare_tests::vm::Vm;
@@ -52,10 +52,10 @@ fn interrupts_go_to_the_second_processor(vm: &Vm) -> Result<()> {
     let number = vm.read_file(&format!("{}/irq", driver::pci_device(vm)?))?;
     let folder = format!("/proc/irq/{}", String::from_utf8(number)?.trim());
     vm.write_file(&format!("{folder}/smp_affinity_list"), b"1")?;
-    let mut hand = vm.hand()?;
+    let mut client = vm.client()?;
     wait::until("the second processor's interrupt", wait::COMMAND, || {
         // It moves with the next one.
-        hand.list()?;
+        client.list()?;
         let at = vm.read_file(&format!("{folder}/effective_affinity_list"))?;
         Ok((at == b"1\n").then_some(()))
     })
@@ -67,7 +67,7 @@ fn interrupts_go_to_the_second_processor(vm: &Vm) -> Result<()> {
 fn a_revocation_is_not_missed_when_its_event_is_taken_before_the_answer_to_the_import() {
     VMS.with(|vms| {
         interrupts_go_to_the_second_processor(&vms.a)?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         a.info()?;
         let (_, _, export) = b.offer(SIZE, 1)?;
         a.wait_event_of("Offer", &export.id)?;
@@ -97,7 +97,7 @@ fn a_revocation_is_not_missed_when_its_event_is_taken_before_the_answer_to_the_i
         let revoked = |line: &str| line.ends_with(" revoked");
         ensure!(state.lines().any(revoked), "none is revoked: {state}");
         drop((a, b));
-        share_works(&mut vms.b.hand()?, &mut vms.a.hand()?, 2)
+        share_works(&mut vms.b.client()?, &mut vms.a.client()?, 2)
     });
 }
 
@@ -106,7 +106,7 @@ fn a_revocation_is_not_missed_when_its_event_is_taken_before_the_answer_to_the_i
 #[test]
 fn a_task_is_not_preempted_before_it_notifies_the_device() {
     VMS.with(|vms| {
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let pid = a.program().pid();
         // The way to the host begins where the kernel may preempt, and so it is seen to.
         let delay = Delay::none(&vms.a, "bufshare_req_alloc", pid)?;
@@ -171,7 +171,7 @@ fn a_reboot_by_ctrl_alt_del_meets_a_sleep_that_has_begun() {
         vms.a.write_file("/sys/power/pm_test", b"devices")?;
         let pause = "/sys/module/suspend/parameters/pm_test_delay";
         vms.a.write_file(pause, b"0")?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 3)?;
         b.import_pattern(&export.id, 3)?;
         Delay::of(&vms.a, "device_shutdown")?;
@@ -201,6 +201,6 @@ fn a_reboot_by_ctrl_alt_del_meets_a_sleep_that_has_begun() {
         vms.b.resume_process()?;
         rebooted?;
         drop((a, b));
-        share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, 4)
+        share_works(&mut vms.a.client()?, &mut vms.b.client()?, 4)
     });
 }

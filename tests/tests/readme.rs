@@ -259,17 +259,17 @@ fn alloc(vm: &Vm, words: &[String]) -> Result<Offer> {
         "alloc of {size} bytes printed: {line}"
     );
 
-    let mut hand = vm.hand()?;
-    let buf = hand.adopt(program.pid(), 0)?;
+    let mut client = vm.client()?;
+    let buf = client.adopt(program.pid(), 0)?;
     ensure!(
         buf.size == size,
         "its dma-buf has {} bytes, not {size}",
         buf.size
     );
-    let map = hand.map(buf)?;
+    let map = client.map(buf)?;
     let [first, last] = MARKS;
-    hand.poke(map, 0, first.as_bytes())?;
-    hand.poke(map, size - last.len() as u64, last.as_bytes())?;
+    client.poke(map, 0, first.as_bytes())?;
+    client.poke(map, size - last.len() as u64, last.as_bytes())?;
     let id = id.to_owned();
     Ok(Offer { program, id, size })
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::Ready;
+use bufshare_tests::client::{Client, Map, Sight, Source, refused, status};
 use bufshare_tests::daemon::Sign;
-use bufshare_tests::hand::{Hand, Map, Sight, Source, refused, status};
 use bufshare_tests::pair::{Plan, Shared, Side, TwoVms};
 use bufshare_tests::pci::PciConfig;
 use bufshare_tests::vm::Vm;
@@ -39,13 +39,13 @@ fn use_all_memory(vm: &Vm) -> Result<()> {
         .find_map(|line| line.strip_prefix("MemFree:"))
         .and_then(|rest| rest.trim_end_matches("kB").trim().parse::<u64>().ok())
         .context("/proc/meminfo tells no MemFree")?;
-    let mut hand = vm.hand()?;
+    let mut client = vm.client()?;
     let chunks = free * 1024 * 85 / 100 / CHUNK;
     ensure!(chunks > 10, "the guest has only {free} KiB free");
     for _ in 0..chunks {
-        let buf = hand.make(Source::Heap("system".to_owned()), CHUNK)?;
-        let map = hand.map(buf)?;
-        hand.fill(map, 0xbad)?;
+        let buf = client.make(Source::Heap("system".to_owned()), CHUNK)?;
+        let map = client.map(buf)?;
+        client.fill(map, 0xbad)?;
     }
     Ok(())
 }
@@ -57,11 +57,11 @@ fn the_importer_never_reads_the_next_guest(
 ) -> Result<()> {
     let before = vms.settled()?.descriptors;
     let missed = vms.missed_by_b()?;
-    let mut a = vms.a.hand()?;
+    let mut a = vms.a.client()?;
     let mut watchers = Vec::new();
     for seed in 1..=3 {
         let (_, _, export) = a.offer(SIZE, seed)?;
-        let mut b = vms.b.hand()?;
+        let mut b = vms.b.client()?;
         b.info()?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
@@ -136,13 +136,13 @@ fn an_importer_that_is_paused_at_a_reset_never_reads_the_bytes_of_the_next_guest
 }
 
 /// B's readers of three buffers of A.
-type Readers = Vec<(Hand, Map)>;
+type Readers = Vec<(Client, Map)>;
 
-fn three_readers(vms: &TwoVms, a: &mut Hand) -> Result<Readers> {
+fn three_readers(vms: &TwoVms, a: &mut Client) -> Result<Readers> {
     let mut readers = Vec::new();
     for seed in 1..=3 {
         let (_, _, export) = a.offer(SIZE, seed)?;
-        let mut b = vms.b.hand()?;
+        let mut b = vms.b.client()?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
         b.watch(map, seed)?;
@@ -194,7 +194,7 @@ fn reset_that_is_held(vms: &mut TwoVms) -> Result<()> {
 
 /// The two share, and the daemon holds what it held before.
 fn shares_again(vms: &mut TwoVms, before: usize) -> Result<()> {
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
     let (_, _, export) = a.offer(SIZE, 9)?;
     let import = b.import(&export.id)?;
     let map = b.map(import.buf)?;
@@ -222,7 +222,7 @@ fn an_importer_that_stays_paused_is_taken_off_before_a_reset_is_answered() {
     VMS.with(|vms| {
         let before = vms.settled()?.descriptors;
         let missed = vms.missed_by_b()?;
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let mut readers = three_readers(vms, &mut a)?;
         still_reading(&mut readers)?;
         vms.b.qmp().execute("stop", json!({}))?;
@@ -255,7 +255,7 @@ fn start_with_an_odd_ring(config: &PciConfig) -> Result<()> {
 
 /// A guest stops its device, so that its VMM cannot be asked to unmap, goes on to
 /// read, and pretends that the device was reset.
-fn hostile_readers(vms: &mut TwoVms, a: &mut Hand) -> Result<Readers> {
+fn hostile_readers(vms: &mut TwoVms, a: &mut Client) -> Result<Readers> {
     let mut readers = three_readers(vms, a)?;
     still_reading(&mut readers)?;
     let config = PciConfig::of(&vms.b)?;
@@ -277,7 +277,7 @@ fn hostile_readers(vms: &mut TwoVms, a: &mut Hand) -> Result<Readers> {
 fn an_importer_that_stops_its_device_is_taken_off_before_a_reset_is_answered() {
     VMS.with(|vms| {
         let before = vms.settled()?.descriptors;
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let mut readers = hostile_readers(vms, &mut a)?;
         reset_that_is_held(vms)?;
         the_reset_went_on_without_the_importer(vms, before)?;
@@ -291,7 +291,7 @@ fn an_importer_that_stops_its_device_is_taken_off_before_a_reset_is_answered() {
 fn an_importer_that_spoils_its_session_loses_what_it_has_mapped() {
     VMS.with(|vms| {
         let before = vms.settled()?.descriptors;
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let mut readers = three_readers(vms, &mut a)?;
         still_reading(&mut readers)?;
         vms.daemon()?.allow(Sign::Unserved);
@@ -328,7 +328,7 @@ fn an_importer_that_spoils_its_session_loses_what_it_has_mapped() {
 fn an_importer_that_stops_its_device_holds_up_a_reset_that_waits_without_limit() {
     STRICT.with(|vms| {
         let before = vms.settled()?.descriptors;
-        let mut a = vms.a.hand()?;
+        let mut a = vms.a.client()?;
         let mut readers = hostile_readers(vms, &mut a)?;
         reset_that_is_held(vms)?;
         still_reading(&mut readers)?;
@@ -346,7 +346,7 @@ fn the_importer_lets_go_and_imports_again(
     restart: impl FnOnce(&mut Vm) -> Result<Ready>,
 ) -> Result<()> {
     let before = vms.settled()?.descriptors;
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
     let (_, mine, export) = a.offer(1 << 20, 5)?;
     let import = b.import(&export.id)?;
     let map = b.map(import.buf)?;
@@ -357,7 +357,7 @@ fn the_importer_lets_go_and_imports_again(
         a.compare(mine, 5)? == Sight::Pattern,
         "the importer's restart changed the exporter's memory"
     );
-    let mut b = vms.b.hand()?;
+    let mut b = vms.b.client()?;
     let import = b.import(&export.id)?;
     let map = b.map(import.buf)?;
     ensure!(b.compare(map, 5)? == Sight::Pattern);
@@ -379,7 +379,7 @@ fn an_importer_that_reboots_lets_go_and_imports_again() {
 fn an_importer_that_is_reset_lets_go_and_imports_again_after_a_power_cycle() {
     VMS.with(|vms| {
         let before = vms.settled()?.descriptors;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, mine, export) = a.offer(1 << 20, 6)?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
@@ -391,14 +391,14 @@ fn an_importer_that_is_reset_lets_go_and_imports_again_after_a_power_cycle() {
             "the importer's reset changed the exporter's memory"
         );
         ensure!(vms.b.status()? == "running", "its VMM did not survive");
-        let refusal = refused(vms.b.hand()?.info())?;
+        let refusal = refused(vms.b.client()?.info())?;
         ensure!(refusal.errno == libc::ENOENT, "{refusal}");
 
         vms.b.kill()?;
         vms.daemon()?
             .settles("the windows to go", |now| now.windows == 0)?;
         vms.restart(Side::B)?;
-        let mut b = vms.b.hand()?;
+        let mut b = vms.b.client()?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
         ensure!(b.compare(map, 6)? == Sight::Pattern);
@@ -411,7 +411,7 @@ fn an_importer_that_is_reset_lets_go_and_imports_again_after_a_power_cycle() {
 fn an_importer_that_is_reset_with_nothing_imported_goes_on() {
     VMS.with(|vms| {
         vms.b.reset()?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(1 << 20, 7)?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;

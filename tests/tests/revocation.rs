@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use bufshare_agent::hand::Op;
+use bufshare_agent::ops::Op;
+use bufshare_tests::client::{Sight, refused, status};
 use bufshare_tests::display::Display;
-use bufshare_tests::hand::{Sight, refused, status};
 use bufshare_tests::pair::{Plan, Shared};
 use bufshare_tests::wait;
 use serde_json::json;
@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 #[test]
 fn after_an_unexport_every_access_of_the_importer_fails() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         b.info()?;
         let (_, mine, export) = a.offer(SIZE, 1)?;
         let (_, _, other) = a.offer(SIZE, 2)?;
@@ -59,7 +59,7 @@ fn a_driver_of_the_importer_cannot_attach_to_what_was_taken_back() {
     VMS.with(|vms| {
         let display = Display::that_imports();
         display.load(&vms.b)?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         b.info()?;
         let (width, height) = (640, 480);
         let (_, _, export) = a.offer(u64::from(width * height * 4), 3)?;
@@ -84,7 +84,7 @@ fn a_driver_of_the_importer_cannot_attach_to_what_was_taken_back() {
 #[test]
 fn a_revocation_touches_no_file_but_that_of_the_import() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         b.info()?;
         let (_, mine, export) = a.offer(SIZE, 8)?;
         let import = b.import(&export.id)?;
@@ -110,7 +110,7 @@ fn a_revocation_touches_no_file_but_that_of_the_import() {
 #[test]
 fn the_memory_is_the_exporters_to_export_again() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (buf, mine, first) = a.offer(SIZE, 4)?;
         let old = b.import(&first.id)?;
         let old = b.map(old.buf)?;
@@ -132,7 +132,7 @@ fn the_memory_is_the_exporters_to_export_again() {
 #[test]
 fn a_paused_importer_does_not_hold_the_exporter_up() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 6)?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
@@ -168,7 +168,7 @@ fn requests_are_answered_while_a_paused_importer_has_many_buffers_that_were_clos
     VMS.with(|vms| {
         /// More than the exporter's queue has places.
         const MANY: u32 = 70;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let mut exports = Vec::new();
         for seed in 0..MANY {
             let (_, _, export) = a.offer(4096, seed)?;

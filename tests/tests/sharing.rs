@@ -2,7 +2,7 @@
 //! A buffer of one VM is used by the other
 
 use anyhow::{Context as _, Result, ensure};
-use bufshare_tests::hand::{Sight, pattern, refused, status};
+use bufshare_tests::client::{Sight, pattern, refused, status};
 use bufshare_tests::pair::{Plan, Shared};
 use bufshare_tests::vm::Vm;
 
@@ -12,7 +12,7 @@ const SIZE: u64 = 1 << 20;
 #[test]
 fn writes_of_either_side_are_seen_by_the_other() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, mine, export) = a.offer(SIZE, 1)?;
         let import = b.import(&export.id)?;
         ensure!(
@@ -36,7 +36,7 @@ fn writes_of_either_side_are_seen_by_the_other() {
 #[test]
 fn each_vm_exports_and_imports_at_the_same_time() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, from_a) = a.offer(SIZE, 3)?;
         let (_, _, from_b) = b.offer(2 * SIZE, 4)?;
         ensure!(from_a.id != from_b.id);
@@ -52,7 +52,7 @@ fn each_vm_exports_and_imports_at_the_same_time() {
 #[test]
 fn every_byte_of_a_large_buffer_arrives() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(32 << 20, 5)?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
@@ -64,7 +64,7 @@ fn every_byte_of_a_large_buffer_arrives() {
 #[test]
 fn a_buffer_of_one_page_and_an_odd_size_are_whole_pages() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         for (asked, got) in [(1, 4096), (4096, 4096), (4097, 8192)] {
             let buf = a.alloc(asked)?;
             ensure!(buf.size == got, "{asked} became {}", buf.size);
@@ -78,7 +78,7 @@ fn a_buffer_of_one_page_and_an_odd_size_are_whole_pages() {
 #[test]
 fn two_imports_of_a_buffer_show_the_same_bytes() {
     VMS.with(|vms| {
-        let (mut a, mut b, mut other) = (vms.a.hand()?, vms.b.hand()?, vms.b.hand()?);
+        let (mut a, mut b, mut other) = (vms.a.client()?, vms.b.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 6)?;
         let (one, two) = (b.import(&export.id)?, other.import(&export.id)?);
         let (one, two) = (b.map(one.buf)?, other.map(two.buf)?);
@@ -94,7 +94,7 @@ fn two_imports_of_a_buffer_show_the_same_bytes() {
 #[test]
 fn a_mapping_keeps_the_import_after_its_descriptor_is_closed() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 8)?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
@@ -113,7 +113,7 @@ fn a_mapping_keeps_the_import_after_its_descriptor_is_closed() {
 #[test]
 fn metadata_travels_and_changes_are_told() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         b.info()?;
         let buf = a.alloc(SIZE)?;
         let blob: Vec<u8> = (0..=255).cycle().take(4096).collect();
@@ -145,7 +145,7 @@ fn metadata_travels_and_changes_are_told() {
 #[test]
 fn the_last_release_is_told_to_the_exporter() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 9)?;
         let (one, two) = (b.import(&export.id)?, b.import(&export.id)?);
         b.close(one.buf.number)?;
@@ -165,7 +165,7 @@ fn the_last_release_is_told_to_the_exporter() {
 #[test]
 fn a_buffer_that_is_not_for_us_is_like_none_at_all() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let buf = a.alloc(SIZE)?;
         // For nobody but ourselves, which the operator does not allow either.
         let own = refused(a.export_to(buf, &[("a", true)], "", &[]))?;
@@ -188,7 +188,7 @@ fn a_buffer_that_is_not_for_us_is_like_none_at_all() {
 #[test]
 fn peers_have_the_operators_names() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         ensure!(a.info()?.name == "a" && b.info()?.name == "b");
         let peers = a.peers()?;
         let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
@@ -203,7 +203,7 @@ fn peers_have_the_operators_names() {
 #[test]
 fn what_the_importer_does_not_write_stays_as_it_is() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         // Three buffers side by side; only the middle one is shared.
         let mut maps = Vec::new();
         let mut bufs = Vec::new();
@@ -234,7 +234,7 @@ fn dma_bufs(vm: &Vm) -> Result<String> {
 #[test]
 fn an_import_is_named_by_its_id_and_its_owner_and_as_a_program_names_it() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 1)?;
         let import = b.import(&export.id)?;
         let owner = a.info()?.peer_id;
@@ -258,7 +258,7 @@ fn an_import_is_named_by_its_id_and_its_owner_and_as_a_program_names_it() {
 fn an_end_of_an_access_that_was_refused_can_be_repeated() {
     VMS.with(|vms| {
         const FORCE: &str = "/sys/module/virtio_bufshare/parameters/force_sync";
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 40)?;
         let import = b.import(&export.id)?;
         vms.b.write_file(FORCE, b"Y")?;

@@ -10,7 +10,7 @@ use std::os::linux::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result, ensure};
 use bufshare_protocol::types::Way;
-use bufshare_tests::hand::{Export, Hand, Import, Map, Sight, Source, status};
+use bufshare_tests::client::{Client, Export, Import, Map, Sight, Source, status};
 use bufshare_tests::lab::has_udmabuf;
 use bufshare_tests::pair::{Plan, Shared, Side};
 use bufshare_tests::report::Skip;
@@ -36,7 +36,7 @@ fn a_udmabuf_host() -> Result<()> {
 }
 
 /// A buffer of scattered pages, filled with the pattern of `seed`.
-fn offer(a: &mut Hand, seed: u32) -> Result<(Map, Export)> {
+fn offer(a: &mut Client, seed: u32) -> Result<(Map, Export)> {
     let buf = a.make(SCATTERED, SIZE)?;
     let map = a.map(buf)?;
     a.sync(buf, true, false)?;
@@ -45,7 +45,7 @@ fn offer(a: &mut Hand, seed: u32) -> Result<(Map, Export)> {
     Ok((map, a.export(buf)?))
 }
 
-fn import(b: &mut Hand, export: &Export) -> Result<(Import, Map)> {
+fn import(b: &mut Client, export: &Export) -> Result<(Import, Map)> {
     let import = b.import(&export.id)?;
     ensure!(import.way == Way::Udmabuf.to_wire(), "{import:?}");
     let map = b.map(import.buf)?;
@@ -120,7 +120,7 @@ fn mapped_file(line: &str) -> Option<(u64, u64)> {
 #[test]
 fn scattered_pages_are_one_window_and_every_byte_is_right() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let max = u64::from(b.info()?.max_windows);
         ensure!(max < PAGES, "the test needs more pages than {max}");
         let (mine, export) = offer(&mut a, 1)?;
@@ -149,7 +149,7 @@ fn scattered_pages_are_one_window_and_every_byte_is_right() {
 }
 
 /// A buffer of the system heap, exported by one and read by the other.
-fn heap(owner: &mut Hand, user: &mut Hand, seed: u32) -> Result<()> {
+fn heap(owner: &mut Client, user: &mut Client, seed: u32) -> Result<()> {
     let buf = owner.make(Source::Heap("system".to_owned()), 1 << 20)?;
     let mine = owner.map(buf)?;
     owner.fill(mine, seed)?;
@@ -163,7 +163,7 @@ fn heap(owner: &mut Hand, user: &mut Hand, seed: u32) -> Result<()> {
 #[test]
 fn a_buffer_of_the_system_heap_is_shared_in_both_directions() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         heap(&mut a, &mut b, 3)?;
         heap(&mut b, &mut a, 4)
     });
@@ -172,7 +172,7 @@ fn a_buffer_of_the_system_heap_is_shared_in_both_directions() {
 #[test]
 fn the_importers_vmm_gets_the_shared_pages_and_nothing_else_of_the_exporter() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (exporter, importer, daemon) = (vms.a.pid(), vms.b.pid(), vms.daemon()?.pid());
         let before = dmabufs(importer)?;
         ensure!(before.is_empty(), "{before:?}");
@@ -204,7 +204,7 @@ fn the_importers_vmm_gets_the_shared_pages_and_nothing_else_of_the_exporter() {
 #[test]
 fn what_no_udmabuf_can_carry_is_refused_and_not_shared_by_descriptor() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         // The Linux driver's limit is 64 MiB.
         let buf = a.alloc((64 << 20) + PAGE)?;
         let export = a.export(buf)?;
@@ -216,7 +216,7 @@ fn what_no_udmabuf_can_carry_is_refused_and_not_shared_by_descriptor() {
 #[test]
 fn after_an_unexport_every_access_fails_and_nothing_stays_behind() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         b.info()?;
         let baseline = vms.settled()?;
         let importer = vms.b.pid();
@@ -250,8 +250,8 @@ fn after_an_unexport_every_access_fails_and_nothing_stays_behind() {
 #[test]
 fn an_importer_that_is_reset_is_known_to_have_let_go() {
     VMS.with(|vms| {
-        let mut a = vms.a.hand()?;
-        let mut b = vms.b.hand()?;
+        let mut a = vms.a.client()?;
+        let mut b = vms.b.client()?;
         let (mine, export) = offer(&mut a, 8)?;
         let (_, theirs) = import(&mut b, &export)?;
         ensure!(b.compare(theirs, 8)? == Sight::Pattern);
@@ -264,7 +264,7 @@ fn an_importer_that_is_reset_is_known_to_have_let_go() {
         // Only then may its driver start again.
         vms.b.kill()?;
         vms.restart(Side::B)?;
-        let mut b = vms.b.hand()?;
+        let mut b = vms.b.client()?;
         let (_, theirs) = import(&mut b, &export)?;
         ensure!(b.compare(theirs, 8)? == Sight::Pattern);
         // The VMM lists its windows as memory each time its memory changes; they are no

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::{Command, Status};
 use bufshare_tests::channel::errno_of;
+use bufshare_tests::client::{AttachKind, Sight, Step, pattern, refused, share_works};
 use bufshare_tests::delay::{self, Apart, Delay};
 use bufshare_tests::driver;
-use bufshare_tests::hand::{AttachKind, Sight, Step, pattern, refused, share_works};
 use bufshare_tests::pair::{Plan, Shared, Side, TwoVms};
 use bufshare_tests::report::Skip;
 use bufshare_tests::vm::{DEVICE, Vm};
@@ -106,13 +106,13 @@ fn addresses_are_kept(vm: &Vm) -> Result<()> {
 }
 
 fn works(vms: &TwoVms, seed: u32) -> Result<()> {
-    share_works(&mut vms.a.hand()?, &mut vms.b.hand()?, seed)
+    share_works(&mut vms.a.client()?, &mut vms.b.client()?, seed)
 }
 
 #[test]
 fn a_device_is_unplugged_while_a_process_has_a_buffer_mapped() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, mine, export) = a.offer(SIZE, 1)?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
@@ -141,7 +141,7 @@ fn a_device_is_unplugged_while_drivers_have_a_buffer_mapped() {
         if vms.b.list_dir("/sys/module/bufshare_importer")?.is_empty() {
             vms.b.insert("importer", &[])?;
         }
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, mine, export) = a.offer(SIZE, 1)?;
         let import = b.import(&export.id)?;
         let device = b.attach(import.buf, AttachKind::Static)?;
@@ -151,7 +151,7 @@ fn a_device_is_unplugged_while_drivers_have_a_buffer_mapped() {
         unplug(vms)?;
 
         let (offset, len) = (0, PAGE);
-        let read_and_write = |b: &mut bufshare_tests::hand::Hand, live: u32| -> Result<()> {
+        let read_and_write = |b: &mut bufshare_tests::client::Client, live: u32| -> Result<()> {
             let live = pattern(live, PAGE.into());
             let data = pattern(99, PAGE.into());
             let seen = b.step_read(kernel, Step::CpuRead { offset, len })?;
@@ -171,7 +171,7 @@ fn a_device_is_unplugged_while_drivers_have_a_buffer_mapped() {
 
         // The new one has the old one's address. The host cannot know who looks there.
         plug(vms)?;
-        let mut new = vms.b.hand()?;
+        let mut new = vms.b.client()?;
         let refusal = refused(new.import(&export.id))?;
         ensure!(refusal.errno == libc::EBUSY, "{refusal}");
         read_and_write(&mut b, 2)?;
@@ -206,7 +206,7 @@ fn an_open_import_does_not_keep_what_an_unplugged_device_had() {
         if vms.b.list_dir("/sys/module/bufshare_importer")?.is_empty() {
             vms.b.insert("importer", &[])?;
         }
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 1)?;
         let import = b.import(&export.id)?;
         let kernel = b.attach(import.buf, AttachKind::Plain)?;
@@ -230,7 +230,7 @@ fn an_open_import_does_not_keep_what_an_unplugged_device_had() {
 fn a_reset_of_the_function_revokes_what_is_shared_or_is_refused() {
     VMS.with(|vms| {
         let refuses = driver::lacks(&vms.b, "function-reset")?;
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 1)?;
         let map = b.import_pattern(&export.id, 1)?;
         let (_, own, offered) = b.offer(SIZE, 2)?;
@@ -323,7 +323,7 @@ fn a_driver_is_not_unbound_before_a_failed_reset_of_the_function_has_ended() {
         if vms.b.list_dir("/sys/module/bufshare_importer")?.is_empty() {
             vms.b.insert("importer", &[])?;
         }
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 1)?;
         let import = b.import(&export.id)?;
         let user = b.attach(import.buf, AttachKind::Plain)?;
@@ -401,7 +401,7 @@ fn waits_in(vm: &Vm, pid: i32, symbol: &str) -> Result<()> {
 /// then, and its clock goes on for longer than the two would wait for each other.
 fn two_ends_while_the_vm_stands(vms: &mut TwoVms, order: [&str; 2], symbol: &str) -> Result<()> {
     needs_resets(&vms.a)?;
-    let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+    let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
     let (_, _, export) = a.offer(SIZE, 1)?;
     b.import_pattern(&export.id, 1)?;
     let function = driver::pci_device(&vms.a)?;

@@ -5,10 +5,10 @@
 //!
 //! * [`wire`]: the fixture and the guest's init, over a virtio-serial port.
 //!   Requests carry an id and run at the same time; an answer may come late.
-//! * [`hand`]: a test and one process in the guest that holds buffers for it,
+//! * [`ops`]: a test and one process in the guest that holds buffers for it,
 //!   over that process's standard input and output.
 
-pub mod hand;
+pub mod ops;
 pub mod wire;
 
 /// Bytes that travel as base64 text.

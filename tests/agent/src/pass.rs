@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use bufshare::{Device, Rights};
-use bufshare_agent::hand::pattern;
+use bufshare_agent::ops::pattern;
 
 /// Becomes that program.
 pub(crate) fn run(words: &[String]) -> Result<()> {

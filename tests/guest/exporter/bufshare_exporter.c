@@ -4,7 +4,7 @@
  * to other memory, and its memory is used for something else.
  *
  * The ioctls of /dev/bufshare_exporter are below; their arguments are as in
- * tests/agent/src/hands/exporter.rs.
+ * tests/agent/src/client/exporter.rs.
  */
 #include <linux/delay.h>
 #include <linux/dma-buf.h>

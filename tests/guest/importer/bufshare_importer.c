@@ -5,7 +5,7 @@
  * a time, as a test asks for it.
  *
  * An open file of /dev/bufshare_importer has one dma-buf. Its ioctls are below;
- * their arguments are as in tests/agent/src/hands/importer.rs.
+ * their arguments are as in tests/agent/src/client/importer.rs.
  */
 #include <linux/delay.h>
 #include <linux/dma-buf.h>

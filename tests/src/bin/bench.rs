@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bufshare_tests::child;
-use bufshare_tests::hand::Hand;
+use bufshare_tests::client::Client;
 use bufshare_tests::pair::{Plan, TwoVms};
 use clap::{Parser, Subcommand};
 use serde::{Deserialize, Serialize};
@@ -107,7 +107,7 @@ fn imports(samples: u32, logs: &Path) -> Result<Figures> {
     let vms = TwoVms::boot(Plan::new(), logs)?;
     let mut figures = Figures::new();
     {
-        let (mut a, mut b) = (vms.a.hand()?, vms.b.hand()?);
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let mut held = 0;
         for windows in WINDOWS {
             while held < windows {
@@ -127,7 +127,7 @@ fn imports(samples: u32, logs: &Path) -> Result<Figures> {
     Ok(figures)
 }
 
-fn one_import(a: &mut Hand, b: &mut Hand, seed: u32) -> Result<f64> {
+fn one_import(a: &mut Client, b: &mut Client, seed: u32) -> Result<f64> {
     let (buf, map, export) = a.offer(PAGE, seed)?;
     let (first_us, _) = b.cycle(&export.id, 1, seed, LIMIT)?;
     for number in [export.number, map.number, buf.number] {

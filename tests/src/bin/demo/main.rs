@@ -345,16 +345,16 @@ fn gather(
 fn camera_frame(vms: &TwoVms, export: &Exported, capture: i32) -> Result<Picture> {
     /// Bytes that are fetched at a time.
     const PART: u64 = 4 * MIB;
-    let mut hand = vms.a.hand()?;
-    let buf = hand.adopt(capture, export.buffer)?;
-    let map = hand.map_with(buf, false)?;
+    let mut client = vms.a.client()?;
+    let buf = client.adopt(capture, export.buffer)?;
+    let map = client.map_with(buf, false)?;
     let image = export.image;
     let len = u64::from(image.stride) * u64::from(image.height);
     let mut memory = Vec::new();
     let mut at = 0;
     while at < len {
         let part = PART.min(len - at);
-        let bytes = hand.peek(map, at, part)?;
+        let bytes = client.peek(map, at, part)?;
         memory.extend(bytes.context("the camera's buffer is gone")?);
         at += part;
     }
@@ -363,7 +363,7 @@ fn camera_frame(vms: &TwoVms, export: &Exported, capture: i32) -> Result<Picture
 
 /// Write into the frame in each VM, and read that in the other.
 fn same_memory(vms: &TwoVms, export: &Exported, (capture, view): (i32, i32)) -> Result<()> {
-    let (mut camera, mut display) = (vms.a.hand()?, vms.b.hand()?);
+    let (mut camera, mut display) = (vms.a.client()?, vms.b.client()?);
     let buf = camera.adopt(capture, export.buffer)?;
     let ours = camera.map(buf)?;
     // The display has no other dma-buf than the one on its screen.

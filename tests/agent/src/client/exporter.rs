@@ -7,7 +7,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
-use bufshare_agent::hand::MovableKind;
+use bufshare_agent::ops::MovableKind;
 
 use super::ioctl::{self, Argument};
 

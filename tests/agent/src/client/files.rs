@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result};
-use bufshare_agent::hand::Sight;
+use bufshare_agent::ops::Sight;
 
 use super::memory::Mapping;
 use super::{compare, fill};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bufshare::{Access, BufferId, BufferInfo, Error, ExportOptions, Meta, Name, Rights};
-use bufshare_agent::hand::{Buffer, Event, Info, Peer, Refusal};
+use bufshare_agent::ops::{Buffer, Event, Info, Peer, Refusal};
 
 /// The open device.
 pub(crate) struct Device(bufshare::Device);

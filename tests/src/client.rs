@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-pub use bufshare_agent::hand::{
+pub use bufshare_agent::ops::{
     AttachKind, Buffer, Event, Info, MovableKind, Patch, Peer, Sight, Source, Step, pattern, word,
 };
-use bufshare_agent::hand::{Call, Line, Op, Refusal, Yield};
+use bufshare_agent::ops::{Call, Line, Op, Refusal, Yield};
 
 use crate::channel::{Gone, Program};
 use crate::wait;
@@ -77,7 +77,7 @@ pub fn status<T: std::fmt::Debug>(result: Result<T>) -> Result<String> {
 ///
 /// # Errors
 /// The step that does not work.
-pub fn share_works(a: &mut Hand, b: &mut Hand, seed: u32) -> Result<()> {
+pub fn share_works(a: &mut Client, b: &mut Client, seed: u32) -> Result<()> {
     let (buf, mine, export) = a.offer(PROBE, seed)?;
     let import = b.import(&export.id)?;
     let map = b.map(import.buf)?;
@@ -123,7 +123,7 @@ pub fn id_bytes(id: &str) -> Result<Vec<u8>> {
 
 /// The process.
 #[derive(Debug)]
-pub struct Hand {
+pub struct Client {
     vm: String,
     program: Program,
     next: u64,
@@ -193,17 +193,17 @@ macro_rules! expect {
     clippy::missing_errors_doc,
     reason = "all of them: Refused, or no answer"
 )]
-impl Hand {
+impl Client {
     pub(crate) fn new(vm: &str, program: Program) -> Result<Self> {
-        let mut hand = Self {
+        let mut client = Self {
             vm: vm.to_owned(),
             program,
             next: 1,
             saw: VecDeque::new(),
             outcomes: VecDeque::new(),
         };
-        match hand.line(wait::scaled(wait::COMMAND))? {
-            Line::Ready => Ok(hand),
+        match client.line(wait::scaled(wait::COMMAND))? {
+            Line::Ready => Ok(client),
             other => bail!("guest {vm}: odd first line {other:?}"),
         }
     }
@@ -212,7 +212,7 @@ impl Hand {
     fn line(&mut self, limit: Duration) -> Result<Line> {
         let line = self.program.line_within(limit)?;
         serde_json::from_str(&line)
-            .with_context(|| format!("guest {}: not a line of a hand: {line}", self.vm))
+            .with_context(|| format!("guest {}: not a line of a client: {line}", self.vm))
     }
 
     fn next(&mut self, limit: Duration) -> Result<()> {
@@ -693,9 +693,9 @@ mod tests {
 
     /// A process of a guest that is none: it answers each call by what `reply` gives, until
     /// that gives nothing, and its guest ends. How many calls came is what the thread returns.
-    fn hand(
+    fn client(
         mut reply: impl FnMut(Op) -> Option<Vec<Result<Yield, Line>>> + Send + 'static,
-    ) -> (Hand, JoinHandle<usize>) {
+    ) -> (Client, JoinHandle<usize>) {
         let (host, guest) = UnixStream::pair().unwrap();
         let mut process = None;
         let thread = thread::spawn(move || {
@@ -738,7 +738,7 @@ mod tests {
                             send(&output(process.unwrap(), &line));
                         }
                     }
-                    // The end of the hand.
+                    // The end of the client.
                     Command::Signal { .. } => break,
                     other => panic!("{other:?}"),
                 }
@@ -748,39 +748,39 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let transcript = Transcript::new(&folder.path().join("transcript")).unwrap();
         let channel = Channel::new("a", host, transcript).unwrap();
-        let hand = Hand::new("a", channel.spawn(&["hand"]).unwrap()).unwrap();
-        (hand, thread)
+        let client = Client::new("a", channel.spawn(&["client"]).unwrap()).unwrap();
+        (client, thread)
     }
 
     #[test]
     fn what_a_watcher_saw_is_taken_although_nothing_else_was_read() {
-        let (mut hand, _) = hand(|op| {
+        let (mut client, _) = client(|op| {
             assert!(matches!(op, Op::Barrier), "{op:?}");
             Some(vec![Err(SAW), Ok(Yield::Done)])
         });
-        assert_eq!(hand.sights().unwrap(), [BAD]);
-        assert!(hand.saw.is_empty());
+        assert_eq!(client.sights().unwrap(), [BAD]);
+        assert!(client.saw.is_empty());
     }
 
     #[test]
     fn what_a_watcher_saw_before_its_guest_ended_is_taken() {
         let mut ends = false;
-        let (mut hand, thread) = hand(move |_| {
+        let (mut client, thread) = client(move |_| {
             if std::mem::replace(&mut ends, true) {
                 return None;
             }
             Some(vec![Ok(Yield::Done), Err(SAW), Err(SAW)])
         });
-        hand.set_name(Buf { number: 1, size: 1 }, "x").unwrap();
-        hand.begin(Op::Barrier).unwrap();
+        client.set_name(Buf { number: 1, size: 1 }, "x").unwrap();
+        client.begin(Op::Barrier).unwrap();
         thread.join().unwrap();
-        assert_eq!(hand.last_sights().unwrap(), [BAD, BAD]);
+        assert_eq!(client.last_sights().unwrap(), [BAD, BAD]);
     }
 
     /// Gives the yields one after the other to whoever asks what a watcher sees.
     fn watched(yields: Vec<(u64, Option<Sight>)>) -> (Result<()>, usize) {
         let mut yields = yields.into_iter();
-        let (mut hand, thread) = hand(move |op| match op {
+        let (mut client, thread) = client(move |op| match op {
             Op::Watch { .. } => Some(vec![Ok(Yield::Done)]),
             Op::Watched { .. } => {
                 let (rounds, last) = yields.next()?;
@@ -788,8 +788,8 @@ mod tests {
             }
             other => panic!("{other:?}"),
         });
-        let result = hand.watch(MAP, 1).and_then(|()| hand.reads_on(MAP));
-        drop(hand);
+        let result = client.watch(MAP, 1).and_then(|()| client.reads_on(MAP));
+        drop(client);
         (result, thread.join().unwrap())
     }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use anyhow::{Context as _, Result};
-use bufshare_agent::hand::{AttachKind, Step, Yield};
+use bufshare_agent::ops::{AttachKind, Step, Yield};
 
 use super::ioctl::{self, Argument};
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `/init hand`: a process that holds buffers for a test
+//! `/init client`: a process that holds buffers for a test
 //!
-//! See [`bufshare_agent::hand`] for what it is told and what it tells.
+//! See [`bufshare_agent::ops`] for what it is told and what it tells.
 
 mod device;
 mod exporter;
@@ -23,7 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use bufshare_agent::hand::{Call, Line, Op, Patch, Refusal, Sight, Source, Yield, word};
+use bufshare_agent::ops::{Call, Line, Op, Patch, Refusal, Sight, Source, Yield, word};
 
 use self::device::Device;
 use self::files::PrivateFiles;
@@ -44,7 +44,7 @@ const STALL: Duration = Duration::from_secs(20);
 pub(crate) fn run() -> Result<()> {
     memory::catch_refusals()?;
     allow_descriptors()?;
-    let mut hand = Hand {
+    let mut client = Client {
         device: None,
         next: 1,
         things: HashMap::new(),
@@ -52,7 +52,7 @@ pub(crate) fn run() -> Result<()> {
     tell(&Line::Ready)?;
     for line in io::stdin().lock().lines() {
         let Call { id, op } = serde_json::from_str(&line?).context("not a call")?;
-        let result = hand.handle(op).map_err(|error| refusal(&error));
+        let result = client.handle(op).map_err(|error| refusal(&error));
         tell(&Line::Outcome { id, result })?;
     }
     Ok(())
@@ -101,7 +101,7 @@ fn refusal(error: &anyhow::Error) -> Refusal {
     }
 }
 
-struct Hand {
+struct Client {
     device: Option<Device>,
     next: u64,
     things: HashMap<u64, Thing>,
@@ -127,7 +127,7 @@ enum Thing {
     },
 }
 
-impl Hand {
+impl Client {
     /// Opened when first needed: not every guest has it.
     fn device(&mut self) -> Result<&mut Device> {
         if self.device.is_none() {
