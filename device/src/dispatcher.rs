@@ -105,7 +105,7 @@ pub enum Job {
         piece: Piece,
     },
     /// Any acknowledged request.
-    Prove {
+    Barrier {
         /// To be reported.
         id: EffectId,
     },
@@ -119,7 +119,7 @@ impl Job {
             Self::Map { id, .. }
             | Self::Unmap { id, .. }
             | Self::Fill { id, .. }
-            | Self::Prove { id } => *id,
+            | Self::Barrier { id } => *id,
         }
     }
 }
@@ -876,9 +876,9 @@ impl Dispatcher {
                         link.job(Job::Fill { id, piece });
                     }
                 }
-                Effect::Prove { id, peer } => {
+                Effect::Barrier { id, peer } => {
                     if let Some(link) = link(peer) {
-                        link.job(Job::Prove { id });
+                        link.job(Job::Barrier { id });
                     }
                 }
                 Effect::Arm { id, after } => self.timer.arm(id, after),

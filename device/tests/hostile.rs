@@ -628,7 +628,7 @@ fn hoarder(daemon: &Daemon) -> (Vm, Vm, BufferId, u64) {
 
 /// B has nothing mapped, and asks for nothing.
 fn until_unmapped(daemon: &Daemon, b: &Vm) {
-    until("the unmap and its proof", || {
+    until("the unmap and its barrier", || {
         b.front.shm.windows() == 0
             && daemon.session("b")["jobs"] == 0
             && daemon.broker("b")["windows"] == 0

@@ -167,7 +167,7 @@ fn window_cannot_be_exported_again() {
 }
 
 #[test]
-fn refused_map_is_a_status_and_its_range_waits_for_a_proof() {
+fn refused_map_is_a_status_and_its_range_waits_for_a_barrier() {
     let (daemon, mut a, mut b) = two();
     let id = a.export(DATA, PAGE);
     let handle = b.attach(id);

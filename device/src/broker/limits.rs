@@ -9,7 +9,7 @@
 //! | attachments | `max_attachments` |
 //! | requests that wait for an answer | [`MAX_PENDING`] |
 //! | windows | `max_windows` that have mappings, and one for each attachment |
-//! | requests to the VMM | one for each window, and one for a proof |
+//! | requests to the VMM | one for each window, and one for a barrier |
 //! | waiting events of droppable kinds | [`MAX_DROPPABLE_EVENTS`] for each other peer |
 //! | waiting events of attachments | one for each attachment |
 //! | waiting events of own exports | twice `max_buffers`, and one for each buffer and importer |

@@ -136,7 +136,7 @@ struct Counters {
     vmm_maps: u64,
     vmm_unmaps: u64,
     fills: u64,
-    proofs: u64,
+    barriers: u64,
     revocations: u64,
     deadlines_missed: u64,
 }
@@ -716,10 +716,10 @@ impl Broker {
                 self.effect_peers.insert(id, peer);
                 self.out.push(Effect::Fill { id, peer, piece });
             }
-            Action::Prove { id } => {
-                state.counters.proofs = state.counters.proofs.saturating_add(1);
+            Action::Barrier { id } => {
+                state.counters.barriers = state.counters.barriers.saturating_add(1);
                 self.effect_peers.insert(id, peer);
-                self.out.push(Effect::Prove { id, peer });
+                self.out.push(Effect::Barrier { id, peer });
             }
             Action::Ready { window } => self.window_ready(peer, window),
             Action::Failed { waiters, status } => {

@@ -261,7 +261,7 @@ impl Broker {
         snapshot.vmm_maps = state.counters.vmm_maps;
         snapshot.vmm_unmaps = state.counters.vmm_unmaps;
         snapshot.vmm_fills = state.counters.fills;
-        snapshot.proofs = state.counters.proofs;
+        snapshot.barriers = state.counters.barriers;
         snapshot.revocations = state.counters.revocations;
         snapshot.deadlines_missed = state.counters.deadlines_missed;
         snapshot
@@ -346,8 +346,8 @@ pub struct PeerSnapshot {
     pub vmm_unmaps: u64,
     /// Mappings of zeroes the VMM was asked for.
     pub vmm_fills: u64,
-    /// Proofs the VMM was asked for.
-    pub proofs: u64,
+    /// Barriers the VMM was asked for.
+    pub barriers: u64,
     /// Its buffers that were taken back.
     pub revocations: u64,
     /// How often windows that it used were taken from it, mostly as it had not released them

@@ -201,7 +201,7 @@ pub enum Effect {
     },
     /// Send the VMM of `peer` any request that it acknowledges. Because it
     /// serves them one at a time, that proves all earlier ones are done.
-    Prove {
+    Barrier {
         /// To be reported.
         id: EffectId,
         /// The importing peer.
@@ -228,7 +228,7 @@ pub enum Effect {
 pub enum Outcome {
     /// The VMM did it.
     Done,
-    /// The VMM said no and nothing of it is mapped. For [`Effect::Prove`]
+    /// The VMM said no and nothing of it is mapped. For [`Effect::Barrier`]
     /// as good as `Done`: a refusal is an acknowledgement.
     Refused,
     /// It is not known what the VMM has mapped. The adapter ends the session.

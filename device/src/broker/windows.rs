@@ -133,7 +133,7 @@ pub(super) enum Action {
     /// Ask the VMM to map zeroes.
     Fill { id: EffectId, piece: Piece },
     /// Send the VMM any request.
-    Prove { id: EffectId },
+    Barrier { id: EffectId },
     /// The window is ready for its waiters.
     Ready { window: WindowId },
     /// These requests failed.
@@ -181,7 +181,7 @@ enum Request {
     Map(WindowId),
     Unmap(WindowId),
     Fill(WindowId),
-    Prove,
+    Barrier,
 }
 
 /// The answer of the VMM to one effect.
@@ -644,15 +644,15 @@ impl Windows {
             Request::Map(id) => self.mapped(id, effect, answer, ids, out),
             Request::Unmap(id) => self.unmapped(id, effect, answer, ids, out),
             Request::Fill(id) => self.filled(id, answer, ids, out),
-            Request::Prove => {}
+            Request::Barrier => {}
         }
         match (answer, request) {
-            (Answer::Done | Answer::Refused, _) => self.proven(effect, out),
+            (Answer::Done | Answer::Refused, _) => self.barrier_done(effect, out),
             // What was to be mapped is not, and that is all.
             (Answer::NotAsked, Request::Map(_) | Request::Fill(_)) => {}
             (Answer::Stuck | Answer::NotAsked, _) => self.broken = true,
         }
-        self.ask_for_proof(ids, out);
+        self.need_barrier(ids, out);
         self.pump(ids, out);
     }
 
@@ -800,7 +800,7 @@ impl Windows {
     }
 
     /// Everything acknowledged before `effect` was sent has happened.
-    fn proven(&mut self, effect: EffectId, out: &mut Vec<Action>) {
+    fn barrier_done(&mut self, effect: EffectId, out: &mut Vec<Action>) {
         let mut gone = Vec::new();
         for (id, window) in &mut self.table {
             match window.state {
@@ -825,9 +825,9 @@ impl Windows {
         }
     }
 
-    /// If something waits for a proof and no request is under way that will
+    /// If something waits for a barrier and no request is under way that will
     /// bring it, sends one.
-    fn ask_for_proof(&mut self, ids: &mut EffectIds, out: &mut Vec<Action>) {
+    fn need_barrier(&mut self, ids: &mut EffectIds, out: &mut Vec<Action>) {
         if self.broken {
             return;
         }
@@ -848,8 +848,8 @@ impl Windows {
             .is_some_and(|(last, _)| *last > newest);
         if !under_way {
             let effect = ids.next();
-            self.outstanding.insert(effect, Request::Prove);
-            out.push(Action::Prove { id: effect });
+            self.outstanding.insert(effect, Request::Barrier);
+            out.push(Action::Barrier { id: effect });
         }
     }
 

@@ -137,7 +137,7 @@ fn serve(dispatcher: &Dispatcher, notes: &Notes) {
             let (Job::Map { id, .. }
             | Job::Unmap { id, .. }
             | Job::Fill { id, .. }
-            | Job::Prove { id }) = job;
+            | Job::Barrier { id }) = job;
             dispatcher.complete(id, Outcome::Done);
         }
     }

@@ -403,9 +403,9 @@ impl ShmemRequests {
                     id,
                     backend.map_or(Outcome::HostError, |backend| worker.fill(&backend, piece)),
                 ),
-                Job::Prove { id } => (
+                Job::Barrier { id } => (
                     id,
-                    backend.map_or(Outcome::Stuck, |backend| worker.prove(&backend)),
+                    backend.map_or(Outcome::Stuck, |backend| worker.barrier(&backend)),
                 ),
             };
             if self.keeps(id) {
@@ -598,7 +598,7 @@ impl Worker<'_> {
             return Outcome::Refused;
         }
         // A refused unmap is of a mapping that the front end dropped itself.
-        match (self.unmap(backend, done), self.prove(backend)) {
+        match (self.unmap(backend, done), self.barrier(backend)) {
             (Outcome::Done | Outcome::Refused, Outcome::Done) => Outcome::Refused,
             _ => Outcome::Stuck,
         }
@@ -653,7 +653,7 @@ impl Worker<'_> {
     }
 
     /// One request that changes nothing and is acknowledged.
-    fn prove(&mut self, backend: &Backend) -> Outcome {
+    fn barrier(&mut self, backend: &Backend) -> Outcome {
         let quiet = self
             .shmem
             .features()

@@ -200,7 +200,7 @@ pub enum Asked {
         shm_offset: u64,
         len: u64,
     },
-    Proof,
+    Barrier,
 }
 
 #[derive(Default)]
@@ -436,7 +436,7 @@ impl VhostUserFrontendReqHandler for Handler {
     }
 
     fn shared_object_remove(&self, _uuid: &VhostUserSharedMsg) -> HandlerResult<u64> {
-        self.0.state().asked.push(Asked::Proof);
+        self.0.state().asked.push(Asked::Barrier);
         self.0.changed.notify_all();
         Err(std::io::Error::from_raw_os_error(libc::ENOENT))
     }

@@ -204,7 +204,7 @@ impl Host {
                 Effect::Map { peer, .. }
                 | Effect::Unmap { peer, .. }
                 | Effect::Fill { peer, .. }
-                | Effect::Prove { peer, .. } => {
+                | Effect::Barrier { peer, .. } => {
                     if let Some(vmm) = self.vmms.get_mut(&peer) {
                         vmm.requests.push_back(effect);
                     }
@@ -301,7 +301,7 @@ impl Host {
                 );
                 (id, Outcome::Done)
             }
-            Effect::Prove { id, .. } => (id, Outcome::Refused),
+            Effect::Barrier { id, .. } => (id, Outcome::Refused),
             other => panic!("{other:?} is not for a VMM"),
         };
         assert!(vmm.mappings.len() <= self.budget as usize, "over budget");

@@ -66,7 +66,7 @@ fn attach_alone_asks_the_vmm_for_nothing() {
 }
 
 #[test]
-fn a_map_is_answered_only_after_its_proof() {
+fn a_map_is_answered_only_after_its_barrier() {
     let mut host = Host::new();
     let id = host.export(A, 2);
     let handle = host.attach(B, id);
@@ -76,7 +76,7 @@ fn a_map_is_answered_only_after_its_proof() {
         host.answer(B, token).is_none(),
         "acknowledged is not visible"
     );
-    assert!(host.serve(B), "the proof is asked for");
+    assert!(host.serve(B), "the barrier is asked for");
     assert!(host.answer(B, token).unwrap().is_ok());
 }
 
@@ -157,7 +157,7 @@ fn idle_windows_are_evicted_least_recently_used_first() {
 }
 
 #[test]
-fn a_range_is_used_again_only_after_the_proof_of_its_unmapping() {
+fn a_range_is_used_again_only_after_the_barrier_behind_its_unmapping() {
     let mut host = Host::new();
     let big = host.export(A, 200);
     let first = host.attach(B, big);
@@ -172,7 +172,7 @@ fn a_range_is_used_again_only_after_the_proof_of_its_unmapping() {
             .requests
             .iter()
             .any(|r| matches!(r, Effect::Map { .. })),
-        "nothing is mapped there before the proof"
+        "nothing is mapped there before the barrier"
     );
     host.settle();
     mapped(host.answer(B, token).unwrap().clone());
@@ -533,7 +533,7 @@ fn an_importer_that_does_not_let_go_loses_the_window_at_the_deadline() {
     let deadline = host.deadlines.pop_front().unwrap();
     let effects = host.broker.deadline(deadline);
     host.take(effects);
-    assert!(host.answer(A, unexport).is_none(), "not before the proof");
+    assert!(host.answer(A, unexport).is_none(), "not before the barrier");
     host.settle();
     assert!(host.answer(A, unexport).is_some());
     assert!(!host.vmms[&B].shows(A));
@@ -1530,7 +1530,7 @@ fn a_flush_is_answered_when_idle_windows_are_proved_to_be_gone() {
     host.call(B, Request::Unmap { handle: idle }).unwrap();
     let token = host.send(B, Request::Flush);
     assert!(host.serve(B), "the idle window is unmapped");
-    assert!(host.answer(B, token).is_none(), "not before the proof");
+    assert!(host.answer(B, token).is_none(), "not before the barrier");
     host.settle();
     assert_eq!(host.answer(B, token), Some(&Ok(Response::Done)));
     let peer = host.peer(B);

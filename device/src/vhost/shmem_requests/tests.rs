@@ -68,7 +68,7 @@ fn keep(shmem: &ShmemRequests, effect: u64, lot: Lot) -> (Receiver<()>, Sender<b
 }
 
 fn job(id: u64) -> Job {
-    Job::Prove { id: EffectId(id) }
+    Job::Barrier { id: EffectId(id) }
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn jobs_are_forgotten_with_the_one_that_is_being_done() {
     let shmem = shmem();
     shmem.push(job(1));
     shmem.push(job(2));
-    let Some(Next::Job(Job::Prove { .. }, _, epoch)) = shmem.next() else {
+    let Some(Next::Job(Job::Barrier { .. }, _, epoch)) = shmem.next() else {
         panic!("no job")
     };
 
