@@ -97,8 +97,8 @@ pub enum Job {
         /// What.
         pieces: Vec<Piece>,
     },
-    /// Map zeroes.
-    Fill {
+    /// Map zero pages.
+    MapZeroPages {
         /// To be reported.
         id: EffectId,
         /// Where.
@@ -118,7 +118,7 @@ impl Job {
         match self {
             Self::Map { id, .. }
             | Self::Unmap { id, .. }
-            | Self::Fill { id, .. }
+            | Self::MapZeroPages { id, .. }
             | Self::Barrier { id } => *id,
         }
     }
@@ -871,9 +871,9 @@ impl Dispatcher {
                         link.job(Job::Unmap { id, pieces });
                     }
                 }
-                Effect::Fill { id, peer, piece } => {
+                Effect::MapZeroPages { id, peer, piece } => {
                     if let Some(link) = link(peer) {
-                        link.job(Job::Fill { id, piece });
+                        link.job(Job::MapZeroPages { id, piece });
                     }
                 }
                 Effect::Barrier { id, peer } => {

@@ -679,7 +679,7 @@ fn memory_that_the_host_cannot_watch_is_not_given_to_a_vmm_that_it_does_not_know
     let handle = b.attach(id);
     assert_eq!(b.try_map(handle, PAGE), Err(Status::HostError));
 
-    let line = "b: a buffer cannot be lent: the host tells neither who has it mapped";
+    let line = "b: a buffer cannot be mapped: the host tells neither who has it mapped";
     assert!(daemon.log().contains(line), "{}", daemon.log());
     // A front end of a process that is known gets it.
     let mut c = Vm::boot(&daemon.socket("c"));

@@ -110,7 +110,7 @@ pub struct PeerState {
     /// Windows kept for reuse.
     pub windows_idle: u64,
     /// Windows that show zeroes.
-    pub windows_filled: u64,
+    pub windows_zero: u64,
     /// Bytes shown to it through its exporters' RAM descriptors.
     pub direct_bytes: u64,
     /// Bytes shown to it through udmabufs.

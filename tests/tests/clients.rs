@@ -200,7 +200,7 @@ fn a_driver_writes_into_what_was_taken_back(vms: &mut TwoVms, name: &str) -> Res
     let daemon = vms.daemon()?;
     daemon.settles("the buffer to be taken back", |now| now.buffers == 0)?;
     wait::until("the zeroes", wait::COMMAND, || {
-        let filled = daemon.snapshot()?.peer(&importer)?.windows_filled;
+        let filled = daemon.snapshot()?.peer(&importer)?.windows_zero;
         Ok((filled == 1).then_some(()))
     })?;
     // The memory is the exporter's alone again.

@@ -389,7 +389,7 @@ fn a_kernel_mapping_leads_to_nothing_of_the_exporter_after_a_revocation() {
             let importer = vms.b.name().to_owned();
             let daemon = vms.daemon()?;
             wait::until("the zero page", wait::COMMAND, || {
-                let filled = daemon.snapshot()?.peer(&importer)?.windows_filled;
+                let filled = daemon.snapshot()?.peer(&importer)?.windows_zero;
                 Ok((filled == 1).then_some(()))
             })?;
             let seen = it.b.step_read(it.importer, CPU_READ)?;

@@ -3,14 +3,14 @@
 //!
 //! One interface: given the owner's RAM and the extents of a buffer, the list
 //! of [`FdPiece`]s that the importer's front end is asked to map. What takes the
-//! place of a buffer that was taken back is in [`zeroes`]; whether a VMM still
-//! holds what it was lent is told by [`lent`].
+//! place of a buffer that was taken back is in [`zero_pages`]; whether a VMM still
+//! holds the files that it was given is in [`file_hold`].
 
 pub mod direct;
-pub mod lent;
+pub mod file_hold;
 pub mod memfd;
 pub mod udmabuf;
-pub mod zeroes;
+pub mod zero_pages;
 
 use std::fs::{self, File};
 use std::io;

@@ -135,7 +135,7 @@ struct Counters {
     map_cached: u64,
     vmm_maps: u64,
     vmm_unmaps: u64,
-    fills: u64,
+    zero_maps: u64,
     barriers: u64,
     revocations: u64,
     deadlines_missed: u64,
@@ -711,10 +711,10 @@ impl Broker {
                 self.effect_peers.insert(id, peer);
                 self.out.push(Effect::Unmap { id, peer, pieces });
             }
-            Action::Fill { id, piece } => {
-                state.counters.fills = state.counters.fills.saturating_add(1);
+            Action::MapZeroPages { id, piece } => {
+                state.counters.zero_maps = state.counters.zero_maps.saturating_add(1);
                 self.effect_peers.insert(id, peer);
-                self.out.push(Effect::Fill { id, peer, piece });
+                self.out.push(Effect::MapZeroPages { id, peer, piece });
             }
             Action::Barrier { id } => {
                 state.counters.barriers = state.counters.barriers.saturating_add(1);

@@ -233,12 +233,12 @@ impl Broker {
                 State::Live => &mut snapshot.windows_live,
                 State::Idle(_) => &mut snapshot.windows_idle,
                 State::Stuck => &mut snapshot.windows_stuck,
-                State::Filled | State::Hollow => &mut snapshot.windows_filled,
+                State::ZeroPages | State::Empty => &mut snapshot.windows_zero,
                 State::Mapping
                 | State::Mapped(_)
                 | State::Unmapping
                 | State::Quarantined(_)
-                | State::Filling(_) => &mut snapshot.windows_moving,
+                | State::MappingZeroPages(_) => &mut snapshot.windows_moving,
             };
             *number = number.saturating_add(1);
             if !window.shows_buffer() {
@@ -260,7 +260,7 @@ impl Broker {
         snapshot.map_cached = state.counters.map_cached;
         snapshot.vmm_maps = state.counters.vmm_maps;
         snapshot.vmm_unmaps = state.counters.vmm_unmaps;
-        snapshot.vmm_fills = state.counters.fills;
+        snapshot.vmm_zero_maps = state.counters.zero_maps;
         snapshot.barriers = state.counters.barriers;
         snapshot.revocations = state.counters.revocations;
         snapshot.deadlines_missed = state.counters.deadlines_missed;
@@ -315,7 +315,7 @@ pub struct PeerSnapshot {
     /// Windows kept for reuse.
     pub windows_idle: u32,
     /// Windows whose buffer was taken back under their users, who see zeroes.
-    pub windows_filled: u32,
+    pub windows_zero: u32,
     /// Windows between those states.
     pub windows_moving: u32,
     /// Windows whose VMM does not answer.
@@ -344,8 +344,8 @@ pub struct PeerSnapshot {
     pub vmm_maps: u64,
     /// Unmappings the VMM was asked for.
     pub vmm_unmaps: u64,
-    /// Mappings of zeroes the VMM was asked for.
-    pub vmm_fills: u64,
+    /// Mappings of zero pages the VMM was asked for.
+    pub vmm_zero_maps: u64,
     /// Barriers the VMM was asked for.
     pub barriers: u64,
     /// Its buffers that were taken back.

@@ -189,9 +189,9 @@ pub enum Effect {
         /// The mappings.
         pieces: Vec<Piece>,
     },
-    /// Ask the VMM of `peer` to map zeroes, memory that is the VM's own, where a
+    /// Ask the VMM of `peer` to map zero pages, memory that is the VM's own, where a
     /// buffer was that some client of its guest still looks at.
-    Fill {
+    MapZeroPages {
         /// To be reported.
         id: EffectId,
         /// The importing peer.

@@ -19,7 +19,7 @@
 //!
 //! A window that is unmapped by force still has users: clients in the guest's
 //! kernel that cannot be stopped, or a driver that does not answer. They are
-//! shown zeroes in its place, not a hole, and the place belongs to them until
+//! shown zero pages in its place, not a hole, and the place belongs to them until
 //! the last one leaves: nobody finds another buffer where his own was.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -62,12 +62,12 @@ pub(super) enum State {
     Unmapping,
     /// The VMM said it unmapped, by this effect; not proved.
     Quarantined(EffectId),
-    /// As quarantined, but with users; the VMM has been asked to map zeroes.
-    Filling(EffectId),
-    /// Shows zeroes to those who have not left yet.
-    Filled,
+    /// As quarantined, but with users; the VMM has been asked to map zero pages.
+    MappingZeroPages(EffectId),
+    /// Shows zero pages to those who have not left yet.
+    ZeroPages,
     /// As filled, but the VMM did not do it: shows nothing.
-    Hollow,
+    Empty,
     /// Nobody knows what the VMM has mapped here.
     Stuck,
 }
@@ -103,7 +103,7 @@ impl Window {
     fn is_leaving(&self) -> bool {
         matches!(
             self.state,
-            State::Unmapping | State::Quarantined(_) | State::Filling(_)
+            State::Unmapping | State::Quarantined(_) | State::MappingZeroPages(_)
         ) || (self.state == State::Mapping && self.doomed)
     }
 
@@ -130,8 +130,8 @@ pub(super) enum Action {
     Map { id: EffectId, window: WindowId },
     /// Send the VMM this unmap request.
     Unmap { id: EffectId, pieces: Vec<Piece> },
-    /// Ask the VMM to map zeroes.
-    Fill { id: EffectId, piece: Piece },
+    /// Ask the VMM to map zero pages.
+    MapZeroPages { id: EffectId, piece: Piece },
     /// Send the VMM any request.
     Barrier { id: EffectId },
     /// The window is ready for its waiters.
@@ -180,7 +180,7 @@ impl EffectIds {
 enum Request {
     Map(WindowId),
     Unmap(WindowId),
-    Fill(WindowId),
+    MapZeroPages(WindowId),
     Barrier,
 }
 
@@ -391,8 +391,8 @@ impl Windows {
                 window.state = State::Idle(tick);
                 self.pump(ids, out);
             }
-            State::Live | State::Filled => self.unmap(id, ids, out),
-            State::Hollow => {
+            State::Live | State::ZeroPages => self.unmap(id, ids, out),
+            State::Empty => {
                 self.free(id, out);
                 self.pump(ids, out);
             }
@@ -462,18 +462,18 @@ impl Windows {
             }
             State::Mapped(_) | State::Idle(_) => self.unmap(id, ids, out),
             State::Live if forced || window.users == 0 => self.unmap(id, ids, out),
-            State::Filled if window.users == 0 => self.unmap(id, ids, out),
-            State::Hollow if window.users == 0 => {
+            State::ZeroPages if window.users == 0 => self.unmap(id, ids, out),
+            State::Empty if window.users == 0 => {
                 self.free(id, out);
                 self.pump(ids, out);
             }
             State::Live
-            | State::Filled
-            | State::Hollow
+            | State::ZeroPages
+            | State::Empty
             | State::Mapping
             | State::Unmapping
             | State::Quarantined(_)
-            | State::Filling(_)
+            | State::MappingZeroPages(_)
             | State::Stuck => {}
         }
     }
@@ -550,7 +550,7 @@ impl Windows {
             if let State::Idle(tick) = window.state {
                 idle.insert(tick, (id, window));
             } else if window.is_leaving() && window.users == 0 {
-                // One that has users leaves its place to zeroes.
+                // One that has users leaves its place to zero pages.
                 balance::fewer(&mut held, window.cost(), "mappings");
                 region.give(window.offset, window.size);
             }
@@ -643,13 +643,13 @@ impl Windows {
         match request {
             Request::Map(id) => self.mapped(id, effect, answer, ids, out),
             Request::Unmap(id) => self.unmapped(id, effect, answer, ids, out),
-            Request::Fill(id) => self.filled(id, answer, ids, out),
+            Request::MapZeroPages(id) => self.zero_pages_mapped(id, answer, ids, out),
             Request::Barrier => {}
         }
         match (answer, request) {
             (Answer::Done | Answer::Refused, _) => self.barrier_done(effect, out),
             // What was to be mapped is not, and that is all.
-            (Answer::NotAsked, Request::Map(_) | Request::Fill(_)) => {}
+            (Answer::NotAsked, Request::Map(_) | Request::MapZeroPages(_)) => {}
             (Answer::Stuck | Answer::NotAsked, _) => self.broken = true,
         }
         self.need_barrier(ids, out);
@@ -737,22 +737,28 @@ impl Windows {
             // At once: until then the users look at a hole.
             Answer::Done | Answer::Refused => {
                 let fill = ids.next();
-                self.outstanding.insert(fill, Request::Fill(id));
+                self.outstanding.insert(fill, Request::MapZeroPages(id));
                 let piece = Piece {
                     shm_offset: window.offset,
                     len: window.size,
                 };
-                out.push(Action::Fill { id: fill, piece });
-                State::Filling(effect)
+                out.push(Action::MapZeroPages { id: fill, piece });
+                State::MappingZeroPages(effect)
             }
         };
     }
 
-    fn filled(&mut self, id: WindowId, answer: Answer, ids: &mut EffectIds, out: &mut Vec<Action>) {
+    fn zero_pages_mapped(
+        &mut self,
+        id: WindowId,
+        answer: Answer,
+        ids: &mut EffectIds,
+        out: &mut Vec<Action>,
+    ) {
         let Some(window) = self.table.get_mut(&id) else {
             return;
         };
-        let State::Filling(unmap) = window.state else {
+        let State::MappingZeroPages(unmap) = window.state else {
             return;
         };
         match answer {
@@ -767,7 +773,7 @@ impl Windows {
                 };
                 let left = window.users == 0;
                 tell_vacated(window, out);
-                self.hold(id, vec![piece], State::Filled);
+                self.hold(id, vec![piece], State::ZeroPages);
                 if left {
                     self.unmap(id, ids, out);
                 }
@@ -783,7 +789,7 @@ impl Windows {
         };
         tell_vacated(window, out);
         let left = window.users == 0;
-        self.hold(id, Vec::new(), State::Hollow);
+        self.hold(id, Vec::new(), State::Empty);
         if left {
             self.free(id, out);
         }
@@ -882,7 +888,7 @@ impl Windows {
             if matches!(window.state, State::Idle(_)) && window.users != 0 {
                 return Err(format!("{id:?} is idle with {} users", window.users));
             }
-            if matches!(window.state, State::Filled | State::Hollow) && window.users == 0 {
+            if matches!(window.state, State::ZeroPages | State::Empty) && window.users == 0 {
                 return Err(format!("{id:?} is kept for nobody"));
             }
         }

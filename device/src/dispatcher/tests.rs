@@ -136,7 +136,7 @@ fn serve(dispatcher: &Dispatcher, notes: &Notes) {
         for job in jobs {
             let (Job::Map { id, .. }
             | Job::Unmap { id, .. }
-            | Job::Fill { id, .. }
+            | Job::MapZeroPages { id, .. }
             | Job::Barrier { id }) = job;
             dispatcher.complete(id, Outcome::Done);
         }

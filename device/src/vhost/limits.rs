@@ -12,7 +12,7 @@ pub const MAX_REGIONS: usize = 509;
 pub const MAX_RAM_REGIONS: usize = 288;
 
 /// dma-bufs that may be held after the VMM said that it has unmapped them, or not mapped
-/// them, before another one is lent to it. Each takes a descriptor. Nobody but that VMM
+/// them, before another one is given to it. Each takes a descriptor. Nobody but that VMM
 /// and its other back ends can have them held. One that closes them 0.1 s later, as QEMU
 /// does, would have to map and unmap 2500 in a second.
 pub const MAX_KEPT_DMABUFS: usize = 256;
@@ -24,7 +24,7 @@ pub const MAX_KEPT_DMABUFS: usize = 256;
 pub const MAX_KEPT_MARKS: usize = 1024;
 
 /// Descriptors of the RAM of one owner that are kept by nothing but pieces that one
-/// importer has unmapped and still holds, before it is lent another. An owner has one for
+/// importer has unmapped and still holds, before it is given another. An owner has one for
 /// each region, and more if it replaces its RAM. What its windows need beyond these takes
 /// what is reserved for windows; when that is used up, by those that were unmapped too,
 /// there are no more than these.

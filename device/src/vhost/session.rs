@@ -289,7 +289,7 @@ impl Server {
     }
 
     /// The front end is not served any more, but may go on: others unmap its memory,
-    /// and it what it was lent, before it is left to itself. Nothing of that is for one that
+    /// and it what it was given, before it is left to itself. Nothing of that is for one that
     /// hangs up.
     fn take_leave(&self, session: &Session, relay: &Relay, unanswered: Option<Vec<u8>>) {
         let stopped = || self.common.stop.requested() || relay.front_hung_up();
@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn session_that_a_bug_ended_lasts_until_its_vmm_holds_nothing() {
         let (dispatcher, session) = session(&memory());
-        let lent = session.shmem.lend_a_page();
+        let hold = session.shmem.give_a_page();
         let server = server(&dispatcher, &session);
         let connected = || dispatcher.report().peers[0].session.is_some();
 
@@ -441,7 +441,7 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(1));
             }
 
-            drop(lent);
+            drop(hold);
 
             assert!(!serving.join().unwrap());
         });

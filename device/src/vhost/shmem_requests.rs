@@ -16,7 +16,7 @@
 //!
 //! A front end that resets its device may drop the windows by itself, and a
 //! guest may pretend that it did. So the host's kernel is asked, which knows who
-//! holds the files (see [`crate::backing::lent`]).
+//! holds the files (see [`crate::backing::file_hold`]).
 
 mod budget;
 mod kept;
@@ -39,7 +39,7 @@ use vhost::vhost_user::{Backend, Error as VhostError, VhostUserFrontendReqHandle
 
 use super::limits::MARK_FREE;
 use super::memory::Sent;
-use crate::backing::zeroes::Zeroes;
+use crate::backing::zero_pages::ZeroPages;
 use crate::backing::{self, FdPiece, PAGE, udmabuf};
 use crate::broker::limits::GUARD;
 use crate::broker::{EffectId, Outcome, Piece};
@@ -48,9 +48,9 @@ use crate::host::process::Process;
 use crate::host::random;
 use crate::sync::{Limiters, lock};
 use budget::{Budget, Lot};
-use kept::{Kept, Loan};
+use kept::{Kept, WindowFile};
 
-/// How often the kernel is asked who holds what was lent to a VMM whose device is
+/// How often the kernel is asked who holds what was given to a VMM whose device is
 /// stopped.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -107,7 +107,7 @@ struct State {
     forced: Option<Instant>,
     closed: bool,
     /// What shows another VM's memory, by its place.
-    lent: BTreeMap<u64, Loan>,
+    files: BTreeMap<u64, WindowFile>,
     /// What the VMM said it has not, and somebody may hold.
     kept: Vec<Kept>,
     /// When to look at that next, by its owners.
@@ -116,8 +116,8 @@ struct State {
     looked: bool,
     /// When the operator was told of that last.
     kept_said: Option<Instant>,
-    /// How often `lent` and `kept` were changed.
-    lent_changes: u64,
+    /// How often `files` and `kept` were changed.
+    file_changes: u64,
     /// How often all jobs were forgotten, because the VMM has dropped all windows by
     /// itself. A job of an earlier epoch is about windows that nobody knows any more.
     epoch: u64,
@@ -158,7 +158,7 @@ pub struct ShmemRequests {
     /// Whose front end it is.
     vmm: Process,
     /// For windows whose buffer is gone.
-    zeroes: Zeroes,
+    zero_pages: ZeroPages,
     /// Mapping requests that the front end refused.
     pub refused: AtomicU64,
     /// For what a guest can have said again and again.
@@ -183,7 +183,7 @@ impl ShmemRequests {
             windows,
             clock: budget::thread_time,
             vmm,
-            zeroes: Zeroes::new(shm_size)?,
+            zero_pages: ZeroPages::new(shm_size)?,
             refused: AtomicU64::new(0),
             limiters,
         })
@@ -287,19 +287,19 @@ impl ShmemRequests {
     /// are stopped, when it is forced.
     fn turn_to_unmap(&self, epoch: u64) -> Turn {
         loop {
-            let loans = {
+            let files = {
                 let state = lock(&self.state);
                 match state.turn(epoch) {
                     Some(turn) => return turn,
-                    None => state.loans(),
+                    None => state.window_files(),
                 }
             };
-            let dropped = loans.dropped();
+            let dropped = files.dropped();
             let state = lock(&self.state);
             if let Some(turn) = state.turn(epoch) {
                 return turn;
             }
-            if dropped && state.has_only(&loans) {
+            if dropped && state.has_only(&files) {
                 return Turn::Dropped;
             }
             if state
@@ -399,9 +399,11 @@ impl ShmemRequests {
                     id,
                     backend.map_or(Outcome::Stuck, |backend| worker.unmap(&backend, &pieces)),
                 ),
-                Job::Fill { id, piece } => (
+                Job::MapZeroPages { id, piece } => (
                     id,
-                    backend.map_or(Outcome::HostError, |backend| worker.fill(&backend, piece)),
+                    backend.map_or(Outcome::HostError, |backend| {
+                        worker.map_zero_pages(&backend, piece)
+                    }),
                 ),
                 Job::Barrier { id } => (
                     id,
@@ -428,12 +430,12 @@ impl ShmemRequests {
     fn next(&self) -> Option<Next> {
         let mut state = lock(&self.state);
         loop {
-            if !state.running && !state.closed && !state.lent.is_empty() {
-                let loans = state.loans();
+            if !state.running && !state.closed && !state.files.is_empty() {
+                let files = state.window_files();
                 drop(state);
-                let dropped = loans.dropped();
+                let dropped = files.dropped();
                 state = lock(&self.state);
-                if dropped && !state.running && !state.closed && state.has_only(&loans) {
+                if dropped && !state.running && !state.closed && state.has_only(&files) {
                     return Some(Next::Dropped);
                 }
             }
@@ -455,7 +457,7 @@ impl ShmemRequests {
                 state.in_hand = Some(job.id());
                 return Some(Next::Job(job, state.backend.clone(), state.epoch));
             }
-            let asks = !state.running && !state.lent.is_empty();
+            let asks = !state.running && !state.files.is_empty();
             let wait = asks
                 .then_some(LOOK)
                 .into_iter()
@@ -488,7 +490,7 @@ enum What {
         writable: bool,
     },
     /// Memory of nobody.
-    Zeroes,
+    ZeroPages,
 }
 
 struct Worker<'a> {
@@ -537,20 +539,20 @@ impl Worker<'_> {
                 Turn::Closed => return Outcome::Stuck,
             }
             let file = match what {
-                What::Zeroes => {
-                    self.sent.record(piece.id, || self.shmem.files());
+                What::ZeroPages => {
+                    self.sent.record(piece.id, || self.shmem.file_ids());
                     piece.file.clone()
                 }
                 What::Buffer { lot, .. } => {
                     // No VM's RAM is a dma-buf.
                     if !lot.udmabuf {
-                        self.sent.record(piece.id, || self.shmem.files());
+                        self.sent.record(piece.id, || self.shmem.file_ids());
                     }
-                    match self.shmem.lend(piece, lot, self.epoch) {
+                    match self.shmem.give_file(piece, lot, self.epoch) {
                         Ok(Some(file)) => file,
                         Ok(None) => return Outcome::Refused,
                         Err(error) => {
-                            let what = format_args!("a buffer cannot be lent: {error}");
+                            let what = format_args!("a buffer cannot be mapped: {error}");
                             self.shmem.limiters.shmem.warn(self.name, what);
                             let undone = self.undo(backend, &done);
                             return if done.is_empty() {
@@ -566,7 +568,7 @@ impl Worker<'_> {
             // From here on only others hold it.
             match what {
                 What::Buffer { lot, .. } => self.shmem.spend(lot, MARK_FREE, || drop(file)),
-                What::Zeroes => drop(file),
+                What::ZeroPages => drop(file),
             }
             match reply {
                 Answer::Yes => done.push(Piece {
@@ -585,10 +587,10 @@ impl Worker<'_> {
         Outcome::Done
     }
 
-    /// Maps zeroes.
-    fn fill(&mut self, backend: &Backend, piece: Piece) -> Outcome {
-        let piece = self.shmem.zeroes.piece(piece);
-        self.map(backend, &[piece], What::Zeroes)
+    /// Maps zero pages.
+    fn map_zero_pages(&mut self, backend: &Backend, piece: Piece) -> Outcome {
+        let piece = self.shmem.zero_pages.piece(piece);
+        self.map(backend, &[piece], What::ZeroPages)
     }
 
     /// Takes back the first pieces of a mapping whose next one was refused or not asked
@@ -644,8 +646,8 @@ impl Worker<'_> {
                 Turn::Dropped => outcome = Outcome::Refused,
                 Turn::Stopped | Turn::Closed => return Outcome::Stuck,
             }
-            if let Err(error) = self.shmem.zeroes.release(*piece) {
-                let what = format_args!("zeroes are kept: {error}");
+            if let Err(error) = self.shmem.zero_pages.release(*piece) {
+                let what = format_args!("zero pages are kept: {error}");
                 self.shmem.limiters.shmem.warn(self.name, what);
             }
         }

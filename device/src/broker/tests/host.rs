@@ -203,7 +203,7 @@ impl Host {
                 Effect::Arm { id, .. } => self.deadlines.push_back(id),
                 Effect::Map { peer, .. }
                 | Effect::Unmap { peer, .. }
-                | Effect::Fill { peer, .. }
+                | Effect::MapZeroPages { peer, .. }
                 | Effect::Barrier { peer, .. } => {
                     if let Some(vmm) = self.vmms.get_mut(&peer) {
                         vmm.requests.push_back(effect);
@@ -239,7 +239,7 @@ impl Host {
         let Some(effect) = vmm.requests.pop_front() else {
             return false;
         };
-        let maps = matches!(effect, Effect::Map { .. } | Effect::Fill { .. });
+        let maps = matches!(effect, Effect::Map { .. } | Effect::MapZeroPages { .. });
         // One that is not asked does nothing, and so proves nothing.
         if !(maps && vmm.no_map == Some(Outcome::HostError)) {
             vmm.unproved.clear();
@@ -248,7 +248,7 @@ impl Host {
             }
         }
         let (id, outcome) = match effect {
-            Effect::Map { id, .. } | Effect::Fill { id, .. } if vmm.no_map.is_some() => {
+            Effect::Map { id, .. } | Effect::MapZeroPages { id, .. } if vmm.no_map.is_some() => {
                 (id, vmm.no_map.unwrap_or(Outcome::Refused))
             }
             Effect::Map {
@@ -290,7 +290,7 @@ impl Host {
                 }
                 (id, Outcome::Done)
             }
-            Effect::Fill { id, piece, .. } => {
+            Effect::MapZeroPages { id, piece, .. } => {
                 vmm.show(
                     piece.shm_offset,
                     Shown {

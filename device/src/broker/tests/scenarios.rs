@@ -573,7 +573,7 @@ fn who_does_not_let_go_sees_zeroes_in_one_mapping_until_he_does() {
     };
     assert_eq!(host.vmms[&B].mappings, [(offset, zeroes)].into());
     let peer = host.peer(B);
-    assert_eq!((peer.windows, peer.windows_filled), (1, 1));
+    assert_eq!((peer.windows, peer.windows_zero), (1, 1));
     assert_eq!(peer.direct_bytes, 0);
 
     host.call(B, Request::Unmap { handle }).unwrap();
@@ -613,13 +613,13 @@ fn hole(outcome: Outcome) {
     assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
     assert_eq!(host.vmms[&B].mappings.len(), 0);
     let peer = host.peer(B);
-    assert_eq!((peer.windows, peer.windows_filled), (0, 1));
+    assert_eq!((peer.windows, peer.windows_zero), (0, 1));
     let other = host.export(A, 1);
     let second = host.attach(B, other);
     assert_ne!(mapped(host.call(B, map(second, 1))).0, offset);
 
     host.call(B, Request::Unmap { handle }).unwrap();
-    assert_eq!(host.peer(B).windows_filled, 0);
+    assert_eq!(host.peer(B).windows_zero, 0);
     host.settle();
     let third = host.export(A, 2);
     let third = host.attach(B, third);
@@ -647,7 +647,7 @@ fn zeroes_are_unmapped_when_their_driver_is_reset() {
 
     assert_eq!(host.vmms[&B].mappings.len(), 0);
     let peer = host.peer(B);
-    assert_eq!((peer.windows, peer.windows_filled), (0, 0));
+    assert_eq!((peer.windows, peer.windows_zero), (0, 0));
 }
 
 #[test]
@@ -664,7 +664,7 @@ fn zeroes_that_come_when_nobody_is_left_are_unmapped_at_once() {
     host.send(B, Request::Unmap { handle });
     host.settle();
 
-    assert_eq!(host.peer(B).vmm_fills, 1);
+    assert_eq!(host.peer(B).vmm_zero_maps, 1);
     assert_eq!(host.vmms[&B].mappings.len(), 0);
     assert_eq!(host.peer(B).windows, 0);
 }

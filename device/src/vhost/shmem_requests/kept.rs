@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::budget::{Budget, Lot};
 use super::{LOOK, ShmemRequests, State, Worker};
-use crate::backing::lent::Lent;
+use crate::backing::file_hold::FileHold;
 use crate::backing::{FdPiece, FileId};
 use crate::broker::{EffectId, PeerId};
 use crate::sync::lock;
@@ -33,8 +33,8 @@ pub(super) const KEPT_SAY: Duration = Duration::from_secs(10);
 
 /// A file that shows another VM's memory.
 #[derive(Clone)]
-pub(super) struct Loan {
-    pub(super) lent: Arc<Lent>,
+pub(super) struct WindowFile {
+    pub(super) hold: Arc<FileHold>,
     /// Of which files it is one.
     pub(super) lot: Lot,
 }
@@ -44,7 +44,7 @@ pub(super) struct Loan {
 pub(super) struct Kept {
     /// The effect that ended so.
     pub(super) effect: EffectId,
-    pub(super) loan: Loan,
+    pub(super) file: WindowFile,
     pub(super) len: u64,
     pub(super) since: Instant,
     /// The kernel was asked since then, and it is held.
@@ -53,26 +53,26 @@ pub(super) struct Kept {
     pub(super) said: bool,
 }
 
-/// What was lent at one time. The kernel is asked about it while nothing is locked:
+/// What was given at one time. The kernel is asked about it while nothing is locked:
 /// whoever has one of the files can make its answers slow, by locks of its own, and
 /// the broker's lock is held while jobs are queued here.
-pub(super) struct Loans {
+pub(super) struct WindowFiles {
     /// Windows that the VMM did not say it has unmapped.
-    pub(super) windows: Vec<Arc<Lent>>,
+    pub(super) windows: Vec<Arc<FileHold>>,
     /// What it said it has not, and may be held.
-    pub(super) kept: Vec<Arc<Lent>>,
+    pub(super) kept: Vec<Arc<FileHold>>,
     pub(super) changes: u64,
 }
 
-impl Loans {
+impl WindowFiles {
     /// Whether the VMM had windows and is known to have none of them any more, whatever
     /// else it holds.
     pub(super) fn dropped(&self) -> bool {
-        let dropped = |lent: &Arc<Lent>| lent.held() == Some(false);
+        let dropped = |hold: &Arc<FileHold>| hold.held() == Some(false);
         !self.windows.is_empty() && self.windows.iter().all(dropped)
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Lent>> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<FileHold>> {
         self.windows.iter().chain(&self.kept)
     }
 }
@@ -87,13 +87,13 @@ fn reserve_of(lot: Lot) -> (Option<PeerId>, usize) {
 }
 
 impl State {
-    /// What is lent now.
-    pub(super) fn loans(&self) -> Loans {
-        let lent = |loan: &Loan| loan.lent.clone();
-        Loans {
-            windows: self.lent.values().map(lent).collect(),
-            kept: self.kept.iter().map(|kept| lent(&kept.loan)).collect(),
-            changes: self.lent_changes,
+    /// What is given out now.
+    pub(super) fn window_files(&self) -> WindowFiles {
+        let hold = |file: &WindowFile| file.hold.clone();
+        WindowFiles {
+            windows: self.files.values().map(hold).collect(),
+            kept: self.kept.iter().map(|kept| hold(&kept.file)).collect(),
+            changes: self.file_changes,
         }
     }
 
@@ -104,19 +104,19 @@ impl State {
     }
 
     /// Whether that is still all.
-    pub(super) fn has_only(&self, loans: &Loans) -> bool {
-        self.lent_changes == loans.changes
+    pub(super) fn has_only(&self, files: &WindowFiles) -> bool {
+        self.file_changes == files.changes
     }
 
-    pub(super) fn lent_mut(&mut self) -> &mut BTreeMap<u64, Loan> {
-        self.lent_changes = self.lent_changes.wrapping_add(1);
-        &mut self.lent
+    pub(super) fn files_mut(&mut self) -> &mut BTreeMap<u64, WindowFile> {
+        self.file_changes = self.file_changes.wrapping_add(1);
+        &mut self.files
     }
 
-    /// Whether another file may be lent, to a VMM with so many `windows`.
+    /// Whether another file may be given, to a VMM with so many `windows`.
     pub(super) fn has_room(&self, lot: Lot, file: &File, windows: usize) -> bool {
-        let of_kind = |loan: &&Loan| reserve_of(loan.lot) == reserve_of(lot);
-        let kept = self.kept.iter().map(|kept| &kept.loan).filter(of_kind);
+        let of_kind = |file: &&WindowFile| reserve_of(file.lot) == reserve_of(lot);
+        let kept = self.kept.iter().map(|kept| &kept.file).filter(of_kind);
         let kept_limit = if lot.udmabuf {
             MAX_KEPT_DMABUFS
         } else {
@@ -125,30 +125,30 @@ impl State {
         if kept.clone().count() >= kept_limit {
             return false;
         }
-        let descriptors = |loans: &mut dyn Iterator<Item = &Loan>| -> BTreeSet<_> {
-            loans.map(|loan| loan.lent.descriptor()).collect()
+        let descriptors = |files: &mut dyn Iterator<Item = &WindowFile>| -> BTreeSet<_> {
+            files.map(|file| file.hold.descriptor()).collect()
         };
-        let lent = descriptors(&mut self.lent.values().filter(of_kind));
+        let hold = descriptors(&mut self.files.values().filter(of_kind));
         let kept = descriptors(&mut kept.clone());
         let (_, reserved) = reserve_of(lot);
-        if lent.contains(&file.as_raw_fd()) || kept.contains(&file.as_raw_fd()) {
+        if hold.contains(&file.as_raw_fd()) || kept.contains(&file.as_raw_fd()) {
             return true;
         }
         // Those of windows do not count.
-        if kept.difference(&lent).count() >= reserved {
+        if kept.difference(&hold).count() >= reserved {
             return false;
         }
-        kept.union(&lent).count() < reserved || self.beyond_reserves() < windows
+        kept.union(&hold).count() < reserved || self.beyond_reserves() < windows
     }
 
     /// Descriptors beyond those that are reserved for files of each owner. There is one for
     /// each window.
     fn beyond_reserves(&self) -> usize {
         let mut all: BTreeMap<_, BTreeSet<RawFd>> = BTreeMap::new();
-        let kept = self.kept.iter().map(|kept| &kept.loan);
-        for loan in self.lent.values().chain(kept) {
-            let files = all.entry(reserve_of(loan.lot)).or_default();
-            files.insert(loan.lent.descriptor());
+        let kept = self.kept.iter().map(|kept| &kept.file);
+        for file in self.files.values().chain(kept) {
+            let files = all.entry(reserve_of(file.lot)).or_default();
+            files.insert(file.hold.descriptor());
         }
         let beyond = all
             .iter()
@@ -193,20 +193,20 @@ impl ShmemRequests {
     /// Whether the VMM may have any window that it was asked for.
     #[must_use]
     pub fn may_show(&self) -> bool {
-        let windows: Vec<Loan> = lock(&self.state).lent.values().cloned().collect();
-        let held = |window: &Loan| window.lent.held() != Some(false);
+        let windows: Vec<WindowFile> = lock(&self.state).files.values().cloned().collect();
+        let held = |window: &WindowFile| window.hold.held() != Some(false);
         windows.iter().any(held)
     }
 
     /// Whether the VMM, or what it has passed files on to, holds any. Where the kernel
     /// does not tell, it does until it has ended.
     pub(super) fn holds(&self) -> bool {
-        let held = |lent: &Arc<Lent>| lent.held().unwrap_or_else(|| !self.vmm.has_ended());
-        self.loans().all().any(held)
+        let held = |hold: &Arc<FileHold>| hold.held().unwrap_or_else(|| !self.vmm.has_ended());
+        self.window_files().all().any(held)
     }
 
-    pub(super) fn loans(&self) -> Loans {
-        lock(&self.state).loans()
+    pub(super) fn window_files(&self) -> WindowFiles {
+        lock(&self.state).window_files()
     }
 
     /// Whether the VMM had windows and has dropped them all by itself. If so,
@@ -214,23 +214,23 @@ impl ShmemRequests {
     /// in hand ends before its next request. What is kept of windows before is not
     /// forgotten.
     pub fn forget_dropped(&self) -> bool {
-        let loans = self.loans();
-        if !loans.dropped() {
+        let files = self.window_files();
+        if !files.dropped() {
             return false;
         }
         let mut state = lock(&self.state);
         // Else it may have been asked for another one meanwhile. The dispatcher does not hear of
         // what is kept by an effect that it has forgotten.
-        let dropped = state.has_only(&loans) && !state.is_keeping();
+        let dropped = state.has_only(&files) && !state.is_keeping();
         if dropped {
-            // The files are closed with `loans`, when nothing is locked.
-            state.lent_mut().clear();
+            // The files are closed with `files`, when nothing is locked.
+            state.files_mut().clear();
             state.forget_jobs();
         }
         dropped
     }
 
-    /// Waits while the VMM holds what it was lent, at most for `limit` or until
+    /// Waits while the VMM holds what it was given, at most for `limit` or until
     /// `ended`. Returns whether it does not.
     pub fn wait_let_go(&self, limit: Duration, ended: impl Fn() -> bool) -> bool {
         let start = Instant::now();
@@ -268,21 +268,21 @@ impl ShmemRequests {
     /// Returns the effects of which nothing is left, and what the operator is to be told of
     /// now: how many bytes are held for too long.
     pub(super) fn look_at_kept(&self, lot: Lot) -> (Vec<EffectId>, u64) {
-        let all: Vec<Arc<Lent>> = {
+        let all: Vec<Arc<FileHold>> = {
             let state = lock(&self.state);
-            let kept = state.kept.iter().map(|kept| &kept.loan);
-            let kept = kept.filter(|loan| loan.lot == lot);
-            kept.map(|loan| loan.lent.clone()).collect()
+            let kept = state.kept.iter().map(|kept| &kept.file);
+            let kept = kept.filter(|file| file.lot == lot);
+            kept.map(|file| file.hold.clone()).collect()
         };
         let mut asked = BTreeSet::new();
         let mut gone = BTreeSet::new();
         let asking = self.spend(lot, Duration::ZERO, || {
             let started = (self.clock)();
-            for lent in &all {
-                asked.insert(Arc::as_ptr(lent));
+            for hold in &all {
+                asked.insert(Arc::as_ptr(hold));
                 // What nobody can know counts as the VMM says.
-                if lent.held() != Some(true) {
-                    gone.insert(Arc::as_ptr(lent));
+                if hold.held() != Some(true) {
+                    gone.insert(Arc::as_ptr(hold));
                 }
                 if (self.clock)().saturating_sub(started) >= LOOK_TIME {
                     break;
@@ -292,7 +292,7 @@ impl ShmemRequests {
         });
         let mut state = lock(&self.state);
         let kept = std::mem::take(&mut state.kept);
-        let is_in = |set: &BTreeSet<_>, kept: &Kept| set.contains(&Arc::as_ptr(&kept.loan.lent));
+        let is_in = |set: &BTreeSet<_>, kept: &Kept| set.contains(&Arc::as_ptr(&kept.file.hold));
         let (gone, kept): (Vec<Kept>, Vec<Kept>) =
             kept.into_iter().partition(|kept| is_in(&gone, kept));
         // Those that were asked about are the last the next time.
@@ -305,9 +305,9 @@ impl ShmemRequests {
             done.remove(&left.effect);
         }
         if !gone.is_empty() {
-            state.lent_changes = state.lent_changes.wrapping_add(1);
+            state.file_changes = state.file_changes.wrapping_add(1);
         }
-        let left = kept.iter().any(|kept| kept.loan.lot == lot);
+        let left = kept.iter().any(|kept| kept.file.lot == lot);
         state.kept = kept;
         state.budget(lot).looked(Instant::now(), left);
         drop(state);
@@ -323,12 +323,12 @@ impl ShmemRequests {
         (done.into_iter().collect(), late)
     }
 
-    /// Lends a file for a window: what is to be sent, and kept until that is done.
+    /// Gives a file out for a window: what is to be sent, and kept until that is done.
     /// None if the epoch has passed.
     ///
     /// From here on the mark counts as held, so that the VMM cannot seem to have
     /// dropped a window that it is about to be asked for.
-    pub(super) fn lend(
+    pub(super) fn give_file(
         &self,
         piece: &FdPiece,
         lot: Lot,
@@ -348,14 +348,14 @@ impl ShmemRequests {
             ));
         }
         drop(state);
-        let (file, lent) = self.spend(lot, MARK_FREE, || {
+        let (file, hold) = self.spend(lot, MARK_FREE, || {
             Ok::<_, io::Error>(if lot.udmabuf {
-                Lent::dmabuf(&piece.file)?
+                FileHold::dmabuf(&piece.file)?
             } else {
-                Lent::ram(&piece.file)
+                FileHold::ram(&piece.file)
             })
         })?;
-        if !lent.is_marked() && !self.vmm.is_known() {
+        if !hold.is_marked() && !self.vmm.is_known() {
             return Err(io::Error::other(
                 "the host tells neither who has it mapped (it belongs to another user, or its VMM \
                  keeps it from being opened) nor when the importer's VMM ends (something else \
@@ -366,19 +366,19 @@ impl ShmemRequests {
         if state.epoch != epoch {
             return Ok(None);
         }
-        let loan = Loan {
-            lent: Arc::new(lent),
+        let given = WindowFile {
+            hold: Arc::new(hold),
             lot,
         };
-        let old = state.lent_mut().insert(piece.shm_offset, loan);
+        let old = state.files_mut().insert(piece.shm_offset, given);
         drop(state);
         drop(old);
         Ok(Some(file))
     }
 
-    /// Lends a file of a page, as for a window at the start of the region.
+    /// Gives out a file of a page, as for a window at the start of the region.
     #[cfg(test)]
-    pub(in crate::vhost) fn lend_a_page(&self) -> Arc<File> {
+    pub(in crate::vhost) fn give_a_page(&self) -> Arc<File> {
         use crate::backing::{PAGE, tests::memfd};
 
         let file = memfd(PAGE, true);
@@ -393,14 +393,14 @@ impl ShmemRequests {
             owner: PeerId(2),
             udmabuf: false,
         };
-        self.lend(&piece, lot, 0).unwrap().unwrap()
+        self.give_file(&piece, lot, 0).unwrap().unwrap()
     }
 
     /// There is no window here any more.
     pub(super) fn returned(&self, shm_offset: u64) {
-        let lent = lock(&self.state).lent_mut().remove(&shm_offset);
+        let hold = lock(&self.state).files_mut().remove(&shm_offset);
         // It may be the last of a VM's RAM, which takes its time.
-        drop(lent);
+        drop(hold);
     }
 
     /// The VMM says that it has no window of `len` bytes here any more, by `effect`. The
@@ -408,19 +408,19 @@ impl ShmemRequests {
     /// answers can be slow.
     pub(super) fn said_returned(&self, effect: EffectId, shm_offset: u64, len: u64) {
         let mut state = lock(&self.state);
-        let Some(loan) = state.lent_mut().remove(&shm_offset) else {
+        let Some(file) = state.files_mut().remove(&shm_offset) else {
             return;
         };
-        if !loan.lent.is_marked() {
+        if !file.hold.is_marked() {
             drop(state);
             // It may be the last of a VM's RAM, which takes its time.
-            return drop(loan);
+            return drop(file);
         }
         let now = Instant::now();
-        state.budget(loan.lot).keep(now);
+        state.budget(file.lot).keep(now);
         state.kept.push(Kept {
             effect,
-            loan,
+            file,
             len,
             since: now,
             seen: false,
@@ -429,10 +429,10 @@ impl ShmemRequests {
     }
 
     /// Which files the VMM has.
-    pub(super) fn files(&self) -> Option<BTreeSet<FileId>> {
-        let loans = self.loans();
-        let ids = loans.all().map(|lent| lent.id().ok());
-        ids.chain([Some(self.zeroes.id())]).collect()
+    pub(super) fn file_ids(&self) -> Option<BTreeSet<FileId>> {
+        let files = self.window_files();
+        let ids = files.all().map(|hold| hold.id().ok());
+        ids.chain([Some(self.zero_pages.id())]).collect()
     }
 
     /// The VMM says that it has no window here: whether that is to be believed. If
@@ -440,11 +440,11 @@ impl ShmemRequests {
     pub(super) fn let_go(&self, shm_offset: u64) -> bool {
         let start = Instant::now();
         loop {
-            let loan = lock(&self.state).lent.get(&shm_offset).cloned();
-            let Some(loan) = loan else {
+            let file = lock(&self.state).files.get(&shm_offset).cloned();
+            let Some(file) = file else {
                 return true;
             };
-            let held = loan.lent.held();
+            let held = file.hold.held();
             let state = lock(&self.state);
             match held {
                 Some(true) => {}

@@ -12,7 +12,7 @@ use log::Record;
 use super::kept::KEPT_SAY;
 use super::*;
 use crate::backing::FileId;
-use crate::backing::lent::Lent;
+use crate::backing::file_hold::FileHold;
 use crate::backing::tests::ram;
 use crate::broker::{EffectId, MapSource, PeerId};
 use crate::soon::soon as limit;
@@ -22,7 +22,7 @@ use crate::vhost::queue::tests::memory;
 
 const WINDOWS: usize = 256;
 
-/// Whose RAM is lent in these tests.
+/// Whose RAM is given out in these tests.
 const LOT: Lot = Lot {
     owner: PeerId(2),
     udmabuf: false,
@@ -47,22 +47,22 @@ fn slow_clock() -> Duration {
     NOW.get()
 }
 
-fn loan(lent: Lent) -> Loan {
-    Loan {
-        lent: Arc::new(lent),
+fn window_file(hold: FileHold) -> WindowFile {
+    WindowFile {
+        hold: Arc::new(hold),
         lot: LOT,
     }
 }
 
 /// The VMM has unmapped a file, of which the kernel says so often what it is told to.
 fn keep(shmem: &ShmemRequests, effect: u64, lot: Lot) -> (Receiver<()>, Sender<bool>) {
-    let (lent, asked, kernel) = Lent::slow();
-    let loan = Loan {
-        lent: Arc::new(lent),
+    let (hold, asked, kernel) = FileHold::slow();
+    let file = WindowFile {
+        hold: Arc::new(hold),
         lot,
     };
     let at = effect.checked_mul(PAGE).unwrap();
-    lock(&shmem.state).lent_mut().insert(at, loan);
+    lock(&shmem.state).files_mut().insert(at, file);
     shmem.said_returned(EffectId(effect), at, PAGE);
     (asked, kernel)
 }
@@ -100,8 +100,8 @@ fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
     ];
     for (what, ask) in asks {
         let shmem = shmem();
-        let (lent, asked, answer) = Lent::slow();
-        lock(&shmem.state).lent_mut().insert(0, loan(lent));
+        let (hold, asked, answer) = FileHold::slow();
+        lock(&shmem.state).files_mut().insert(0, window_file(hold));
         let (queued, is_queued) = std::sync::mpsc::channel();
 
         std::thread::scope(|scope| {
@@ -122,8 +122,8 @@ fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
 #[test]
 fn map_request_does_not_wait_while_the_queues_are_stopped() {
     let shmem = shmem();
-    let (lent, asked, _answer) = Lent::slow();
-    lock(&shmem.state).lent_mut().insert(0, loan(lent));
+    let (hold, asked, _answer) = FileHold::slow();
+    lock(&shmem.state).files_mut().insert(0, window_file(hold));
 
     assert_eq!(shmem.turn_to_map(0), Turn::Stopped);
     shmem.force();
@@ -141,19 +141,21 @@ fn map_request_does_not_wait_while_the_queues_are_stopped() {
 #[test]
 fn vmm_that_is_lent_a_file_meanwhile_has_not_dropped_all() {
     let shmem = shmem();
-    let (lent, asked, answer) = Lent::slow();
-    lock(&shmem.state).lent_mut().insert(0, loan(lent));
+    let (hold, asked, answer) = FileHold::slow();
+    lock(&shmem.state).files_mut().insert(0, window_file(hold));
 
     std::thread::scope(|scope| {
         let dropped = scope.spawn(|| shmem.forget_dropped());
         asked.recv_timeout(limit()).unwrap();
-        let (other, _, _) = Lent::slow();
-        lock(&shmem.state).lent_mut().insert(PAGE, loan(other));
+        let (other, _, _) = FileHold::slow();
+        lock(&shmem.state)
+            .files_mut()
+            .insert(PAGE, window_file(other));
         answer.send(false).unwrap();
         assert!(!dropped.join().unwrap());
     });
 
-    assert_eq!(lock(&shmem.state).lent.len(), 2);
+    assert_eq!(lock(&shmem.state).files.len(), 2);
     assert_eq!(lock(&shmem.state).epoch, 0);
 }
 
@@ -192,8 +194,10 @@ fn answer_always(kernel: &std::sync::mpsc::Sender<bool>, held: bool) {
 fn vmm_that_dropped_its_windows_has_dropped_them_also_if_it_keeps_another_file() {
     let shmem = shmem();
     let (_asked, held) = keep(&shmem, 1, LOT);
-    let (window, _asked_too, shown) = Lent::slow();
-    lock(&shmem.state).lent_mut().insert(0, loan(window));
+    let (window, _asked_too, shown) = FileHold::slow();
+    lock(&shmem.state)
+        .files_mut()
+        .insert(0, window_file(window));
 
     answer_always(&held, true);
     answer_always(&shown, false);
@@ -210,8 +214,10 @@ fn nothing_counts_as_dropped_while_the_hub_does_not_know_what_is_kept() {
     let Some(Next::Job(..)) = shmem.next() else {
         panic!("no job")
     };
-    let (window, _asked, shown) = Lent::slow();
-    lock(&shmem.state).lent_mut().insert(0, loan(window));
+    let (window, _asked, shown) = FileHold::slow();
+    lock(&shmem.state)
+        .files_mut()
+        .insert(0, window_file(window));
     let _kept = keep(&shmem, 1, LOT);
     answer_always(&shown, false);
 
@@ -223,11 +229,11 @@ fn nothing_counts_as_dropped_while_the_hub_does_not_know_what_is_kept() {
 
 /// Held since then, whatever the kernel has said of it.
 fn keep_since(shmem: &ShmemRequests, effect: u64, since: Instant) -> (Receiver<()>, Sender<bool>) {
-    let (lent, asked, kernel) = Lent::slow();
+    let (hold, asked, kernel) = FileHold::slow();
     answer_always(&kernel, true);
     lock(&shmem.state).kept.push(Kept {
         effect: EffectId(effect),
-        loan: loan(lent),
+        file: window_file(hold),
         len: PAGE,
         since,
         seen: false,
@@ -277,8 +283,10 @@ fn operator_is_told_of_nothing_that_the_kernel_was_not_asked_about() {
 fn unmapping_does_not_wait_for_the_kernel() {
     let shmem = shmem();
     for id in [1, 2] {
-        let (lent, asked, answer) = Lent::slow();
-        lock(&shmem.state).lent_mut().insert(id * PAGE, loan(lent));
+        let (hold, asked, answer) = FileHold::slow();
+        lock(&shmem.state)
+            .files_mut()
+            .insert(id * PAGE, window_file(hold));
         // Or else the test does not end where it fails.
         answer_always(&answer, true);
 
@@ -293,13 +301,13 @@ fn unmapping_does_not_wait_for_the_kernel() {
 fn nothing_is_kept_of_a_file_of_which_the_kernel_does_not_tell() {
     let shmem = shmem();
     let (socket, _) = UnixStream::pair().unwrap();
-    let (_, lent) = Lent::ram(&Arc::new(OwnedFd::from(socket).into()));
-    lock(&shmem.state).lent_mut().insert(0, loan(lent));
+    let (_, hold) = FileHold::ram(&Arc::new(OwnedFd::from(socket).into()));
+    lock(&shmem.state).files_mut().insert(0, window_file(hold));
 
     shmem.said_returned(EffectId(1), 0, PAGE);
 
     assert!(!shmem.keeps(EffectId(1)));
-    assert!(lock(&shmem.state).lent.is_empty());
+    assert!(lock(&shmem.state).files.is_empty());
 }
 
 #[test]
@@ -329,17 +337,17 @@ fn kernel_that_answers_slowly_is_asked_about_few_kept_files_at_a_time() {
 #[test]
 fn file_that_takes_long_to_free_costs_its_owner_no_more_than_the_question_about_it() {
     thread_local! {
-        static FILE: RefCell<Weak<Lent>> = const { RefCell::new(Weak::new()) };
+        static FILE: RefCell<Weak<FileHold>> = const { RefCell::new(Weak::new()) };
     }
     let mut shmem = shmem();
     shmem.clock = || {
         let there = FILE.with_borrow(|file| file.strong_count() > 0);
         Duration::from_secs(if there { 0 } else { 3600 })
     };
-    let (lent, _asked, kernel) = Lent::slow();
-    let loan = loan(lent);
-    FILE.set(Arc::downgrade(&loan.lent));
-    lock(&shmem.state).lent_mut().insert(PAGE, loan);
+    let (hold, _asked, kernel) = FileHold::slow();
+    let file = window_file(hold);
+    FILE.set(Arc::downgrade(&file.hold));
+    lock(&shmem.state).files_mut().insert(PAGE, file);
     shmem.said_returned(EffectId(1), PAGE, PAGE);
     answer_always(&kernel, false);
 
@@ -403,7 +411,7 @@ fn job_waits_for_no_more_than_one_look() {
 }
 
 /// Lends a page of another file.
-fn lend(shmem: &ShmemRequests, at: u64, lot: Lot) -> io::Result<()> {
+fn give_file(shmem: &ShmemRequests, at: u64, lot: Lot) -> io::Result<()> {
     let file = backing::tests::memfd(PAGE, true);
     let piece = FdPiece {
         id: FileId::of(&file).unwrap(),
@@ -412,7 +420,7 @@ fn lend(shmem: &ShmemRequests, at: u64, lot: Lot) -> io::Result<()> {
         len: PAGE,
         shm_offset: at,
     };
-    shmem.lend(&piece, lot, 0).map(drop)
+    shmem.give_file(&piece, lot, 0).map(drop)
 }
 
 #[test]
@@ -424,16 +432,16 @@ fn nothing_more_is_lent_of_an_owner_whose_files_take_too_long_to_mark() {
         NOW.get()
     };
 
-    lend(&shmem, 0, LOT).unwrap();
+    give_file(&shmem, 0, LOT).unwrap();
 
-    let error = lend(&shmem, PAGE, LOT).unwrap_err();
+    let error = give_file(&shmem, PAGE, LOT).unwrap_err();
     assert!(error.to_string().contains("takes too long"), "{error}");
-    assert_eq!(lock(&shmem.state).lent.len(), 1);
+    assert_eq!(lock(&shmem.state).files.len(), 1);
     let other = Lot {
         owner: PeerId(3),
         udmabuf: false,
     };
-    lend(&shmem, PAGE, other).unwrap();
+    give_file(&shmem, PAGE, other).unwrap();
 }
 
 #[test]
@@ -445,7 +453,7 @@ fn marks_that_take_as_long_as_usual_are_not_counted() {
     };
 
     for at in 0..100 {
-        lend(&shmem, at * PAGE, LOT).unwrap();
+        give_file(&shmem, at * PAGE, LOT).unwrap();
     }
 
     let rest = lock(&shmem.state).budget(LOT).rest(Instant::now());
@@ -457,8 +465,10 @@ fn effect_that_kept_several_files_is_done_with_the_last_of_them() {
     let shmem = shmem();
     let mut kernels = Vec::new();
     for (at, held) in [(1, true), (2, false), (3, true)] {
-        let (lent, asked, answer) = Lent::slow();
-        lock(&shmem.state).lent_mut().insert(at * PAGE, loan(lent));
+        let (hold, asked, answer) = FileHold::slow();
+        lock(&shmem.state)
+            .files_mut()
+            .insert(at * PAGE, window_file(hold));
         shmem.said_returned(EffectId(7), at * PAGE, PAGE);
         answer.send(held).unwrap();
         answer_always(&answer, false);
@@ -480,8 +490,10 @@ fn vmm_is_lent_files_again_as_long_as_few_are_kept() {
     };
     // Windows are no files that are kept.
     for id in 0..100 {
-        let (lent, ..) = Lent::slow();
-        lock(&shmem.state).lent_mut().insert(id * PAGE, loan(lent));
+        let (hold, ..) = FileHold::slow();
+        lock(&shmem.state)
+            .files_mut()
+            .insert(id * PAGE, window_file(hold));
     }
     assert!(fits(a, false));
 
@@ -510,17 +522,17 @@ fn windows_that_are_kept_one_owner_after_the_other_leave_each_its_descriptors() 
     let mut windows_of = |owner| {
         let mut windows = Vec::new();
         while windows.len() < WINDOWS {
-            let (lent, ..) = Lent::slow();
+            let (hold, ..) = FileHold::slow();
             let file = backing::tests::memfd(PAGE, true);
             let mut state = lock(&shmem.state);
             if !state.has_room(lot(owner), &file, WINDOWS) {
                 break;
             }
-            let window = Loan {
-                lent: Arc::new(lent),
+            let window = WindowFile {
+                hold: Arc::new(hold),
                 lot: lot(owner),
             };
-            state.lent_mut().insert(next * PAGE, window);
+            state.files_mut().insert(next * PAGE, window);
             windows.push(next * PAGE);
             next += 1;
         }

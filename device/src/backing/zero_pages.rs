@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Zeroes for the windows of one VM whose buffer was taken back while clients
+//! Zero pages for the windows of one VM whose buffer was taken back while clients
 //! in its guest still looked.
 //!
 //! They may write there too, since QEMU enforces nothing else. What they write
@@ -15,20 +15,20 @@ use std::sync::Arc;
 use super::{FdPiece, FileId, memfd};
 use crate::broker::Piece;
 
-/// One session's zeroes.
+/// The zero pages of one session.
 #[derive(Debug)]
-pub struct Zeroes {
+pub struct ZeroPages {
     file: Arc<File>,
     id: FileId,
 }
 
-impl Zeroes {
-    /// Zeroes for a region of `size` bytes. They take no memory yet.
+impl ZeroPages {
+    /// Zero pages for a region of `size` bytes. They take no memory yet.
     ///
     /// # Errors
     /// As `memfd_create`.
     pub fn new(size: u64) -> io::Result<Self> {
-        let file = memfd::sealed(c"bufshare-zeroes", size)?;
+        let file = memfd::sealed(c"bufshare-zero-pages", size)?;
         let id = FileId::of(&file)?;
         let file = Arc::new(file);
         Ok(Self { file, id })
@@ -84,11 +84,11 @@ mod tests {
     };
 
     #[test]
-    fn zeroes_have_one_file_which_holds_every_place() {
-        let zeroes = Zeroes::new(64 * PAGE).unwrap();
+    fn zero_pages_have_one_file_which_holds_every_place() {
+        let zero_pages = ZeroPages::new(64 * PAGE).unwrap();
 
-        let first = zeroes.piece(PIECE);
-        let second = zeroes.piece(Piece {
+        let first = zero_pages.piece(PIECE);
+        let second = zero_pages.piece(Piece {
             shm_offset: 63 * PAGE,
             len: PAGE,
         });
@@ -100,17 +100,17 @@ mod tests {
     }
 
     #[test]
-    fn released_zeroes_are_zeroes_again_and_take_no_memory() {
-        let zeroes = Zeroes::new(64 * PAGE).unwrap();
-        let file = zeroes.piece(PIECE).file;
+    fn released_zero_pages_are_zero_again_and_take_no_memory() {
+        let zero_pages = ZeroPages::new(64 * PAGE).unwrap();
+        let file = zero_pages.piece(PIECE).file;
         file.write_all_at(&[7; 8192], PIECE.shm_offset).unwrap();
 
-        zeroes.release(PIECE).unwrap();
+        zero_pages.release(PIECE).unwrap();
 
         let mut back = [1; 8192];
         file.read_exact_at(&mut back, PIECE.shm_offset).unwrap();
         assert!(back.iter().all(|byte| *byte == 0));
-        zeroes.release(PIECE).unwrap();
+        zero_pages.release(PIECE).unwrap();
         assert_eq!(file.metadata().unwrap().blocks(), 0);
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Files that are lent to a VMM, and the host kernel's word on whether it still
+//! Files that are given to a VMM, and the host kernel's word on whether it still
 //! holds them.
 //!
 //! A VMM whose device is stopped cannot be asked what it maps, and what its guest
-//! does proves nothing. The kernel knows. A RAM file is lent as an open file
+//! does proves nothing. The kernel knows. A RAM file is given as an open file
 //! description of its own, marked by a lock on a byte that no file has. Whatever
 //! descriptor or mapping is left of it keeps the description; when the last one
 //! goes, so does the lock. A dma-buf cannot be opened twice, but the kernel tells
@@ -17,13 +17,13 @@
 //!
 //! *Against guests*, whatever they do: both answers are right, but for that.
 //!
-//! *Against the VMM that was lent the file*: for a dma-buf, that nobody holds it is
+//! *Against the VMM that was given the file*: for a dma-buf, that nobody holds it is
 //! proved, since nobody can have it without being counted. For RAM it is not: that VMM
 //! was given the exporter's whole RAM (`ram-fd=allow`). It can open the file again,
 //! without a mark, or take the mark away.
 //!
 //! *Against other processes that have the RAM file* (the exporter's VMM, other VMMs it
-//! was lent to, their back ends): they cannot have a file count as returned. A lock of
+//! was given to, their back ends): they cannot have a file count as returned. A lock of
 //! theirs on other bytes, or on a whole range, is told from the mark: the mark excludes
 //! all others, so where there is another one it is gone. A lock on just the mark's byte,
 //! for which one can wait, cannot be told from it: the file counts as held until that
@@ -72,18 +72,18 @@ type Slow = (
     std::sync::Mutex<std::sync::mpsc::Receiver<bool>>,
 );
 
-/// A file as it was lent for one window.
+/// A file as it was given for one window.
 #[derive(Debug)]
-pub struct Lent {
+pub struct FileHold {
     file: Arc<File>,
     mark: Mark,
 }
 
-impl Lent {
+impl FileHold {
     /// A RAM file: the description to send, and what tells of its end. If the
     /// host does not let it be opened again (it belongs to another user, and is
     /// no memfd; or its VMM has a lease on it), the file itself is to be sent, and
-    /// nothing is known of it (see [`Lent::is_marked`]).
+    /// nothing is known of it (see [`FileHold::is_marked`]).
     #[must_use]
     pub fn ram(file: &Arc<File>) -> (Arc<File>, Self) {
         let byte = MARKS.saturating_add(NEXT.fetch_add(1, Ordering::Relaxed).into());
@@ -105,11 +105,11 @@ impl Lent {
     /// As `dup`.
     pub fn dmabuf(file: &Arc<File>) -> io::Result<(Arc<File>, Self)> {
         let sent = Arc::new(file.try_clone()?);
-        let lent = Self {
+        let hold = Self {
             file: file.clone(),
             mark: holders(file).map_or(Mark::Missing, |_| Mark::Count),
         };
-        Ok((sent, lent))
+        Ok((sent, hold))
     }
 
     /// Which file it is.
@@ -159,11 +159,11 @@ impl Lent {
     ) {
         let (asked, is_asked) = std::sync::mpsc::channel();
         let (answer, answers) = std::sync::mpsc::channel();
-        let lent = Self {
+        let hold = Self {
             file: super::tests::memfd(4096, true),
             mark: Mark::Slow((asked, std::sync::Mutex::new(answers))),
         };
-        (lent, is_asked, answer)
+        (hold, is_asked, answer)
     }
 }
 
@@ -220,7 +220,7 @@ const MAX_INFORMATION: u64 = 16 << 10;
 /// # Errors
 /// It is no dma-buf, or what the kernel says cannot be read.
 fn holders(file: &File) -> io::Result<u64> {
-    // The kernel lists locks first, one in a line, and whoever was lent the description
+    // The kernel lists locks first, one in a line, and whoever was given the description
     // can make any number of them. They are its own, so ours as well, to take away.
     let mut all = mark_on(0);
     all.l_type = libc::c_short::try_from(libc::F_UNLCK).unwrap_or_default();
@@ -270,20 +270,20 @@ mod tests {
     #[test]
     fn ram_is_held_until_the_last_descriptor_and_mapping_are_gone() {
         let ram = memfd(8192, true);
-        let (sent, lent) = Lent::ram(&ram);
-        let (other, another) = Lent::ram(&ram);
+        let (sent, hold) = FileHold::ram(&ram);
+        let (other, another) = FileHold::ram(&ram);
         let copy: OwnedFd = sent.try_clone().unwrap().into();
         let at = map(&sent);
 
         drop(sent);
-        assert_eq!(lent.held(), Some(true), "by a descriptor and a mapping");
+        assert_eq!(hold.held(), Some(true), "by a descriptor and a mapping");
         drop(copy);
-        assert_eq!(lent.held(), Some(true), "by a mapping");
+        assert_eq!(hold.held(), Some(true), "by a mapping");
         // SAFETY: mapped above, and nobody looks at it.
         assert_eq!(unsafe { libc::munmap(at, 4096) }, 0);
 
-        assert_eq!(lent.held(), Some(false));
-        assert_eq!(another.held(), Some(true), "each is lent for itself");
+        assert_eq!(hold.held(), Some(false));
+        assert_eq!(another.held(), Some(true), "each is hold for itself");
         drop(other);
         assert_eq!(another.held(), Some(false));
     }
@@ -292,12 +292,12 @@ mod tests {
     fn ram_that_its_owner_maps_is_not_held_by_that() {
         let ram = memfd(4096, true);
         let at = map(&ram);
-        let (sent, lent) = Lent::ram(&ram);
-        assert_eq!(lent.held(), Some(true));
+        let (sent, hold) = FileHold::ram(&ram);
+        assert_eq!(hold.held(), Some(true));
 
         drop(sent);
 
-        assert_eq!(lent.held(), Some(false));
+        assert_eq!(hold.held(), Some(false));
         // SAFETY: mapped above, and nobody looks at it.
         assert_eq!(unsafe { libc::munmap(at, 4096) }, 0);
     }
@@ -307,11 +307,11 @@ mod tests {
         let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
         let socket = Arc::new(File::from(OwnedFd::from(socket)));
 
-        let (sent, lent) = Lent::ram(&socket);
+        let (sent, hold) = FileHold::ram(&socket);
         assert!(Arc::ptr_eq(&sent, &socket), "sent as it is");
         drop(sent);
 
-        assert_eq!(lent.held(), None);
+        assert_eq!(hold.held(), None);
     }
 
     /// Another process with the same file.
@@ -338,17 +338,17 @@ mod tests {
         for kind in [libc::F_RDLCK, libc::F_WRLCK] {
             let ram = memfd(4096, true);
             let stranger = stranger(&ram);
-            let (sent, lent) = Lent::ram(&ram);
-            assert!(lent.is_marked());
+            let (sent, hold) = FileHold::ram(&ram);
+            assert!(hold.is_marked());
 
             assert!(lock_from(&stranger, kind, MARKS).is_err(), "the mark is");
-            assert_eq!(lent.held(), Some(true));
+            assert_eq!(hold.held(), Some(true));
             drop(sent);
             lock_from(&stranger, kind, MARKS).unwrap();
 
-            assert_eq!(lent.held(), Some(false));
+            assert_eq!(hold.held(), Some(false));
             // Nothing can be marked now.
-            assert!(!Lent::ram(&ram).1.is_marked());
+            assert!(!FileHold::ram(&ram).1.is_marked());
         }
     }
 
@@ -356,8 +356,8 @@ mod tests {
     fn copy_of_a_mark_has_a_file_count_as_held_and_never_as_returned() {
         let ram = memfd(4096, true);
         let stranger = stranger(&ram);
-        let (sent, lent) = Lent::ram(&ram);
-        let Mark::Lock(byte) = lent.mark else {
+        let (sent, hold) = FileHold::ram(&ram);
+        let Mark::Lock(byte) = hold.mark else {
             panic!("not marked");
         };
 
@@ -365,9 +365,9 @@ mod tests {
         drop(sent);
         lock(&stranger, libc::F_OFD_SETLK, byte).unwrap();
 
-        assert_eq!(lent.held(), Some(true));
+        assert_eq!(hold.held(), Some(true));
         drop(stranger);
-        assert_eq!(lent.held(), Some(false));
+        assert_eq!(hold.held(), Some(false));
     }
 
     #[test]
@@ -380,10 +380,10 @@ mod tests {
         let leased = unsafe { libc::fcntl(ram.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
         assert_eq!(leased, 0, "{}", io::Error::last_os_error());
 
-        let (sent, lent) = Lent::ram(&ram);
+        let (sent, hold) = FileHold::ram(&ram);
 
         assert!(Arc::ptr_eq(&sent, &ram), "sent as it is");
-        assert!(!lent.is_marked());
+        assert!(!hold.is_marked());
     }
 
     #[test]
@@ -405,11 +405,11 @@ mod tests {
     #[test]
     fn marked_file_counts_as_held_while_the_kernel_does_not_tell() {
         // Nobody counts the holders of a memfd.
-        let lent = Lent {
+        let hold = FileHold {
             file: memfd(4096, true),
             mark: Mark::Count,
         };
-        assert_eq!(lent.held(), Some(true));
+        assert_eq!(hold.held(), Some(true));
     }
 
     #[test]
@@ -429,8 +429,8 @@ mod tests {
 
     #[test]
     fn nothing_is_known_of_a_file_whose_holders_are_not_counted() {
-        let (_sent, lent) = Lent::dmabuf(&memfd(4096, true)).unwrap();
+        let (_sent, hold) = FileHold::dmabuf(&memfd(4096, true)).unwrap();
 
-        assert_eq!(lent.held(), None);
+        assert_eq!(hold.held(), None);
     }
 }
