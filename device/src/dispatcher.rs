@@ -436,18 +436,18 @@ impl Dispatcher {
             }
             broker.peer_leaves(peer)
         });
-        self.take_back(peer);
+        self.revoke_next(peer);
     }
 
     /// Takes back what a peer exported that has stopped, or what of it is in no RAM, in
     /// steps: between two of them others have their requests served.
-    fn take_back(&self, peer: PeerId) {
+    fn revoke_next(&self, peer: PeerId) {
         loop {
             // Also if the broker failed.
             let mut last = true;
             self.step(|broker, _| {
                 let effects;
-                (last, effects) = broker.take_back(peer);
+                (last, effects) = broker.revoke_next(peer);
                 effects
             });
             if last {
@@ -479,7 +479,7 @@ impl Dispatcher {
         // In steps, if its stop is still at that, or is yet to begin: `peer_reset` would do
         // the rest at once.
         self.step(|broker, _| broker.peer_stopped(peer));
-        self.take_back(peer);
+        self.revoke_next(peer);
         self.step(|broker, slots| {
             let Some(slot) = slots.get_mut(&peer) else {
                 return Vec::new();
@@ -529,7 +529,7 @@ impl Dispatcher {
                 }
                 broker.peer_stopped(peer)
             });
-            self.take_back(peer);
+            self.revoke_next(peer);
             left = self.wait_for_importers(peer, &ended);
         }
         let Some(left) = left else {
@@ -551,7 +551,7 @@ impl Dispatcher {
             broker.stop_unproved(peer);
         }
         // It may have been an importer itself that was not waited for any longer.
-        let (any, effects) = broker.take_unproved(peer);
+        let (any, effects) = broker.revoke_unproved(peer);
         if let Some(slot) = slots.get_mut(&peer) {
             slot.stop = None;
             slot.unproved_stops = slot.unproved_stops.saturating_add(unproved.into());
@@ -686,7 +686,7 @@ impl Dispatcher {
             slot.ram = Arc::new(ram.downgrade());
             broker.set_ram(peer, regions)
         });
-        self.take_back(peer);
+        self.revoke_next(peer);
     }
 
     /// One request, read in `epoch`. Given back if the rings have stopped since:
@@ -723,7 +723,7 @@ impl Dispatcher {
     }
 
     /// As [`Dispatcher::complete`], while somebody still holds the files that the VMM said it
-    /// has unmapped, or has not mapped: see [`Dispatcher::let_go`].
+    /// has unmapped, or has not mapped: see [`Dispatcher::file_released`].
     pub fn complete_held(&self, id: EffectId, outcome: Outcome) {
         self.step(|broker, _| {
             broker.keeps(id);
@@ -732,8 +732,8 @@ impl Dispatcher {
     }
 
     /// Nobody does any more.
-    pub fn let_go(&self, peer: PeerId, id: EffectId) {
-        self.step(|broker, _| broker.let_go(peer, id));
+    pub fn file_released(&self, peer: PeerId, id: EffectId) {
+        self.step(|broker, _| broker.file_released(peer, id));
     }
 
     /// A deadline has passed.
@@ -823,7 +823,7 @@ impl Dispatcher {
     /// Queues jobs and deadlines; returns what needs the lock dropped.
     fn route(&self, slots: &mut BTreeMap<PeerId, Slot>, effects: Vec<Effect>) -> After {
         let mut after = After::default();
-        let mut told = BTreeSet::new();
+        let mut notified = BTreeSet::new();
         for effect in effects {
             let link = |peer: PeerId| slots.get(&peer).and_then(|slot| slot.link.clone());
             match effect {
@@ -839,7 +839,7 @@ impl Dispatcher {
                     }
                 }
                 Effect::Events { peer } => {
-                    if told.insert(peer)
+                    if notified.insert(peer)
                         && let Some(link) = link(peer)
                     {
                         after.events.push(link);
@@ -969,7 +969,7 @@ impl State {
     /// Takes memory of `owner` from those importers whose device is stopped.
     /// Returns those that were not forced before; only they have anything to lose.
     fn force(&mut self, owner: PeerId) -> (Vec<PeerId>, Vec<Effect>) {
-        let (mut stopped, effects) = self.broker.take_from_stopped(owner);
+        let (mut stopped, effects) = self.broker.revoke_from_stopped(owner);
         if let Some(stop) = self.slots.get_mut(&owner).and_then(|s| s.stop.as_mut()) {
             stopped.retain(|importer| stop.forced.insert(*importer));
         }

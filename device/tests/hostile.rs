@@ -225,7 +225,7 @@ fn vmm_that_refuses_mappings_does_not_keep_the_log_from_naming_what_it_holds() {
         daemon.log().contains("still holds them")
     });
 
-    b.front.shm.let_go();
+    b.front.shm.release();
     drop((a, b));
     daemon.finish();
 }
@@ -650,7 +650,7 @@ fn comes_back_with_the_files(daemon: Daemon, mut a: Vm, mut b: Vm, unexport: Tic
     let handle = b.attach(other);
     b.map(handle, PAGE);
 
-    b.front.shm.let_go();
+    b.front.shm.release();
 
     a.finish(unexport).unwrap();
     until("the end of the hold", || {
@@ -716,7 +716,7 @@ fn stop_of_an_exporter_waits_for_files_that_were_unmapped() {
     until_unmapped(&daemon, &b);
     b.request(&Request::GetCaps { version: 1 }).unwrap();
     assert!(!stop.is_finished(), "b's VMM has the page");
-    b.front.shm.let_go();
+    b.front.shm.release();
 
     until("the answer", || stop.is_finished());
     drop((stop.join().unwrap(), b));
@@ -741,7 +741,7 @@ fn of_two_stops_that_wait_for_each_other_one_is_answered_unproved() {
     let stops = [a, b].map(|mut vm| {
         std::thread::spawn(move || {
             vm.front.stop();
-            vm.front.shm.let_go();
+            vm.front.shm.release();
             vm
         })
     });
@@ -785,7 +785,7 @@ fn stop_in_a_ring_of_three(shown: bool) {
     let stops = [a, b, c].map(|mut vm| {
         std::thread::spawn(move || {
             let bases = vm.front.stop();
-            vm.front.shm.let_go();
+            vm.front.shm.release();
             // It was a pause.
             vm.resume(&bases);
             vm
@@ -836,7 +836,7 @@ fn vmms_that_keep_memory_of_each_other_do_not_fill_the_log_with_unproved_stops()
     let lines = log.lines().filter(|line| line.contains("did not prove"));
     // Ten in each of a few periods.
     assert!((1..=40).contains(&lines.count()), "{log}");
-    a.front.shm.let_go();
+    a.front.shm.release();
     until("the answer", || stop.is_finished());
     drop((stop.join().unwrap(), a));
     daemon.finish();
@@ -881,7 +881,7 @@ fn vmm_that_keeps_all_files_of_an_owner_gets_no_more_of_them_but_those_of_others
 
     assert_eq!(maps * PIECES, MAX_KEPT_MARKS);
     b.map(of_c, PAGE);
-    b.front.shm.let_go();
+    b.front.shm.release();
     until("room for one more", || {
         b.try_map(handle, PIECES as u64 * PAGE).is_ok()
     });

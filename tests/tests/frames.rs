@@ -328,7 +328,7 @@ fn a_camera_without_end_is_told_to_and_a_held_view_stays_without_input() {
         camera.signal(libc::SIGTERM)?;
         let captured = records(&channel::succeeded("capture", to_its_end(camera)?)?)?;
         let summary = record(&captured, "capture_summary")?;
-        ensure!(member(summary, "ended") == Some("told"), "{summary}");
+        ensure!(member(summary, "ended") == Some("stopped"), "{summary}");
         view.signal(libc::SIGTERM)?;
         channel::succeeded("view", to_its_end(view)?)?;
         let missing = format!("{VIEW} --card /dev/dri/card9");

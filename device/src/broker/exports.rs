@@ -172,8 +172,8 @@ impl Broker {
         buffer.meta = meta;
         buffer.meta_seq = buffer.meta_seq.saturating_add(1);
         let seq = buffer.meta_seq;
-        let told: Vec<PeerId> = buffer.access.keys().copied().collect();
-        for peer in told {
+        let notified: Vec<PeerId> = buffer.access.keys().copied().collect();
+        for peer in notified {
             if self.peers.get(&peer).is_some_and(|p| p.up) {
                 self.notify(peer, |events| events.meta(owner.to_wire(), id, seq));
             }
@@ -236,14 +236,14 @@ impl Broker {
             ..Revoking::default()
         });
         let (id, owner) = (buffer.id, buffer.owner);
-        let told: Vec<PeerId> = buffer.access.keys().copied().collect();
+        let notified: Vec<PeerId> = buffer.access.keys().copied().collect();
         if let Some(state) = self.peers.get_mut(&owner) {
             state.counters.revocations = state.counters.revocations.saturating_add(1);
             state
                 .events
-                .forget(id, told.iter().map(|peer| peer.to_wire()));
+                .forget(id, notified.iter().map(|peer| peer.to_wire()));
         }
-        for peer in told {
+        for peer in notified {
             let Some(state) = self.peers.get_mut(&peer) else {
                 continue;
             };
@@ -271,12 +271,12 @@ impl Broker {
             }
             self.with_windows(peer, |windows, ids, out| {
                 for window in windows.of(Some(generation)) {
-                    windows.doom(window, false, Status::Revoked, ids, out);
+                    windows.revoke(window, false, Status::Revoked, ids, out);
                 }
             });
         }
         self.arm(generation, None);
-        self.bury(generation);
+        self.free_if_unreached(generation);
     }
 
     /// Gives those who use a buffer that is being taken back, or `only` one of
@@ -356,12 +356,12 @@ impl Broker {
             .map(|(id, _)| *id)
             .collect();
         for peer in peers {
-            self.take_windows(peer, |window| window.key.0 == generation);
+            self.unmap_windows(peer, |window| window.key.0 == generation);
         }
     }
 
     /// Removes a buffer that is being taken back and that no VMM maps.
-    pub(super) fn bury(&mut self, generation: u64) {
+    pub(super) fn free_if_unreached(&mut self, generation: u64) {
         if self.revoking(generation).is_none() {
             return;
         }

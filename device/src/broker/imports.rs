@@ -105,7 +105,7 @@ impl Broker {
         if revoked {
             state.events.detached(id, handle);
         } else {
-            self.tell_released(peer, generation);
+            self.report_released(peer, generation);
         }
         DONE
     }
@@ -124,12 +124,12 @@ impl Broker {
         generations.sort_unstable();
         generations.dedup();
         for generation in generations {
-            self.tell_released(peer, generation);
+            self.report_released(peer, generation);
         }
     }
 
     /// Tells the owner if this was the peer's last attachment of the buffer.
-    fn tell_released(&mut self, importer: PeerId, generation: u64) {
+    fn report_released(&mut self, importer: PeerId, generation: u64) {
         let still_attached = self.peers.get(&importer).is_some_and(|state| {
             state
                 .attachments

@@ -302,20 +302,20 @@ impl Broker {
             state.can_map = can_map;
             if core::mem::take(&mut state.stopped) {
                 self.notify(peer, EventQueue::missed);
-                self.take_back_late(peer);
+                self.revoke_late(peer);
             }
         }
         if let Some(state) = self.peers.get_mut(&peer)
             && !core::mem::replace(&mut state.up, true)
         {
-            self.tell_peers(peer, true);
+            self.report_peer(peer, true);
         }
         self.finish()
     }
 
     /// The rings of `peer` stopped, and it is not known yet whether its driver
     /// was reset or its VM merely paused. Nobody can attach or map what it exported any
-    /// more, and all of it is to be taken back by [`Broker::take_back`], which is called
+    /// more, and all of it is to be taken back by [`Broker::revoke_next`], which is called
     /// until that is done; what it attached stays until [`Broker::peer_reset`].
     pub fn peer_stopped(&mut self, peer: PeerId) -> Vec<Effect> {
         self.begin_stop(peer);
@@ -325,7 +325,7 @@ impl Broker {
     /// Goes on with a stop, or with what is not in RAM any more: at most
     /// [`limits::MAX_REVOKE`] buffers are looked at in one call. Returns whether those were
     /// the last.
-    pub fn take_back(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
+    pub fn revoke_next(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
         let last = self.revoke_some(peer, self.at_once);
         (last, self.finish())
     }
@@ -334,7 +334,7 @@ impl Broker {
     /// some time: as stopped, and all its windows go, used or not.
     pub fn peer_leaves(&mut self, peer: PeerId) -> Vec<Effect> {
         self.begin_stop(peer);
-        self.take_windows(peer, |_| true);
+        self.unmap_windows(peer, |_| true);
         self.finish()
     }
 
@@ -393,38 +393,38 @@ impl Broker {
     /// The time is over of those importers of `owner` whose device is stopped, and
     /// which so could not be asked to let go: their windows go, used or not.
     /// Returns who they are.
-    pub fn take_from_stopped(&mut self, owner: PeerId) -> (Vec<PeerId>, Vec<Effect>) {
+    pub fn revoke_from_stopped(&mut self, owner: PeerId) -> (Vec<PeerId>, Vec<Effect>) {
         let mut stopped = self.shown_to(owner);
         stopped.retain(|peer| self.peers.get(peer).is_some_and(|state| !state.up));
         for peer in &stopped {
-            self.take_windows(*peer, |window| window.owner == owner);
+            self.unmap_windows(*peer, |window| window.owner == owner);
         }
         (stopped, self.finish())
     }
 
-    /// As [`Broker::take_from_stopped`], but what `peer` alone has of owners that go
+    /// As [`Broker::revoke_from_stopped`], but what `peer` alone has of owners that go
     /// on already, because the answer to their stop did not wait any longer. Returns
     /// whether there is any.
-    pub fn take_unproved(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
+    pub fn revoke_unproved(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
         let unproved: BTreeSet<u64> = self
             .buffers
             .iter()
             .filter(|(_, b)| b.revoking.as_ref().is_some_and(|r| r.unproved))
             .map(|(generation, _)| *generation)
             .collect();
-        let any = self.take_windows(peer, |window| unproved.contains(&window.key.0));
+        let any = self.unmap_windows(peer, |window| unproved.contains(&window.key.0));
         (any, self.finish())
     }
 
     /// Takes those windows of `peer` that show memory, used or not. Returns whether
     /// there are any.
-    fn take_windows(&mut self, peer: PeerId, which: impl Fn(&Window) -> bool) -> bool {
+    fn unmap_windows(&mut self, peer: PeerId, which: impl Fn(&Window) -> bool) -> bool {
         let (mut any, mut missed) = (false, false);
         self.with_windows(peer, |windows, ids, out| {
             for id in windows.shown(which) {
                 any = true;
                 missed |= windows.get(id).is_some_and(Window::in_use);
-                windows.doom(id, true, Status::Revoked, ids, out);
+                windows.revoke(id, true, Status::Revoked, ids, out);
             }
         });
         if missed && let Some(state) = self.peers.get_mut(&peer) {
@@ -514,8 +514,8 @@ impl Broker {
     }
 
     /// Nobody holds the files of an effect of `peer` any more that ended before.
-    pub fn let_go(&mut self, peer: PeerId, effect: EffectId) -> Vec<Effect> {
-        self.with_windows(peer, |windows, _, out| windows.let_go(effect, out));
+    pub fn file_released(&mut self, peer: PeerId, effect: EffectId) -> Vec<Effect> {
+        self.with_windows(peer, |windows, _, out| windows.file_released(effect, out));
         self.finish()
     }
 
@@ -564,7 +564,7 @@ impl Broker {
     /// `peer` goes on, and still maps what was taken back meanwhile. It is given
     /// as long to let go as everybody, but once, and not if the owner goes on
     /// already: then that goes at once, however its clients use it.
-    fn take_back_late(&mut self, peer: PeerId) {
+    fn revoke_late(&mut self, peer: PeerId) {
         let Some(state) = self.peers.get(&peer) else {
             return;
         };
@@ -577,7 +577,7 @@ impl Broker {
                 self.arm(generation, Some(peer));
                 continue;
             }
-            self.take_windows(peer, |window| window.key.0 == generation);
+            self.unmap_windows(peer, |window| window.key.0 == generation);
         }
     }
 
@@ -605,7 +605,7 @@ impl Broker {
         !self.allowed(a, b).is_empty() || !self.allowed(b, a).is_empty()
     }
 
-    fn tell_peers(&mut self, about: PeerId, up: bool) {
+    fn report_peer(&mut self, about: PeerId, up: bool) {
         let others: Vec<PeerId> = self
             .peers
             .iter()
@@ -626,7 +626,7 @@ impl Broker {
         state.stopped = true;
         state.revoked_below = Some(*generations_of(peer).start());
         if core::mem::replace(&mut state.up, false) {
-            self.tell_peers(peer, false);
+            self.report_peer(peer, false);
         }
     }
 
@@ -653,7 +653,7 @@ impl Broker {
         self.drop_attachments(peer);
         self.with_windows(peer, |windows, ids, out| {
             for id in windows.of(None) {
-                windows.doom(id, true, Status::Revoked, ids, out);
+                windows.revoke(id, true, Status::Revoked, ids, out);
             }
         });
     }
@@ -749,7 +749,7 @@ impl Broker {
                 self.out.push(effect);
             }
         }
-        self.bury(generation);
+        self.free_if_unreached(generation);
     }
 }
 

@@ -11,7 +11,7 @@ impl Broker {
     /// The whole own RAM of a VM, each time its memory table changes: regions that do
     /// not overlap. Windows that the front end lists among it are left out by the
     /// adapter: memory of others cannot be exported. Buffers that are no longer inside
-    /// are not offered any more, and are to be taken back by [`Broker::take_back`], which is
+    /// are not offered any more, and are to be taken back by [`Broker::revoke_next`], which is
     /// called until that is done.
     ///
     /// A VMM may send tables without end, so only what may be lost is looked at: the

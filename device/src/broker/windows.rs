@@ -88,7 +88,7 @@ pub(super) struct Window {
     /// Sum of the map counts of its attachments.
     pub(super) users: u64,
     /// Unmap it as soon as that is possible; nobody may map it any more.
-    pub(super) doomed: bool,
+    pub(super) revoked: bool,
     /// The owner's memory is proved to be gone from it.
     vacated: bool,
 }
@@ -104,7 +104,7 @@ impl Window {
         matches!(
             self.state,
             State::Unmapping | State::Quarantined(_) | State::MappingZeroPages(_)
-        ) || (self.state == State::Mapping && self.doomed)
+        ) || (self.state == State::Mapping && self.revoked)
     }
 
     /// Whether the guest sees the buffer and has not let go.
@@ -157,7 +157,7 @@ struct Kept {
 }
 
 /// Says once that the owner's memory is gone from the window.
-fn tell_vacated(window: &mut Window, out: &mut Vec<Action>) {
+fn report_vacated(window: &mut Window, out: &mut Vec<Action>) {
     if !core::mem::replace(&mut window.vacated, true) {
         out.push(Action::Vacated {
             generation: window.key.0,
@@ -345,7 +345,7 @@ impl Windows {
                 state: State::Queued,
                 waiters: vec![waiter],
                 users: 0,
-                doomed: false,
+                revoked: false,
                 vacated: false,
             },
         );
@@ -387,7 +387,7 @@ impl Windows {
             return;
         }
         match window.state {
-            State::Live if !window.doomed => {
+            State::Live if !window.revoked => {
                 window.state = State::Idle(tick);
                 self.pump(ids, out);
             }
@@ -433,7 +433,7 @@ impl Windows {
     /// Nobody may map this window any more; it is unmapped at once, or when
     /// its last user leaves if it is in use and not `forced`. Its waiters get
     /// `status`.
-    pub(super) fn doom(
+    pub(super) fn revoke(
         &mut self,
         id: WindowId,
         forced: bool,
@@ -444,7 +444,7 @@ impl Windows {
         let Some(window) = self.table.get_mut(&id) else {
             return;
         };
-        window.doomed = true;
+        window.revoked = true;
         let waiters = core::mem::take(&mut window.waiters);
         if !waiters.is_empty() {
             out.push(Action::Failed { waiters, status });
@@ -674,7 +674,7 @@ impl Windows {
     }
 
     /// Nobody holds the files of an effect any more that ended before.
-    pub(super) fn let_go(&mut self, effect: EffectId, out: &mut Vec<Action>) {
+    pub(super) fn file_released(&mut self, effect: EffectId, out: &mut Vec<Action>) {
         if let Some(kept) = self.kept.remove(&effect) {
             out.push(Action::Vacated {
                 generation: kept.generation,
@@ -694,7 +694,7 @@ impl Windows {
             return;
         };
         match answer {
-            Answer::Done if window.doomed => self.unmap(id, ids, out),
+            Answer::Done if window.revoked => self.unmap(id, ids, out),
             Answer::Done => window.state = State::Mapped(effect),
             Answer::Refused | Answer::Stuck | Answer::NotAsked => {
                 let status = if answer == Answer::NotAsked {
@@ -703,7 +703,7 @@ impl Windows {
                     Status::MapFailed
                 };
                 let waiters = core::mem::take(&mut window.waiters);
-                window.doomed = true;
+                window.revoked = true;
                 if self.current.get(&window.key) == Some(&id) {
                     self.current.remove(&window.key);
                 }
@@ -772,7 +772,7 @@ impl Windows {
                     len: window.size,
                 };
                 let left = window.users == 0;
-                tell_vacated(window, out);
+                report_vacated(window, out);
                 self.hold(id, vec![piece], State::ZeroPages);
                 if left {
                     self.unmap(id, ids, out);
@@ -787,7 +787,7 @@ impl Windows {
         let Some(window) = self.table.get_mut(&id) else {
             return;
         };
-        tell_vacated(window, out);
+        report_vacated(window, out);
         let left = window.users == 0;
         self.hold(id, Vec::new(), State::Empty);
         if left {
@@ -827,7 +827,7 @@ impl Windows {
         if let Some(mut window) = self.table.remove(&id) {
             balance::fewer(&mut self.held, window.cost(), "mappings");
             self.region.give(window.offset, window.size);
-            tell_vacated(&mut window, out);
+            report_vacated(&mut window, out);
         }
     }
 
@@ -911,7 +911,7 @@ impl Windows {
         }
         for (key, id) in &self.current {
             match self.table.get(id) {
-                Some(window) if window.key == *key && !window.doomed => {}
+                Some(window) if window.key == *key && !window.revoked => {}
                 _ => return Err(format!("{key:?} leads to a window that is gone")),
             }
         }

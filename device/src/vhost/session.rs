@@ -273,7 +273,7 @@ impl Server {
         session.end_rings();
         let relayed = match left {
             Some(Left::Crate(unanswered)) => {
-                self.take_leave(&session, &relay, unanswered);
+                self.part_from(&session, &relay, unanswered);
                 Ok(())
             }
             Some(Left::Front(result)) => result,
@@ -291,7 +291,7 @@ impl Server {
     /// The front end is not served any more, but may go on: others unmap its memory,
     /// and it what it was given, before it is left to itself. Nothing of that is for one that
     /// hangs up.
-    fn take_leave(&self, session: &Session, relay: &Relay, unanswered: Option<Vec<u8>>) {
+    fn part_from(&self, session: &Session, relay: &Relay, unanswered: Option<Vec<u8>>) {
         let stopped = || self.common.stop.requested() || relay.front_hung_up();
         if stopped() {
             return;

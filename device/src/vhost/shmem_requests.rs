@@ -619,7 +619,7 @@ impl Worker<'_> {
                     }
                     // QEMU unmaps by itself when the device is reset, and knows
                     // nothing of the mapping afterwards.
-                    Answer::No if self.shmem.let_go(piece.shm_offset) => {
+                    Answer::No if self.shmem.has_released(piece.shm_offset) => {
                         log::debug!(
                             "{}: {:#x} bytes at {:#x} were unmapped before",
                             self.name,

@@ -318,7 +318,7 @@ impl Shm {
     }
 
     /// Closes them, and keeps no more.
-    pub fn let_go(&self) {
+    pub fn release(&self) {
         let mut state = self.state();
         state.hoards = false;
         state.hoard.clear();
@@ -713,7 +713,7 @@ impl Drop for FrontEnd {
             let _ = channel.join();
         }
         // A process that ends unmaps all, whoever still looks at this object.
-        self.shm.let_go();
+        self.shm.release();
         let windows = std::mem::take(&mut self.shm.state().windows);
         for (shm_offset, window) in windows {
             hide(&self.shm, shm_offset, window.len);

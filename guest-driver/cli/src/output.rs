@@ -338,7 +338,7 @@ pub(crate) struct CaptureSummary {
     pub(crate) extents: Vec<u32>,
     pub(crate) round_trip_us: Option<Spread>,
     pub(crate) seconds: f64,
-    /// Why it ended: "done", "told" or "failed".
+    /// Why it ended: "done", "stopped" or "failed".
     pub(crate) ended: &'static str,
 }
 

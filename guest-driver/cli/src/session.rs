@@ -41,7 +41,7 @@ impl Session {
         held: &Held<'_>,
     ) -> Result<()> {
         let mut is_read = true;
-        while !stop.told() {
+        while !stop.requested() {
             let [ready] = stop.wait([events.as_fd()], None)?;
             if !ready {
                 continue;

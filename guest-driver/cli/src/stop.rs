@@ -28,7 +28,7 @@ pub(crate) struct Stop {
     signals: io::PipeReader,
     input: Option<Listener>,
     /// One of them came.
-    told: bool,
+    requested: bool,
 }
 
 impl Stop {
@@ -48,7 +48,7 @@ impl Stop {
         let mut stop = Self {
             signals,
             input: None,
-            told: false,
+            requested: false,
         };
         stop.listen_to(input)?;
         Ok(stop)
@@ -61,8 +61,8 @@ impl Stop {
     }
 
     /// Whether the end was asked for.
-    pub(crate) fn told(&self) -> bool {
-        self.told
+    pub(crate) fn requested(&self) -> bool {
+        self.requested
     }
 
     /// Waits until one of `others` is readable, the end is asked for or the time
@@ -74,7 +74,7 @@ impl Stop {
     ) -> io::Result<[bool; N]> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let mut ready = [false; N];
-        while !self.told {
+        while !self.requested {
             let mut fds: Vec<PollFd<'_>> = others
                 .iter()
                 .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
@@ -96,10 +96,10 @@ impl Stop {
             for (to, from) in ready.iter_mut().zip(&woken) {
                 *to = *from;
             }
-            self.told = woken.get(N).copied().unwrap_or(false);
+            self.requested = woken.get(N).copied().unwrap_or(false);
             if woken.get(N.saturating_add(1)).copied().unwrap_or(false) {
                 match self.input.as_ref().map(Listener::heard) {
-                    Some(Heard::Wanted) => self.told = true,
+                    Some(Heard::Wanted) => self.requested = true,
                     Some(Heard::Silence) | None => self.input = None,
                 }
             }
@@ -113,7 +113,7 @@ impl Stop {
     /// Waits for nothing but the end. Answers false when the time was up first.
     pub(crate) fn wait_for_it(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
         self.wait([], timeout)?;
-        Ok(self.told)
+        Ok(self.requested)
     }
 }
 
@@ -191,7 +191,7 @@ extern "C" fn unread(_: libc::c_int) {
 pub(crate) fn ended<T, E>(stop: &Stop, result: &Result<T, E>) -> &'static str {
     match result {
         Err(_) => "failed",
-        Ok(_) if stop.told() => "told",
+        Ok(_) if stop.requested() => "stopped",
         Ok(_) => "done",
     }
 }
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(stop.wait([reader.as_fd()], short).unwrap(), [false]);
         drop(writer);
         assert_eq!(stop.wait([reader.as_fd()], None).unwrap(), [true]);
-        assert!(!stop.told());
+        assert!(!stop.requested());
         assert!(!stop.wait_for_it(short).unwrap());
     }
 
@@ -259,7 +259,7 @@ mod tests {
             // SAFETY: sends this thread a signal that is handled.
             unsafe { libc::raise(signal) };
             assert!(stop.wait_for_it(NOW).unwrap());
-            assert!(stop.told());
+            assert!(stop.requested());
         }
         CAME.store(0, Ordering::SeqCst);
     }

@@ -151,7 +151,7 @@ impl Host {
     pub(super) fn set_ram(&mut self, peer: PeerId, ram: Vec<RamRegion>) {
         let effects = self.broker.set_ram(peer, ram);
         self.take(effects);
-        while !self.take_back(peer) {}
+        while !self.revoke_next(peer) {}
     }
 
     pub(super) fn disconnect(&mut self, peer: PeerId) {
@@ -164,12 +164,12 @@ impl Host {
     pub(super) fn stop(&mut self, peer: PeerId) {
         let effects = self.broker.peer_stopped(peer);
         self.take(effects);
-        while !self.take_back(peer) {}
+        while !self.revoke_next(peer) {}
     }
 
     /// One step of what is taken back from `peer`. Whether it was the last.
-    pub(super) fn take_back(&mut self, peer: PeerId) -> bool {
-        let (done, effects) = self.broker.take_back(peer);
+    pub(super) fn revoke_next(&mut self, peer: PeerId) -> bool {
+        let (done, effects) = self.broker.revoke_next(peer);
         self.take(effects);
         done
     }

@@ -37,7 +37,7 @@ enum Op {
     /// Stops, and goes on only when it is to ask for something, or by one of the others.
     Stop(u8),
     /// A step of the stop of one that has stopped.
-    TakeBack(u8),
+    RevokeNext(u8),
     /// The first stops, then the second, whose stop is not held up by the first.
     StopBoth(u8, u8),
     Reconnect(u8),
@@ -60,7 +60,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (peer.clone(), any::<bool>()).prop_map(|(p, dropped)| Op::Reset(p, dropped)),
         1 => (peer.clone(), any::<bool>(), any::<bool>()).prop_map(|(p, d, u)| Op::Pause(p, d, u)),
         1 => peer.clone().prop_map(Op::Stop),
-        2 => peer.clone().prop_map(Op::TakeBack),
+        2 => peer.clone().prop_map(Op::RevokeNext),
         1 => (peer.clone(), peer.clone()).prop_map(|(p, q)| Op::StopBoth(p, q)),
         1 => peer.clone().prop_map(Op::Reconnect),
         1 => (peer.clone(), any::<Option<bool>>()).prop_map(|(p, b)| Op::RefuseMaps(p, b)),
@@ -351,7 +351,7 @@ impl Model {
                 let peer = PeerId(p.into());
                 let handle = self.some_handle(peer, &index);
                 match self.now(peer, Request::Unmap { handle }) {
-                    Ok(_) => self.let_go(peer, handle),
+                    Ok(_) => self.release(peer, handle),
                     Err(Status::Unbalanced) => {
                         assert!(self.attachments.contains_key(&(peer, handle)));
                         assert!(!self.held.contains_key(&(peer, handle)));
@@ -403,9 +403,9 @@ impl Model {
                 self.host.take(effects);
                 self.stopped.insert(peer);
             }
-            Op::TakeBack(p) => {
+            Op::RevokeNext(p) => {
                 let peer = PeerId(p.into());
-                if self.host.take_back(peer) && self.stopped.contains(&peer) {
+                if self.host.revoke_next(peer) && self.stopped.contains(&peer) {
                     let listed = self.host.broker.snapshot();
                     let name = ["a", "b", "c"][p as usize - 1];
                     let mut own = listed.buffers.iter().filter(|b| b.owner == name);
@@ -418,7 +418,7 @@ impl Model {
                     self.revoke_of(peer);
                     self.host.stop(peer);
                 }
-                let (_, effects) = self.host.broker.take_from_stopped(second);
+                let (_, effects) = self.host.broker.revoke_from_stopped(second);
                 self.host.take(effects);
                 self.host.settle();
                 let vmm = &self.host.vmms[&first];
@@ -457,7 +457,7 @@ impl Model {
         self.check();
     }
 
-    fn let_go(&mut self, peer: PeerId, handle: u64) {
+    fn release(&mut self, peer: PeerId, handle: u64) {
         let held = self.held.get_mut(&(peer, handle)).expect("mapped before");
         held.maps -= 1;
         if held.maps == 0 {
@@ -560,7 +560,7 @@ impl Model {
         let handles: Vec<(PeerId, u64)> = self.attachments.keys().copied().collect();
         for (peer, handle) in handles {
             while self.now(peer, Request::Unmap { handle }).is_ok() {
-                self.let_go(peer, handle);
+                self.release(peer, handle);
             }
             self.now(peer, Request::Detach { handle }).unwrap();
         }

@@ -734,10 +734,10 @@ fn a_driver_that_was_only_paused_keeps_its_imports_and_learns_what_it_lost() {
     assert_eq!(host.peer(B).windows_live, 1);
     let effects = host.broker.peer_up(B, true);
     host.take(effects);
-    let told: Vec<_> = host.events(B).iter().map(|e| (e.kind, e.id)).collect();
-    assert!(told.contains(&(EventKind::Revoked, own)));
-    assert!(told.iter().any(|(kind, _)| *kind == EventKind::Overflow));
-    assert!(!told.contains(&(EventKind::Revoked, theirs)));
+    let events: Vec<_> = host.events(B).iter().map(|e| (e.kind, e.id)).collect();
+    assert!(events.contains(&(EventKind::Revoked, own)));
+    assert!(events.iter().any(|(kind, _)| *kind == EventKind::Overflow));
+    assert!(!events.contains(&(EventKind::Revoked, theirs)));
     host.call(B, Request::Unmap { handle }).unwrap();
     host.call(B, Request::Detach { handle }).unwrap();
 }
@@ -753,9 +753,10 @@ fn a_paused_importer_learns_that_its_import_was_taken_back() {
     let unexport = host.send(A, Request::Unexport { id });
     let effects = host.broker.peer_up(B, true);
     host.take(effects);
-    let told = host.events(B);
+    let events = host.events(B);
     assert!(
-        told.iter()
+        events
+            .iter()
             .any(|e| e.kind == EventKind::Revoked && e.handle == handle)
     );
     host.call(B, Request::Unmap { handle }).unwrap();
@@ -912,7 +913,7 @@ fn a_stopped_importer_loses_its_windows_when_the_exporter_waits_no_longer() {
     host.stop(A);
     assert!(host.vmms[&B].shows(A));
 
-    let (stopped, effects) = host.broker.take_from_stopped(A);
+    let (stopped, effects) = host.broker.revoke_from_stopped(A);
     host.take(effects);
     host.settle();
 
@@ -920,7 +921,7 @@ fn a_stopped_importer_loses_its_windows_when_the_exporter_waits_no_longer() {
     assert!(!host.vmms[&B].shows(A));
     assert!(!host.broker.exposed(A));
     assert_eq!(host.peer(B).deadlines_missed, 1);
-    let (stopped, _) = host.broker.take_from_stopped(A);
+    let (stopped, _) = host.broker.revoke_from_stopped(A);
     assert_eq!(stopped, []);
 }
 
@@ -931,11 +932,11 @@ fn a_peer_that_stops_loses_what_an_exporter_did_not_wait_for() {
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
     host.stop(A);
-    assert!(!host.broker.take_unproved(B).0, "A still waits");
+    assert!(!host.broker.revoke_unproved(B).0, "A still waits");
     host.broker.stop_unproved(A);
     host.stop(B);
 
-    let (any, effects) = host.broker.take_unproved(B);
+    let (any, effects) = host.broker.revoke_unproved(B);
     host.take(effects);
     host.settle();
 
@@ -1130,9 +1131,9 @@ fn a_buffer_whose_file_is_kept_holds_up_its_owner_and_nobody_else() {
         "its place"
     );
     for (peer, effect) in host.kept.take().unwrap() {
-        let effects = host.broker.let_go(peer, effect);
+        let effects = host.broker.file_released(peer, effect);
         host.take(effects);
-        let again = host.broker.let_go(peer, effect);
+        let again = host.broker.file_released(peer, effect);
         assert_eq!(again, []);
     }
     assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
@@ -1158,7 +1159,7 @@ fn a_file_is_kept_also_when_the_front_end_drops_its_windows() {
     assert_eq!(host.answer(A, unexports[0]), None, "its file is kept");
     assert_eq!(host.answer(A, unexports[1]), Some(&Ok(Response::Done)));
     for (peer, effect) in host.kept.take().unwrap() {
-        let effects = host.broker.let_go(peer, effect);
+        let effects = host.broker.file_released(peer, effect);
         host.take(effects);
     }
     assert_eq!(host.answer(A, unexports[0]), Some(&Ok(Response::Done)));
@@ -1209,7 +1210,7 @@ fn a_stop_takes_many_buffers_back_in_steps_and_shows_none_meanwhile() {
 
     let effects = host.broker.peer_stopped(A);
     host.take(effects);
-    let (done, effects) = host.broker.take_back(A);
+    let (done, effects) = host.broker.revoke_next(A);
     host.take(effects);
     assert!(!done);
     assert_eq!(left(&host), 1, "the first step");
@@ -1226,11 +1227,11 @@ fn a_stop_takes_many_buffers_back_in_steps_and_shows_none_meanwhile() {
     }
     assert!(host.broker.exposed(A));
 
-    let (done, effects) = host.broker.take_back(A);
+    let (done, effects) = host.broker.revoke_next(A);
     host.take(effects);
     assert!(done);
     assert_eq!(host.deadlines.len(), 1);
-    let (again, effects) = host.broker.take_back(A);
+    let (again, effects) = host.broker.revoke_next(A);
     assert!(again && effects.is_empty());
     host.call(B, Request::Unmap { handle }).unwrap();
     assert!(!host.broker.exposed(A));
@@ -1244,14 +1245,14 @@ fn a_peer_that_goes_on_during_the_steps_of_its_stop_keeps_nothing_of_before() {
     let ids = [0; 3].map(|_| host.export(A, 1));
     let effects = host.broker.peer_stopped(A);
     host.take(effects);
-    let (done, effects) = host.broker.take_back(A);
+    let (done, effects) = host.broker.revoke_next(A);
     host.take(effects);
     assert!(!done);
 
     let effects = host.broker.peer_up(A, true);
     host.take(effects);
     let new = host.export(A, 1);
-    let (done, effects) = host.broker.take_back(A);
+    let (done, effects) = host.broker.revoke_next(A);
     host.take(effects);
 
     assert!(done);
@@ -1275,7 +1276,7 @@ fn a_table_without_ram_takes_many_buffers_back_in_steps_and_offers_none_meanwhil
 
     let effects = host.broker.set_ram(A, Vec::new());
     host.take(effects);
-    assert!(!host.take_back(A));
+    assert!(!host.revoke_next(A));
     assert_eq!(host.broker.snapshot().buffers.len(), 1, "the first step");
     let rights = Rights::RW;
     for (request, status) in [
@@ -1295,7 +1296,7 @@ fn a_table_without_ram_takes_many_buffers_back_in_steps_and_offers_none_meanwhil
     host.take(effects);
     let new = host.export(A, 1);
 
-    assert!(host.take_back(A));
+    assert!(host.revoke_next(A));
     let left = host.broker.snapshot().buffers.len();
     assert_eq!(left, 1, "the new one");
     host.attach(B, new);
@@ -1547,10 +1548,10 @@ fn a_revocation_is_told_to_others_of_a_peer_whose_attachment_is_given_up() {
     host.events(B);
     host.call(A, Request::Unexport { id }).unwrap();
     host.call(B, Request::Detach { handle }).unwrap();
-    let told = host.events(B);
+    let events = host.events(B);
     assert!(
-        matches!(told[..], [Event { kind: EventKind::Revoked, id: of, handle: 0, .. }] if of == id),
-        "{told:?}"
+        matches!(events[..], [Event { kind: EventKind::Revoked, id: of, handle: 0, .. }] if of == id),
+        "{events:?}"
     );
 }
 

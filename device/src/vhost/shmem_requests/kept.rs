@@ -437,7 +437,7 @@ impl ShmemRequests {
 
     /// The VMM says that it has no window here: whether that is to be believed. If
     /// nobody knows, then of one whose queues run, and which so looked it up.
-    pub(super) fn let_go(&self, shm_offset: u64) -> bool {
+    pub(super) fn has_released(&self, shm_offset: u64) -> bool {
         let start = Instant::now();
         loop {
             let file = lock(&self.state).files.get(&shm_offset).cloned();
@@ -468,7 +468,7 @@ impl Worker<'_> {
     pub(super) fn look_at_kept(&self, lot: Lot) {
         let (done, late) = self.shmem.look_at_kept(lot);
         for effect in done {
-            self.dispatcher.let_go(self.sent.peer, effect);
+            self.dispatcher.file_released(self.sent.peer, effect);
         }
         if late > 0 {
             // Nothing else that the VMM does may have this line left out; it has a limit of

@@ -86,9 +86,9 @@ fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
         ("wait_let_go", |shmem| {
             assert!(!shmem.wait_let_go(Duration::ZERO, || false));
         }),
-        ("let_go", |shmem| {
+        ("has_released", |shmem| {
             lock(&shmem.state).closed = true;
-            assert!(!shmem.let_go(0));
+            assert!(!shmem.has_released(0));
         }),
         ("turn", |shmem| {
             lock(&shmem.state).forced = Instant::now().checked_sub(DROP_WAIT);

@@ -60,7 +60,7 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
     printed?;
     stopped.map_err(|e| Failure::io("stop the camera", &e))?;
 
-    if args.hold && !stop.told() {
+    if args.hold && !stop.requested() {
         stop.listen_to(args.until.input(Input::Line))?;
         rotation.hold(&mut stop, &events)?;
     }
@@ -166,7 +166,8 @@ impl<'a> Rotation<'a> {
     fn turn(&mut self, stop: &mut Stop, events: &Pump, args: &Capture) -> Result<()> {
         let mut deadline = Deadline::new(args.timeout);
         let mut late: u32 = 0;
-        while !stop.told() && (self.wants_more() || self.out.count() > usize::from(args.hold)) {
+        while !stop.requested() && (self.wants_more() || self.out.count() > usize::from(args.hold))
+        {
             let left = if deadline.passed() {
                 LAST_LOOK
             } else {
@@ -190,7 +191,7 @@ impl<'a> Rotation<'a> {
                 // Its buffer would be missed for as long as others go round.
                 progress |= self.take_wrong(args.timeout)?;
             }
-            if !progress && deadline.passed() && !stop.told() {
+            if !progress && deadline.passed() && !stop.requested() {
                 late = late.saturating_add(1);
                 // We may have stood still: what came meanwhile counts.
                 if late == 1 || (event && late < LATE_EVENTS) {
@@ -206,7 +207,7 @@ impl<'a> Rotation<'a> {
                 deadline.restart();
             }
         }
-        if stop.told() {
+        if stop.requested() {
             self.take_wrong(Duration::ZERO)?;
         }
         Ok(())
@@ -427,7 +428,7 @@ impl<'a> Rotation<'a> {
 
     /// Keeps what is left exported; tells when it comes back.
     fn hold(&mut self, stop: &mut Stop, events: &Pump) -> Result<()> {
-        while !stop.told() {
+        while !stop.requested() {
             let [ready] = stop.wait([events.as_fd()], None)?;
             if ready && let Some((at, event)) = events.take()? {
                 self.event(at, &event)?;

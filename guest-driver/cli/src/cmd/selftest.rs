@@ -35,7 +35,7 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
         (HashSet::new(), Durations::default(), 0, 0);
     while frames < args.frames {
         let [ready] = stop.wait([camera.video.as_fd()], Some(TIMEOUT))?;
-        if stop.told() {
+        if stop.requested() {
             break;
         }
         if !ready {
@@ -83,7 +83,7 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
         camera_memory: camera.record().memory,
         screen_shows: screen.as_ref().map(|screen| screen.record().shows),
     }))?;
-    if args.hold && !stop.told() {
+    if args.hold && !stop.requested() {
         stop.listen_to(Input::Line)?;
         stop.wait_for_it(None)?;
     }

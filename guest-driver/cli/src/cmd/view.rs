@@ -36,10 +36,10 @@ pub(crate) fn run(session: &Session, args: &View) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     let ended = ended(&stop, &result);
     let released = if !args.hold || result.is_err() {
-        viewer.let_go()
+        viewer.release()
     } else {
         // It is printed again when it is released.
-        viewer.tell_shown()
+        viewer.report_shown()
     };
     let printed = session
         .output
@@ -49,11 +49,11 @@ pub(crate) fn run(session: &Session, args: &View) -> Result<()> {
     released?;
     printed?;
 
-    if args.hold && !stop.told() {
+    if args.hold && !stop.requested() {
         stop.listen_to(args.until.input(Input::Line))?;
         viewer.hold(&mut stop, &events)?;
     }
-    viewer.let_go()?;
+    viewer.release()?;
     match viewer.mismatches {
         0 => Ok(()),
         wrong => Err(Failure::new(format!(
@@ -157,7 +157,7 @@ impl<'a> Viewer<'a> {
         let mut deadline = Deadline::new(args.timeout);
         let mut late: u32 = 0;
         self.join(stop)?;
-        while !stop.told() && !self.enough(args.frames) {
+        while !stop.requested() && !self.enough(args.frames) {
             // We may have stood still: what came meanwhile counts, but not without end.
             if deadline.passed() {
                 late = late.saturating_add(1);
@@ -180,7 +180,7 @@ impl<'a> Viewer<'a> {
                 }
                 continue;
             }
-            if stop.told() {
+            if stop.requested() {
                 continue;
             }
             self.ask()?;
@@ -218,7 +218,7 @@ impl<'a> Viewer<'a> {
         let deadline = Deadline::new(FILL_LIMIT);
         self.read_meta(id, Instant::now(), "list")?;
         while self.inbox.knows(id) && !self.inbox.holds(id) {
-            if stop.told() {
+            if stop.requested() {
                 return Ok(None);
             }
             if deadline.passed() {
@@ -244,7 +244,7 @@ impl<'a> Viewer<'a> {
         let mut before = None;
         while before.as_ref() != Some(&self.inbox.state())
             && limit.is_none_or(|limit| Instant::now() < limit)
-            && !stop.told()
+            && !stop.requested()
         {
             before = Some(self.inbox.state());
             stop.wait_for_it(Some(SETTLE))?;
@@ -433,7 +433,7 @@ impl<'a> Viewer<'a> {
         self.count(&frame, &shown.record, first);
         if shown.picture.is_some() {
             // The one before is off the screen now.
-            self.let_go()?;
+            self.release()?;
             self.shown = Some(shown);
         } else {
             self.hand_back(shown)?;
@@ -483,7 +483,7 @@ impl<'a> Viewer<'a> {
     }
 
     /// Hands the frame on the screen back.
-    fn let_go(&mut self) -> Result<()> {
+    fn release(&mut self) -> Result<()> {
         self.shown
             .take()
             .map_or(Ok(()), |shown| self.hand_back(shown))
@@ -507,7 +507,7 @@ impl<'a> Viewer<'a> {
         self.output.print(&Record::Viewed(record))
     }
 
-    fn tell_shown(&self) -> Result<()> {
+    fn report_shown(&self) -> Result<()> {
         match &self.shown {
             Some(shown) => self.output.print(&Record::Viewed(shown.record.clone())),
             None => Ok(()),
@@ -516,7 +516,7 @@ impl<'a> Viewer<'a> {
 
     /// Keeps the last frame until told, or until the camera takes it back.
     fn hold(&mut self, stop: &mut Stop, events: &Pump) -> Result<()> {
-        while !stop.told() {
+        while !stop.requested() {
             let [ready] = stop.wait([events.as_fd()], None)?;
             if !ready {
                 continue;
@@ -531,7 +531,7 @@ impl<'a> Viewer<'a> {
             if ends {
                 self.output
                     .print(&Record::Event(EventRecord::from(&event)))?;
-                self.let_go()?;
+                self.release()?;
             }
         }
         Ok(())

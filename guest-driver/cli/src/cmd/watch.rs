@@ -27,7 +27,7 @@ pub(crate) fn run(session: &Session, args: &Watch) -> Result<()> {
         .and_then(|timeout| Instant::now().checked_add(timeout));
     let mut left = args.count;
     let time = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    while !stop.told() && left != Some(0) {
+    while !stop.requested() && left != Some(0) {
         match offers.next_change(Some(Duration::ZERO))? {
             Some(change) => {
                 if let Some(record) = record(&change) {

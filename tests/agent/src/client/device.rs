@@ -68,11 +68,11 @@ impl Device {
     }
 
     pub(crate) fn list(&self) -> Result<Vec<Buffer>> {
-        Ok(self.0.list()?.into_iter().map(told).collect())
+        Ok(self.0.list()?.into_iter().map(buffer).collect())
     }
 
     pub(crate) fn query(&self, id: &str) -> Result<Buffer> {
-        Ok(told(self.0.query(parse(id)?)?))
+        Ok(buffer(self.0.query(parse(id)?)?))
     }
 
     pub(crate) fn get_meta(&self, id: &str) -> Result<(u64, String, Vec<u8>)> {
@@ -184,7 +184,7 @@ fn meta(name: &str, blob: &[u8]) -> Result<Meta> {
     })
 }
 
-fn told(info: BufferInfo) -> Buffer {
+fn buffer(info: BufferInfo) -> Buffer {
     Buffer {
         id: info.id.to_string(),
         name: info.name.as_str().to_owned(),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `/init client`: a process that holds buffers for a test
 //!
-//! See [`bufshare_agent::ops`] for what it is told and what it tells.
+//! See [`bufshare_agent::ops`] for what it is sent and what it answers.
 
 mod device;
 mod exporter;
@@ -35,7 +35,7 @@ use self::video::Video;
 
 /// Read and written at once; whole words, and whole pages.
 const CHUNK: usize = 64 * 1024;
-/// Sights a watcher tells; what it finds beyond is more of the same.
+/// Sights a watcher reports; what it finds beyond is more of the same.
 const MOST_SIGHTS: usize = 100;
 /// For an ioctl to come to the memory that it waits for.
 const STALL: Duration = Duration::from_secs(20);
@@ -677,14 +677,15 @@ impl Watcher {
     }
 
     fn watch(&self, map: u64, mapping: &Mapping, seed: u32) {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
             let Ok(sight) = compare(mapping, seed) else {
                 break;
             };
-            // Whoever knows of this round has been told what it saw.
-            if sight != Sight::Pattern && !told.contains(&sight) && told.len() < MOST_SIGHTS {
-                told.push(sight);
+            // Whoever knows of this round has been sent what it saw.
+            if sight != Sight::Pattern && !reported.contains(&sight) && reported.len() < MOST_SIGHTS
+            {
+                reported.push(sight);
                 if tell(&Line::Saw { map, sight }).is_err() {
                     break;
                 }

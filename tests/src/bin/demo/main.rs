@@ -6,7 +6,7 @@
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
 mod outcome;
-mod told;
+mod records;
 
 use std::io::BufRead as _;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use bufshare_tests::{report, wait};
 use clap::Parser;
 
 use crate::outcome::{Evidence, Outcome};
-use crate::told::{Exported, Told, Verbosity};
+use crate::records::{Exported, Records, Verbosity};
 
 /// For one frame, or the start of a program, in an emulated guest.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -201,29 +201,29 @@ fn run(options: &Options, out: &Path, logs: &Path, started: Instant) -> Result<(
     let mut capture = vms
         .a
         .spawn(&[&words[..], &camera, &["--frames", &frames, "--hold"]].concat())?;
-    let mut told = Told::default();
+    let mut records = Records::default();
     say(&format!("camera: capturing {pixels}, display: showing"));
     let camera = Teller {
         who: "camera",
         program: &mut capture,
-        done: |told, _| told.capture().is_some(),
+        done: |records, _| records.capture().is_some(),
     };
     let display = Teller {
         who: "display",
         program: &mut view,
-        done: |told, _| told.view().is_some(),
+        done: |records, _| records.view().is_some(),
     };
-    follow(options, &mut told, &mut [camera, display], say)?;
+    follow(options, &mut records, &mut [camera, display], say)?;
 
     // The last frame is still on the screen and still exported.
-    let evidence = gather(&mut vms, &told, out, (capture.pid(), view.pid()))?;
+    let evidence = gather(&mut vms, &records, out, (capture.pid(), view.pid()))?;
     say("display: the screen is saved");
 
-    release(options, &mut told, &mut capture, &mut view)?;
-    let outcome = Outcome::new(&told, &vms, &evidence, size)?;
+    release(options, &mut records, &mut capture, &mut view)?;
+    let outcome = Outcome::new(&records, &vms, &evidence, size)?;
     let text = serde_json::to_string_pretty(&outcome)?;
     std::fs::write(out.join("result.json"), text + "\n")?;
-    outcome.print(&told, out)?;
+    outcome.print(&records, out)?;
     if options.keep_vms {
         eprintln!(
             "demo: the VMs run; logs are in {}; Enter ends them",
@@ -236,7 +236,7 @@ fn run(options: &Options, out: &Path, logs: &Path, started: Instant) -> Result<(
         .screen
         .context("the screen does not show the camera's last frame")?;
     evidence.memory.context("the VMs do not share the memory")?;
-    outcome.judge(&told, options.frames)
+    outcome.judge(&records, options.frames)
 }
 
 /// The daemon and the VMs.
@@ -269,7 +269,7 @@ fn plan(options: &Options) -> Plan {
 struct Teller<'a> {
     who: &'a str,
     program: &'a mut Program,
-    done: fn(&Told, &Options) -> bool,
+    done: fn(&Records, &Options) -> bool,
 }
 
 impl Options {
@@ -284,7 +284,7 @@ impl Options {
 /// Read the programs' output until each has told all. The first that fails ends it.
 fn follow(
     options: &Options,
-    told: &mut Told,
+    records: &mut Records,
     tellers: &mut [Teller<'_>],
     say: impl Fn(&str),
 ) -> Result<()> {
@@ -292,13 +292,13 @@ fn follow(
     loop {
         let mut waiting = Vec::new();
         for Teller { who, program, done } in &mut *tellers {
-            if done(told, options) {
+            if done(records, options) {
                 continue;
             }
             waiting.push(*who);
             while let Some(line) = program.try_line(TURN).with_context(|| (*who).to_owned())? {
                 since = Instant::now();
-                let text = told.note(&line, options.verbosity());
+                let text = records.note(&line, options.verbosity());
                 if let Some(text) = text.with_context(|| (*who).to_owned())? {
                     say(&format!("{who}: {text}"));
                 }
@@ -310,7 +310,7 @@ fn follow(
         let limit = wait::scaled(LIMIT);
         ensure!(
             since.elapsed() < limit,
-            "{} told nothing for {limit:?}",
+            "{} printed nothing for {limit:?}",
             waiting.join(" and ")
         );
     }
@@ -319,19 +319,19 @@ fn follow(
 /// Look at what can only be right if the display has the camera's own memory.
 fn gather(
     vms: &mut TwoVms,
-    told: &Told,
+    records: &Records,
     out: &Path,
     (capture, view): (i32, i32),
 ) -> Result<Evidence> {
     let peer = vms.daemon()?.snapshot()?.peer("display").cloned()?;
-    let shown = told.screen.as_ref().context("no screen was chosen")?;
+    let shown = records.screen.as_ref().context("no screen was chosen")?;
     let card = [CARD, SECOND_CARD]
         .into_iter()
         .find(|card| shown.driver.starts_with(card))
         .with_context(|| format!("no card of driver {} was given", shown.driver))?;
     let screen = vms.b.screen_of(card)?;
     screen.write_png(&out.join("screen.png"))?;
-    let export = told.on_screen()?;
+    let export = records.on_screen()?;
     let last = camera_frame(vms, export, capture)
         .context("reading the last frame from the camera's memory")?;
     Ok(Evidence {
@@ -390,26 +390,26 @@ fn same_memory(vms: &TwoVms, export: &Exported, (capture, view): (i32, i32)) -> 
 /// Let the display go of the last frame, then the camera, and wait for their ends.
 fn release(
     options: &Options,
-    told: &mut Told,
+    records: &mut Records,
     capture: &mut Program,
     view: &mut Program,
 ) -> Result<()> {
-    end("display", options, told, view)?;
+    end("display", options, records, view)?;
     // The camera tells of the last frame before it is told to end.
     let camera = Teller {
         who: "camera",
         program: &mut *capture,
-        done: |told, options| told.round_trips.contains_key(&options.frames),
+        done: |records, options| records.round_trips.contains_key(&options.frames),
     };
-    follow(options, told, &mut [camera], |_| {})?;
-    end("camera", options, told, capture)
+    follow(options, records, &mut [camera], |_| {})?;
+    end("camera", options, records, capture)
 }
 
-fn end(who: &str, options: &Options, told: &mut Told, program: &mut Program) -> Result<()> {
+fn end(who: &str, options: &Options, records: &mut Records, program: &mut Program) -> Result<()> {
     program.write("\n")?;
     let mut errors = String::new();
     let status = program.end(LIMIT, |stream, line| {
-        if stream != Stream::Out || told.note(&line, options.verbosity()).is_err() {
+        if stream != Stream::Out || records.note(&line, options.verbosity()).is_err() {
             errors.push_str(&line);
         }
     })?;

@@ -10,7 +10,7 @@ use bufshare_tests::pair::TwoVms;
 use serde::Serialize;
 
 use crate::Size;
-use crate::told::{Told, shown_by};
+use crate::records::{Records, shown_by};
 
 /// What is written to result.json.
 #[derive(Debug, Serialize)]
@@ -70,16 +70,21 @@ pub(crate) struct Evidence {
 
 impl Outcome {
     /// From all that was seen.
-    pub(crate) fn new(told: &Told, vms: &TwoVms, seen: &Evidence, size: Size) -> Result<Self> {
-        let capture = told.capture().context("the camera gave no summary")?;
-        let view = told.view().context("the display gave no summary")?;
-        let screen = told.screen.as_ref().context("no screen was chosen")?;
-        let camera = told.camera.as_ref().context("no camera was set up")?;
+    pub(crate) fn new(
+        records: &Records,
+        vms: &TwoVms,
+        seen: &Evidence,
+        size: Size,
+    ) -> Result<Self> {
+        let capture = records.capture().context("the camera gave no summary")?;
+        let view = records.view().context("the display gave no summary")?;
+        let screen = records.screen.as_ref().context("no screen was chosen")?;
+        let camera = records.camera.as_ref().context("no camera was set up")?;
         let peer = &seen.peer;
-        let mut handovers: Vec<f64> = told
+        let mut handovers: Vec<f64> = records
             .round_trips
             .iter()
-            .filter_map(|(frame, trip)| Some((trip - told.holds.get(frame)?) / 2.0))
+            .filter_map(|(frame, trip)| Some((trip - records.holds.get(frame)?) / 2.0))
             .collect();
         handovers.sort_by(f64::total_cmp);
         let version = vms
@@ -92,17 +97,17 @@ impl Outcome {
                 .map(ToString::to_string)
                 .unwrap_or_default()
         };
-        let extents = told.exported.iter().map(|export| export.extents);
-        let viewed = told
+        let extents = records.exported.iter().map(|export| export.extents);
+        let viewed = records
             .exported
             .iter()
-            .filter(|export| told.viewed.contains(&export.id));
+            .filter(|export| records.viewed.contains(&export.id));
         Ok(Self {
             frames: view.frames,
             bytes_shared: view.bytes_shared.min(capture.bytes_shared),
             bytes_copied: peer.copied_bytes,
             hashes_match: view.hashes_match && view.mismatches == 0,
-            replies_ok: told.replies_ok,
+            replies_ok: records.replies_ok,
             screen_matches: seen.screen.is_ok(),
             same_memory: seen.memory.is_ok(),
             screen_shows: screen.shows.clone(),
@@ -146,9 +151,9 @@ impl Outcome {
     }
 
     /// Everything that has to be right, or why not.
-    pub(crate) fn judge(&self, told: &Told, wanted: u64) -> Result<()> {
-        let capture = told.capture().context("the camera gave no summary")?;
-        let view = told.view().context("the display gave no summary")?;
+    pub(crate) fn judge(&self, records: &Records, wanted: u64) -> Result<()> {
+        let capture = records.capture().context("the camera gave no summary")?;
+        let view = records.view().context("the display gave no summary")?;
         ensure!(
             capture.frames == wanted,
             "the camera handed over {} of {wanted} frames",
@@ -189,7 +194,7 @@ impl Outcome {
     }
 
     /// For people.
-    pub(crate) fn print(&self, told: &Told, out: &Path) -> Result<()> {
+    pub(crate) fn print(&self, records: &Records, out: &Path) -> Result<()> {
         let micros =
             |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0} us"));
         let verdict = |good: bool, text: &str| if good { text } else { "WRONG" }.to_owned();
@@ -222,7 +227,7 @@ impl Outcome {
             ),
             (
                 "shown",
-                told.screen.as_ref().map(shown_by).unwrap_or_default(),
+                records.screen.as_ref().map(shown_by).unwrap_or_default(),
             ),
             ("bytes shared", self.bytes_shared.to_string()),
             ("way", self.way.clone()),

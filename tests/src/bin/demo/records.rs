@@ -111,7 +111,7 @@ pub(crate) struct Exported {
 
 /// What was printed so far.
 #[derive(Debug, Default)]
-pub(crate) struct Told {
+pub(crate) struct Records {
     pub(crate) camera: Option<Camera>,
     pub(crate) exported: Vec<Exported>,
     pub(crate) round_trips: HashMap<u64, f64>,
@@ -131,7 +131,7 @@ pub(crate) struct Verbosity {
     pub(crate) all: bool,
 }
 
-impl Told {
+impl Records {
     /// The camera's summary, once it has done all; one that failed prints one, too,
     /// and then ends with the reason.
     pub(crate) fn capture(&self) -> Option<&CaptureSummary> {
@@ -287,11 +287,11 @@ mod tests {
 
     #[test]
     fn a_program_that_failed_has_not_done_all() {
-        let mut told = Told::default();
-        told.note(&summary("failed"), SOME).unwrap();
-        assert!(told.view().is_none(), "its error is still to be read");
-        told.note(&summary("done"), SOME).unwrap();
-        assert!(told.view().is_some());
+        let mut records = Records::default();
+        records.note(&summary("failed"), SOME).unwrap();
+        assert!(records.view().is_none(), "its error is still to be read");
+        records.note(&summary("done"), SOME).unwrap();
+        assert!(records.view().is_some());
     }
 
     #[test]
