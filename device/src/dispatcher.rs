@@ -29,8 +29,7 @@ use serde::Serialize;
 
 use crate::backing::{Ram, WeakRam};
 use crate::broker::{
-    Broker, DeadlineId, Effect, EffectId, MapSource, Outcome, PeerId, Piece, RamRegion, Snapshot,
-    Token,
+    Broker, DeadlineId, Effect, EffectId, Outcome, PeerId, RamRegion, Snapshot, Token, VmmRequest,
 };
 use crate::host::stop::Stop;
 use crate::sync::{Limiter, lock};
@@ -74,54 +73,15 @@ const STOP_SAY_FIRST: Duration = Duration::from_secs(2);
 /// How often it says that again.
 const STOP_SAY: Duration = Duration::from_secs(10);
 
-/// A mapping request for one session's shared-memory thread.
+/// A request to one front end, for its session's shared-memory thread.
 #[derive(Clone, Debug)]
-pub enum Job {
-    /// Map a buffer.
-    Map {
-        /// To be reported.
-        id: EffectId,
-        /// The owner's RAM at the time the broker decided.
-        ram: Arc<WeakRam>,
-        /// What.
-        source: MapSource,
-        /// Whether the guest may write.
-        writable: bool,
-        /// Where.
-        shm_offset: u64,
-    },
-    /// Unmap exactly what was mapped.
-    Unmap {
-        /// To be reported.
-        id: EffectId,
-        /// What.
-        pieces: Vec<Piece>,
-    },
-    /// Map zero pages.
-    MapZeroPages {
-        /// To be reported.
-        id: EffectId,
-        /// Where.
-        piece: Piece,
-    },
-    /// Any acknowledged request.
-    Barrier {
-        /// To be reported.
-        id: EffectId,
-    },
-}
-
-impl Job {
-    /// What is to be reported.
-    #[must_use]
-    pub fn id(&self) -> EffectId {
-        match self {
-            Self::Map { id, .. }
-            | Self::Unmap { id, .. }
-            | Self::MapZeroPages { id, .. }
-            | Self::Barrier { id } => *id,
-        }
-    }
+pub struct Job {
+    /// To be reported.
+    pub id: EffectId,
+    /// The request.
+    pub request: VmmRequest,
+    /// For one to map: the owner's RAM at the time the broker decided.
+    pub ram: Arc<WeakRam>,
 }
 
 /// What the control socket tells about one session.
@@ -845,40 +805,14 @@ impl Dispatcher {
                         after.events.push(link);
                     }
                 }
-                Effect::Map {
-                    id,
-                    peer,
-                    source,
-                    writable,
-                    shm_offset,
-                } => {
-                    let ram = slots
-                        .get(&source.owner)
-                        .map(|slot| slot.ram.clone())
-                        .unwrap_or_default();
+                Effect::Ask { id, peer, request } => {
+                    let ram = match &request {
+                        VmmRequest::Map { source, .. } => slots.get(&source.owner),
+                        _ => None,
+                    };
+                    let ram = ram.map(|slot| slot.ram.clone()).unwrap_or_default();
                     if let Some(link) = link(peer) {
-                        link.job(Job::Map {
-                            id,
-                            ram,
-                            source,
-                            writable,
-                            shm_offset,
-                        });
-                    }
-                }
-                Effect::Unmap { id, peer, pieces } => {
-                    if let Some(link) = link(peer) {
-                        link.job(Job::Unmap { id, pieces });
-                    }
-                }
-                Effect::MapZeroPages { id, peer, piece } => {
-                    if let Some(link) = link(peer) {
-                        link.job(Job::MapZeroPages { id, piece });
-                    }
-                }
-                Effect::Barrier { id, peer } => {
-                    if let Some(link) = link(peer) {
-                        link.job(Job::Barrier { id });
+                        link.job(Job { id, request, ram });
                     }
                 }
                 Effect::Arm { id, after } => self.timer.arm(id, after),

@@ -55,13 +55,13 @@ pub use limits::Limits;
 pub use tables::{PeerSnapshot, Snapshot};
 pub use types::{
     Allow, Config, ConfigError, DeadlineId, Effect, EffectId, IdSource, MapSource, Outcome,
-    PeerConfig, PeerId, Piece, RamRegion, Token,
+    PeerConfig, PeerId, Piece, RamRegion, Token, VmmRequest,
 };
 
 use events::EventQueue;
 use exports::generations_of;
 use ram::region_of;
-use windows::{Action, Answer, EffectIds, Window, WindowId, Windows};
+use windows::{Change, EffectIds, Window, WindowId, Windows};
 
 /// One exported buffer.
 #[derive(Debug)]
@@ -139,6 +139,19 @@ struct Counters {
     barriers: u64,
     revocations: u64,
     deadlines_missed: u64,
+}
+
+impl Counters {
+    /// One more request to the VMM.
+    fn count(&mut self, request: &VmmRequest) {
+        let (counter, more) = match request {
+            VmmRequest::Map { source, .. } => (&mut self.vmm_maps, source.mappings()),
+            VmmRequest::Unmap { pieces } => (&mut self.vmm_unmaps, pieces.len()),
+            VmmRequest::MapZeroPages { .. } => (&mut self.zero_maps, 1),
+            VmmRequest::Barrier => (&mut self.barriers, 1),
+        };
+        *counter = counter.saturating_add(count(more));
+    }
 }
 
 #[derive(Debug)]
@@ -522,14 +535,8 @@ impl Broker {
     /// An effect ended. One that is not known (any more) does nothing.
     pub fn complete(&mut self, effect: EffectId, outcome: Outcome) -> Vec<Effect> {
         if let Some(peer) = self.effect_peers.remove(&effect) {
-            let answer = match outcome {
-                Outcome::Done => Answer::Done,
-                Outcome::Refused => Answer::Refused,
-                Outcome::Stuck => Answer::Stuck,
-                Outcome::HostError => Answer::NotAsked,
-            };
             self.with_windows(peer, |windows, ids, out| {
-                windows.complete(effect, answer, ids, out);
+                windows.complete(effect, outcome, ids, out);
             });
         }
         self.finish()
@@ -662,14 +669,14 @@ impl Broker {
     fn with_windows(
         &mut self,
         peer: PeerId,
-        change: impl FnOnce(&mut Windows, &mut EffectIds, &mut Vec<Action>),
+        change: impl FnOnce(&mut Windows, &mut EffectIds, &mut Vec<Change>),
     ) {
-        let mut actions = Vec::new();
+        let mut changes = Vec::new();
         if let Some(state) = self.peers.get_mut(&peer) {
-            change(&mut state.windows, &mut self.effect_ids, &mut actions);
+            change(&mut state.windows, &mut self.effect_ids, &mut changes);
         }
-        for action in actions {
-            self.act(peer, action);
+        for change in changes {
+            self.follow(peer, change);
         }
         if let Some(state) = self.peers.get_mut(&peer)
             && !state.flushes.is_empty()
@@ -681,48 +688,19 @@ impl Broker {
         }
     }
 
-    fn act(&mut self, peer: PeerId, action: Action) {
+    /// Does what follows from a change of the windows of `peer`.
+    fn follow(&mut self, peer: PeerId, change: Change) {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
-        match action {
-            Action::Map { id, window } => {
-                let Some(window) = state.windows.get(window) else {
-                    return;
-                };
-                let maps = &mut state.counters.vmm_maps;
-                *maps = maps.saturating_add(count(window.pieces.len()));
+        match change {
+            Change::Ask { id, request } => {
+                state.counters.count(&request);
                 self.effect_peers.insert(id, peer);
-                self.out.push(Effect::Map {
-                    id,
-                    peer,
-                    source: MapSource {
-                        owner: window.owner,
-                        way: window.way,
-                        extents: window.extents.clone(),
-                    },
-                    writable: window.key.1,
-                    shm_offset: window.offset,
-                });
+                self.out.push(Effect::Ask { id, peer, request });
             }
-            Action::Unmap { id, pieces } => {
-                let unmaps = &mut state.counters.vmm_unmaps;
-                *unmaps = unmaps.saturating_add(count(pieces.len()));
-                self.effect_peers.insert(id, peer);
-                self.out.push(Effect::Unmap { id, peer, pieces });
-            }
-            Action::MapZeroPages { id, piece } => {
-                state.counters.zero_maps = state.counters.zero_maps.saturating_add(1);
-                self.effect_peers.insert(id, peer);
-                self.out.push(Effect::MapZeroPages { id, peer, piece });
-            }
-            Action::Barrier { id } => {
-                state.counters.barriers = state.counters.barriers.saturating_add(1);
-                self.effect_peers.insert(id, peer);
-                self.out.push(Effect::Barrier { id, peer });
-            }
-            Action::Ready { window } => self.window_ready(peer, window),
-            Action::Failed { waiters, status } => {
+            Change::Ready { window } => self.window_ready(peer, window),
+            Change::Failed { waiters, status } => {
                 for waiter in waiters {
                     if let Some(attachment) = state.attachments.get_mut(&waiter.handle) {
                         balance::fewer(&mut attachment.pending, 1, "waiting maps");
@@ -735,7 +713,7 @@ impl Broker {
                     });
                 }
             }
-            Action::Vacated { generation } => self.vacated(generation),
+            Change::Vacated { generation } => self.vacated(generation),
         }
     }
 

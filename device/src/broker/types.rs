@@ -149,6 +149,46 @@ pub struct MapSource {
     pub extents: Vec<Extent>,
 }
 
+impl MapSource {
+    /// How many VMM mappings it takes.
+    #[must_use]
+    pub fn mappings(&self) -> usize {
+        match self.way {
+            Way::Direct => self.extents.len(),
+            Way::Udmabuf | Way::Copy => 1,
+        }
+    }
+}
+
+/// What a VMM is asked for. It serves one request at a time, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VmmRequest {
+    /// Map `source` at `shm_offset`, the extents back to back: *direct* takes one mapping
+    /// for each extent, *udmabuf* one.
+    Map {
+        /// What.
+        source: MapSource,
+        /// Whether the guest may write.
+        writable: bool,
+        /// Bytes from the start of the region.
+        shm_offset: u64,
+    },
+    /// Unmap exactly these mappings.
+    Unmap {
+        /// The mappings.
+        pieces: Vec<Piece>,
+    },
+    /// Map zero pages, memory that is the VM's own, where a buffer was that some client of
+    /// its guest still looks at.
+    MapZeroPages {
+        /// Where.
+        piece: Piece,
+    },
+    /// Anything that is acknowledged: since requests are served one at a time, that
+    /// proves the earlier ones done.
+    Barrier,
+}
+
 /// What the adapter has to do, in this order, with no lock held.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
@@ -166,46 +206,14 @@ pub enum Effect {
         /// Who.
         peer: PeerId,
     },
-    /// Ask the VMM of `peer` to map `source` at `shm_offset`, the extents
-    /// back to back: direct takes one mapping per extent, udmabuf one.
-    Map {
+    /// Send the VMM of `peer` a request.
+    Ask {
         /// To be reported.
         id: EffectId,
         /// The importing peer.
         peer: PeerId,
-        /// What to map.
-        source: MapSource,
-        /// Whether the guest may write.
-        writable: bool,
-        /// Bytes from the start of the region.
-        shm_offset: u64,
-    },
-    /// Ask the VMM of `peer` to unmap exactly these mappings.
-    Unmap {
-        /// To be reported.
-        id: EffectId,
-        /// The importing peer.
-        peer: PeerId,
-        /// The mappings.
-        pieces: Vec<Piece>,
-    },
-    /// Ask the VMM of `peer` to map zero pages, memory that is the VM's own, where a
-    /// buffer was that some client of its guest still looks at.
-    MapZeroPages {
-        /// To be reported.
-        id: EffectId,
-        /// The importing peer.
-        peer: PeerId,
-        /// Where.
-        piece: Piece,
-    },
-    /// Send the VMM of `peer` any request that it acknowledges. Because it
-    /// serves them one at a time, that proves all earlier ones are done.
-    Barrier {
-        /// To be reported.
-        id: EffectId,
-        /// The importing peer.
-        peer: PeerId,
+        /// The request.
+        request: VmmRequest,
     },
     /// A VMM has one window less that shows memory of `owner`, whose driver does not
     /// run, or of anybody while the program ends.
@@ -228,7 +236,7 @@ pub enum Effect {
 pub enum Outcome {
     /// The VMM did it.
     Done,
-    /// The VMM said no and nothing of it is mapped. For [`Effect::Barrier`]
+    /// The VMM said no and nothing of it is mapped. For [`VmmRequest::Barrier`]
     /// as good as `Done`: a refusal is an acknowledgement.
     Refused,
     /// It is not known what the VMM has mapped. The adapter ends the session.

@@ -30,7 +30,7 @@ use bufshare_protocol::types::{Extent, Way};
 use super::balance;
 use super::limits::GUARD;
 use super::region::FreeRanges;
-use super::types::{EffectId, PeerId, Piece, Token};
+use super::types::{EffectId, MapSource, Outcome, PeerId, Piece, Token, VmmRequest};
 
 /// Number of a window in its table; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,17 +123,11 @@ impl Window {
     }
 }
 
-/// What has to be done after a change.
+/// What others have to know of, or to do.
 #[derive(Debug)]
-pub(super) enum Action {
-    /// Send the VMM this map request.
-    Map { id: EffectId, window: WindowId },
-    /// Send the VMM this unmap request.
-    Unmap { id: EffectId, pieces: Vec<Piece> },
-    /// Ask the VMM to map zero pages.
-    MapZeroPages { id: EffectId, piece: Piece },
-    /// Send the VMM any request.
-    Barrier { id: EffectId },
+pub(super) enum Change {
+    /// Send the VMM this request.
+    Ask { id: EffectId, request: VmmRequest },
     /// The window is ready for its waiters.
     Ready { window: WindowId },
     /// These requests failed.
@@ -157,9 +151,9 @@ struct Kept {
 }
 
 /// Says once that the owner's memory is gone from the window.
-fn report_vacated(window: &mut Window, out: &mut Vec<Action>) {
+fn report_vacated(window: &mut Window, out: &mut Vec<Change>) {
     if !core::mem::replace(&mut window.vacated, true) {
-        out.push(Action::Vacated {
+        out.push(Change::Vacated {
             generation: window.key.0,
         });
     }
@@ -176,23 +170,6 @@ impl EffectIds {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Request {
-    Map(WindowId),
-    Unmap(WindowId),
-    MapZeroPages(WindowId),
-    Barrier,
-}
-
-/// The answer of the VMM to one effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
-    Done,
-    Refused,
-    Stuck,
-    NotAsked,
-}
-
 /// The windows of one peer.
 #[derive(Debug)]
 pub(super) struct Windows {
@@ -200,7 +177,8 @@ pub(super) struct Windows {
     /// The window that a new map of the key joins.
     current: BTreeMap<Key, WindowId>,
     queue: VecDeque<WindowId>,
-    outstanding: BTreeMap<EffectId, Request>,
+    /// Requests to the VMM, each of which is a barrier if it is not of a window.
+    outstanding: BTreeMap<EffectId, Option<WindowId>>,
     /// By the effect that ended so. The guest sees nothing of it, so it takes no place
     /// and no share of the budget; but its owner does not get it back yet.
     kept: BTreeMap<EffectId, Kept>,
@@ -375,7 +353,7 @@ impl Windows {
         id: WindowId,
         users: u64,
         ids: &mut EffectIds,
-        out: &mut Vec<Action>,
+        out: &mut Vec<Change>,
     ) {
         self.tick = self.tick.wrapping_add(1);
         let tick = self.tick;
@@ -409,7 +387,7 @@ impl Windows {
     }
 
     /// Unmaps every window that is kept for reuse.
-    pub(super) fn flush(&mut self, ids: &mut EffectIds, out: &mut Vec<Action>) {
+    pub(super) fn flush(&mut self, ids: &mut EffectIds, out: &mut Vec<Change>) {
         let idle = |window: &Window| matches!(window.state, State::Idle(_));
         let windows = self.table.iter().filter(|(_, window)| idle(window));
         for id in windows.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -439,7 +417,7 @@ impl Windows {
         forced: bool,
         status: Status,
         ids: &mut EffectIds,
-        out: &mut Vec<Action>,
+        out: &mut Vec<Change>,
     ) {
         let Some(window) = self.table.get_mut(&id) else {
             return;
@@ -447,7 +425,7 @@ impl Windows {
         window.revoked = true;
         let waiters = core::mem::take(&mut window.waiters);
         if !waiters.is_empty() {
-            out.push(Action::Failed { waiters, status });
+            out.push(Change::Failed { waiters, status });
         }
         if self.current.get(&window.key) == Some(&id) {
             self.current.remove(&window.key);
@@ -457,7 +435,7 @@ impl Windows {
                 let generation = window.key.0;
                 self.table.remove(&id);
                 self.queue.retain(|queued| *queued != id);
-                out.push(Action::Vacated { generation });
+                out.push(Change::Vacated { generation });
                 self.pump(ids, out);
             }
             State::Mapped(_) | State::Idle(_) => self.unmap(id, ids, out),
@@ -496,7 +474,7 @@ impl Windows {
             .collect()
     }
 
-    fn unmap(&mut self, id: WindowId, ids: &mut EffectIds, out: &mut Vec<Action>) {
+    fn unmap(&mut self, id: WindowId, ids: &mut EffectIds, out: &mut Vec<Change>) {
         let Some(window) = self.table.get_mut(&id) else {
             return;
         };
@@ -504,17 +482,15 @@ impl Windows {
         if self.current.get(&window.key) == Some(&id) {
             self.current.remove(&window.key);
         }
-        let effect = ids.next();
-        self.outstanding.insert(effect, Request::Unmap(id));
-        out.push(Action::Unmap {
-            id: effect,
+        let request = VmmRequest::Unmap {
             pieces: window.pieces.clone(),
-        });
+        };
+        self.ask(Some(id), request, ids, out);
     }
 
     /// Places queued windows in their order, evicting idle ones, least
     /// recently used first, as far as that helps.
-    pub(super) fn pump(&mut self, ids: &mut EffectIds, out: &mut Vec<Action>) {
+    pub(super) fn pump(&mut self, ids: &mut EffectIds, out: &mut Vec<Change>) {
         while let Some(&id) = self.queue.front() {
             let Some(window) = self.table.get(&id) else {
                 self.queue.pop_front();
@@ -587,7 +563,7 @@ impl Windows {
         cost: u32,
         size: u64,
         ids: &mut EffectIds,
-        out: &mut Vec<Action>,
+        out: &mut Vec<Change>,
     ) {
         self.queue.pop_front();
         let Some(offset) = self.region.take(size) else {
@@ -602,27 +578,44 @@ impl Windows {
             piece.shm_offset = piece.shm_offset.saturating_add(offset);
         }
         window.state = State::Mapping;
+        let request = VmmRequest::Map {
+            source: MapSource {
+                owner: window.owner,
+                way: window.way,
+                extents: window.extents.clone(),
+            },
+            writable: window.key.1,
+            shm_offset: offset,
+        };
         balance::more(&mut self.held, cost, "mappings");
         self.peak = self.peak.max(self.held);
-        let effect = ids.next();
-        self.outstanding.insert(effect, Request::Map(id));
-        out.push(Action::Map {
-            id: effect,
-            window: id,
-        });
+        self.ask(Some(id), request, ids, out);
     }
 
-    fn fail_front(&mut self, id: WindowId, status: Status, out: &mut Vec<Action>) {
+    /// Sends the VMM a request, of a window unless it is a barrier.
+    fn ask(
+        &mut self,
+        window: Option<WindowId>,
+        request: VmmRequest,
+        ids: &mut EffectIds,
+        out: &mut Vec<Change>,
+    ) {
+        let id = ids.next();
+        self.outstanding.insert(id, window);
+        out.push(Change::Ask { id, request });
+    }
+
+    fn fail_front(&mut self, id: WindowId, status: Status, out: &mut Vec<Change>) {
         self.queue.pop_front();
         if let Some(window) = self.table.remove(&id) {
             if self.current.get(&window.key) == Some(&id) {
                 self.current.remove(&window.key);
             }
-            out.push(Action::Failed {
+            out.push(Change::Failed {
                 waiters: window.waiters,
                 status,
             });
-            out.push(Action::Vacated {
+            out.push(Change::Vacated {
                 generation: window.key.0,
             });
         }
@@ -633,24 +626,27 @@ impl Windows {
     pub(super) fn complete(
         &mut self,
         effect: EffectId,
-        answer: Answer,
+        outcome: Outcome,
         ids: &mut EffectIds,
-        out: &mut Vec<Action>,
+        out: &mut Vec<Change>,
     ) {
-        let Some(request) = self.outstanding.remove(&effect) else {
+        let Some(window) = self.outstanding.remove(&effect) else {
             return;
         };
-        match request {
-            Request::Map(id) => self.mapped(id, effect, answer, ids, out),
-            Request::Unmap(id) => self.unmapped(id, effect, answer, ids, out),
-            Request::MapZeroPages(id) => self.zero_pages_mapped(id, answer, ids, out),
-            Request::Barrier => {}
+        let asked = window.and_then(|id| Some((id, self.table.get(&id)?.state)));
+        match asked {
+            Some((id, State::Mapping)) => self.mapped(id, effect, outcome, ids, out),
+            Some((id, State::Unmapping)) => self.unmapped(id, effect, outcome, ids, out),
+            Some((id, State::MappingZeroPages(unmap))) => {
+                self.zero_pages_mapped(id, unmap, outcome, ids, out);
+            }
+            _ => {}
         }
-        match (answer, request) {
-            (Answer::Done | Answer::Refused, _) => self.barrier_done(effect, out),
+        match (outcome, asked) {
+            (Outcome::Done | Outcome::Refused, _) => self.barrier_done(effect, out),
             // What was to be mapped is not, and that is all.
-            (Answer::NotAsked, Request::Map(_) | Request::MapZeroPages(_)) => {}
-            (Answer::Stuck | Answer::NotAsked, _) => self.broken = true,
+            (Outcome::HostError, Some((_, State::Mapping | State::MappingZeroPages(_)))) => {}
+            (Outcome::Stuck | Outcome::HostError, _) => self.broken = true,
         }
         self.need_barrier(ids, out);
         self.pump(ids, out);
@@ -658,10 +654,13 @@ impl Windows {
 
     /// An effect is about to end whose files somebody still holds, whatever the VMM says.
     pub(super) fn keeps(&mut self, effect: EffectId) {
-        let Some(Request::Map(id) | Request::Unmap(id)) = self.outstanding.get(&effect) else {
+        let Some(Some(id)) = self.outstanding.get(&effect) else {
             return;
         };
-        if let Some(window) = self.table.get(id).filter(|window| window.exposes()) {
+        let may_keep = |window: &&Window| {
+            matches!(window.state, State::Mapping | State::Unmapping) && window.exposes()
+        };
+        if let Some(window) = self.table.get(id).filter(may_keep) {
             let kept = Kept {
                 window: *id,
                 generation: window.key.0,
@@ -674,9 +673,9 @@ impl Windows {
     }
 
     /// Nobody holds the files of an effect any more that ended before.
-    pub(super) fn file_released(&mut self, effect: EffectId, out: &mut Vec<Action>) {
+    pub(super) fn file_released(&mut self, effect: EffectId, out: &mut Vec<Change>) {
         if let Some(kept) = self.kept.remove(&effect) {
-            out.push(Action::Vacated {
+            out.push(Change::Vacated {
                 generation: kept.generation,
             });
         }
@@ -686,18 +685,18 @@ impl Windows {
         &mut self,
         id: WindowId,
         effect: EffectId,
-        answer: Answer,
+        outcome: Outcome,
         ids: &mut EffectIds,
-        out: &mut Vec<Action>,
+        out: &mut Vec<Change>,
     ) {
         let Some(window) = self.table.get_mut(&id) else {
             return;
         };
-        match answer {
-            Answer::Done if window.revoked => self.unmap(id, ids, out),
-            Answer::Done => window.state = State::Mapped(effect),
-            Answer::Refused | Answer::Stuck | Answer::NotAsked => {
-                let status = if answer == Answer::NotAsked {
+        match outcome {
+            Outcome::Done if window.revoked => self.unmap(id, ids, out),
+            Outcome::Done => window.state = State::Mapped(effect),
+            Outcome::Refused | Outcome::Stuck | Outcome::HostError => {
+                let status = if outcome == Outcome::HostError {
                     Status::HostError
                 } else {
                     Status::MapFailed
@@ -707,13 +706,13 @@ impl Windows {
                 if self.current.get(&window.key) == Some(&id) {
                     self.current.remove(&window.key);
                 }
-                match answer {
+                match outcome {
                     // Its earlier pieces were mapped and unmapped again.
-                    Answer::Refused => window.state = State::Quarantined(effect),
-                    Answer::Stuck => window.state = State::Stuck,
-                    Answer::NotAsked | Answer::Done => self.free(id, out),
+                    Outcome::Refused => window.state = State::Quarantined(effect),
+                    Outcome::Stuck => window.state = State::Stuck,
+                    Outcome::HostError | Outcome::Done => self.free(id, out),
                 }
-                out.push(Action::Failed { waiters, status });
+                out.push(Change::Failed { waiters, status });
             }
         }
     }
@@ -722,51 +721,47 @@ impl Windows {
         &mut self,
         id: WindowId,
         effect: EffectId,
-        answer: Answer,
+        outcome: Outcome,
         ids: &mut EffectIds,
-        out: &mut Vec<Action>,
+        out: &mut Vec<Change>,
     ) {
         let Some(window) = self.table.get_mut(&id) else {
             return;
         };
-        window.state = match answer {
-            Answer::Stuck | Answer::NotAsked => State::Stuck,
-            Answer::Done | Answer::Refused if window.users == 0 || self.broken => {
-                State::Quarantined(effect)
+        match outcome {
+            Outcome::Stuck | Outcome::HostError => window.state = State::Stuck,
+            Outcome::Done | Outcome::Refused if window.users == 0 || self.broken => {
+                window.state = State::Quarantined(effect);
             }
             // At once: until then the users look at a hole.
-            Answer::Done | Answer::Refused => {
-                let fill = ids.next();
-                self.outstanding.insert(fill, Request::MapZeroPages(id));
+            Outcome::Done | Outcome::Refused => {
+                window.state = State::MappingZeroPages(effect);
                 let piece = Piece {
                     shm_offset: window.offset,
                     len: window.size,
                 };
-                out.push(Action::MapZeroPages { id: fill, piece });
-                State::MappingZeroPages(effect)
+                self.ask(Some(id), VmmRequest::MapZeroPages { piece }, ids, out);
             }
-        };
+        }
     }
 
     fn zero_pages_mapped(
         &mut self,
         id: WindowId,
-        answer: Answer,
+        unmap: EffectId,
+        outcome: Outcome,
         ids: &mut EffectIds,
-        out: &mut Vec<Action>,
+        out: &mut Vec<Change>,
     ) {
         let Some(window) = self.table.get_mut(&id) else {
             return;
         };
-        let State::MappingZeroPages(unmap) = window.state else {
-            return;
-        };
-        match answer {
-            Answer::Stuck => window.state = State::Stuck,
-            Answer::NotAsked => window.state = State::Quarantined(unmap),
+        match outcome {
+            Outcome::Stuck => window.state = State::Stuck,
+            Outcome::HostError => window.state = State::Quarantined(unmap),
             // Sent after the unmapping was acknowledged, so it is a proof.
-            Answer::Refused => self.vacate(id, out),
-            Answer::Done => {
+            Outcome::Refused => self.vacate(id, out),
+            Outcome::Done => {
                 let piece = Piece {
                     shm_offset: window.offset,
                     len: window.size,
@@ -783,7 +778,7 @@ impl Windows {
 
     /// Nothing is in the window's place any more, and that is proved. It is
     /// free if it has no users.
-    fn vacate(&mut self, id: WindowId, out: &mut Vec<Action>) {
+    fn vacate(&mut self, id: WindowId, out: &mut Vec<Change>) {
         let Some(window) = self.table.get_mut(&id) else {
             return;
         };
@@ -806,13 +801,13 @@ impl Windows {
     }
 
     /// Everything acknowledged before `effect` was sent has happened.
-    fn barrier_done(&mut self, effect: EffectId, out: &mut Vec<Action>) {
+    fn barrier_done(&mut self, effect: EffectId, out: &mut Vec<Change>) {
         let mut gone = Vec::new();
         for (id, window) in &mut self.table {
             match window.state {
                 State::Mapped(since) if since < effect => {
                     window.state = State::Live;
-                    out.push(Action::Ready { window: *id });
+                    out.push(Change::Ready { window: *id });
                 }
                 State::Quarantined(since) if since < effect => gone.push(*id),
                 _ => {}
@@ -823,7 +818,7 @@ impl Windows {
         }
     }
 
-    fn free(&mut self, id: WindowId, out: &mut Vec<Action>) {
+    fn free(&mut self, id: WindowId, out: &mut Vec<Change>) {
         if let Some(mut window) = self.table.remove(&id) {
             balance::fewer(&mut self.held, window.cost(), "mappings");
             self.region.give(window.offset, window.size);
@@ -833,7 +828,7 @@ impl Windows {
 
     /// If something waits for a barrier and no request is under way that will
     /// bring it, sends one.
-    fn need_barrier(&mut self, ids: &mut EffectIds, out: &mut Vec<Action>) {
+    fn need_barrier(&mut self, ids: &mut EffectIds, out: &mut Vec<Change>) {
         if self.broken {
             return;
         }
@@ -853,9 +848,7 @@ impl Windows {
             .last_key_value()
             .is_some_and(|(last, _)| *last > newest);
         if !under_way {
-            let effect = ids.next();
-            self.outstanding.insert(effect, Request::Barrier);
-            out.push(Action::Barrier { id: effect });
+            self.ask(None, VmmRequest::Barrier, ids, out);
         }
     }
 

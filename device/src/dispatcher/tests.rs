@@ -134,11 +134,7 @@ fn serve(dispatcher: &Dispatcher, notes: &Notes) {
             return;
         }
         for job in jobs {
-            let (Job::Map { id, .. }
-            | Job::Unmap { id, .. }
-            | Job::MapZeroPages { id, .. }
-            | Job::Barrier { id }) = job;
-            dispatcher.complete(id, Outcome::Done);
+            dispatcher.complete(job.id, Outcome::Done);
         }
     }
 }

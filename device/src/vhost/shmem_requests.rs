@@ -30,6 +30,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bufshare_protocol::device::SHMID;
+use bufshare_protocol::types::Way;
 use log::Level;
 use uuid::Uuid;
 use vhost::vhost_user::message::{
@@ -42,7 +43,7 @@ use super::memory::Sent;
 use crate::backing::zero_pages::ZeroPages;
 use crate::backing::{self, FdPiece, PAGE, udmabuf};
 use crate::broker::limits::GUARD;
-use crate::broker::{EffectId, Outcome, Piece};
+use crate::broker::{EffectId, Outcome, Piece, VmmRequest};
 use crate::dispatcher::{Dispatcher, Job};
 use crate::host::process::Process;
 use crate::host::random;
@@ -57,15 +58,6 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long a VMM whose device is stopped may take to drop its windows by itself,
 /// as part of a reset, before an unmap request is forced upon it.
 const DROP_WAIT: Duration = Duration::from_millis(500);
-
-/// What came of one request to the front end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    Yes,
-    No,
-    /// The channel is broken: nothing is known.
-    Broken,
-}
 
 /// What mapping into a VM takes.
 const TO_MAP: VhostUserProtocolFeatures = VhostUserProtocolFeatures::BACKEND_REQ
@@ -367,49 +359,9 @@ impl ShmemRequests {
                 }
             };
             worker.epoch = epoch;
-            worker.effect = job.id();
-            let (id, outcome) = match job {
-                Job::Map {
-                    id,
-                    ram,
-                    source,
-                    writable,
-                    shm_offset,
-                } => {
-                    // Kept open no longer than this takes.
-                    let pieces = backing::pieces(&ram.upgrade(), &source, shm_offset, maker);
-                    let udmabuf = source.way == bufshare_protocol::types::Way::Udmabuf;
-                    let lot = Lot {
-                        owner: source.owner,
-                        udmabuf,
-                    };
-                    let what = What::Buffer { lot, writable };
-                    let outcome = match (pieces, backend) {
-                        (Ok(pieces), Some(backend)) => worker.map(&backend, &pieces, what),
-                        (Err(error), _) => {
-                            let what = format_args!("a buffer cannot be mapped: {error}");
-                            self.limiters.shmem.warn(name, what);
-                            Outcome::HostError
-                        }
-                        (_, None) => Outcome::HostError,
-                    };
-                    (id, outcome)
-                }
-                Job::Unmap { id, pieces } => (
-                    id,
-                    backend.map_or(Outcome::Stuck, |backend| worker.unmap(&backend, &pieces)),
-                ),
-                Job::MapZeroPages { id, piece } => (
-                    id,
-                    backend.map_or(Outcome::HostError, |backend| {
-                        worker.map_zero_pages(&backend, piece)
-                    }),
-                ),
-                Job::Barrier { id } => (
-                    id,
-                    backend.map_or(Outcome::Stuck, |backend| worker.barrier(&backend)),
-                ),
-            };
+            let id = job.id;
+            worker.effect = id;
+            let outcome = worker.serve(job, backend.as_ref(), maker);
             if self.keeps(id) {
                 dispatcher.complete_held(id, outcome);
             } else {
@@ -454,7 +406,7 @@ impl ShmemRequests {
             }
             if let Some(job) = state.jobs.pop_front() {
                 state.looked = false;
-                state.in_hand = Some(job.id());
+                state.in_hand = Some(job.id);
                 return Some(Next::Job(job, state.backend.clone(), state.epoch));
             }
             let asks = !state.running && !state.files.is_empty();
@@ -507,6 +459,45 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
+    fn serve(
+        &mut self,
+        job: Job,
+        backend: Option<&Backend>,
+        maker: Option<&dyn udmabuf::Maker>,
+    ) -> Outcome {
+        match job.request {
+            VmmRequest::Map {
+                source,
+                writable,
+                shm_offset,
+            } => {
+                // Kept open no longer than this takes.
+                let pieces = backing::pieces(&job.ram.upgrade(), &source, shm_offset, maker);
+                let lot = Lot {
+                    owner: source.owner,
+                    udmabuf: source.way == Way::Udmabuf,
+                };
+                let what = What::Buffer { lot, writable };
+                match (pieces, backend) {
+                    (Ok(pieces), Some(backend)) => self.map(backend, &pieces, what),
+                    (Ok(_), None) => Outcome::HostError,
+                    (Err(error), _) => {
+                        let what = format_args!("a buffer cannot be mapped: {error}");
+                        self.shmem.limiters.shmem.warn(self.name, what);
+                        Outcome::HostError
+                    }
+                }
+            }
+            VmmRequest::Unmap { pieces } => {
+                backend.map_or(Outcome::Stuck, |backend| self.unmap(backend, &pieces))
+            }
+            VmmRequest::MapZeroPages { piece } => backend.map_or(Outcome::HostError, |backend| {
+                self.map_zero_pages(backend, piece)
+            }),
+            VmmRequest::Barrier => backend.map_or(Outcome::Stuck, |backend| self.barrier(backend)),
+        }
+    }
+
     /// Maps all pieces or none.
     fn map(&mut self, backend: &Backend, pieces: &[FdPiece], what: What) -> Outcome {
         if !self.shmem.can_map() {
@@ -571,17 +562,17 @@ impl Worker<'_> {
                 What::ZeroPages => drop(file),
             }
             match reply {
-                Answer::Yes => done.push(Piece {
+                Outcome::Done => done.push(Piece {
                     shm_offset: piece.shm_offset,
                     len: piece.len,
                 }),
-                Answer::No => {
+                Outcome::Refused => {
                     self.shmem
                         .said_returned(self.effect, piece.shm_offset, piece.len);
                     self.count_refusal(piece);
                     return self.undo(backend, &done);
                 }
-                Answer::Broken => return Outcome::Stuck,
+                other => return other,
             }
         }
         Outcome::Done
@@ -613,13 +604,13 @@ impl Worker<'_> {
             let request = mmap(piece.shm_offset, piece.len, 0, VhostUserMMapFlags::empty());
             match self.shmem.turn_to_unmap(self.epoch) {
                 Turn::Ask => match answer(backend.shmem_unmap(&request)) {
-                    Answer::Yes => {
+                    Outcome::Done => {
                         self.shmem
                             .said_returned(self.effect, piece.shm_offset, piece.len);
                     }
                     // QEMU unmaps by itself when the device is reset, and knows
                     // nothing of the mapping afterwards.
-                    Answer::No if self.shmem.has_released(piece.shm_offset) => {
+                    Outcome::Refused if self.shmem.has_released(piece.shm_offset) => {
                         log::debug!(
                             "{}: {:#x} bytes at {:#x} were unmapped before",
                             self.name,
@@ -629,7 +620,7 @@ impl Worker<'_> {
                         self.shmem.returned(piece.shm_offset);
                         outcome = Outcome::Refused;
                     }
-                    Answer::No => {
+                    Outcome::Refused => {
                         let (len, at) = (piece.len, piece.shm_offset);
                         self.shmem.limiters.shmem.log(
                             Level::Error,
@@ -641,7 +632,7 @@ impl Worker<'_> {
                         );
                         return Outcome::Stuck;
                     }
-                    Answer::Broken => return Outcome::Stuck,
+                    other => return other,
                 },
                 Turn::Dropped => outcome = Outcome::Refused,
                 Turn::Stopped | Turn::Closed => return Outcome::Stuck,
@@ -666,14 +657,14 @@ impl Worker<'_> {
             match self.shmem.turn_to_unmap(self.epoch) {
                 Turn::Ask => answer(backend.shmem_unmap(&self.guard())),
                 // The kernel's word is proof enough.
-                Turn::Dropped => Answer::Yes,
-                Turn::Stopped | Turn::Closed => Answer::Broken,
+                Turn::Dropped => Outcome::Done,
+                Turn::Stopped | Turn::Closed => Outcome::Stuck,
             }
         };
         match result {
             // A refusal is an acknowledgement.
-            Answer::Yes | Answer::No => Outcome::Done,
-            Answer::Broken => Outcome::Stuck,
+            Outcome::Refused => Outcome::Done,
+            other => other,
         }
     }
 
@@ -720,12 +711,12 @@ fn vhost_error(error: &io::Error) -> Option<&VhostError> {
     error.get_ref().and_then(|inner| inner.downcast_ref())
 }
 
-fn answer(result: io::Result<u64>) -> Answer {
+fn answer(result: io::Result<u64>) -> Outcome {
     match result {
-        Ok(_) => Answer::Yes,
+        Ok(_) => Outcome::Done,
         Err(error) => match vhost_error(&error) {
-            Some(VhostError::FrontendInternalError) => Answer::No,
-            _ => Answer::Broken,
+            Some(VhostError::FrontendInternalError) => Outcome::Refused,
+            _ => Outcome::Stuck,
         },
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Shown {
 /// it takes effect before the next one is looked at.
 #[derive(Default)]
 pub(super) struct Vmm {
-    pub(super) requests: VecDeque<Effect>,
+    pub(super) requests: VecDeque<(EffectId, VmmRequest)>,
     /// By offset. What a request under way adds is in it at once, what it
     /// removes goes only with the next request: the worst of both.
     pub(super) mappings: BTreeMap<u64, Shown>,
@@ -201,12 +201,9 @@ impl Host {
                 }
                 Effect::Events { .. } | Effect::Unexposed { .. } => {}
                 Effect::Arm { id, .. } => self.deadlines.push_back(id),
-                Effect::Map { peer, .. }
-                | Effect::Unmap { peer, .. }
-                | Effect::MapZeroPages { peer, .. }
-                | Effect::Barrier { peer, .. } => {
+                Effect::Ask { id, peer, request } => {
                     if let Some(vmm) = self.vmms.get_mut(&peer) {
-                        vmm.requests.push_back(effect);
+                        vmm.requests.push_back((id, request));
                     }
                 }
             }
@@ -236,10 +233,13 @@ impl Host {
         let Some(vmm) = self.vmms.get_mut(&peer) else {
             return false;
         };
-        let Some(effect) = vmm.requests.pop_front() else {
+        let Some((id, request)) = vmm.requests.pop_front() else {
             return false;
         };
-        let maps = matches!(effect, Effect::Map { .. } | Effect::MapZeroPages { .. });
+        let maps = matches!(
+            request,
+            VmmRequest::Map { .. } | VmmRequest::MapZeroPages { .. }
+        );
         // One that is not asked does nothing, and so proves nothing.
         if !(maps && vmm.no_map == Some(Outcome::HostError)) {
             vmm.unproved.clear();
@@ -247,15 +247,10 @@ impl Host {
                 vmm.mappings.remove(&offset);
             }
         }
-        let (id, outcome) = match effect {
-            Effect::Map { id, .. } | Effect::MapZeroPages { id, .. } if vmm.no_map.is_some() => {
-                (id, vmm.no_map.unwrap_or(Outcome::Refused))
-            }
-            Effect::Map {
-                id,
-                source,
-                shm_offset,
-                ..
+        let outcome = match request {
+            _ if maps && vmm.no_map.is_some() => vmm.no_map.unwrap_or(Outcome::Refused),
+            VmmRequest::Map {
+                source, shm_offset, ..
             } => {
                 let mut at = shm_offset;
                 let pieces = match source.way {
@@ -276,9 +271,9 @@ impl Host {
                     );
                     at += extent.len;
                 }
-                (id, Outcome::Done)
+                Outcome::Done
             }
-            Effect::Unmap { id, pieces, .. } => {
+            VmmRequest::Unmap { pieces } => {
                 if let Some(kept) = &mut self.kept {
                     kept.push((peer, id));
                     self.broker.keeps(id);
@@ -288,9 +283,9 @@ impl Host {
                     assert_eq!(shown.map(|s| s.len), Some(piece.len), "not a mapping");
                     vmm.leaving.push(piece.shm_offset);
                 }
-                (id, Outcome::Done)
+                Outcome::Done
             }
-            Effect::MapZeroPages { id, piece, .. } => {
+            VmmRequest::MapZeroPages { piece } => {
                 vmm.show(
                     piece.shm_offset,
                     Shown {
@@ -299,10 +294,9 @@ impl Host {
                         addr: 0,
                     },
                 );
-                (id, Outcome::Done)
+                Outcome::Done
             }
-            Effect::Barrier { id, .. } => (id, Outcome::Refused),
-            other => panic!("{other:?} is not for a VMM"),
+            VmmRequest::Barrier => Outcome::Refused,
         };
         assert!(vmm.mappings.len() <= self.budget as usize, "over budget");
         let effects = self.broker.complete(id, outcome);

@@ -171,7 +171,7 @@ fn a_range_is_used_again_only_after_the_barrier_behind_its_unmapping() {
         !host.vmms[&B]
             .requests
             .iter()
-            .any(|r| matches!(r, Effect::Map { .. })),
+            .any(|(_, r)| matches!(r, VmmRequest::Map { .. })),
         "nothing is mapped there before the barrier"
     );
     host.settle();
@@ -1382,7 +1382,8 @@ fn what_the_host_cannot_provide_is_a_status_and_leaves_no_trace() {
     let id = host.export(A, 2);
     let handle = host.attach(B, id);
     let token = host.send(B, map(handle, 2));
-    let Some(Effect::Map { id: effect, .. }) = host.vmms.get_mut(&B).unwrap().requests.pop_front()
+    let Some((effect, VmmRequest::Map { .. })) =
+        host.vmms.get_mut(&B).unwrap().requests.pop_front()
     else {
         panic!()
     };

@@ -68,7 +68,11 @@ fn keep(shmem: &ShmemRequests, effect: u64, lot: Lot) -> (Receiver<()>, Sender<b
 }
 
 fn job(id: u64) -> Job {
-    Job::Barrier { id: EffectId(id) }
+    Job {
+        id: EffectId(id),
+        request: VmmRequest::Barrier,
+        ram: Arc::default(),
+    }
 }
 
 #[test]
@@ -164,7 +168,7 @@ fn jobs_are_forgotten_with_the_one_that_is_being_done() {
     let shmem = shmem();
     shmem.push(job(1));
     shmem.push(job(2));
-    let Some(Next::Job(Job::Barrier { .. }, _, epoch)) = shmem.next() else {
+    let Some(Next::Job(_, _, epoch)) = shmem.next() else {
         panic!("no job")
     };
 
@@ -588,16 +592,18 @@ fn many_buffers_of_which_no_file_can_be_made_write_few_lines() {
         len: PAGE,
     }];
     for id in 1..=500 {
-        shmem.push(Job::Map {
+        shmem.push(Job {
             id: EffectId(id),
             ram: Arc::new(ram.downgrade()),
-            source: MapSource {
-                owner: PeerId(2),
-                way: Way::Udmabuf,
-                extents: extents.clone(),
+            request: VmmRequest::Map {
+                source: MapSource {
+                    owner: PeerId(2),
+                    way: Way::Udmabuf,
+                    extents: extents.clone(),
+                },
+                writable: true,
+                shm_offset: 0,
             },
-            writable: true,
-            shm_offset: 0,
         });
     }
     // Without a channel it is stuck.
