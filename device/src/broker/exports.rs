@@ -3,6 +3,7 @@
 
 use core::ops::RangeInclusive;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bufshare_protocol::request::Export;
 use bufshare_protocol::response::{Reply, Response};
@@ -49,6 +50,7 @@ impl Broker {
                 meta: export.meta,
                 meta_seq: 1,
                 sync: SyncCounts::default(),
+                reached_by: BTreeMap::new(),
                 revoking: None,
             },
         );
@@ -270,7 +272,7 @@ impl Broker {
                 state.events.forget(id, core::iter::empty());
             }
             self.with_windows(peer, |windows, ids, out| {
-                for window in windows.of(Some(generation)) {
+                for window in windows.of(generation..=generation) {
                     windows.revoke(window, false, Status::Revoked, ids, out);
                 }
             });
@@ -282,13 +284,16 @@ impl Broker {
     /// Gives those who use a buffer that is being taken back, or `only` one of
     /// them, until a deadline.
     pub(super) fn arm(&mut self, generation: u64, only: Option<PeerId>) {
-        let in_use = self
-            .peers
-            .iter()
-            .filter(|(id, _)| only.is_none_or(|only| only == **id))
-            .flat_map(|(_, state)| state.windows.iter())
-            .any(|w| w.key.0 == generation && w.in_use());
-        if !in_use {
+        let Some(buffer) = self.buffers.get(&generation) else {
+            return;
+        };
+        let mut reached_by = buffer.reached_by.keys();
+        let uses = |peer: &PeerId| {
+            let state = self.peers.get(peer);
+            only.is_none_or(|only| only == *peer)
+                && state.is_some_and(|state| state.windows.use_buffer(generation))
+        };
+        if !reached_by.any(uses) {
             return;
         }
         let id = DeadlineId(self.next_deadline);
@@ -336,42 +341,35 @@ impl Broker {
     /// that are stopped cannot have, and cannot look; theirs comes when they go on.
     pub(super) fn revoke_deadline(&mut self, deadline: &Deadline) {
         let generation = deadline.generation;
-        let Some(revoking) = self
-            .buffers
-            .get(&generation)
-            .and_then(|b| b.revoking.as_ref())
-        else {
+        let Some(buffer) = self.buffers.get(&generation) else {
             return;
         };
-        let peers: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(id, state)| {
-                let over = match deadline.only {
-                    Some(only) => only == **id,
-                    None => !revoking.late.contains(id),
-                };
-                over && !state.stopped
-            })
-            .map(|(id, _)| *id)
-            .collect();
+        let Some(revoking) = &buffer.revoking else {
+            return;
+        };
+        let is_over = |peer: &PeerId| {
+            let over = match deadline.only {
+                Some(only) => only == *peer,
+                None => !revoking.late.contains(peer),
+            };
+            over && self.peers.get(peer).is_some_and(|state| !state.stopped)
+        };
+        let reached_by = buffer.reached_by.keys().copied();
+        let peers: Vec<PeerId> = reached_by.filter(is_over).collect();
         for peer in peers {
-            self.unmap_windows(peer, |window| window.key.0 == generation);
+            self.unmap_windows(peer, generation..=generation);
         }
     }
 
     /// Removes a buffer that is being taken back and that no VMM maps.
     pub(super) fn free_if_unreached(&mut self, generation: u64) {
-        if self.revoking(generation).is_none() {
-            return;
-        }
-        let mut importers = self.peers.values();
-        if importers.any(|state| state.windows.has(generation)) {
-            return;
-        }
-        let Some(buffer) = self.buffers.remove(&generation) else {
+        let Entry::Occupied(buffer) = self.buffers.entry(generation) else {
             return;
         };
+        if buffer.get().revoking.is_none() || !buffer.get().reached_by.is_empty() {
+            return;
+        }
+        let buffer = buffer.remove();
         self.generations.remove(&buffer.id.0);
         self.deadlines.retain(|_, d| d.generation != generation);
         let left = buffer.revoking.as_ref().is_some_and(|r| r.left);

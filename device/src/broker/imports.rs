@@ -215,8 +215,9 @@ impl Broker {
         }
         let buffer = self
             .buffers
-            .get(&attachment.generation)
+            .get_mut(&attachment.generation)
             .ok_or(Status::Revoked)?;
+        buffer.is_reached(peer);
         balance::more(&mut attachment.pending, 1, "waiting maps");
         let way = attachment.way;
         let (owner, extents) = (buffer.owner, &buffer.extents);

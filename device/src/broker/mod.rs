@@ -42,7 +42,9 @@ mod tests;
 pub mod types;
 mod windows;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 
 use bufshare_protocol::event::Event;
 use bufshare_protocol::request::Request;
@@ -77,8 +79,31 @@ struct Buffer {
     meta_seq: u64,
     /// Begun and not ended CPU access of the owner.
     sync: SyncCounts,
-    /// Set while it is being taken back.
+    /// How many windows of each peer show it, or are to, and how many file holds there are
+    /// of it that no guest sees: it is gone when there are none.
+    reached_by: BTreeMap<PeerId, u64>,
+    /// Set while it is being revoked.
     revoking: Option<Revoking>,
+}
+
+impl Buffer {
+    /// One window or hold more of `peer`.
+    fn is_reached(&mut self, peer: PeerId) {
+        let count = self.reached_by.entry(peer).or_default();
+        balance::more(count, 1, "windows of a buffer");
+    }
+
+    /// One less.
+    fn is_left(&mut self, peer: PeerId) {
+        if let Entry::Occupied(mut count) = self.reached_by.entry(peer) {
+            balance::fewer(count.get_mut(), 1, "windows of a buffer");
+            if *count.get() == 0 {
+                count.remove();
+            }
+        } else {
+            balance::wrong("windows of a buffer");
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -347,7 +372,7 @@ impl Broker {
     /// some time: as stopped, and all its windows go, used or not.
     pub fn peer_leaves(&mut self, peer: PeerId) -> Vec<Effect> {
         self.begin_stop(peer);
-        self.unmap_windows(peer, |_| true);
+        self.unmap_windows(peer, 0..=u64::MAX);
         self.finish()
     }
 
@@ -369,14 +394,15 @@ impl Broker {
         peer: PeerId,
         forget: impl FnOnce(&mut Windows) -> Vec<u64>,
     ) -> Vec<Effect> {
-        self.effect_peers.retain(|_, target| *target != peer);
-        let generations = self
-            .peers
-            .get_mut(&peer)
-            .map(|state| forget(&mut state.windows))
-            .unwrap_or_default();
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return Vec::new();
+        };
+        for effect in state.windows.outstanding() {
+            self.effect_peers.remove(&effect);
+        }
+        let generations = forget(&mut state.windows);
         for generation in generations {
-            self.vacated(generation);
+            self.vacated(peer, generation);
         }
         self.finish()
     }
@@ -410,7 +436,7 @@ impl Broker {
         let mut stopped = self.shown_to(owner);
         stopped.retain(|peer| self.peers.get(peer).is_some_and(|state| !state.up));
         for peer in &stopped {
-            self.unmap_windows(*peer, |window| window.owner == owner);
+            self.unmap_windows(*peer, generations_of(owner));
         }
         (stopped, self.finish())
     }
@@ -419,22 +445,29 @@ impl Broker {
     /// on already, because the answer to their stop did not wait any longer. Returns
     /// whether there is any.
     pub fn revoke_unproved(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
-        let unproved: BTreeSet<u64> = self
-            .buffers
-            .iter()
-            .filter(|(_, b)| b.revoking.as_ref().is_some_and(|r| r.unproved))
-            .map(|(generation, _)| *generation)
-            .collect();
-        let any = self.unmap_windows(peer, |window| unproved.contains(&window.key.0));
+        let mut any = false;
+        for generation in self.shown_in(peer) {
+            if self.revoking(generation).is_some_and(|r| r.unproved) {
+                any |= self.unmap_windows(peer, generation..=generation);
+            }
+        }
         (any, self.finish())
     }
 
-    /// Takes those windows of `peer` that show memory, used or not. Returns whether
-    /// there are any.
-    fn unmap_windows(&mut self, peer: PeerId, which: impl Fn(&Window) -> bool) -> bool {
+    /// The buffers that `peer` has windows of.
+    fn shown_in(&self, peer: PeerId) -> BTreeSet<u64> {
+        let state = self.peers.get(&peer);
+        state
+            .map(|state| state.windows.generations())
+            .unwrap_or_default()
+    }
+
+    /// Unmaps those windows of `peer` that show these buffers, used or not. Returns
+    /// whether there are any.
+    fn unmap_windows(&mut self, peer: PeerId, generations: RangeInclusive<u64>) -> bool {
         let (mut any, mut missed) = (false, false);
         self.with_windows(peer, |windows, ids, out| {
-            for id in windows.shown(which) {
+            for id in windows.shown(generations) {
                 any = true;
                 missed |= windows.get(id).is_some_and(Window::in_use);
                 windows.revoke(id, true, Status::Revoked, ids, out);
@@ -521,8 +554,10 @@ impl Broker {
     pub fn keeps(&mut self, effect: EffectId) {
         if let Some(peer) = self.effect_peers.get(&effect)
             && let Some(state) = self.peers.get_mut(peer)
+            && let Some(generation) = state.windows.keeps(effect)
+            && let Some(buffer) = self.buffers.get_mut(&generation)
         {
-            state.windows.keeps(effect);
+            buffer.is_reached(*peer);
         }
     }
 
@@ -572,11 +607,7 @@ impl Broker {
     /// as long to let go as everybody, but once, and not if the owner goes on
     /// already: then that goes at once, however its clients use it.
     fn revoke_late(&mut self, peer: PeerId) {
-        let Some(state) = self.peers.get(&peer) else {
-            return;
-        };
-        let shown: BTreeSet<u64> = state.windows.iter().map(|w| w.key.0).collect();
-        for generation in shown {
+        for generation in self.shown_in(peer) {
             let Some(revoking) = self.revoking(generation) else {
                 continue;
             };
@@ -584,7 +615,7 @@ impl Broker {
                 self.arm(generation, Some(peer));
                 continue;
             }
-            self.unmap_windows(peer, |window| window.key.0 == generation);
+            self.unmap_windows(peer, generation..=generation);
         }
     }
 
@@ -659,7 +690,7 @@ impl Broker {
         }
         self.drop_attachments(peer);
         self.with_windows(peer, |windows, ids, out| {
-            for id in windows.of(None) {
+            for id in windows.all() {
                 windows.revoke(id, true, Status::Revoked, ids, out);
             }
         });
@@ -713,14 +744,15 @@ impl Broker {
                     });
                 }
             }
-            Change::Vacated { generation } => self.vacated(generation),
+            Change::Vacated { generation } => self.vacated(peer, generation),
         }
     }
 
-    /// One window less shows a buffer.
-    fn vacated(&mut self, generation: u64) {
-        if let Some(buffer) = self.buffers.get(&generation) {
+    /// One window less of `peer` shows a buffer, or one hold less is of it.
+    fn vacated(&mut self, peer: PeerId, generation: u64) {
+        if let Some(buffer) = self.buffers.get_mut(&generation) {
             let owner = buffer.owner;
+            buffer.is_left(peer);
             let up = self.peers.get(&owner).is_some_and(|state| state.up);
             let effect = Effect::Unexposed { owner };
             if (self.closed || !up) && self.out.last() != Some(&effect) {
@@ -759,9 +791,22 @@ impl Broker {
 
     /// What must hold at every return; names what does not.
     fn check(&self) -> Result<(), String> {
+        let mut reached: BTreeMap<u64, BTreeMap<PeerId, u64>> = BTreeMap::new();
         for (id, peer) in &self.peers {
             self.check_peer(*id, peer)
                 .map_err(|e| format!("peer {id}: {e}"))?;
+            for generation in peer.windows.reached() {
+                *reached
+                    .entry(generation)
+                    .or_default()
+                    .entry(*id)
+                    .or_default() += 1;
+            }
+        }
+        for (generation, buffer) in &self.buffers {
+            if buffer.reached_by != reached.remove(generation).unwrap_or_default() {
+                return Err("a buffer does not know who reaches it".into());
+            }
         }
         self.check_bounds()
     }
@@ -833,7 +878,7 @@ impl Broker {
         for (id, peer) in &self.peers {
             let kept = attachments + 2 * buffers + buffers * (peers - 1) + 2 * (peers - 1);
             let droppable = limits::MAX_DROPPABLE_EVENTS * (peers - 1);
-            outstanding += peer.windows.outstanding();
+            outstanding += peer.windows.outstanding().len();
             sizes.extend([
                 ("exports", peer.exports as usize, buffers),
                 ("attachments", peer.attachments.len(), attachments),
@@ -844,7 +889,7 @@ impl Broker {
                 ),
                 (
                     "requests to the VMM",
-                    peer.windows.outstanding(),
+                    peer.windows.outstanding().len(),
                     peer.windows.iter().count() + 1,
                 ),
                 ("events", peer.events.len(), kept + droppable + 1),

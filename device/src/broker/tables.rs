@@ -251,7 +251,7 @@ impl Broker {
             };
             *bytes = bytes.saturating_add(window.size);
         }
-        snapshot.vmm_requests_outstanding = count(state.windows.outstanding());
+        snapshot.vmm_requests_outstanding = count(state.windows.outstanding().len());
         snapshot.events_waiting = count(state.events.len());
         snapshot.events_dropped = state.events.total_dropped;
         snapshot.requests = state.counters.requests;

@@ -22,15 +22,20 @@
 //! shown zero pages in its place, not a hole, and the place belongs to them until
 //! the last one leaves: nobody finds another buffer where his own was.
 
-use std::collections::{BTreeMap, VecDeque};
+mod index;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{Extent, Way};
 
 use super::balance;
+use super::exports::generations_of;
 use super::limits::GUARD;
 use super::region::FreeRanges;
 use super::types::{EffectId, MapSource, Outcome, PeerId, Piece, Token, VmmRequest};
+use index::Index;
 
 /// Number of a window in its table; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -174,9 +179,11 @@ impl EffectIds {
 #[derive(Debug)]
 pub(super) struct Windows {
     table: BTreeMap<WindowId, Window>,
+    index: Index,
     /// The window that a new map of the key joins.
     current: BTreeMap<Key, WindowId>,
-    queue: VecDeque<WindowId>,
+    /// Those that wait for budget or space. They have growing numbers.
+    queue: BTreeSet<WindowId>,
     /// Requests to the VMM, each of which is a barrier if it is not of a window.
     outstanding: BTreeMap<EffectId, Option<WindowId>>,
     /// By the effect that ended so. The guest sees nothing of it, so it takes no place
@@ -198,8 +205,9 @@ impl Windows {
     pub(super) fn new(shm_size: u64, max: u32) -> Self {
         Self {
             table: BTreeMap::new(),
+            index: Index::default(),
             current: BTreeMap::new(),
-            queue: VecDeque::new(),
+            queue: BTreeSet::new(),
             outstanding: BTreeMap::new(),
             kept: BTreeMap::new(),
             region: FreeRanges::new(shm_size.saturating_sub(GUARD)),
@@ -213,10 +221,12 @@ impl Windows {
         }
     }
 
-    /// The session is over: its VMM is not ours any more.
+    /// The session is over: its VMM is not ours any more. Returns the generations of what it
+    /// may have had, each as often.
     pub(super) fn forget(&mut self) -> Vec<u64> {
         let kept = self.kept.values().map(|kept| kept.generation);
-        let generations = self.table.values().map(|w| w.key.0).chain(kept).collect();
+        let shown = self.table.values().filter(|window| window.shows_buffer());
+        let generations = shown.map(|window| window.key.0).chain(kept).collect();
         *self = Self {
             next: self.next,
             peak: self.peak,
@@ -233,6 +243,30 @@ impl Windows {
         generations
     }
 
+    fn insert(&mut self, id: WindowId, window: Window) {
+        self.index.add(id, &window);
+        self.table.insert(id, window);
+    }
+
+    fn remove(&mut self, id: WindowId) -> Option<Window> {
+        let window = self.table.remove(&id)?;
+        self.index.remove(id, &window);
+        Some(window)
+    }
+
+    /// Changes a window, and what it is found by.
+    fn change<T>(&mut self, id: WindowId, change: impl FnOnce(&mut Window) -> T) -> Option<T> {
+        let window = self.table.get_mut(&id)?;
+        self.index.remove(id, window);
+        let result = change(window);
+        self.index.add(id, window);
+        Some(result)
+    }
+
+    fn set_state(&mut self, id: WindowId, state: State) {
+        self.change(id, |window| window.state = state);
+    }
+
     pub(super) fn held(&self) -> u32 {
         self.held
     }
@@ -245,21 +279,15 @@ impl Windows {
         self.table.values()
     }
 
-    pub(super) fn outstanding(&self) -> usize {
-        self.outstanding.len()
-    }
-
-    /// Whether the VMM may have this buffer, seen by the guest or not.
-    pub(super) fn has(&self, generation: u64) -> bool {
-        let shows = |window: &Window| window.key.0 == generation && window.shows_buffer();
-        self.table.values().any(shows) || self.kept.values().any(|k| k.generation == generation)
+    /// Requests to the VMM that are not answered yet.
+    pub(super) fn outstanding(&self) -> impl ExactSizeIterator<Item = EffectId> {
+        self.outstanding.keys().copied()
     }
 
     /// Whether the guest may see memory of `owner`.
     pub(super) fn show(&self, owner: PeerId) -> bool {
-        self.table
-            .values()
-            .any(|window| window.owner == owner && window.exposes())
+        self.some_of(generations_of(owner))
+            .any(|(_, window)| window.exposes())
     }
 
     /// Whether the VMM holds memory of `owner` that it said it has not mapped.
@@ -310,7 +338,7 @@ impl Windows {
         }
         let id = WindowId(self.next);
         self.next = self.next.wrapping_add(1);
-        self.table.insert(
+        self.insert(
             id,
             Window {
                 key,
@@ -328,7 +356,7 @@ impl Windows {
             },
         );
         self.current.insert(key, id);
-        self.queue.push_back(id);
+        self.queue.insert(id);
         id
     }
 
@@ -341,10 +369,10 @@ impl Windows {
 
     /// One more user of a visible window.
     pub(super) fn enter(&mut self, id: WindowId) {
-        if let Some(window) = self.table.get_mut(&id) {
+        self.change(id, |window| {
             balance::more(&mut window.users, 1, "users of a window");
             window.state = State::Live;
-        }
+        });
     }
 
     /// `users` fewer users.
@@ -366,7 +394,7 @@ impl Windows {
         }
         match window.state {
             State::Live if !window.revoked => {
-                window.state = State::Idle(tick);
+                self.set_state(id, State::Idle(tick));
                 self.pump(ids, out);
             }
             State::Live | State::ZeroPages => self.unmap(id, ids, out),
@@ -388,16 +416,14 @@ impl Windows {
 
     /// Unmaps every window that is kept for reuse.
     pub(super) fn flush(&mut self, ids: &mut EffectIds, out: &mut Vec<Change>) {
-        let idle = |window: &Window| matches!(window.state, State::Idle(_));
-        let windows = self.table.iter().filter(|(_, window)| idle(window));
-        for id in windows.map(|(id, _)| *id).collect::<Vec<_>>() {
+        for id in self.index.idle().collect::<Vec<_>>() {
             self.unmap(id, ids, out);
         }
     }
 
     /// Whether no window is on its way out.
     pub(super) fn none_leaving(&self) -> bool {
-        !self.table.values().any(Window::is_leaving)
+        self.index.leaving().next().is_none()
     }
 
     /// Takes the waiters of a window.
@@ -419,29 +445,21 @@ impl Windows {
         ids: &mut EffectIds,
         out: &mut Vec<Change>,
     ) {
-        let Some(window) = self.table.get_mut(&id) else {
+        let Some((state, users)) = self.close(id, status, out) else {
             return;
         };
-        window.revoked = true;
-        let waiters = core::mem::take(&mut window.waiters);
-        if !waiters.is_empty() {
-            out.push(Change::Failed { waiters, status });
-        }
-        if self.current.get(&window.key) == Some(&id) {
-            self.current.remove(&window.key);
-        }
-        match window.state {
+        match state {
             State::Queued => {
-                let generation = window.key.0;
-                self.table.remove(&id);
-                self.queue.retain(|queued| *queued != id);
-                out.push(Change::Vacated { generation });
+                self.queue.remove(&id);
+                if let Some(mut window) = self.remove(id) {
+                    report_vacated(&mut window, out);
+                }
                 self.pump(ids, out);
             }
             State::Mapped(_) | State::Idle(_) => self.unmap(id, ids, out),
-            State::Live if forced || window.users == 0 => self.unmap(id, ids, out),
-            State::ZeroPages if window.users == 0 => self.unmap(id, ids, out),
-            State::Empty if window.users == 0 => {
+            State::Live if forced || users == 0 => self.unmap(id, ids, out),
+            State::ZeroPages if users == 0 => self.unmap(id, ids, out),
+            State::Empty if users == 0 => {
                 self.free(id, out);
                 self.pump(ids, out);
             }
@@ -456,44 +474,85 @@ impl Windows {
         }
     }
 
-    /// Every window of `generation`, or all.
-    pub(super) fn of(&self, generation: Option<u64>) -> Vec<WindowId> {
-        self.table
-            .iter()
-            .filter(|(_, window)| generation.is_none_or(|g| window.key.0 == g))
-            .map(|(id, _)| *id)
-            .collect()
+    /// Nobody may map this window any more, and its waiters get `status`. Its state, and
+    /// how many users it has.
+    fn close(
+        &mut self,
+        id: WindowId,
+        status: Status,
+        out: &mut Vec<Change>,
+    ) -> Option<(State, u64)> {
+        let closed = self.change(id, |window| {
+            window.revoked = true;
+            let waiters = core::mem::take(&mut window.waiters);
+            if !waiters.is_empty() {
+                out.push(Change::Failed { waiters, status });
+            }
+            (window.key, window.state, window.users)
+        });
+        let (key, state, users) = closed?;
+        if self.current.get(&key) == Some(&id) {
+            self.current.remove(&key);
+        }
+        Some((state, users))
     }
 
-    /// Those that may show memory of others, by choice.
-    pub(super) fn shown(&self, which: impl Fn(&Window) -> bool) -> Vec<WindowId> {
-        self.table
-            .iter()
-            .filter(|(_, window)| window.exposes() && which(window))
-            .map(|(id, _)| *id)
-            .collect()
+    /// All windows.
+    pub(super) fn all(&self) -> Vec<WindowId> {
+        self.table.keys().copied().collect()
+    }
+
+    /// Every window of the buffers with these generations.
+    pub(super) fn of(&self, generations: RangeInclusive<u64>) -> Vec<WindowId> {
+        self.index.of(generations).collect()
+    }
+
+    /// Those of them that may show memory of others.
+    pub(super) fn shown(&self, generations: RangeInclusive<u64>) -> Vec<WindowId> {
+        let shown = self.some_of(generations);
+        let shown = shown.filter(|(_, window)| window.exposes());
+        shown.map(|(id, _)| id).collect()
+    }
+
+    /// Whether the guest uses a buffer, and sees it.
+    pub(super) fn use_buffer(&self, generation: u64) -> bool {
+        let mut windows = self.some_of(generation..=generation);
+        windows.any(|(_, window)| window.in_use())
+    }
+
+    /// The generations of the buffers that have windows.
+    pub(super) fn generations(&self) -> BTreeSet<u64> {
+        self.index.generations()
+    }
+
+    fn some_of(
+        &self,
+        generations: RangeInclusive<u64>,
+    ) -> impl Iterator<Item = (WindowId, &Window)> {
+        let windows = self.index.of(generations);
+        windows.filter_map(|id| Some((id, self.table.get(&id)?)))
     }
 
     fn unmap(&mut self, id: WindowId, ids: &mut EffectIds, out: &mut Vec<Change>) {
-        let Some(window) = self.table.get_mut(&id) else {
+        let unmapped = self.change(id, |window| {
+            window.state = State::Unmapping;
+            (window.key, window.pieces.clone())
+        });
+        let Some((key, pieces)) = unmapped else {
             return;
         };
-        window.state = State::Unmapping;
-        if self.current.get(&window.key) == Some(&id) {
-            self.current.remove(&window.key);
+        if self.current.get(&key) == Some(&id) {
+            self.current.remove(&key);
         }
-        let request = VmmRequest::Unmap {
-            pieces: window.pieces.clone(),
-        };
-        self.ask(Some(id), request, ids, out);
+        self.ask(Some(id), VmmRequest::Unmap { pieces }, ids, out);
     }
 
     /// Places queued windows in their order, evicting idle ones, least
     /// recently used first, as far as that helps.
     pub(super) fn pump(&mut self, ids: &mut EffectIds, out: &mut Vec<Change>) {
-        while let Some(&id) = self.queue.front() {
+        while let Some(&id) = self.queue.first() {
             let Some(window) = self.table.get(&id) else {
-                self.queue.pop_front();
+                self.queue.pop_first();
                 continue;
             };
             let (cost, size) = (window.cost(), window.size);
@@ -521,18 +580,15 @@ impl Windows {
     fn victims(&self, cost: u32, size: u64) -> Result<Vec<WindowId>, Status> {
         let mut held = self.held;
         let mut region = self.region.clone();
-        let mut idle = BTreeMap::new();
-        for (id, window) in &self.table {
-            if let State::Idle(tick) = window.state {
-                idle.insert(tick, (id, window));
-            } else if window.is_leaving() && window.users == 0 {
-                // One that has users leaves its place to zero pages.
-                balance::fewer(&mut held, window.cost(), "mappings");
-                region.give(window.offset, window.size);
-            }
+        let leaving = self.index.leaving().filter_map(|id| self.table.get(&id));
+        // One that has users leaves its place to zero pages.
+        for window in leaving.filter(|window| window.users == 0) {
+            balance::fewer(&mut held, window.cost(), "mappings");
+            region.give(window.offset, window.size);
         }
         let mut victims = Vec::new();
-        let mut idle = idle.into_values();
+        let idle = self.index.idle();
+        let mut idle = idle.filter_map(|id| Some((id, self.table.get(&id)?)));
         loop {
             let slots = self.max.saturating_sub(held);
             if slots >= cost && region.fits(size) {
@@ -547,7 +603,7 @@ impl Windows {
             };
             balance::fewer(&mut held, window.cost(), "mappings");
             region.give(window.offset, window.size);
-            victims.push(*id);
+            victims.push(id);
         }
     }
 
@@ -565,27 +621,28 @@ impl Windows {
         ids: &mut EffectIds,
         out: &mut Vec<Change>,
     ) {
-        self.queue.pop_front();
+        self.queue.pop_first();
         let Some(offset) = self.region.take(size) else {
             return;
         };
-        let Some(window) = self.table.get_mut(&id) else {
-            self.region.give(offset, size);
-            return;
-        };
-        window.offset = offset;
-        for piece in &mut window.pieces {
-            piece.shm_offset = piece.shm_offset.saturating_add(offset);
-        }
-        window.state = State::Mapping;
-        let request = VmmRequest::Map {
-            source: MapSource {
-                owner: window.owner,
-                way: window.way,
-                extents: window.extents.clone(),
-            },
-            writable: window.key.1,
-            shm_offset: offset,
+        let request = self.change(id, |window| {
+            window.offset = offset;
+            for piece in &mut window.pieces {
+                piece.shm_offset = piece.shm_offset.saturating_add(offset);
+            }
+            window.state = State::Mapping;
+            VmmRequest::Map {
+                source: MapSource {
+                    owner: window.owner,
+                    way: window.way,
+                    extents: window.extents.clone(),
+                },
+                writable: window.key.1,
+                shm_offset: offset,
+            }
+        });
+        let Some(request) = request else {
+            return self.region.give(offset, size);
         };
         balance::more(&mut self.held, cost, "mappings");
         self.peak = self.peak.max(self.held);
@@ -606,18 +663,10 @@ impl Windows {
     }
 
     fn fail_front(&mut self, id: WindowId, status: Status, out: &mut Vec<Change>) {
-        self.queue.pop_front();
-        if let Some(window) = self.table.remove(&id) {
-            if self.current.get(&window.key) == Some(&id) {
-                self.current.remove(&window.key);
-            }
-            out.push(Change::Failed {
-                waiters: window.waiters,
-                status,
-            });
-            out.push(Change::Vacated {
-                generation: window.key.0,
-            });
+        self.queue.pop_first();
+        self.close(id, status, out);
+        if let Some(mut window) = self.remove(id) {
+            report_vacated(&mut window, out);
         }
     }
 
@@ -653,23 +702,23 @@ impl Windows {
     }
 
     /// An effect is about to end whose files somebody still holds, whatever the VMM says.
-    pub(super) fn keeps(&mut self, effect: EffectId) {
-        let Some(Some(id)) = self.outstanding.get(&effect) else {
-            return;
-        };
+    /// Returns the generation of the buffer that they show.
+    pub(super) fn keeps(&mut self, effect: EffectId) -> Option<u64> {
+        let id = self.outstanding.get(&effect)?.as_ref()?;
         let may_keep = |window: &&Window| {
             matches!(window.state, State::Mapping | State::Unmapping) && window.exposes()
         };
-        if let Some(window) = self.table.get(id).filter(may_keep) {
-            let kept = Kept {
-                window: *id,
-                generation: window.key.0,
-                owner: window.owner,
-                cost: window.cost(),
-                size: window.size,
-            };
-            self.kept.insert(effect, kept);
-        }
+        let window = self.table.get(id).filter(may_keep)?;
+        let kept = Kept {
+            window: *id,
+            generation: window.key.0,
+            owner: window.owner,
+            cost: window.cost(),
+            size: window.size,
+        };
+        let generation = kept.generation;
+        let old = self.kept.insert(effect, kept);
+        old.is_none().then_some(generation)
     }
 
     /// Nobody holds the files of an effect any more that ended before.
@@ -689,31 +738,21 @@ impl Windows {
         ids: &mut EffectIds,
         out: &mut Vec<Change>,
     ) {
-        let Some(window) = self.table.get_mut(&id) else {
+        let Some(window) = self.table.get(&id) else {
             return;
         };
-        match outcome {
-            Outcome::Done if window.revoked => self.unmap(id, ids, out),
-            Outcome::Done => window.state = State::Mapped(effect),
-            Outcome::Refused | Outcome::Stuck | Outcome::HostError => {
-                let status = if outcome == Outcome::HostError {
-                    Status::HostError
-                } else {
-                    Status::MapFailed
-                };
-                let waiters = core::mem::take(&mut window.waiters);
-                window.revoked = true;
-                if self.current.get(&window.key) == Some(&id) {
-                    self.current.remove(&window.key);
-                }
-                match outcome {
-                    // Its earlier pieces were mapped and unmapped again.
-                    Outcome::Refused => window.state = State::Quarantined(effect),
-                    Outcome::Stuck => window.state = State::Stuck,
-                    Outcome::HostError | Outcome::Done => self.free(id, out),
-                }
-                out.push(Change::Failed { waiters, status });
-            }
+        let (state, status) = match outcome {
+            Outcome::Done if window.revoked => return self.unmap(id, ids, out),
+            Outcome::Done => return self.set_state(id, State::Mapped(effect)),
+            // Its earlier pieces were mapped and unmapped again.
+            Outcome::Refused => (Some(State::Quarantined(effect)), Status::MapFailed),
+            Outcome::Stuck => (Some(State::Stuck), Status::MapFailed),
+            Outcome::HostError => (None, Status::HostError),
+        };
+        self.close(id, status, out);
+        match state {
+            Some(state) => self.set_state(id, state),
+            None => self.free(id, out),
         }
     }
 
@@ -725,21 +764,21 @@ impl Windows {
         ids: &mut EffectIds,
         out: &mut Vec<Change>,
     ) {
-        let Some(window) = self.table.get_mut(&id) else {
+        let Some(window) = self.table.get(&id) else {
             return;
         };
         match outcome {
-            Outcome::Stuck | Outcome::HostError => window.state = State::Stuck,
+            Outcome::Stuck | Outcome::HostError => self.set_state(id, State::Stuck),
             Outcome::Done | Outcome::Refused if window.users == 0 || self.broken => {
-                window.state = State::Quarantined(effect);
+                self.set_state(id, State::Quarantined(effect));
             }
             // At once: until then the users look at a hole.
             Outcome::Done | Outcome::Refused => {
-                window.state = State::MappingZeroPages(effect);
                 let piece = Piece {
                     shm_offset: window.offset,
                     len: window.size,
                 };
+                self.set_state(id, State::MappingZeroPages(effect));
                 self.ask(Some(id), VmmRequest::MapZeroPages { piece }, ids, out);
             }
         }
@@ -757,8 +796,8 @@ impl Windows {
             return;
         };
         match outcome {
-            Outcome::Stuck => window.state = State::Stuck,
-            Outcome::HostError => window.state = State::Quarantined(unmap),
+            Outcome::Stuck => self.set_state(id, State::Stuck),
+            Outcome::HostError => self.set_state(id, State::Quarantined(unmap)),
             // Sent after the unmapping was acknowledged, so it is a proof.
             Outcome::Refused => self.vacate(id, out),
             Outcome::Done => {
@@ -792,34 +831,33 @@ impl Windows {
 
     /// The window consists of these VMM mappings now.
     fn hold(&mut self, id: WindowId, pieces: Vec<Piece>, state: State) {
-        if let Some(window) = self.table.get_mut(&id) {
-            balance::fewer(&mut self.held, window.cost(), "mappings");
+        let costs = self.change(id, |window| {
+            let before = window.cost();
             window.pieces = pieces;
             window.state = state;
-            balance::more(&mut self.held, window.cost(), "mappings");
+            (before, window.cost())
+        });
+        if let Some((before, after)) = costs {
+            balance::fewer(&mut self.held, before, "mappings");
+            balance::more(&mut self.held, after, "mappings");
         }
     }
 
     /// Everything acknowledged before `effect` was sent has happened.
     fn barrier_done(&mut self, effect: EffectId, out: &mut Vec<Change>) {
-        let mut gone = Vec::new();
-        for (id, window) in &mut self.table {
-            match window.state {
-                State::Mapped(since) if since < effect => {
-                    window.state = State::Live;
-                    out.push(Change::Ready { window: *id });
+        for id in self.index.proved_by(effect) {
+            match self.table.get(&id).map(|window| window.state) {
+                Some(State::Mapped(_)) => {
+                    self.set_state(id, State::Live);
+                    out.push(Change::Ready { window: id });
                 }
-                State::Quarantined(since) if since < effect => gone.push(*id),
-                _ => {}
+                _ => self.vacate(id, out),
             }
-        }
-        for id in gone {
-            self.vacate(id, out);
         }
     }
 
     fn free(&mut self, id: WindowId, out: &mut Vec<Change>) {
-        if let Some(mut window) = self.table.remove(&id) {
+        if let Some(mut window) = self.remove(id) {
             balance::fewer(&mut self.held, window.cost(), "mappings");
             self.region.give(window.offset, window.size);
             report_vacated(&mut window, out);
@@ -832,15 +870,7 @@ impl Windows {
         if self.broken {
             return;
         }
-        let newest = self
-            .table
-            .values()
-            .filter_map(|window| match window.state {
-                State::Mapped(since) | State::Quarantined(since) => Some(since),
-                _ => None,
-            })
-            .max();
-        let Some(newest) = newest else {
+        let Some(newest) = self.index.newest_unproved() else {
             return;
         };
         let under_way = self
@@ -850,6 +880,14 @@ impl Windows {
         if !under_way {
             self.ask(None, VmmRequest::Barrier, ids, out);
         }
+    }
+
+    /// The generations of what the VMM may have, each as often.
+    #[cfg(test)]
+    pub(super) fn reached(&self) -> impl Iterator<Item = u64> {
+        let shown = self.table.values().filter(|window| window.shows_buffer());
+        let kept = self.kept.values().map(|kept| kept.generation);
+        shown.map(|window| window.key.0).chain(kept)
     }
 
     /// What must hold at all times; names what does not.
@@ -884,6 +922,9 @@ impl Windows {
             if matches!(window.state, State::ZeroPages | State::Empty) && window.users == 0 {
                 return Err(format!("{id:?} is kept for nobody"));
             }
+        }
+        if self.index != Index::of_table(&self.table) {
+            return Err("the index is not the table's".into());
         }
         if held != self.held || held > self.max {
             return Err(format!(

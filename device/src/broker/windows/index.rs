@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Which windows are of a buffer, idle, waiting for a barrier, or on their way out: found
+//! without a look at all of them.
+
+#[cfg(test)]
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use super::{State, Window, WindowId};
+use crate::broker::types::EffectId;
+
+/// Windows by what is asked of them. Follows the table by [`Index::add`] and
+/// [`Index::remove`] around each change of a window.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Index {
+    /// By the generation of the buffer.
+    of_buffer: BTreeSet<(u64, WindowId)>,
+    /// By the time since when they are.
+    idle: BTreeSet<(u64, WindowId)>,
+    /// By the effect whose end has to be followed by a barrier.
+    unproved: BTreeSet<(EffectId, WindowId)>,
+    /// Their mappings and place will be free, or with users.
+    leaving: BTreeSet<WindowId>,
+}
+
+impl Index {
+    pub(super) fn add(&mut self, id: WindowId, window: &Window) {
+        self.of_buffer.insert((window.key.0, id));
+        match window.state {
+            State::Idle(since) => {
+                self.idle.insert((since, id));
+            }
+            State::Mapped(effect) | State::Quarantined(effect) => {
+                self.unproved.insert((effect, id));
+            }
+            _ => {}
+        }
+        if window.is_leaving() {
+            self.leaving.insert(id);
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: WindowId, window: &Window) {
+        self.of_buffer.remove(&(window.key.0, id));
+        match window.state {
+            State::Idle(since) => {
+                self.idle.remove(&(since, id));
+            }
+            State::Mapped(effect) | State::Quarantined(effect) => {
+                self.unproved.remove(&(effect, id));
+            }
+            _ => {}
+        }
+        self.leaving.remove(&id);
+    }
+
+    /// Of the buffers with these generations, in their order.
+    pub(super) fn of(&self, generations: RangeInclusive<u64>) -> impl Iterator<Item = WindowId> {
+        let first = (*generations.start(), WindowId(0));
+        let last = (*generations.end(), WindowId(u64::MAX));
+        self.of_buffer.range(first..=last).map(|(_, id)| *id)
+    }
+
+    /// The generations of all buffers that have windows.
+    pub(super) fn generations(&self) -> BTreeSet<u64> {
+        self.of_buffer
+            .iter()
+            .map(|(generation, _)| *generation)
+            .collect()
+    }
+
+    /// Least recently used first.
+    pub(super) fn idle(&self) -> impl Iterator<Item = WindowId> {
+        self.idle.iter().map(|(_, id)| *id)
+    }
+
+    /// Those for which an acknowledgement of `effect` is the barrier.
+    pub(super) fn proved_by(&self, effect: EffectId) -> Vec<WindowId> {
+        let earlier = self.unproved.range(..(effect, WindowId(0)));
+        earlier.map(|(_, id)| *id).collect()
+    }
+
+    /// The newest effect that needs a barrier.
+    pub(super) fn newest_unproved(&self) -> Option<EffectId> {
+        self.unproved.last().map(|(effect, _)| *effect)
+    }
+
+    pub(super) fn leaving(&self) -> impl Iterator<Item = WindowId> {
+        self.leaving.iter().copied()
+    }
+
+    /// The index of a whole table.
+    #[cfg(test)]
+    pub(super) fn of_table(table: &BTreeMap<WindowId, Window>) -> Self {
+        let mut index = Self::default();
+        for (id, window) in table {
+            index.add(*id, window);
+        }
+        index
+    }
+}
