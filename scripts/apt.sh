@@ -3,7 +3,7 @@
 #
 # Debian packages for scripts/lab and scripts/debug-kernel. Source it after lib.sh,
 # do not run it. It sets SUITE, BACKPORTS and MIRROR (from $BUFSHARE_MIRROR, empty if
-# this machine's APT configuration is to tell) and defines the functions below.
+# this machine's APT configuration is to name it) and defines the functions below.
 # They keep all they need in the folder $work, which the script sets and makes.
 
 SUITE=trixie

@@ -156,7 +156,7 @@ static int bufshare_mem_add(struct bufshare_mem *mem, u32 *room, struct page *pa
 			last->nr += nr;
 			return 0;
 		}
-		/* The buddy allocator often hands out descending blocks. */
+		/* The buddy allocator often returns descending blocks. */
 		if (page_to_pfn(page) + nr == page_to_pfn(last->page)) {
 			last->page = page;
 			last->nr += nr;

@@ -77,8 +77,8 @@ static int bufshare_own_extents(const struct bufshare_mem *mem, struct bufshare_
 #ifndef BUFSHARE_HAVE_INVALIDATE_MAPPINGS
 /*
  * The exporter says that it moves what we have pinned, which it must not. That
- * cannot be hidden from other VMs: take the buffer back from them. Where this
- * callback can be left out, it says more than we can promise: see below.
+ * cannot be hidden from other VMs: revoke the buffer. Where this callback can
+ * be left out, it says more than we can promise: see below.
  */
 static void bufshare_backing_move_notify(struct dma_buf_attachment *attach)
 {
@@ -109,11 +109,12 @@ static const struct dma_buf_attach_ops bufshare_attach_ops = {
 };
 
 /*
- * A pinned buffer cannot be moved or swapped out, and any process may hand in any
- * number. Half of the RAM is also what the kernel lets a tmpfs or graphics
- * buffers have: the rest is for those whose memory can be reclaimed. It is one limit
- * for all programs, as those of graphics drivers are: RLIMIT_MEMLOCK is 8 MiB by
- * default, less than a frame. Who may open /dev/bufshare is the administrator's choice.
+ * A pinned buffer cannot be moved or swapped out, and any process may export
+ * any number. Half of the RAM is also what the kernel lets a tmpfs or graphics
+ * buffers have: the rest is for those whose memory can be reclaimed. It is one
+ * limit for all programs, as those of graphics drivers are: RLIMIT_MEMLOCK is
+ * 8 MiB by default, less than a frame. Who may open /dev/bufshare is the
+ * administrator's choice.
  */
 static int bufshare_pin_charge(struct bufshare_exp *exp)
 {

@@ -42,7 +42,7 @@ static const char * const bufshare_import_wires[] = {
  * @shm_offset: imports: place in the window
  * @owner: imports: exporting peer
  * @number: exports: pieces; imports: device and kernel mappings
- * @ended: taken back
+ * @ended: the export has ended, or the import was revoked
  * @closed: its file is gone
  */
 struct bufshare_line {

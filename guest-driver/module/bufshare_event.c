@@ -3,8 +3,8 @@
  * bufshare_event.c - from the event queue to the queues of open files
  *
  * A buffer goes back to the device as soon as it has been copied. An event
- * that a file has no room for is counted, and the file is told so by an
- * OVERFLOW event of our own (seq 0), in the place where the events are missing.
+ * that a file has no room for is counted, and an OVERFLOW event of our own
+ * (seq 0) reports it in the place where the events are missing.
  */
 #include <linux/errno.h>
 #include <linux/poll.h>
@@ -103,7 +103,7 @@ static void bufshare_push(struct bufshare_device *bd, const struct bufshare_even
 }
 
 /**
- * bufshare_event_lost() - tell all files that events are missing
+ * bufshare_event_lost() - report to all files that events are missing
  * @bd: the device
  * @lost: how many, 0: unknown
  */
@@ -178,7 +178,10 @@ bool bufshare_file_peek(struct bufshare_file *bf, struct bufshare_event *ev)
 void bufshare_file_consume(struct bufshare_file *bf, const struct bufshare_event *ev)
 {
 	spin_lock(&bf->lock);
-	/* What was told as dropped is no event of the ring, which may have filled since. */
+	/*
+	 * What was reported as dropped is no event of the ring, which may have
+	 * filled since.
+	 */
 	if (ev->type == VIRTIO_BUFSHARE_EVT_OVERFLOW && !ev->seq && bf->dropped && !bf->count) {
 		bf->dropped -= min(bf->dropped, ev->value);
 	} else if (bf->count) {
@@ -215,7 +218,7 @@ static void bufshare_dispatch(struct bufshare_device *bd, const struct virtio_bu
 	bd->event_seq = ev.seq;
 	if (missing) {
 		dev_err_ratelimited(bd->dev, "event %llu came after a gap\n", ev.seq);
-		/* A number that goes back tells nothing of how many. */
+		/* A number that goes back says nothing of how many. */
 		bufshare_event_lost(bd, missing < U32_MAX ? missing : 0);
 	}
 

@@ -3,16 +3,16 @@
  * bufshare_import.c - IMPORT: another VM's buffer as a dma-buf of this one
  *
  * The buffer is mapped into the window region when it is first needed, and
- * stays there until its dma-buf goes or its exporter takes it back.
+ * stays there until its dma-buf goes or its exporter revokes it.
  *
- * Taking back (revocation): revoked is set, so that nothing new begins; then
- * the revoke work waits out the faults that are between their check and their
- * insertion, zaps all user space mappings, and tells dynamic importers. UNMAP
- * is what tells the host that this is done. Devices of static importers and
- * kernel mappings cannot be stopped: while there are any, UNMAP is held back,
- * so that the host does not take the place for unused; it takes the memory
- * away without us when its patience ends, and puts zeroes there. Until they are
- * gone, no other buffer is accepted in that place.
+ * Revocation: revoked is set, so that nothing new begins; then the revoke work
+ * waits out the faults that are between their check and their insertion, zaps
+ * all user space mappings, and notifies dynamic importers. UNMAP reports to the
+ * host that this is done. Devices of static importers and kernel mappings
+ * cannot be stopped: while there are any, UNMAP is held back, so that the host
+ * does not take the place for unused; it takes the memory away without us when
+ * its patience ends, and puts zero pages there. Until they are gone, no other
+ * buffer is accepted in that place.
  */
 #include <linux/dma-resv.h>
 #include <linux/errno.h>
@@ -38,7 +38,7 @@
 
 static bool force_sync;
 module_param(force_sync, bool, 0644);
-MODULE_PARM_DESC(force_sync, "Tell the host of CPU access even where memory is coherent (default off)");
+MODULE_PARM_DESC(force_sync, "Notify the host of CPU access even where memory is coherent (default off)");
 
 /* Waiters look at it without the lock. */
 static void bufshare_imp_set_wire(struct bufshare_imp *imp, enum bufshare_import_wire wire)
@@ -116,7 +116,7 @@ static void bufshare_imp_settle_locked(struct bufshare_imp *imp)
 	}
 }
 
-/* Is the place still used for a buffer that was taken back? */
+/* Is the place still used for a buffer that was revoked? */
 static bool bufshare_place_stale_locked(struct bufshare_imp *imp, u64 offset)
 {
 	struct bufshare_imp *other;
@@ -151,7 +151,7 @@ static int bufshare_map_result_locked(struct bufshare_imp *imp, struct bufshare_
 			imp->shm_offset = offset;
 			return 0;
 		}
-		dev_err_ratelimited(imp->bd->dev, "the host maps where a device still uses a buffer that was taken back\n");
+		dev_err_ratelimited(imp->bd->dev, "the host maps where a device still uses a revoked buffer\n");
 	} else {
 		imp->bd->stats.malformed++;
 		dev_err_ratelimited(imp->bd->dev, "the host maps %llu bytes at %#llx of a region of %#llx\n",
@@ -224,8 +224,8 @@ static long bufshare_map_time_locked(struct bufshare_device *bd, unsigned long u
 }
 
 /*
- * Have the buffer in the window. May sleep; the dma-buf is held. -ENODEV: it was
- * taken back, or the device has gone.
+ * Have the buffer in the window. May sleep; the dma-buf is held. -ENODEV: it
+ * was revoked, or the device has gone.
  */
 static int bufshare_imp_map(struct bufshare_imp *imp, bool killable)
 {
@@ -563,7 +563,7 @@ static int bufshare_sync_call(struct bufshare_imp *imp, struct bufshare_req *req
 	return ret ?: bufshare_wait(bd, req, NULL);
 }
 
-/* Tell the host of CPU access. */
+/* Notify the host of CPU access. */
 static int bufshare_imp_sync(struct bufshare_imp *imp, enum dma_data_direction dir, bool begins)
 {
 	struct virtio_bufshare_sync *out;
@@ -763,7 +763,7 @@ static void bufshare_revoke_work(struct work_struct *work)
 	bufshare_lock(bd);
 	imp->zapped = true;
 	if (imp->users)
-		dev_dbg(bd->dev, "import %llu was taken back and is still mapped by %u devices or drivers\n",
+		dev_dbg(bd->dev, "import %llu was revoked and is still mapped by %u devices or drivers\n",
 			imp->handle, imp->users);
 	bufshare_imp_settle_locked(imp);
 	bufshare_imp_put_locked(imp);
@@ -789,7 +789,7 @@ static void bufshare_imp_revoke_locked(struct bufshare_imp *imp)
 }
 
 /**
- * bufshare_import_revoked_locked() - the host says that a buffer is taken back
+ * bufshare_import_revoked_locked() - the host reports that a buffer is revoked
  * @bd: the device; its lock is held
  * @handle: of the attachment
  */

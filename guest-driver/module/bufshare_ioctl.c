@@ -292,7 +292,7 @@ static int bufshare_ioc_get_meta(struct bufshare_device *bd, void *data,
 	arg->status = 0;
 	if (arg->reserved || arg->meta.reserved)
 		return -EINVAL;
-	/* Always room for the largest: the length needed is to be told. */
+	/* Always room for the largest: the length needed is to be returned. */
 	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_GET_META, sizeof(*out),
 				 sizeof(resp) + VIRTIO_BUFSHARE_MAX_BLOB);
 	if (!req)

@@ -88,7 +88,7 @@ static unsigned long bufshare_bound;
  * Releases the backing of exports. It calls other drivers, which may flush
  * ordinary queues (so no WQ_MEM_RECLAIM) and take their time (so nothing else
  * runs here, and one export does not wait for another). It outlives a binding,
- * since what it detaches from may not let go in time.
+ * since the drivers that it calls may not be done in time.
  */
 struct workqueue_struct *bufshare_release_wq;
 
@@ -271,8 +271,8 @@ static void bufshare_set_caps(struct bufshare_device *bd, const struct bufshare_
 
 /*
  * The room that a PCI device has for its configuration. virtio_pci takes a read
- * beyond it for a bug of ours, and no virtio interface tells it. This finds the same
- * capability as virtio_pci: the first whose BAR exists.
+ * beyond it for a bug of ours, and no virtio interface reports it. This finds
+ * the same capability as virtio_pci: the first whose BAR exists.
  */
 static u32 bufshare_config_room(struct bufshare_device *bd)
 {
@@ -369,7 +369,7 @@ static int bufshare_greet(struct bufshare_device *bd)
 	if (!ret)
 		ret = bufshare_parse_caps(bd, &resp.config, &caps);
 	if (ret) {
-		dev_err(bd->dev, "the device did not tell its capabilities: %d\n", ret);
+		dev_err(bd->dev, "the device did not report its capabilities: %d\n", ret);
 		return ret;
 	}
 	if (caps.version != VIRTIO_BUFSHARE_VERSION) {
@@ -634,13 +634,14 @@ err_bound:
 }
 
 /*
- * No session begins any more. A reset of the function that has begun ends first, with all
- * that the core does after our last callback: the device may not do what it is told until
- * then, or has its status written by two. The core has no lock for that. A reset holds the
- * lock of the PCI function, an unbind that of the virtio device, so neither must wait for
- * the other's without a limit. An unbind of the PCI function's driver holds both: then no
- * reset is under way, and what is waited for here is at most the rest of the last one's
- * time.
+ * No session begins any more. A reset of the function that has begun ends
+ * first, with all that the core does after our last callback: the device may
+ * not do what is asked of it until then, or has its status written by two. The
+ * core has no lock for that. A reset holds the lock of the PCI function, an
+ * unbind that of the virtio device, so neither must wait for the other's
+ * without a limit. An unbind of the PCI function's driver holds both: then no
+ * reset is under way, and what is waited for here is at most the rest of the
+ * last one's time.
  */
 static void bufshare_begin_unbinding(struct bufshare_device *bd)
 {

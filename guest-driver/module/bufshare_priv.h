@@ -115,7 +115,7 @@ struct bufshare_caps {
  * @orphans: answers that came after their waiter had gone
  * @events: events taken
  * @lost: events that the device or a full file queue dropped
- * @revoked: imports taken back by their exporters
+ * @revoked: imports revoked by their exporters
  */
 struct bufshare_stats {
 	u64 requests;
@@ -379,7 +379,7 @@ enum bufshare_export_wire {
  * @closed: UNEXPORT when possible; bufshare_device.lock
  * @ended: the host said that it ended the export by itself; bufshare_device.lock
  * @unknown: the host does not know the buffer any more; bufshare_device.lock
- * @dead: taken back, or the device is gone; bufshare_device.lock to write
+ * @dead: it has ended, or the device is gone; bufshare_device.lock to write
  * @id: the buffer's name, valid from LIVE on; bufshare_device.lock to write
  * @generation: likewise
  * @size: bytes; constant

@@ -447,7 +447,7 @@ void bufshare_ctrl_drain_locked(struct bufshare_device *bd)
 	if (virtqueue_is_broken(bd->ctrl) && bd->alive) {
 		dev_err(bd->dev, "the control queue is broken: the device is not used any more\n");
 		bufshare_fail_locked(bd);
-		queue_work(bd->wq, &bd->event_work);	/* tells readers */
+		queue_work(bd->wq, &bd->event_work);	/* notifies readers */
 	}
 	bufshare_pump_locked(bd);
 }

@@ -12,8 +12,9 @@
  * Waits for the host end on a fatal signal (EINTR), when the host does not
  * answer in time (ETIMEDOUT) and when the device goes away (ENODEV).
  *
- * read() returns whole struct bufshare_event, poll() tells when there are any;
- * each open file has its own queue and gets all events from its opening on.
+ * read() returns whole struct bufshare_event, poll() reports that there are
+ * any; each open file has its own queue and gets all events from its opening
+ * on.
  *
  * VIRTIO_BUFSHARE_EVT_OVERFLOW says that events are missing from here on: @value of
  * them, or 0 for an unknown number. A suspend of this VM, and any reset of the device,
@@ -291,7 +292,7 @@ struct bufshare_import {
  * @blob: in: address of meta.blob_len bytes
  * @seq: out: sequence number
  * @meta: in or out: metadata; a GET_META with too little room is EMSGSIZE and
- *	tells the length needed
+ *	returns the length needed
  * @status: out: status of the host
  * @reserved: zero
  */
@@ -320,7 +321,7 @@ struct bufshare_query {
  * struct bufshare_event - what read() returns; as struct virtio_bufshare_event
  * @type: VIRTIO_BUFSHARE_EVT_*
  * @flags: zero
- * @seq: number of the event; gaps are told by an OVERFLOW event
+ * @seq: number of the event; an OVERFLOW event reports gaps
  * @peer: whom it is about
  * @id: the buffer, or zero
  * @handle: the attachment, or zero

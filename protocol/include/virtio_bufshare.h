@@ -125,7 +125,7 @@ struct virtio_bufshare_config {
 #define VIRTIO_BUFSHARE_S_NO_WINDOW		13	/* window budget used up */
 #define VIRTIO_BUFSHARE_S_NO_SPACE		14	/* no free range in the region */
 #define VIRTIO_BUFSHARE_S_BUSY			15	/* still mapped */
-#define VIRTIO_BUFSHARE_S_REVOKED		16	/* the exporter took it back */
+#define VIRTIO_BUFSHARE_S_REVOKED		16	/* the exporter revoked it */
 #define VIRTIO_BUFSHARE_S_META_TOO_LARGE	17	/* over max_blob: refused, not cut */
 #define VIRTIO_BUFSHARE_S_BAD_META		18	/* image beyond buffer, name not UTF-8 */
 #define VIRTIO_BUFSHARE_S_NO_WAY		19	/* no udmabuf, raw RAM not allowed */
@@ -342,9 +342,9 @@ struct virtio_bufshare_export_resp {
  * @id: the buffer
  *
  * UNEXPORT is answered when no importer can reach the memory any more. An
- * importer's driver is told (REVOKED) and given time to zap its mappings
+ * importer's driver is notified (REVOKED) and given time to zap its mappings
  * and UNMAP; one that does not answer in time loses the memory anyway. Where
- * it was there are zeroes then, and nothing else before the UNMAP.
+ * it was there are zero pages then, and nothing else before the UNMAP.
  *
  * Nothing but this answer says so. A driver that resets the device without it
  * does not use the memory for anything else. It may ask again in a later session:
@@ -510,7 +510,7 @@ struct virtio_bufshare_get_meta_resp {
 #define VIRTIO_BUFSHARE_BUFFER_REVOKING	0x2	/* UNEXPORT under way */
 
 /**
- * struct virtio_bufshare_buffer - one buffer as QUERY and LIST tell it
+ * struct virtio_bufshare_buffer - one buffer as QUERY and LIST report it
  * @id: its name
  * @owner: the exporting peer
  * @size: bytes
@@ -567,8 +567,8 @@ struct virtio_bufshare_query_resp {
  * RELEASED, and REVOKED of an attachment or an own export, are never dropped.
  * REVOKED of an attachment is not sent any more after its DETACH. While as many
  * of own exports wait to be taken as max_buffers, EXPORT is refused (TOO_MANY).
- * META and OFFER of one buffer are coalesced, the newest value counts. What is
- * dropped is told by OVERFLOW. Events are numbered when they are delivered.
+ * META and OFFER of one buffer are coalesced, the newest value counts. OVERFLOW
+ * reports what is dropped. Events are numbered when they are delivered.
  */
 struct virtio_bufshare_event {
 	__le32 type;

@@ -26,13 +26,13 @@ macro_rules! commands {
 }
 
 commands! {
-    /// Agree on a version, tell the device's limits.
+    /// Agree on a version, return the device's limits.
     GET_CAPS = 0x0100,
-    /// Tell the peers.
+    /// List the peers.
     PEERS = 0x0101,
     /// Offer a buffer of one's own RAM.
     EXPORT = 0x0200,
-    /// Take an offered buffer back.
+    /// Revoke an offered buffer.
     UNEXPORT = 0x0201,
     /// Begin to use another peer's buffer.
     ATTACH = 0x0202,
@@ -40,7 +40,7 @@ commands! {
     DETACH = 0x0203,
     /// Make an attached buffer appear in the shared-memory region.
     MAP = 0x0204,
-    /// Take back one MAP.
+    /// Undo one MAP.
     UNMAP = 0x0205,
     /// Begin or end CPU access.
     SYNC = 0x0206,
@@ -48,10 +48,10 @@ commands! {
     FLUSH = 0x0207,
     /// Replace a buffer's metadata.
     SET_META = 0x0300,
-    /// Tell a buffer's metadata.
+    /// Return a buffer's metadata.
     GET_META = 0x0301,
-    /// Tell about one buffer.
+    /// Describe one buffer.
     QUERY = 0x0302,
-    /// Tell the buffers one owns or may attach to.
+    /// List the buffers one owns or may attach to.
     LIST = 0x0303,
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the device tells unasked
+//! What the device reports unasked
 //!
 //! The event of queue 1 and the one that `read()` of `/dev/bufshare` returns
 //! have the same layout; on the little-endian machines that are supported they
@@ -64,8 +64,7 @@ kinds! {
     Offer = 0x1002, "OFFER";
     /// `peer`'s last attachment to one's own `id` has ended.
     Released = 0x1003, "RELEASED";
-    /// `id` is taken back; `handle` is the attachment, 0 if the buffer is
-    /// one's own.
+    /// `id` is revoked; `handle` is the attachment, 0 if the buffer is one's own.
     Revoked = 0x1004, "REVOKED";
     /// `id` has new metadata; `value` is its sequence number.
     Meta = 0x1005, "META";

@@ -141,7 +141,7 @@ layout_struct! {
         /// Out: sequence number.
         seq: u64,
         /// In or out: metadata. A GET_META with too little room is `EMSGSIZE`
-        /// and tells the length needed.
+        /// and returns the length needed.
         meta: Meta,
         /// Out: status of the host.
         status: u32,

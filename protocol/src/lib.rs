@@ -15,7 +15,7 @@
 //! | [`wire`] | the raw structs, field by field |
 //! | [`request`] | what a driver asks: bytes ⇄ [`request::Request`] |
 //! | [`response`] | what the device answers: [`response::Reply`] ⇄ bytes |
-//! | [`event`] | what the device tells unasked |
+//! | [`event`] | what the device reports unasked |
 //! | [`ioctl`] | structs and numbers of `/dev/bufshare` |
 //! | [`layout`] | tables of sizes, offsets and constants for the tests |
 //!

@@ -84,19 +84,19 @@ impl SyncOp {
 /// inside it or the asker may do it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Agree on a version, tell the device's limits.
+    /// Agree on a version, return the device's limits.
     GetCaps {
         /// Highest version the driver speaks, not 0.
         version: u32,
     },
-    /// Tell the peers.
+    /// List the peers.
     Peers {
         /// 0 to start, then the answer's `next`.
         cursor: u64,
     },
     /// Offer a buffer.
     Export(Export),
-    /// Take an offered buffer back.
+    /// Revoke an offered buffer.
     Unexport {
         /// The buffer.
         id: BufferId,
@@ -122,7 +122,7 @@ pub enum Request {
         /// Bytes.
         len: u64,
     },
-    /// Take back one MAP.
+    /// Undo one MAP.
     Unmap {
         /// The attachment.
         handle: u64,
@@ -149,17 +149,17 @@ pub enum Request {
         /// The new metadata.
         meta: Meta,
     },
-    /// Tell a buffer's metadata.
+    /// Return a buffer's metadata.
     GetMeta {
         /// The buffer.
         id: BufferId,
     },
-    /// Tell about one buffer.
+    /// Describe one buffer.
     Query {
         /// The buffer.
         id: BufferId,
     },
-    /// Tell the buffers one owns or may attach to.
+    /// List the buffers one owns or may attach to.
     List {
         /// 0 to start, then the answer's `next`.
         cursor: u64,

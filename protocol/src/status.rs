@@ -73,7 +73,7 @@ statuses! {
     /// Response room too small for the answer.
     NoRoom = 4, "NO_ROOM", "there is too little room for the answer";
     /// No such buffer or handle for this peer.
-    NotFound = 5, "NOT_FOUND", "there is no such buffer for this VM: unknown, taken back or not granted";
+    NotFound = 5, "NOT_FOUND", "there is no such buffer for this VM: unknown, revoked or not granted";
     /// The operator allows no such sharing.
     Denied = 6, "DENIED", "the host's operator does not allow these VMs to share this way";
     /// An extent is not this VM's own RAM.
@@ -94,8 +94,8 @@ statuses! {
     NoSpace = 14, "NO_SPACE", "the shared-memory region has no free range of this size";
     /// Still mapped.
     Busy = 15, "BUSY", "the buffer is still mapped";
-    /// The exporter took the buffer back.
-    Revoked = 16, "REVOKED", "the exporter took the buffer back";
+    /// The exporter revoked the buffer.
+    Revoked = 16, "REVOKED", "the exporter revoked the buffer";
     /// Blob over `max_blob`; refused, never cut.
     MetaTooLarge = 17, "META_TOO_LARGE", "the opaque metadata is longer than the device allows";
     /// Image does not fit the buffer, or name not UTF-8.

@@ -382,7 +382,7 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// One buffer as QUERY and LIST tell it
+    /// One buffer as QUERY and LIST report it
     Buffer = "virtio_bufshare_buffer" {
         /// Its name.
         id: Id,

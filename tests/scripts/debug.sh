@@ -160,7 +160,7 @@ test_a_source_that_the_archive_has_no_more_is_named_with_the_way_out() {
 }
 
 # scripts/lab asks for the name of an archive, also when it makes the lab of these kernels.
-test_the_archive_that_scripts_lab_was_told_is_used() {
+test_the_archive_that_scripts_lab_was_given_is_used() {
     a_lab
     sed -i "1a echo \"\${BUFSHARE_MIRROR:-none}\" >$tmp/mirror-of-lab" "$tmp/repo/scripts/lab"
     run "$tmp/repo/scripts/debug-kernel" --build-only

@@ -246,7 +246,7 @@ END
     run "$tmp/repo/scripts/nested" --kernel stable --test systemd -- one_name
     is 0 "$status"
     local logs=$CARGO_TARGET_DIR/test-logs/nested-systemd-stable
-    grep -qF ' SYSTEMD=1 ' "$logs/words" || fail "init was not told"
+    grep -qF ' SYSTEMD=1 ' "$logs/words" || fail "init was not given SYSTEMD=1"
     is "$tmp/systemd-0 --test-threads=1 --ignored one_name" "$(grep -F -- --test-threads "$logs/command")"
     bash -n "$logs/command"
 }

@@ -302,7 +302,7 @@ impl Client {
     /// QUERY.
     pub fn query(&mut self, id: &str) -> Result<Buffer> {
         let buffers = expect!(self.quick(Op::Query { id: id.to_owned() }), Yield::Buffers(buffers) => buffers)?;
-        buffers.into_iter().next().context("no buffer told")
+        buffers.into_iter().next().context("no buffer reported")
     }
 
     /// GET_META: sequence number, name, opaque data.
@@ -427,7 +427,7 @@ impl Client {
         }
     }
 
-    /// Write bytes; tells whether there was memory.
+    /// Write bytes; returns whether there was memory.
     pub fn poke(&mut self, map: Map, offset: u64, data: &[u8]) -> Result<Sight> {
         let op = Op::Poke {
             map: map.number,

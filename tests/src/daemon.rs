@@ -79,7 +79,7 @@ struct PeerReport {
     unproved_stops: usize,
 }
 
-/// What its control socket tells; it tells more.
+/// What its control socket reports; it reports more.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Snapshot {
     /// Each VM.
@@ -109,7 +109,7 @@ pub struct PeerState {
     pub windows_live: u64,
     /// Windows kept for reuse.
     pub windows_idle: u64,
-    /// Windows that show zeroes.
+    /// Windows that show zero pages.
     pub windows_zero: u64,
     /// Bytes shown to it through its exporters' RAM descriptors.
     pub direct_bytes: u64,
@@ -141,7 +141,7 @@ pub struct BufferState {
     pub owner: String,
     /// Pieces.
     pub extents: u64,
-    /// It is being taken back.
+    /// It is being revoked.
     pub revoking: bool,
     /// Who imported it.
     pub importers: Vec<String>,
@@ -230,7 +230,7 @@ impl Daemon {
     /// as many as expected.
     ///
     /// # Errors
-    /// When they are not, or it does not tell.
+    /// When they are not, or it does not answer.
     pub fn stops_are_proved(&self) -> Result<()> {
         let peers = self.document()?.peers;
         let found: usize = peers.iter().map(|peer| peer.unproved_stops).sum();
@@ -242,7 +242,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// What its control socket tells of the broker.
+    /// What its control socket reports of the broker.
     ///
     /// # Errors
     /// When it does not answer.
@@ -265,7 +265,7 @@ impl Daemon {
     /// What it holds now.
     ///
     /// # Errors
-    /// When it does not tell.
+    /// When it does not answer.
     pub fn holdings(&self) -> Result<Holdings> {
         let snapshot = self.snapshot()?;
         let buffers = snapshot.buffers.len();
@@ -302,7 +302,7 @@ impl Daemon {
         let number = line
             .and_then(|line| line.split_whitespace().next())
             .and_then(|word| word.parse().ok());
-        number.with_context(|| format!("{path} tells no RssAnon"))
+        number.with_context(|| format!("{path} has no RssAnon"))
     }
 
     /// SIGSTOP: it answers nobody, until it may go on.
@@ -408,7 +408,7 @@ impl Daemon {
     }
 }
 
-/// Lines of a daemon's log that tell of a fault of the daemon.
+/// Lines of a daemon's log that report a fault of the daemon.
 fn faults(log: &str) -> Vec<&str> {
     // A warning may speak of a bug of the VMM.
     let own = |line: &&str| line.contains("ERROR") && line.contains("a bug");

@@ -86,7 +86,7 @@ mod tests {
     use super::ours;
 
     #[test]
-    fn objects_of_ours_are_told_from_others() {
+    fn objects_of_ours_are_distinguished_from_others() {
         let object = |function: &str| {
             format!(
                 "unreferenced object 0xffff888003c5d600 (size 64):\n  comm \"init\", pid 1\n  \

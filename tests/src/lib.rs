@@ -6,7 +6,7 @@
 //! | [`pair`] | [`pair::TwoVms`]: the daemon and two guests; [`pair::Shared`]: one pair for all tests of a file |
 //! | [`vm`] | one QEMU, its monitor, its guest's agent |
 //! | [`client`] | a process in a guest that holds buffers for a test |
-//! | [`daemon`] | the program under test, and what its control socket tells |
+//! | [`daemon`] | the program under test, and what its control socket reports |
 //! | [`driver`] | the driver and its device in a guest, by sysfs |
 //! | [`pci`] | that device as a PCI function |
 //! | [`delay`] | holds up a function of a guest's kernel |

@@ -216,7 +216,7 @@ impl TwoVms {
     /// How often the daemon took mappings from the second machine that were in use there.
     ///
     /// # Errors
-    /// When it does not tell.
+    /// When it does not answer.
     pub fn missed_by_b(&mut self) -> Result<u64> {
         let [_, second] = &self.plan.machines;
         let name = second.name.clone();
@@ -225,10 +225,10 @@ impl TwoVms {
 
     /// Check that there were `before` of them and no more. The second that the daemon gives a
     /// driver is one on any machine: where everything may take longer ([`factor`]) one that
-    /// was missed proves nothing, and is only told.
+    /// was missed proves nothing, and is only printed.
     ///
     /// # Errors
-    /// When there were more, or the daemon does not tell.
+    /// When there were more, or the daemon does not answer.
     pub fn missed_no_more_by_b(&mut self, before: u64) -> Result<()> {
         let more = self.missed_by_b()?.saturating_sub(before);
         if more > 0 && factor() > 1 {
@@ -562,7 +562,7 @@ mod tests {
         for body in [FAILS, PANICS] {
             let (usable, seen, error) = run(body, PASSES);
             assert!(!usable);
-            assert_eq!(seen.len(), 1, "its own error is told, not theirs");
+            assert_eq!(seen.len(), 1, "its own error is reported, not theirs");
             assert!(!error.unwrap().is::<Skip>());
         }
     }

@@ -167,9 +167,9 @@ fn a_display_shows_what_the_other_vm_drew() {
     });
 }
 
-/// A driver of the importing guest has a buffer mapped while it is taken back,
+/// A driver of the importing guest has a buffer mapped while it is revoked,
 /// and goes on to write into it.
-fn a_driver_writes_into_what_was_taken_back(vms: &mut TwoVms, name: &str) -> Result<()> {
+fn a_driver_writes_into_what_was_revoked(vms: &mut TwoVms, name: &str) -> Result<()> {
     load_vivid(&vms.b)?;
     let device = vms.b.video(name)?;
     let size = if name.starts_with("vivid-000") {
@@ -191,15 +191,15 @@ fn a_driver_writes_into_what_was_taken_back(vms: &mut TwoVms, name: &str) -> Res
         height,
     };
     let Yield::Lent { video } = b.call(lend, LIMIT)? else {
-        anyhow::bail!("nothing was lent")
+        anyhow::bail!("no video device was given the buffer")
     };
 
     a.close(export.number)?;
     b.wait_event_of("Revoked", &export.id)?;
     let importer = vms.b.name().to_owned();
     let daemon = vms.daemon()?;
-    daemon.settles("the buffer to be taken back", |now| now.buffers == 0)?;
-    wait::until("the zeroes", wait::COMMAND, || {
+    daemon.settles("the buffer to be revoked", |now| now.buffers == 0)?;
+    wait::until("the zero pages", wait::COMMAND, || {
         let filled = daemon.snapshot()?.peer(&importer)?.windows_zero;
         Ok((filled == 1).then_some(()))
     })?;
@@ -225,13 +225,13 @@ fn a_driver_writes_into_what_was_taken_back(vms: &mut TwoVms, name: &str) -> Res
 }
 
 #[test]
-fn a_kernel_mapping_of_what_was_taken_back_leads_to_zeroes() {
-    VMS.with(|vms| a_driver_writes_into_what_was_taken_back(vms, "vivid-000-vid-cap"));
+fn a_kernel_mapping_of_what_was_revoked_leads_to_zero_pages() {
+    VMS.with(|vms| a_driver_writes_into_what_was_revoked(vms, "vivid-000-vid-cap"));
 }
 
 #[test]
-fn a_device_mapping_of_what_was_taken_back_leads_to_zeroes() {
-    VMS.with(|vms| a_driver_writes_into_what_was_taken_back(vms, "vivid-001-vid-cap"));
+fn a_device_mapping_of_what_was_revoked_leads_to_zero_pages() {
+    VMS.with(|vms| a_driver_writes_into_what_was_revoked(vms, "vivid-001-vid-cap"));
 }
 
 /// The driver has it mapped to write, the program reads and writes. A kernel that
@@ -253,7 +253,7 @@ fn a_program_reads_and_writes_what_a_device_has_mapped_to_write() {
                 height,
             };
             let Yield::Lent { video } = both.b.call(lend, LIMIT)? else {
-                anyhow::bail!("nothing was lent")
+                anyhow::bail!("no video device was given the buffer")
             };
             for end in [false, true] {
                 both.b.sync(buf, true, end)?;
@@ -270,7 +270,7 @@ fn a_program_reads_and_writes_what_a_device_has_mapped_to_write() {
 }
 
 #[test]
-fn a_buffer_that_a_driver_uses_is_taken_back_without_harm() {
+fn a_buffer_that_a_driver_uses_is_revoked_without_harm() {
     VMS.with(|vms| {
         let display = Display::that_imports();
         display.load(&vms.b)?;
@@ -292,7 +292,7 @@ fn a_buffer_that_a_driver_uses_is_taken_back_without_harm() {
         )?;
         a.close(export.number)?;
         b.wait_event_of("Revoked", &export.id)?;
-        // The display looks at zeroes until it lets go.
+        // The display reads zero pages until it releases the buffer.
         vms.daemon()?
             .settles("the buffer to go", |now| now.buffers == 0)?;
         b.close(buf)?;

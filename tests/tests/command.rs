@@ -466,7 +466,7 @@ fn a_named_buffer_for_a_peers_number_is_listed_read_and_written_on_both_sides() 
 }
 
 #[test]
-fn what_is_held_stays_after_the_end_of_input_when_told_to() {
+fn what_is_held_stays_after_the_end_of_input_with_ignore_stdin() {
     VMS.with(|vms| {
         let line = "bufshare alloc --size 64K --to display:rw --ignore-stdin";
         let mut alloc = shell(&vms.a, line)?;
@@ -984,7 +984,7 @@ fn selftest_takes_the_camera_the_screen_and_the_size_that_it_is_given() {
 
 /// The camera waits for the viewer's answer, the viewer for the camera.
 #[test]
-fn capture_and_view_wait_for_each_other_as_long_as_they_are_told_to() {
+fn capture_and_view_wait_for_each_other_until_their_timeout() {
     VMS.with(|vms| {
         vms.a.load("vivid", "allocators=1")?;
         // In which the camera has to give its frames.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Processes and VMs that are killed while they share
 //!
-//! Whoever is left is told, nothing hangs, and the daemon's tables, descriptors
+//! Whoever is left is notified, nothing hangs, and the daemon's tables, descriptors
 //! and windows are again as they were.
 
 use std::time::Duration;
@@ -39,7 +39,7 @@ fn the_death_of_the_exporting_process_takes_the_buffer_away() {
 }
 
 #[test]
-fn the_death_of_the_importing_process_lets_go_of_the_buffer() {
+fn the_death_of_the_importing_process_releases_the_buffer() {
     VMS.with(|vms| {
         let before = vms.settled()?.descriptors;
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
@@ -111,7 +111,7 @@ fn the_death_of_the_exporting_vm_takes_its_buffers_away() {
 }
 
 #[test]
-fn the_death_of_the_importing_vm_lets_go_of_the_buffer() {
+fn the_death_of_the_importing_vm_releases_the_buffer() {
     VMS.with(|vms| {
         let before = vms.settled()?.descriptors;
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);

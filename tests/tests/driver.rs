@@ -201,7 +201,7 @@ fn a_driver_is_not_unbound_before_an_import_that_has_begun_is_made() {
 }
 
 /// It is held up where it attaches the device, which goes with the driver, to a buffer of
-/// another driver. The host may be told of it still, or not any more.
+/// another driver. The export may still reach the host, or not any more.
 #[test]
 fn a_driver_is_not_unbound_before_an_export_that_has_begun_has_its_memory() {
     HELD.with(|vms| {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The end of the daemon under VMs that share
 //!
-//! It has to take everything back first: afterwards nobody can, and what the
+//! It has to revoke everything first: afterwards nobody can, and what the
 //! exporter writes into that memory is none of the importer's business.
 
 use anyhow::ensure;

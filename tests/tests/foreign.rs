@@ -289,7 +289,7 @@ fn a_buffer_that_can_move_stays_until_no_other_vm_reaches_it() {
 
 /// Nobody can promise for other VMs that they unmap in time: who needs that refuses
 /// the export, and who moves a pinned buffer all the same ends it, where the kernel
-/// tells us of that.
+/// reports that.
 #[test]
 fn a_buffer_that_has_to_be_revocable_is_not_exported() {
     VMS.with(|vms| {

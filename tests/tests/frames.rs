@@ -300,7 +300,7 @@ fn a_frame_that_no_screen_can_show_ends_the_view_with_the_reason() {
 
 /// Both are ended by signals alone, after a viewer that takes the card and the peer's number.
 #[test]
-fn a_camera_without_end_is_told_to_and_a_held_view_stays_without_input() {
+fn a_camera_without_end_is_ended_by_a_signal_and_a_held_view_stays_without_input() {
     VMS.with(|vms| {
         load_camera(vms, VIVID)?;
         vms.b.load(CARD, "")?;
@@ -342,7 +342,7 @@ fn a_camera_without_end_is_told_to_and_a_held_view_stays_without_input() {
 
 /// A camera that is unplugged can be stopped as little as it gives frames.
 #[test]
-fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_told() {
+fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_reported() {
     VMS.with(|vms| {
         let device = load_camera(vms, VIVID)?;
         let mut client = vms.a.client()?;
@@ -443,7 +443,7 @@ fn lose_releases(vms: &TwoVms, to: &str) -> Result<(Vec<Value>, String)> {
 }
 
 #[test]
-fn frames_whose_release_was_lost_with_other_events_are_taken_back() {
+fn frames_whose_release_was_lost_with_other_events_are_reclaimed() {
     VMS.with(|vms| {
         let (records, _) = lose_releases(vms, "display:rw")?;
         counted(
@@ -455,7 +455,7 @@ fn frames_whose_release_was_lost_with_other_events_are_taken_back() {
 
 /// Nothing says that they were looked at, and the viewer has ended.
 #[test]
-fn frames_of_a_reader_whose_release_was_lost_are_taken_back_with_a_warning() {
+fn frames_of_a_reader_whose_release_was_lost_are_reclaimed_with_a_warning() {
     READERS.with(|vms| {
         let (records, warnings) = lose_releases(vms, "display:r")?;
         ensure!(
@@ -605,7 +605,7 @@ fn look(vms: &TwoVms, events: &mut Client, answer: bool) -> Result<()> {
     let (_, _, blob) = events.get_meta(&frame.id)?;
     let offset = blob.get(40..).and_then(<[u8]>::first_chunk);
     let offset = u64::from_le_bytes(*offset.context("no frame")?);
-    // Its end lets go of what it has mapped.
+    // Its end releases what it has mapped.
     let mut viewer = vms.b.client()?;
     let import = viewer.import(&frame.id)?;
     if answer {
@@ -628,7 +628,7 @@ fn a_frame_that_comes_back_without_its_reply_is_wrong_although_others_go_round()
         );
         let mut camera = vms.a.spawn(&words(&line))?;
         look(vms, &mut b, false)?;
-        let wrong = wait::until("the frame to be taken back", LIMIT, || {
+        let wrong = wait::until("the frame to be reclaimed", LIMIT, || {
             look(vms, &mut b, true)?;
             while let Some(line) = camera.try_line(Duration::ZERO)? {
                 let record: Value = serde_json::from_str(&line)?;
@@ -650,7 +650,7 @@ fn a_frame_that_comes_back_without_its_reply_is_wrong_although_others_go_round()
 }
 
 #[test]
-fn a_frame_that_comes_back_without_its_reply_is_wrong_when_the_camera_is_told_to_stop() {
+fn a_frame_that_comes_back_without_its_reply_is_wrong_when_the_camera_is_asked_to_stop() {
     VMS.with(|vms| {
         load_camera(vms, VIVID)?;
         let mut b = vms.b.client()?;
@@ -658,7 +658,7 @@ fn a_frame_that_comes_back_without_its_reply_is_wrong_when_the_camera_is_told_to
         let mut camera = vms.a.spawn(&words(line))?;
         look(vms, &mut b, false)?;
         look(vms, &mut b, true)?;
-        // It comes behind what is told of the first.
+        // It comes after what is reported of the first.
         wait::until("the second frame to be back", LIMIT, || {
             let line = camera.try_line(Duration::from_millis(100))?;
             let record: Option<Value> = line.map(|line| serde_json::from_str(&line)).transpose()?;

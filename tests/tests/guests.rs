@@ -12,7 +12,7 @@ static GUESTS: Shared = Shared::new(Plan::bare);
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[test]
-fn programs_run_at_the_same_time_and_tell_how_they_end() {
+fn programs_run_at_the_same_time_and_report_how_they_end() {
     GUESTS.with(|vms| {
         let mut sleeper = vms.a.spawn(&["/bin/busybox", "cat"])?;
         ensure!(vms.a.output(&["/bin/busybox", "echo", "hello"])? == "hello\n");

@@ -122,7 +122,7 @@ fn take(vms: &TwoVms, kind: AttachKind) -> Result<Taken> {
 }
 
 impl Taken {
-    /// Has the exporter take the buffer back, and use the memory for other things.
+    /// Has the exporter revoke the buffer, and use the memory for other things.
     fn revoke(&mut self, vms: &mut TwoVms) -> Result<()> {
         self.a.close(self.export.number)?;
         self.b.wait_event_of("Revoked", &self.export.id)?;

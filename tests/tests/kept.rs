@@ -273,7 +273,7 @@ fn kept_memory_is_given_back_although_the_driver_did_not_ask_for_it_before_a_sle
     });
 }
 
-/// The importer that does not let the driver's exports go is not the one that answers for
+/// The importer that does not release the driver's exports is not the one that answers for
 /// the driver's own windows: those are given back, without which the device cannot be
 /// used again before the VM is powered off.
 #[test]

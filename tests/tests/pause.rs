@@ -16,7 +16,7 @@ const SIZE: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
-fn a_pause_of_the_exporter_takes_its_buffers_back_and_that_is_told_to_both() {
+fn a_pause_of_the_exporter_revokes_its_buffers_and_both_are_notified() {
     VMS.with(|vms| {
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         // Both listen to events.

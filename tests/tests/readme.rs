@@ -80,7 +80,7 @@ impl Readme {
         let without_udmabuf = "ram-fd=allow";
         ensure!(
             section.contains(&format!("`{without_udmabuf}`")),
-            "it does not tell any more what hosts without /dev/udmabuf need ({without_udmabuf})"
+            "it does not say any more what hosts without /dev/udmabuf need ({without_udmabuf})"
         );
         Ok(Self {
             build: build.clone(),
@@ -354,7 +354,7 @@ fn type_it(readme: &Readme, vms: &mut TwoVms) -> Result<()> {
                         "{}: info printed: {text}",
                         vm.name()
                     );
-                    ensure!(text.contains("windows  "), "info tells no limits: {text}");
+                    ensure!(text.contains("windows  "), "info prints no limits: {text}");
                 }
             }
             "alloc" => offer = Some(alloc(&vms.a, words)?),

@@ -38,7 +38,7 @@ fn use_all_memory(vm: &Vm) -> Result<()> {
         .lines()
         .find_map(|line| line.strip_prefix("MemFree:"))
         .and_then(|rest| rest.trim_end_matches("kB").trim().parse::<u64>().ok())
-        .context("/proc/meminfo tells no MemFree")?;
+        .context("/proc/meminfo has no MemFree")?;
     let mut client = vm.client()?;
     let chunks = free * 1024 * 85 / 100 / CHUNK;
     ensure!(chunks > 10, "the guest has only {free} KiB free");
@@ -341,7 +341,7 @@ fn an_importer_that_stops_its_device_holds_up_a_reset_that_waits_without_limit()
 }
 
 /// An importer with a mapped buffer restarts, and imports it anew.
-fn the_importer_lets_go_and_imports_again(
+fn the_importer_releases_and_imports_again(
     vms: &mut TwoVms,
     restart: impl FnOnce(&mut Vm) -> Result<Ready>,
 ) -> Result<()> {
@@ -368,15 +368,15 @@ fn the_importer_lets_go_and_imports_again(
 }
 
 #[test]
-fn an_importer_that_reboots_lets_go_and_imports_again() {
-    VMS.with(|vms| the_importer_lets_go_and_imports_again(vms, Vm::reboot));
+fn an_importer_that_reboots_releases_and_imports_again() {
+    VMS.with(|vms| the_importer_releases_and_imports_again(vms, Vm::reboot));
 }
 
 /// QEMU 11.1.3 would crash if the device were started after this reset, so the
 /// daemon and the driver do without it until the next power cycle. Nobody else
 /// is touched.
 #[test]
-fn an_importer_that_is_reset_lets_go_and_imports_again_after_a_power_cycle() {
+fn an_importer_that_is_reset_releases_and_imports_again_after_a_power_cycle() {
     VMS.with(|vms| {
         let before = vms.settled()?.descriptors;
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What an exporter takes back is really gone
+//! What an exporter revokes is really gone
 
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ fn after_an_unexport_every_access_of_the_importer_fails() {
 }
 
 #[test]
-fn a_driver_of_the_importer_cannot_attach_to_what_was_taken_back() {
+fn a_driver_of_the_importer_cannot_attach_to_what_was_revoked() {
     VMS.with(|vms| {
         let display = Display::that_imports();
         display.load(&vms.b)?;

@@ -84,7 +84,7 @@ fn two_imports_of_a_buffer_show_the_same_bytes() {
         let (one, two) = (b.map(one.buf)?, other.map(two.buf)?);
         b.fill(one, 7)?;
         ensure!(other.compare(two, 7)? == Sight::Pattern);
-        // One lets go, the other stays.
+        // One releases the buffer, the other keeps it.
         b.kill()?;
         ensure!(other.compare(two, 7)? == Sight::Pattern);
         Ok(())
@@ -111,7 +111,7 @@ fn a_mapping_keeps_the_import_after_its_descriptor_is_closed() {
 }
 
 #[test]
-fn metadata_travels_and_changes_are_told() {
+fn metadata_travels_and_changes_are_reported() {
     VMS.with(|vms| {
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         b.info()?;
@@ -143,7 +143,7 @@ fn metadata_travels_and_changes_are_told() {
 }
 
 #[test]
-fn the_last_release_is_told_to_the_exporter() {
+fn the_last_release_is_reported_to_the_exporter() {
     VMS.with(|vms| {
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (_, _, export) = a.offer(SIZE, 9)?;

@@ -246,9 +246,9 @@ fn after_an_unexport_every_access_fails_and_nothing_stays_behind() {
     });
 }
 
-/// Its VMM drops the windows by itself and tells nobody: the kernel knows.
+/// Its VMM drops the windows by itself and notifies nobody: the kernel knows.
 #[test]
-fn an_importer_that_is_reset_is_known_to_have_let_go() {
+fn an_importer_that_is_reset_is_known_to_have_unmapped() {
     VMS.with(|vms| {
         let mut a = vms.a.client()?;
         let mut b = vms.b.client()?;

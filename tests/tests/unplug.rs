@@ -194,7 +194,7 @@ fn memmap_pages(vm: &Vm) -> Result<u64> {
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("nr_memmap_pages "));
-    let line = line.context("/proc/vmstat tells no nr_memmap_pages")?;
+    let line = line.context("/proc/vmstat has no nr_memmap_pages")?;
     line.parse().context("no number of pages")
 }
 
@@ -266,7 +266,7 @@ fn a_reset_of_the_function_revokes_what_is_shared_or_is_refused() {
 /// Where there are no such callbacks nothing of the following can happen.
 fn needs_resets(vm: &Vm) -> Result<()> {
     if driver::lacks(vm, "function-reset")? {
-        let reason = "the guest kernel tells virtio drivers nothing of such resets";
+        let reason = "the guest kernel reports nothing of such resets to virtio drivers";
         return Err(Skip::impossible(reason).into());
     }
     Ok(())
@@ -329,8 +329,8 @@ fn a_driver_is_not_unbound_before_a_failed_reset_of_the_function_has_ended() {
         let user = b.attach(import.buf, AttachKind::Plain)?;
         b.step(user, Step::Vmap)?;
         let script = format!("echo 1 >{}/reset", driver::pci_device(&vms.b)?);
-        // The driver and the core have reset the device, and the core has told it three
-        // things.
+        // The driver and the core have reset the device, and the core has written its status
+        // three times.
         let delay = Delay::after(&vms.b, "vp_modern_set_status", 5)?;
         let reset = Apart::begin(&vms.b, &script, LIMIT)?;
         unbind_while_held(&vms.b, &delay)?;

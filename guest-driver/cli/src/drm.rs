@@ -205,7 +205,7 @@ impl Head {
                 let (width, height) = size_of(&mode);
                 let why = match error.kind() {
                     io::ErrorKind::PermissionDenied => {
-                        "is in the hands of another program (a compositor?)".to_owned()
+                        "is in use by another program (a compositor?)".to_owned()
                     }
                     _ => format!("does not show it in a mode of {width}x{height}"),
                 };

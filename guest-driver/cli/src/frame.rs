@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What `capture` tells `view` about the frame in a buffer, as opaque metadata.
+//! What `capture` states for `view` about the frame in a buffer, as opaque metadata.
 //!
 //! | offset | type | |
 //! |---|---|---|

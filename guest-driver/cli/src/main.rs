@@ -62,7 +62,7 @@ fn run(cli: Cli) -> Result<()> {
     cmd::run(&session, cli.command)
 }
 
-/// Tells what is wrong with the command line; help and version come here, too.
+/// Reports what is wrong with the command line; help and version come here, too.
 fn refuse(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().any(|argument| argument == "--json");
     if json && error.use_stderr() {
@@ -82,6 +82,6 @@ fn complain(failure: &Failure, json: bool) {
     } else {
         format!("bufshare: {failure}")
     };
-    // Nobody to tell when even this fails.
+    // Where this fails, there is no place to report it.
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -323,7 +323,7 @@ pub(crate) struct CaptureSummary {
     pub(crate) frames: u64,
     /// Handed back.
     pub(crate) returned: u64,
-    /// Taken back after events were lost, though nothing says that they were handed back.
+    /// Reclaimed after events were lost, though nothing says that they were handed back.
     pub(crate) unconfirmed: u64,
     pub(crate) replies_ok: u64,
     /// Wrong reply bytes.
@@ -589,7 +589,7 @@ impl Buffer {
             write!(to, ", \"{}\"", printable(&self.name))?;
         }
         if self.revoking {
-            write!(to, ", being taken back")?;
+            write!(to, ", being revoked")?;
         }
         Ok(())
     }
@@ -664,7 +664,7 @@ impl CaptureSummary {
             self.frames, self.returned, self.replies_ok, self.mismatches, self.bytes_shared
         )?;
         if self.unconfirmed > 0 {
-            write!(to, "; {} taken back unconfirmed", self.unconfirmed)?;
+            write!(to, "; {} reclaimed unconfirmed", self.unconfirmed)?;
         }
         if let Some(spread) = &self.round_trip_us {
             write!(

@@ -60,7 +60,7 @@ impl Pump {
             Ok((at, event)) => event.map(|event| Some((at, event))),
             Err(TryRecvError::Empty) => Ok(None),
             Err(TryRecvError::Disconnected) => {
-                Err(Failure::new("the device tells no events any more"))
+                Err(Failure::new("the device reports no events any more"))
             }
         }
     }

@@ -23,7 +23,7 @@ pub(crate) enum Shown {
     Copy,
 }
 
-/// A screen in our hands.
+/// A screen that we control.
 pub(crate) struct Screen {
     head: Head,
     mode: Mode,

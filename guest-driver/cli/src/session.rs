@@ -31,8 +31,8 @@ impl Session {
         Pump::start(self.open()?)
     }
 
-    /// Prints what happens until the end is told, or until `held` is revoked. A reader of
-    /// the output that goes away, as `head -n 1` does, ends the printing alone.
+    /// Prints what happens until a stop is requested, or until `held` is revoked. A reader
+    /// of the output that goes away, as `head -n 1` does, ends the printing alone.
     pub(crate) fn hold(
         &self,
         stop: &mut Stop,

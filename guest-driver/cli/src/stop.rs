@@ -196,11 +196,11 @@ pub(crate) fn ended<T, E>(stop: &Stop, result: &Result<T, E>) -> &'static str {
     }
 }
 
-/// Whether a lost buffer is told in JSON.
+/// Whether a lost buffer is reported in JSON.
 static LOST_IN_JSON: AtomicBool = AtomicBool::new(false);
 
-/// Has the loss of a mapped buffer told like any other failure. The kernel sends
-/// SIGBUS to who touches a buffer that its exporter revoked.
+/// Has the loss of a mapped buffer reported like any other failure. The kernel
+/// sends SIGBUS to who touches a buffer that its exporter revoked.
 pub(crate) fn tell_lost_buffers(json: bool) {
     LOST_IN_JSON.store(json, Ordering::Relaxed);
     let handler: extern "C" fn(libc::c_int) = lost;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Video capture by the ioctls of `<linux/videodev2.h>`, only what is used here:
 //! single-planar capture queues that fill foreign dma-bufs, or buffers of the
-//! driver that it hands out as dma-bufs.
+//! driver that it exports as dma-bufs.
 
 use std::fmt;
 use std::io;

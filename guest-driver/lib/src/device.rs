@@ -212,7 +212,7 @@ impl Device {
         })
     }
 
-    /// Replaces the metadata of a buffer that this VM exports. Tells its new
+    /// Replaces the metadata of a buffer that this VM exports. Returns its new
     /// sequence number; importers get an event.
     ///
     /// # Errors
@@ -279,13 +279,13 @@ impl Device {
     /// timeout it waits as long as it takes. A signal does not end the wait.
     ///
     /// With another event loop, poll the [descriptor](AsFd) for reading and
-    /// call this with a timeout of zero until it tells `None`.
+    /// call this with a timeout of zero until it returns `None`.
     ///
     /// # Errors
     /// The device is gone.
     pub fn next_event(&self, timeout: Option<Duration>) -> Result<Option<Event>> {
         let op = "read an event";
-        // A time too far to be told is never.
+        // A time too far to be represented is never.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             if let Some(event) = self.read_event(op)? {

@@ -28,10 +28,10 @@ impl DmaBuf {
     /// exported or its first CPU access begins.
     ///
     /// # Errors
-    /// It tells no size (as on kernels whose dma-bufs cannot seek), or one that
+    /// It reports no size (as on kernels whose dma-bufs cannot seek), or one that
     /// the address space cannot hold.
     pub fn from_fd(fd: OwnedFd) -> Result<Self> {
-        let op = "tell the size of the buffer";
+        let op = "determine the size of the buffer";
         let size = rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(|e| Error::new(op, e))?;
         // A dma-buf can be sought to its ends only; it has no position that
         // others could miss.

@@ -18,7 +18,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// What failed and why
 ///
 /// Displayed as one line, for example `cannot import the buffer: there is no
-/// such buffer for this VM: unknown, taken back or not granted (NOT_FOUND)`.
+/// such buffer for this VM: unknown, revoked or not granted (NOT_FOUND)`.
 /// What to do about it is for the program to say, in its users' terms.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -41,7 +41,7 @@ impl Error {
         }
     }
 
-    /// An ioctl failed that tells the host's status.
+    /// An ioctl failed that reports the host's status.
     pub(crate) fn of_host(op: &'static str, errno: io::Error, status: u32) -> Self {
         let status = Status::from_wire(status).filter(|status| *status != Status::Ok);
         Self { op, errno, status }
@@ -108,8 +108,8 @@ mod tests {
         let error = Error::of_host("import the buffer", Errno::NOENT.into(), 5);
         assert_eq!(
             error.to_string(),
-            "cannot import the buffer: there is no such buffer for this VM: unknown, taken back \
-             or not granted (NOT_FOUND)"
+            "cannot import the buffer: there is no such buffer for this VM: unknown, revoked or \
+             not granted (NOT_FOUND)"
         );
     }
 

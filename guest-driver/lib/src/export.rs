@@ -20,7 +20,7 @@ pub struct ExportOptions {
 
 /// A buffer offered to other VMs
 ///
-/// Dropping it ends the export: importers are told, and their mappings end.
+/// Dropping it ends the export: importers are notified, and their mappings end.
 /// So does the end of the process. Whoever holds a copy of the
 /// [descriptor](AsFd) keeps the export alive.
 ///

@@ -113,8 +113,8 @@ impl Mapping {
 
 /// CPU access to a [`Mapping`] that has begun
 ///
-/// Ends when dropped, or with [`finish`](Self::finish), which tells whether
-/// that worked. Accesses may overlap; the driver counts them.
+/// Ends when dropped, or with [`finish`](Self::finish), which reports
+/// whether that worked. Accesses may overlap; the driver counts them.
 ///
 /// Offsets and lengths are in bytes. An access beyond the end of the buffer is
 /// `ERANGE` and one without the right `EACCES`; neither copies anything.
@@ -126,7 +126,7 @@ impl Mapping {
 pub struct CpuAccess<'a> {
     mapping: &'a Mapping,
     rights: Rights,
-    /// The end has to be told.
+    /// The driver has to be notified of the end.
     begun: bool,
 }
 
@@ -333,7 +333,7 @@ mod tests {
         Mapping::new(memfd().as_fd(), LEN, rights).unwrap()
     }
 
-    /// Access that no driver was told of: a memfd knows no SYNC.
+    /// Access that no driver was notified of: a memfd knows no SYNC.
     fn access(mapping: &Mapping, rights: Rights) -> CpuAccess<'_> {
         CpuAccess {
             mapping,

@@ -113,7 +113,7 @@ impl Source for Device {
 /// is used twice, so that what is gone stays so.
 #[derive(Debug, Default)]
 struct Book {
-    /// What the importer was told to be offered.
+    /// What was reported as offered.
     offered: BTreeMap<BufferId, BufferInfo>,
     /// Reported next.
     ready: VecDeque<Change>,

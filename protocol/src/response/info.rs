@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What answers tell about the device, a peer, a buffer
+//! What answers state about the device, a peer, a buffer
 
 use crate::device::CAP_RO_ENFORCED;
 use crate::limits::CONFIG_SIZE;

@@ -124,7 +124,7 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Checks the head of metadata; tells the length of the blob.
+    /// Checks the head of metadata; returns the length of the blob.
     ///
     /// # Errors
     /// [`Status::MetaTooLarge`] if the blob is over [`MAX_BLOB`],

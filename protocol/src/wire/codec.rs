@@ -61,8 +61,8 @@ pub trait Wire: Copy {
     /// Appends the value.
     fn write(self, writer: &mut Writer<'_>);
 
-    /// Takes the value off the front of `bytes` and tells what follows, `None`
-    /// if there are fewer than [`LEN`](Self::LEN).
+    /// Takes the value off the front of `bytes` and returns it with what follows,
+    /// `None` if there are fewer than [`LEN`](Self::LEN).
     fn split(bytes: &[u8]) -> Option<(Self, &[u8])> {
         if bytes.len() < Self::LEN {
             return None;

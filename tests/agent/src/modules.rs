@@ -64,7 +64,7 @@ pub(crate) fn load(name: &str, params: &str) -> Result<()> {
     Ok(())
 }
 
-/// Remove `name`, not waiting for anybody to let go of it.
+/// Remove `name`, not waiting for anybody to release it.
 pub(crate) fn unload(name: &str) -> io::Result<()> {
     let name = normal(name);
     let text = CString::new(name.as_str())?;

@@ -200,7 +200,7 @@ pub enum Op {
         /// The end of an access.
         end: bool,
     },
-    /// Read the whole mapping again and again on a thread of its own, and tell
+    /// Read the whole mapping again and again on a thread of its own, and report
     /// whatever is not the pattern of `seed`. At the first SIGBUS it ends.
     Watch {
         /// The mapping.
@@ -336,7 +336,7 @@ pub enum Op {
         /// Rows.
         height: u32,
     },
-    /// A driver captures video into the buffer that it was lent, once.
+    /// A driver captures video into the buffer that it was given, once.
     CaptureLent {
         /// What LendVideo gave.
         video: u64,
@@ -641,7 +641,7 @@ pub struct Buffer {
     pub size: u64,
     /// Ours.
     pub owned: bool,
-    /// Attachments told.
+    /// Attachments reported.
     pub attachments: u32,
     /// Mapped ones.
     pub mapped: u32,
@@ -675,7 +675,7 @@ pub struct Refusal {
     pub status: Option<String>,
 }
 
-/// Bytes of memory that tell their place: each word of 8 bytes holds the seed
+/// Bytes of memory that state their place: each word of 8 bytes holds the seed
 /// and its own number.
 #[must_use]
 pub fn word(seed: u32, index: u64) -> u64 {

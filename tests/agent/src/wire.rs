@@ -167,7 +167,7 @@ pub struct Loaded {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// Nothing to tell.
+    /// Nothing to report.
     Done,
     /// The program ended.
     Ran(Ran),

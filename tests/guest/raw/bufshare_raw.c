@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A hostile driver for tests: it puts whatever it is told on the control queue
- * of the buffer-sharing device, descriptors included, and tells what came back.
+ * A hostile driver for tests: it puts whatever it is given on the control queue
+ * of the buffer-sharing device, descriptors included, and returns what came
+ * back.
  *
  * Write to /sys/kernel/debug/bufshare_raw: struct raw_call and the request.
  * Read from it: 32 bits, the used length, and the room as the device left it;

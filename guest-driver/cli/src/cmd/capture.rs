@@ -2,7 +2,7 @@
 //! `bufshare capture`: a camera's frames for another machine.
 //!
 //! Each buffer goes round: the driver fills it, we hash and publish it, the viewer
-//! attaches, looks and lets go, which is RELEASED here, and the driver gets it back.
+//! attaches, looks and releases it (RELEASED here), and the driver gets it back.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -49,7 +49,7 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
     rotation.camera.start()?;
     let result = rotation.turn(&mut stop, &events, args);
     let seconds = started.elapsed().as_secs_f64();
-    // What was achieved is told even when it then failed.
+    // What was achieved is reported even when it then failed.
     let ended = ended(&stop, &result);
     let stopped = rotation.camera.video.stop();
     let printed = session
@@ -85,7 +85,7 @@ struct Rotation<'a> {
     extents: Vec<u32>,
     camera: Camera,
     out: Outstanding,
-    /// Taken back although nothing says that they were looked at.
+    /// Reclaimed although nothing says that they were looked at.
     unconfirmed: u64,
     replies: bool,
     wanted: u64,
@@ -243,7 +243,7 @@ impl<'a> Rotation<'a> {
         Ok(whole)
     }
 
-    /// Hashes a filled buffer and tells the viewer about it.
+    /// Hashes a filled buffer and announces it to the viewer.
     fn publish(&mut self, filled: Filled) -> Result<()> {
         let slot = self.camera.slot(filled.index)?;
         let number = self.published.saturating_add(1);
@@ -352,7 +352,7 @@ impl<'a> Rotation<'a> {
         ))
     }
 
-    /// Takes back the frames that were released without the reply, so long ago or longer.
+    /// Reclaims the frames that were released without the reply, so long ago or longer.
     /// Answers whether there were any.
     fn take_wrong(&mut self, age: Duration) -> Result<bool> {
         let mut progress = false;
@@ -384,7 +384,7 @@ impl<'a> Rotation<'a> {
         }
         if !numbers.is_empty() {
             self.output.warn(&format!(
-                "events were lost, and nobody has frame {} any more: taken back, whether it was looked at or not",
+                "events were lost, and nobody has frame {} any more: reclaimed, whether it was looked at or not",
                 numbers.join(", ")
             ));
         }
@@ -426,7 +426,7 @@ impl<'a> Rotation<'a> {
         Ok(true)
     }
 
-    /// Keeps what is left exported; tells when it comes back.
+    /// Keeps what is left exported; reports when it comes back.
     fn hold(&mut self, stop: &mut Stop, events: &Pump) -> Result<()> {
         while !stop.requested() {
             let [ready] = stop.wait([events.as_fd()], None)?;

@@ -63,7 +63,7 @@ fn duplicate(number: RawFd) -> Result<OwnedFd> {
     fd.try_clone_to_owned().map_err(|e| wrong(&e))
 }
 
-/// Fills if asked, exports, prints and holds until told.
+/// Fills if asked, exports, prints and holds until a stop is requested.
 pub(crate) fn offer(
     session: &Session,
     device: &Device,

@@ -99,7 +99,7 @@ fn answered(mapping: &Mapping, frame: &Frame) -> Result<bool> {
     }
 }
 
-/// A frame in our hands. The card gives it up before the import ends.
+/// A frame that we hold. The card gives it up before the import ends.
 struct Shown {
     picture: Option<screen::Shown>,
     import: Import,
@@ -207,7 +207,7 @@ impl<'a> Viewer<'a> {
 
     /// Whether what is in a buffer is not the frame that was announced, as another viewer
     /// had that before, and the camera's driver fills the buffer again. That is announced
-    /// soon. Nor is it a frame if the buffer is gone. `None`: we were told to stop before
+    /// soon. Nor is it a frame if the buffer is gone. `None`: a stop was requested before
     /// anybody could know.
     fn is_replaced(
         &mut self,
@@ -233,8 +233,8 @@ impl<'a> Viewer<'a> {
     }
 
     /// Takes stock. A camera that had another viewer may have frames that we find
-    /// in the hands of its driver again. It runs out of buffers soon, as nobody
-    /// hands any back; from then on what is announced is what waits for us.
+    /// with its driver again. It runs out of buffers soon, as nobody hands any
+    /// back; from then on what is announced is what waits for us.
     fn join(&mut self, stop: &mut Stop) -> Result<()> {
         self.ask()?;
         if !self.inbox.had_viewer() {
@@ -514,7 +514,7 @@ impl<'a> Viewer<'a> {
         }
     }
 
-    /// Keeps the last frame until told, or until the camera takes it back.
+    /// Keeps the last frame until a stop is requested, or until its buffer is revoked.
     fn hold(&mut self, stop: &mut Stop, events: &Pump) -> Result<()> {
         while !stop.requested() {
             let [ready] = stop.wait([events.as_fd()], None)?;

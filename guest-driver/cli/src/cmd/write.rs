@@ -9,7 +9,7 @@ use crate::failure::{Failure, Result};
 use crate::output::{Record, Written};
 use crate::session::Session;
 
-/// Imports for writing, writes, and lets go.
+/// Imports a buffer for writing, writes, and releases it.
 pub(crate) fn run(session: &Session, args: &Write) -> Result<()> {
     let device = session.open()?;
     let import = device.import(args.id.0, Rights::RW)?;

@@ -2,7 +2,7 @@
 //! Shared memory that may be taken away while it is used
 //!
 //! All access is by string instructions. When one is refused with SIGBUS, the
-//! handler steps over it, and its count register then tells how far it came.
+//! handler steps over it, and its count register then says how far it came.
 //! Nothing is unmapped: the next access asks the kernel again.
 
 use std::arch::asm;
@@ -111,7 +111,7 @@ impl Drop for Mapping {
     }
 }
 
-/// Copy, and tell how many bytes were not because the access was refused.
+/// Copy, and return how many bytes were not because the access was refused.
 ///
 /// # Safety
 ///
@@ -147,7 +147,7 @@ unsafe fn copy(into: *mut u8, from: *const u8, len: usize) -> usize {
     left
 }
 
-/// Have refused accesses told instead of ending the process.
+/// Have refused accesses reported instead of ending the process.
 pub(crate) fn catch_refusals() -> io::Result<()> {
     // SAFETY: all zero is a valid value.
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };

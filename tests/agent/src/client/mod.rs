@@ -541,7 +541,7 @@ impl Client {
             let len = data.len();
             data.resize(len + (1 << 14), 0);
             let (fd, request) = (device.as_raw_fd(), libc::c_ulong::from(request));
-            // SAFETY: more room than the number can tell; the patches outlive the call.
+            // SAFETY: more room than the number can state; the patches outlive the call.
             let result = unsafe { libc::ioctl(fd, request, data.as_mut_ptr()) };
             let errno = if result < 0 {
                 io::Error::last_os_error().raw_os_error().unwrap_or(-1)
@@ -568,7 +568,7 @@ impl Client {
     }
 }
 
-/// A dma-buf tells its size when its end is sought.
+/// A dma-buf reports its size when its end is sought.
 fn measured(fd: OwnedFd) -> Result<(OwnedFd, u64)> {
     // SAFETY: no memory is involved.
     let size = unsafe { libc::lseek(fd.as_raw_fd(), 0, libc::SEEK_END) };

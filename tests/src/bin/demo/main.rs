@@ -265,7 +265,7 @@ fn plan(options: &Options) -> Plan {
         })
 }
 
-/// A program in a guest, and whether it has told all.
+/// A program in a guest, and whether it has reported all.
 struct Teller<'a> {
     who: &'a str,
     program: &'a mut Program,
@@ -281,7 +281,7 @@ impl Options {
     }
 }
 
-/// Read the programs' output until each has told all. The first that fails ends it.
+/// Read the programs' output until each has reported all. The first that fails ends it.
 fn follow(
     options: &Options,
     records: &mut Records,
@@ -387,7 +387,7 @@ fn same_memory(vms: &TwoVms, export: &Exported, (capture, view): (i32, i32)) -> 
     Ok(())
 }
 
-/// Let the display go of the last frame, then the camera, and wait for their ends.
+/// Have the display release the last frame, then the camera, and wait for their ends.
 fn release(
     options: &Options,
     records: &mut Records,
@@ -395,7 +395,7 @@ fn release(
     view: &mut Program,
 ) -> Result<()> {
     end("display", options, records, view)?;
-    // The camera tells of the last frame before it is told to end.
+    // The camera reports the last frame before it is asked to end.
     let camera = Teller {
         who: "camera",
         program: &mut *capture,
