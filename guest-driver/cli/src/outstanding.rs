@@ -123,6 +123,18 @@ impl Outstanding {
             .collect()
     }
 
+    /// Those that the viewer has passed over: it takes frames in the order of their numbers,
+    /// and a later one is back. Of any other it may not have looked at it yet; or somebody
+    /// else had the buffer, and no viewer is there.
+    pub(crate) fn passed(&self) -> Vec<(usize, Instant)> {
+        let mut all = self.wrong(Duration::ZERO);
+        all.retain(|(index, _)| {
+            let frame = self.frame(*index);
+            frame.is_some_and(|frame| frame.number < self.newest_back)
+        });
+        all
+    }
+
     /// The buffers whose frame may be back without anything that could ever say so: the
     /// viewer writes no reply, and events were lost while the frame was out.
     pub(crate) fn unconfirmed(&self) -> Vec<usize> {
@@ -182,6 +194,20 @@ mod tests {
         assert!(!out.publish(2, frame(3, true), Instant::now()));
         assert!(out.take(2).is_none());
         assert!(out.events_are_complete());
+    }
+
+    #[test]
+    fn a_frame_without_its_reply_is_passed_over_when_a_later_one_is_back() {
+        let mut out = out(3, true);
+        let now = Instant::now();
+        out.unanswered(0, now);
+        out.unanswered(2, now);
+        assert!(out.passed().is_empty(), "somebody else may have had them");
+        assert_eq!(out.wrong(Duration::ZERO).len(), 2);
+
+        out.take(1);
+
+        assert_eq!(out.passed(), [(0, now)]);
     }
 
     #[test]

@@ -47,8 +47,8 @@ pub(super) struct Kept {
     pub(super) file: WindowFile,
     pub(super) len: u64,
     pub(super) since: Instant,
-    /// The kernel was asked since then, and it is held.
-    pub(super) seen: bool,
+    /// When the kernel was last asked since then; it was held.
+    pub(super) seen: Option<Instant>,
     /// The operator was told.
     pub(super) said: bool,
 }
@@ -175,7 +175,10 @@ impl State {
         if self.kept_said.is_some_and(|at| at.elapsed() < KEPT_SAY) {
             return 0;
         }
-        let is_late = |one: &Kept| one.seen && one.since.elapsed() >= KEPT_SAY;
+        let is_late = |one: &Kept| {
+            let held = one.seen.map(|at| at.saturating_duration_since(one.since));
+            held.is_some_and(|held| held >= KEPT_SAY)
+        };
         let late = || kept.iter().filter(|one| is_late(one));
         if late().all(|one| one.said) {
             return 0;
@@ -298,7 +301,8 @@ impl ShmemRequests {
         // Those that were asked about are the last the next time.
         let (asked, mut kept): (Vec<Kept>, Vec<Kept>) =
             kept.into_iter().partition(|kept| is_in(&asked, kept));
-        kept.extend(asked.into_iter().map(|one| Kept { seen: true, ..one }));
+        let seen = Some(Instant::now());
+        kept.extend(asked.into_iter().map(|one| Kept { seen, ..one }));
         let late = state.say_late(&mut kept);
         let mut done: BTreeSet<EffectId> = gone.iter().map(|gone| gone.effect).collect();
         for left in &kept {
@@ -423,7 +427,7 @@ impl ShmemRequests {
             file,
             len,
             since: now,
-            seen: false,
+            seen: None,
             said: false,
         });
     }

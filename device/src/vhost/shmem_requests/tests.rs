@@ -240,7 +240,7 @@ fn keep_since(shmem: &ShmemRequests, effect: u64, since: Instant) -> (Receiver<(
         file: window_file(hold),
         len: PAGE,
         since,
-        seen: false,
+        seen: None,
         said: false,
     });
     (asked, kernel)
@@ -269,6 +269,24 @@ fn operator_is_told_of_all_that_is_kept_but_not_again_and_again() {
     assert_eq!(shmem.look_at_kept(LOT).1, 3 * PAGE);
     lock(&shmem.state).kept_said = Some(ago(KEPT_SAY));
     assert_eq!(shmem.look_at_kept(LOT).1, 0, "nothing new");
+}
+
+#[test]
+fn operator_hears_nothing_of_what_was_held_only_before_the_time_was_up() {
+    let shmem = shmem();
+    let other = Lot {
+        owner: PeerId(3),
+        ..LOT
+    };
+    let _kernel = keep_since(&shmem, 1, Instant::now());
+    assert_eq!(shmem.look_at_kept(LOT).1, 0);
+    for kept in &mut lock(&shmem.state).kept {
+        kept.since = ago(KEPT_SAY);
+        kept.seen = Some(ago(KEPT_SAY - Duration::from_millis(1)));
+    }
+
+    assert_eq!(shmem.look_at_kept(other).1, 0, "nobody asked since");
+    assert_eq!(shmem.look_at_kept(LOT).1, PAGE);
 }
 
 #[test]

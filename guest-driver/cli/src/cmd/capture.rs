@@ -189,7 +189,7 @@ impl<'a> Rotation<'a> {
             }
             if !event {
                 // Its buffer would be missed for as long as others go round.
-                progress |= self.take_wrong(args.timeout)?;
+                progress |= self.take_wrong(self.out.wrong(args.timeout))?;
             }
             if !progress && deadline.passed() && !stop.requested() {
                 late = late.saturating_add(1);
@@ -197,7 +197,8 @@ impl<'a> Rotation<'a> {
                 if late == 1 || (event && late < LATE_EVENTS) {
                     continue;
                 }
-                progress = self.take_wrong(Duration::ZERO)? | self.take_unconfirmed()?;
+                progress =
+                    self.take_wrong(self.out.wrong(Duration::ZERO))? | self.take_unconfirmed()?;
                 if !progress {
                     return Err(self.stuck(args.timeout));
                 }
@@ -208,7 +209,7 @@ impl<'a> Rotation<'a> {
             }
         }
         if stop.requested() {
-            self.take_wrong(Duration::ZERO)?;
+            self.take_wrong(self.out.passed())?;
         }
         Ok(())
     }
@@ -221,14 +222,20 @@ impl<'a> Rotation<'a> {
     /// Says for what it waits in vain.
     fn stuck(&self, timeout: Duration) -> Failure {
         let seconds = timeout.as_secs_f64();
-        // A viewer shows a frame until the next one comes.
-        let out = self.out.oldest().filter(|_| !self.waits_for_camera());
-        Failure::timeout(match out {
-            Some(out) => format!(
-                "frame {} was not handed back within {seconds} s; does `bufshare view` run there?",
-                out.frame.number
-            ),
-            None => self.supply.lack(seconds),
+        let lack = || self.supply.lack(seconds);
+        let Some(out) = self.out.oldest() else {
+            return Failure::timeout(lack());
+        };
+        let late = format!(
+            "frame {} was not handed back within {seconds} s; does `bufshare view` run there?",
+            out.frame.number
+        );
+        // A viewer shows a frame until the next one comes, and a camera may keep its last
+        // buffer until it is given another one.
+        Failure::timeout(match (self.waits_for_camera(), self.out.count()) {
+            (false, _) => late,
+            (true, 1) => lack(),
+            (true, _) => format!("{late} And {}", lack()),
         })
     }
 
@@ -352,11 +359,11 @@ impl<'a> Rotation<'a> {
         ))
     }
 
-    /// Reclaims the frames that were released without the reply, so long ago or longer.
-    /// Answers whether there were any.
-    fn take_wrong(&mut self, age: Duration) -> Result<bool> {
+    /// Reclaims those of these frames, released at that time without the reply, that nobody
+    /// has. Answers whether there were any.
+    fn take_wrong(&mut self, released: Vec<(usize, Instant)>) -> Result<bool> {
         let mut progress = false;
-        for (index, at) in self.out.wrong(age) {
+        for (index, at) in released {
             if !self.is_attached(index)? {
                 progress |= self.returned(at, index)?;
             }
@@ -434,7 +441,7 @@ impl<'a> Rotation<'a> {
                 self.event(at, &event)?;
             }
         }
-        self.take_wrong(Duration::ZERO)?;
+        self.take_wrong(self.out.passed())?;
         Ok(())
     }
 
