@@ -12,8 +12,7 @@
 
 mod holds;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -816,6 +815,7 @@ impl Dispatcher {
                     }
                 }
                 Effect::Arm { id, after } => self.timer.arm(id, after),
+                Effect::Disarm { id } => self.timer.disarm(id),
             }
         }
         after
@@ -982,7 +982,9 @@ struct Timer {
 
 #[derive(Default)]
 struct TimerQueue {
-    heap: BinaryHeap<Reverse<(Instant, DeadlineId)>>,
+    /// By time.
+    armed: BTreeSet<(Instant, DeadlineId)>,
+    times: BTreeMap<DeadlineId, Instant>,
     stopped: bool,
     /// Has a bug.
     #[cfg(test)]
@@ -993,8 +995,19 @@ impl Timer {
     fn arm(&self, id: DeadlineId, after: Duration) {
         let now = Instant::now();
         let at = now.checked_add(after).unwrap_or(now);
-        lock(&self.queue).heap.push(Reverse((at, id)));
+        let mut queue = lock(&self.queue);
+        queue.armed.insert((at, id));
+        queue.times.insert(id, at);
+        drop(queue);
         self.wake.notify_one();
+    }
+
+    /// The thread may wake up for it all the same, and waits for the next one then.
+    fn disarm(&self, id: DeadlineId) {
+        let mut queue = lock(&self.queue);
+        if let Some(at) = queue.times.remove(&id) {
+            queue.armed.remove(&(at, id));
+        }
     }
 
     fn stop(&self) {
@@ -1012,11 +1025,13 @@ impl Timer {
                 return None;
             }
             let now = Instant::now();
-            match queue.heap.peek().map(|Reverse((at, _))| *at) {
-                Some(at) if at <= now => {
-                    return queue.heap.pop().map(|Reverse((_, id))| id);
+            match queue.armed.first().copied() {
+                Some((at, id)) if at <= now => {
+                    queue.armed.pop_first();
+                    queue.times.remove(&id);
+                    return Some(id);
                 }
-                Some(at) => {
+                Some((at, _)) => {
                     let rest = at.saturating_duration_since(now);
                     queue = self
                         .wake

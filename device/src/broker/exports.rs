@@ -54,8 +54,15 @@ impl Broker {
                 revoking: None,
             },
         );
+        if let Some(state) = self.peers.get_mut(&owner) {
+            state.known.insert(generation);
+        }
         for peer in offered {
-            if self.peers.get(&peer).is_some_and(|p| p.up) {
+            let Some(state) = self.peers.get_mut(&peer) else {
+                continue;
+            };
+            state.known.insert(generation);
+            if state.up {
                 self.notify(peer, |events| events.offer(owner.to_wire(), id, size));
             }
         }
@@ -249,13 +256,7 @@ impl Broker {
             let Some(state) = self.peers.get_mut(&peer) else {
                 continue;
             };
-            let mut handles = Vec::new();
-            for (handle, attachment) in &mut state.attachments {
-                if attachment.generation == generation {
-                    attachment.revoked = true;
-                    handles.push(*handle);
-                }
-            }
+            let handles = state.attachments.revoke(generation);
             // One that is stopped may yet go on with what it has.
             if state.up || !handles.is_empty() {
                 self.notify(peer, |events| {
@@ -298,7 +299,11 @@ impl Broker {
         }
         let id = DeadlineId(self.next_deadline);
         self.next_deadline = self.next_deadline.wrapping_add(1);
-        self.deadlines.insert(id, Deadline { generation, only });
+        let deadline = Deadline::Release { generation, only };
+        self.deadlines.insert(id, deadline);
+        if let Some(revoking) = self.revoking(generation) {
+            revoking.deadlines.push(id);
+        }
         self.out.push(Effect::Arm {
             id,
             after: self.revoke_ack,
@@ -339,8 +344,7 @@ impl Broker {
 
     /// Importers that have not let go by now lose the window all the same. Those
     /// that are stopped cannot have, and cannot look; theirs comes when they go on.
-    pub(super) fn revoke_deadline(&mut self, deadline: &Deadline) {
-        let generation = deadline.generation;
+    pub(super) fn release_is_late(&mut self, generation: u64, only: Option<PeerId>) {
         let Some(buffer) = self.buffers.get(&generation) else {
             return;
         };
@@ -348,7 +352,7 @@ impl Broker {
             return;
         };
         let is_over = |peer: &PeerId| {
-            let over = match deadline.only {
+            let over = match only {
                 Some(only) => only == *peer,
                 None => !revoking.late.contains(peer),
             };
@@ -371,7 +375,15 @@ impl Broker {
         }
         let buffer = buffer.remove();
         self.generations.remove(&buffer.id.0);
-        self.deadlines.retain(|_, d| d.generation != generation);
+        for peer in buffer.access.keys().chain([&buffer.owner]) {
+            if let Some(state) = self.peers.get_mut(peer) {
+                state.known.remove(&generation);
+            }
+        }
+        for id in buffer.revoking.iter().flat_map(|r| &r.deadlines) {
+            self.deadlines.remove(id);
+            self.out.push(Effect::Disarm { id: *id });
+        }
         let left = buffer.revoking.as_ref().is_some_and(|r| r.left);
         if let Some(state) = self.peers.get_mut(&buffer.owner) {
             balance::fewer(&mut state.exports, 1, "exports");

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The importer's side: ATTACH, MAP, SYNC, and their ends.
 
+use std::collections::BTreeSet;
+
 use bufshare_protocol::request::{SyncOp, SyncTarget};
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Rights, Way};
 
+use super::attachments::Attachment;
 use super::limits::{MAX_NESTING, UDMABUF_MAX_EXTENTS, UDMABUF_MAX_SIZE};
 use super::types::{Effect, PeerId, Token};
 use super::windows::{State, Waiter, WindowId};
-use super::{Attachment, Broker, Buffer, DONE, SyncCounts, balance, region_of};
+use super::{Broker, Buffer, DONE, SyncCounts, balance, region_of};
 
 impl Broker {
     /// Makes `peer` an importer of a buffer. Asks the VMM for nothing.
@@ -40,23 +43,18 @@ impl Broker {
         }
         let (owner, size) = (buffer.owner, buffer.size);
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
-        let handle = state.next_handle;
-        state.next_handle = handle.wrapping_add(1);
-        state.attachments.insert(
-            handle,
-            Attachment {
-                generation,
-                id,
-                size,
-                rights: wanted,
-                way,
-                maps: 0,
-                pending: 0,
-                window: None,
-                sync: SyncCounts::default(),
-                revoked: false,
-            },
-        );
+        let handle = state.attachments.add(Attachment {
+            generation,
+            id,
+            size,
+            rights: wanted,
+            way,
+            maps: 0,
+            pending: 0,
+            window: None,
+            sync: SyncCounts::default(),
+            revoked: false,
+        });
         Ok(Response::Attached {
             handle,
             size,
@@ -96,12 +94,12 @@ impl Broker {
     /// Ends an attachment that is not mapped.
     pub(super) fn detach(&mut self, peer: PeerId, handle: u64) -> Reply {
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
-        let attachment = state.attachments.get(&handle).ok_or(Status::NotFound)?;
+        let attachment = state.attachments.get(handle).ok_or(Status::NotFound)?;
         if attachment.maps > 0 || attachment.pending > 0 {
             return Err(Status::Busy);
         }
         let (generation, id, revoked) = (attachment.generation, attachment.id, attachment.revoked);
-        state.attachments.remove(&handle);
+        state.attachments.remove(handle);
         if revoked {
             state.events.detached(id, handle);
         } else {
@@ -115,28 +113,18 @@ impl Broker {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
-        let attachments = core::mem::take(&mut state.attachments);
-        let mut generations: Vec<u64> = attachments
-            .values()
-            .filter(|attachment| !attachment.revoked)
-            .map(|attachment| attachment.generation)
-            .collect();
-        generations.sort_unstable();
-        generations.dedup();
-        for generation in generations {
+        let attachments = state.attachments.take();
+        let live = attachments.filter(|attachment| !attachment.revoked);
+        let generations = live.map(|attachment| attachment.generation);
+        for generation in generations.collect::<BTreeSet<u64>>() {
             self.report_released(peer, generation);
         }
     }
 
     /// Tells the owner if this was the peer's last attachment of the buffer.
     fn report_released(&mut self, importer: PeerId, generation: u64) {
-        let still_attached = self.peers.get(&importer).is_some_and(|state| {
-            state
-                .attachments
-                .values()
-                .any(|attachment| attachment.generation == generation)
-        });
-        if still_attached {
+        let state = self.peers.get(&importer);
+        if state.is_some_and(|state| state.attachments.has(generation)) {
             return;
         }
         if let Some(buffer) = self.buffers.get(&generation)
@@ -174,13 +162,13 @@ impl Broker {
     ) -> Result<Option<Response>, Status> {
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         state.counters.map_requests = state.counters.map_requests.saturating_add(1);
-        let attachment = state.attachments.get(&handle).ok_or(Status::NotFound)?;
+        let attachment = state.attachments.get(handle).ok_or(Status::NotFound)?;
         let (revoked, generation) = (attachment.revoked, attachment.generation);
         if revoked || !self.is_offered(generation) {
             return Err(Status::Revoked);
         }
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
-        let attachment = state.attachments.get_mut(&handle).ok_or(Status::NotFound)?;
+        let attachment = state.attachments.get_mut(handle).ok_or(Status::NotFound)?;
         if offset != 0 || len != attachment.size {
             return Err(Status::Unsupported);
         }
@@ -243,7 +231,7 @@ impl Broker {
         };
         let mut used = false;
         for waiter in waiters {
-            if let Some(attachment) = state.attachments.get_mut(&waiter.handle) {
+            if let Some(attachment) = state.attachments.get_mut(waiter.handle) {
                 balance::fewer(&mut attachment.pending, 1, "waiting maps");
                 balance::more(&mut attachment.maps, 1, "maps");
                 attachment.window = Some(id);
@@ -265,7 +253,7 @@ impl Broker {
     /// the buffer is being taken back: then this is what the host waits for.
     pub(super) fn unmap(&mut self, peer: PeerId, handle: u64) -> Reply {
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
-        let attachment = state.attachments.get_mut(&handle).ok_or(Status::NotFound)?;
+        let attachment = state.attachments.get_mut(handle).ok_or(Status::NotFound)?;
         if attachment.maps == 0 {
             return Err(Status::Unbalanced);
         }
@@ -301,7 +289,7 @@ impl Broker {
         let (counts, size, rights) = match target {
             SyncTarget::Handle(handle) => {
                 let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
-                let attachment = state.attachments.get_mut(&handle).ok_or(Status::NotFound)?;
+                let attachment = state.attachments.get_mut(handle).ok_or(Status::NotFound)?;
                 // The end of an access always balances its begin.
                 if attachment.revoked && matches!(op, SyncOp::Begin) {
                     return Err(Status::Revoked);

@@ -20,7 +20,7 @@
 //! | [`types`] | what goes in and out |
 //! | [`limits`] | every limit, with its reason |
 //! | `exports` | EXPORT, UNEXPORT, metadata, revocation |
-//! | `imports` | ATTACH, MAP, SYNC and their ends |
+//! | `imports`, `attachments` | ATTACH, MAP, SYNC and their ends |
 //! | `ram` | the RAM of the VMs |
 //! | `tables` | PEERS, LIST, QUERY, GET_CAPS, snapshots |
 //! | `windows`, `region` | windows, their budget, cache and quarantine |
@@ -28,6 +28,7 @@
 //! | `balance` | counts of references |
 //! | `holds` | whose memory the VMMs hold, the end of all sharing |
 
+mod attachments;
 mod balance;
 mod events;
 mod exports;
@@ -50,7 +51,7 @@ use bufshare_protocol::event::Event;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Extent, Meta, Rights, Way};
+use bufshare_protocol::types::{BufferId, Extent, Meta, Rights};
 
 pub use holds::Hold;
 pub use limits::Limits;
@@ -60,10 +61,11 @@ pub use types::{
     PeerConfig, PeerId, Piece, RamRegion, Token, VmmRequest,
 };
 
+use attachments::Attachments;
 use events::EventQueue;
 use exports::generations_of;
 use ram::region_of;
-use windows::{Change, EffectIds, Window, WindowId, Windows};
+use windows::{Change, EffectIds, Window, Windows};
 
 /// One exported buffer.
 #[derive(Debug)]
@@ -117,32 +119,19 @@ struct Revoking {
     unproved: bool,
     /// The owner's driver left the device meanwhile: nobody waits for the end.
     left: bool,
+    /// Those that have not passed yet.
+    deadlines: Vec<DeadlineId>,
 }
 
-/// Whose time to let go of a buffer is over at a deadline.
+/// What is over at a deadline.
 #[derive(Debug)]
-struct Deadline {
-    generation: u64,
-    /// One that was stopped, else all who ran.
-    only: Option<PeerId>,
-}
-
-/// One peer's use of one buffer.
-#[derive(Debug)]
-struct Attachment {
-    generation: u64,
-    id: BufferId,
-    size: u64,
-    rights: Rights,
-    way: Way,
-    /// Answered MAPs less UNMAPs.
-    maps: u32,
-    /// MAPs that wait for their answer.
-    pending: u32,
-    /// Where those maps are.
-    window: Option<WindowId>,
-    sync: SyncCounts,
-    revoked: bool,
+enum Deadline {
+    /// The time in which importers may release a buffer that is revoked.
+    Release {
+        generation: u64,
+        /// One that was stopped, else all who ran.
+        only: Option<PeerId>,
+    },
 }
 
 /// Begun and not ended accesses by class.
@@ -193,8 +182,9 @@ struct Peer {
     can_map: bool,
     /// In order.
     ram: Vec<RamRegion>,
-    attachments: BTreeMap<u64, Attachment>,
-    next_handle: u64,
+    attachments: Attachments,
+    /// The generations of its own buffers and of those that it may attach to.
+    known: BTreeSet<u64>,
     windows: Windows,
     /// FLUSH requests that wait until no window is on its way out.
     flushes: Vec<Token>,
@@ -278,8 +268,8 @@ impl Broker {
                     lost: BTreeSet::new(),
                     can_map: false,
                     ram: Vec::new(),
-                    attachments: BTreeMap::new(),
-                    next_handle: 1,
+                    attachments: Attachments::default(),
+                    known: BTreeSet::new(),
                     windows: Windows::new(config.shm_size, config.limits.max_windows),
                     flushes: Vec::new(),
                     events: EventQueue::default(),
@@ -579,8 +569,14 @@ impl Broker {
 
     /// A deadline has passed.
     pub fn deadline(&mut self, deadline: DeadlineId) -> Vec<Effect> {
-        if let Some(deadline) = self.deadlines.remove(&deadline) {
-            self.revoke_deadline(&deadline);
+        match self.deadlines.remove(&deadline) {
+            Some(Deadline::Release { generation, only }) => {
+                if let Some(revoking) = self.revoking(generation) {
+                    revoking.deadlines.retain(|one| *one != deadline);
+                }
+                self.release_is_late(generation, only);
+            }
+            None => {}
         }
         self.finish()
     }
@@ -733,7 +729,7 @@ impl Broker {
             Change::Ready { window } => self.window_ready(peer, window),
             Change::Failed { waiters, status } => {
                 for waiter in waiters {
-                    if let Some(attachment) = state.attachments.get_mut(&waiter.handle) {
+                    if let Some(attachment) = state.attachments.get_mut(waiter.handle) {
                         balance::fewer(&mut attachment.pending, 1, "waiting maps");
                     }
                     state.counters.refused = state.counters.refused.saturating_add(1);
@@ -803,6 +799,15 @@ impl Broker {
                     .or_default() += 1;
             }
         }
+        let deadlines: BTreeSet<DeadlineId> = self
+            .buffers
+            .values()
+            .filter_map(|buffer| buffer.revoking.as_ref())
+            .flat_map(|revoking| revoking.deadlines.iter().copied())
+            .collect();
+        if !deadlines.iter().eq(self.deadlines.keys()) {
+            return Err("a deadline of nothing, or one that was forgotten".into());
+        }
         for (generation, buffer) in &self.buffers {
             if buffer.reached_by != reached.remove(generation).unwrap_or_default() {
                 return Err("a buffer does not know who reaches it".into());
@@ -814,12 +819,17 @@ impl Broker {
     fn check_peer(&self, id: PeerId, peer: &Peer) -> Result<(), String> {
         peer.windows.check()?;
         peer.events.check(
-            |handle| peer.attachments.get(&handle).is_some_and(|a| a.revoked),
+            |handle| peer.attachments.get(handle).is_some_and(|a| a.revoked),
             |buffer| {
                 let buffer = self.owned(id, buffer).and_then(|g| self.buffers.get(&g));
                 buffer.is_some_and(|buffer| buffer.revoking.is_none())
             },
         )?;
+        let knows = |b: &Buffer| b.owner == id || b.access.contains_key(&id);
+        let known = self.buffers.iter().filter(|(_, buffer)| knows(buffer));
+        if !known.map(|(generation, _)| generation).eq(&peer.known) {
+            return Err("it does not know its buffers".into());
+        }
         let exports = self.buffers.values().filter(|b| b.owner == id).count();
         if exports != self.buffers.range(generations_of(id)).count() {
             return Err("a generation is not its owner's".into());
@@ -841,7 +851,8 @@ impl Broker {
                 return Err("a window of no buffer".into());
             }
         }
-        for (handle, attachment) in &peer.attachments {
+        peer.attachments.check()?;
+        for (handle, attachment) in peer.attachments.iter() {
             if !attachment.revoked && !self.buffers.contains_key(&attachment.generation) {
                 return Err(format!("handle {handle} is of no buffer"));
             }
@@ -849,7 +860,8 @@ impl Broker {
         let users: u64 = peer.windows.iter().map(|w| w.users).sum();
         let maps: u64 = peer
             .attachments
-            .values()
+            .iter()
+            .map(|(_, a)| a)
             .filter(|a| a.window.is_some_and(|w| peer.windows.get(w).is_some()))
             .map(|a| u64::from(a.maps))
             .sum();
@@ -857,7 +869,7 @@ impl Broker {
             return Err(format!("{users} users, {maps} maps"));
         }
         let waiters: usize = peer.windows.iter().map(|w| w.waiters.len()).sum();
-        let pending: u32 = peer.attachments.values().map(|a| a.pending).sum();
+        let pending: u32 = peer.attachments.iter().map(|(_, a)| a.pending).sum();
         if waiters != pending as usize {
             return Err(format!("{waiters} waiters, {pending} counted"));
         }

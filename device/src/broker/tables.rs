@@ -85,9 +85,10 @@ impl Broker {
     /// The buffers that the asker exported or may attach to.
     pub(super) fn list(&mut self, peer: PeerId, cursor: u64) -> Reply {
         let after = cursor.checked_add(1).ok_or(Status::BadField)?;
-        let mut entries = self
-            .buffers
-            .range(after..)
+        let state = self.peers.get(&peer).ok_or(Status::HostError)?;
+        let known = state.known.range(after..);
+        let known = known.filter_map(|generation| self.buffers.get_key_value(generation));
+        let mut entries = known
             .filter(|(_, buffer)| self.visible(peer, buffer.id).is_some())
             .map(|(generation, buffer)| self.info(peer, *generation, buffer));
         let page: Vec<BufferInfo> = entries.by_ref().take(MAX_LIST).collect();
@@ -119,15 +120,16 @@ impl Broker {
     fn info(&self, peer: PeerId, generation: u64, buffer: &Buffer) -> BufferInfo {
         let owned = buffer.owner == peer;
         let (mut attachments, mut mapped) = (0u32, 0u32);
-        for (id, state) in &self.peers {
-            if !owned && *id != peer {
+        for importer in buffer.access.keys() {
+            let Some(state) = self.peers.get(importer) else {
+                continue;
+            };
+            if !owned && *importer != peer {
                 continue;
             }
-            for attachment in state.attachments.values() {
-                if attachment.generation == generation {
-                    attachments = attachments.saturating_add(1);
-                    mapped = mapped.saturating_add(u32::from(attachment.maps > 0));
-                }
+            for attachment in state.attachments.of(generation) {
+                attachments = attachments.saturating_add(1);
+                mapped = mapped.saturating_add(u32::from(attachment.maps > 0));
             }
         }
         let rights = if owned {
@@ -180,16 +182,14 @@ impl Broker {
                     generation: *generation,
                     meta_seq: buffer.meta_seq,
                     revoking: buffer.revoking.is_some(),
-                    importers: self
-                        .peers
-                        .iter()
-                        .filter(|(_, state)| {
-                            state
-                                .attachments
-                                .values()
-                                .any(|a| a.generation == *generation)
+                    importers: buffer
+                        .access
+                        .keys()
+                        .filter(|peer| {
+                            let state = self.peers.get(peer);
+                            state.is_some_and(|state| state.attachments.has(*generation))
                         })
-                        .map(|(id, _)| self.name_of(*id))
+                        .map(|peer| self.name_of(*peer))
                         .collect(),
                 })
                 .collect(),
@@ -224,7 +224,7 @@ impl Broker {
             .range(generations_of(peer))
             .fold(0, |sum, (_, buffer)| sum.saturating_add(buffer.size));
         snapshot.attachments = count(state.attachments.len());
-        snapshot.mapped = count(state.attachments.values().filter(|a| a.maps > 0).count());
+        snapshot.mapped = count(state.attachments.iter().filter(|(_, a)| a.maps > 0).count());
         snapshot.windows = state.windows.held();
         snapshot.windows_peak = state.windows.peak;
         for window in state.windows.iter() {

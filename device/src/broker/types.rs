@@ -221,13 +221,18 @@ pub enum Effect {
         /// Whose memory it was.
         owner: PeerId,
     },
-    /// Call [`super::Broker::deadline`] later. Never cancelled; one that
+    /// Call [`super::Broker::deadline`] later, unless it is disarmed before. One that
     /// comes too late does nothing.
     Arm {
         /// To be reported.
         id: DeadlineId,
         /// How long from now.
         after: Duration,
+    },
+    /// Forget this deadline.
+    Disarm {
+        /// That was armed.
+        id: DeadlineId,
     },
 }
 

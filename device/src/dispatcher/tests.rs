@@ -464,3 +464,19 @@ fn the_end_waits_until_every_session_has_delivered() {
     assert_eq!(left, []);
     assert_eq!(looks.load(Ordering::Acquire), 4);
 }
+
+#[test]
+fn deadline_that_is_disarmed_does_not_come() {
+    let timer = Timer::default();
+    for id in [1, 2, 3] {
+        timer.arm(DeadlineId(id), Duration::ZERO);
+    }
+
+    timer.disarm(DeadlineId(1));
+    timer.disarm(DeadlineId(7));
+
+    assert_eq!(timer.next(), Some(DeadlineId(2)));
+    assert_eq!(timer.next(), Some(DeadlineId(3)));
+    timer.stop();
+    assert_eq!(timer.next(), None);
+}

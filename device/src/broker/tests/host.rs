@@ -201,6 +201,7 @@ impl Host {
                 }
                 Effect::Events { .. } | Effect::Unexposed { .. } => {}
                 Effect::Arm { id, .. } => self.deadlines.push_back(id),
+                Effect::Disarm { id } => self.deadlines.retain(|armed| *armed != id),
                 Effect::Ask { id, peer, request } => {
                     if let Some(vmm) = self.vmms.get_mut(&peer) {
                         vmm.requests.push_back((id, request));
