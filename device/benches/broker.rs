@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the broker's operations cost for each entry, with few buffers and with many
+//!
+//! `cargo bench -p vhost-device-bufshare --bench broker` prints a table: nanoseconds for
+//! each entry with `--few` and with `--many` buffers in turn, and their ratio. No
+//! operation looks at buffers that it is not about, so the ratio grows with the depth of
+//! the tables and with what the caches do not hold, and no more.
+
+#![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, missing_docs)]
+
+use std::time::{Duration, Instant};
+
+use bufshare_protocol::request::{Export, Request};
+use bufshare_protocol::response::{Reply, Response};
+use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Name, Rights};
+use clap::Parser;
+use vhost_device_bufshare::broker::{
+    Allow, Broker, Config, Effect, IdSource, Limits, Outcome, PeerConfig, PeerId, RamRegion, Token,
+};
+
+const PAGE: u64 = 4096;
+const PEERS: u32 = 64;
+/// The first peers export, the others import.
+const EXPORTERS: u32 = 4;
+/// Of each buffer.
+const IMPORTERS: u32 = 3;
+
+/// Nanoseconds for each entry, with few buffers and with many
+#[derive(Parser)]
+struct Options {
+    /// Buffers that are few
+    #[arg(long, default_value_t = 100)]
+    few: u32,
+    /// Buffers that are many
+    #[arg(long, default_value_t = 10_000)]
+    many: u32,
+    /// How often each is measured
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Passed by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+struct Ids(u64);
+
+impl IdSource for Ids {
+    fn fresh(&mut self) -> Option<BufferId> {
+        self.0 += 1;
+        let mut id = [0; 16];
+        // Like random ones they are in no order.
+        id[..8].copy_from_slice(&self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+        id[8..].copy_from_slice(&self.0.to_le_bytes());
+        Some(BufferId(id))
+    }
+}
+
+fn peers() -> impl Iterator<Item = PeerId> {
+    (1..=PEERS).map(PeerId)
+}
+
+struct World {
+    broker: Broker,
+    token: u64,
+    buffers: Vec<(PeerId, BufferId)>,
+    attachments: Vec<(PeerId, u64)>,
+}
+
+impl World {
+    fn new(buffers: u32) -> Self {
+        let exporters = 1..=EXPORTERS;
+        let allow = exporters.flat_map(|exporter| {
+            (EXPORTERS + 1..=PEERS).map(move |importer| Allow {
+                exporter: PeerId(exporter),
+                importer: PeerId(importer),
+                rights: Rights::RW,
+            })
+        });
+        let config = Config {
+            peers: peers()
+                .map(|peer| PeerConfig {
+                    name: Name::new(&format!("peer{peer}")).unwrap(),
+                    raw_ram: true,
+                    enforces_ro: false,
+                })
+                .collect(),
+            allow: allow.collect(),
+            shm_size: 1 << 32,
+            host_udmabuf: false,
+            revoke_ack: Duration::from_secs(1),
+            limits: Limits {
+                max_buffers: 65_536,
+                max_attachments: 65_536,
+                ..Limits::default()
+            },
+        };
+        let mut world = Self {
+            broker: Broker::new(config, Box::new(Ids(0))).unwrap(),
+            token: 0,
+            buffers: Vec::new(),
+            attachments: Vec::new(),
+        };
+        let ram = RamRegion {
+            addr: 0,
+            len: 1 << 40,
+            sealed: true,
+        };
+        for peer in peers() {
+            world.broker.set_ram(peer, vec![ram]);
+            world.broker.peer_up(peer, true);
+        }
+        for number in 0..buffers {
+            world.export(number);
+        }
+        world.events();
+        world
+    }
+
+    /// A buffer that some have attached. The first of them has mapped it and let go.
+    fn export(&mut self, number: u32) {
+        let owner = PeerId(1 + number % EXPORTERS);
+        let importers: Vec<PeerId> = (0..IMPORTERS)
+            .map(|n| {
+                PeerId(EXPORTERS + 1 + (number / EXPORTERS * IMPORTERS + n) % (PEERS - EXPORTERS))
+            })
+            .collect();
+        let acl = importers.iter().map(|peer| Access {
+            peer: peer.to_wire(),
+            rights: Rights::RW,
+        });
+        let extent = Extent {
+            addr: u64::from(number) * PAGE,
+            len: PAGE,
+        };
+        let export = Request::Export(Export {
+            size: PAGE,
+            extents: vec![extent],
+            acl: acl.collect(),
+            meta: Meta::default(),
+        });
+        let Ok(Response::Exported { id, .. }) = self.ask(owner, export) else {
+            panic!("no export {number}");
+        };
+        self.buffers.push((owner, id));
+        for peer in importers {
+            let attach = Request::Attach {
+                id,
+                rights: Rights::RW,
+            };
+            let Ok(Response::Attached { handle, .. }) = self.ask(peer, attach) else {
+                panic!("no attachment of {number}");
+            };
+            self.attachments.push((peer, handle));
+        }
+    }
+
+    /// The answer; VMMs do what they are asked at once.
+    fn ask(&mut self, peer: PeerId, request: Request) -> Reply {
+        self.token += 1;
+        let mut effects = self.broker.handle(peer, Token(self.token), request);
+        let mut answer = None;
+        while !effects.is_empty() {
+            let mut next = Vec::new();
+            for effect in effects {
+                match effect {
+                    Effect::Reply { reply, .. } => answer = Some(reply),
+                    Effect::Ask { id, .. } => next.extend(self.broker.complete(id, Outcome::Done)),
+                    _ => {}
+                }
+            }
+            effects = next;
+        }
+        answer.expect("an answer")
+    }
+
+    /// Everybody takes what waits.
+    fn events(&mut self) {
+        for peer in peers() {
+            while self.broker.next_event(peer).is_some() {}
+        }
+    }
+}
+
+/// An operation on a world: for how many entries.
+type Operation = fn(&mut World) -> usize;
+
+fn list(world: &mut World) -> usize {
+    let (mut cursor, mut entries) = (0, 0);
+    loop {
+        let Ok(Response::Buffers {
+            entries: page,
+            more,
+        }) = world.ask(PeerId(1), Request::List { cursor })
+        else {
+            panic!("no list");
+        };
+        entries += page.len();
+        if !more {
+            return entries;
+        }
+        cursor = page.last().unwrap().generation;
+    }
+}
+
+fn query(world: &mut World) -> usize {
+    for (owner, id) in world.buffers.clone() {
+        world.ask(owner, Request::Query { id }).unwrap();
+    }
+    world.buffers.len()
+}
+
+fn detach(world: &mut World) -> usize {
+    let attachments = core::mem::take(&mut world.attachments);
+    for (peer, handle) in &attachments {
+        world
+            .ask(*peer, Request::Detach { handle: *handle })
+            .unwrap();
+    }
+    attachments.len()
+}
+
+fn unexport(world: &mut World) -> usize {
+    let buffers = core::mem::take(&mut world.buffers);
+    for (owner, id) in &buffers {
+        world.ask(*owner, Request::Unexport { id: *id }).unwrap();
+    }
+    buffers.len()
+}
+
+fn stop(world: &mut World) -> usize {
+    let owner = PeerId(1);
+    world.broker.peer_stopped(owner);
+    while !world.broker.revoke_next(owner).0 {}
+    world.buffers.iter().filter(|(of, _)| *of == owner).count()
+}
+
+fn snapshot(world: &mut World) -> usize {
+    world.broker.snapshot().buffers.len()
+}
+
+const OPERATIONS: [(&str, Operation); 6] = [
+    ("LIST", list),
+    ("QUERY", query),
+    ("DETACH", detach),
+    ("UNEXPORT", unexport),
+    ("stop", stop),
+    ("snapshot", snapshot),
+];
+
+/// Nanoseconds for each entry: the median.
+fn measure(buffers: u32, rounds: usize, operation: Operation) -> f64 {
+    let mut times: Vec<f64> = (0..rounds)
+        .map(|_| {
+            let mut world = World::new(buffers);
+            let started = Instant::now();
+            let entries = operation(&mut world);
+            let took = started.elapsed().as_secs_f64() * 1e9;
+            took / f64::from(u32::try_from(entries).unwrap())
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap()
+}
+
+fn main() {
+    let options = Options::parse();
+    println!(
+        "{:<10} {:>14} {:>14} {:>6}",
+        "for each",
+        format!("{} buffers", options.few),
+        format!("{} buffers", options.many),
+        "ratio"
+    );
+    for (name, operation) in OPERATIONS {
+        // Alternately for what else the machine does; few are soon measured more often.
+        let few = measure(options.few, options.rounds * 20, operation);
+        let many = measure(options.many, options.rounds, operation);
+        println!(
+            "{name:<10} {few:>11.0} ns {many:>11.0} ns {:>6.2}",
+            many / few
+        );
+    }
+}
