@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bufshare_protocol::types::{BufferId, Rights, Way};
 
-use super::SyncCounts;
+use super::backing::{BackingId, Buffer};
+use super::types::PeerId;
 use super::windows::WindowId;
+use super::{SyncCounts, balance};
 
 /// One peer's use of one buffer.
 #[derive(Debug)]
 pub(super) struct Attachment {
     pub(super) generation: u64,
+    pub(super) backing: BackingId,
     pub(super) id: BufferId,
     pub(super) size: u64,
     pub(super) rights: Rights,
@@ -24,6 +27,40 @@ pub(super) struct Attachment {
     pub(super) window: Option<WindowId>,
     pub(super) sync: SyncCounts,
     pub(super) revoked: bool,
+}
+
+impl Attachment {
+    /// One map more, in this window.
+    pub(super) fn mapped(
+        &mut self,
+        peer: PeerId,
+        window: WindowId,
+        buffers: &mut BTreeMap<u64, Box<Buffer>>,
+    ) {
+        balance::more(&mut self.maps, 1, "maps");
+        self.window = Some(window);
+        if self.maps == 1
+            && let Some(buffer) = buffers.get_mut(&self.generation)
+        {
+            buffer.set_mapped(peer, true);
+        }
+    }
+
+    /// One map less. Returns where it was.
+    pub(super) fn unmapped(
+        &mut self,
+        peer: PeerId,
+        buffers: &mut BTreeMap<u64, Box<Buffer>>,
+    ) -> Option<WindowId> {
+        balance::fewer(&mut self.maps, 1, "maps");
+        if self.maps > 0 {
+            return self.window;
+        }
+        if let Some(buffer) = buffers.get_mut(&self.generation) {
+            buffer.set_mapped(peer, false);
+        }
+        self.window.take()
+    }
 }
 
 /// Those of one peer. A handle is never used again.
@@ -73,28 +110,12 @@ impl Attachments {
         core::mem::take(&mut self.table).into_values()
     }
 
-    /// Handles of the buffer of this generation.
-    fn handles(&self, generation: u64) -> impl Iterator<Item = u64> {
+    /// The buffer of this generation is revoked: their handles.
+    pub(super) fn revoke(&mut self, generation: u64) -> Vec<u64> {
         let of = self
             .of_buffer
             .range((generation, 0)..=(generation, u64::MAX));
-        of.map(|(_, handle)| *handle)
-    }
-
-    /// Whether there are any of it.
-    pub(super) fn has(&self, generation: u64) -> bool {
-        self.handles(generation).next().is_some()
-    }
-
-    /// All of it.
-    pub(super) fn of(&self, generation: u64) -> impl Iterator<Item = &Attachment> {
-        let handles = self.handles(generation);
-        handles.filter_map(|handle| self.table.get(&handle))
-    }
-
-    /// The buffer is revoked: their handles.
-    pub(super) fn revoke(&mut self, generation: u64) -> Vec<u64> {
-        let handles: Vec<u64> = self.handles(generation).collect();
+        let handles: Vec<u64> = of.map(|(_, handle)| *handle).collect();
         for handle in &handles {
             if let Some(attachment) = self.table.get_mut(handle) {
                 attachment.revoked = true;

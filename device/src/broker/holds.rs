@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Broker;
+use super::backing::BackingId;
 use super::types::{Effect, PeerId};
 
 /// What the VMM of one peer may still map of another peer's memory.
@@ -52,18 +53,15 @@ impl Broker {
     /// looked at in one call; also returns whether those were the last.
     pub fn close(&mut self) -> (bool, Vec<Effect>) {
         self.closed = true;
-        let next: Vec<u64> = self
-            .buffers
+        let next: Vec<BackingId> = self
+            .backings
             .range(self.close_from..)
-            .map(|(generation, _)| *generation)
+            .map(|(id, _)| *id)
             .take(self.at_once)
             .collect();
-        for generation in &next {
-            self.close_from = generation.saturating_add(1);
-            if self.revoking(*generation).is_none() {
-                self.tell_owner_revoked(*generation);
-                self.revoke(*generation, None);
-            }
+        for id in &next {
+            self.close_from = id.next();
+            self.revoke_unasked(*id);
         }
         (next.len() < self.at_once, self.finish())
     }

@@ -9,10 +9,11 @@ use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Rights, Way};
 
 use super::attachments::Attachment;
+use super::backing::Backing;
 use super::limits::{MAX_NESTING, UDMABUF_MAX_EXTENTS, UDMABUF_MAX_SIZE};
 use super::types::{Effect, PeerId, Token};
-use super::windows::{State, Waiter, WindowId};
-use super::{Broker, Buffer, DONE, SyncCounts, balance, region_of};
+use super::windows::{Key, State, Waiter, WindowId};
+use super::{Broker, DONE, SyncCounts, balance, region_of};
 
 impl Broker {
     /// Makes `peer` an importer of a buffer. Asks the VMM for nothing.
@@ -25,8 +26,8 @@ impl Broker {
         if buffer.owner == peer {
             return Err(Status::Denied);
         }
-        let granted = buffer.access.get(&peer).copied().unwrap_or(Rights::NONE);
-        if !granted.contains(wanted) {
+        let granted = self.grant(peer, buffer).ok_or(Status::Denied)?;
+        if !granted.rights.contains(wanted) {
             return Err(Status::Denied);
         }
         let state = self.peers.get(&peer).ok_or(Status::HostError)?;
@@ -36,15 +37,17 @@ impl Broker {
         if !wanted.contains(Rights::WRITE) && !state.config.enforces_ro {
             return Err(Status::RoNotEnforced);
         }
-        let (way, windows) = self.way(buffer)?;
+        let backing = self.backings.get(&buffer.backing).ok_or(Status::NotFound)?;
+        let (way, windows) = self.way(backing)?;
         let max = usize::try_from(self.limits.max_attachments).unwrap_or(usize::MAX);
         if state.attachments.len() >= max {
             return Err(Status::TooMany);
         }
-        let (owner, size) = (buffer.owner, buffer.size);
+        let (owner, size, backing) = (buffer.owner, buffer.size, buffer.backing);
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         let handle = state.attachments.add(Attachment {
             generation,
+            backing,
             id,
             size,
             rights: wanted,
@@ -55,6 +58,9 @@ impl Broker {
             sync: SyncCounts::default(),
             revoked: false,
         });
+        if let Some(buffer) = self.buffers.get_mut(&generation) {
+            buffer.attach(peer);
+        }
         Ok(Response::Attached {
             handle,
             size,
@@ -68,23 +74,23 @@ impl Broker {
 
     /// How a buffer is shown to importers, and how many VMM mappings that
     /// takes. A udmabuf holds just the shared pages, so it goes first.
-    fn way(&self, buffer: &Buffer) -> Result<(Way, u32), Status> {
-        let owner = self.peers.get(&buffer.owner).ok_or(Status::HostError)?;
-        let sealed = buffer
+    fn way(&self, backing: &Backing) -> Result<(Way, u32), Status> {
+        let owner = self.peers.get(&backing.owner).ok_or(Status::HostError)?;
+        let sealed = backing
             .extents
             .iter()
             .all(|e| region_of(&owner.ram, *e).is_some_and(|region| region.sealed));
         if self.host_udmabuf
             && sealed
-            && buffer.extents.len() <= UDMABUF_MAX_EXTENTS
-            && buffer.size <= UDMABUF_MAX_SIZE
+            && backing.extents.len() <= UDMABUF_MAX_EXTENTS
+            && backing.size <= UDMABUF_MAX_SIZE
         {
             return Ok((Way::Udmabuf, 1));
         }
         if !owner.config.raw_ram {
             return Err(Status::NoWay);
         }
-        let windows = u32::try_from(buffer.extents.len()).map_err(|_| Status::TooFragmented)?;
+        let windows = u32::try_from(backing.extents.len()).map_err(|_| Status::TooFragmented)?;
         if windows > self.limits.max_windows {
             return Err(Status::TooFragmented);
         }
@@ -102,34 +108,37 @@ impl Broker {
         state.attachments.remove(handle);
         if revoked {
             state.events.detached(id, handle);
-        } else {
+        }
+        let last = self
+            .buffers
+            .get_mut(&generation)
+            .is_some_and(|buffer| buffer.detach(peer));
+        if last && !revoked {
             self.report_released(peer, generation);
         }
         DONE
     }
 
-    /// Lets go of everything `peer` attached. Its windows are the caller's.
+    /// Releases everything that `peer` attached. Its windows are the caller's.
     pub(super) fn drop_attachments(&mut self, peer: PeerId) {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
         let attachments = state.attachments.take();
-        let live = attachments.filter(|attachment| !attachment.revoked);
-        let generations = live.map(|attachment| attachment.generation);
-        for generation in generations.collect::<BTreeSet<u64>>() {
-            self.report_released(peer, generation);
+        let of = attachments.map(|attachment| (attachment.generation, attachment.revoked));
+        for (generation, revoked) in of.collect::<BTreeSet<_>>() {
+            if let Some(buffer) = self.buffers.get_mut(&generation) {
+                buffer.attached.remove(peer);
+            }
+            if !revoked {
+                self.report_released(peer, generation);
+            }
         }
     }
 
-    /// Tells the owner if this was the peer's last attachment of the buffer.
+    /// The owner learns that the peer has no attachment of the buffer any more.
     fn report_released(&mut self, importer: PeerId, generation: u64) {
-        let state = self.peers.get(&importer);
-        if state.is_some_and(|state| state.attachments.has(generation)) {
-            return;
-        }
-        if let Some(buffer) = self.buffers.get(&generation)
-            && buffer.revoking.is_none()
-        {
+        if let Some(buffer) = self.buffers.get(&generation) {
             let (owner, id) = (buffer.owner, buffer.id);
             self.notify(owner, |events| events.released(importer.to_wire(), id));
         }
@@ -163,8 +172,8 @@ impl Broker {
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         state.counters.map_requests = state.counters.map_requests.saturating_add(1);
         let attachment = state.attachments.get(handle).ok_or(Status::NotFound)?;
-        let (revoked, generation) = (attachment.revoked, attachment.generation);
-        if revoked || !self.is_offered(generation) {
+        let (revoked, backing) = (attachment.revoked, attachment.backing);
+        if revoked || !self.is_offered(backing) {
             return Err(Status::Revoked);
         }
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
@@ -176,23 +185,22 @@ impl Broker {
         if nested >= MAX_NESTING {
             return Err(Status::TooMany);
         }
-        let key = (
-            attachment.generation,
-            attachment.rights.contains(Rights::WRITE),
-        );
+        let key = Key {
+            backing,
+            writable: attachment.rights.contains(Rights::WRITE),
+        };
         let waiter = Waiter { token, handle };
         if let Some(id) = state.windows.current(key)
             && let Some(window) = state.windows.get(id)
         {
             if matches!(window.state, State::Live | State::Idle(_)) {
-                balance::more(&mut attachment.maps, 1, "maps");
-                attachment.window = Some(id);
                 let reply = Response::Mapped {
                     shm_offset: window.offset,
                     len: window.size,
                     coherent: true,
                     cached: true,
                 };
+                attachment.mapped(peer, id, &mut self.buffers);
                 state.windows.enter(id);
                 state.counters.map_cached = state.counters.map_cached.saturating_add(1);
                 return Ok(Some(reply));
@@ -201,14 +209,11 @@ impl Broker {
             state.windows.wait(id, waiter);
             return Ok(None);
         }
-        let buffer = self
-            .buffers
-            .get_mut(&attachment.generation)
-            .ok_or(Status::Revoked)?;
-        buffer.is_reached(peer);
+        let backing = self.backings.get_mut(&backing).ok_or(Status::Revoked)?;
+        backing.reach(peer);
         balance::more(&mut attachment.pending, 1, "waiting maps");
         let way = attachment.way;
-        let (owner, extents) = (buffer.owner, &buffer.extents);
+        let (owner, extents) = (backing.owner, &backing.extents);
         state.windows.request(key, owner, way, extents, waiter);
         self.with_windows(peer, |windows, ids, out| windows.pump(ids, out));
         Ok(None)
@@ -233,8 +238,7 @@ impl Broker {
         for waiter in waiters {
             if let Some(attachment) = state.attachments.get_mut(waiter.handle) {
                 balance::fewer(&mut attachment.pending, 1, "waiting maps");
-                balance::more(&mut attachment.maps, 1, "maps");
-                attachment.window = Some(id);
+                attachment.mapped(peer, id, &mut self.buffers);
                 state.windows.enter(id);
                 used = true;
             }
@@ -257,11 +261,7 @@ impl Broker {
         if attachment.maps == 0 {
             return Err(Status::Unbalanced);
         }
-        balance::fewer(&mut attachment.maps, 1, "maps");
-        if let Some(window) = attachment.window {
-            if attachment.maps == 0 {
-                attachment.window = None;
-            }
+        if let Some(window) = attachment.unmapped(peer, &mut self.buffers) {
             self.with_windows(peer, |windows, ids, out| windows.leave(window, 1, ids, out));
         }
         DONE

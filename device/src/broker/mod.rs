@@ -19,7 +19,9 @@
 //! |---|---|
 //! | [`types`] | what goes in and out |
 //! | [`limits`] | every limit, with its reason |
-//! | `exports` | EXPORT, UNEXPORT, metadata, revocation |
+//! | `backing` | backings and buffers |
+//! | `exports` | EXPORT, UNEXPORT, metadata |
+//! | `revocations` | revocation, by request or unasked |
 //! | `imports`, `attachments` | ATTACH, MAP, SYNC and their ends |
 //! | `ram` | the RAM of the VMs |
 //! | `tables` | PEERS, LIST, QUERY, GET_CAPS, snapshots |
@@ -29,6 +31,7 @@
 //! | `holds` | whose memory the VMMs hold, the end of all sharing |
 
 mod attachments;
+mod backing;
 mod balance;
 mod events;
 mod exports;
@@ -37,21 +40,20 @@ mod imports;
 pub mod limits;
 mod ram;
 mod region;
+mod revocations;
 mod tables;
 #[cfg(test)]
 mod tests;
 pub mod types;
 mod windows;
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::RangeInclusive;
 
 use bufshare_protocol::event::Event;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Extent, Meta, Rights};
+use bufshare_protocol::types::{BufferId, Rights};
 
 pub use holds::Hold;
 pub use limits::Limits;
@@ -62,73 +64,17 @@ pub use types::{
 };
 
 use attachments::Attachments;
+use backing::{Backing, BackingId, Buffer};
 use events::EventQueue;
-use exports::generations_of;
 use ram::region_of;
-use windows::{Change, EffectIds, Window, Windows};
-
-/// One exported buffer.
-#[derive(Debug)]
-struct Buffer {
-    id: BufferId,
-    owner: PeerId,
-    size: u64,
-    extents: Vec<Extent>,
-    /// Who may attach, with which rights: the owner's list, already narrowed
-    /// to the operator's policy.
-    access: BTreeMap<PeerId, Rights>,
-    meta: Meta,
-    meta_seq: u64,
-    /// Begun and not ended CPU access of the owner.
-    sync: SyncCounts,
-    /// How many windows of each peer show it, or are to, and how many file holds there are
-    /// of it that no guest sees: it is gone when there are none.
-    reached_by: BTreeMap<PeerId, u64>,
-    /// Set while it is being revoked.
-    revoking: Option<Revoking>,
-}
-
-impl Buffer {
-    /// One window or hold more of `peer`.
-    fn is_reached(&mut self, peer: PeerId) {
-        let count = self.reached_by.entry(peer).or_default();
-        balance::more(count, 1, "windows of a buffer");
-    }
-
-    /// One less.
-    fn is_left(&mut self, peer: PeerId) {
-        if let Entry::Occupied(mut count) = self.reached_by.entry(peer) {
-            balance::fewer(count.get_mut(), 1, "windows of a buffer");
-            if *count.get() == 0 {
-                count.remove();
-            }
-        } else {
-            balance::wrong("windows of a buffer");
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Revoking {
-    /// The UNEXPORT that waits for the end of it.
-    waiter: Option<Token>,
-    /// Peers that were stopped meanwhile and have been given a deadline of their
-    /// own. A second one is not given: a driver can stop its device at will.
-    late: BTreeSet<PeerId>,
-    /// The owner goes on already, and may put something else there.
-    unproved: bool,
-    /// The owner's driver left the device meanwhile: nobody waits for the end.
-    left: bool,
-    /// Those that have not passed yet.
-    deadlines: Vec<DeadlineId>,
-}
+use windows::{Change, EffectIds, Windows};
 
 /// What is over at a deadline.
 #[derive(Debug)]
 enum Deadline {
-    /// The time in which importers may release a buffer that is revoked.
+    /// The time in which importers may release a backing that is revoked.
     Release {
-        generation: u64,
+        backing: BackingId,
         /// One that was stopped, else all who ran.
         only: Option<PeerId>,
     },
@@ -176,9 +122,9 @@ struct Peer {
     stopped: bool,
     /// It has stopped, and its buffers with this number and higher ones are yet to be
     /// taken back.
-    revoked_below: Option<u64>,
+    revoked_below: Option<BackingId>,
     /// Its buffers that are not in its RAM any more, and are yet to be taken back.
-    lost: BTreeSet<u64>,
+    lost: BTreeSet<BackingId>,
     can_map: bool,
     /// In order.
     ram: Vec<RamRegion>,
@@ -203,7 +149,8 @@ pub struct Broker {
     peers: BTreeMap<PeerId, Peer>,
     policy: BTreeMap<(PeerId, PeerId), Rights>,
     /// By generation.
-    buffers: BTreeMap<u64, Buffer>,
+    buffers: BTreeMap<u64, Box<Buffer>>,
+    backings: BTreeMap<BackingId, Box<Backing>>,
     generations: BTreeMap<[u8; 16], u64>,
     effect_ids: EffectIds,
     effect_peers: BTreeMap<EffectId, PeerId>,
@@ -215,8 +162,8 @@ pub struct Broker {
     revoke_ack: core::time::Duration,
     /// The program is to end: nothing is exported any more.
     closed: bool,
-    /// The first buffer that was not looked at since.
-    close_from: u64,
+    /// The first backing that was not looked at since.
+    close_from: BackingId,
     /// [`limits::MAX_REVOKE`], but in tests.
     at_once: usize,
     ids: Box<dyn IdSource + Send>,
@@ -301,6 +248,7 @@ impl Broker {
             peers,
             policy,
             buffers: BTreeMap::new(),
+            backings: BTreeMap::new(),
             generations: BTreeMap::new(),
             effect_ids: EffectIds::default(),
             effect_peers: BTreeMap::new(),
@@ -311,7 +259,7 @@ impl Broker {
             host_udmabuf: config.host_udmabuf,
             revoke_ack: config.revoke_ack,
             closed: false,
-            close_from: 0,
+            close_from: BackingId(0),
             at_once: limits::MAX_REVOKE,
             ids,
             out: Vec::new(),
@@ -362,7 +310,7 @@ impl Broker {
     /// some time: as stopped, and all its windows go, used or not.
     pub fn peer_leaves(&mut self, peer: PeerId) -> Vec<Effect> {
         self.begin_stop(peer);
-        self.unmap_windows(peer, 0..=u64::MAX);
+        self.unmap_windows(peer, BackingId::ALL);
         self.finish()
     }
 
@@ -382,7 +330,7 @@ impl Broker {
     fn forget_windows(
         &mut self,
         peer: PeerId,
-        forget: impl FnOnce(&mut Windows) -> Vec<u64>,
+        forget: impl FnOnce(&mut Windows) -> Vec<BackingId>,
     ) -> Vec<Effect> {
         let Some(state) = self.peers.get_mut(&peer) else {
             return Vec::new();
@@ -390,9 +338,9 @@ impl Broker {
         for effect in state.windows.outstanding() {
             self.effect_peers.remove(&effect);
         }
-        let generations = forget(&mut state.windows);
-        for generation in generations {
-            self.vacated(peer, generation);
+        let backings = forget(&mut state.windows);
+        for backing in backings {
+            self.vacated(peer, backing);
         }
         self.finish()
     }
@@ -412,8 +360,8 @@ impl Broker {
 
     /// The stop of `peer` was answered although other VMMs may map its memory.
     pub fn stop_unproved(&mut self, peer: PeerId) {
-        for (_, buffer) in self.buffers.range_mut(generations_of(peer)) {
-            if let Some(revoking) = &mut buffer.revoking {
+        for (_, backing) in self.backings.range_mut(BackingId::all_of(peer)) {
+            if let Some(revoking) = &mut backing.revoking {
                 revoking.unproved = true;
             }
         }
@@ -426,7 +374,7 @@ impl Broker {
         let mut stopped = self.shown_to(owner);
         stopped.retain(|peer| self.peers.get(peer).is_some_and(|state| !state.up));
         for peer in &stopped {
-            self.unmap_windows(*peer, generations_of(owner));
+            self.unmap_windows(*peer, BackingId::all_of(owner));
         }
         (stopped, self.finish())
     }
@@ -436,37 +384,12 @@ impl Broker {
     /// whether there is any.
     pub fn revoke_unproved(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
         let mut any = false;
-        for generation in self.shown_in(peer) {
-            if self.revoking(generation).is_some_and(|r| r.unproved) {
-                any |= self.unmap_windows(peer, generation..=generation);
+        for backing in self.shown_in(peer) {
+            if self.revoking(backing).is_some_and(|r| r.unproved) {
+                any |= self.unmap_windows(peer, backing.only());
             }
         }
         (any, self.finish())
-    }
-
-    /// The buffers that `peer` has windows of.
-    fn shown_in(&self, peer: PeerId) -> BTreeSet<u64> {
-        let state = self.peers.get(&peer);
-        state
-            .map(|state| state.windows.generations())
-            .unwrap_or_default()
-    }
-
-    /// Unmaps those windows of `peer` that show these buffers, used or not. Returns
-    /// whether there are any.
-    fn unmap_windows(&mut self, peer: PeerId, generations: RangeInclusive<u64>) -> bool {
-        let (mut any, mut missed) = (false, false);
-        self.with_windows(peer, |windows, ids, out| {
-            for id in windows.shown(generations) {
-                any = true;
-                missed |= windows.get(id).is_some_and(Window::in_use);
-                windows.revoke(id, true, Status::Revoked, ids, out);
-            }
-        });
-        if missed && let Some(state) = self.peers.get_mut(&peer) {
-            state.counters.deadlines_missed = state.counters.deadlines_missed.saturating_add(1);
-        }
-        any
     }
 
     /// The peers whose VMM may still map memory of `peer`.
@@ -544,10 +467,10 @@ impl Broker {
     pub fn keeps(&mut self, effect: EffectId) {
         if let Some(peer) = self.effect_peers.get(&effect)
             && let Some(state) = self.peers.get_mut(peer)
-            && let Some(generation) = state.windows.keeps(effect)
-            && let Some(buffer) = self.buffers.get_mut(&generation)
+            && let Some(backing) = state.windows.keeps(effect)
+            && let Some(backing) = self.backings.get_mut(&backing)
         {
-            buffer.is_reached(*peer);
+            backing.reach(*peer);
         }
     }
 
@@ -570,11 +493,11 @@ impl Broker {
     /// A deadline has passed.
     pub fn deadline(&mut self, deadline: DeadlineId) -> Vec<Effect> {
         match self.deadlines.remove(&deadline) {
-            Some(Deadline::Release { generation, only }) => {
-                if let Some(revoking) = self.revoking(generation) {
+            Some(Deadline::Release { backing, only }) => {
+                if let Some(revoking) = self.revoking(backing) {
                     revoking.deadlines.retain(|one| *one != deadline);
                 }
-                self.release_is_late(generation, only);
+                self.release_is_late(backing, only);
             }
             None => {}
         }
@@ -597,22 +520,6 @@ impl Broker {
             state.counters.refused = state.counters.refused.saturating_add(1);
         }
         self.out.push(Effect::Reply { peer, token, reply });
-    }
-
-    /// `peer` goes on, and still maps what was taken back meanwhile. It is given
-    /// as long to let go as everybody, but once, and not if the owner goes on
-    /// already: then that goes at once, however its clients use it.
-    fn revoke_late(&mut self, peer: PeerId) {
-        for generation in self.shown_in(peer) {
-            let Some(revoking) = self.revoking(generation) else {
-                continue;
-            };
-            if revoking.late.insert(peer) && !revoking.unproved {
-                self.arm(generation, Some(peer));
-                continue;
-            }
-            self.unmap_windows(peer, generation..=generation);
-        }
     }
 
     /// Lets `tell` put something into the event queue of `peer`.
@@ -658,7 +565,7 @@ impl Broker {
             return;
         };
         state.stopped = true;
-        state.revoked_below = Some(*generations_of(peer).start());
+        state.revoked_below = Some(*BackingId::all_of(peer).start());
         if core::mem::replace(&mut state.up, false) {
             self.report_peer(peer, false);
         }
@@ -678,8 +585,8 @@ impl Broker {
         state.windows.abandon();
         state.flushes.clear();
         // A pending UNEXPORT is forgotten, not answered.
-        for (_, buffer) in self.buffers.range_mut(generations_of(peer)) {
-            if let Some(revoking) = &mut buffer.revoking {
+        for (_, backing) in self.backings.range_mut(BackingId::all_of(peer)) {
+            if let Some(revoking) = &mut backing.revoking {
                 revoking.waiter = None;
                 revoking.left = true;
             }
@@ -740,22 +647,8 @@ impl Broker {
                     });
                 }
             }
-            Change::Vacated { generation } => self.vacated(peer, generation),
+            Change::Vacated { backing } => self.vacated(peer, backing),
         }
-    }
-
-    /// One window less of `peer` shows a buffer, or one hold less is of it.
-    fn vacated(&mut self, peer: PeerId, generation: u64) {
-        if let Some(buffer) = self.buffers.get_mut(&generation) {
-            let owner = buffer.owner;
-            buffer.is_left(peer);
-            let up = self.peers.get(&owner).is_some_and(|state| state.up);
-            let effect = Effect::Unexposed { owner };
-            if (self.closed || !up) && self.out.last() != Some(&effect) {
-                self.out.push(effect);
-            }
-        }
-        self.free_if_unreached(generation);
     }
 }
 
@@ -764,181 +657,3 @@ fn count(n: usize) -> u64 {
 }
 
 const DONE: Reply = Ok(Response::Done);
-
-#[cfg(test)]
-#[allow(
-    clippy::arithmetic_side_effects,
-    reason = "a test that overflows fails"
-)]
-impl Broker {
-    /// Requests of a peer that have no answer yet.
-    fn unanswered(&self, peer: PeerId) -> usize {
-        let state = &self.peers[&peer];
-        let maps: usize = state.windows.iter().map(|w| w.waiters.len()).sum();
-        let own = self.buffers.range(generations_of(peer));
-        let revoking = own.filter_map(|(_, buffer)| buffer.revoking.as_ref());
-        maps + state.flushes.len() + revoking.filter(|r| r.waiter.is_some()).count()
-    }
-
-    /// Whether some other peer's VMM may still map memory of `peer`.
-    fn exposed(&self, peer: PeerId) -> bool {
-        !self.exposed_to(peer).is_empty()
-    }
-
-    /// What must hold at every return; names what does not.
-    fn check(&self) -> Result<(), String> {
-        let mut reached: BTreeMap<u64, BTreeMap<PeerId, u64>> = BTreeMap::new();
-        for (id, peer) in &self.peers {
-            self.check_peer(*id, peer)
-                .map_err(|e| format!("peer {id}: {e}"))?;
-            for generation in peer.windows.reached() {
-                *reached
-                    .entry(generation)
-                    .or_default()
-                    .entry(*id)
-                    .or_default() += 1;
-            }
-        }
-        let deadlines: BTreeSet<DeadlineId> = self
-            .buffers
-            .values()
-            .filter_map(|buffer| buffer.revoking.as_ref())
-            .flat_map(|revoking| revoking.deadlines.iter().copied())
-            .collect();
-        if !deadlines.iter().eq(self.deadlines.keys()) {
-            return Err("a deadline of nothing, or one that was forgotten".into());
-        }
-        for (generation, buffer) in &self.buffers {
-            if buffer.reached_by != reached.remove(generation).unwrap_or_default() {
-                return Err("a buffer does not know who reaches it".into());
-            }
-        }
-        self.check_bounds()
-    }
-
-    fn check_peer(&self, id: PeerId, peer: &Peer) -> Result<(), String> {
-        peer.windows.check()?;
-        peer.events.check(
-            |handle| peer.attachments.get(handle).is_some_and(|a| a.revoked),
-            |buffer| {
-                let buffer = self.owned(id, buffer).and_then(|g| self.buffers.get(&g));
-                buffer.is_some_and(|buffer| buffer.revoking.is_none())
-            },
-        )?;
-        let knows = |b: &Buffer| b.owner == id || b.access.contains_key(&id);
-        let known = self.buffers.iter().filter(|(_, buffer)| knows(buffer));
-        if !known.map(|(generation, _)| generation).eq(&peer.known) {
-            return Err("it does not know its buffers".into());
-        }
-        let exports = self.buffers.values().filter(|b| b.owner == id).count();
-        if exports != self.buffers.range(generations_of(id)).count() {
-            return Err("a generation is not its owner's".into());
-        }
-        let mut own = self.buffers.range(generations_of(id));
-        if !peer.up
-            && !own.all(|(generation, buffer)| {
-                let step = peer.revoked_below.is_some_and(|below| *generation >= below);
-                step || buffer.revoking.is_some()
-            })
-        {
-            return Err("a buffer of a peer that does not run".into());
-        }
-        if exports != peer.exports as usize {
-            return Err(format!("{exports} exports, {} counted", peer.exports));
-        }
-        for window in peer.windows.iter().filter(|w| w.shows_buffer()) {
-            if !self.buffers.contains_key(&window.key.0) {
-                return Err("a window of no buffer".into());
-            }
-        }
-        peer.attachments.check()?;
-        for (handle, attachment) in peer.attachments.iter() {
-            if !attachment.revoked && !self.buffers.contains_key(&attachment.generation) {
-                return Err(format!("handle {handle} is of no buffer"));
-            }
-        }
-        let users: u64 = peer.windows.iter().map(|w| w.users).sum();
-        let maps: u64 = peer
-            .attachments
-            .iter()
-            .map(|(_, a)| a)
-            .filter(|a| a.window.is_some_and(|w| peer.windows.get(w).is_some()))
-            .map(|a| u64::from(a.maps))
-            .sum();
-        if users != maps {
-            return Err(format!("{users} users, {maps} maps"));
-        }
-        let waiters: usize = peer.windows.iter().map(|w| w.waiters.len()).sum();
-        let pending: u32 = peer.attachments.iter().map(|(_, a)| a.pending).sum();
-        if waiters != pending as usize {
-            return Err(format!("{waiters} waiters, {pending} counted"));
-        }
-        Ok(())
-    }
-
-    /// Everything that a guest can make grow, with its bound (see `limits`).
-    fn check_bounds(&self) -> Result<(), String> {
-        let peers = self.peers.len();
-        let limits = &self.limits;
-        let (windows, buffers, attachments) = (
-            limits.max_windows as usize,
-            limits.max_buffers as usize,
-            limits.max_attachments as usize,
-        );
-        let mut sizes = Vec::new();
-        let mut outstanding = 0;
-        for (id, peer) in &self.peers {
-            let kept = attachments + 2 * buffers + buffers * (peers - 1) + 2 * (peers - 1);
-            let droppable = limits::MAX_DROPPABLE_EVENTS * (peers - 1);
-            outstanding += peer.windows.outstanding().len();
-            sizes.extend([
-                ("exports", peer.exports as usize, buffers),
-                ("attachments", peer.attachments.len(), attachments),
-                (
-                    "windows",
-                    peer.windows.iter().count(),
-                    windows + attachments,
-                ),
-                (
-                    "requests to the VMM",
-                    peer.windows.outstanding().len(),
-                    peer.windows.iter().count() + 1,
-                ),
-                ("events", peer.events.len(), kept + droppable + 1),
-                (
-                    "ended exports",
-                    peer.events.ended_exports() as usize,
-                    2 * buffers,
-                ),
-                ("answers owed", peer.owed.len(), buffers),
-                (
-                    "unanswered requests",
-                    self.unanswered(*id),
-                    limits::MAX_PENDING,
-                ),
-            ]);
-        }
-        let mut deadlines = 0;
-        for buffer in self.buffers.values() {
-            let late = buffer.revoking.as_ref().map_or(0, |r| r.late.len());
-            deadlines += usize::from(buffer.revoking.is_some()) + late;
-            sizes.push(("late importers", late, peers - 1));
-            sizes.push(("access list", buffer.access.len(), peers - 1));
-        }
-        sizes.extend([
-            ("deadlines", self.deadlines.len(), deadlines),
-            ("effects", self.out.len(), 0),
-            ("effects under way", self.effect_peers.len(), outstanding),
-            ("ids", self.generations.len(), self.buffers.len()),
-        ]);
-        for (what, size, most) in sizes {
-            if size > most {
-                return Err(format!("{size} {what}, {most} at most"));
-            }
-        }
-        if self.generations.len() != self.buffers.len() {
-            return Err("an id leads nowhere".into());
-        }
-        Ok(())
-    }
-}

@@ -3,9 +3,9 @@
 
 use bufshare_protocol::types::Extent;
 
-use super::exports::generations_of;
+use super::Broker;
+use super::backing::{Backing, BackingId};
 use super::types::{Effect, PeerId, RamRegion};
-use super::{Broker, Buffer};
 
 impl Broker {
     /// The whole own RAM of a VM, each time its memory table changes: regions that do
@@ -31,12 +31,12 @@ impl Broker {
             return self.finish();
         }
         let mut looks = 0_u64;
-        let lost: Vec<u64> = self
-            .buffers
-            .range(generations_of(peer))
-            .filter(|(_, buffer)| buffer.revoking.is_none())
-            .filter(|(_, buffer)| is_lost(buffer, &changed, ram, &mut looks))
-            .map(|(generation, _)| *generation)
+        let lost: Vec<BackingId> = self
+            .backings
+            .range(BackingId::all_of(peer))
+            .filter(|(_, backing)| backing.revoking.is_none())
+            .filter(|(_, backing)| is_lost(backing, &changed, ram, &mut looks))
+            .map(|(id, _)| *id)
             .collect();
         #[cfg(test)]
         {
@@ -49,10 +49,10 @@ impl Broker {
     }
 }
 
-/// Whether a part of a buffer lay in a region that has `changed`, and is in none of
+/// Whether a part of a backing lay in a region that has `changed`, and is in none of
 /// `ram` now. Counts the extents that it looked at.
-fn is_lost(buffer: &Buffer, changed: &[RamRegion], ram: &[RamRegion], looks: &mut u64) -> bool {
-    buffer.extents.iter().any(|extent| {
+fn is_lost(backing: &Backing, changed: &[RamRegion], ram: &[RamRegion], looks: &mut u64) -> bool {
+    backing.extents.iter().any(|extent| {
         *looks = looks.saturating_add(1);
         region_of(changed, *extent).is_some() && region_of(ram, *extent).is_none()
     })

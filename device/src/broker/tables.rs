@@ -8,11 +8,11 @@ use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Rights, Way};
 use serde::Serialize;
 
-use super::exports::generations_of;
+use super::backing::{BackingId, Buffer};
 use super::limits::MAP_ALIGN;
 use super::types::PeerId;
 use super::windows::State;
-use super::{Broker, Buffer, count};
+use super::{Broker, count};
 
 /// Capabilities and limits of one peer's device.
 fn caps_bits(can_map: bool, udmabuf: bool, enforces_ro: bool) -> u32 {
@@ -87,10 +87,9 @@ impl Broker {
         let after = cursor.checked_add(1).ok_or(Status::BadField)?;
         let state = self.peers.get(&peer).ok_or(Status::HostError)?;
         let known = state.known.range(after..);
-        let known = known.filter_map(|generation| self.buffers.get_key_value(generation));
         let mut entries = known
-            .filter(|(_, buffer)| self.visible(peer, buffer.id).is_some())
-            .map(|(generation, buffer)| self.info(peer, *generation, buffer));
+            .filter_map(|generation| Some((*generation, self.buffers.get(generation)?)))
+            .filter_map(|(generation, buffer)| self.info(peer, generation, buffer));
         let page: Vec<BufferInfo> = entries.by_ref().take(MAX_LIST).collect();
         let more = entries.next().is_some();
         for buffer in &page {
@@ -103,9 +102,11 @@ impl Broker {
     }
 
     pub(super) fn query(&mut self, peer: PeerId, id: BufferId) -> Reply {
-        let generation = self.visible(peer, id).ok_or(Status::NotFound)?;
+        let generation = *self.generations.get(&id.0).ok_or(Status::NotFound)?;
         let buffer = self.buffers.get(&generation).ok_or(Status::NotFound)?;
-        let info = self.info(peer, generation, buffer);
+        let info = self
+            .info(peer, generation, buffer)
+            .ok_or(Status::NotFound)?;
         self.show(peer, id);
         Ok(Response::Buffer(info))
     }
@@ -117,27 +118,24 @@ impl Broker {
         }
     }
 
-    fn info(&self, peer: PeerId, generation: u64, buffer: &Buffer) -> BufferInfo {
+    /// What `peer` may know of a buffer; nothing if it neither owns it nor may attach to it.
+    fn info(&self, peer: PeerId, generation: u64, buffer: &Buffer) -> Option<BufferInfo> {
         let owned = buffer.owner == peer;
-        let (mut attachments, mut mapped) = (0u32, 0u32);
-        for importer in buffer.access.keys() {
-            let Some(state) = self.peers.get(importer) else {
-                continue;
-            };
-            if !owned && *importer != peer {
-                continue;
-            }
-            for attachment in state.attachments.of(generation) {
-                attachments = attachments.saturating_add(1);
-                mapped = mapped.saturating_add(u32::from(attachment.maps > 0));
-            }
-        }
+        let backing = self.backings.get(&buffer.backing)?;
         let rights = if owned {
             Rights::RW
         } else {
-            buffer.access.get(&peer).copied().unwrap_or(Rights::NONE)
+            let grant = backing.grants.get(peer)?;
+            self.is_offered(buffer.backing).then_some(grant.rights)?
         };
-        BufferInfo {
+        let (mut attachments, mut mapped) = (0u32, 0u32);
+        for (importer, attached) in buffer.attached.iter() {
+            if owned || importer == peer {
+                attachments = attachments.saturating_add(attached.attachments);
+                mapped = mapped.saturating_add(attached.mapped);
+            }
+        }
+        Some(BufferInfo {
             id: buffer.id,
             owner: buffer.owner.to_wire(),
             size: buffer.size,
@@ -145,9 +143,9 @@ impl Broker {
             meta_seq: buffer.meta_seq,
             rights,
             owned,
-            revoking: buffer.revoking.is_some(),
+            revoking: backing.revoking.is_some(),
             extents: if owned {
-                u32::try_from(buffer.extents.len()).unwrap_or(u32::MAX)
+                u32::try_from(backing.extents.len()).unwrap_or(u32::MAX)
             } else {
                 0
             },
@@ -155,7 +153,7 @@ impl Broker {
             mapped,
             fourcc: buffer.meta.image.as_ref().map_or(0, |image| image.fourcc),
             name: buffer.meta.name,
-        }
+        })
     }
 
     /// Everything the host's operator may see.
@@ -173,27 +171,25 @@ impl Broker {
             buffers: self
                 .buffers
                 .iter()
-                .map(|(generation, buffer)| BufferSnapshot {
-                    id: buffer.id.to_string(),
-                    owner: self.name_of(buffer.owner),
-                    name: buffer.meta.name.as_str().to_owned(),
-                    size: buffer.size,
-                    extents: count(buffer.extents.len()),
-                    generation: *generation,
-                    meta_seq: buffer.meta_seq,
-                    revoking: buffer.revoking.is_some(),
-                    importers: buffer
-                        .access
-                        .keys()
-                        .filter(|peer| {
-                            let state = self.peers.get(peer);
-                            state.is_some_and(|state| state.attachments.has(*generation))
-                        })
-                        .map(|peer| self.name_of(*peer))
-                        .collect(),
-                })
+                .filter_map(|(generation, buffer)| self.buffer_snapshot(*generation, buffer))
                 .collect(),
         }
+    }
+
+    fn buffer_snapshot(&self, generation: u64, buffer: &Buffer) -> Option<BufferSnapshot> {
+        let backing = self.backings.get(&buffer.backing)?;
+        let importers = buffer.attached.peers();
+        Some(BufferSnapshot {
+            id: buffer.id.to_string(),
+            owner: self.name_of(buffer.owner),
+            name: buffer.meta.name.as_str().to_owned(),
+            size: buffer.size,
+            extents: count(backing.extents.len()),
+            generation,
+            meta_seq: buffer.meta_seq,
+            revoking: backing.revoking.is_some(),
+            importers: importers.map(|peer| self.name_of(peer)).collect(),
+        })
     }
 
     fn name_of(&self, peer: PeerId) -> String {
@@ -220,9 +216,9 @@ impl Broker {
             .fold(0, |sum, region| sum.saturating_add(region.len));
         snapshot.exports = state.exports;
         snapshot.exported_bytes = self
-            .buffers
-            .range(generations_of(peer))
-            .fold(0, |sum, (_, buffer)| sum.saturating_add(buffer.size));
+            .backings
+            .range(BackingId::all_of(peer))
+            .fold(0, |sum, (_, backing)| sum.saturating_add(backing.size));
         snapshot.attachments = count(state.attachments.len());
         snapshot.mapped = count(state.attachments.iter().filter(|(_, a)| a.maps > 0).count());
         snapshot.windows = state.windows.held();

@@ -7,5 +7,6 @@
 )]
 
 mod host;
+mod invariants;
 mod model;
 mod scenarios;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Which windows are of a buffer, idle, waiting for a barrier, or on their way out: found
+//! Which windows are of a backing, idle, waiting for a barrier, or on their way out: found
 //! without a look at all of them.
 
 #[cfg(test)]
@@ -8,14 +8,14 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use super::{State, Window, WindowId};
+use crate::broker::backing::BackingId;
 use crate::broker::types::EffectId;
 
 /// Windows by what is asked of them. Follows the table by [`Index::add`] and
 /// [`Index::remove`] around each change of a window.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Index {
-    /// By the generation of the buffer.
-    of_buffer: BTreeSet<(u64, WindowId)>,
+    of_backing: BTreeSet<(BackingId, WindowId)>,
     /// By the time since when they are.
     idle: BTreeSet<(u64, WindowId)>,
     /// By the effect whose end has to be followed by a barrier.
@@ -26,7 +26,7 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn add(&mut self, id: WindowId, window: &Window) {
-        self.of_buffer.insert((window.key.0, id));
+        self.of_backing.insert((window.key.backing, id));
         match window.state {
             State::Idle(since) => {
                 self.idle.insert((since, id));
@@ -42,7 +42,7 @@ impl Index {
     }
 
     pub(super) fn remove(&mut self, id: WindowId, window: &Window) {
-        self.of_buffer.remove(&(window.key.0, id));
+        self.of_backing.remove(&(window.key.backing, id));
         match window.state {
             State::Idle(since) => {
                 self.idle.remove(&(since, id));
@@ -55,18 +55,18 @@ impl Index {
         self.leaving.remove(&id);
     }
 
-    /// Of the buffers with these generations, in their order.
-    pub(super) fn of(&self, generations: RangeInclusive<u64>) -> impl Iterator<Item = WindowId> {
-        let first = (*generations.start(), WindowId(0));
-        let last = (*generations.end(), WindowId(u64::MAX));
-        self.of_buffer.range(first..=last).map(|(_, id)| *id)
+    /// Of these backings, in their order.
+    pub(super) fn of(&self, backings: RangeInclusive<BackingId>) -> impl Iterator<Item = WindowId> {
+        let first = (*backings.start(), WindowId(0));
+        let last = (*backings.end(), WindowId(u64::MAX));
+        self.of_backing.range(first..=last).map(|(_, id)| *id)
     }
 
-    /// The generations of all buffers that have windows.
-    pub(super) fn generations(&self) -> BTreeSet<u64> {
-        self.of_buffer
+    /// The backings that have windows.
+    pub(super) fn backings(&self) -> BTreeSet<BackingId> {
+        self.of_backing
             .iter()
-            .map(|(generation, _)| *generation)
+            .map(|(backing, _)| *backing)
             .collect()
     }
 

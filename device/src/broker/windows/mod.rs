@@ -30,8 +30,8 @@ use std::ops::RangeInclusive;
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{Extent, Way};
 
+use super::backing::BackingId;
 use super::balance;
-use super::exports::generations_of;
 use super::limits::GUARD;
 use super::region::FreeRanges;
 use super::types::{EffectId, MapSource, Outcome, PeerId, Piece, Token, VmmRequest};
@@ -41,8 +41,12 @@ use index::Index;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct WindowId(u64);
 
-/// What makes two maps of one peer the same window: generation and rights.
-pub(super) type Key = (u64, bool);
+/// What makes two maps of one peer the same window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub(super) backing: BackingId,
+    pub(super) writable: bool,
+}
 
 /// A MAP request that waits for its window.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +145,7 @@ pub(super) enum Change {
         status: Status,
     },
     /// This buffer is gone from a window, and that is proved.
-    Vacated { generation: u64 },
+    Vacated { backing: BackingId },
 }
 
 /// Memory that the VMM said it unmapped, or did not map, and that the host still counts as
@@ -149,7 +153,7 @@ pub(super) enum Change {
 #[derive(Debug)]
 struct Kept {
     window: WindowId,
-    generation: u64,
+    backing: BackingId,
     owner: PeerId,
     cost: u32,
     size: u64,
@@ -159,7 +163,7 @@ struct Kept {
 fn report_vacated(window: &mut Window, out: &mut Vec<Change>) {
     if !core::mem::replace(&mut window.vacated, true) {
         out.push(Change::Vacated {
-            generation: window.key.0,
+            backing: window.key.backing,
         });
     }
 }
@@ -221,26 +225,26 @@ impl Windows {
         }
     }
 
-    /// The session is over: its VMM is not ours any more. Returns the generations of what it
-    /// may have had, each as often.
-    pub(super) fn forget(&mut self) -> Vec<u64> {
-        let kept = self.kept.values().map(|kept| kept.generation);
+    /// The session is over: its VMM is not ours any more. Returns what it may have had, each
+    /// as often.
+    pub(super) fn forget(&mut self) -> Vec<BackingId> {
+        let kept = self.kept.values().map(|kept| kept.backing);
         let shown = self.table.values().filter(|window| window.shows_buffer());
-        let generations = shown.map(|window| window.key.0).chain(kept).collect();
+        let backings = shown.map(|window| window.key.backing).chain(kept).collect();
         *self = Self {
             next: self.next,
             peak: self.peak,
             ..Self::new(self.shm_size, self.max)
         };
-        generations
+        backings
     }
 
     /// The VMM has dropped its windows. It may hold what it has unmapped before.
-    pub(super) fn dropped(&mut self) -> Vec<u64> {
+    pub(super) fn dropped(&mut self) -> Vec<BackingId> {
         let kept = core::mem::take(&mut self.kept);
-        let generations = self.forget();
+        let backings = self.forget();
         self.kept = kept;
-        generations
+        backings
     }
 
     fn insert(&mut self, id: WindowId, window: Window) {
@@ -286,7 +290,7 @@ impl Windows {
 
     /// Whether the guest may see memory of `owner`.
     pub(super) fn show(&self, owner: PeerId) -> bool {
-        self.some_of(generations_of(owner))
+        self.some_of(BackingId::all_of(owner))
             .any(|(_, window)| window.exposes())
     }
 
@@ -502,34 +506,34 @@ impl Windows {
         self.table.keys().copied().collect()
     }
 
-    /// Every window of the buffers with these generations.
-    pub(super) fn of(&self, generations: RangeInclusive<u64>) -> Vec<WindowId> {
-        self.index.of(generations).collect()
+    /// Every window of these backings.
+    pub(super) fn of(&self, backings: RangeInclusive<BackingId>) -> Vec<WindowId> {
+        self.index.of(backings).collect()
     }
 
     /// Those of them that may show memory of others.
-    pub(super) fn shown(&self, generations: RangeInclusive<u64>) -> Vec<WindowId> {
-        let shown = self.some_of(generations);
+    pub(super) fn shown(&self, backings: RangeInclusive<BackingId>) -> Vec<WindowId> {
+        let shown = self.some_of(backings);
         let shown = shown.filter(|(_, window)| window.exposes());
         shown.map(|(id, _)| id).collect()
     }
 
-    /// Whether the guest uses a buffer, and sees it.
-    pub(super) fn use_buffer(&self, generation: u64) -> bool {
-        let mut windows = self.some_of(generation..=generation);
+    /// Whether the guest uses a backing, and sees it.
+    pub(super) fn use_backing(&self, backing: BackingId) -> bool {
+        let mut windows = self.some_of(backing.only());
         windows.any(|(_, window)| window.in_use())
     }
 
-    /// The generations of the buffers that have windows.
-    pub(super) fn generations(&self) -> BTreeSet<u64> {
-        self.index.generations()
+    /// The backings that have windows.
+    pub(super) fn backings(&self) -> BTreeSet<BackingId> {
+        self.index.backings()
     }
 
     fn some_of(
         &self,
-        generations: RangeInclusive<u64>,
+        backings: RangeInclusive<BackingId>,
     ) -> impl Iterator<Item = (WindowId, &Window)> {
-        let windows = self.index.of(generations);
+        let windows = self.index.of(backings);
         windows.filter_map(|id| Some((id, self.table.get(&id)?)))
     }
 
@@ -637,7 +641,7 @@ impl Windows {
                     way: window.way,
                     extents: window.extents.clone(),
                 },
-                writable: window.key.1,
+                writable: window.key.writable,
                 shm_offset: offset,
             }
         });
@@ -702,8 +706,8 @@ impl Windows {
     }
 
     /// An effect is about to end whose files somebody still holds, whatever the VMM says.
-    /// Returns the generation of the buffer that they show.
-    pub(super) fn keeps(&mut self, effect: EffectId) -> Option<u64> {
+    /// Returns what they show.
+    pub(super) fn keeps(&mut self, effect: EffectId) -> Option<BackingId> {
         let id = self.outstanding.get(&effect)?.as_ref()?;
         let may_keep = |window: &&Window| {
             matches!(window.state, State::Mapping | State::Unmapping) && window.exposes()
@@ -711,21 +715,21 @@ impl Windows {
         let window = self.table.get(id).filter(may_keep)?;
         let kept = Kept {
             window: *id,
-            generation: window.key.0,
+            backing: window.key.backing,
             owner: window.owner,
             cost: window.cost(),
             size: window.size,
         };
-        let generation = kept.generation;
+        let backing = kept.backing;
         let old = self.kept.insert(effect, kept);
-        old.is_none().then_some(generation)
+        old.is_none().then_some(backing)
     }
 
     /// Nobody holds the files of an effect any more that ended before.
     pub(super) fn file_released(&mut self, effect: EffectId, out: &mut Vec<Change>) {
         if let Some(kept) = self.kept.remove(&effect) {
             out.push(Change::Vacated {
-                generation: kept.generation,
+                backing: kept.backing,
             });
         }
     }
@@ -882,12 +886,12 @@ impl Windows {
         }
     }
 
-    /// The generations of what the VMM may have, each as often.
+    /// What the VMM may have, each as often.
     #[cfg(test)]
-    pub(super) fn reached(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn reached(&self) -> impl Iterator<Item = BackingId> {
         let shown = self.table.values().filter(|window| window.shows_buffer());
-        let kept = self.kept.values().map(|kept| kept.generation);
-        shown.map(|window| window.key.0).chain(kept)
+        let kept = self.kept.values().map(|kept| kept.backing);
+        shown.map(|window| window.key.backing).chain(kept)
     }
 
     /// What must hold at all times; names what does not.

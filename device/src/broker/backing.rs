@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Backings: the memory that peers share, and buffers, which are ranges of it.
+//!
+//! What may be mapped, by whom and until when is a matter of the backing, since a window
+//! shows all of it; what a range of it means to those who attach it is the buffer's.
+
+use core::ops::RangeInclusive;
+use std::collections::BTreeSet;
+
+use bufshare_protocol::types::{BufferId, Extent, Meta, Rights};
+
+use super::SyncCounts;
+use super::balance;
+use super::limits::GENERATION_BITS;
+use super::types::{DeadlineId, PeerId, Token};
+
+/// Number of a backing, never used again. Its upper bits are its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct BackingId(pub(super) u64);
+
+impl BackingId {
+    pub(super) const ALL: RangeInclusive<Self> = Self(0)..=Self(u64::MAX);
+
+    /// All numbers that backings of a peer may have: its own are found by them.
+    pub(super) fn all_of(owner: PeerId) -> RangeInclusive<Self> {
+        let first = owner.to_wire().checked_shl(GENERATION_BITS);
+        let first = first.unwrap_or(u64::MAX);
+        let last = 1_u64
+            .checked_shl(GENERATION_BITS)
+            .and_then(|count| first.checked_add(count));
+        let last = last.map_or(u64::MAX, |next| next.saturating_sub(1));
+        Self(first)..=Self(last)
+    }
+
+    pub(super) fn only(self) -> RangeInclusive<Self> {
+        self..=self
+    }
+
+    pub(super) fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// The number of a peer's next export. Each peer counts its own: from a common count
+/// those that may not know of each other would learn how much the others export.
+pub(super) fn generation(owner: PeerId, exported: u64) -> Option<u64> {
+    let own = exported.checked_add(1)?;
+    let first = 1_u64.checked_shl(GENERATION_BITS)?;
+    let base = first.checked_mul(owner.to_wire())?;
+    if own < first {
+        base.checked_add(own)
+    } else {
+        None
+    }
+}
+
+/// A few peers, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PeerMap<T>(Vec<(PeerId, T)>);
+
+impl<T> Default for PeerMap<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> PeerMap<T> {
+    fn place(&self, peer: PeerId) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&peer, |(one, _)| *one)
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn get(&self, peer: PeerId) -> Option<&T> {
+        let place = self.place(peer).ok()?;
+        self.0.get(place).map(|(_, value)| value)
+    }
+
+    pub(super) fn get_mut(&mut self, peer: PeerId) -> Option<&mut T> {
+        let place = self.place(peer).ok()?;
+        self.0.get_mut(place).map(|(_, value)| value)
+    }
+
+    /// Answers whether there was none of this peer before.
+    pub(super) fn insert(&mut self, peer: PeerId, value: T) -> bool {
+        match self.place(peer) {
+            Ok(_) => false,
+            Err(place) => {
+                self.0.insert(place, (peer, value));
+                true
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, peer: PeerId) -> Option<T> {
+        let place = self.place(peer).ok()?;
+        Some(self.0.remove(place).1)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PeerId, &T)> {
+        self.0.iter().map(|(peer, value)| (*peer, value))
+    }
+
+    pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> {
+        self.0.iter().map(|(peer, _)| *peer)
+    }
+}
+
+/// What one peer may do with a backing, and what it has of it.
+#[derive(Clone, Debug)]
+pub(super) struct Grant {
+    pub(super) rights: Rights,
+    /// Windows that show it or are to, and file holds of it that no guest sees.
+    pub(super) reached: u64,
+}
+
+/// Memory that a peer shares.
+#[derive(Debug)]
+pub(super) struct Backing {
+    pub(super) owner: PeerId,
+    pub(super) size: u64,
+    /// Of the owner's RAM.
+    pub(super) extents: Vec<Extent>,
+    /// The owner's access list, already narrowed to the operator's policy.
+    pub(super) grants: PeerMap<Grant>,
+    /// The generations of the buffers in it.
+    pub(super) buffers: Vec<u64>,
+    /// Set while it is being revoked.
+    pub(super) revoking: Option<Revoking>,
+}
+
+impl Backing {
+    /// One window or file hold more of `peer`.
+    pub(super) fn reach(&mut self, peer: PeerId) {
+        match self.grants.get_mut(peer) {
+            Some(grant) => balance::more(&mut grant.reached, 1, "windows of a backing"),
+            None => balance::wrong("windows of a backing"),
+        }
+    }
+
+    /// One less.
+    pub(super) fn leave(&mut self, peer: PeerId) {
+        match self.grants.get_mut(peer) {
+            Some(grant) => balance::fewer(&mut grant.reached, 1, "windows of a backing"),
+            None => balance::wrong("windows of a backing"),
+        }
+    }
+
+    /// The peers whose VMM may reach it.
+    pub(super) fn reached_by(&self) -> impl Iterator<Item = PeerId> {
+        let reached = self.grants.iter().filter(|(_, grant)| grant.reached > 0);
+        reached.map(|(peer, _)| peer)
+    }
+}
+
+/// How the revocation of a backing goes.
+#[derive(Debug, Default)]
+pub(super) struct Revoking {
+    /// The UNEXPORT that waits for the end of it.
+    pub(super) waiter: Option<Token>,
+    /// Peers that were stopped meanwhile and have been given a deadline of their
+    /// own. A second one is not given: a driver can stop its device at will.
+    pub(super) late: BTreeSet<PeerId>,
+    /// The owner goes on already, and may put something else there.
+    pub(super) unproved: bool,
+    /// The owner's driver left the device meanwhile: nobody waits for the end.
+    pub(super) left: bool,
+    /// Those that have not passed yet.
+    pub(super) deadlines: Vec<DeadlineId>,
+}
+
+/// The attachments of one peer to one buffer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Attached {
+    pub(super) attachments: u32,
+    /// How many of them are mapped.
+    pub(super) mapped: u32,
+}
+
+/// One exported buffer.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    pub(super) id: BufferId,
+    pub(super) owner: PeerId,
+    pub(super) backing: BackingId,
+    pub(super) size: u64,
+    pub(super) meta: Meta,
+    pub(super) meta_seq: u64,
+    /// Begun and not ended CPU access of the owner.
+    pub(super) sync: SyncCounts,
+    pub(super) attached: PeerMap<Attached>,
+}
+
+impl Buffer {
+    /// One attachment more of `peer`.
+    pub(super) fn attach(&mut self, peer: PeerId) {
+        self.attached.insert(peer, Attached::default());
+        if let Some(attached) = self.attached.get_mut(peer) {
+            balance::more(&mut attached.attachments, 1, "attachments of a buffer");
+        }
+    }
+
+    /// One less. Answers whether it was the last of `peer`.
+    pub(super) fn detach(&mut self, peer: PeerId) -> bool {
+        let Some(attached) = self.attached.get_mut(peer) else {
+            balance::wrong("attachments of a buffer");
+            return true;
+        };
+        balance::fewer(&mut attached.attachments, 1, "attachments of a buffer");
+        let last = attached.attachments == 0;
+        if last {
+            self.attached.remove(peer);
+        }
+        last
+    }
+
+    /// An attachment of `peer` is mapped now, or is not any more.
+    pub(super) fn set_mapped(&mut self, peer: PeerId, mapped: bool) {
+        match self.attached.get_mut(peer) {
+            Some(attached) if mapped => {
+                balance::more(&mut attached.mapped, 1, "mapped attachments")
+            }
+            Some(attached) => balance::fewer(&mut attached.mapped, 1, "mapped attachments"),
+            None => balance::wrong("mapped attachments"),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What must hold of the broker whenever it returns.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::broker::backing::{Attached, BackingId, Buffer, Grant};
+use crate::broker::types::{DeadlineId, PeerId};
+use crate::broker::{Broker, Peer, limits};
+
+impl Broker {
+    /// Requests of a peer that have no answer yet.
+    pub(super) fn unanswered(&self, peer: PeerId) -> usize {
+        let state = &self.peers[&peer];
+        let maps: usize = state.windows.iter().map(|w| w.waiters.len()).sum();
+        let own = self.backings.range(BackingId::all_of(peer));
+        let revoking = own.filter_map(|(_, backing)| backing.revoking.as_ref());
+        maps + state.flushes.len() + revoking.filter(|r| r.waiter.is_some()).count()
+    }
+
+    fn grants(&self) -> impl Iterator<Item = (BackingId, PeerId, &Grant)> {
+        self.backings.iter().flat_map(|(id, backing)| {
+            let grants = backing.grants.iter();
+            grants.map(move |(peer, grant)| (*id, peer, grant))
+        })
+    }
+
+    /// Whether some other peer's VMM may still map memory of `peer`.
+    pub(super) fn exposed(&self, peer: PeerId) -> bool {
+        !self.exposed_to(peer).is_empty()
+    }
+
+    /// What must hold at every return; names what does not.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let mut reached: BTreeMap<(BackingId, PeerId), u64> = BTreeMap::new();
+        let mut attached: BTreeMap<(u64, PeerId), Attached> = BTreeMap::new();
+        for (id, peer) in &self.peers {
+            self.check_peer(*id, peer)
+                .map_err(|e| format!("peer {id}: {e}"))?;
+            for backing in peer.windows.reached() {
+                *reached.entry((backing, *id)).or_default() += 1;
+            }
+            for (_, attachment) in peer.attachments.iter() {
+                let attached = attached.entry((attachment.generation, *id)).or_default();
+                attached.attachments += 1;
+                attached.mapped += u32::from(attachment.maps > 0);
+            }
+        }
+        for (backing, peer, grant) in self.grants() {
+            if reached.remove(&(backing, peer)).unwrap_or_default() != grant.reached {
+                return Err("a backing does not know who reaches it".into());
+            }
+        }
+        if !reached.is_empty() {
+            return Err("a window of no backing".into());
+        }
+        let counted = self.buffers.iter().flat_map(|(generation, buffer)| {
+            let attached = buffer.attached.iter();
+            attached.map(move |(peer, attached)| ((*generation, peer), attached.clone()))
+        });
+        attached.retain(|(generation, _), _| self.buffers.contains_key(generation));
+        if counted.collect::<BTreeMap<_, _>>() != attached {
+            return Err("a buffer does not know its attachments".into());
+        }
+        let deadlines: BTreeSet<DeadlineId> = self
+            .backings
+            .values()
+            .filter_map(|backing| backing.revoking.as_ref())
+            .flat_map(|revoking| revoking.deadlines.iter().copied())
+            .collect();
+        if !deadlines.iter().eq(self.deadlines.keys()) {
+            return Err("a deadline of nothing, or one that was forgotten".into());
+        }
+        self.check_bounds()
+    }
+
+    fn check_peer(&self, id: PeerId, peer: &Peer) -> Result<(), String> {
+        peer.windows.check()?;
+        peer.events.check(
+            |handle| peer.attachments.get(handle).is_some_and(|a| a.revoked),
+            |buffer| {
+                let buffer = self.owned(id, buffer).and_then(|g| self.buffers.get(&g));
+                let backing = buffer.and_then(|buffer| self.backings.get(&buffer.backing));
+                backing.is_some_and(|backing| backing.revoking.is_none())
+            },
+        )?;
+        let knows = |b: &Buffer| b.owner == id || self.grant(id, b).is_some();
+        let known = self.buffers.iter().filter(|(_, buffer)| knows(buffer));
+        if !known.map(|(generation, _)| generation).eq(&peer.known) {
+            return Err("it does not know its buffers".into());
+        }
+        let exports = self.buffers.values().filter(|b| b.owner == id).count();
+        let own = || self.backings.range(BackingId::all_of(id));
+        if exports
+            != own()
+                .map(|(_, backing)| backing.buffers.len())
+                .sum::<usize>()
+        {
+            return Err("a buffer is not of its owner's backing".into());
+        }
+        if !peer.up
+            && !own().all(|(id, backing)| {
+                let step = peer.revoked_below.is_some_and(|below| *id >= below);
+                step || backing.revoking.is_some()
+            })
+        {
+            return Err("a buffer of a peer that does not run".into());
+        }
+        if exports != peer.exports as usize {
+            return Err(format!("{exports} exports, {} counted", peer.exports));
+        }
+        for window in peer.windows.iter().filter(|w| w.shows_buffer()) {
+            if !self.backings.contains_key(&window.key.backing) {
+                return Err("a window of no backing".into());
+            }
+        }
+        peer.attachments.check()?;
+        for (handle, attachment) in peer.attachments.iter() {
+            if !attachment.revoked && !self.buffers.contains_key(&attachment.generation) {
+                return Err(format!("handle {handle} is of no buffer"));
+            }
+        }
+        let users: u64 = peer.windows.iter().map(|w| w.users).sum();
+        let maps: u64 = peer
+            .attachments
+            .iter()
+            .map(|(_, a)| a)
+            .filter(|a| a.window.is_some_and(|w| peer.windows.get(w).is_some()))
+            .map(|a| u64::from(a.maps))
+            .sum();
+        if users != maps {
+            return Err(format!("{users} users, {maps} maps"));
+        }
+        let waiters: usize = peer.windows.iter().map(|w| w.waiters.len()).sum();
+        let pending: u32 = peer.attachments.iter().map(|(_, a)| a.pending).sum();
+        if waiters != pending as usize {
+            return Err(format!("{waiters} waiters, {pending} counted"));
+        }
+        Ok(())
+    }
+
+    /// Everything that a guest can make grow, with its bound (see `limits`).
+    fn check_bounds(&self) -> Result<(), String> {
+        let peers = self.peers.len();
+        let limits = &self.limits;
+        let (windows, buffers, attachments) = (
+            limits.max_windows as usize,
+            limits.max_buffers as usize,
+            limits.max_attachments as usize,
+        );
+        let mut sizes = Vec::new();
+        let mut outstanding = 0;
+        for (id, peer) in &self.peers {
+            let kept = attachments + 2 * buffers + buffers * (peers - 1) + 2 * (peers - 1);
+            let droppable = limits::MAX_DROPPABLE_EVENTS * (peers - 1);
+            outstanding += peer.windows.outstanding().len();
+            sizes.extend([
+                ("exports", peer.exports as usize, buffers),
+                ("attachments", peer.attachments.len(), attachments),
+                (
+                    "windows",
+                    peer.windows.iter().count(),
+                    windows + attachments,
+                ),
+                (
+                    "requests to the VMM",
+                    peer.windows.outstanding().len(),
+                    peer.windows.iter().count() + 1,
+                ),
+                ("events", peer.events.len(), kept + droppable + 1),
+                (
+                    "ended exports",
+                    peer.events.ended_exports() as usize,
+                    2 * buffers,
+                ),
+                ("answers owed", peer.owed.len(), buffers),
+                (
+                    "unanswered requests",
+                    self.unanswered(*id),
+                    limits::MAX_PENDING,
+                ),
+            ]);
+        }
+        let mut deadlines = 0;
+        for backing in self.backings.values() {
+            let late = backing.revoking.as_ref().map_or(0, |r| r.late.len());
+            deadlines += usize::from(backing.revoking.is_some()) + late;
+            sizes.push(("late importers", late, peers - 1));
+            sizes.push(("access list", backing.grants.len(), peers - 1));
+        }
+        sizes.extend([
+            ("deadlines", self.deadlines.len(), deadlines),
+            ("effects", self.out.len(), 0),
+            ("effects under way", self.effect_peers.len(), outstanding),
+            ("ids", self.generations.len(), self.buffers.len()),
+        ]);
+        for (what, size, most) in sizes {
+            if size > most {
+                return Err(format!("{size} {what}, {most} at most"));
+            }
+        }
+        if self.generations.len() != self.buffers.len() {
+            return Err("an id leads nowhere".into());
+        }
+        Ok(())
+    }
+}
