@@ -28,7 +28,8 @@ use serde::Serialize;
 
 use crate::backing::{Ram, WeakRam};
 use crate::broker::{
-    Broker, DeadlineId, Effect, EffectId, Outcome, PeerId, RamRegion, Snapshot, Token, VmmRequest,
+    Broker, DeadlineId, Effect, EffectId, Lifecycle, Outcome, PeerId, RamRegion, Snapshot, Token,
+    VmmRequest,
 };
 use crate::host::stop::Stop;
 use crate::sync::{Limiter, lock};
@@ -155,10 +156,6 @@ struct Slot {
     ram: Arc<WeakRam>,
     /// Counts stops: a request read before the last one is not handled.
     epoch: u64,
-    /// Its queues run.
-    running: bool,
-    /// Its session has ended, and it is not known yet that its VMM has, too.
-    leaving: bool,
     /// Its front end waits for the answer to its stop.
     stop: Option<Stopping>,
     sessions: u64,
@@ -375,12 +372,14 @@ impl Dispatcher {
 
     /// A front end has connected.
     pub fn connect(&self, peer: PeerId, link: Arc<dyn Link>) {
-        if let Some(mut state) = self.state()
-            && let Some(slot) = state.slots.get_mut(&peer)
-        {
-            slot.link = Some(link);
-            slot.sessions = slot.sessions.saturating_add(1);
-        }
+        self.step(|broker, slots| {
+            if let Some(slot) = slots.get_mut(&peer) {
+                slot.link = Some(link);
+                slot.sessions = slot.sessions.saturating_add(1);
+            }
+            broker.peer_connected(peer);
+            Vec::new()
+        });
     }
 
     /// The session is ending: takes back what the VM exported, and asks for all its
@@ -390,8 +389,6 @@ impl Dispatcher {
         self.step(|broker, slots| {
             if let Some(slot) = slots.get_mut(&peer) {
                 slot.epoch = slot.epoch.wrapping_add(1);
-                slot.running = false;
-                slot.leaving = true;
             }
             broker.peer_leaves(peer)
         });
@@ -425,8 +422,6 @@ impl Dispatcher {
                 link = slot.link.take();
                 slot.ram = Arc::default();
                 slot.epoch = slot.epoch.wrapping_add(1);
-                slot.running = false;
-                slot.leaving = false;
             }
             broker.peer_gone(peer)
         });
@@ -466,7 +461,6 @@ impl Dispatcher {
         let mut epoch = 0;
         self.step(|broker, slots| {
             if let Some(slot) = slots.get_mut(&peer) {
-                slot.running = true;
                 epoch = slot.epoch;
             }
             broker.peer_up(peer, can_map)
@@ -482,12 +476,7 @@ impl Dispatcher {
     pub fn stop(&self, peer: PeerId, ended: impl Fn() -> bool) {
         let mut left = None;
         if self.begin_stop(peer, &ended) {
-            self.step(|broker, slots| {
-                if let Some(slot) = slots.get_mut(&peer) {
-                    slot.running = false;
-                }
-                broker.peer_stopped(peer)
-            });
+            self.step(|broker, _| broker.peer_stopped(peer));
             self.revoke_next(peer);
             left = self.wait_for_importers(peer, &ended);
         }
@@ -617,7 +606,7 @@ impl Dispatcher {
                     state = self.state()?;
                     continue;
                 }
-                let lost = left.iter().any(|peer| state.leaving(*peer));
+                let lost = left.iter().any(|peer| state.is_leaving(*peer));
                 if !lost && waited >= give_up {
                     return Some(left);
                 }
@@ -660,7 +649,7 @@ impl Dispatcher {
         let mut back = None;
         self.step(|broker, slots| match slots.get(&peer) {
             Some(slot) if slot.epoch != epoch => Vec::new(),
-            Some(slot) if slot.running => broker.handle(peer, token, request),
+            Some(_) if broker.lifecycle(peer).runs() => broker.handle(peer, token, request),
             _ => {
                 back = Some(request);
                 Vec::new()
@@ -928,7 +917,8 @@ impl State {
     fn forced_line(&self, importers: &[PeerId]) -> Option<String> {
         let (mut names, mut qemus) = (Vec::new(), Vec::new());
         for importer in importers {
-            let slot = self.slots.get(importer).filter(|slot| !slot.leaving);
+            let slot = self.slots.get(importer);
+            let slot = slot.filter(|_| !self.is_leaving(*importer));
             let Some((slot, link)) = slot.and_then(|slot| Some((slot, slot.link.as_ref()?))) else {
                 continue;
             };
@@ -958,8 +948,8 @@ impl State {
         self.slots.get(&peer)?.stop.as_ref()
     }
 
-    fn leaving(&self, peer: PeerId) -> bool {
-        self.slots.get(&peer).is_some_and(|slot| slot.leaving)
+    fn is_leaving(&self, peer: PeerId) -> bool {
+        self.broker.lifecycle(peer) == Lifecycle::Leaving
     }
 
     fn name(&self, peer: PeerId) -> Arc<str> {

@@ -70,7 +70,7 @@ impl Broker {
                 continue;
             };
             state.known.insert(generation);
-            if state.up {
+            if state.life.runs() {
                 self.notify(peer, |events| events.offer(owner.to_wire(), id, size));
             }
         }
@@ -132,10 +132,8 @@ impl Broker {
         let mut grants = PeerMap::default();
         let grant = |rights| Grant { rights, reached: 0 };
         if acl.is_empty() {
-            for ((exporter, importer), rights) in &self.policy {
-                if *exporter == owner {
-                    grants.insert(*importer, grant(*rights));
-                }
+            for (importer, rights) in self.policy.importers(owner) {
+                grants.insert(importer, grant(rights));
             }
             if grants.is_empty() {
                 return Err(Status::Denied);
@@ -146,7 +144,7 @@ impl Broker {
             if !line.rights.contains(Rights::READ) {
                 return Err(Status::BadField);
             }
-            if !self.allowed(owner, peer).contains(line.rights) {
+            if !self.policy.allowed(owner, peer).contains(line.rights) {
                 return Err(Status::Denied);
             }
             if !grants.insert(peer, grant(line.rights)) {
@@ -194,7 +192,7 @@ impl Broker {
         let seq = buffer.meta_seq;
         let notified: Vec<PeerId> = backing.grants.peers().collect();
         for peer in notified {
-            if self.peers.get(&peer).is_some_and(|p| p.up) {
+            if self.runs(peer) {
                 self.notify(peer, |events| events.meta(owner.to_wire(), id, seq));
             }
         }

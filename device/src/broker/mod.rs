@@ -20,6 +20,8 @@
 //! | [`types`] | what goes in and out |
 //! | [`limits`] | every limit, with its reason |
 //! | `backing` | backings and buffers |
+//! | `lifecycle` | a peer's life: front end and driver come, stop and go |
+//! | `policy` | what the operator allows |
 //! | `exports` | EXPORT, UNEXPORT, metadata |
 //! | `revocations` | revocation, by request or unasked |
 //! | `imports`, `attachments` | ATTACH, MAP, SYNC and their ends |
@@ -37,7 +39,9 @@ mod events;
 mod exports;
 mod holds;
 mod imports;
+mod lifecycle;
 pub mod limits;
+mod policy;
 mod ram;
 mod region;
 mod revocations;
@@ -52,10 +56,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bufshare_protocol::event::Event;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::{Reply, Response};
-use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Rights};
+use bufshare_protocol::types::BufferId;
 
 pub use holds::Hold;
+pub use lifecycle::Lifecycle;
 pub use limits::Limits;
 pub use tables::{PeerSnapshot, Snapshot};
 pub use types::{
@@ -66,6 +70,7 @@ pub use types::{
 use attachments::Attachments;
 use backing::{Backing, BackingId, Buffer};
 use events::EventQueue;
+use policy::Policy;
 use ram::region_of;
 use windows::{Change, EffectIds, Windows};
 
@@ -117,9 +122,7 @@ impl Counters {
 #[derive(Debug)]
 struct Peer {
     config: PeerConfig,
-    up: bool,
-    /// Stopped, and not known to be reset.
-    stopped: bool,
+    life: Lifecycle,
     /// It has stopped, and its buffers with this number and higher ones are yet to be
     /// taken back.
     revoked_below: Option<BackingId>,
@@ -147,7 +150,7 @@ struct Peer {
 /// The broker. See the module's text.
 pub struct Broker {
     peers: BTreeMap<PeerId, Peer>,
-    policy: BTreeMap<(PeerId, PeerId), Rights>,
+    policy: Policy,
     /// By generation.
     buffers: BTreeMap<u64, Box<Buffer>>,
     backings: BTreeMap<BackingId, Box<Backing>>,
@@ -168,6 +171,8 @@ pub struct Broker {
     at_once: usize,
     ids: Box<dyn IdSource + Send>,
     out: Vec<Effect>,
+    /// For whom there is an [`Effect::Events`] in it.
+    notified: BTreeSet<PeerId>,
     /// By changes of RAM, since the start.
     #[cfg(test)]
     extents_looked_at: u64,
@@ -209,8 +214,7 @@ impl Broker {
                 PeerId(number),
                 Peer {
                     config: peer,
-                    up: false,
-                    stopped: false,
+                    life: Lifecycle::Absent,
                     revoked_below: None,
                     lost: BTreeSet::new(),
                     can_map: false,
@@ -227,23 +231,7 @@ impl Broker {
                 },
             );
         }
-        let mut policy = BTreeMap::new();
-        for line in &config.allow {
-            let Some(exporter) = peers.get(&line.exporter) else {
-                return Err(ConfigError::UnknownPeer(line.exporter));
-            };
-            if !peers.contains_key(&line.importer) {
-                return Err(ConfigError::UnknownPeer(line.importer));
-            }
-            let name = exporter.config.name.as_str();
-            if line.exporter == line.importer {
-                return Err(ConfigError::SelfShare(name.to_owned()));
-            }
-            if !line.rights.contains(Rights::READ) {
-                return Err(ConfigError::NoRights(name.to_owned()));
-            }
-            policy.insert((line.exporter, line.importer), line.rights);
-        }
+        let policy = Policy::new(&peers, &config.allow)?;
         Ok(Self {
             peers,
             policy,
@@ -263,153 +251,10 @@ impl Broker {
             at_once: limits::MAX_REVOKE,
             ids,
             out: Vec::new(),
+            notified: BTreeSet::new(),
             #[cfg(test)]
             extents_looked_at: 0,
         })
-    }
-
-    /// The driver of `peer` runs. `can_map`: its VMM takes shared-memory
-    /// requests. Idempotent. A driver that was stopped and not reset goes on
-    /// with what it has; it is told that it may have missed events.
-    pub fn peer_up(&mut self, peer: PeerId, can_map: bool) -> Vec<Effect> {
-        // Before it exports anew: that is not to be taken back.
-        self.revoke_some(peer, usize::MAX);
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.can_map = can_map;
-            if core::mem::take(&mut state.stopped) {
-                self.notify(peer, EventQueue::missed);
-                self.revoke_late(peer);
-            }
-        }
-        if let Some(state) = self.peers.get_mut(&peer)
-            && !core::mem::replace(&mut state.up, true)
-        {
-            self.report_peer(peer, true);
-        }
-        self.finish()
-    }
-
-    /// The rings of `peer` stopped, and it is not known yet whether its driver
-    /// was reset or its VM merely paused. Nobody can attach or map what it exported any
-    /// more, and all of it is to be taken back by [`Broker::revoke_next`], which is called
-    /// until that is done; what it attached stays until [`Broker::peer_reset`].
-    pub fn peer_stopped(&mut self, peer: PeerId) -> Vec<Effect> {
-        self.begin_stop(peer);
-        self.finish()
-    }
-
-    /// Goes on with a stop, or with what is not in RAM any more: at most
-    /// [`limits::MAX_REVOKE`] buffers are looked at in one call. Returns whether those were
-    /// the last.
-    pub fn revoke_next(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
-        let last = self.revoke_some(peer, self.at_once);
-        (last, self.finish())
-    }
-
-    /// The front end of `peer` is not served any more, and may hold what it has for
-    /// some time: as stopped, and all its windows go, used or not.
-    pub fn peer_leaves(&mut self, peer: PeerId) -> Vec<Effect> {
-        self.begin_stop(peer);
-        self.unmap_windows(peer, BackingId::ALL);
-        self.finish()
-    }
-
-    /// The driver of `peer` is gone: as stopped, and all that it attached is
-    /// let go, its open requests and its events are forgotten.
-    pub fn peer_reset(&mut self, peer: PeerId) -> Vec<Effect> {
-        self.stop(peer);
-        self.reset(peer);
-        self.finish()
-    }
-
-    /// The front end has unmapped all windows of `peer` by itself.
-    pub fn windows_gone(&mut self, peer: PeerId) -> Vec<Effect> {
-        self.forget_windows(peer, Windows::dropped)
-    }
-
-    fn forget_windows(
-        &mut self,
-        peer: PeerId,
-        forget: impl FnOnce(&mut Windows) -> Vec<BackingId>,
-    ) -> Vec<Effect> {
-        let Some(state) = self.peers.get_mut(&peer) else {
-            return Vec::new();
-        };
-        for effect in state.windows.outstanding() {
-            self.effect_peers.remove(&effect);
-        }
-        let backings = forget(&mut state.windows);
-        for backing in backings {
-            self.vacated(peer, backing);
-        }
-        self.finish()
-    }
-
-    /// The front end of `peer` is gone, and its VMM with it: as a reset, and
-    /// its windows, its RAM and the effects aimed at it are forgotten.
-    pub fn peer_gone(&mut self, peer: PeerId) -> Vec<Effect> {
-        self.stop(peer);
-        self.reset(peer);
-        if let Some(state) = self.peers.get_mut(&peer) {
-            state.can_map = false;
-            state.ram.clear();
-            state.owed.clear();
-        }
-        self.forget_windows(peer, Windows::forget)
-    }
-
-    /// The stop of `peer` was answered although other VMMs may map its memory.
-    pub fn stop_unproved(&mut self, peer: PeerId) {
-        for (_, backing) in self.backings.range_mut(BackingId::all_of(peer)) {
-            if let Some(revoking) = &mut backing.revoking {
-                revoking.unproved = true;
-            }
-        }
-    }
-
-    /// The time is over of those importers of `owner` whose device is stopped, and
-    /// which so could not be asked to let go: their windows go, used or not.
-    /// Returns who they are.
-    pub fn revoke_from_stopped(&mut self, owner: PeerId) -> (Vec<PeerId>, Vec<Effect>) {
-        let mut stopped = self.shown_to(owner);
-        stopped.retain(|peer| self.peers.get(peer).is_some_and(|state| !state.up));
-        for peer in &stopped {
-            self.unmap_windows(*peer, BackingId::all_of(owner));
-        }
-        (stopped, self.finish())
-    }
-
-    /// As [`Broker::revoke_from_stopped`], but what `peer` alone has of owners that go
-    /// on already, because the answer to their stop did not wait any longer. Returns
-    /// whether there is any.
-    pub fn revoke_unproved(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
-        let mut any = false;
-        for backing in self.shown_in(peer) {
-            if self.revoking(backing).is_some_and(|r| r.unproved) {
-                any |= self.unmap_windows(peer, backing.only());
-            }
-        }
-        (any, self.finish())
-    }
-
-    /// The peers whose VMM may still map memory of `peer`.
-    #[must_use]
-    pub fn exposed_to(&self, peer: PeerId) -> Vec<PeerId> {
-        self.importers(|windows| windows.show(peer) || windows.keep(peer), peer)
-    }
-
-    /// Those of them whose guest may see it.
-    #[must_use]
-    pub fn shown_to(&self, peer: PeerId) -> Vec<PeerId> {
-        self.importers(|windows| windows.show(peer), peer)
-    }
-
-    fn importers(&self, which: impl Fn(&Windows) -> bool, owner: PeerId) -> Vec<PeerId> {
-        self.peers
-            .iter()
-            .filter(|(id, state)| **id != owner && which(&state.windows))
-            .map(|(id, _)| *id)
-            .collect()
     }
 
     /// One request. Its answer is one [`Effect::Reply`], among the effects
@@ -510,6 +355,7 @@ impl Broker {
     }
 
     fn finish(&mut self) -> Vec<Effect> {
+        self.notified.clear();
         core::mem::take(&mut self.out)
     }
 
@@ -526,77 +372,10 @@ impl Broker {
     fn notify(&mut self, peer: PeerId, tell: impl FnOnce(&mut EventQueue)) {
         if let Some(state) = self.peers.get_mut(&peer) {
             tell(&mut state.events);
-            let effect = Effect::Events { peer };
-            if !self.out.contains(&effect) {
-                self.out.push(effect);
+            if self.notified.insert(peer) {
+                self.out.push(Effect::Events { peer });
             }
         }
-    }
-
-    /// What the operator lets `exporter` grant to `importer`.
-    fn allowed(&self, exporter: PeerId, importer: PeerId) -> Rights {
-        self.policy
-            .get(&(exporter, importer))
-            .copied()
-            .unwrap_or(Rights::NONE)
-    }
-
-    /// Whether the two may share anything, and so know of each other.
-    fn related(&self, a: PeerId, b: PeerId) -> bool {
-        !self.allowed(a, b).is_empty() || !self.allowed(b, a).is_empty()
-    }
-
-    fn report_peer(&mut self, about: PeerId, up: bool) {
-        let others: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(id, state)| **id != about && state.up)
-            .map(|(id, _)| *id)
-            .filter(|id| self.related(about, *id))
-            .collect();
-        for other in others {
-            self.notify(other, |events| events.peer(about.to_wire(), up));
-        }
-    }
-
-    /// `peer` does not run any more. Its buffers are yet to be taken back.
-    fn begin_stop(&mut self, peer: PeerId) {
-        let Some(state) = self.peers.get_mut(&peer) else {
-            return;
-        };
-        state.stopped = true;
-        state.revoked_below = Some(*BackingId::all_of(peer).start());
-        if core::mem::replace(&mut state.up, false) {
-            self.report_peer(peer, false);
-        }
-    }
-
-    fn stop(&mut self, peer: PeerId) {
-        self.begin_stop(peer);
-        self.revoke_some(peer, usize::MAX);
-    }
-
-    fn reset(&mut self, peer: PeerId) {
-        let Some(state) = self.peers.get_mut(&peer) else {
-            return;
-        };
-        state.stopped = false;
-        state.events.clear();
-        state.windows.abandon();
-        state.flushes.clear();
-        // A pending UNEXPORT is forgotten, not answered.
-        for (_, backing) in self.backings.range_mut(BackingId::all_of(peer)) {
-            if let Some(revoking) = &mut backing.revoking {
-                revoking.waiter = None;
-                revoking.left = true;
-            }
-        }
-        self.drop_attachments(peer);
-        self.with_windows(peer, |windows, ids, out| {
-            for id in windows.all() {
-                windows.revoke(id, true, Status::Revoked, ids, out);
-            }
-        });
     }
 
     /// Changes the windows of `peer` and does what follows from it.

@@ -10,7 +10,7 @@ use bufshare_protocol::status::Status;
 
 use super::backing::{BackingId, Revoking};
 use super::types::{DeadlineId, Effect, PeerId, Token};
-use super::windows::Window;
+use super::windows::{Window, Windows};
 use super::{Broker, DONE, Deadline, Peer, balance};
 
 impl Broker {
@@ -22,7 +22,7 @@ impl Broker {
     /// the next steps, because its owner has stopped or it is in no RAM.
     pub(super) fn is_offered(&self, id: BackingId) -> bool {
         self.backings.get(&id).is_some_and(|backing| {
-            let offers = |owner: &Peer| owner.up && !owner.lost.contains(&id);
+            let offers = |owner: &Peer| owner.life.runs() && !owner.lost.contains(&id);
             backing.revoking.is_none() && self.peers.get(&backing.owner).is_some_and(offers)
         })
     }
@@ -73,7 +73,7 @@ impl Broker {
             };
             let handles = state.attachments.revoke(generation);
             // One that is stopped may yet go on with what it has.
-            if state.up || !handles.is_empty() {
+            if state.life.runs() || !handles.is_empty() {
                 self.notify(*peer, |events| {
                     if handles.is_empty() {
                         events.withdrawn(owner.to_wire(), id);
@@ -173,7 +173,7 @@ impl Broker {
                 Some(only) => only == *peer,
                 None => !revoking.late.contains(peer),
             };
-            over && self.peers.get(peer).is_some_and(|state| !state.stopped)
+            over && !self.lifecycle(*peer).is_stopped()
         };
         let peers: Vec<PeerId> = backing.reached_by().filter(is_over).collect();
         for peer in peers {
@@ -226,14 +226,67 @@ impl Broker {
         any
     }
 
+    /// The stop of `peer` was answered although other VMMs may map its memory.
+    pub fn stop_unproved(&mut self, peer: PeerId) {
+        for (_, backing) in self.backings.range_mut(BackingId::all_of(peer)) {
+            if let Some(revoking) = &mut backing.revoking {
+                revoking.unproved = true;
+            }
+        }
+    }
+
+    /// The time is over of those importers of `owner` whose device is stopped, and
+    /// which so could not be asked to let go: their windows go, used or not.
+    /// Returns who they are.
+    pub fn revoke_from_stopped(&mut self, owner: PeerId) -> (Vec<PeerId>, Vec<Effect>) {
+        let mut stopped = self.shown_to(owner);
+        stopped.retain(|peer| !self.runs(*peer));
+        for peer in &stopped {
+            self.unmap_windows(*peer, BackingId::all_of(owner));
+        }
+        (stopped, self.finish())
+    }
+
+    /// As [`Broker::revoke_from_stopped`], but what `peer` alone has of owners that go
+    /// on already, because the answer to their stop did not wait any longer. Returns
+    /// whether there is any.
+    pub fn revoke_unproved(&mut self, peer: PeerId) -> (bool, Vec<Effect>) {
+        let mut any = false;
+        for backing in self.shown_in(peer) {
+            if self.revoking(backing).is_some_and(|r| r.unproved) {
+                any |= self.unmap_windows(peer, backing.only());
+            }
+        }
+        (any, self.finish())
+    }
+
+    /// The peers whose VMM may still map memory of `peer`.
+    #[must_use]
+    pub fn exposed_to(&self, peer: PeerId) -> Vec<PeerId> {
+        self.importers(|windows| windows.show(peer) || windows.keep(peer), peer)
+    }
+
+    /// Those of them whose guest may see it.
+    #[must_use]
+    pub fn shown_to(&self, peer: PeerId) -> Vec<PeerId> {
+        self.importers(|windows| windows.show(peer), peer)
+    }
+
+    fn importers(&self, which: impl Fn(&Windows) -> bool, owner: PeerId) -> Vec<PeerId> {
+        self.peers
+            .iter()
+            .filter(|(id, state)| **id != owner && which(&state.windows))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
     /// One window less of `peer` shows a backing, or one file hold less is of it.
     pub(super) fn vacated(&mut self, peer: PeerId, id: BackingId) {
         if let Some(backing) = self.backings.get_mut(&id) {
             backing.leave(peer);
             let owner = backing.owner;
-            let up = self.peers.get(&owner).is_some_and(|state| state.up);
             let effect = Effect::Unexposed { owner };
-            if (self.closed || !up) && self.out.last() != Some(&effect) {
+            if (self.closed || !self.runs(owner)) && self.out.last() != Some(&effect) {
                 self.out.push(effect);
             }
         }
@@ -271,7 +324,7 @@ impl Broker {
                 continue;
             };
             balance::fewer(&mut state.exports, 1, "exports");
-            if revoking.left || state.stopped {
+            if revoking.left || state.life.is_stopped() {
                 let max = usize::try_from(self.limits.max_buffers).unwrap_or(usize::MAX);
                 if state.owed.len() >= max {
                     state.owed.pop_front();

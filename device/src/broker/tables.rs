@@ -66,13 +66,13 @@ impl Broker {
             .peers
             .iter()
             .filter(|(id, _)| id.to_wire() > cursor)
-            .filter(|(id, _)| **id == peer || self.related(peer, **id))
+            .filter(|(id, _)| **id == peer || self.policy.related(peer, **id))
             .map(|(id, state)| PeerInfo {
                 id: id.to_wire(),
                 name: state.config.name,
-                up: state.up,
-                export_rights: self.allowed(peer, *id),
-                import_rights: self.allowed(*id, peer),
+                up: state.life.runs(),
+                export_rights: self.policy.allowed(peer, *id),
+                import_rights: self.policy.allowed(*id, peer),
             });
         let page: Vec<PeerInfo> = entries.by_ref().take(MAX_LIST).collect();
         let more = entries.next().is_some();
@@ -208,7 +208,7 @@ impl Broker {
         let Some(state) = self.peers.get(&peer) else {
             return snapshot;
         };
-        snapshot.up = state.up;
+        snapshot.up = state.life.runs();
         snapshot.can_map = state.can_map;
         snapshot.ram_bytes = state
             .ram

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::broker::Lifecycle;
+
 use super::{Dispatcher, FORCED_WAIT, RevokeWait, STOP_LOOK, STOP_SAY, STOP_SAY_FIRST, State};
 
 /// How long the end of the program waits for stopped importers if
@@ -98,10 +100,10 @@ impl State {
         holds
             .map(|hold| {
                 let slot = self.slots.get(&hold.importer);
-                let state = match slot {
-                    Some(slot) if slot.running => HolderState::Running,
-                    Some(slot) if !slot.leaving => HolderState::Stopped,
-                    _ => HolderState::Ended,
+                let state = match self.broker.lifecycle(hold.importer) {
+                    Lifecycle::Running => HolderState::Running,
+                    Lifecycle::Connected | Lifecycle::Stopped => HolderState::Stopped,
+                    Lifecycle::Leaving | Lifecycle::Absent => HolderState::Ended,
                 };
                 HoldReport {
                     importer: self.name(hold.importer).to_string(),

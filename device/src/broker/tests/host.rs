@@ -182,7 +182,7 @@ impl Host {
             .filter(|peer| self.broker.exposed(*peer))
             .collect();
         for owner in self.exposed.difference(&exposed).copied() {
-            if self.broker.closed || !self.broker.peers[&owner].up {
+            if self.broker.closed || !self.broker.lifecycle(owner).runs() {
                 assert!(effects.contains(&Effect::Unexposed { owner }), "of {owner}");
             }
         }

@@ -97,7 +97,7 @@ impl Broker {
         {
             return Err("a buffer is not of its owner's backing".into());
         }
-        if !peer.up
+        if !peer.life.runs()
             && !own().all(|(id, backing)| {
                 let step = peer.revoked_below.is_some_and(|below| *id >= below);
                 step || backing.revoking.is_some()

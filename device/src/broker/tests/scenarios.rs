@@ -321,6 +321,59 @@ fn bad_extents_are_refused_with_the_reason() {
 }
 
 #[test]
+fn policy_that_is_replaced_revokes_what_it_does_not_allow_and_nothing_else() {
+    let mut host = Host::new();
+    let line = |peer: PeerId| Access {
+        peer: peer.to_wire(),
+        rights: Rights::RW,
+    };
+    let export = |host: &mut Host, to| match host.call(A, with_acl(vec![line(to)])) {
+        Ok(Response::Exported { id, .. }) => id,
+        other => panic!("{other:?}"),
+    };
+    let (to_b, to_c) = (export(&mut host, B), export(&mut host, C));
+    let handle = host.attach(B, to_b);
+    mapped(host.call(B, map(handle, 1)));
+    host.events(B);
+    let kept = host.attach(C, to_c);
+    let allow = |exporter, importer| Allow {
+        exporter,
+        importer,
+        rights: Rights::RW,
+    };
+
+    let unknown = host.broker.set_policy(&[allow(A, PeerId(9))]);
+    assert_eq!(unknown, Err(ConfigError::UnknownPeer(PeerId(9))));
+    mapped(host.call(C, map(kept, 1)));
+
+    let (owners, effects) = host.broker.set_policy(&[allow(A, C)]).unwrap();
+    assert_eq!(owners, [A]);
+    host.take(effects);
+    // Before the first step.
+    assert_eq!(status(host.call(B, map(handle, 1))), Status::Revoked);
+    assert!(host.revoke_next(A));
+
+    let kinds: Vec<EventKind> = host.events(B).iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [EventKind::Revoked]);
+    host.call(B, Request::Unmap { handle }).unwrap();
+    host.settle();
+    let left: Vec<String> = host
+        .broker
+        .snapshot()
+        .buffers
+        .iter()
+        .map(|b| b.id.clone())
+        .collect();
+    assert_eq!(left, [to_c.to_string()]);
+    mapped(host.call(C, map(kept, 1)));
+    assert_eq!(
+        status(host.call(A, with_acl(vec![line(B)]))),
+        Status::Denied
+    );
+    assert_eq!(host.broker.set_policy(&[allow(A, C)]).unwrap().0, []);
+}
+
+#[test]
 fn an_exporter_can_only_narrow_the_operators_policy() {
     let mut host = Host::new();
     let line = |peer: u64, rights| Access { peer, rights };

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the operator allows: who may share what with whom. It can be replaced while the
+//! daemon runs.
+
+use std::collections::BTreeMap;
+
+use bufshare_protocol::types::Rights;
+
+use super::types::{Allow, ConfigError, Effect, PeerId};
+use super::{Broker, Peer};
+
+/// What is not allowed is forbidden.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Policy {
+    /// By exporter and importer.
+    rights: BTreeMap<(PeerId, PeerId), Rights>,
+}
+
+impl Policy {
+    /// Of these lines about `peers`; the last of two about the same pair counts.
+    ///
+    /// # Errors
+    /// What is wrong with a line.
+    pub(super) fn new(
+        peers: &BTreeMap<PeerId, Peer>,
+        lines: &[Allow],
+    ) -> Result<Self, ConfigError> {
+        let mut rights = BTreeMap::new();
+        for line in lines {
+            let Some(exporter) = peers.get(&line.exporter) else {
+                return Err(ConfigError::UnknownPeer(line.exporter));
+            };
+            if !peers.contains_key(&line.importer) {
+                return Err(ConfigError::UnknownPeer(line.importer));
+            }
+            let name = exporter.config.name.as_str();
+            if line.exporter == line.importer {
+                return Err(ConfigError::SelfShare(name.to_owned()));
+            }
+            if !line.rights.contains(Rights::READ) {
+                return Err(ConfigError::NoRights(name.to_owned()));
+            }
+            rights.insert((line.exporter, line.importer), line.rights);
+        }
+        Ok(Self { rights })
+    }
+
+    /// What `exporter` may grant to `importer`.
+    pub(super) fn allowed(&self, exporter: PeerId, importer: PeerId) -> Rights {
+        let rights = self.rights.get(&(exporter, importer));
+        rights.copied().unwrap_or(Rights::NONE)
+    }
+
+    /// Whether the two may share anything, and so know of each other.
+    pub(super) fn related(&self, a: PeerId, b: PeerId) -> bool {
+        !self.allowed(a, b).is_empty() || !self.allowed(b, a).is_empty()
+    }
+
+    /// To whom `exporter` may grant anything, and what.
+    pub(super) fn importers(&self, exporter: PeerId) -> impl Iterator<Item = (PeerId, Rights)> {
+        let first = (exporter, PeerId(0));
+        let last = (exporter, PeerId(u32::MAX));
+        let lines = self.rights.range(first..=last);
+        lines.map(|((_, importer), rights)| (*importer, *rights))
+    }
+}
+
+impl Broker {
+    /// Replaces the policy. Buffers that grant more than it allows are not there for
+    /// importers any more, and are to be revoked by [`Broker::revoke_next`] of their
+    /// owners, which are returned; others are not touched. A driver that was granted less
+    /// than it allows now has to export again.
+    ///
+    /// # Errors
+    /// What is wrong with a line; then nothing has changed.
+    pub fn set_policy(
+        &mut self,
+        lines: &[Allow],
+    ) -> Result<(Vec<PeerId>, Vec<Effect>), ConfigError> {
+        self.policy = Policy::new(&self.peers, lines)?;
+        let mut owners = Vec::new();
+        for (id, backing) in &self.backings {
+            let owner = backing.owner;
+            let mut grants = backing.grants.iter();
+            let is_allowed =
+                |(importer, rights)| self.policy.allowed(owner, importer).contains(rights);
+            if backing.revoking.is_some()
+                || grants.all(|(importer, grant)| is_allowed((importer, grant.rights)))
+            {
+                continue;
+            }
+            if let Some(state) = self.peers.get_mut(&owner) {
+                state.lost.insert(*id);
+            }
+            if owners.last() != Some(&owner) {
+                owners.push(owner);
+            }
+        }
+        Ok((owners, self.finish()))
+    }
+}
