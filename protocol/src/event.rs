@@ -18,6 +18,7 @@ macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $value:literal, $name:literal;)+) => {
         /// What happened
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
         #[repr(u32)]
         pub enum EventKind {
             $($(#[$doc])* $variant = $value,)+
@@ -80,6 +81,7 @@ impl fmt::Display for EventKind {
 
 /// One event
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Event {
     /// What happened.
     pub kind: EventKind,

@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bufshare_protocol::types::{BufferId, Rights, Way};
 
+use serde::{Deserialize, Serialize};
+
 use super::backing::{BackingId, Buffer};
 use super::types::PeerId;
 use super::windows::WindowId;
 use super::{SyncCounts, balance};
 
 /// One peer's use of one buffer.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Attachment {
     pub(super) generation: u64,
     pub(super) backing: BackingId,
@@ -64,7 +66,7 @@ impl Attachment {
 }
 
 /// Those of one peer. A handle is never used again.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Attachments {
     table: BTreeMap<u64, Attachment>,
     /// By the generation of the buffer.

@@ -9,13 +9,15 @@ use std::collections::BTreeSet;
 
 use bufshare_protocol::types::{BufferId, Extent, Meta, Rights};
 
+use serde::{Deserialize, Serialize};
+
 use super::SyncCounts;
 use super::balance;
 use super::limits::GENERATION_BITS;
 use super::types::{DeadlineId, PeerId, Token};
 
 /// Number of a backing, never used again. Its upper bits are its owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct BackingId(pub(super) u64);
 
 impl BackingId {
@@ -55,7 +57,7 @@ pub(super) fn generation(owner: PeerId, exported: u64) -> Option<u64> {
 }
 
 /// A few peers, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PeerMap<T>(Vec<(PeerId, T)>);
 
 impl<T> Default for PeerMap<T> {
@@ -114,7 +116,7 @@ impl<T> PeerMap<T> {
 }
 
 /// What one peer may do with a backing, and what it has of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Grant {
     pub(super) rights: Rights,
     /// Windows that show it or are to, and file holds of it that no guest sees.
@@ -122,7 +124,7 @@ pub(super) struct Grant {
 }
 
 /// Memory that a peer shares.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Backing {
     pub(super) owner: PeerId,
     pub(super) size: u64,
@@ -161,7 +163,7 @@ impl Backing {
 }
 
 /// How the revocation of a backing goes.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Revoking {
     /// The UNEXPORT that waits for the end of it.
     pub(super) waiter: Option<Token>,
@@ -177,7 +179,7 @@ pub(super) struct Revoking {
 }
 
 /// The attachments of one peer to one buffer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Attached {
     pub(super) attachments: u32,
     /// How many of them are mapped.
@@ -185,7 +187,7 @@ pub(super) struct Attached {
 }
 
 /// One exported buffer.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Buffer {
     pub(super) id: BufferId,
     pub(super) owner: PeerId,

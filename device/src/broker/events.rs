@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use bufshare_protocol::event::{Event, EventKind};
 use bufshare_protocol::types::BufferId;
 
+use serde::{Deserialize, Serialize};
+
 use super::balance;
 use super::limits::MAX_DROPPABLE_EVENTS;
 
 /// What an event is about. Two events with one key coalesce.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Key {
     Offer([u8; 16]),
     Meta([u8; 16]),
@@ -21,7 +23,7 @@ enum Key {
 }
 
 /// What bounds the number of events of one kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Class {
     /// Dropped beyond [`MAX_DROPPABLE_EVENTS`] about one peer.
     Droppable,
@@ -32,7 +34,7 @@ enum Class {
     Kept,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Waiting {
     key: Key,
     class: Class,
@@ -49,7 +51,7 @@ struct Waiting {
 /// - RELEASED: one for each own export, as long as it is one, and importer;
 /// - PEER_UP and PEER_DOWN: one of each for each peer;
 /// - REVOKED of an own export, see [`EventQueue::ended_exports`].
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct EventQueue {
     waiting: BTreeMap<u64, Waiting>,
     places: BTreeMap<Key, u64>,

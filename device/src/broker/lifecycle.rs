@@ -19,7 +19,7 @@
 //! is revoked, in steps.
 
 use bufshare_protocol::status::Status;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Broker;
 use super::backing::BackingId;
@@ -28,7 +28,7 @@ use super::types::{Effect, PeerId};
 use super::windows::Windows;
 
 /// Where a peer is in its life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Lifecycle {
     /// No front end is connected.

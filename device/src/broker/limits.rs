@@ -20,6 +20,8 @@
 //!
 //! The model test checks them at every step.
 
+use serde::{Deserialize, Serialize};
+
 use core::time::Duration;
 
 use bufshare_protocol::limits as wire;
@@ -82,7 +84,7 @@ pub const UDMABUF_MAX_SIZE: u64 = 64 << 20;
 pub const MAX_NESTING: u32 = 1 << 16;
 
 /// Limits per peer that an operator may lower or raise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// VMM mappings, idle ones included. Each makes every later one slower.
     pub max_windows: u32,

@@ -51,6 +51,8 @@ mod tests;
 pub mod types;
 mod windows;
 
+use serde::{Deserialize, Serialize};
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bufshare_protocol::event::Event;
@@ -75,7 +77,7 @@ use ram::region_of;
 use windows::{Change, EffectIds, Windows};
 
 /// What is over at a deadline.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 enum Deadline {
     /// The time in which importers may release a backing that is revoked.
     Release {
@@ -86,13 +88,13 @@ enum Deadline {
 }
 
 /// Begun and not ended accesses by class.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct SyncCounts {
     read: u32,
     write: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Counters {
     requests: u64,
     refused: u64,
@@ -119,7 +121,7 @@ impl Counters {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Peer {
     config: PeerConfig,
     life: Lifecycle,
@@ -148,6 +150,10 @@ struct Peer {
 }
 
 /// The broker. See the module's text.
+///
+/// All of it is plain data that can be written down and read again, but for where new ids
+/// come from: see [`Broker::set_ids`].
+#[derive(Serialize, Deserialize)]
 pub struct Broker {
     peers: BTreeMap<PeerId, Peer>,
     policy: Policy,
@@ -169,12 +175,17 @@ pub struct Broker {
     close_from: BackingId,
     /// [`limits::MAX_REVOKE`], but in tests.
     at_once: usize,
+    #[serde(skip, default = "types::no_ids")]
     ids: Box<dyn IdSource + Send>,
+    /// Empty at every return.
+    #[serde(skip)]
     out: Vec<Effect>,
     /// For whom there is an [`Effect::Events`] in it.
+    #[serde(skip)]
     notified: BTreeSet<PeerId>,
     /// By changes of RAM, since the start.
     #[cfg(test)]
+    #[serde(skip)]
     extents_looked_at: u64,
 }
 
@@ -352,6 +363,11 @@ impl Broker {
     /// Takes the next event of `peer`, to be called with a descriptor at hand.
     pub fn next_event(&mut self, peer: PeerId) -> Option<Event> {
         self.peers.get_mut(&peer)?.events.next()
+    }
+
+    /// Where ids come from, for a broker that was read: until then it exports nothing.
+    pub fn set_ids(&mut self, ids: Box<dyn IdSource + Send>) {
+        self.ids = ids;
     }
 
     fn finish(&mut self) -> Vec<Effect> {

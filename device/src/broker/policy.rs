@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 
 use bufshare_protocol::types::Rights;
 
+use serde::{Deserialize, Serialize};
+
 use super::types::{Allow, ConfigError, Effect, PeerId};
 use super::{Broker, Peer};
 
 /// What is not allowed is forbidden.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Policy {
     /// By exporter and importer.
     rights: BTreeMap<(PeerId, PeerId), Rights>,

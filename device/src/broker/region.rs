@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::balance;
 
 /// Which bytes of a region are free. First fit, neighbours merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct FreeRanges {
     /// Start to length, both bytes; no two touch.
     free: BTreeMap<u64, u64>,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What goes into the broker and what comes out of it.
 
+use serde::{Deserialize, Serialize};
+
 use core::fmt;
 use core::time::Duration;
 
@@ -8,7 +10,7 @@ use bufshare_protocol::response::Reply;
 use bufshare_protocol::types::{BufferId, Extent, Name, Rights, Way};
 
 /// One virtual machine, by its place in the operator's configuration, from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerId(pub u32);
 
 impl PeerId {
@@ -27,20 +29,20 @@ impl fmt::Display for PeerId {
 
 /// The adapter's name for a request whose answer may come later. Unique per
 /// peer among the requests that have no answer yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Token(pub u64);
 
 /// One effect that has to be reported back by [`super::Broker::complete`].
 /// Effects of one peer have growing ids, in the order of their execution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EffectId(pub u64);
 
 /// One deadline, to be reported by [`super::Broker::deadline`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DeadlineId(pub u64);
 
 /// What the operator says of one peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PeerConfig {
     /// Its name, unique.
     pub name: Name,
@@ -119,7 +121,7 @@ pub enum ConfigError {
 }
 
 /// One region of a VM's own RAM, as its front end announced it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RamRegion {
     /// Guest-physical address, bytes.
     pub addr: u64,
@@ -130,7 +132,7 @@ pub struct RamRegion {
 }
 
 /// One VMM mapping: a piece of the shared-memory region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Piece {
     /// Bytes from the start of the region.
     pub shm_offset: u64,
@@ -248,6 +250,19 @@ pub enum Outcome {
     Stuck,
     /// The VMM was not asked: the host could not provide what is needed.
     HostError,
+}
+
+struct NoIds;
+
+impl IdSource for NoIds {
+    fn fresh(&mut self) -> Option<BufferId> {
+        None
+    }
+}
+
+/// No source of ids.
+pub(super) fn no_ids() -> Box<dyn IdSource + Send> {
+    Box::new(NoIds)
 }
 
 /// Where buffer ids come from. The daemon's are random.

@@ -7,6 +7,7 @@ use crate::wire;
 
 /// A piece of the exporter's RAM
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Extent {
     /// Guest-physical address.
     pub addr: u64,

@@ -19,6 +19,7 @@ use crate::wire;
 /// # Ok::<(), bufshare_protocol::types::ParseIdError>(())
 /// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct BufferId(pub [u8; ID_LEN]);
 
 impl BufferId {

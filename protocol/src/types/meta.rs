@@ -10,6 +10,7 @@ use crate::wire;
 
 /// One plane of an image
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Plane {
     /// Bytes from the start of the buffer.
     pub offset: u64,
@@ -30,6 +31,7 @@ impl Plane {
 
 /// What the pixels mean
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Image {
     /// DRM fourcc, not zero.
     pub fourcc: u32,
@@ -114,6 +116,7 @@ impl Image {
 
 /// Metadata of a buffer
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Meta {
     /// For people.
     pub name: Name,

@@ -20,6 +20,11 @@ use crate::status::Status;
 /// # Ok::<(), bufshare_protocol::status::Status>(())
 /// ```
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(
+    feature = "serde",
+    serde(try_from = "[u8; NAME_LEN]", into = "[u8; NAME_LEN]")
+)]
 pub struct Name([u8; NAME_LEN]);
 
 impl Name {
@@ -74,6 +79,20 @@ impl Name {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::EMPTY
+    }
+}
+
+impl TryFrom<[u8; NAME_LEN]> for Name {
+    type Error = Status;
+
+    fn try_from(raw: [u8; NAME_LEN]) -> Result<Self, Status> {
+        Self::from_wire(&raw)
+    }
+}
+
+impl From<Name> for [u8; NAME_LEN] {
+    fn from(name: Name) -> Self {
+        name.0
     }
 }
 

@@ -4,6 +4,8 @@
 use core::fmt;
 use core::ops::BitOr;
 
+use crate::status::Status;
+
 /// Set of rights, or of classes of access
 ///
 /// ```
@@ -13,7 +15,23 @@ use core::ops::BitOr;
 /// assert_eq!(Rights::RW.to_string(), "rw");
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "u32", into = "u32"))]
 pub struct Rights(u32);
+
+impl TryFrom<u32> for Rights {
+    type Error = Status;
+
+    fn try_from(bits: u32) -> Result<Self, Status> {
+        Self::from_wire(bits).ok_or(Status::BadField)
+    }
+}
+
+impl From<Rights> for u32 {
+    fn from(rights: Rights) -> Self {
+        rights.0
+    }
+}
 
 impl Rights {
     /// None at all.

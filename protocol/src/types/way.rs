@@ -5,6 +5,7 @@ use core::fmt;
 
 /// How an importer reaches the bytes of a buffer; ATTACH chooses it
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[repr(u32)]
 pub enum Way {
     /// The importer's VMM maps the exporter's RAM itself, piece by piece.

@@ -189,6 +189,18 @@ impl Host {
         self.exposed = exposed;
     }
 
+    /// The broker is written down and read again, as by a daemon that is started again.
+    pub(super) fn restore(&mut self) {
+        let written = postcard::to_stdvec(&self.broker).unwrap();
+        let mut broker: Broker = postcard::from_bytes(&written).unwrap();
+        // No id comes twice.
+        let exports: u64 = self.broker.peers.values().map(|peer| peer.exported).sum();
+        broker.set_ids(Box::new(Ids(exports)));
+        assert_eq!(postcard::to_stdvec(&broker).unwrap(), written);
+        self.broker = broker;
+        self.broker.check().unwrap();
+    }
+
     pub(super) fn take(&mut self, effects: Vec<Effect>) {
         self.check_exposed(&effects);
         for effect in effects {

@@ -44,6 +44,8 @@ enum Op {
     RefuseMaps(u8, Option<bool>),
     Events(u8),
     Flush(u8),
+    /// The broker is written down and read again.
+    Restore,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -66,6 +68,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (peer.clone(), any::<Option<bool>>()).prop_map(|(p, b)| Op::RefuseMaps(p, b)),
         1 => peer.clone().prop_map(Op::Events),
         1 => peer.prop_map(Op::Flush),
+        1 => Just(Op::Restore),
     ]
 }
 
@@ -453,6 +456,7 @@ impl Model {
                 let token = self.host.send(peer, Request::Flush);
                 self.flushes.insert((peer, token));
             }
+            Op::Restore => self.host.restore(),
         }
         self.check();
     }

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+use serde::{Deserialize, Serialize};
+
 use super::{State, Window, WindowId};
 use crate::broker::backing::BackingId;
 use crate::broker::types::EffectId;
 
 /// Windows by what is asked of them. Follows the table by [`Index::add`] and
 /// [`Index::remove`] around each change of a window.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Index {
     of_backing: BTreeSet<(BackingId, WindowId)>,
     /// By the time since when they are.

@@ -30,6 +30,8 @@ use std::ops::RangeInclusive;
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{Extent, Way};
 
+use serde::{Deserialize, Serialize};
+
 use super::backing::BackingId;
 use super::balance;
 use super::limits::GUARD;
@@ -38,24 +40,24 @@ use super::types::{EffectId, MapSource, Outcome, PeerId, Piece, Token, VmmReques
 use index::Index;
 
 /// Number of a window in its table; never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct WindowId(u64);
 
 /// What makes two maps of one peer the same window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Key {
     pub(super) backing: BackingId,
     pub(super) writable: bool,
 }
 
 /// A MAP request that waits for its window.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Waiter {
     pub(super) token: Token,
     pub(super) handle: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum State {
     /// Waits for budget or space; holds nothing yet.
     Queued,
@@ -81,7 +83,7 @@ pub(super) enum State {
     Stuck,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Window {
     pub(super) key: Key,
     pub(super) owner: PeerId,
@@ -150,7 +152,7 @@ pub(super) enum Change {
 
 /// Memory that the VMM said it unmapped, or did not map, and that the host still counts as
 /// held.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     window: WindowId,
     backing: BackingId,
@@ -169,7 +171,7 @@ fn report_vacated(window: &mut Window, out: &mut Vec<Change>) {
 }
 
 /// Gives out effect ids, growing.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct EffectIds(u64);
 
 impl EffectIds {
@@ -180,7 +182,7 @@ impl EffectIds {
 }
 
 /// The windows of one peer.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Windows {
     table: BTreeMap<WindowId, Window>,
     index: Index,
