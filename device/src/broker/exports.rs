@@ -9,7 +9,7 @@ use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Rights};
 use super::backing::{Backing, BackingId, Buffer, Grant, PeerMap, generation};
 use super::limits::{self, MAP_ALIGN};
 use super::types::{PeerId, Token};
-use super::{Broker, DONE, SyncCounts, balance, region_of};
+use super::{Broker, DONE, SyncCounts, region_of};
 
 impl Broker {
     /// Offers a buffer. Everything is checked before anything changes.
@@ -23,7 +23,7 @@ impl Broker {
         let state = self.peers.get_mut(&owner).ok_or(Status::HostError)?;
         // A driver that does not take its events cannot make them grow either.
         let max = self.limits.max_buffers;
-        if state.exports >= max || state.events.ended_exports() >= max {
+        if !state.usage.buffers.fits(1) || state.events.ended_exports() >= max {
             return Err(Status::TooMany);
         }
         let generation = generation(owner, state.exported).ok_or(Status::HostError)?;
@@ -31,7 +31,7 @@ impl Broker {
         if id == BufferId::ZERO || self.generations.contains_key(&id.0) {
             return Err(Status::HostError);
         }
-        balance::more(&mut state.exports, 1, "exports");
+        state.usage.buffers.charge()?;
         state.exported = state.exported.saturating_add(1);
         self.generations.insert(id.0, generation);
         let size = export.size;

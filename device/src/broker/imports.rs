@@ -39,12 +39,9 @@ impl Broker {
         }
         let backing = self.backings.get(&buffer.backing).ok_or(Status::NotFound)?;
         let (way, windows) = self.way(backing)?;
-        let max = usize::try_from(self.limits.max_attachments).unwrap_or(usize::MAX);
-        if state.attachments.len() >= max {
-            return Err(Status::TooMany);
-        }
         let (owner, size, backing) = (buffer.owner, buffer.size, buffer.backing);
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
+        state.usage.attachments.charge()?;
         let handle = state.attachments.add(Attachment {
             generation,
             backing,
@@ -106,6 +103,7 @@ impl Broker {
         }
         let (generation, id, revoked) = (attachment.generation, attachment.id, attachment.revoked);
         state.attachments.remove(handle);
+        state.usage.attachments.give(1);
         if revoked {
             state.events.detached(id, handle);
         }
@@ -125,6 +123,7 @@ impl Broker {
             return;
         };
         let attachments = state.attachments.take();
+        state.usage.attachments.clear();
         let of = attachments.map(|attachment| (attachment.generation, attachment.revoked));
         for (generation, revoked) in of.collect::<BTreeSet<_>>() {
             if let Some(buffer) = self.buffers.get_mut(&generation) {
@@ -215,7 +214,7 @@ impl Broker {
         let way = attachment.way;
         let (owner, extents) = (backing.owner, &backing.extents);
         state.windows.request(key, owner, way, extents, waiter);
-        self.with_windows(peer, |windows, ids, out| windows.pump(ids, out));
+        self.with_windows(peer, |windows, out| windows.pump(out));
         Ok(None)
     }
 
@@ -249,7 +248,7 @@ impl Broker {
             });
         }
         if !used {
-            self.with_windows(peer, |windows, ids, out| windows.leave(id, 0, ids, out));
+            self.with_windows(peer, |windows, out| windows.leave(id, 0, out));
         }
     }
 
@@ -262,7 +261,7 @@ impl Broker {
             return Err(Status::Unbalanced);
         }
         if let Some(window) = attachment.unmapped(peer, &mut self.buffers) {
-            self.with_windows(peer, |windows, ids, out| windows.leave(window, 1, ids, out));
+            self.with_windows(peer, |windows, out| windows.leave(window, 1, out));
         }
         DONE
     }
@@ -273,7 +272,7 @@ impl Broker {
         if let Some(state) = self.peers.get_mut(&peer) {
             state.flushes.push(token);
         }
-        self.with_windows(peer, |windows, ids, out| windows.flush(ids, out));
+        self.with_windows(peer, |windows, out| windows.flush(out));
     }
 
     /// Begin or end of CPU access. Moves no data: what is served is coherent.

@@ -156,6 +156,7 @@ impl Broker {
             self.effect_peers.remove(&effect);
         }
         let backings = forget(&mut state.windows);
+        state.usage.mappings.clear();
         for backing in backings {
             self.vacated(peer, backing);
         }
@@ -223,9 +224,9 @@ impl Broker {
             }
         }
         self.drop_attachments(peer);
-        self.with_windows(peer, |windows, ids, out| {
+        self.with_windows(peer, |windows, out| {
             for id in windows.all() {
-                windows.revoke(id, true, Status::Revoked, ids, out);
+                windows.revoke(id, true, Status::Revoked, out);
             }
         });
     }

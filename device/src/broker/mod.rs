@@ -28,6 +28,7 @@
 //! | `ram` | the RAM of the VMs |
 //! | `tables` | PEERS, LIST, QUERY, GET_CAPS, snapshots |
 //! | `windows`, `region` | windows, their budget, cache and quarantine |
+//! | `usage` | what of a peer is counted and limited |
 //! | `events` | what waits to be told to a peer |
 //! | `balance` | counts of references |
 //! | `holds` | whose memory the VMMs hold, the end of all sharing |
@@ -49,6 +50,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 pub mod types;
+mod usage;
 mod windows;
 
 use serde::{Deserialize, Serialize};
@@ -74,7 +76,8 @@ use backing::{Backing, BackingId, Buffer};
 use events::EventQueue;
 use policy::Policy;
 use ram::region_of;
-use windows::{Change, EffectIds, Windows};
+use usage::Usage;
+use windows::{Change, Changes, EffectIds, Windows};
 
 /// What is over at a deadline.
 #[derive(Debug, Serialize, Deserialize)]
@@ -140,7 +143,7 @@ struct Peer {
     /// FLUSH requests that wait until no window is on its way out.
     flushes: Vec<Token>,
     events: EventQueue,
-    exports: u32,
+    usage: Usage,
     /// Exports since the start.
     exported: u64,
     /// Buffers of its that nobody reaches any more, and whose UNEXPORT its driver left
@@ -232,10 +235,10 @@ impl Broker {
                     ram: Vec::new(),
                     attachments: Attachments::default(),
                     known: BTreeSet::new(),
-                    windows: Windows::new(config.shm_size, config.limits.max_windows),
+                    windows: Windows::new(config.shm_size),
                     flushes: Vec::new(),
                     events: EventQueue::default(),
-                    exports: 0,
+                    usage: Usage::new(&config.limits),
                     exported: 0,
                     owed: VecDeque::new(),
                     counters: Counters::default(),
@@ -332,15 +335,15 @@ impl Broker {
 
     /// Nobody holds the files of an effect of `peer` any more that ended before.
     pub fn file_released(&mut self, peer: PeerId, effect: EffectId) -> Vec<Effect> {
-        self.with_windows(peer, |windows, _, out| windows.file_released(effect, out));
+        self.with_windows(peer, |windows, out| windows.file_released(effect, out));
         self.finish()
     }
 
     /// An effect ended. One that is not known (any more) does nothing.
     pub fn complete(&mut self, effect: EffectId, outcome: Outcome) -> Vec<Effect> {
         if let Some(peer) = self.effect_peers.remove(&effect) {
-            self.with_windows(peer, |windows, ids, out| {
-                windows.complete(effect, outcome, ids, out);
+            self.with_windows(peer, |windows, out| {
+                windows.complete(effect, outcome, out);
             });
         }
         self.finish()
@@ -395,16 +398,17 @@ impl Broker {
     }
 
     /// Changes the windows of `peer` and does what follows from it.
-    fn with_windows(
-        &mut self,
-        peer: PeerId,
-        change: impl FnOnce(&mut Windows, &mut EffectIds, &mut Vec<Change>),
-    ) {
-        let mut changes = Vec::new();
-        if let Some(state) = self.peers.get_mut(&peer) {
-            change(&mut state.windows, &mut self.effect_ids, &mut changes);
-        }
-        for change in changes {
+    fn with_windows(&mut self, peer: PeerId, change: impl FnOnce(&mut Windows, &mut Changes<'_>)) {
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let mut changes = Changes {
+            ids: &mut self.effect_ids,
+            mappings: &mut state.usage.mappings,
+            list: Vec::new(),
+        };
+        change(&mut state.windows, &mut changes);
+        for change in changes.list {
             self.follow(peer, change);
         }
         if let Some(state) = self.peers.get_mut(&peer)

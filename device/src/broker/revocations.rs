@@ -11,7 +11,7 @@ use bufshare_protocol::status::Status;
 use super::backing::{BackingId, Revoking};
 use super::types::{DeadlineId, Effect, PeerId, Token};
 use super::windows::{Window, Windows};
-use super::{Broker, DONE, Deadline, Peer, balance};
+use super::{Broker, DONE, Deadline, Peer};
 
 impl Broker {
     pub(super) fn revoking(&mut self, backing: BackingId) -> Option<&mut Revoking> {
@@ -47,9 +47,9 @@ impl Broker {
             self.report_revoked(generation, &importers);
         }
         for peer in importers {
-            self.with_windows(peer, |windows, ids, out| {
+            self.with_windows(peer, |windows, out| {
                 for window in windows.of(id.only()) {
-                    windows.revoke(window, false, Status::Revoked, ids, out);
+                    windows.revoke(window, false, Status::Revoked, out);
                 }
             });
         }
@@ -213,11 +213,11 @@ impl Broker {
         backings: RangeInclusive<BackingId>,
     ) -> bool {
         let (mut any, mut missed) = (false, false);
-        self.with_windows(peer, |windows, ids, out| {
+        self.with_windows(peer, |windows, out| {
             for id in windows.shown(backings) {
                 any = true;
                 missed |= windows.get(id).is_some_and(Window::in_use);
-                windows.revoke(id, true, Status::Revoked, ids, out);
+                windows.revoke(id, true, Status::Revoked, out);
             }
         });
         if missed && let Some(state) = self.peers.get_mut(&peer) {
@@ -323,7 +323,7 @@ impl Broker {
             let Some(state) = self.peers.get_mut(&backing.owner) else {
                 continue;
             };
-            balance::fewer(&mut state.exports, 1, "exports");
+            state.usage.buffers.give(1);
             if revoking.left || state.life.is_stopped() {
                 let max = usize::try_from(self.limits.max_buffers).unwrap_or(usize::MAX);
                 if state.owed.len() >= max {

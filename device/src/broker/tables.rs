@@ -48,7 +48,7 @@ impl Broker {
             max_buffer_size: self.max_buffer_size(),
             peer_id: peer.to_wire(),
             name: state.config.name,
-            windows_used: state.windows.held(),
+            windows_used: state.usage.mappings.used(),
         })
     }
 
@@ -214,15 +214,15 @@ impl Broker {
             .ram
             .iter()
             .fold(0, |sum, region| sum.saturating_add(region.len));
-        snapshot.exports = state.exports;
+        snapshot.exports = state.usage.buffers.used();
         snapshot.exported_bytes = self
             .backings
             .range(BackingId::all_of(peer))
             .fold(0, |sum, (_, backing)| sum.saturating_add(backing.size));
         snapshot.attachments = count(state.attachments.len());
         snapshot.mapped = count(state.attachments.iter().filter(|(_, a)| a.maps > 0).count());
-        snapshot.windows = state.windows.held();
-        snapshot.windows_peak = state.windows.peak;
+        snapshot.windows = state.usage.mappings.used();
+        snapshot.windows_peak = state.usage.mappings.peak();
         for window in state.windows.iter() {
             let number = match window.state {
                 State::Queued => &mut snapshot.windows_queued,

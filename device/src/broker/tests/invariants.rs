@@ -74,7 +74,11 @@ impl Broker {
     }
 
     fn check_peer(&self, id: PeerId, peer: &Peer) -> Result<(), String> {
-        peer.windows.check()?;
+        peer.windows.check(&peer.usage.mappings)?;
+        let usage = &peer.usage;
+        usage
+            .attachments
+            .check("attachments", peer.attachments.iter().count())?;
         peer.events.check(
             |handle| peer.attachments.get(handle).is_some_and(|a| a.revoked),
             |buffer| {
@@ -105,9 +109,7 @@ impl Broker {
         {
             return Err("a buffer of a peer that does not run".into());
         }
-        if exports != peer.exports as usize {
-            return Err(format!("{exports} exports, {} counted", peer.exports));
-        }
+        usage.buffers.check("buffers", exports)?;
         for window in peer.windows.iter().filter(|w| w.shows_buffer()) {
             if !self.backings.contains_key(&window.key.backing) {
                 return Err("a window of no backing".into());
@@ -154,8 +156,6 @@ impl Broker {
             let droppable = limits::MAX_DROPPABLE_EVENTS * (peers - 1);
             outstanding += peer.windows.outstanding().len();
             sizes.extend([
-                ("exports", peer.exports as usize, buffers),
-                ("attachments", peer.attachments.len(), attachments),
                 (
                     "windows",
                     peer.windows.iter().count(),

@@ -37,6 +37,7 @@ use super::balance;
 use super::limits::GUARD;
 use super::region::FreeRanges;
 use super::types::{EffectId, MapSource, Outcome, PeerId, Piece, Token, VmmRequest};
+use super::usage::Gauge;
 use index::Index;
 
 /// Number of a window in its table; never used again.
@@ -162,11 +163,24 @@ struct Kept {
 }
 
 /// Says once that the owner's memory is gone from the window.
-fn report_vacated(window: &mut Window, out: &mut Vec<Change>) {
+fn report_vacated(window: &mut Window, out: &mut Changes<'_>) {
     if !core::mem::replace(&mut window.vacated, true) {
         out.push(Change::Vacated {
             backing: window.key.backing,
         });
+    }
+}
+
+/// What a change of the windows needs, and what follows from it.
+pub(super) struct Changes<'a> {
+    pub(super) ids: &'a mut EffectIds,
+    pub(super) mappings: &'a mut Gauge,
+    pub(super) list: Vec<Change>,
+}
+
+impl Changes<'_> {
+    fn push(&mut self, change: Change) {
+        self.list.push(change);
     }
 }
 
@@ -197,18 +211,14 @@ pub(super) struct Windows {
     kept: BTreeMap<EffectId, Kept>,
     region: FreeRanges,
     shm_size: u64,
-    max: u32,
-    /// VMM mappings held, those on their way out included.
-    held: u32,
     next: u64,
     tick: u64,
     /// The VMM does not answer: nothing can be proved in this session.
     broken: bool,
-    pub(super) peak: u32,
 }
 
 impl Windows {
-    pub(super) fn new(shm_size: u64, max: u32) -> Self {
+    pub(super) fn new(shm_size: u64) -> Self {
         Self {
             table: BTreeMap::new(),
             index: Index::default(),
@@ -218,12 +228,9 @@ impl Windows {
             kept: BTreeMap::new(),
             region: FreeRanges::new(shm_size.saturating_sub(GUARD)),
             shm_size,
-            max,
-            held: 0,
             next: 0,
             tick: 0,
             broken: false,
-            peak: 0,
         }
     }
 
@@ -235,8 +242,7 @@ impl Windows {
         let backings = shown.map(|window| window.key.backing).chain(kept).collect();
         *self = Self {
             next: self.next,
-            peak: self.peak,
-            ..Self::new(self.shm_size, self.max)
+            ..Self::new(self.shm_size)
         };
         backings
     }
@@ -271,10 +277,6 @@ impl Windows {
 
     fn set_state(&mut self, id: WindowId, state: State) {
         self.change(id, |window| window.state = state);
-    }
-
-    pub(super) fn held(&self) -> u32 {
-        self.held
     }
 
     pub(super) fn get(&self, id: WindowId) -> Option<&Window> {
@@ -382,13 +384,7 @@ impl Windows {
     }
 
     /// `users` fewer users.
-    pub(super) fn leave(
-        &mut self,
-        id: WindowId,
-        users: u64,
-        ids: &mut EffectIds,
-        out: &mut Vec<Change>,
-    ) {
+    pub(super) fn leave(&mut self, id: WindowId, users: u64, out: &mut Changes<'_>) {
         self.tick = self.tick.wrapping_add(1);
         let tick = self.tick;
         let Some(window) = self.table.get_mut(&id) else {
@@ -401,12 +397,12 @@ impl Windows {
         match window.state {
             State::Live if !window.revoked => {
                 self.set_state(id, State::Idle(tick));
-                self.pump(ids, out);
+                self.pump(out);
             }
-            State::Live | State::ZeroPages => self.unmap(id, ids, out),
+            State::Live | State::ZeroPages => self.unmap(id, out),
             State::Empty => {
                 self.free(id, out);
-                self.pump(ids, out);
+                self.pump(out);
             }
             _ => {}
         }
@@ -421,9 +417,9 @@ impl Windows {
     }
 
     /// Unmaps every window that is kept for reuse.
-    pub(super) fn flush(&mut self, ids: &mut EffectIds, out: &mut Vec<Change>) {
+    pub(super) fn flush(&mut self, out: &mut Changes<'_>) {
         for id in self.index.idle().collect::<Vec<_>>() {
-            self.unmap(id, ids, out);
+            self.unmap(id, out);
         }
     }
 
@@ -448,8 +444,7 @@ impl Windows {
         id: WindowId,
         forced: bool,
         status: Status,
-        ids: &mut EffectIds,
-        out: &mut Vec<Change>,
+        out: &mut Changes<'_>,
     ) {
         let Some((state, users)) = self.close(id, status, out) else {
             return;
@@ -460,14 +455,14 @@ impl Windows {
                 if let Some(mut window) = self.remove(id) {
                     report_vacated(&mut window, out);
                 }
-                self.pump(ids, out);
+                self.pump(out);
             }
-            State::Mapped(_) | State::Idle(_) => self.unmap(id, ids, out),
-            State::Live if forced || users == 0 => self.unmap(id, ids, out),
-            State::ZeroPages if users == 0 => self.unmap(id, ids, out),
+            State::Mapped(_) | State::Idle(_) => self.unmap(id, out),
+            State::Live if forced || users == 0 => self.unmap(id, out),
+            State::ZeroPages if users == 0 => self.unmap(id, out),
             State::Empty if users == 0 => {
                 self.free(id, out);
-                self.pump(ids, out);
+                self.pump(out);
             }
             State::Live
             | State::ZeroPages
@@ -486,7 +481,7 @@ impl Windows {
         &mut self,
         id: WindowId,
         status: Status,
-        out: &mut Vec<Change>,
+        out: &mut Changes<'_>,
     ) -> Option<(State, u64)> {
         let closed = self.change(id, |window| {
             window.revoked = true;
@@ -539,7 +534,7 @@ impl Windows {
         windows.filter_map(|id| Some((id, self.table.get(&id)?)))
     }
 
-    fn unmap(&mut self, id: WindowId, ids: &mut EffectIds, out: &mut Vec<Change>) {
+    fn unmap(&mut self, id: WindowId, out: &mut Changes<'_>) {
         let unmapped = self.change(id, |window| {
             window.state = State::Unmapping;
             (window.key, window.pieces.clone())
@@ -550,12 +545,12 @@ impl Windows {
         if self.current.get(&key) == Some(&id) {
             self.current.remove(&key);
         }
-        self.ask(Some(id), VmmRequest::Unmap { pieces }, ids, out);
+        self.ask(Some(id), VmmRequest::Unmap { pieces }, out);
     }
 
     /// Places queued windows in their order, evicting idle ones, least
     /// recently used first, as far as that helps.
-    pub(super) fn pump(&mut self, ids: &mut EffectIds, out: &mut Vec<Change>) {
+    pub(super) fn pump(&mut self, out: &mut Changes<'_>) {
         while let Some(&id) = self.queue.first() {
             let Some(window) = self.table.get(&id) else {
                 self.queue.pop_first();
@@ -564,13 +559,13 @@ impl Windows {
             let (cost, size) = (window.cost(), window.size);
             if self.broken {
                 self.fail_front(id, Status::MapFailed, out);
-            } else if self.budget_for(cost) && self.region.fits(size) {
-                self.place(id, cost, size, ids, out);
+            } else if out.mappings.fits(cost) && self.region.fits(size) {
+                self.place(id, cost, size, out);
             } else {
-                match self.victims(cost, size) {
+                match self.victims(cost, size, out.mappings) {
                     Ok(victims) => {
                         for victim in victims {
-                            self.unmap(victim, ids, out);
+                            self.unmap(victim, out);
                         }
                         return;
                     }
@@ -583,50 +578,36 @@ impl Windows {
     /// Which idle windows have to go for a new one, least recently used first.
     /// None, if waiting for those that leave already is enough; an error if all of
     /// them are not.
-    fn victims(&self, cost: u32, size: u64) -> Result<Vec<WindowId>, Status> {
-        let mut held = self.held;
+    fn victims(&self, cost: u32, size: u64, mappings: &Gauge) -> Result<Vec<WindowId>, Status> {
+        let mut mappings = mappings.clone();
         let mut region = self.region.clone();
         let leaving = self.index.leaving().filter_map(|id| self.table.get(&id));
         // One that has users leaves its place to zero pages.
         for window in leaving.filter(|window| window.users == 0) {
-            balance::fewer(&mut held, window.cost(), "mappings");
+            mappings.give(window.cost());
             region.give(window.offset, window.size);
         }
         let mut victims = Vec::new();
         let idle = self.index.idle();
         let mut idle = idle.filter_map(|id| Some((id, self.table.get(&id)?)));
         loop {
-            let slots = self.max.saturating_sub(held);
-            if slots >= cost && region.fits(size) {
+            if mappings.fits(cost) && region.fits(size) {
                 return Ok(victims);
             }
             let Some((id, window)) = idle.next() else {
-                return Err(if slots < cost {
-                    Status::NoWindow
-                } else {
+                return Err(if mappings.fits(cost) {
                     Status::NoSpace
+                } else {
+                    Status::NoWindow
                 });
             };
-            balance::fewer(&mut held, window.cost(), "mappings");
+            mappings.give(window.cost());
             region.give(window.offset, window.size);
             victims.push(id);
         }
     }
 
-    fn budget_for(&self, cost: u32) -> bool {
-        self.held
-            .checked_add(cost)
-            .is_some_and(|held| held <= self.max)
-    }
-
-    fn place(
-        &mut self,
-        id: WindowId,
-        cost: u32,
-        size: u64,
-        ids: &mut EffectIds,
-        out: &mut Vec<Change>,
-    ) {
+    fn place(&mut self, id: WindowId, cost: u32, size: u64, out: &mut Changes<'_>) {
         self.queue.pop_first();
         let Some(offset) = self.region.take(size) else {
             return;
@@ -650,25 +631,18 @@ impl Windows {
         let Some(request) = request else {
             return self.region.give(offset, size);
         };
-        balance::more(&mut self.held, cost, "mappings");
-        self.peak = self.peak.max(self.held);
-        self.ask(Some(id), request, ids, out);
+        out.mappings.take(cost);
+        self.ask(Some(id), request, out);
     }
 
     /// Sends the VMM a request, of a window unless it is a barrier.
-    fn ask(
-        &mut self,
-        window: Option<WindowId>,
-        request: VmmRequest,
-        ids: &mut EffectIds,
-        out: &mut Vec<Change>,
-    ) {
-        let id = ids.next();
+    fn ask(&mut self, window: Option<WindowId>, request: VmmRequest, out: &mut Changes<'_>) {
+        let id = out.ids.next();
         self.outstanding.insert(id, window);
         out.push(Change::Ask { id, request });
     }
 
-    fn fail_front(&mut self, id: WindowId, status: Status, out: &mut Vec<Change>) {
+    fn fail_front(&mut self, id: WindowId, status: Status, out: &mut Changes<'_>) {
         self.queue.pop_first();
         self.close(id, status, out);
         if let Some(mut window) = self.remove(id) {
@@ -678,22 +652,16 @@ impl Windows {
 
     /// The VMM answered an effect. Unknown ones (of an earlier session) do
     /// nothing.
-    pub(super) fn complete(
-        &mut self,
-        effect: EffectId,
-        outcome: Outcome,
-        ids: &mut EffectIds,
-        out: &mut Vec<Change>,
-    ) {
+    pub(super) fn complete(&mut self, effect: EffectId, outcome: Outcome, out: &mut Changes<'_>) {
         let Some(window) = self.outstanding.remove(&effect) else {
             return;
         };
         let asked = window.and_then(|id| Some((id, self.table.get(&id)?.state)));
         match asked {
-            Some((id, State::Mapping)) => self.mapped(id, effect, outcome, ids, out),
-            Some((id, State::Unmapping)) => self.unmapped(id, effect, outcome, ids, out),
+            Some((id, State::Mapping)) => self.mapped(id, effect, outcome, out),
+            Some((id, State::Unmapping)) => self.unmapped(id, effect, outcome, out),
             Some((id, State::MappingZeroPages(unmap))) => {
-                self.zero_pages_mapped(id, unmap, outcome, ids, out);
+                self.zero_pages_mapped(id, unmap, outcome, out);
             }
             _ => {}
         }
@@ -703,8 +671,8 @@ impl Windows {
             (Outcome::HostError, Some((_, State::Mapping | State::MappingZeroPages(_)))) => {}
             (Outcome::Stuck | Outcome::HostError, _) => self.broken = true,
         }
-        self.need_barrier(ids, out);
-        self.pump(ids, out);
+        self.need_barrier(out);
+        self.pump(out);
     }
 
     /// An effect is about to end whose files somebody still holds, whatever the VMM says.
@@ -728,7 +696,7 @@ impl Windows {
     }
 
     /// Nobody holds the files of an effect any more that ended before.
-    pub(super) fn file_released(&mut self, effect: EffectId, out: &mut Vec<Change>) {
+    pub(super) fn file_released(&mut self, effect: EffectId, out: &mut Changes<'_>) {
         if let Some(kept) = self.kept.remove(&effect) {
             out.push(Change::Vacated {
                 backing: kept.backing,
@@ -736,19 +704,12 @@ impl Windows {
         }
     }
 
-    fn mapped(
-        &mut self,
-        id: WindowId,
-        effect: EffectId,
-        outcome: Outcome,
-        ids: &mut EffectIds,
-        out: &mut Vec<Change>,
-    ) {
+    fn mapped(&mut self, id: WindowId, effect: EffectId, outcome: Outcome, out: &mut Changes<'_>) {
         let Some(window) = self.table.get(&id) else {
             return;
         };
         let (state, status) = match outcome {
-            Outcome::Done if window.revoked => return self.unmap(id, ids, out),
+            Outcome::Done if window.revoked => return self.unmap(id, out),
             Outcome::Done => return self.set_state(id, State::Mapped(effect)),
             // Its earlier pieces were mapped and unmapped again.
             Outcome::Refused => (Some(State::Quarantined(effect)), Status::MapFailed),
@@ -767,8 +728,7 @@ impl Windows {
         id: WindowId,
         effect: EffectId,
         outcome: Outcome,
-        ids: &mut EffectIds,
-        out: &mut Vec<Change>,
+        out: &mut Changes<'_>,
     ) {
         let Some(window) = self.table.get(&id) else {
             return;
@@ -785,7 +745,7 @@ impl Windows {
                     len: window.size,
                 };
                 self.set_state(id, State::MappingZeroPages(effect));
-                self.ask(Some(id), VmmRequest::MapZeroPages { piece }, ids, out);
+                self.ask(Some(id), VmmRequest::MapZeroPages { piece }, out);
             }
         }
     }
@@ -795,8 +755,7 @@ impl Windows {
         id: WindowId,
         unmap: EffectId,
         outcome: Outcome,
-        ids: &mut EffectIds,
-        out: &mut Vec<Change>,
+        out: &mut Changes<'_>,
     ) {
         let Some(window) = self.table.get_mut(&id) else {
             return;
@@ -813,9 +772,9 @@ impl Windows {
                 };
                 let left = window.users == 0;
                 report_vacated(window, out);
-                self.hold(id, vec![piece], State::ZeroPages);
+                self.hold(id, vec![piece], State::ZeroPages, out);
                 if left {
-                    self.unmap(id, ids, out);
+                    self.unmap(id, out);
                 }
             }
         }
@@ -823,20 +782,20 @@ impl Windows {
 
     /// Nothing is in the window's place any more, and that is proved. It is
     /// free if it has no users.
-    fn vacate(&mut self, id: WindowId, out: &mut Vec<Change>) {
+    fn vacate(&mut self, id: WindowId, out: &mut Changes<'_>) {
         let Some(window) = self.table.get_mut(&id) else {
             return;
         };
         report_vacated(window, out);
         let left = window.users == 0;
-        self.hold(id, Vec::new(), State::Empty);
+        self.hold(id, Vec::new(), State::Empty, out);
         if left {
             self.free(id, out);
         }
     }
 
     /// The window consists of these VMM mappings now.
-    fn hold(&mut self, id: WindowId, pieces: Vec<Piece>, state: State) {
+    fn hold(&mut self, id: WindowId, pieces: Vec<Piece>, state: State, out: &mut Changes<'_>) {
         let costs = self.change(id, |window| {
             let before = window.cost();
             window.pieces = pieces;
@@ -844,13 +803,13 @@ impl Windows {
             (before, window.cost())
         });
         if let Some((before, after)) = costs {
-            balance::fewer(&mut self.held, before, "mappings");
-            balance::more(&mut self.held, after, "mappings");
+            out.mappings.give(before);
+            out.mappings.take(after);
         }
     }
 
     /// Everything acknowledged before `effect` was sent has happened.
-    fn barrier_done(&mut self, effect: EffectId, out: &mut Vec<Change>) {
+    fn barrier_done(&mut self, effect: EffectId, out: &mut Changes<'_>) {
         for id in self.index.proved_by(effect) {
             match self.table.get(&id).map(|window| window.state) {
                 Some(State::Mapped(_)) => {
@@ -862,9 +821,9 @@ impl Windows {
         }
     }
 
-    fn free(&mut self, id: WindowId, out: &mut Vec<Change>) {
+    fn free(&mut self, id: WindowId, out: &mut Changes<'_>) {
         if let Some(mut window) = self.remove(id) {
-            balance::fewer(&mut self.held, window.cost(), "mappings");
+            out.mappings.give(window.cost());
             self.region.give(window.offset, window.size);
             report_vacated(&mut window, out);
         }
@@ -872,7 +831,7 @@ impl Windows {
 
     /// If something waits for a barrier and no request is under way that will
     /// bring it, sends one.
-    fn need_barrier(&mut self, ids: &mut EffectIds, out: &mut Vec<Change>) {
+    fn need_barrier(&mut self, out: &mut Changes<'_>) {
         if self.broken {
             return;
         }
@@ -884,7 +843,7 @@ impl Windows {
             .last_key_value()
             .is_some_and(|(last, _)| *last > newest);
         if !under_way {
-            self.ask(None, VmmRequest::Barrier, ids, out);
+            self.ask(None, VmmRequest::Barrier, out);
         }
     }
 
@@ -902,7 +861,7 @@ impl Windows {
         clippy::arithmetic_side_effects,
         reason = "a test that overflows fails"
     )]
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self, mappings: &Gauge) -> Result<(), String> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let mut held = 0;
         for (id, window) in &self.table {
@@ -932,11 +891,8 @@ impl Windows {
         if self.index != Index::of_table(&self.table) {
             return Err("the index is not the table's".into());
         }
-        if held != self.held || held > self.max {
-            return Err(format!(
-                "{held} mappings held, {} counted, {} allowed",
-                self.held, self.max
-            ));
+        if held != mappings.used() {
+            return Err(format!("{held} mappings held, {} counted", mappings.used()));
         }
         let taken: u64 = ranges.iter().map(|(_, len)| len).sum();
         if taken + self.region.total() != self.shm_size - GUARD {
