@@ -14,7 +14,7 @@
     reason = "what goes wrong ends the measurement"
 )]
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bufshare_protocol::request::{Export, Request};
 use bufshare_protocol::response::{Reply, Response};
@@ -93,7 +93,6 @@ impl World {
             allow: allow.collect(),
             shm_size: 1 << 32,
             host_udmabuf: false,
-            revoke_ack: Duration::from_secs(1),
             limits: Limits {
                 max_buffers: 65_536,
                 max_attachments: 65_536,

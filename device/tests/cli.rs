@@ -206,8 +206,9 @@ fn wrong_usage_is_status_2_and_names_the_mistake() {
 fn mistake_in_the_file_is_shown_with_its_place() {
     let dir = tempfile::tempdir().unwrap();
     for (text, words) in [
-        ("max-windows = 3\nnonsense = 1\n", ["nonsense", "line 2"]),
-        ("max-windows = \"many\"\n", ["line 1", "column"]),
+        ("shm-size = \"64M\"\nnonsense = 1\n", ["nonsense", "line 2"]),
+        ("[limits]\nmax-window = 1\n", ["max-window", "line 2"]),
+        ("[limits]\nmax-windows = \"many\"\n", ["line 2", "column"]),
         ("allow = [\"a:b\"]\n", ["a:b", "line 1"]),
         (
             "[[peer]]\nname = \"a\"\nsokcet = \"/x\"\n",

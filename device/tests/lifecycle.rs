@@ -64,7 +64,7 @@ fn without(features: Proto) -> Options {
 fn exporter_stop_is_answered_when_the_importer_has_unmapped() {
     // This thread may have to wait for a processor longer than a driver gets.
     let (daemon, mut a, mut b) = boot(Daemon::start(&Setup {
-        revoke_ack: Some(soon()),
+        release: Some(soon()),
         ..Setup::that_waits("60")
     }));
     let handle = share(&mut a, &mut b);

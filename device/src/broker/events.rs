@@ -9,7 +9,6 @@ use bufshare_protocol::types::BufferId;
 use serde::{Deserialize, Serialize};
 
 use super::balance;
-use super::limits::MAX_DROPPABLE_EVENTS;
 
 /// What an event is about. Two events with one key coalesce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -25,7 +24,7 @@ enum Key {
 /// What bounds the number of events of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Class {
-    /// Dropped beyond [`MAX_DROPPABLE_EVENTS`] about one peer.
+    /// Dropped beyond `max_events` about one peer.
     Droppable,
     /// An own export that ended unasked. No buffer is exported while as many of them
     /// wait as buffers may be exported, so there are at most twice as many.
@@ -53,6 +52,8 @@ struct Waiting {
 /// - REVOKED of an own export, see [`EventQueue::ended_exports`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct EventQueue {
+    /// Of one peer.
+    max_droppable: usize,
     waiting: BTreeMap<u64, Waiting>,
     places: BTreeMap<Key, u64>,
     next_place: u64,
@@ -67,6 +68,14 @@ pub(super) struct EventQueue {
 }
 
 impl EventQueue {
+    /// With at most so many droppable events about one peer.
+    pub(super) fn new(max_droppable: u32) -> Self {
+        Self {
+            max_droppable: usize::try_from(max_droppable).unwrap_or(usize::MAX),
+            ..Self::default()
+        }
+    }
+
     fn push(&mut self, key: Key, class: Class, event: Event) {
         if let Some(waiting) = self
             .places
@@ -79,7 +88,7 @@ impl EventQueue {
         match class {
             Class::Droppable => {
                 let count = self.droppable.entry(event.peer).or_default();
-                if *count >= MAX_DROPPABLE_EVENTS {
+                if *count >= self.max_droppable {
                     self.dropped = self.dropped.saturating_add(1);
                     self.total_dropped = self.total_dropped.saturating_add(1);
                     return;
@@ -219,6 +228,7 @@ impl EventQueue {
     /// Forgets everything; the next session numbers its events from 1 again.
     pub(super) fn clear(&mut self) {
         *self = Self {
+            max_droppable: self.max_droppable,
             total_dropped: self.total_dropped,
             ..Self::default()
         };
@@ -283,10 +293,7 @@ impl EventQueue {
                 _ => {}
             }
         }
-        if droppable
-            .values()
-            .any(|count| *count > MAX_DROPPABLE_EVENTS)
-        {
+        if droppable.values().any(|count| *count > self.max_droppable) {
             return Err("too many droppable events".into());
         }
         self.droppable.iter().try_for_each(|(peer, count)| {
@@ -332,9 +339,12 @@ mod tests {
 
     const ID: BufferId = BufferId([1; 16]);
 
+    /// Droppable events about one peer.
+    const MAX: u32 = 512;
+
     #[test]
     fn metadata_of_one_buffer_coalesces_and_the_newest_counts() {
-        let mut queue = EventQueue::default();
+        let mut queue = EventQueue::new(MAX);
         queue.meta(1, ID, 2);
         queue.meta(1, ID, 3);
         assert_eq!(queue.next().unwrap().value, 3);
@@ -342,10 +352,10 @@ mod tests {
     }
 
     /// As many offers of `owner` as are kept, and `more`.
-    fn flood(queue: &mut EventQueue, owner: u64, more: usize) {
-        for n in 0..MAX_DROPPABLE_EVENTS + more {
+    fn flood(queue: &mut EventQueue, owner: u64, more: u64) {
+        for n in 0..u64::from(MAX) + more {
             let mut id = [0; 16];
-            id[..8].copy_from_slice(&(n as u64).to_le_bytes());
+            id[..8].copy_from_slice(&n.to_le_bytes());
             id[8..].copy_from_slice(&owner.to_le_bytes());
             queue.offer(owner, BufferId(id), 4096);
         }
@@ -353,7 +363,7 @@ mod tests {
 
     #[test]
     fn an_overflow_is_told_with_its_count_and_numbers_have_no_gap() {
-        let mut queue = EventQueue::default();
+        let mut queue = EventQueue::new(MAX);
         flood(&mut queue, 2, 5);
         let first = queue.next().unwrap();
         assert_eq!((first.kind, first.value), (EventKind::Overflow, 5));
@@ -362,12 +372,12 @@ mod tests {
             expected += 1;
             assert_eq!(event.seq, expected);
         }
-        assert_eq!(expected, MAX_DROPPABLE_EVENTS as u64 + 1);
+        assert_eq!(expected, u64::from(MAX) + 1);
     }
 
     #[test]
     fn revocations_are_kept_when_droppable_events_overflow() {
-        let mut queue = EventQueue::default();
+        let mut queue = EventQueue::new(MAX);
         flood(&mut queue, 2, 1);
         queue.revoked(2, ID, 7);
         let mut seen = false;
@@ -379,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_floods_the_queue_does_not_drop_the_offers_of_others() {
-        let mut queue = EventQueue::default();
+        let mut queue = EventQueue::new(MAX);
         flood(&mut queue, 2, 100);
         queue.offer(3, ID, 4096);
         let mut seen = false;
@@ -391,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_comes_and_goes_leaves_its_last_going_and_coming() {
-        let mut queue = EventQueue::default();
+        let mut queue = EventQueue::new(MAX);
         for _ in 0..5 {
             queue.peer(2, true);
             queue.peer(2, false);
@@ -405,7 +415,7 @@ mod tests {
 
     #[test]
     fn an_offer_that_was_not_seen_disappears_with_its_buffer() {
-        let mut queue = EventQueue::default();
+        let mut queue = EventQueue::new(MAX);
         queue.offer(1, ID, 4096);
         queue.withdrawn(1, ID);
         assert_eq!(queue.len(), 0);
@@ -417,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_revocation_is_told_also_when_the_attachment_is_given_up_first() {
-        let mut queue = EventQueue::default();
+        let mut queue = EventQueue::new(MAX);
         queue.revoked(2, ID, 7);
         queue.detached(ID, 7);
         let event = queue.next().unwrap();
@@ -428,19 +438,19 @@ mod tests {
 
     #[test]
     fn revocations_that_nobody_waits_for_do_not_pile_up() {
-        let mut queue = EventQueue::default();
-        for n in 0..2 * MAX_DROPPABLE_EVENTS as u64 {
+        let mut queue = EventQueue::new(MAX);
+        for n in 0..2 * u64::from(MAX) {
             let mut id = [0; 16];
             id[..8].copy_from_slice(&n.to_le_bytes());
             queue.revoked(2, BufferId(id), n + 1);
             queue.detached(BufferId(id), n + 1);
         }
-        assert_eq!(queue.len(), MAX_DROPPABLE_EVENTS + 1);
+        assert_eq!(queue.len(), MAX as usize + 1);
     }
 
     #[test]
     fn an_offer_that_a_list_showed_is_revoked_with_its_buffer() {
-        let mut queue = EventQueue::default();
+        let mut queue = EventQueue::new(MAX);
         queue.offer(1, ID, 4096);
         queue.show(ID);
         queue.withdrawn(1, ID);

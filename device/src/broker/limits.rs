@@ -7,10 +7,10 @@
 //! |---|---|
 //! | exports, and ids | `max_buffers`, each of `max_extents` and `max_blob` |
 //! | attachments | `max_attachments` |
-//! | requests that wait for an answer | [`MAX_PENDING`] |
+//! | requests that wait for an answer | `max_requests` |
 //! | windows | `max_windows` that have mappings, and one for each attachment |
 //! | requests to the VMM | one for each window, and one for a barrier |
-//! | waiting events of droppable kinds | [`MAX_DROPPABLE_EVENTS`] for each other peer |
+//! | waiting events of droppable kinds | `max_events` for each other peer |
 //! | waiting events of attachments | one for each attachment |
 //! | waiting events of own exports | twice `max_buffers`, and one for each buffer and importer |
 //! | waiting events of peers | two for each other peer |
@@ -52,26 +52,9 @@ pub const GUARD: u64 = MAP_ALIGN;
 /// mappings and RAM slots together pass 512.
 pub const HARD_MAX_WINDOWS: u32 = 448;
 
-/// How long an importer's driver may take to zap its mappings before the
-/// window is taken from under them. A reset of the exporter waits for it.
-pub const REVOKE_ACK: Duration = Duration::from_millis(1000);
-
-/// Requests of one peer that wait for their answer at once: as many as the largest
-/// queue of QEMU holds. The adapter takes no more from the peer's queue until one is
-/// answered. So what waits in the broker for one peer (MAP, FLUSH, UNEXPORT) is no
-/// more than that.
-pub const MAX_PENDING: usize = 1024;
-
 /// Buffers that the stop of a VM, or the end of the program, takes back at once, before
 /// others may have their requests served: each takes as long as a revocation.
 pub const MAX_REVOKE: usize = 32;
-
-/// Events of droppable kinds about one peer that wait for another; more are
-/// counted and told by OVERFLOW. An offer and news of a few hundred buffers. How often
-/// events come is bounded by the requests that cause them alone: each peer's are served one
-/// at a time, on its own thread. A least time between two would be added to each frame that
-/// is handed over.
-pub const MAX_DROPPABLE_EVENTS: usize = 512;
 
 /// Most list entries of a udmabuf, the default of the Linux driver.
 pub const UDMABUF_MAX_EXTENTS: usize = 1024;
@@ -83,43 +66,61 @@ pub const UDMABUF_MAX_SIZE: u64 = 64 << 20;
 /// than any driver needs, and no counter can wrap.
 pub const MAX_NESTING: u32 = 1 << 16;
 
-/// Limits per peer that an operator may lower or raise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// VMM mappings, idle ones included. Each makes every later one slower.
-    pub max_windows: u32,
-    /// Pieces of one buffer.
-    pub max_extents: u32,
-    /// Buffers exported at once.
-    pub max_buffers: u32,
-    /// Attachments held at once.
-    pub max_attachments: u32,
-    /// Bytes of opaque metadata per buffer.
-    pub max_blob: u32,
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])+ $name:ident: $default:expr, at most $max:expr;)+) => {
+        /// Limits that an operator may lower or raise, in the table `[limits]` of the
+        /// configuration file; the numbers are of each peer
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct Limits {
+            $($(#[doc = $doc])+ pub $name: u32,)+
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($name: $default,)+ }
+            }
+        }
+
+        impl Limits {
+            /// Each with its name, value and highest possible value; all are at least 1.
+            pub fn all(&self) -> impl Iterator<Item = (&'static str, u32, u32)> {
+                [$((stringify!($name), self.$name, $max)),+].into_iter()
+            }
+        }
+    };
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_windows: 256,
-            max_extents: MAX_EXTENTS,
-            max_buffers: 1024,
-            max_attachments: 1024,
-            max_blob: MAX_BLOB,
-        }
-    }
+limits! {
+    /// VMM mappings, idle ones included. Each makes every later one slower.
+    max_windows: 256, at most HARD_MAX_WINDOWS;
+    /// Pieces of one buffer.
+    max_extents: MAX_EXTENTS, at most MAX_EXTENTS;
+    /// Buffers exported at once. Each takes about 1 KiB, more if it is in many pieces.
+    max_buffers: 1024, at most 65_536;
+    /// Attachments held at once. Each takes about 200 bytes.
+    max_attachments: 1024, at most 65_536;
+    /// Bytes of opaque metadata of one buffer.
+    max_blob: MAX_BLOB, at most MAX_BLOB;
+    /// Requests that wait for their answer at once: as many as the largest queue of QEMU
+    /// holds. No more are taken from the queue until one is answered, so what waits in the
+    /// broker (MAP, FLUSH, UNEXPORT) is no more than that.
+    max_requests: 1024, at most 32_768;
+    /// Events of droppable kinds about one peer that wait for another; more are counted
+    /// and reported by OVERFLOW. An offer and news of a few hundred buffers. How often
+    /// events come is bounded by the requests that cause them alone: each peer's are
+    /// served one at a time, on its own thread. A least time between two would be added to
+    /// each frame that is handed over.
+    max_events: 512, at most 65_536;
+    /// Milliseconds that an importer's driver has to release a buffer that is revoked,
+    /// before the window is taken from under it. A reset of the exporter waits for it.
+    release_ms: 1000, at most 600_000;
 }
 
 impl Limits {
-    /// Every limit with its name and highest possible value.
+    /// How long an importer's driver has to release a buffer that is revoked.
     #[must_use]
-    pub fn checked(&self) -> [(&'static str, u32, u32); 5] {
-        [
-            ("max_windows", self.max_windows, HARD_MAX_WINDOWS),
-            ("max_extents", self.max_extents, MAX_EXTENTS),
-            ("max_buffers", self.max_buffers, 65_536),
-            ("max_attachments", self.max_attachments, 65_536),
-            ("max_blob", self.max_blob, MAX_BLOB),
-        ]
+    pub fn release(&self) -> Duration {
+        Duration::from_millis(self.release_ms.into())
     }
 }

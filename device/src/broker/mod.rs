@@ -171,7 +171,6 @@ pub struct Broker {
     limits: Limits,
     shm_size: u64,
     host_udmabuf: bool,
-    revoke_ack: core::time::Duration,
     /// The program is to end: nothing is exported any more.
     closed: bool,
     /// The first backing that was not looked at since.
@@ -207,7 +206,7 @@ impl Broker {
         if config.shm_size < limits::MIN_SHM_SIZE || !config.shm_size.is_power_of_two() {
             return Err(ConfigError::ShmSize(config.shm_size));
         }
-        for (name, value, max) in config.limits.checked() {
+        for (name, value, max) in config.limits.all() {
             if value == 0 || value > max {
                 return Err(ConfigError::Limit {
                     name,
@@ -237,7 +236,7 @@ impl Broker {
                     known: BTreeSet::new(),
                     windows: Windows::new(config.shm_size),
                     flushes: Vec::new(),
-                    events: EventQueue::default(),
+                    events: EventQueue::new(config.limits.max_events),
                     usage: Usage::new(&config.limits),
                     exported: 0,
                     owed: VecDeque::new(),
@@ -259,7 +258,6 @@ impl Broker {
             limits: config.limits,
             shm_size: config.shm_size,
             host_udmabuf: config.host_udmabuf,
-            revoke_ack: config.revoke_ack,
             closed: false,
             close_from: BackingId(0),
             at_once: limits::MAX_REVOKE,

@@ -154,7 +154,7 @@ impl Broker {
         }
         self.out.push(Effect::Arm {
             id,
-            after: self.revoke_ack,
+            after: self.limits.release(),
         });
     }
 

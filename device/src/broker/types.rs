@@ -75,8 +75,6 @@ pub struct Config {
     pub shm_size: u64,
     /// Whether this host can make udmabufs.
     pub host_udmabuf: bool,
-    /// [`super::limits::REVOKE_ACK`], but in tests.
-    pub revoke_ack: Duration,
     /// Limits.
     pub limits: super::Limits,
 }

@@ -105,7 +105,6 @@ fn dispatcher_that_waits(wait: RevokeWait) -> (Arc<Dispatcher>, BTreeMap<PeerId,
         allow: vec![allow(A, B), allow(B, A)],
         shm_size: 1 << 20,
         host_udmabuf: false,
-        revoke_ack: crate::broker::limits::REVOKE_ACK,
         limits: Limits::default(),
     };
     let broker = Broker::new(config, Box::new(Ids(0))).unwrap();

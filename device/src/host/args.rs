@@ -41,7 +41,6 @@ Configuration file:
   TOML with the same names as the options; unknown keys are errors. Options on
   the command line win; --peer and --allow add to those of the file.
     shm-size = \"256M\"
-    max-windows = 256
     revoke-wait = 5
     control = \"/run/bufshare/control\"
     log-level = \"info\"
@@ -55,6 +54,15 @@ Configuration file:
     socket = \"/run/bufshare/compositor\"
     unsealed-ram = \"deny\"
     enforces-ro = false
+    [limits]                  # of each VM; these are the defaults
+    max-windows = 256         # mappings that its VMM holds, as --max-windows
+    max-buffers = 1024        # buffers exported at once, up to 65536
+    max-attachments = 1024    # attachments held at once, up to 65536
+    max-extents = 1024        # pieces of one buffer, up to 1024
+    max-blob = 4096           # bytes of one buffer's own metadata, up to 4096
+    max-requests = 1024       # requests that wait for an answer, up to 32768
+    max-events = 512          # waiting events about one other VM, up to 65536
+    release-ms = 1000         # for a driver to release a revoked buffer
 
 Front end (QEMU 11.1 and newer; memory that is no sealed memfd is left out, and a
 VM whose RAM is left out is refused):

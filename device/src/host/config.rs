@@ -314,7 +314,7 @@ struct FileConfig {
     peer: Vec<PeerSpec>,
     allow: Vec<AllowSpec>,
     shm_size: Option<Size>,
-    max_windows: Option<u32>,
+    limits: Limits,
     revoke_wait: Option<RevokeWaitSpec>,
     control: Option<PathBuf>,
     log_level: Option<LogLevel>,
@@ -344,13 +344,10 @@ pub struct Config {
     pub allow: Vec<AllowSpec>,
     /// Bytes of each shared-memory region.
     pub shm_size: u64,
-    /// Mappings per VMM.
-    pub max_windows: u32,
+    /// What each peer may use.
+    pub limits: Limits,
     /// How long an exporter's stop is held up.
     pub revoke_wait: RevokeWait,
-    /// How long an importer's driver may use a window that is revoked: no option, but the
-    /// tests cannot promise to answer in time.
-    pub revoke_ack: Duration,
     /// The control socket.
     pub control: Option<PathBuf>,
     /// How much to log.
@@ -384,7 +381,8 @@ impl TryFrom<Args> for Config {
             endpoints.push(&peer.endpoint);
         }
         let allow = file.allow.into_iter().chain(args.allow).collect();
-        let defaults = Limits::default();
+        let mut limits = file.limits;
+        limits.max_windows = args.max_windows.unwrap_or(limits.max_windows);
         let config = Self {
             peers,
             allow,
@@ -392,15 +390,11 @@ impl TryFrom<Args> for Config {
                 .shm_size
                 .or(file.shm_size)
                 .map_or(DEFAULT_SHM_SIZE, |size| size.0),
-            max_windows: args
-                .max_windows
-                .or(file.max_windows)
-                .unwrap_or(defaults.max_windows),
+            limits,
             revoke_wait: args
                 .revoke_wait
                 .or(file.revoke_wait)
                 .map_or_else(RevokeWait::default, |spec| spec.0),
-            revoke_ack: broker::limits::REVOKE_ACK,
             control: args.control.or(file.control),
             log_level: args.log_level.or(file.log_level).unwrap_or(LogLevel::Info),
         };
@@ -489,11 +483,7 @@ impl Config {
             allow,
             shm_size: self.shm_size,
             host_udmabuf,
-            revoke_ack: self.revoke_ack,
-            limits: Limits {
-                max_windows: self.max_windows,
-                ..Limits::default()
-            },
+            limits: self.limits,
         };
         broker::Broker::new(config.clone(), Box::new(super::random::RandomIds))?;
         Ok(config)
@@ -606,8 +596,9 @@ mod tests {
     fn config_file_and_options_add_up() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
-        let text = "shm-size = \"64M\"\nmax-windows = 10\nallow = [\"a:b:r\"]\n\
+        let text = "shm-size = \"64M\"\nallow = [\"a:b:r\"]\n\
                     revoke-wait = \"unlimited\"\n\
+                    [limits]\nmax-windows = 10\nmax-buffers = 10000\n\
                     [[peer]]\nname = \"a\"\nsocket = \"/a\"\nram-fd = \"allow\"\n";
         std::fs::write(&path, text).unwrap();
         let mut args = args(&["name=b,socket=/b"]);
@@ -617,11 +608,35 @@ mod tests {
         let config = Config::try_from(args).unwrap();
 
         assert_eq!(config.shm_size, 64 << 20);
-        assert_eq!(config.max_windows, 20);
+        assert_eq!(config.limits.max_windows, 20);
+        assert_eq!(config.limits.max_buffers, 10_000);
+        assert_eq!(config.limits.max_events, Limits::default().max_events);
         assert_eq!(config.revoke_wait, RevokeWait::Unlimited);
         assert_eq!(config.peers.len(), 2);
         assert!(config.peers[0].raw_ram);
         assert_eq!(config.allow.len(), 1);
+    }
+
+    #[test]
+    fn help_states_every_limit_with_its_default() {
+        use clap::CommandFactory as _;
+
+        let help = Args::command().render_long_help().to_string();
+        let table = help.split_once("    [limits]").unwrap().1;
+        let table: Vec<&str> = table
+            .lines()
+            .skip(1)
+            .take_while(|line| !line.is_empty())
+            .collect();
+        let limits: Limits = toml::from_str(&table.join("\n")).unwrap();
+        assert_eq!(limits, Limits::default());
+        assert_eq!(table.len(), limits.all().count());
+        for (name, _, max) in limits.all() {
+            let name = name.replace('_', "-");
+            let line = table.iter().find(|line| line.trim().starts_with(&name));
+            let (_, up_to) = line.unwrap().split_once("up to ").unwrap_or_default();
+            assert!(up_to.is_empty() || up_to == max.to_string(), "{name}");
+        }
     }
 
     #[test]

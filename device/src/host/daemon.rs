@@ -148,7 +148,7 @@ impl Daemon {
 
         doorbell::prepare().map_err(Error::Doorbell)?;
         let udmabuf = find_udmabuf(config);
-        descriptors::reserve(config.peers.len(), config.max_windows)?;
+        descriptors::reserve(config.peers.len(), config.limits.max_windows)?;
         let broker = Broker::new(config.broker(udmabuf.is_some())?, Box::new(RandomIds))
             .map_err(config::Error::from)?;
         let names: Vec<String> = config.peers.iter().map(|peer| peer.name.clone()).collect();
@@ -162,7 +162,7 @@ impl Daemon {
             stop,
             udmabuf,
             shm_size: config.shm_size,
-            max_windows: config.max_windows,
+            limits: config.limits,
             max_table: max_table_bytes(config.peers.len()),
         });
         let timer = dispatcher.start_timer().map_err(system("start a thread"))?;

@@ -33,7 +33,7 @@ use super::relay::{Hangup, Watch};
 use super::shmem_requests::ShmemRequests;
 use super::{GuestMem, Vring, features};
 use crate::backing::Ram;
-use crate::broker::{PeerId, Token};
+use crate::broker::{Limits, PeerId, Token};
 use crate::dispatcher::{Dispatcher, Job, Link, SessionFacts};
 use crate::host::process::Process;
 use crate::sync::{Limiters, lock};
@@ -160,8 +160,8 @@ pub struct Front {
     pub max_table: u64,
     /// Bytes of its shared-memory region.
     pub shm_size: u64,
-    /// Windows that it may have there.
-    pub max_windows: u32,
+    /// What it may use.
+    pub limits: Limits,
     /// For what its peer can have said again and again.
     pub(crate) limiters: Arc<Limiters>,
 }
@@ -214,7 +214,7 @@ impl Session {
             unsealed,
             max_table,
             shm_size,
-            max_windows,
+            limits,
             limiters,
         } = front;
         let admission = Admission::new(
@@ -230,11 +230,11 @@ impl Session {
             peer,
             name,
             lifeline: Arc::default(),
-            shmem: ShmemRequests::new(shm_size, max_windows as usize, vmm, limiters.clone())?,
+            shmem: ShmemRequests::new(shm_size, limits.max_windows, vmm, limiters.clone())?,
             files,
             admission,
             dispatcher,
-            control: Control::new(mem.clone()),
+            control: Control::new(mem.clone(), limits.max_requests),
             events: Events::new(mem),
             ram: Mutex::default(),
             window_regions: AtomicUsize::new(0),

@@ -28,7 +28,6 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemory};
 
 use super::{GuestMem, Vring};
 use crate::broker::Token;
-use crate::broker::limits::MAX_PENDING;
 use crate::sync::lock;
 pub use ring::Fault;
 use ring::Next;
@@ -258,7 +257,7 @@ struct Gate {
     epoch: u64,
     /// Requests taken, to tell apart those that have the same head.
     taken: u64,
-    /// Requests that are under way, by their head. At most [`MAX_PENDING`].
+    /// Requests that are under way, by their head. At most `max_requests`.
     pending: BTreeMap<u16, Pending>,
     /// Nothing was taken because of that limit.
     full: bool,
@@ -294,6 +293,8 @@ pub struct Control {
     gate: Mutex<Gate>,
     /// How many are under way, for those who must not wait for the gate.
     pending: AtomicUsize,
+    /// How many may be.
+    max_requests: usize,
     /// What happened.
     pub counters: Counters,
 }
@@ -301,11 +302,12 @@ pub struct Control {
 impl Control {
     /// A queue that does not run.
     #[must_use]
-    pub fn new(mem: GuestMem) -> Self {
+    pub fn new(mem: GuestMem, max_requests: u32) -> Self {
         Self {
             mem,
             gate: Mutex::new(Gate::default()),
             pending: AtomicUsize::new(0),
+            max_requests: usize::try_from(max_requests).unwrap_or(usize::MAX),
             counters: Counters::default(),
         }
     }
@@ -360,7 +362,7 @@ impl Control {
         let Some(ring) = gate.ring.clone().filter(|_| !gate.fault) else {
             return Take::Idle;
         };
-        if gate.pending.len() >= MAX_PENDING {
+        if gate.pending.len() >= self.max_requests {
             gate.full = true;
             return Take::Idle;
         }

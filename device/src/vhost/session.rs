@@ -21,7 +21,7 @@ use super::backend::{EVENT_AGAIN, Front, Session};
 use super::memory::{Files, Sent};
 use super::relay::{Left, Relay};
 use crate::backing::udmabuf;
-use crate::broker::PeerId;
+use crate::broker::{Limits, PeerId};
 use crate::dispatcher::{Connector, Dispatcher};
 use crate::host::listen::Source;
 use crate::host::process::Process;
@@ -70,8 +70,8 @@ pub struct Common {
     pub udmabuf: Option<Arc<dyn udmabuf::Maker>>,
     /// Bytes of each shared-memory region.
     pub shm_size: u64,
-    /// Windows that each peer may have there.
-    pub max_windows: u32,
+    /// What each peer may use.
+    pub limits: Limits,
     /// Bytes that each memory table may have.
     pub max_table: u64,
 }
@@ -232,7 +232,7 @@ impl Server {
             unsealed: self.unsealed,
             max_table: self.common.max_table,
             shm_size: self.common.shm_size,
-            max_windows: self.common.max_windows,
+            limits: self.common.limits,
             limiters: self.limiters.clone(),
         };
         let session = Session::new(self.common.dispatcher.clone(), front, mem.clone());
@@ -391,7 +391,7 @@ mod tests {
             stop: Arc::new(Stop::new().unwrap()),
             udmabuf: None,
             shm_size: 1 << 20,
-            max_windows: 256,
+            limits: Limits::default(),
             max_table: 1 << 30,
         });
         Server::new(common, session.peer, "a", false)

@@ -164,7 +164,7 @@ impl ShmemRequests {
     /// As `memfd_create`.
     pub(crate) fn new(
         shm_size: u64,
-        windows: usize,
+        windows: u32,
         vmm: Process,
         limiters: Arc<Limiters>,
     ) -> io::Result<Self> {
@@ -172,7 +172,7 @@ impl ShmemRequests {
             state: Mutex::new(State::default()),
             wake: Condvar::new(),
             shm_size,
-            windows,
+            windows: usize::try_from(windows).unwrap_or(usize::MAX),
             clock: budget::thread_time,
             vmm,
             zero_pages: ZeroPages::new(shm_size)?,

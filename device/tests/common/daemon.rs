@@ -59,7 +59,7 @@ pub struct Setup {
     pub open_files: Option<(u64, u64)>,
     /// How long [`Daemon::start`]'s lets an importer use a revoked window, if not as long as
     /// the program does.
-    pub revoke_ack: Option<Duration>,
+    pub release: Option<Duration>,
 }
 
 impl Default for Setup {
@@ -75,7 +75,7 @@ impl Default for Setup {
             allow: vec!["a:b:rw", "b:a:rw", "a:c:rw", "c:a:rw", "b:c:rw", "c:b:rw"],
             extra: vec!["--shm-size", "16M"],
             open_files: None,
-            revoke_ack: None,
+            release: None,
         }
     }
 }
@@ -162,7 +162,9 @@ impl Daemon {
         let line = std::iter::once(binary().into()).chain(setup.options(dir.path()));
         let args = Args::try_parse_from(line).unwrap();
         let mut config = Config::try_from(args).unwrap();
-        config.revoke_ack = setup.revoke_ack.unwrap_or(config.revoke_ack);
+        if let Some(time) = setup.release {
+            config.limits.release_ms = time.as_millis().try_into().unwrap();
+        }
         let (threads, daemon) = Threads::of(|| host::daemon::Daemon::start(&config).unwrap());
         Self {
             run: Run::Here(threads, Some(daemon)),

@@ -106,7 +106,6 @@ pub(super) fn config(limits: Limits) -> Config {
         allow: vec![allow(A, B), allow(A, C), allow(B, A)],
         shm_size: SHM,
         host_udmabuf: false,
-        revoke_ack: crate::broker::limits::REVOKE_ACK,
         limits,
     }
 }

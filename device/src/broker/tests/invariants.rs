@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::broker::backing::{Attached, BackingId, Buffer, Grant};
 use crate::broker::types::{DeadlineId, PeerId};
-use crate::broker::{Broker, Peer, limits};
+use crate::broker::{Broker, Peer};
 
 impl Broker {
     /// Requests of a peer that have no answer yet.
@@ -153,7 +153,7 @@ impl Broker {
         let mut outstanding = 0;
         for (id, peer) in &self.peers {
             let kept = attachments + 2 * buffers + buffers * (peers - 1) + 2 * (peers - 1);
-            let droppable = limits::MAX_DROPPABLE_EVENTS * (peers - 1);
+            let droppable = limits.max_events as usize * (peers - 1);
             outstanding += peer.windows.outstanding().len();
             sizes.extend([
                 (
@@ -176,7 +176,7 @@ impl Broker {
                 (
                     "unanswered requests",
                     self.unanswered(*id),
-                    limits::MAX_PENDING,
+                    limits.max_requests as usize,
                 ),
             ]);
         }

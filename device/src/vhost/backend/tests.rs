@@ -31,7 +31,6 @@ pub(in crate::vhost) fn session(mem: &GuestMem) -> (Arc<Dispatcher>, Arc<Session
         allow: Vec::new(),
         shm_size: 1 << 20,
         host_udmabuf: false,
-        revoke_ack: crate::broker::limits::REVOKE_ACK,
         limits: Limits::default(),
     };
     let broker = Broker::new(config, Box::new(NoIds)).unwrap();
@@ -44,7 +43,7 @@ pub(in crate::vhost) fn session(mem: &GuestMem) -> (Arc<Dispatcher>, Arc<Session
         unsealed: false,
         max_table: 1 << 30,
         shm_size: 1 << 20,
-        max_windows: 256,
+        limits: Limits::default(),
         limiters: Arc::new(Limiters::default()),
     };
     let session = Session::new(dispatcher.clone(), front, mem.clone()).unwrap();

@@ -16,6 +16,9 @@ use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
 use vm_memory::GuestMemoryMmap;
 
+/// As many requests may wait.
+const MAX_REQUESTS: u32 = 1024;
+
 type Memory = GuestMemoryMmap;
 
 const NEXT: u16 = VRING_DESC_F_NEXT as u16;
@@ -280,7 +283,7 @@ fn control_answers_a_request_once() {
         &mem,
         &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
     );
-    let control = Control::new(mem.clone());
+    let control = Control::new(mem.clone(), MAX_REQUESTS);
     control.start(ring.clone(), 7);
 
     let taken = request(&control);
@@ -302,7 +305,7 @@ fn control_does_not_touch_a_ring_that_was_stopped() {
         &mem,
         &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
     );
-    let control = Control::new(mem.clone());
+    let control = Control::new(mem.clone(), MAX_REQUESTS);
     control.start(ring.clone(), 1);
     let taken = request(&control);
 
@@ -322,7 +325,7 @@ fn control_answers_after_a_pause_what_was_decided_during_it() {
         &mem,
         &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
     );
-    let control = Control::new(mem.clone());
+    let control = Control::new(mem.clone(), MAX_REQUESTS);
     control.start(ring.clone(), 1);
     let taken = request(&control);
 
@@ -344,7 +347,7 @@ fn control_says_what_is_wrong_with_a_long_request() {
         &mem,
         &[desc(REQUEST, long, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
     );
-    let control = Control::new(mem);
+    let control = Control::new(mem, MAX_REQUESTS);
     control.start(ring, 0);
 
     let taken = request(&control);
@@ -357,7 +360,7 @@ fn control_of_a_disabled_ring_takes_nothing() {
     let mem = memory();
     let ring = ring(&mem, &[desc(ROOM, 64, WRITE, 0)]);
     ring.set_enabled(false);
-    let control = Control::new(mem);
+    let control = Control::new(mem, MAX_REQUESTS);
     control.start(ring, 0);
 
     assert!(matches!(control.take(own), Take::Idle));
@@ -416,7 +419,7 @@ pub(in crate::vhost) fn control_of(size: u16, mem: &GuestMem) -> (Control, Vring
     let len = put_request(mem, &Request::Flush);
     let chain = [desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)];
     let ring = ring_of(size, mem, &chain);
-    let control = Control::new(mem.clone());
+    let control = Control::new(mem.clone(), MAX_REQUESTS);
     control.start(ring.clone(), 1);
     (control, ring)
 }
@@ -534,7 +537,7 @@ fn no_more_requests_are_taken_than_may_wait_until_one_is_answered() {
     }
     assert_eq!(
         (tokens.len(), control.pending()),
-        (MAX_PENDING, MAX_PENDING)
+        (MAX_REQUESTS as usize, MAX_REQUESTS as usize)
     );
     assert!(matches!(control.take(own), Take::Idle));
 
@@ -543,7 +546,7 @@ fn no_more_requests_are_taken_than_may_wait_until_one_is_answered() {
     request(&control);
     request(&control);
     assert!(matches!(control.take(own), Take::Idle));
-    assert_eq!(control.pending(), MAX_PENDING);
+    assert_eq!(control.pending(), MAX_REQUESTS as usize);
 }
 
 #[test]

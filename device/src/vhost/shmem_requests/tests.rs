@@ -20,7 +20,7 @@ use crate::vhost::backend::tests::session;
 use crate::vhost::limits::{LOOK_TIME, MAX_KEPT_DMABUFS, MAX_OWNER_FILES};
 use crate::vhost::queue::tests::memory;
 
-const WINDOWS: usize = 256;
+const WINDOWS: u32 = 256;
 
 /// Whose RAM is given out in these tests.
 const LOT: Lot = Lot {
@@ -508,7 +508,7 @@ fn vmm_is_lent_files_again_as_long_as_few_are_kept() {
     let lot = |owner, udmabuf| Lot { owner, udmabuf };
     let fits = |owner, udmabuf| {
         let other = backing::tests::memfd(PAGE, true);
-        lock(&shmem.state).has_room(lot(owner, udmabuf), &other, WINDOWS)
+        lock(&shmem.state).has_room(lot(owner, udmabuf), &other, WINDOWS as usize)
     };
     // Windows are no files that are kept.
     for id in 0..100 {
@@ -543,11 +543,11 @@ fn windows_that_are_kept_one_owner_after_the_other_leave_each_its_descriptors() 
     // As many windows as there can be, each in a file of its own, and all are kept.
     let mut windows_of = |owner| {
         let mut windows = Vec::new();
-        while windows.len() < WINDOWS {
+        while windows.len() < WINDOWS as usize {
             let (hold, ..) = FileHold::slow();
             let file = backing::tests::memfd(PAGE, true);
             let mut state = lock(&shmem.state);
-            if !state.has_room(lot(owner), &file, WINDOWS) {
+            if !state.has_room(lot(owner), &file, WINDOWS as usize) {
                 break;
             }
             let window = WindowFile {
@@ -564,7 +564,7 @@ fn windows_that_are_kept_one_owner_after_the_other_leave_each_its_descriptors() 
         windows.len()
     };
 
-    assert_eq!(windows_of(2), WINDOWS);
+    assert_eq!(windows_of(2), WINDOWS as usize);
     // There is one descriptor for each window, and so many for each owner.
     assert_eq!(windows_of(3), 2 * MAX_OWNER_FILES);
     assert_eq!(windows_of(4), MAX_OWNER_FILES);
