@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * bufshare_event.c - from the event queue to the queues of open files
+ * bufshare_event.c - the event queue
  *
- * A buffer goes back to the device as soon as it has been copied. An event
- * that a file has no room for is counted, and an OVERFLOW event of our own
- * (seq 0) reports it in the place where the events are missing.
+ * A buffer goes back to the device as soon as it has been copied.
  */
 #include <linux/errno.h>
-#include <linux/poll.h>
 #include <linux/scatterlist.h>
 
 #include "bufshare_priv.h"
@@ -55,142 +52,6 @@ int bufshare_event_fill(struct bufshare_device *bd)
 	return ret;
 }
 
-static void bufshare_file_append_locked(struct bufshare_file *bf, const struct bufshare_event *ev)
-{
-	bf->ring[(bf->head + bf->count) % BUFSHARE_FILE_EVENTS] = *ev;
-	bf->count++;
-}
-
-/* Returns how many events the file has lost by this one. */
-static u32 bufshare_file_push(struct bufshare_file *bf, const struct bufshare_event *ev)
-{
-	struct bufshare_event gap = {
-		.type = VIRTIO_BUFSHARE_EVT_OVERFLOW,
-	};
-	u32 lost = 0;
-
-	spin_lock(&bf->lock);
-	if (bf->dropped && bf->count + 2 <= BUFSHARE_FILE_EVENTS) {
-		gap.value = bf->dropped;
-		bufshare_file_append_locked(bf, &gap);
-		bf->dropped = 0;
-	}
-	if (bf->dropped || bf->count == BUFSHARE_FILE_EVENTS) {
-		bf->dropped++;
-		lost = 1;
-	} else {
-		bufshare_file_append_locked(bf, ev);
-	}
-	spin_unlock(&bf->lock);
-	wake_up_interruptible_poll(&bf->wait, EPOLLIN | EPOLLRDNORM);
-	return lost;
-}
-
-static void bufshare_push(struct bufshare_device *bd, const struct bufshare_event *ev)
-{
-	struct bufshare_file *bf;
-	u32 lost = 0;
-
-	mutex_lock(&bd->files_lock);
-	list_for_each_entry(bf, &bd->files, node)
-		lost += bufshare_file_push(bf, ev);
-	mutex_unlock(&bd->files_lock);
-	if (lost) {
-		bufshare_lock(bd);
-		bd->stats.lost += lost;
-		bufshare_unlock(bd);
-	}
-}
-
-/**
- * bufshare_event_lost() - report to all files that events are missing
- * @bd: the device
- * @lost: how many, 0: unknown
- */
-void bufshare_event_lost(struct bufshare_device *bd, u64 lost)
-{
-	struct bufshare_event ev = {
-		.type = VIRTIO_BUFSHARE_EVT_OVERFLOW,
-		.value = lost,
-	};
-
-	bufshare_lock(bd);
-	bd->stats.lost += lost;
-	bufshare_unlock(bd);
-	bufshare_push(bd, &ev);
-}
-
-/**
- * bufshare_files_wake() - make readers and pollers look at the device again
- * @bd: the device
- */
-void bufshare_files_wake(struct bufshare_device *bd)
-{
-	struct bufshare_file *bf;
-
-	mutex_lock(&bd->files_lock);
-	list_for_each_entry(bf, &bd->files, node)
-		wake_up_all(&bf->wait);
-	mutex_unlock(&bd->files_lock);
-}
-
-/**
- * bufshare_file_readable() - is there an event
- * @bf: the file
- *
- * Return: true if so.
- */
-bool bufshare_file_readable(struct bufshare_file *bf)
-{
-	return READ_ONCE(bf->count) || READ_ONCE(bf->dropped);
-}
-
-/**
- * bufshare_file_peek() - look at the oldest event
- * @bf: the file; its read_lock is held
- * @ev: the event
- *
- * Return: false if there is none.
- */
-bool bufshare_file_peek(struct bufshare_file *bf, struct bufshare_event *ev)
-{
-	bool found = true;
-
-	spin_lock(&bf->lock);
-	if (bf->count) {
-		*ev = bf->ring[bf->head];
-	} else if (bf->dropped) {
-		memset(ev, 0, sizeof(*ev));
-		ev->type = VIRTIO_BUFSHARE_EVT_OVERFLOW;
-		ev->value = bf->dropped;
-	} else {
-		found = false;
-	}
-	spin_unlock(&bf->lock);
-	return found;
-}
-
-/**
- * bufshare_file_consume() - remove the event that bufshare_file_peek() gave
- * @bf: the file; its read_lock is held since then
- * @ev: that event
- */
-void bufshare_file_consume(struct bufshare_file *bf, const struct bufshare_event *ev)
-{
-	spin_lock(&bf->lock);
-	/*
-	 * What was reported as dropped is no event of the ring, which may have
-	 * filled since.
-	 */
-	if (ev->type == VIRTIO_BUFSHARE_EVT_OVERFLOW && !ev->seq && bf->dropped && !bf->count) {
-		bf->dropped -= min(bf->dropped, ev->value);
-	} else if (bf->count) {
-		bf->head = (bf->head + 1) % BUFSHARE_FILE_EVENTS;
-		bf->count--;
-	}
-	spin_unlock(&bf->lock);
-}
-
 static void bufshare_dispatch(struct bufshare_device *bd, const struct virtio_bufshare_event *wire,
 			      unsigned int used)
 {
@@ -219,7 +80,7 @@ static void bufshare_dispatch(struct bufshare_device *bd, const struct virtio_bu
 	if (missing) {
 		dev_err_ratelimited(bd->dev, "event %llu came after a gap\n", ev.seq);
 		/* A number that goes back says nothing of how many. */
-		bufshare_event_lost(bd, missing < U32_MAX ? missing : 0);
+		bufshare_files_lost(bd, missing < U32_MAX ? missing : 0);
 	}
 
 	bufshare_lock(bd);
@@ -237,7 +98,7 @@ static void bufshare_dispatch(struct bufshare_device *bd, const struct virtio_bu
 	}
 	bufshare_unlock(bd);
 
-	bufshare_push(bd, &ev);
+	bufshare_files_push(bd, &ev);
 }
 
 /**

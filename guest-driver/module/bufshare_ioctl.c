@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * bufshare_ioctl.c - /dev/bufshare
+ * bufshare_ioctl.c - the ioctls of /dev/bufshare
  *
  * The argument of each ioctl is copied in once, and copied out also when it
  * failed, for its status. A new file descriptor is installed last, when nothing
@@ -9,96 +9,10 @@
 #include <linux/errno.h>
 #include <linux/file.h>
 #include <linux/fs.h>
-#include <linux/module.h>
-#include <linux/poll.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
 #include "bufshare_priv.h"
-
-static_assert(sizeof(struct virtio_bufshare_peer) == sizeof(struct bufshare_peer));
-static_assert(sizeof(struct virtio_bufshare_buffer) == sizeof(struct bufshare_buffer));
-static_assert(sizeof(struct virtio_bufshare_meta) == sizeof(struct bufshare_meta));
-static_assert(sizeof(struct virtio_bufshare_event) == sizeof(struct bufshare_event));
-
-/**
- * bufshare_newfd_prepare() - reserve a descriptor for a new file
- * @newfd: where to keep it
- * @fd_flags: O_CLOEXEC counts
- * @file: the file; on success its reference is @newfd's
- *
- * Return: 0 or a negative errno.
- */
-int bufshare_newfd_prepare(struct bufshare_newfd *newfd, u32 fd_flags, struct file *file)
-{
-	int fd = get_unused_fd_flags(fd_flags & O_CLOEXEC);
-
-	if (fd < 0)
-		return fd;
-	newfd->fd = fd;
-	newfd->file = file;
-	return 0;
-}
-
-/**
- * bufshare_meta_to_wire() - metadata as the host wants it
- * @to: its form
- * @from: ours
- */
-void bufshare_meta_to_wire(struct virtio_bufshare_meta *to, const struct bufshare_meta *from)
-{
-	u32 i;
-
-	memcpy(to->name, from->name, sizeof(to->name));
-	to->image.fourcc = cpu_to_le32(from->image.fourcc);
-	to->image.num_planes = cpu_to_le32(from->image.num_planes);
-	to->image.width = cpu_to_le32(from->image.width);
-	to->image.height = cpu_to_le32(from->image.height);
-	to->image.modifier = cpu_to_le64(from->image.modifier);
-	for (i = 0; i < BUFSHARE_MAX_PLANES; i++) {
-		to->image.planes[i].offset = cpu_to_le64(from->image.planes[i].offset);
-		to->image.planes[i].stride = cpu_to_le32(from->image.planes[i].stride);
-		to->image.planes[i].rows = cpu_to_le32(from->image.planes[i].rows);
-	}
-	to->blob_len = cpu_to_le32(from->blob_len);
-}
-
-static void bufshare_meta_from_wire(struct bufshare_meta *to,
-				    const struct virtio_bufshare_meta *from)
-{
-	u32 i;
-
-	memset(to, 0, sizeof(*to));
-	memcpy(to->name, from->name, sizeof(to->name));
-	to->image.fourcc = le32_to_cpu(from->image.fourcc);
-	to->image.num_planes = le32_to_cpu(from->image.num_planes);
-	to->image.width = le32_to_cpu(from->image.width);
-	to->image.height = le32_to_cpu(from->image.height);
-	to->image.modifier = le64_to_cpu(from->image.modifier);
-	for (i = 0; i < BUFSHARE_MAX_PLANES; i++) {
-		to->image.planes[i].offset = le64_to_cpu(from->image.planes[i].offset);
-		to->image.planes[i].stride = le32_to_cpu(from->image.planes[i].stride);
-		to->image.planes[i].rows = le32_to_cpu(from->image.planes[i].rows);
-	}
-	to->blob_len = le32_to_cpu(from->blob_len);
-}
-
-static void bufshare_buffer_from_wire(struct bufshare_buffer *to,
-				      const struct virtio_bufshare_buffer *from)
-{
-	memcpy(&to->id, &from->id, sizeof(to->id));
-	to->owner = le64_to_cpu(from->owner);
-	to->size = le64_to_cpu(from->size);
-	to->generation = le64_to_cpu(from->generation);
-	to->meta_seq = le64_to_cpu(from->meta_seq);
-	to->rights = le32_to_cpu(from->rights);
-	to->flags = le32_to_cpu(from->flags);
-	to->extents = le32_to_cpu(from->extents);
-	to->attachments = le32_to_cpu(from->attachments);
-	to->mapped = le32_to_cpu(from->mapped);
-	to->fourcc = le32_to_cpu(from->fourcc);
-	memcpy(to->name, from->name, sizeof(to->name));
-}
 
 static void bufshare_buffer_entry(void *to, const void *from)
 {
@@ -107,15 +21,7 @@ static void bufshare_buffer_entry(void *to, const void *from)
 
 static void bufshare_peer_entry(void *to, const void *from)
 {
-	const struct virtio_bufshare_peer *wire = from;
-	struct bufshare_peer *peer = to;
-
-	peer->id = le64_to_cpu(wire->id);
-	memcpy(peer->name, wire->name, sizeof(peer->name));
-	peer->state = le32_to_cpu(wire->state);
-	peer->export_rights = le32_to_cpu(wire->export_rights);
-	peer->import_rights = le32_to_cpu(wire->import_rights);
-	peer->reserved = 0;
+	bufshare_peer_from_wire(to, from);
 }
 
 static int bufshare_malformed(struct bufshare_device *bd)
@@ -374,7 +280,15 @@ static const struct bufshare_ioc bufshare_iocs[] = {
 	BUFSHARE_IOC(LIST, bufshare_ioc_list),
 };
 
-static long bufshare_fop_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+/**
+ * bufshare_ioctl() - an ioctl of /dev/bufshare
+ * @file: the file
+ * @cmd: its number
+ * @arg: the program's argument
+ *
+ * Return: 0 or a negative errno.
+ */
+long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct bufshare_newfd newfd = { .fd = -1 };
 	struct bufshare_file *bf = file->private_data;
@@ -412,102 +326,3 @@ static long bufshare_fop_ioctl(struct file *file, unsigned int cmd, unsigned lon
 	}
 	return ret;
 }
-
-static int bufshare_fop_open(struct inode *inode, struct file *file)
-{
-	/* The misc device cannot be deregistered during this call. */
-	struct bufshare_device *bd = container_of(file->private_data, struct bufshare_device,
-						  misc);
-	struct bufshare_file *bf;
-
-	bf = kvzalloc_obj(*bf, GFP_KERNEL_ACCOUNT);
-	if (!bf)
-		return -ENOMEM;
-	spin_lock_init(&bf->lock);
-	mutex_init(&bf->read_lock);
-	init_waitqueue_head(&bf->wait);
-	bf->bd = bufshare_device_get(bd);
-	file->private_data = bf;
-	mutex_lock(&bd->files_lock);
-	list_add_tail(&bf->node, &bd->files);
-	mutex_unlock(&bd->files_lock);
-	return stream_open(inode, file);
-}
-
-static int bufshare_fop_release(struct inode *inode, struct file *file)
-{
-	struct bufshare_file *bf = file->private_data;
-	struct bufshare_device *bd = bf->bd;
-
-	mutex_lock(&bd->files_lock);
-	list_del(&bf->node);
-	mutex_unlock(&bd->files_lock);
-	kvfree(bf);
-	bufshare_device_put(bd);
-	return 0;
-}
-
-static ssize_t bufshare_fop_read(struct file *file, char __user *buf, size_t len, loff_t *pos)
-{
-	struct bufshare_file *bf = file->private_data;
-	struct bufshare_event ev;
-	size_t done = 0;
-	int ret = 0;
-
-	if (len < sizeof(ev))
-		return -EINVAL;
-	if (file->f_flags & O_NONBLOCK) {
-		if (!mutex_trylock(&bf->read_lock))
-			return -EAGAIN;
-	} else if (mutex_lock_interruptible(&bf->read_lock)) {
-		return -ERESTARTSYS;
-	}
-	while (len - done >= sizeof(ev)) {
-		if (!bufshare_file_peek(bf, &ev)) {
-			if (done)
-				break;
-			ret = -ENODEV;
-			if (!READ_ONCE(bf->bd->alive))
-				break;
-			ret = -EAGAIN;
-			if (file->f_flags & O_NONBLOCK)
-				break;
-			ret = wait_event_interruptible(bf->wait, bufshare_file_readable(bf) ||
-						       !READ_ONCE(bf->bd->alive));
-			if (ret)
-				break;
-			continue;
-		}
-		if (copy_to_user(buf + done, &ev, sizeof(ev))) {
-			ret = -EFAULT;
-			break;
-		}
-		bufshare_file_consume(bf, &ev);
-		done += sizeof(ev);
-	}
-	mutex_unlock(&bf->read_lock);
-	return done ? done : ret;
-}
-
-static __poll_t bufshare_fop_poll(struct file *file, poll_table *wait)
-{
-	struct bufshare_file *bf = file->private_data;
-	__poll_t mask = 0;
-
-	poll_wait(file, &bf->wait, wait);
-	if (bufshare_file_readable(bf))
-		mask |= EPOLLIN | EPOLLRDNORM;
-	if (!READ_ONCE(bf->bd->alive))
-		mask |= EPOLLHUP;
-	return mask;
-}
-
-const struct file_operations bufshare_fops = {
-	.owner = THIS_MODULE,
-	.open = bufshare_fop_open,
-	.release = bufshare_fop_release,
-	.read = bufshare_fop_read,
-	.poll = bufshare_fop_poll,
-	.unlocked_ioctl = bufshare_fop_ioctl,
-	.compat_ioctl = compat_ptr_ioctl,
-};

@@ -2,6 +2,17 @@
 /*
  * bufshare_priv.h - what the files of this driver share
  *
+ * Files; each calls only those of its own line and below:
+ *   main				the driver: probe and remove
+ *   reset, session			from the first word to the host until the reset
+ *   file, ioctl, sysfs, debugfs, event	what programs and the host ask for
+ *   export, kept, import		a buffer's way out of this VM and into it
+ *   backing, alloc, sg, shm		its memory
+ *   caps, wire, vq			requests and answers
+ *   device				what all of them hold
+ * Upwards, vq calls those who wait for a request, and backing ends an export whose
+ * memory its owner wants back.
+ *
  * Objects
  *   struct bufshare_device  one virtio device, from probe on. Counted: open
  *			     files, exports and imported dma-bufs outlive an
@@ -46,6 +57,9 @@
 #include <linux/atomic.h>
 #include <linux/completion.h>
 #include <linux/dma-buf.h>
+#include <linux/fcntl.h>
+#include <linux/file.h>
+#include <linux/fs.h>
 #include <linux/kref.h>
 #include <linux/ktime.h>
 #include <linux/list.h>
@@ -73,6 +87,16 @@
  * meanwhile fails with EBUSY, and can be asked for again.
  */
 #define BUFSHARE_MAX_TIMEOUT_MS		9000U
+/*
+ * How long an unbind and a reset of the function wait for a step of each other. The
+ * beginning and the end of a session do not count: the VM may stand still there for as long
+ * as the host waits for importers, and its clock goes on. Otherwise ioctls and other
+ * drivers' buffers are waited for, for a timeout each.
+ */
+#define BUFSHARE_RESET_WAIT_MS	(5 * BUFSHARE_MAX_TIMEOUT_MS)
+/* After our last callback a reset has nothing left to wait for but its processor. */
+#define BUFSHARE_RESET_REST_MS	5000
+#define BUFSHARE_RESET_POLL_MS	10
 #define BUFSHARE_NUM_EVENT_BUFS		32
 #define BUFSHARE_FILE_EVENTS		256
 /* Room for the module's name, half an id in hex, and a peer's number. */
@@ -563,12 +587,35 @@ struct bufshare_newfd {
 	struct file *file;
 };
 
-/* bufshare_main.c */
+/**
+ * bufshare_newfd_prepare() - reserve a descriptor for a new file
+ * @newfd: where to keep it
+ * @fd_flags: O_CLOEXEC counts
+ * @file: the file; on success its reference is @newfd's
+ *
+ * Return: 0 or a negative errno.
+ */
+static inline int bufshare_newfd_prepare(struct bufshare_newfd *newfd, u32 fd_flags,
+					 struct file *file)
+{
+	int fd = get_unused_fd_flags(fd_flags & O_CLOEXEC);
+
+	if (fd < 0)
+		return fd;
+	newfd->fd = fd;
+	newfd->file = file;
+	return 0;
+}
+
+/* bufshare_device.c */
 extern struct workqueue_struct *bufshare_release_wq;
+struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev);
 void bufshare_device_put(struct bufshare_device *bd);
 bool bufshare_enter(struct bufshare_device *bd);
 void bufshare_exit(struct bufshare_device *bd);
-int bufshare_get_caps(struct bufshare_device *bd, u32 *windows_used);
+bool bufshare_dma_is_phys(struct bufshare_device *bd);
+void bufshare_dma_limits_lift(struct bufshare_device *bd);
+void bufshare_dma_limits_restore(struct bufshare_device *bd);
 
 static inline struct bufshare_device *bufshare_device_get(struct bufshare_device *bd)
 {
@@ -594,14 +641,27 @@ void bufshare_ctrl_drain_locked(struct bufshare_device *bd);
 void bufshare_fail_locked(struct bufshare_device *bd);
 void bufshare_cancel_all(struct bufshare_device *bd);
 
+/* bufshare_caps.c */
+int bufshare_read_config(struct bufshare_device *bd);
+int bufshare_greet(struct bufshare_device *bd);
+int bufshare_get_caps(struct bufshare_device *bd, u32 *windows_used);
+
+/* bufshare_wire.c */
+void bufshare_meta_to_wire(struct virtio_bufshare_meta *to, const struct bufshare_meta *from);
+void bufshare_meta_from_wire(struct bufshare_meta *to, const struct virtio_bufshare_meta *from);
+void bufshare_buffer_from_wire(struct bufshare_buffer *to,
+			       const struct virtio_bufshare_buffer *from);
+void bufshare_peer_from_wire(struct bufshare_peer *to, const struct virtio_bufshare_peer *from);
+
 /* bufshare_event.c */
 void bufshare_event_done(struct virtqueue *vq);
 void bufshare_event_work(struct work_struct *work);
 int bufshare_event_fill(struct bufshare_device *bd);
-void bufshare_event_lost(struct bufshare_device *bd, u64 lost);
-bool bufshare_file_readable(struct bufshare_file *bf);
-bool bufshare_file_peek(struct bufshare_file *bf, struct bufshare_event *ev);
-void bufshare_file_consume(struct bufshare_file *bf, const struct bufshare_event *ev);
+
+/* bufshare_file.c */
+extern const struct file_operations bufshare_fops;
+void bufshare_files_push(struct bufshare_device *bd, const struct bufshare_event *ev);
+void bufshare_files_lost(struct bufshare_device *bd, u64 lost);
 void bufshare_files_wake(struct bufshare_device *bd);
 
 /* bufshare_shm.c */
@@ -665,12 +725,23 @@ void bufshare_imports_wait_left(struct bufshare_device *bd);
 void bufshare_imports_gone(struct bufshare_device *bd);
 
 /* bufshare_ioctl.c */
-extern const struct file_operations bufshare_fops;
-int bufshare_newfd_prepare(struct bufshare_newfd *newfd, u32 fd_flags, struct file *file);
-void bufshare_meta_to_wire(struct virtio_bufshare_meta *to, const struct bufshare_meta *from);
+long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
+
+/* bufshare_session.c */
+int bufshare_start(struct bufshare_device *bd);
+void bufshare_leave(struct bufshare_device *bd);
+void bufshare_reset_renew(struct bufshare_device *bd);
+void bufshare_suspend(struct bufshare_device *bd);
+int bufshare_resume(struct bufshare_device *bd);
 
 /* bufshare_reset.c */
+void bufshare_set_priv(struct virtio_device *vdev, struct bufshare_device *bd);
+void bufshare_begin_unbinding(struct bufshare_device *bd);
+void bufshare_reset_wait_left(void);
 #ifdef BUFSHARE_HAVE_RESET_CALLBACKS
+int bufshare_reset_prepare(struct virtio_device *vdev);
+int bufshare_reset_done(struct virtio_device *vdev);
+
 static inline void bufshare_reset_forbid(struct bufshare_device *bd)
 {
 }
