@@ -2,25 +2,19 @@
 //! Exports a buffer with a name to the peer "display" alone, until the end of the
 //! input
 
-use bufshare::{Access, Device, ExportOptions, Meta, Name};
+use bufshare::{Device, ExportOptions, Meta, Name};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::open()?;
-    let peers = device.peers()?;
-    let display = peers.iter().find(|peer| peer.name.as_str() == "display");
+    let display = device.peer("display")?;
     let display = display.ok_or("there is no peer \"display\"")?;
     // To read is enough. A VMM that does not enforce that needs all rights.
     let rights = device.info()?.rights_to_read(display.export_rights);
-    let options = ExportOptions {
-        access: vec![Access {
-            peer: display.id,
-            rights,
-        }],
-        meta: Meta {
-            name: Name::new("frame 1")?,
-            ..Meta::default()
-        },
+    let meta = Meta {
+        name: Name::new("frame 1")?,
+        ..Meta::default()
     };
+    let options = ExportOptions::new().allow(display.id, rights).meta(meta);
     let export = device.export(device.alloc(4096)?, &options)?;
     println!("{}", export.id());
     std::io::read_to_string(std::io::stdin())?;

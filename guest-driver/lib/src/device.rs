@@ -2,7 +2,7 @@
 //! `/dev/bufshare`: everything that asks the driver
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -128,6 +128,16 @@ impl Device {
             .iter()
             .map(|raw| Peer::from_wire(raw).map_err(|_| Error::nonsense(op)))
             .collect()
+    }
+
+    /// The peer with this name, ourselves included; `None` if the host's operator lets us
+    /// share nothing with a peer of that name.
+    ///
+    /// # Errors
+    /// The host does not answer.
+    pub fn peer(&self, name: &str) -> Result<Option<Peer>> {
+        let peers = self.peers()?;
+        Ok(peers.into_iter().find(|peer| peer.name.as_str() == name))
     }
 
     /// All buffers that we export or may import.
@@ -322,6 +332,12 @@ impl Device {
             Err(Errno::INTR) => Ok(true),
             Err(errno) => Err(errno),
         }
+    }
+}
+
+impl AsRawFd for Device {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A dma-buf: a descriptor and its size
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use bufshare_protocol::types::Rights;
 use rustix::fs::SeekFrom;
@@ -84,6 +84,12 @@ impl DmaBuf {
             .try_clone()
             .map_err(|e| Error::new("duplicate the descriptor", e))?;
         Ok(Self { fd, len: self.len })
+    }
+}
+
+impl AsRawFd for DmaBuf {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 }
 

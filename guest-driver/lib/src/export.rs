@@ -1,21 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A buffer offered to other VMs
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use bufshare_protocol::types::{Access, BufferId, Meta};
+use bufshare_protocol::types::{Access, BufferId, Meta, Rights};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{Error, Result};
 
 /// What an export says besides its bytes
+///
+/// ```
+/// use bufshare::{ExportOptions, Meta, Name, Rights};
+/// let meta = Meta { name: Name::new("frame 1")?, ..Meta::default() };
+/// let options = ExportOptions::new().allow(2, Rights::READ).meta(meta);
+/// assert_eq!(options.access.len(), 1);
+/// # Ok::<(), bufshare::Status>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExportOptions {
     /// Who may import it. Empty: all peers that the host's operator allows, as
     /// far as he allows.
     pub access: Vec<Access>,
     /// Name, image, opaque bytes.
     pub meta: Meta,
+}
+
+impl ExportOptions {
+    /// For all peers that the host's operator allows, and without metadata.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets this peer import it, too; those that no call names may not.
+    #[must_use]
+    pub fn allow(mut self, peer: u64, rights: Rights) -> Self {
+        self.access.push(Access { peer, rights });
+        self
+    }
+
+    /// Says what the bytes mean.
+    #[must_use]
+    pub fn meta(mut self, meta: Meta) -> Self {
+        self.meta = meta;
+        self
+    }
 }
 
 /// A buffer offered to other VMs
@@ -67,6 +98,12 @@ impl Export {
 
     /// Ends the export, as dropping it does.
     pub fn close(self) {}
+}
+
+impl AsRawFd for Export {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
 }
 
 impl AsFd for Export {

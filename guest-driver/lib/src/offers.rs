@@ -2,7 +2,7 @@
 //! The buffers that other VMs offer: those there are, then what changes
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use bufshare_protocol::event::{Event, EventKind};
@@ -75,6 +75,12 @@ impl Offers {
     /// host does not answer: the next call asks again.
     pub fn next_change(&mut self, timeout: Option<Duration>) -> Result<Option<Change>> {
         self.book.next(&self.device, timeout)
+    }
+}
+
+impl AsRawFd for Offers {
+    fn as_raw_fd(&self) -> RawFd {
+        self.device.as_raw_fd()
     }
 }
 

@@ -112,10 +112,9 @@ impl<'a> Rotation<'a> {
             image: Some(camera.image.clone()),
             blob: Vec::new(),
         };
-        let options = ExportOptions {
-            access: vec![viewer],
-            meta: meta.clone(),
-        };
+        let options = ExportOptions::new()
+            .allow(viewer.peer, viewer.rights)
+            .meta(meta.clone());
         let (mut exports, mut extents) = (Vec::new(), Vec::new());
         for (index, slot) in (0u32..).zip(&camera.slots) {
             let export = device.export(&slot.dmabuf, &options).map_err(|error| {

@@ -83,14 +83,11 @@ pub(crate) fn offer(
     let (sha256, xxh3) = hashes.unzip();
     let name =
         Name::new(&offer.name).map_err(|status| Failure::new(format!("--name: {status}")))?;
-    let options = ExportOptions {
-        access: rights::to_grant(session.output, device, &offer.to)?,
-        meta: Meta {
-            name,
-            image: None,
-            blob: Vec::new(),
-        },
-    };
+    let mut options = ExportOptions::new().meta(Meta {
+        name,
+        ..Meta::default()
+    });
+    options.access = rights::to_grant(session.output, device, &offer.to)?;
     let events = session.events()?;
     let export = device.export(buffer, &options)?;
     let extents = device.query(export.id())?.extents;

@@ -109,10 +109,8 @@ impl Device {
                 rights: rights(*write),
             });
         }
-        let options = ExportOptions {
-            access: lines,
-            meta: meta(name, blob)?,
-        };
+        let mut options = ExportOptions::new().meta(meta(name, blob)?);
+        options.access = lines;
         Ok(Export(self.0.export(buffer, &options)?))
     }
 
