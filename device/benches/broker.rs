@@ -121,7 +121,7 @@ impl World {
         world
     }
 
-    /// A buffer that some have attached. The first of them has mapped it and let go.
+    /// A buffer that some have attached.
     fn export(&mut self, number: u32) {
         let owner = PeerId(1 + number % EXPORTERS);
         let importers: Vec<PeerId> = (0..IMPORTERS)

@@ -7,8 +7,8 @@
 //! events.
 //!
 //! A panic within a change leaves a broker of which nothing is certain. Nobody is
-//! shown or given anything of it any more, no front end is told that its memory is
-//! mapped nowhere, and the daemon ends (see [`Dispatcher::failed`]).
+//! shown or given anything of it any more, no front end gets the answer that its memory
+//! is mapped nowhere, and the daemon ends (see [`Dispatcher::failed`]).
 
 mod holds;
 
@@ -55,7 +55,7 @@ pub enum RevokeWait {
 }
 
 impl Default for RevokeWait {
-    /// Five times what an importer's driver is given to let go.
+    /// Five times the default of [`crate::broker::Limits::release_ms`].
     fn default() -> Self {
         Self::Limit(Duration::from_secs(5))
     }
@@ -84,7 +84,7 @@ pub struct Job {
     pub ram: Arc<WeakRam>,
 }
 
-/// What the control socket tells about one session.
+/// What the control socket reports about one session.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct SessionFacts {
     /// Protocol features that the front end negotiated.
@@ -142,7 +142,7 @@ pub trait Link: Send + Sync {
     /// The process that connected the front end, if it is known. Called with the
     /// broker locked: must not block.
     fn vmm_pid(&self) -> Option<u32>;
-    /// Whether the front end is QEMU, as far as it can be told. Called with the broker
+    /// Whether the front end is QEMU, as far as that can be known. Called with the broker
     /// locked: must not block.
     fn is_qemu(&self) -> bool;
     /// For the control socket.
@@ -253,7 +253,8 @@ pub struct PeerReport {
     pub name: String,
     /// Sessions until now.
     pub sessions: u64,
-    /// Stops that were answered before all importers were proved to have let go.
+    /// Stops that were answered before all importers were proved to have released the
+    /// memory.
     pub unproved_stops: u64,
     /// The process that connected the front end: the VMM, unless that was handed the
     /// connection. None if the process has no number here.
@@ -262,12 +263,12 @@ pub struct PeerReport {
     pub session: Option<SessionFacts>,
 }
 
-/// All that the control socket tells.
+/// All that the control socket reports.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Version of the program.
     pub version: &'static str,
-    /// The program takes everything back in order to end.
+    /// The program revokes everything in order to end.
     pub ending: bool,
     /// The peers.
     pub peers: Vec<PeerReport>,
@@ -317,7 +318,7 @@ impl Dispatcher {
         })
     }
 
-    /// Starts the thread that tells the broker of passed deadlines. It ends
+    /// Starts the thread that notifies the broker of passed deadlines. It ends
     /// with the dispatcher.
     ///
     /// # Errors
@@ -382,8 +383,8 @@ impl Dispatcher {
         });
     }
 
-    /// The session is ending: takes back what the VM exported, and asks for all its
-    /// windows. Those that it holds all the same are on its account until
+    /// The session is ending: revokes what the VM exported, and asks for all its windows.
+    /// Those that it holds all the same are on its account until
     /// [`Dispatcher::disconnect`].
     pub fn leave(&self, peer: PeerId) {
         self.step(|broker, slots| {
@@ -395,8 +396,8 @@ impl Dispatcher {
         self.revoke_next(peer);
     }
 
-    /// Takes back what a peer exported that has stopped, or what of it is in no RAM, in
-    /// steps: between two of them others have their requests served.
+    /// Revokes what a peer exported that has stopped, or what of it is in no RAM, in steps:
+    /// between two of them others have their requests served.
     fn revoke_next(&self, peer: PeerId) {
         loop {
             // Also if the broker failed.
@@ -427,7 +428,7 @@ impl Dispatcher {
         });
     }
 
-    /// The driver is a new one, or there is none: lets go of all that the old
+    /// The driver is a new one, or there is none: releases all that the old
     /// one had. `windows_gone`: the front end has unmapped its windows itself.
     pub fn reset(&self, peer: PeerId, windows_gone: bool) {
         // In steps, if its stop is still at that, or is yet to begin: `peer_reset` would do
@@ -468,8 +469,8 @@ impl Dispatcher {
         epoch
     }
 
-    /// The front end stops the device: takes back what the VM exported, and
-    /// returns when no other VMM can map any of it, or the time is over (see
+    /// The front end stops the device: revokes what the VM exported, and returns
+    /// when no other VMM can map any of it, or the time is over (see
     /// [`RevokeWait`]), or the session has `ended`.
     ///
     /// One that comes while another stop of the same peer is in work waits for that first.
@@ -911,8 +912,8 @@ impl State {
         (stopped, effects)
     }
 
-    /// What an operator is told of the importers that a stop forces: all in one line, as a
-    /// limit of lines must leave none out. Nothing of those whose session is over, since
+    /// What the log says of the importers that a stop forces: all in one line, as a limit
+    /// of lines must leave none out. Nothing of those whose session is over, since
     /// nobody can ask them.
     fn forced_line(&self, importers: &[PeerId]) -> Option<String> {
         let (mut names, mut qemus) = (Vec::new(), Vec::new());
@@ -1045,7 +1046,7 @@ impl Timer {
             match catch_unwind(AssertUnwindSafe(next)) {
                 Ok(Some(())) => {}
                 Ok(None) => return,
-                // Without deadlines nobody can be made to let go.
+                // Without deadlines nobody can be made to release anything.
                 Err(_) => return dispatcher.fail(),
             }
         }

@@ -15,17 +15,17 @@
 //!
 //! | lock | of | while it is held |
 //! |---|---|---|
-//! | the vhost-user crate's handler | session | one message of the front end is served; for a stop that takes as long as [`dispatcher::Dispatcher::stop`] |
-//! | `Session::phase` | session | the queues start, or the driver is forgotten |
+//! | the vhost-user crate's handler | session | one message of the front end is served; a stop takes as long as [`dispatcher::Dispatcher::stop`] |
+//! | `Session::phase` | session | the queues start or stop, or the driver is forgotten |
 //! | `Control::gate`, `Events::ring` (never both) | session | a chain is taken or completed, or events are written |
 //! | the crate's vring, or `Dispatcher::state` (never both) | ring, program | one access; one change of the broker |
-//! | `ShmemRequests::state`, the timer's queue (never both) | session, program | a job or a deadline is queued |
-//! | all others: RAM and memory table, deferred requests, outbox, sent files, hang-up, log limit, current session | | a value is copied or replaced |
+//! | `ShmemRequests::state`, `Timer::queue` (never both) | session, program | a job or a deadline is queued |
+//! | all others: `Session::ram`, `Session::deferred`, `Session::exit_fd`, `Outbox::replies`, `Lifeline::hangup`, `Admission::table`, `Admission::kicked`, `Files::sessions`, `Server::current`, `Limiter`, the crate's memory table | session, program | a value is read or replaced |
 //!
 //! What follows from a change of the broker is done when the dispatcher is unlocked. Answers
-//! and events of *another* session are put into its outbox, and its worker is woken: only
-//! that one writes them. So what a guest puts into its rings can lengthen no thread of
-//! another session, nor of the program.
+//! to *another* session are put into its outbox, its events stay in the broker, and its
+//! worker is woken: only that one writes them. So what a guest puts into its rings can hold
+//! up no thread of another session, nor of the program.
 //!
 //! None but the handler is held while a front end is waited for. Only a session's
 //! shared-memory thread asks the front end for something, and it holds nothing then. A front

@@ -109,7 +109,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn limiter_beyond_its_lines_drops_and_tells_later() {
+    fn limiter_beyond_its_lines_drops_and_reports_later() {
         let limiter = Limiter::default();
         let start = Instant::now();
 

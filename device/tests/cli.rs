@@ -151,7 +151,7 @@ fn end_asks_the_service_manager_for_the_time_that_it_may_take() {
     assert!(asked_for("unlimited") >= Duration::from_secs(65));
 }
 
-/// How long the service manager is told that the end may take.
+/// How long the end may take, as it is reported to the service manager.
 fn asked_for(revoke_wait: &str) -> Duration {
     let dir = tempfile::tempdir().unwrap();
     let notify = dir.path().join("notify");

@@ -50,7 +50,7 @@ fn as_eventfd(file: impl IntoRawFd) -> EventFd {
     unsafe { EventFd::from_raw_fd(file.into_raw_fd()) }
 }
 
-/// Whoever writes to it waits, unless it is told not to.
+/// Whoever writes to it waits.
 fn block(eventfd: &EventFd) {
     // SAFETY: takes no pointer.
     let rc = unsafe { libc::fcntl(eventfd.as_raw_fd(), libc::F_SETFL, 0) };
@@ -80,7 +80,7 @@ fn call_descriptor_that_blocks_holds_nobody_up() {
         block(&ring.call);
     }
 
-    // B is told of each.
+    // B is notified of each.
     for page in 0..3 {
         a.export(DATA + page * PAGE, PAGE);
     }
@@ -316,7 +316,7 @@ fn rings(vm: &Vm) -> VringConfigData {
 }
 
 #[test]
-fn vm_whose_ram_can_be_made_shorter_is_refused_and_told_what_to_type() {
+fn vm_whose_ram_can_be_made_shorter_is_refused_and_the_log_says_what_to_type() {
     let daemon = Daemon::spawn(&Setup::default());
     let mut a = Vm::boot(&daemon.socket("a"));
     let b = Vm::connect(&daemon.socket("b"), &unsealed());
@@ -545,7 +545,7 @@ fn mappings_that_wait_keep_no_descriptors_of_ram_that_was_replaced() {
     until("the end of the requests", || {
         daemon.session("b")["jobs"] == 0
     });
-    assert_eq!(b.front.shm.windows(), 1, "the others were taken back");
+    assert_eq!(b.front.shm.windows(), 1, "the others were revoked");
     drop((a, b, raw));
     daemon.finish();
 }
@@ -635,7 +635,7 @@ fn until_unmapped(daemon: &Daemon, b: &Vm) {
     });
 }
 
-/// A page that was unexported comes back when B's VMM has let go, and not before.
+/// A page that was unexported comes back when B's VMM has released it, and not before.
 fn comes_back_with_the_files(daemon: Daemon, mut a: Vm, mut b: Vm, unexport: Ticket) {
     until_unmapped(&daemon, &b);
     a.request(&Request::GetCaps { version: 1 }).unwrap();

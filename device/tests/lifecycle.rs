@@ -150,7 +150,7 @@ fn nothing_is_asked_of_a_front_end_whose_device_is_stopped() {
     let mut a = stop.join().unwrap();
 
     assert_eq!(windows, 2, "paused with its windows");
-    // The one that the driver still has mapped shows zeroes.
+    // The one that the driver still has mapped shows zero pages.
     until("the unmaps after the resumption", || {
         b.front.shm.windows_of(&a.front.ram_file) == 0 && b.front.shm.windows() == 1
     });
@@ -211,7 +211,7 @@ fn half_a_mapping_is_taken_from_a_stopped_importer_before_the_stop_is_answered()
 }
 
 #[test]
-fn half_a_mapping_is_taken_back_when_the_importer_goes_on() {
+fn half_a_mapping_is_unmapped_when_the_importer_goes_on() {
     let (daemon, mut a, mut b) = two();
     let (id, bases) = stop_in_the_middle_of_a_mapping(&mut a, &mut b);
 
@@ -282,7 +282,7 @@ fn impatient(start: Start) -> Daemon {
 /// meanwhile, so that one has to be answered too early.
 fn stop_in_a_circle(daemon: &Daemon, vms: &mut [&mut Vm], names: &[&str]) {
     let shms: Vec<_> = vms.iter().map(|vm| vm.front.shm.clone()).collect();
-    // None lets go before all have stopped.
+    // None unmaps anything before all have stopped.
     for shm in &shms {
         shm.hold(true);
     }
@@ -367,7 +367,7 @@ fn importer_that_stays_stopped_loses_access_by_force_before_the_stop_is_answered
 }
 
 #[test]
-fn nobody_is_told_that_qemu_dies_if_the_importer_is_another_vmm() {
+fn log_does_not_say_that_qemu_dies_if_the_importer_is_another_vmm() {
     let daemon = impatient(Daemon::spawn);
     let mut a = Vm::boot(&daemon.socket("a"));
     let other = without(Proto::SHARED_OBJECT);
@@ -391,7 +391,7 @@ fn importer_that_was_reset_and_has_no_driver_is_not_waited_for() {
     share(&mut a, &mut b);
     b.front.stop();
 
-    // Of all this the daemon is told nothing.
+    // Nobody notifies the daemon of any of this.
     b.front.device_reset();
 
     assert_eq!(a.event_of(EventKind::Released).peer, 2);
@@ -556,7 +556,7 @@ fn stop_that_is_held_goes_on_when_the_importer_leaves_with_its_windows() {
 }
 
 #[test]
-fn operator_is_told_which_process_holds_a_stop_up_after_its_session() {
+fn log_says_which_process_holds_a_stop_up_after_its_session() {
     let Held {
         daemon, b, stop, ..
     } = held_with(Daemon::spawn);
@@ -607,8 +607,8 @@ fn boot_by(other: &Other) -> Vm {
     Vm::boot_with(Path::new("unused"), &options)
 }
 
-/// B, whose VMM is another process, has a page of A mapped for which the host cannot
-/// tell who holds it, and its session has ended.
+/// B, whose VMM is another process, has a page of A mapped for which the host does
+/// not report who holds it, and its session has ended.
 fn unmarked(daemon: &Daemon) -> (Vm, Vm, Other) {
     let mut a = Vm::boot(&daemon.socket("a"));
     let other = Other::connect(&daemon.socket("b"));
@@ -646,7 +646,7 @@ fn memory_that_the_host_cannot_watch_is_held_until_the_importers_process_has_end
 }
 
 #[test]
-fn sigterm_while_the_host_cannot_tell_who_holds_memory_is_status_3() {
+fn sigterm_while_the_host_does_not_report_who_holds_memory_is_status_3() {
     let mut daemon = impatient(Daemon::spawn);
     let (a, b, other) = unmarked(&daemon);
 
@@ -679,7 +679,7 @@ fn memory_that_the_host_cannot_watch_is_not_given_to_a_vmm_that_it_does_not_know
     let handle = b.attach(id);
     assert_eq!(b.try_map(handle, PAGE), Err(Status::HostError));
 
-    let line = "b: a buffer cannot be mapped: the host tells neither who has it mapped";
+    let line = "b: a buffer cannot be mapped: the host reports neither who has it mapped";
     assert!(daemon.log().contains(line), "{}", daemon.log());
     // A front end of a process that is known gets it.
     let mut c = Vm::boot(&daemon.socket("c"));
@@ -893,7 +893,7 @@ fn stop_that_is_held_ends_with_its_front_end() {
 }
 
 #[test]
-fn reset_importer_is_told_to_the_exporter_and_loses_its_windows() {
+fn reset_importer_is_reported_to_the_exporter_and_loses_its_windows() {
     let (daemon, mut a, mut b) = two();
     share(&mut a, &mut b);
 
@@ -926,7 +926,7 @@ fn paused_importer_keeps_its_window_and_goes_on_with_it() {
 }
 
 #[test]
-fn resumed_driver_is_told_what_it_lost() {
+fn resumed_driver_is_notified_of_what_it_lost() {
     let (daemon, mut a, mut b) = two();
     let id = a.export(DATA, PAGE);
 
@@ -942,7 +942,7 @@ fn resumed_driver_is_told_what_it_lost() {
 }
 
 #[test]
-fn fresh_driver_is_not_told_what_another_lost() {
+fn fresh_driver_is_not_notified_of_what_another_lost() {
     let (daemon, mut a, mut b) = two();
     a.export(DATA, PAGE);
 
@@ -1210,7 +1210,7 @@ fn sigterm_while_a_stop_is_held_and_another_end_at_once() {
 }
 
 #[test]
-fn sigterm_while_a_buffer_is_mapped_takes_it_back_before_the_end() {
+fn sigterm_while_a_buffer_is_mapped_revokes_it_before_the_end() {
     let (mut daemon, mut a, mut b) = two_with(Daemon::spawn);
     let id = a.export(DATA, PAGE);
     let handle = b.attach(id);
@@ -1223,7 +1223,7 @@ fn sigterm_while_a_buffer_is_mapped_takes_it_back_before_the_end() {
     assert_eq!(b.event_of(EventKind::Revoked).handle, handle);
     assert_eq!(a.event_of(EventKind::Revoked).id, id);
     assert!(!daemon.has_ended(), "b still maps a's memory");
-    // It is answered when b has let go.
+    // It is answered when b has unmapped it.
     let unexport = a.submit(&Request::Unexport { id });
     a.request(&Request::GetCaps { version: 1 }).unwrap();
     assert!(!a.is_done(unexport));
@@ -1238,7 +1238,7 @@ fn sigterm_while_a_buffer_is_mapped_takes_it_back_before_the_end() {
 }
 
 #[test]
-fn every_signal_by_which_programs_are_ended_takes_buffers_back() {
+fn every_signal_by_which_programs_are_ended_revokes_buffers() {
     for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
         let (mut daemon, mut a, mut b) = two_with(Daemon::spawn);
         share(&mut a, &mut b);
@@ -1253,14 +1253,14 @@ fn every_signal_by_which_programs_are_ended_takes_buffers_back() {
 }
 
 #[test]
-fn sigterm_takes_memory_from_importers_that_run_and_do_not_let_go() {
+fn sigterm_takes_memory_from_importers_that_run_and_do_not_release_it() {
     let (mut daemon, mut a, mut b) = two_with(Daemon::spawn);
     share(&mut a, &mut b);
     share(&mut b, &mut a);
 
     daemon.end();
 
-    // What its clients still look at shows zeroes.
+    // What its clients still look at shows zero pages.
     assert_eq!(b.front.shm.windows_of(&a.front.ram_file), 0);
     assert_eq!(a.front.shm.windows_of(&b.front.ram_file), 0);
     drop((a, b));
@@ -1374,7 +1374,7 @@ fn front_end_without_backend_channel_can_export_and_gets_no_shmem() {
 }
 
 #[test]
-fn front_end_without_shared_object_is_proved_by_the_page_that_is_never_mapped() {
+fn front_end_without_shared_object_has_its_barrier_in_the_page_that_is_never_mapped() {
     let daemon = Daemon::start(&Setup::default());
     let mut a = Vm::boot(&daemon.socket("a"));
     let mut b = Vm::boot_with(&daemon.socket("b"), &without(Proto::SHARED_OBJECT));
@@ -1395,7 +1395,7 @@ fn front_end_without_shared_object_is_proved_by_the_page_that_is_never_mapped() 
 }
 
 #[test]
-fn front_end_is_told_at_connect_what_it_lacks_and_cannot_import_without_it() {
+fn log_says_at_connect_what_a_front_end_lacks_and_it_cannot_import_without_that() {
     for (feature, name) in [
         (Proto::BACKEND_REQ, "BACKEND_REQ"),
         (Proto::BACKEND_SEND_FD, "BACKEND_SEND_FD"),
@@ -1425,7 +1425,7 @@ fn front_end_is_told_at_connect_what_it_lacks_and_cannot_import_without_it() {
 }
 
 #[test]
-fn front_end_without_protocol_features_is_told_all_that_it_lacks() {
+fn log_says_all_that_a_front_end_without_protocol_features_lacks() {
     let daemon = Daemon::spawn(&Setup::default());
     let front = Frontend::connect(daemon.socket("a"), 2).unwrap();
     front.set_owner().unwrap();

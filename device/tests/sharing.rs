@@ -82,7 +82,7 @@ fn second_map_of_an_idle_window_does_not_ask_the_vmm() {
 }
 
 #[test]
-fn unexport_is_answered_after_the_importer_let_go() {
+fn unexport_is_answered_after_the_importer_released_the_buffer() {
     let (daemon, mut a, mut b) = two();
     let id = a.export(DATA, PAGE);
     let handle = b.attach(id);
@@ -92,7 +92,7 @@ fn unexport_is_answered_after_the_importer_let_go() {
     let event = b.event_of(EventKind::Revoked);
 
     assert_eq!((event.id, event.handle), (id, handle));
-    assert!(!a.is_done(pending), "answered before the importer let go");
+    assert!(!a.is_done(pending), "answered before the release");
     b.unmap(handle);
     assert!(a.finish(pending).is_ok());
     assert_eq!(b.front.shm.windows(), 0);
@@ -104,7 +104,7 @@ fn unexport_is_answered_after_the_importer_let_go() {
 }
 
 #[test]
-fn unexport_puts_zeroes_in_place_of_a_buffer_whose_importer_does_not_let_go() {
+fn unexport_puts_zero_pages_in_place_of_a_buffer_whose_importer_does_not_release_it() {
     let (daemon, mut a, mut b) = two();
     a.front.ram.write(DATA, b"mine");
     let id = a.export(DATA, PAGE);
@@ -114,7 +114,7 @@ fn unexport_puts_zeroes_in_place_of_a_buffer_whose_importer_does_not_let_go() {
     a.unexport(id);
 
     assert_eq!(b.event_of(EventKind::Revoked).handle, handle);
-    until("the zeroes", || b.front.shm.windows() == 1);
+    until("the zero pages", || b.front.shm.windows() == 1);
     assert_eq!(b.front.shm.region.read(at, 4), [0; 4]);
     b.front.shm.region.write(at, b"lost");
     assert_eq!(a.front.ram.read(DATA, 4), b"mine");
@@ -130,10 +130,10 @@ fn unexport_puts_zeroes_in_place_of_a_buffer_whose_importer_does_not_let_go() {
     let second = b.attach(other);
     assert_ne!(b.map(second, PAGE).0, at);
     b.unmap(handle);
-    until("the end of the zeroes", || b.front.shm.windows() == 1);
+    until("the end of the zero pages", || b.front.shm.windows() == 1);
     b.detach(handle);
 
-    // Zeroes again, whatever was written there.
+    // Zero pages again, whatever was written there.
     b.unmap(second);
     a.unexport(other);
     until("the end of the other", || b.front.shm.windows() == 0);
@@ -141,7 +141,7 @@ fn unexport_puts_zeroes_in_place_of_a_buffer_whose_importer_does_not_let_go() {
     let handle = b.attach(third);
     assert_eq!(b.map(handle, PAGE).0, at);
     a.unexport(third);
-    until("the zeroes", || b.front.shm.windows() == 1);
+    until("the zero pages", || b.front.shm.windows() == 1);
     assert_eq!(b.front.shm.region.read(at, 4), [0; 4]);
     drop((a, b));
     daemon.finish();
@@ -199,7 +199,7 @@ fn refused_map_is_a_status_and_its_range_waits_for_a_barrier() {
 }
 
 #[test]
-fn refused_piece_takes_the_earlier_pieces_back() {
+fn refused_piece_has_the_earlier_pieces_unmapped() {
     let (daemon, mut a, mut b) = two();
     let pages = [1, 3, 5].map(|n| Extent {
         addr: DATA + n * PAGE,
@@ -269,7 +269,7 @@ fn exporter_that_leaves_takes_its_memory_along() {
 }
 
 #[test]
-fn importer_that_leaves_is_told_to_the_exporter() {
+fn importer_that_leaves_is_reported_to_the_exporter() {
     let (daemon, mut a, mut b) = two();
     let id = a.export(DATA, PAGE);
     let handle = b.attach(id);

@@ -260,7 +260,7 @@ fn it_is_started_when_its_sockets_are_there_and_its_group_may_connect() {
 
 #[test]
 #[ignore = "needs a machine with systemd that is thrown away: scripts/nested --test systemd"]
-fn a_stop_that_takes_everything_back_is_a_success() {
+fn a_stop_that_revokes_everything_is_a_success() {
     let service = Service::install("");
     service.start();
     let pair = service.share();
@@ -340,7 +340,7 @@ fn it_is_started_again_when_it_was_killed() {
         service.get(["NRestarts", "ActiveState"]) == ["1", "active"]
     });
     assert_ne!(service.pid(), first);
-    // As README.md says: nothing was taken back.
+    // As README.md says: nothing was revoked.
     assert!(pair.reads_what_is_written(2));
     drop(pair);
     service.share();

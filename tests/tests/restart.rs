@@ -266,7 +266,7 @@ fn hostile_readers(vms: &mut TwoVms, a: &mut Client) -> Result<Readers> {
     let log = std::fs::read(&daemon_log)?;
     let since = String::from_utf8_lossy(log.get(said..).context("the log is a new one")?);
     ensure!(
-        since.contains("it is told not to start"),
+        since.contains("it is asked not to start"),
         "the device's configuration was not read"
     );
     still_reading(&mut readers)?;

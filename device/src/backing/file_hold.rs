@@ -6,11 +6,11 @@
 //! does proves nothing. The kernel knows. A RAM file is given as an open file
 //! description of its own, marked by a lock on a byte that no file has. Whatever
 //! descriptor or mapping is left of it keeps the description; when the last one
-//! goes, so does the lock. A dma-buf cannot be opened twice, but the kernel tells
-//! how many hold it.
+//! goes, so does the lock. A dma-buf cannot be opened twice, but the kernel
+//! reports how many hold it.
 //!
 //! A VMM passes the files on to its other back ends, which may keep them until
-//! they are told of a change: a file can count as held that no guest sees any
+//! they are notified of a change: a file can count as held that no guest sees any
 //! more.
 //!
 //! # What an answer is worth
@@ -24,14 +24,14 @@
 //!
 //! *Against other processes that have the RAM file* (the exporter's VMM, other VMMs it
 //! was given to, their back ends): they cannot have a file count as returned. A lock of
-//! theirs on other bytes, or on a whole range, is told from the mark: the mark excludes
+//! theirs on other bytes, or on a whole range, is not taken for the mark: the mark excludes
 //! all others, so where there is another one it is gone. A lock on just the mark's byte,
-//! for which one can wait, cannot be told from it: the file counts as held until that
-//! process ends. So a file that counts as held keeps memory from its owner, but ends no
-//! session of a VMM that says it has unmapped it. The kernel does not say whose such a lock
-//! is, and no other evidence is sound: a process's descriptors do not show its mappings,
-//! kcmp(2) takes the right to trace it, and the process that connected the front end may
-//! not be the VMM.
+//! for which one can wait, cannot be distinguished from it: the file counts as held until
+//! that process ends. So a file that counts as held keeps memory from its owner, but ends
+//! no session of a VMM that says it has unmapped it. The kernel does not say whose such a
+//! lock is, and no other evidence is sound: a process's descriptors do not show its
+//! mappings, kcmp(2) takes the right to trace it, and the process that connected the front
+//! end may not be the VMM.
 //!
 //! Such a process can do more harm to an importer whose device is stopped, and so cannot
 //! be asked: that its VMM has dropped all windows is not seen before the process ends,
@@ -80,7 +80,7 @@ pub struct FileHold {
 }
 
 impl FileHold {
-    /// A RAM file: the description to send, and what tells of its end. If the
+    /// A RAM file: the description to send, and what reports its end. If the
     /// host does not let it be opened again (it belongs to another user, and is
     /// no memfd; or its VMM has a lease on it), the file itself is to be sent, and
     /// nothing is known of it (see [`FileHold::is_marked`]).
@@ -99,7 +99,7 @@ impl FileHold {
     }
 
     /// A dma-buf that nobody else holds yet: a descriptor to send, which counts as
-    /// a holder until it is dropped, and what tells of its end.
+    /// a holder until it is dropped, and what reports its end.
     ///
     /// # Errors
     /// As `dup`.
@@ -126,16 +126,16 @@ impl FileHold {
         self.file.as_raw_fd()
     }
 
-    /// Whether the kernel tells who holds it. If not, only the end of the VMM's process
-    /// shows that it does not.
+    /// Whether the kernel reports whether it is held. If not, only the end of the VMM's
+    /// process shows that the VMM does not hold it.
     #[must_use]
     pub fn is_marked(&self) -> bool {
         !matches!(self.mark, Mark::Missing)
     }
 
     /// Whether a descriptor or a mapping of it is left anywhere, if that can be known. A
-    /// marked file of which the kernel does not tell now counts as held: who holds it may
-    /// be the cause.
+    /// marked file counts as held while the kernel does not report it: who holds it may be
+    /// the cause.
     #[must_use]
     pub fn held(&self) -> Option<bool> {
         match &self.mark {
@@ -150,7 +150,7 @@ impl FileHold {
         }
     }
 
-    /// One whose kernel says when it is asked, and answers when it is told to.
+    /// One whose kernel says when it is asked, and gives the answers that it is sent.
     #[cfg(test)]
     pub(crate) fn slow() -> (
         Self,
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn marked_file_counts_as_held_while_the_kernel_does_not_tell() {
+    fn marked_file_counts_as_held_while_the_kernel_does_not_report_it() {
         // Nobody counts the holders of a memfd.
         let hold = FileHold {
             file: memfd(4096, true),

@@ -3,8 +3,8 @@
 //!
 //! One interface: given the owner's RAM and the extents of a buffer, the list
 //! of [`FdPiece`]s that the importer's front end is asked to map. What takes the
-//! place of a buffer that was taken back is in [`zero_pages`]; whether a VMM still
-//! holds the files that it was given is in [`file_hold`].
+//! place of a revoked buffer is in [`zero_pages`]; whether a VMM still holds the files
+//! that it was given is in [`file_hold`].
 
 pub mod direct;
 pub mod file_hold;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Zero pages for the windows of one VM whose buffer was taken back while clients
-//! in its guest still looked.
+//! Zero pages for the windows of one VM whose backing was revoked while clients in
+//! its guest still looked.
 //!
 //! They may write there too, since QEMU enforces nothing else. What they write
 //! is their VM's own: each session has a file of its own, as large as its

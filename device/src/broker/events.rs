@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overflow_is_told_with_its_count_and_numbers_have_no_gap() {
+    fn an_overflow_is_reported_with_its_count_and_numbers_have_no_gap() {
         let mut queue = EventQueue::new(MAX);
         flood(&mut queue, 2, 5);
         let first = queue.next().unwrap();
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revocation_is_told_also_when_the_attachment_is_given_up_first() {
+    fn a_revocation_is_reported_also_when_the_attachment_is_given_up_first() {
         let mut queue = EventQueue::new(MAX);
         queue.revoked(2, ID, 7);
         queue.detached(ID, 7);

@@ -155,8 +155,8 @@ impl Broker {
     }
 
     /// Ends an export. Answered at once only if nobody maps the buffer. One that is
-    /// being taken back already is waited for, by one request. A driver that left the
-    /// device before the answer has it in a later session.
+    /// being revoked already is waited for, by one request. A driver that left the device
+    /// before the answer has it in a later session.
     pub(super) fn unexport(&mut self, owner: PeerId, token: Token, id: BufferId) -> Option<Reply> {
         let Some(generation) = self.owned(owner, id) else {
             let owed = &mut self.peers.get_mut(&owner)?.owed;
@@ -177,7 +177,7 @@ impl Broker {
         None
     }
 
-    /// Replaces the metadata and tells everybody who may attach.
+    /// Replaces the metadata and notifies everybody who may attach.
     pub(super) fn set_meta(&mut self, owner: PeerId, id: BufferId, meta: Meta) -> Reply {
         let generation = self.owned(owner, id).ok_or(Status::NotFound)?;
         let size = self.buffers.get(&generation).ok_or(Status::NotFound)?.size;

@@ -48,9 +48,9 @@ impl Broker {
         self.closed
     }
 
-    /// The program is to end: every buffer is taken back, as in any revocation, and
-    /// nobody can export any more. At most [`super::limits::MAX_REVOKE`] of them are
-    /// looked at in one call; also returns whether those were the last.
+    /// The program is to end: every backing is revoked, and nobody can export any more. At
+    /// most [`super::limits::MAX_REVOKE`] of them are looked at in one call; also returns
+    /// whether those were the last.
     pub fn close(&mut self) -> (bool, Vec<Effect>) {
         self.closed = true;
         let next: Vec<BackingId> = self

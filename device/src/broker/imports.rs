@@ -69,7 +69,7 @@ impl Broker {
         })
     }
 
-    /// How a buffer is shown to importers, and how many VMM mappings that
+    /// How a backing is shown to importers, and how many VMM mappings that
     /// takes. A udmabuf holds just the shared pages, so it goes first.
     fn way(&self, backing: &Backing) -> Result<(Way, u32), Status> {
         let owner = self.peers.get(&backing.owner).ok_or(Status::HostError)?;
@@ -143,9 +143,9 @@ impl Broker {
         }
     }
 
-    /// Makes the buffer visible in the peer's region. Answered at once only
-    /// if it already is: one window serves all maps of a buffer with the same
-    /// rights, and an idle one is used again.
+    /// Makes the buffer visible in the peer's region. Answered at once only if it
+    /// already is: one window serves all maps of a backing with the same rights, and
+    /// an idle one is used again.
     pub(super) fn map(
         &mut self,
         peer: PeerId,
@@ -253,7 +253,7 @@ impl Broker {
     }
 
     /// One map less. After the last one the window is kept for reuse, unless
-    /// the buffer is being taken back: then this is what the host waits for.
+    /// its backing is being revoked: then this is what the host waits for.
     pub(super) fn unmap(&mut self, peer: PeerId, handle: u64) -> Reply {
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         let attachment = state.attachments.get_mut(handle).ok_or(Status::NotFound)?;

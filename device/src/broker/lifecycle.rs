@@ -190,7 +190,7 @@ impl Broker {
         }
     }
 
-    /// `peer` does not run any more. Its buffers are yet to be revoked.
+    /// `peer` does not run any more. Its backings are yet to be revoked.
     fn begin_stop(&mut self, peer: PeerId, life: Lifecycle) {
         let Some(state) = self.peers.get_mut(&peer) else {
             return;

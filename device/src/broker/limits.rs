@@ -15,7 +15,7 @@
 //! | waiting events of own exports | twice `max_buffers`, and one for each buffer and importer |
 //! | waiting events of peers | two for each other peer |
 //! | answers to UNEXPORT that a driver has left | `max_buffers` |
-//! | deadlines | one for each buffer that is taken back, and one for each importer of it that was stopped |
+//! | deadlines | one for each backing that is being revoked, and one for each importer of it that was stopped |
 //! | nested maps and accesses | [`MAX_NESTING`] |
 //!
 //! The model test checks them at every step.
@@ -45,15 +45,15 @@ pub const MIN_SHM_SIZE: u64 = 1 << 20;
 pub const MAP_ALIGN: u64 = 4096;
 
 /// The last bytes of each region are never mapped, so that a request to unmap
-/// them is always refused: a proof that the VMM did what was asked before.
+/// them is always refused, and serves as a barrier.
 pub const GUARD: u64 = MAP_ALIGN;
 
 /// Most mappings that may ever be allowed per VMM. QEMU 11.1 aborts when
 /// mappings and RAM slots together pass 512.
 pub const HARD_MAX_WINDOWS: u32 = 448;
 
-/// Buffers that the stop of a VM, or the end of the program, takes back at once, before
-/// others may have their requests served: each takes as long as a revocation.
+/// Backings that the stop of a VM, or the end of the program, revokes in one step. Between
+/// two steps others may have their requests served.
 pub const MAX_REVOKE: usize = 32;
 
 /// Most list entries of a udmabuf, the default of the Linux driver.

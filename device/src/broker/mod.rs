@@ -12,7 +12,7 @@
 //! - every request gets exactly one [`Effect::Reply`], unless its peer is reset
 //!   or gone before;
 //! - windows of one peer never overlap, stay within its region and its budget,
-//!   and a range is used again only after the proof that it was unmapped;
+//!   and a range is used again only when it is proved to be unmapped;
 //! - a buffer is gone only when no VMM can map it any more.
 //!
 //! | module | subject |
@@ -29,7 +29,7 @@
 //! | `tables` | PEERS, LIST, QUERY, GET_CAPS, snapshots |
 //! | `windows`, `region` | windows, their budget, cache and quarantine |
 //! | `usage` | what of a peer is counted and limited |
-//! | `events` | what waits to be told to a peer |
+//! | `events` | the events that wait for a peer |
 //! | `balance` | counts of references |
 //! | `holds` | whose memory the VMMs hold, the end of all sharing |
 
@@ -128,10 +128,11 @@ impl Counters {
 struct Peer {
     config: PeerConfig,
     life: Lifecycle,
-    /// It has stopped, and its buffers with this number and higher ones are yet to be
-    /// taken back.
+    /// It has stopped, and its backings with this number and higher ones are yet to be
+    /// revoked.
     revoked_below: Option<BackingId>,
-    /// Its buffers that are not in its RAM any more, and are yet to be taken back.
+    /// Its backings that are not in its RAM any more, or that grant more than the policy
+    /// allows, and are yet to be revoked.
     lost: BTreeSet<BackingId>,
     can_map: bool,
     /// In order.
@@ -320,7 +321,7 @@ impl Broker {
 
     /// An effect is about to end, and somebody still holds the files that the VMM said it
     /// has unmapped, or has not mapped. Their owner does not get that memory back before
-    /// [`Broker::let_go`].
+    /// [`Broker::file_released`].
     pub fn keeps(&mut self, effect: EffectId) {
         if let Some(peer) = self.effect_peers.get(&effect)
             && let Some(state) = self.peers.get_mut(peer)
@@ -385,10 +386,10 @@ impl Broker {
         self.out.push(Effect::Reply { peer, token, reply });
     }
 
-    /// Lets `tell` put something into the event queue of `peer`.
-    fn notify(&mut self, peer: PeerId, tell: impl FnOnce(&mut EventQueue)) {
+    /// Lets `push` put something into the event queue of `peer`.
+    fn notify(&mut self, peer: PeerId, push: impl FnOnce(&mut EventQueue)) {
         if let Some(state) = self.peers.get_mut(&peer) {
-            tell(&mut state.events);
+            push(&mut state.events);
             if self.notified.insert(peer) {
                 self.out.push(Effect::Events { peer });
             }

@@ -68,7 +68,7 @@ impl Policy {
 }
 
 impl Broker {
-    /// Replaces the policy. Buffers that grant more than it allows are not there for
+    /// Replaces the policy. Backings that grant more than it allows are not there for
     /// importers any more, and are to be revoked by [`Broker::revoke_next`] of their
     /// owners, which are returned; others are not touched. A driver that was granted less
     /// than it allows now has to export again.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The RAM of the VMs, and the buffers in it.
+//! The RAM of the VMs, and the backings in it.
 
 use bufshare_protocol::types::Extent;
 
@@ -10,12 +10,12 @@ use super::types::{Effect, PeerId, RamRegion};
 impl Broker {
     /// The whole own RAM of a VM, each time its memory table changes: regions that do
     /// not overlap. Windows that the front end lists among it are left out by the
-    /// adapter: memory of others cannot be exported. Buffers that are no longer inside
-    /// are not offered any more, and are to be taken back by [`Broker::revoke_next`], which is
-    /// called until that is done.
+    /// adapter: memory of others cannot be exported. Backings that are no longer
+    /// inside are not offered any more, and are to be revoked by [`Broker::revoke_next`],
+    /// which is called until that is done.
     ///
     /// A VMM may send tables without end, so only what may be lost is looked at: the
-    /// peer's own buffers, if a region is not there any more as it was.
+    /// peer's own backings, if a region is not there any more as it was.
     pub fn set_ram(&mut self, peer: PeerId, mut ram: Vec<RamRegion>) -> Vec<Effect> {
         ram.sort_unstable_by_key(|region| region.addr);
         let Some(state) = self.peers.get_mut(&peer) else {

@@ -24,7 +24,7 @@ impl FreeRanges {
         Self { free }
     }
 
-    /// Takes `len` bytes and tells where they begin.
+    /// Takes `len` bytes and returns where they begin.
     pub(super) fn take(&mut self, len: u64) -> Option<u64> {
         if len == 0 {
             return None;

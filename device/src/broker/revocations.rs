@@ -236,8 +236,8 @@ impl Broker {
     }
 
     /// The time is over of those importers of `owner` whose device is stopped, and
-    /// which so could not be asked to let go: their windows go, used or not.
-    /// Returns who they are.
+    /// which so could not be asked to release its memory: their windows go, used or
+    /// not. Returns who they are.
     pub fn revoke_from_stopped(&mut self, owner: PeerId) -> (Vec<PeerId>, Vec<Effect>) {
         let mut stopped = self.shown_to(owner);
         stopped.retain(|peer| !self.runs(*peer));

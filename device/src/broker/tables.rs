@@ -31,7 +31,7 @@ fn caps_bits(can_map: bool, udmabuf: bool, enforces_ro: bool) -> u32 {
 
 impl Broker {
     /// Capabilities and limits of one peer's device, as its configuration
-    /// space and GET_CAPS tell them. `None` if there is no such peer.
+    /// space and GET_CAPS report them. `None` if there is no such peer.
     #[must_use]
     pub fn caps(&self, peer: PeerId) -> Option<Caps> {
         let state = self.peers.get(&peer)?;
@@ -237,7 +237,7 @@ impl Broker {
                 | State::MappingZeroPages(_) => &mut snapshot.windows_moving,
             };
             *number = number.saturating_add(1);
-            if !window.shows_buffer() {
+            if !window.shows_backing() {
                 continue;
             }
             let bytes = match window.way {
@@ -292,7 +292,7 @@ pub struct PeerSnapshot {
     pub can_map: bool,
     /// Bytes of RAM it may export from.
     pub ram_bytes: u64,
-    /// Buffers it exports, those being taken back included.
+    /// Buffers it exports, those being revoked included.
     pub exports: u32,
     /// Their bytes.
     pub exported_bytes: u64,
@@ -310,7 +310,8 @@ pub struct PeerSnapshot {
     pub windows_live: u32,
     /// Windows kept for reuse.
     pub windows_idle: u32,
-    /// Windows whose buffer was taken back under their users, who see zeroes.
+    /// Windows whose backing was revoked under their users, who see zero pages, or nothing
+    /// if the VMM did not map these.
     pub windows_zero: u32,
     /// Windows between those states.
     pub windows_moving: u32,
@@ -344,7 +345,7 @@ pub struct PeerSnapshot {
     pub vmm_zero_maps: u64,
     /// Barriers the VMM was asked for.
     pub barriers: u64,
-    /// Its buffers that were taken back.
+    /// Its backings that were revoked.
     pub revocations: u64,
     /// How often windows that it used were taken from it, mostly as it had not released them
     /// in time.
@@ -368,7 +369,7 @@ pub struct BufferSnapshot {
     pub generation: u64,
     /// Sequence number of its metadata.
     pub meta_seq: u64,
-    /// Whether it is being taken back.
+    /// Whether it is being revoked.
     pub revoking: bool,
     /// Names of the peers that have it attached.
     pub importers: Vec<String>,

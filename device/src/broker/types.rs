@@ -64,7 +64,7 @@ pub struct Allow {
     pub rights: Rights,
 }
 
-/// Everything the broker is told at its start.
+/// Everything the broker is given at its start.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The peers; the first has id 1.
@@ -145,7 +145,7 @@ pub struct MapSource {
     pub owner: PeerId,
     /// How.
     pub way: Way,
-    /// Its RAM, in the order of the buffer.
+    /// Its RAM, in the order of the backing.
     pub extents: Vec<Extent>,
 }
 
@@ -178,7 +178,7 @@ pub enum VmmRequest {
         /// The mappings.
         pieces: Vec<Piece>,
     },
-    /// Map zero pages, memory that is the VM's own, where a buffer was that some client of
+    /// Map zero pages, memory that is the VM's own, where a backing was that some client of
     /// its guest still looks at.
     MapZeroPages {
         /// Where.

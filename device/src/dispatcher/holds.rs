@@ -28,7 +28,7 @@ const DELIVERY_LOOK: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HolderState {
-    /// Its driver runs, and can be asked to let go.
+    /// Its driver runs, and can be asked to release it.
     Running,
     /// Its device is stopped: its VM is paused, or its guest has stopped it.
     Stopped,
@@ -61,11 +61,11 @@ pub struct HoldReport {
     pub windows: u32,
     /// Bytes.
     pub bytes: u64,
-    /// Whether the importer can be asked to let go.
+    /// Whether the importer can be asked to release the memory.
     pub state: HolderState,
 }
 
-/// Which process a VMM is, as far as its socket tells, to be put after "its VMM".
+/// Which process a VMM is, as far as its socket shows, to be put after "its VMM".
 pub struct Connector(pub Option<u32>);
 
 impl fmt::Display for Connector {
@@ -119,8 +119,7 @@ impl State {
 }
 
 impl Dispatcher {
-    /// The program is to end: takes all buffers back, and lets nobody export any
-    /// more.
+    /// The program is to end: revokes all buffers, and lets nobody export any more.
     pub fn close(&self) {
         loop {
             // Also if the broker failed.
@@ -136,7 +135,7 @@ impl Dispatcher {
         }
     }
 
-    /// How long the end of the program may take to take everything back, and to tell that.
+    /// How long the end of the program may take to revoke everything, and to report that.
     #[must_use]
     pub fn close_wait(&self) -> Duration {
         self.running_wait().saturating_add(DELIVERY_WAIT)

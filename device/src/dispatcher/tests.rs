@@ -38,7 +38,7 @@ struct Notes {
     late: AtomicBool,
     /// Has a bug that shows then.
     broken: AtomicBool,
-    /// Was told of it.
+    /// [`Link::fail`] was called.
     failed: AtomicBool,
     qemu: AtomicBool,
 }
@@ -303,7 +303,7 @@ fn a_reset_leaves_no_job_about_windows_that_the_vmm_has_dropped() {
 }
 
 #[test]
-fn a_reset_that_overtakes_a_stop_takes_the_rest_back_in_steps() {
+fn a_reset_that_overtakes_a_stop_revokes_the_rest_in_steps() {
     // Whether the stop has begun, or is still to come.
     for begun in [true, false] {
         let (dispatcher, sessions) = dispatcher();
@@ -318,7 +318,7 @@ fn a_reset_that_overtakes_a_stop_takes_the_rest_back_in_steps() {
 
         dispatcher.reset(A, false);
 
-        // That a is down is told first.
+        // That a is down is reported first.
         assert_eq!(news() - before, if begun { 4 } else { 5 });
         assert!(dispatcher.report().broker.buffers.is_empty());
     }
@@ -362,7 +362,7 @@ fn a_bug_in_one_session_keeps_nothing_from_the_others() {
     let before = news();
     sessions[&A].broken.store(true, Ordering::Release);
 
-    // First a is told, then b.
+    // First a is notified, then b.
     dispatcher.close();
 
     assert!(sessions[&A].failed.load(Ordering::Acquire), "it ends");
@@ -444,7 +444,7 @@ fn a_driver_that_makes_more_to_do_holds_the_end_up_for_some_seconds() {
 
 #[test]
 fn the_end_waits_until_every_session_has_delivered() {
-    // However little of the time is left when the last importer has let go.
+    // However little of the time is left when the last importer is gone.
     let (dispatcher, sessions) = dispatcher_that_waits(RevokeWait::Limit(Duration::ZERO));
     mapped(&dispatcher, &sessions);
     dispatcher.close();

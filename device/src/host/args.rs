@@ -73,17 +73,18 @@ VM whose RAM is left out is refused):
 Signals:
   SIGTERM, SIGINT, SIGHUP and SIGQUIT end the program (SIGHUP not under nohup).
   From then on no front end can connect and no guest can export; every buffer is
-  taken back, as in any revocation. When it is proved that no VMM maps memory of
-  another VM, the program ends with status 0. Importers that run get the time of --revoke-wait and 5 seconds more, those
-  whose device is stopped the time of --revoke-wait (60 seconds if unlimited);
-  nothing is forced upon them. Whatever is mapped then stays mapped, so the
-  status is 3, and standard error has one line for each importer: which process,
-  how much, of whom. End those VMs before an exporter they name is reset or
-  reboots. (QEMU 11.1.3 aborts by itself when its back end leaves while the VM is
-  paused.) A second signal ends at once, with the same lines.
+  revoked. When it is proved that no VMM maps memory of another VM, the program
+  ends with status 0. Importers that run get the time of --revoke-wait and 5
+  seconds more, those whose device is stopped the time of --revoke-wait (60
+  seconds if unlimited); nothing is forced upon them. Whatever is mapped then
+  stays mapped, so the status is 3, and standard error has one line for each
+  importer: which process, how much, of whom. End those VMs before an exporter
+  they name is reset or reboots. (QEMU 11.1.3 aborts by itself when its back end
+  leaves while the VM is paused.) A second signal ends at once, with the same
+  lines.
   After the end the VMs have no device until they are powered off and on: QEMU's
   generic device cannot connect again.
-  After SIGKILL, or a crash, nothing was taken back and no line names anybody:
+  After SIGKILL, or a crash, nothing was revoked and no line names anybody:
   end every VM that imports before an exporter is reset or reboots.
 
 Memory of the host:
@@ -94,8 +95,8 @@ Memory of the host:
   host a missing page ends this program.
 
 Exit status:
-  0  ended by a signal, with everything taken back; or --print-capabilities,
-     --help, --version
+  0  ended by a signal, and no VMM maps memory of another VM; or
+     --print-capabilities, --help, --version
   1  something did not work; standard error says what
   2  wrong usage: options or configuration
   3  ended by a signal, but VMMs still map memory of other VMs; standard error
@@ -155,7 +156,7 @@ pub struct Args {
     pub max_windows: Option<u32>,
 
     /// How long the reset, reboot or pause of a VM is held up for importers that
-    /// cannot let go of its memory, because their own VM is paused or their guest
+    /// cannot release its memory, because their own VM is paused or their guest
     /// has stopped the device: seconds, or unlimited. Then their VMM is asked to
     /// unmap all the same; QEMU 11.1 dies of that. With `unlimited` a paused VM
     /// loses nothing, but a hostile guest can hold up the resets of VMs that it

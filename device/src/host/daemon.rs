@@ -90,7 +90,7 @@ pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
     let signals = signals::Signals::block().map_err(system("block signals"))?;
     let daemon = Daemon::start(config)?;
     if let Err(error) = notify::ready() {
-        log::warn!("cannot tell the service manager that all is ready: {error}");
+        log::warn!("cannot report to the service manager that all is ready: {error}");
     }
     let signal = signals.wait(&daemon.common.stop);
     match signal.map_err(system("wait for signals"))? {
@@ -100,7 +100,7 @@ pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
     }
     let limit = daemon.end_wait();
     if let Err(error) = notify::stopping(limit) {
-        log::warn!("cannot tell the service manager that the end may take {limit:?}: {error}");
+        log::warn!("cannot ask the service manager for {limit:?} to end: {error}");
     }
     let again = || match signals.next() {
         Ok(Some(name)) => {
@@ -243,10 +243,10 @@ impl Daemon {
         self.common.dispatcher.failed() || self.bug.load(Ordering::Acquire)
     }
 
-    /// Takes no more front ends, takes all buffers back, and waits until that is
-    /// proved, the time is over, or it is `interrupted`; then ends all sessions.
-    /// Returns what VMMs may still map of other VMs' memory, and nobody can take from
-    /// them any more.
+    /// Takes no more front ends, revokes all buffers, and waits until they are proved to
+    /// be mapped nowhere, the time is over, or it is `interrupted`; then ends all
+    /// sessions. Returns what VMMs may still map of other VMs' memory, and nobody can take
+    /// from them any more.
     ///
     /// # Errors
     /// [`Error::Bug`], if there was one: then a session may be lost, and with it what is

@@ -183,7 +183,7 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
         Err(source) if source.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(error("remove the stale socket"))
         }
-        Err(source) => Err(error("tell whether it is in use")(source)),
+        Err(source) => Err(error("find out whether it is in use")(source)),
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `sd_notify(3)`: tells the service manager that the sockets are there, and how
-//! long the end may take.
+//! `sd_notify(3)`: reports to the service manager that the sockets are there, and
+//! how long the end may take.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// # Errors
 /// As `sendto`.
 pub fn ready() -> io::Result<()> {
-    tell(b"READY=1\n")
+    notify(b"READY=1\n")
 }
 
 /// Says that the program ends, which may take as long as `limit`: so a unit need not
@@ -24,12 +24,11 @@ pub fn ready() -> io::Result<()> {
 /// As `sendto`.
 pub fn stopping(limit: Duration) -> io::Result<()> {
     let micros = limit.as_micros();
-    let state =
-        format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}\nSTATUS=Taking all buffers back\n");
-    tell(state.as_bytes())
+    let state = format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={micros}\nSTATUS=Revoking all buffers\n");
+    notify(state.as_bytes())
 }
 
-fn tell(state: &[u8]) -> io::Result<()> {
+fn notify(state: &[u8]) -> io::Result<()> {
     match std::env::var_os("NOTIFY_SOCKET") {
         Some(socket) => send(&socket, state),
         None => Ok(()),

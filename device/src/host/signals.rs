@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use super::stop::Stop;
 
 /// The signals that end the daemon: all by which people and service managers end
-/// programs. By any other nothing would be taken back.
+/// programs. By any other nothing would be revoked.
 const SIGNALS: [(libc::c_int, &str); 4] = [
     (libc::SIGTERM, "SIGTERM"),
     (libc::SIGINT, "SIGINT"),
@@ -52,7 +52,7 @@ impl Signals {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Waits for one of them and tells its name; none if the stop was requested
+    /// Waits for one of them and returns its name; none if the stop was requested
     /// by something else.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl Signals {
         Ok(None)
     }
 
-    /// The name of one that has come and was not told yet. Does not wait.
+    /// The name of one that has come and was not returned yet. Does not wait.
     ///
     /// # Errors
     /// As `read`.

@@ -440,8 +440,8 @@ fn eventfd(fd: &OwnedFd, what: &'static str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether reading an eventfd takes one from its count, and not all. The kernel tells
-/// since Linux 6.5; before, it is taken not to be.
+/// Whether reading an eventfd takes one from its count, and not all. The kernel
+/// reports that since Linux 6.5; before, it is taken not to do so.
 fn is_semaphore(eventfd: &OwnedFd) -> io::Result<bool> {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", eventfd.as_raw_fd()))?;
     let flag = info

@@ -43,7 +43,7 @@ use crate::sync::{Limiters, lock};
 pub const EVENT_AGAIN: u16 = 3;
 
 /// Queue sizes that front ends may ask for. crosvm offers the highest that
-/// virtio has unless told otherwise; memory is not taken for it.
+/// virtio has unless configured otherwise; memory is not taken for it.
 const MAX_QUEUE_SIZE: usize = 32768;
 
 /// How long a ring that has a kick descriptor waits for its call descriptor,
@@ -265,7 +265,7 @@ impl Session {
         }
     }
 
-    /// The rings are not ours any more. Takes back what the VM exported.
+    /// The rings are not ours any more. Revokes what the VM exported.
     pub fn stop(&self) {
         if !self.stop_rings(&mut lock(&self.phase)) {
             return;
@@ -342,7 +342,7 @@ impl Session {
         };
         // A ring that goes on where it was belongs to a driver that was merely
         // paused. (One that was stopped at 0 after a whole round looks fresh
-        // too; it is told of what is gone, which a fresh one does not mind.)
+        // too; it is notified of what is gone, which a fresh one does not mind.)
         let chains = self.control.counters.chains.load(Ordering::Relaxed);
         let whole_round = phase.last_base == 0 && chains > phase.chains_before;
         let fresh = base == 0 && !whole_round;
@@ -696,7 +696,7 @@ impl VhostUserBackend for Session {
             self.limiters.session.warn(
                 &self.name,
                 format_args!(
-                    "stopped with windows mapped, and now a driver looks at the device: it is told \
+                    "stopped with windows mapped, and now a driver looks at the device: it is asked \
                      not to start, because QEMU would crash if there was a reset; power the VM off \
                      and on"
                 ),

@@ -3,8 +3,8 @@
 //!
 //! An eventfd whose count is at its maximum holds up whoever writes, an empty one
 //! whoever reads, unless O_NONBLOCK is set; and that is a flag of the open file
-//! description, which any holder can take away again. A read can be told not to
-//! wait. A write cannot. But the kernel signals an eventfd when an asynchronous read
+//! description, which any holder can take away again. A read can be asked not
+//! to wait. A write cannot. But the kernel signals an eventfd when an asynchronous read
 //! ends, and that neither waits nor fails, whatever the count. So for each signal
 //! nothing is read from /dev/null.
 

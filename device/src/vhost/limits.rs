@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-/// Regions of a memory table, windows among them: what the vhost-user crate tells
-/// front ends.
+/// Regions of a memory table, windows among them: what the vhost-user crate
+/// reports to front ends.
 pub const MAX_REGIONS: usize = 509;
 
 /// Those that are RAM, of which each takes a descriptor: QEMU has at most 256 memory

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The VM's own RAM, told apart from the windows that front ends were asked to map.
+//! The VM's own RAM, distinguished from the windows that front ends were asked to map.
 //!
 //! A front end lists its windows among its memory, as every device of its VM does.
 //! Exporting them again would share another VM's memory. So one registry of the
 //! process knows which VM's RAM a file is, and to whom it was sent, before it is.
 //! Windows are not kept either: this process has no business there, and would hold
-//! what the front end lets go.
+//! what the front end releases.
 //!
 //! A guest cannot change what is in the table. A VMM can list any file that it has. One
 //! that was given another VM's RAM (`ram-fd=allow`) cannot pass it off as its own while

@@ -255,7 +255,7 @@ struct Gate {
     /// It cannot be served.
     fault: bool,
     epoch: u64,
-    /// Requests taken, to tell apart those that have the same head.
+    /// Requests taken, to distinguish those that have the same head.
     taken: u64,
     /// Requests that are under way, by their head. At most `max_requests`.
     pending: BTreeMap<u16, Pending>,
@@ -590,10 +590,10 @@ impl Events {
     }
 }
 
-/// Tells the driver, if it wants to be told.
+/// Signals the driver, if it wants to be signalled.
 fn signal(ring: &Vring) {
     if ring.needs_notification().unwrap_or(true) {
-        // A call eventfd that is full has told already.
+        // A call eventfd that is full is signalled already.
         let _ = ring.signal_used_queue();
     }
 }

@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn message_that_wants_an_acknowledgement_is_told_that_it_failed() {
+    fn message_that_wants_an_acknowledgement_gets_a_failure() {
         let enable = message(FrontendReq::SET_VRING_ENABLE, NEED_REPLY, &[1; 8]);
 
         let answer = refusal(&enable).unwrap();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Passes the messages between a front end's socket and the vhost-user crate,
-//! unchanged and in order, and sees in passing what the crate does not tell:
+//! unchanged and in order, and sees in passing what the crate does not report:
 //! which protocol features were negotiated, and the socket of the back-end
 //! channel.
 //!
@@ -25,7 +25,7 @@ use super::refusal::refusal;
 /// Bytes of a message's header: request, flags and size, each 32 bits.
 pub(super) const HEADER: usize = 12;
 
-/// How often a front end that is refused everything is let go, if it may be.
+/// How often [`Relay::refuse_all`] looks whether it is done.
 const REFUSE_LOOK_MS: libc::c_int = 50;
 
 /// What is seen in passing, before the crate is.
@@ -176,7 +176,7 @@ impl Relay {
                     if !message.admit(watch) {
                         return Left::Crate(open);
                     }
-                    message.tell(watch);
+                    message.report(watch);
                     next = Some(message);
                 }
                 Err(error) => return Left::Front(Err(error)),
@@ -293,7 +293,7 @@ impl Message {
         self.oversized || watch.admit(request, payload, &mut self.fds)
     }
 
-    fn tell(&self, watch: &dyn Watch) {
+    fn report(&self, watch: &dyn Watch) {
         let code = word(&self.bytes, 0).unwrap_or_default();
         if code == u32::from(FrontendReq::SET_PROTOCOL_FEATURES) {
             if let Some(bits) = self.value() {

@@ -90,7 +90,7 @@ pub struct Server {
 /// How a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    /// The front end went, or was told to.
+    /// The front end went, or was sent away.
     InOrder,
     /// It broke the protocol, or was refused.
     Broken,
@@ -178,7 +178,7 @@ impl Server {
                 self.common.dispatcher.leave(self.peer);
             }
             served.end();
-            self.wait_let_go(&served.session);
+            self.wait_released(&served.session);
         }
         self.common.dispatcher.disconnect(self.peer);
         self.common.files.disconnect(self.peer);
@@ -196,9 +196,9 @@ impl Server {
 
     /// Returns when the VMM of a session that has ended holds nothing of other VMs, or
     /// the program ends. Usually it is dead. If it lives, its guest may go on to look.
-    fn wait_let_go(&self, session: &Session) {
+    fn wait_released(&self, session: &Session) {
         let stopped = || self.common.stop.requested();
-        while !session.shmem.wait_let_go(HELD_SAY, stopped) && !stopped() {
+        while !session.shmem.wait_released(HELD_SAY, stopped) && !stopped() {
             let process = session.shmem.vmm_pid();
             log::error!(
                 "{}: its session has ended, but its VMM{} or another back end of it still holds \

@@ -4,8 +4,8 @@
 //!
 //! The front end may take its time, and may ask the main thread for answers
 //! while it does. So the thread holds no lock while it waits. The wait itself
-//! has no limit, since an answer that was given up could not be told from the
-//! next one: it ends with the session, which closes the channel.
+//! has no limit, since an answer that was given up could not be distinguished from
+//! the next one: it ends with the session, which closes the channel.
 //!
 //! Shared-memory requests are sent only while the queues run: QEMU 11.1.3 has
 //! no device to look them up in before and after, and dies of it. (One that is
@@ -82,7 +82,7 @@ enum Turn {
 enum Next {
     /// A job, where to ask, and the epoch in which it was queued.
     Job(Job, Option<Backend>, u64),
-    /// Tell that the VMM has dropped all windows.
+    /// Report that the VMM has dropped all windows.
     Dropped,
     /// Look who still holds those files that the VMM said it has not.
     Look(Lot),
@@ -106,7 +106,7 @@ struct State {
     budgets: BTreeMap<Lot, Budget>,
     /// That was what was done last.
     looked: bool,
-    /// When the operator was told of that last.
+    /// When the operator was last notified of that.
     kept_said: Option<Instant>,
     /// How often `files` and `kept` were changed.
     file_changes: u64,
@@ -149,7 +149,7 @@ pub struct ShmemRequests {
     clock: fn() -> Duration,
     /// Whose front end it is.
     vmm: Process,
-    /// For windows whose buffer is gone.
+    /// For windows whose backing is gone.
     zero_pages: ZeroPages,
     /// Mapping requests that the front end refused.
     pub refused: AtomicU64,
@@ -309,8 +309,8 @@ impl ShmemRequests {
     }
 
     /// Forgets all jobs. Does not block. Those that were queued after
-    /// [`ShmemRequests::forget_dropped`], while the dispatcher did not know of it yet, are about windows
-    /// that are gone, too.
+    /// [`ShmemRequests::forget_dropped`], while the dispatcher did not know of it yet, are
+    /// about windows that are gone, too.
     pub fn forget_jobs(&self) {
         lock(&self.state).forget_jobs();
     }
@@ -584,8 +584,7 @@ impl Worker<'_> {
         self.map(backend, &[piece], What::ZeroPages)
     }
 
-    /// Takes back the first pieces of a mapping whose next one was refused or not asked
-    /// for.
+    /// Unmaps the first pieces of a mapping whose next one was refused or not asked for.
     fn undo(&mut self, backend: &Backend, done: &[Piece]) -> Outcome {
         if done.is_empty() {
             return Outcome::Refused;
@@ -656,7 +655,7 @@ impl Worker<'_> {
         } else {
             match self.shmem.turn_to_unmap(self.epoch) {
                 Turn::Ask => answer(backend.shmem_unmap(&self.guard())),
-                // The kernel's word is proof enough.
+                // The kernel's word serves as the barrier.
                 Turn::Dropped => Outcome::Done,
                 Turn::Stopped | Turn::Closed => Outcome::Stuck,
             }

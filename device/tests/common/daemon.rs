@@ -342,7 +342,7 @@ impl Daemon {
         left
     }
 
-    /// Waits for the end of a program that was told to end, and has to say that
+    /// Waits for the end of a program that was asked to end, and has to say that
     /// somebody still maps memory of another VM: what it says of it.
     pub fn wait_still_mapped(&mut self) -> Vec<String> {
         self.ended = true;

@@ -748,8 +748,8 @@ fn readable(channel: RawFd, stop: RawFd) -> bool {
     }
 }
 
-/// Carries out what was acknowledged, and tells the back end of the new memory
-/// table, whose answer it waits for.
+/// Carries out what was acknowledged, sends the back end the new memory table,
+/// and waits for its answer.
 fn commit(shm: &Shm, frontend: &Frontend, options: &Options) {
     let todo = std::mem::take(&mut shm.state().commit);
     let mut frontend = frontend.clone();

@@ -81,7 +81,7 @@ impl Vm {
         let mut vm = Self::connect(path, options);
         vm.start_fresh();
         // The device serves its queues some time after they were started. Only
-        // who is served is told of others.
+        // who is served is notified of others.
         vm.request(&Request::GetCaps { version: 1 }).unwrap();
         vm
     }

@@ -14,7 +14,7 @@ use crate::broker::*;
 pub(super) const A: PeerId = PeerId(1);
 pub(super) const B: PeerId = PeerId(2);
 pub(super) const C: PeerId = PeerId(3);
-/// Whose memory zeroes are.
+/// Whose memory zero pages are.
 pub(super) const NOBODY: PeerId = PeerId(0);
 pub(super) const PAGE: u64 = 4096;
 pub(super) const SHM: u64 = 1 << 20;
@@ -49,7 +49,7 @@ pub(super) struct Vmm {
     /// removes goes only with the next request: the worst of both.
     pub(super) mappings: BTreeMap<u64, Shown>,
     /// Mappings whose request was acknowledged but not followed by another.
-    pub(super) unproved: Vec<u64>,
+    pub(super) no_barrier: Vec<u64>,
     leaving: Vec<u64>,
     /// What comes of the next maps instead, if anything.
     pub(super) no_map: Option<Outcome>,
@@ -71,7 +71,7 @@ impl Vmm {
         }
         assert!(at + what.len <= SHM - limits::GUARD, "over the guard");
         self.mappings.insert(at, what);
-        self.unproved.push(at);
+        self.no_barrier.push(at);
     }
 }
 
@@ -166,15 +166,15 @@ impl Host {
         while !self.revoke_next(peer) {}
     }
 
-    /// One step of what is taken back from `peer`. Whether it was the last.
+    /// One step of the revocation of what `peer` exports. Whether it was the last.
     pub(super) fn revoke_next(&mut self, peer: PeerId) -> bool {
         let (done, effects) = self.broker.revoke_next(peer);
         self.take(effects);
         done
     }
 
-    /// Whoever waits until memory of a peer that does not run is mapped nowhere has to
-    /// be told.
+    /// Whoever waits until memory of a peer that does not run is mapped nowhere has to be
+    /// notified.
     fn check_exposed(&mut self, effects: &[Effect]) {
         let exposed: BTreeSet<PeerId> = [A, B, C]
             .into_iter()
@@ -233,7 +233,8 @@ impl Host {
             let mut at = *shm_offset;
             while at < shm_offset + len {
                 let shown = vmm.mappings.get(&at).expect("answered, but not mapped");
-                assert!(!vmm.unproved.contains(&at), "answered, but not proved");
+                let before = vmm.no_barrier.contains(&at);
+                assert!(!before, "answered before the barrier");
                 at += shown.len;
             }
             assert_eq!(at, shm_offset + len);
@@ -252,9 +253,9 @@ impl Host {
             request,
             VmmRequest::Map { .. } | VmmRequest::MapZeroPages { .. }
         );
-        // One that is not asked does nothing, and so proves nothing.
+        // One that is not asked does nothing, and so is no barrier.
         if !(maps && vmm.no_map == Some(Outcome::HostError)) {
-            vmm.unproved.clear();
+            vmm.no_barrier.clear();
             for offset in core::mem::take(&mut vmm.leaving) {
                 vmm.mappings.remove(&offset);
             }

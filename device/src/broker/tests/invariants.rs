@@ -110,7 +110,7 @@ impl Broker {
             return Err("a buffer of a peer that does not run".into());
         }
         usage.buffers.check("buffers", exports)?;
-        for window in peer.windows.iter().filter(|w| w.shows_buffer()) {
+        for window in peer.windows.iter().filter(|w| w.shows_backing()) {
             if !self.backings.contains_key(&window.key.backing) {
                 return Err("a window of no backing".into());
             }

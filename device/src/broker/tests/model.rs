@@ -5,8 +5,8 @@
 //! that no budget is passed, that MAP is answered only when its range is
 //! proved to be visible, and the broker's own invariants. Here the model adds
 //! who may do what, that an ended export is mapped nowhere, and that whoever
-//! has mapped a buffer finds in its place that buffer, zeroes, or nothing, for
-//! as long as he does not let go.
+//! has mapped a buffer finds in its place that buffer, zero pages, or nothing,
+//! for as long as he does not unmap it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -492,7 +492,7 @@ impl Model {
         });
     }
 
-    /// Whoever has something mapped finds that, zeroes or nothing there.
+    /// Whoever has something mapped finds that, zero pages or nothing there.
     fn check_places(&self) {
         for ((peer, handle), held) in &self.held {
             let export = &self.exports[&held.buffer];

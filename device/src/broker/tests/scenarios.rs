@@ -398,7 +398,7 @@ fn an_exporter_can_only_narrow_the_operators_policy() {
 }
 
 #[test]
-fn nobody_to_share_with_is_told_at_export() {
+fn nobody_to_share_with_is_reported_at_export() {
     let mut host = Host::new();
     assert_eq!(status(host.call(C, export(&[(RAM, 1)]))), Status::Denied);
 }
@@ -450,7 +450,7 @@ fn a_blob_that_is_too_large_is_refused_not_cut() {
 }
 
 #[test]
-fn metadata_updates_are_counted_and_told_to_whoever_may_attach() {
+fn metadata_updates_are_counted_and_reported_to_whoever_may_attach() {
     let mut host = Host::new();
     let id = host.export(A, 1);
     host.events(B);
@@ -549,7 +549,7 @@ fn released_comes_once_per_importer_after_its_last_attachment() {
 }
 
 #[test]
-fn unexport_is_answered_when_the_importer_has_let_go() {
+fn unexport_is_answered_when_the_importer_has_unmapped() {
     let mut host = Host::new();
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
@@ -575,7 +575,7 @@ fn unexport_is_answered_when_the_importer_has_let_go() {
 }
 
 #[test]
-fn an_importer_that_does_not_let_go_loses_the_window_at_the_deadline() {
+fn an_importer_that_does_not_unmap_loses_the_window_at_the_deadline() {
     let mut host = Host::new();
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
@@ -615,16 +615,16 @@ fn forced(host: &mut Host, pieces: u64) -> (u64, u64) {
 }
 
 #[test]
-fn who_does_not_let_go_sees_zeroes_in_one_mapping_until_he_does() {
+fn who_does_not_unmap_sees_zero_pages_in_one_mapping_until_he_does() {
     let mut host = Host::new();
     let (handle, offset) = forced(&mut host, 3);
 
-    let zeroes = Shown {
+    let zero_pages = Shown {
         len: 3 * PAGE,
         owner: NOBODY,
         addr: 0,
     };
-    assert_eq!(host.vmms[&B].mappings, [(offset, zeroes)].into());
+    assert_eq!(host.vmms[&B].mappings, [(offset, zero_pages)].into());
     let peer = host.peer(B);
     assert_eq!((peer.windows, peer.windows_zero), (1, 1));
     assert_eq!(peer.direct_bytes, 0);
@@ -636,7 +636,7 @@ fn who_does_not_let_go_sees_zeroes_in_one_mapping_until_he_does() {
 }
 
 #[test]
-fn the_place_of_a_buffer_that_was_taken_back_is_not_used_before_its_users_left() {
+fn the_place_of_a_revoked_buffer_is_not_used_before_its_users_left() {
     let mut host = Host::new();
     let pages = SHM / PAGE - 1;
     let id = host.export(A, pages - 1);
@@ -680,17 +680,17 @@ fn hole(outcome: Outcome) {
 }
 
 #[test]
-fn a_vmm_that_refuses_zeroes_leaves_a_hole_that_is_not_used_either() {
+fn a_vmm_that_refuses_zero_pages_leaves_a_hole_that_is_not_used_either() {
     hole(Outcome::Refused);
 }
 
 #[test]
-fn zeroes_that_are_not_asked_for_leave_a_hole_that_is_not_used_either() {
+fn zero_pages_that_are_not_asked_for_leave_a_hole_that_is_not_used_either() {
     hole(Outcome::HostError);
 }
 
 #[test]
-fn zeroes_are_unmapped_when_their_driver_is_reset() {
+fn zero_pages_are_unmapped_when_their_driver_is_reset() {
     let mut host = Host::new();
     forced(&mut host, 2);
 
@@ -704,7 +704,7 @@ fn zeroes_are_unmapped_when_their_driver_is_reset() {
 }
 
 #[test]
-fn zeroes_that_come_when_nobody_is_left_are_unmapped_at_once() {
+fn zero_pages_that_come_when_nobody_is_left_are_unmapped_at_once() {
     let mut host = Host::new();
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
@@ -796,7 +796,7 @@ fn a_driver_that_was_only_paused_keeps_its_imports_and_learns_what_it_lost() {
 }
 
 #[test]
-fn a_paused_importer_learns_that_its_import_was_taken_back() {
+fn a_paused_importer_learns_that_its_import_was_revoked() {
     let mut host = Host::new();
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
@@ -912,18 +912,18 @@ fn a_resumed_importer_loses_at_once_what_an_exporter_did_not_wait_for() {
 }
 
 #[test]
-fn a_resumed_importer_is_given_time_to_let_go_if_the_exporter_waits() {
+fn a_resumed_importer_is_given_time_to_unmap_if_the_exporter_waits() {
     let mut host = Host::new();
     let handle = stopped_importer_of_a_stopped_exporter(&mut host);
     // It is paused for longer than that.
     let deadline = host.deadlines.pop_front().unwrap();
     let effects = host.broker.deadline(deadline);
     host.take(effects);
-    assert_eq!(host.vmms[&B].requests.len(), 0, "it cannot let go");
+    assert_eq!(host.vmms[&B].requests.len(), 0, "it cannot release it");
     let effects = host.broker.peer_up(B, true);
     host.take(effects);
     host.settle();
-    assert!(host.vmms[&B].shows(A), "it cannot have let go yet");
+    assert!(host.vmms[&B].shows(A), "it cannot have released it yet");
 
     host.call(B, Request::Unmap { handle }).unwrap();
     host.settle();
@@ -934,7 +934,7 @@ fn a_resumed_importer_is_given_time_to_let_go_if_the_exporter_waits() {
 }
 
 #[test]
-fn a_resumed_importer_that_does_not_let_go_loses_the_window_at_a_new_deadline() {
+fn a_resumed_importer_that_does_not_unmap_loses_the_window_at_a_new_deadline() {
     let mut host = Host::new();
     stopped_importer_of_a_stopped_exporter(&mut host);
     let early = host.deadlines.pop_front().unwrap();
@@ -1090,7 +1090,7 @@ fn an_exporter_that_vanishes_is_revoked_at_its_importers() {
 }
 
 #[test]
-fn memory_that_is_unplugged_is_taken_back() {
+fn memory_that_is_unplugged_is_revoked() {
     let mut host = Host::new();
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
@@ -1136,7 +1136,7 @@ fn a_new_memory_table_costs_no_look_at_what_it_cannot_take() {
 }
 
 #[test]
-fn an_unexport_of_what_is_being_taken_back_is_answered_when_it_is_gone() {
+fn an_unexport_of_what_is_being_revoked_is_answered_when_it_is_gone() {
     let mut host = Host::new();
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
@@ -1219,7 +1219,7 @@ fn a_file_is_kept_also_when_the_front_end_drops_its_windows() {
 }
 
 #[test]
-fn a_file_that_a_session_kept_is_let_go_with_it() {
+fn a_file_that_a_session_kept_is_released_with_it() {
     let mut host = Host::new();
     host.kept = Some(Vec::new());
     let id = host.export(A, 1);
@@ -1248,7 +1248,7 @@ fn no_deadline_is_waited_for_when_nothing_is_mapped() {
 }
 
 #[test]
-fn a_stop_takes_many_buffers_back_in_steps_and_shows_none_meanwhile() {
+fn a_stop_revokes_many_buffers_in_steps_and_shows_none_meanwhile() {
     let mut host = Host::new();
     let many = limits::MAX_REVOKE + 1;
     for _ in 1..many {
@@ -1318,7 +1318,7 @@ fn a_peer_that_goes_on_during_the_steps_of_its_stop_keeps_nothing_of_before() {
 }
 
 #[test]
-fn a_table_without_ram_takes_many_buffers_back_in_steps_and_offers_none_meanwhile() {
+fn a_table_without_ram_revokes_many_buffers_in_steps_and_offers_none_meanwhile() {
     let mut host = Host::new();
     for _ in 0..limits::MAX_REVOKE {
         host.export(A, 1);
@@ -1360,7 +1360,7 @@ fn a_table_without_ram_takes_many_buffers_back_in_steps_and_offers_none_meanwhil
 }
 
 #[test]
-fn the_end_takes_many_buffers_back_in_steps() {
+fn the_end_revokes_many_buffers_in_steps() {
     let mut host = Host::new();
     let many = limits::MAX_REVOKE + 1;
     for _ in 0..many {
@@ -1378,7 +1378,7 @@ fn the_end_takes_many_buffers_back_in_steps() {
 }
 
 #[test]
-fn closing_takes_every_buffer_back_and_lets_nobody_export() {
+fn closing_revokes_every_buffer_and_lets_nobody_export() {
     let mut host = Host::new();
     let ids = [host.export(A, 1), host.export(B, 2)];
     let handles = [host.attach(B, ids[0]), host.attach(A, ids[1])];
@@ -1594,7 +1594,7 @@ fn a_flush_is_answered_when_idle_windows_are_proved_to_be_gone() {
 }
 
 #[test]
-fn a_revocation_is_told_to_others_of_a_peer_whose_attachment_is_given_up() {
+fn a_revocation_is_reported_to_others_of_a_peer_whose_attachment_is_given_up() {
     let mut host = Host::new();
     host.events(B);
     let id = host.export(A, 1);
@@ -1712,7 +1712,7 @@ fn as_many_idle_windows_are_evicted_as_a_map_needs() {
 }
 
 #[test]
-fn generations_do_not_tell_how_much_others_export() {
+fn generations_do_not_show_how_much_others_export() {
     let mut host = Host::new();
     let mut export_of = |peer| match host.call(peer, export(&[(RAM, 1)])) {
         Ok(Response::Exported { generation, .. }) => generation,

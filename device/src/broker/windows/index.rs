@@ -21,7 +21,7 @@ pub(super) struct Index {
     /// By the time since when they are.
     idle: BTreeSet<(u64, WindowId)>,
     /// By the effect whose end has to be followed by a barrier.
-    unproved: BTreeSet<(EffectId, WindowId)>,
+    awaiting: BTreeSet<(EffectId, WindowId)>,
     /// Their mappings and place will be free, or with users.
     leaving: BTreeSet<WindowId>,
 }
@@ -34,7 +34,7 @@ impl Index {
                 self.idle.insert((since, id));
             }
             State::Mapped(effect) | State::Quarantined(effect) => {
-                self.unproved.insert((effect, id));
+                self.awaiting.insert((effect, id));
             }
             _ => {}
         }
@@ -50,7 +50,7 @@ impl Index {
                 self.idle.remove(&(since, id));
             }
             State::Mapped(effect) | State::Quarantined(effect) => {
-                self.unproved.remove(&(effect, id));
+                self.awaiting.remove(&(effect, id));
             }
             _ => {}
         }
@@ -78,14 +78,14 @@ impl Index {
     }
 
     /// Those for which an acknowledgement of `effect` is the barrier.
-    pub(super) fn proved_by(&self, effect: EffectId) -> Vec<WindowId> {
-        let earlier = self.unproved.range(..(effect, WindowId(0)));
+    pub(super) fn awaiting_before(&self, effect: EffectId) -> Vec<WindowId> {
+        let earlier = self.awaiting.range(..(effect, WindowId(0)));
         earlier.map(|(_, id)| *id).collect()
     }
 
     /// The newest effect that needs a barrier.
-    pub(super) fn newest_unproved(&self) -> Option<EffectId> {
-        self.unproved.last().map(|(effect, _)| *effect)
+    pub(super) fn newest_awaiting(&self) -> Option<EffectId> {
+        self.awaiting.last().map(|(effect, _)| *effect)
     }
 
     pub(super) fn leaving(&self) -> impl Iterator<Item = WindowId> {

@@ -5,17 +5,18 @@
 //! ```text
 //! Queued -> Mapping -> Mapped -> Live <-> Idle
 //!              |          |        |       |
-//!              v          v        v       v
-//!           Unmapping -> Quarantined -> (free)
-//!              |              ^
-//!              v              |  the last user leaves
-//!           Filling ------> Filled
+//!              +----------+--------+-------+
+//!                         v
+//!                     Unmapping -> Quarantined -> (free)
+//!                      |     ^
+//!                      v     +------+  the last user leaves
+//!           MappingZeroPages -> ZeroPages
 //! ```
 //!
 //! A VMM acknowledges a request *before* it takes effect, but serves requests
 //! one at a time. So a mapping counts as visible, and a range as free, only
 //! when a later request was acknowledged: `Mapped` and `Quarantined` wait for
-//! that proof. Until then a window keeps its range and its share of the budget.
+//! that barrier. Until then a window keeps its range and its share of the budget.
 //!
 //! A window that is unmapped by force still has users: clients in the guest's
 //! kernel that cannot be stopped, or a driver that does not answer. They are
@@ -64,7 +65,7 @@ pub(super) enum State {
     Queued,
     /// The VMM has been asked to map.
     Mapping,
-    /// The VMM said it mapped, by this effect; not proved.
+    /// The VMM said it mapped, by this effect; without a barrier yet.
     Mapped(EffectId),
     /// Visible to the guest, in use.
     Live,
@@ -72,13 +73,13 @@ pub(super) enum State {
     Idle(u64),
     /// The VMM has been asked to unmap.
     Unmapping,
-    /// The VMM said it unmapped, by this effect; not proved.
+    /// The VMM said it unmapped, by this effect; without a barrier yet.
     Quarantined(EffectId),
     /// As quarantined, but with users; the VMM has been asked to map zero pages.
     MappingZeroPages(EffectId),
     /// Shows zero pages to those who have not left yet.
     ZeroPages,
-    /// As filled, but the VMM did not do it: shows nothing.
+    /// As zero pages, but the VMM did not map them: shows nothing.
     Empty,
     /// Nobody knows what the VMM has mapped here.
     Stuck,
@@ -119,13 +120,13 @@ impl Window {
         ) || (self.state == State::Mapping && self.revoked)
     }
 
-    /// Whether the guest sees the buffer and has not let go.
+    /// Whether the guest sees the backing and has not released it.
     pub(super) fn in_use(&self) -> bool {
         self.state == State::Live
     }
 
-    /// Whether it still stands for the owner's buffer, visible or not.
-    pub(super) fn shows_buffer(&self) -> bool {
+    /// Whether it still stands for the owner's backing, visible or not.
+    pub(super) fn shows_backing(&self) -> bool {
         !self.vacated
     }
 
@@ -147,7 +148,7 @@ pub(super) enum Change {
         waiters: Vec<Waiter>,
         status: Status,
     },
-    /// This buffer is gone from a window, and that is proved.
+    /// This backing is gone from a window, and that is proved.
     Vacated { backing: BackingId },
 }
 
@@ -238,7 +239,7 @@ impl Windows {
     /// as often.
     pub(super) fn forget(&mut self) -> Vec<BackingId> {
         let kept = self.kept.values().map(|kept| kept.backing);
-        let shown = self.table.values().filter(|window| window.shows_buffer());
+        let shown = self.table.values().filter(|window| window.shows_backing());
         let backings = shown.map(|window| window.key.backing).chain(kept).collect();
         *self = Self {
             next: self.next,
@@ -763,7 +764,7 @@ impl Windows {
         match outcome {
             Outcome::Stuck => self.set_state(id, State::Stuck),
             Outcome::HostError => self.set_state(id, State::Quarantined(unmap)),
-            // Sent after the unmapping was acknowledged, so it is a proof.
+            // Sent after the unmapping was acknowledged, so it is a barrier.
             Outcome::Refused => self.vacate(id, out),
             Outcome::Done => {
                 let piece = Piece {
@@ -810,7 +811,7 @@ impl Windows {
 
     /// Everything acknowledged before `effect` was sent has happened.
     fn barrier_done(&mut self, effect: EffectId, out: &mut Changes<'_>) {
-        for id in self.index.proved_by(effect) {
+        for id in self.index.awaiting_before(effect) {
             match self.table.get(&id).map(|window| window.state) {
                 Some(State::Mapped(_)) => {
                     self.set_state(id, State::Live);
@@ -835,7 +836,7 @@ impl Windows {
         if self.broken {
             return;
         }
-        let Some(newest) = self.index.newest_unproved() else {
+        let Some(newest) = self.index.newest_awaiting() else {
             return;
         };
         let under_way = self
@@ -850,7 +851,7 @@ impl Windows {
     /// What the VMM may have, each as often.
     #[cfg(test)]
     pub(super) fn reached(&self) -> impl Iterator<Item = BackingId> {
-        let shown = self.table.values().filter(|window| window.shows_buffer());
+        let shown = self.table.values().filter(|window| window.shows_backing());
         let kept = self.kept.values().map(|kept| kept.backing);
         shown.map(|window| window.key.backing).chain(kept)
     }

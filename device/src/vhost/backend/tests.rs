@@ -149,13 +149,13 @@ fn others_do_not_wait_while_a_session_looks_at_what_its_driver_made_available() 
 
     // The event ring is locked. (The first buffer was given back: it is in no RAM.)
     publish(&mem, &rings[1], &[0]);
-    let told = session.clone();
+    let link = session.clone();
     let ended = std::cell::Cell::new(None);
     session.events.deliver(
         |_, _| true,
         || {
-            let told = told.clone();
-            ended.set(Some(ends_elsewhere(move || Link::events(&*told))));
+            let link = link.clone();
+            ended.set(Some(ends_elsewhere(move || Link::events(&*link))));
             None
         },
     );
@@ -165,8 +165,8 @@ fn others_do_not_wait_while_a_session_looks_at_what_its_driver_made_available() 
     // The control queue is locked.
     let Take::Request(taken) = session.control.take(|_, _| {
         if ended.get().is_none() {
-            let told = told.clone();
-            let reply = move || Link::reply(&*told, Token(0), &Ok(Response::Done));
+            let link = link.clone();
+            let reply = move || Link::reply(&*link, Token(0), &Ok(Response::Done));
             ended.set(Some(ends_elsewhere(reply)));
         }
         true
@@ -176,9 +176,9 @@ fn others_do_not_wait_while_a_session_looks_at_what_its_driver_made_available() 
     assert_eq!(ended.take(), Some(true), "an answer");
 
     // Its own worker gives the driver what is the driver's.
-    let told = session.clone();
+    let link = session.clone();
     assert!(ends_elsewhere(move || {
-        Link::reply(&*told, taken.token, &Ok(Response::Done));
+        Link::reply(&*link, taken.token, &Ok(Response::Done));
     }));
     assert_eq!(session.facts().pending, 1);
     assert!(session.again.read().is_ok(), "woken");

@@ -16,7 +16,7 @@ pub enum Fault {
     /// More chains than the ring has entries.
     #[error("its available index is ahead by more than its size")]
     AvailIndex,
-    /// The answer to the first use could not be told from that to the second.
+    /// The answer to the first use could not be distinguished from that to the second.
     #[error("descriptor {0} was made available again before it was used")]
     HeadInUse(u16),
     /// Such a chain cannot be completed.

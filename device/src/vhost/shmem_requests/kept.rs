@@ -24,11 +24,11 @@ use crate::vhost::limits::{
     LOOK_TIME, MARK_FREE, MAX_KEPT_DMABUFS, MAX_KEPT_MARKS, MAX_OWNER_FILES,
 };
 
-/// How long a VMM that says it has not mapped something may take to let go of it.
+/// How long a VMM that says it has not mapped something may take to release it.
 const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 
 /// How long files may be held after the VMM said that it does not have them, before the
-/// operator is told; and how soon he is told of others.
+/// operator is notified; and how soon he is notified of others.
 pub(super) const KEPT_SAY: Duration = Duration::from_secs(10);
 
 /// A file that shows another VM's memory.
@@ -39,8 +39,8 @@ pub(super) struct WindowFile {
     pub(super) lot: Lot,
 }
 
-/// A file of which nobody has seen yet that it is let go, since the VMM said that it has
-/// unmapped it, or not mapped it.
+/// A file that nobody has seen released yet since the VMM said that it has unmapped it, or
+/// not mapped it.
 pub(super) struct Kept {
     /// The effect that ended so.
     pub(super) effect: EffectId,
@@ -49,7 +49,7 @@ pub(super) struct Kept {
     pub(super) since: Instant,
     /// When the kernel was last asked since then; it was held.
     pub(super) seen: Option<Instant>,
-    /// The operator was told.
+    /// The operator was notified.
     pub(super) said: bool,
 }
 
@@ -169,7 +169,7 @@ impl State {
         self.budgets.entry(lot).or_default()
     }
 
-    /// How many bytes of `kept` are held for too long, if the operator is to be told of
+    /// How many bytes of `kept` are held for too long, if the operator is to be notified of
     /// that: if he was not of all of them, but not again and again.
     fn say_late(&mut self, kept: &mut [Kept]) -> u64 {
         if self.kept_said.is_some_and(|at| at.elapsed() < KEPT_SAY) {
@@ -202,7 +202,7 @@ impl ShmemRequests {
     }
 
     /// Whether the VMM, or what it has passed files on to, holds any. Where the kernel
-    /// does not tell, it does until it has ended.
+    /// does not report that, it does until it has ended.
     pub(super) fn holds(&self) -> bool {
         let held = |hold: &Arc<FileHold>| hold.held().unwrap_or_else(|| !self.vmm.has_ended());
         self.window_files().all().any(held)
@@ -222,8 +222,8 @@ impl ShmemRequests {
             return false;
         }
         let mut state = lock(&self.state);
-        // Else it may have been asked for another one meanwhile. The dispatcher does not hear of
-        // what is kept by an effect that it has forgotten.
+        // Else it may have been asked for another one meanwhile. The dispatcher does not
+        // hear of what is kept by an effect that it has forgotten.
         let dropped = state.has_only(&files) && !state.is_keeping();
         if dropped {
             // The files are closed with `files`, when nothing is locked.
@@ -235,7 +235,7 @@ impl ShmemRequests {
 
     /// Waits while the VMM holds what it was given, at most for `limit` or until
     /// `ended`. Returns whether it does not.
-    pub fn wait_let_go(&self, limit: Duration, ended: impl Fn() -> bool) -> bool {
+    pub fn wait_released(&self, limit: Duration, ended: impl Fn() -> bool) -> bool {
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
         while self.holds() {
@@ -268,8 +268,8 @@ impl ShmemRequests {
 
     /// Asks the kernel who still holds the files of `lot` that the VMM said it has not: at
     /// least about one, and for about [`LOOK_TIME`]; about the next ones the next time.
-    /// Returns the effects of which nothing is left, and what the operator is to be told of
-    /// now: how many bytes are held for too long.
+    /// Returns the effects of which nothing is left, and what the operator is to be
+    /// notified of now: how many bytes are held for too long.
     pub(super) fn look_at_kept(&self, lot: Lot) -> (Vec<EffectId>, u64) {
         let all: Vec<Arc<FileHold>> = {
             let state = lock(&self.state);
@@ -361,8 +361,8 @@ impl ShmemRequests {
         })?;
         if !hold.is_marked() && !self.vmm.is_known() {
             return Err(io::Error::other(
-                "the host tells neither who has it mapped (it belongs to another user, or its VMM \
-                 keeps it from being opened) nor when the importer's VMM ends (something else \
+                "the host reports neither who has it mapped (it belongs to another user, or its \
+                 VMM keeps it from being opened) nor when the importer's VMM ends (something else \
                  connected its socket)",
             ));
         }
@@ -468,7 +468,8 @@ impl ShmemRequests {
 }
 
 impl Worker<'_> {
-    /// Tells the dispatcher what nobody holds any more, and the operator what somebody does.
+    /// Notifies the dispatcher of what nobody holds any more, and the operator of what
+    /// somebody does.
     pub(super) fn look_at_kept(&self, lot: Lot) {
         let (done, late) = self.shmem.look_at_kept(lot);
         for effect in done {
@@ -480,7 +481,7 @@ impl Worker<'_> {
             log::warn!(
                 "{}: its VMM said that it has unmapped, or not mapped, {late:#x} bytes of other \
                  VMs, but it or another back end of its VM still holds them: their owners do not \
-                 get them back until that lets go or ends",
+                 get them back until that releases them or ends",
                 self.name
             );
         }

@@ -54,7 +54,7 @@ fn window_file(hold: FileHold) -> WindowFile {
     }
 }
 
-/// The VMM has unmapped a file, of which the kernel says so often what it is told to.
+/// The VMM has unmapped a file. The kernel gives one answer about it for each that is sent.
 fn keep(shmem: &ShmemRequests, effect: u64, lot: Lot) -> (Receiver<()>, Sender<bool>) {
     let (hold, asked, kernel) = FileHold::slow();
     let file = WindowFile {
@@ -87,8 +87,8 @@ fn jobs_are_queued_while_the_kernel_is_asked_who_holds_a_file() {
         }),
         ("may_show", |shmem| assert!(shmem.may_show())),
         ("forget_dropped", |shmem| assert!(!shmem.forget_dropped())),
-        ("wait_let_go", |shmem| {
-            assert!(!shmem.wait_let_go(Duration::ZERO, || false));
+        ("wait_released", |shmem| {
+            assert!(!shmem.wait_released(Duration::ZERO, || false));
         }),
         ("has_released", |shmem| {
             lock(&shmem.state).closed = true;
@@ -143,7 +143,7 @@ fn map_request_does_not_wait_while_the_queues_are_stopped() {
 }
 
 #[test]
-fn vmm_that_is_lent_a_file_meanwhile_has_not_dropped_all() {
+fn vmm_that_is_given_a_file_meanwhile_has_not_dropped_all() {
     let shmem = shmem();
     let (hold, asked, answer) = FileHold::slow();
     lock(&shmem.state).files_mut().insert(0, window_file(hold));
@@ -212,7 +212,7 @@ fn vmm_that_dropped_its_windows_has_dropped_them_also_if_it_keeps_another_file()
 }
 
 #[test]
-fn nothing_counts_as_dropped_while_the_hub_does_not_know_what_is_kept() {
+fn nothing_counts_as_dropped_while_the_dispatcher_does_not_know_what_is_kept() {
     let shmem = shmem();
     shmem.push(job(1));
     let Some(Next::Job(..)) = shmem.next() else {
@@ -251,7 +251,7 @@ fn ago(time: Duration) -> Instant {
 }
 
 #[test]
-fn operator_is_told_of_all_that_is_kept_but_not_again_and_again() {
+fn operator_is_notified_of_all_that_is_kept_but_not_again_and_again() {
     let shmem = shmem();
     let keep = |effect, since| keep_since(&shmem, effect, since);
     let _kernels = [
@@ -290,7 +290,7 @@ fn operator_hears_nothing_of_what_was_held_only_before_the_time_was_up() {
 }
 
 #[test]
-fn operator_is_told_of_nothing_that_the_kernel_was_not_asked_about() {
+fn operator_is_notified_of_nothing_that_the_kernel_was_not_asked_about() {
     let mut shmem = shmem();
     shmem.clock = slow_clock;
     let _kernels = [1, 2, 3].map(|effect| keep_since(&shmem, effect, ago(KEPT_SAY)));
@@ -320,7 +320,7 @@ fn unmapping_does_not_wait_for_the_kernel() {
 }
 
 #[test]
-fn nothing_is_kept_of_a_file_of_which_the_kernel_does_not_tell() {
+fn nothing_is_kept_of_a_file_of_which_the_kernel_reports_nothing() {
     let shmem = shmem();
     let (socket, _) = UnixStream::pair().unwrap();
     let (_, hold) = FileHold::ram(&Arc::new(OwnedFd::from(socket).into()));
@@ -432,7 +432,7 @@ fn job_waits_for_no_more_than_one_look() {
     drop(kernels);
 }
 
-/// Lends a page of another file.
+/// Gives a page of another file.
 fn give_file(shmem: &ShmemRequests, at: u64, lot: Lot) -> io::Result<()> {
     let file = backing::tests::memfd(PAGE, true);
     let piece = FdPiece {
@@ -446,7 +446,7 @@ fn give_file(shmem: &ShmemRequests, at: u64, lot: Lot) -> io::Result<()> {
 }
 
 #[test]
-fn nothing_more_is_lent_of_an_owner_whose_files_take_too_long_to_mark() {
+fn nothing_more_is_given_of_an_owner_whose_files_take_too_long_to_mark() {
     let mut shmem = shmem();
     // All that is asked seems to take a second.
     shmem.clock = || {
@@ -502,7 +502,7 @@ fn effect_that_kept_several_files_is_done_with_the_last_of_them() {
 }
 
 #[test]
-fn vmm_is_lent_files_again_as_long_as_few_are_kept() {
+fn vmm_is_given_files_again_as_long_as_few_are_kept() {
     let shmem = shmem();
     let (a, b) = (PeerId(2), PeerId(3));
     let lot = |owner, udmabuf| Lot { owner, udmabuf };
