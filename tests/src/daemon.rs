@@ -167,7 +167,7 @@ impl Daemon {
     /// When it does not start.
     pub fn start(folder: &Path, words: &[String], logs: &Path) -> Result<Self> {
         let notify = folder.join("notify");
-        let told =
+        let ready =
             UnixDatagram::bind(&notify).with_context(|| format!("making {}", notify.display()))?;
         let sockets = folder.display().to_string();
         let mut words = words.iter().map(|word| word.replace(SOCKETS, &sockets));
@@ -187,11 +187,11 @@ impl Daemon {
             unproved: 0,
             allowed: Vec::new(),
         };
-        told.set_nonblocking(true)?;
+        ready.set_nonblocking(true)?;
         let mut message = [0; 256];
         wait::until("the daemon to say READY", wait::COMMAND, || {
             daemon.process.alive()?;
-            let count = told.recv(&mut message).unwrap_or(0);
+            let count = ready.recv(&mut message).unwrap_or(0);
             let text = message.get(..count).unwrap_or_default();
             Ok(text
                 .split(|byte| *byte == b'\n')

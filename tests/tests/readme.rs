@@ -251,11 +251,11 @@ fn alloc(vm: &Vm, words: &[String]) -> Result<Offer> {
     let mut program = vm.spawn(&argv(words))?;
     let line = program.line(wait::COMMAND)?;
     let parts: Vec<&str> = line.split_whitespace().collect();
-    let [id, told, "bytes", "in", _, "pieces"] = parts[..] else {
+    let [id, size_said, "bytes", "in", _, "pieces"] = parts[..] else {
         bail!("alloc printed: {line}")
     };
     ensure!(
-        told.parse() == Ok(size),
+        size_said.parse() == Ok(size),
         "alloc of {size} bytes printed: {line}"
     );
 

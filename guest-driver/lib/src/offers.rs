@@ -268,24 +268,24 @@ mod tests {
     impl Host {
         fn export(&self, n: u8) {
             self.buffers.borrow_mut().push(buffer(n));
-            self.tell(EventKind::Offer, n);
+            self.report(EventKind::Offer, n);
         }
 
         fn revoke(&self, n: u8) {
             self.buffers
                 .borrow_mut()
                 .retain(|buffer| buffer.id != id(n));
-            self.tell(EventKind::Revoked, n);
+            self.report(EventKind::Revoked, n);
         }
 
-        fn tell(&self, kind: EventKind, n: u8) {
+        fn report(&self, kind: EventKind, n: u8) {
             self.events.borrow_mut().push_back(event(kind, n));
         }
 
         /// The file has room for no event.
         fn lose_events(&self) {
             self.events.borrow_mut().clear();
-            self.tell(EventKind::Overflow, 0);
+            self.report(EventKind::Overflow, 0);
         }
 
         fn answer(&self) -> Result<()> {
@@ -364,7 +364,7 @@ mod tests {
             owned: true,
             ..buffer(1)
         });
-        host.tell(EventKind::Revoked, 1);
+        host.report(EventKind::Revoked, 1);
         assert_eq!(changes(&mut book, &host), ["R1!"]);
     }
 
@@ -374,7 +374,7 @@ mod tests {
         host.export(1);
         assert_eq!(changes(&mut book, &host), ["+1!"]);
         host.revoke(1);
-        host.tell(EventKind::Revoked, 1);
+        host.report(EventKind::Revoked, 1);
         assert_eq!(changes(&mut book, &host), ["-1", "R1!"]);
     }
 
@@ -387,7 +387,7 @@ mod tests {
         host.revoke(1);
         host.export(3);
         host.lose_events();
-        host.tell(EventKind::Offer, 3);
+        host.report(EventKind::Offer, 3);
         host.export(4);
         assert_eq!(changes(&mut book, &host), ["O0!", "-1!", "+3!", "+4!"]);
         assert_eq!(changes(&mut book, &host), [""; 0]);
@@ -420,8 +420,8 @@ mod tests {
     #[test]
     fn all_else_is_passed_on() {
         let (host, mut book) = (Host::default(), Book::default());
-        host.tell(EventKind::Meta, 1);
-        host.tell(EventKind::PeerUp, 0);
+        host.report(EventKind::Meta, 1);
+        host.report(EventKind::PeerUp, 0);
         assert_eq!(changes(&mut book, &host), ["M1!", "P0!"]);
     }
 }

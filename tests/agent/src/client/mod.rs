@@ -49,11 +49,11 @@ pub(crate) fn run() -> Result<()> {
         next: 1,
         things: HashMap::new(),
     };
-    tell(&Line::Ready)?;
+    report(&Line::Ready)?;
     for line in io::stdin().lock().lines() {
         let Call { id, op } = serde_json::from_str(&line?).context("not a call")?;
         let result = client.handle(op).map_err(|error| refusal(&error));
-        tell(&Line::Outcome { id, result })?;
+        report(&Line::Outcome { id, result })?;
     }
     Ok(())
 }
@@ -77,7 +77,7 @@ fn allow_descriptors() -> io::Result<()> {
     Ok(())
 }
 
-fn tell(line: &Line) -> Result<()> {
+fn report(line: &Line) -> Result<()> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
     let mut out = io::stdout().lock();
@@ -686,7 +686,7 @@ impl Watcher {
             if sight != Sight::Pattern && !reported.contains(&sight) && reported.len() < MOST_SIGHTS
             {
                 reported.push(sight);
-                if tell(&Line::Saw { map, sight }).is_err() {
+                if report(&Line::Saw { map, sight }).is_err() {
                     break;
                 }
             }
