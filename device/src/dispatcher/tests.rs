@@ -2,15 +2,18 @@
 //! The dispatcher with sessions that only take notes.
 
 use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use bufshare_protocol::request::Export;
 use bufshare_protocol::response::Response;
 use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights};
 
+use super::stops::Circles;
 use super::*;
 use crate::broker::limits::MAX_REVOKE;
 use crate::broker::{Allow, Config, IdSource, Limits, PeerConfig};
 use crate::soon::soon as limit;
+use crate::sync::lock;
 
 const A: PeerId = PeerId(1);
 const B: PeerId = PeerId(2);
