@@ -9,6 +9,7 @@ pub mod admission;
 pub mod backend;
 pub mod doorbell;
 pub mod features;
+pub mod lifeline;
 pub mod limits;
 pub mod memory;
 pub mod queue;

@@ -7,11 +7,15 @@ use std::os::fd::IntoRawFd;
 use bufshare_protocol::response::Response;
 use bufshare_protocol::types::{BufferId, Name};
 
+use bufshare_protocol::device::QUEUE_EVENT;
+use vhost_user_backend::VringT;
+
 use super::*;
 use crate::broker::{Broker, Config, IdSource, Limits, PeerConfig};
 use crate::dispatcher::RevokeWait;
 use crate::sync::tests::ends_elsewhere;
 use crate::vhost::queue::tests::{control_of, event_buffer, memory, publish, ring_at};
+use crate::vhost::queue::{MAX_PER_KICK, Take};
 
 struct NoIds;
 
