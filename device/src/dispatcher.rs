@@ -29,6 +29,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bufshare_protocol::event::Event;
 use bufshare_protocol::request::Request;
@@ -47,7 +48,7 @@ pub use report::{PeerReport, Report, SessionFacts};
 pub use stops::RevokeWait;
 
 use link::deliver;
-use stops::{FORCED_WAIT, STOP_LOOK, STOP_SAY, STOP_SAY_FIRST, Stopping};
+use stops::{STOP_LOOK, STOP_SAY, STOP_SAY_FIRST, Stopping};
 use timer::Timer;
 
 #[derive(Default)]
@@ -117,6 +118,8 @@ pub struct Dispatcher {
     delivering: AtomicUsize,
     timer: Timer,
     revoke_wait: RevokeWait,
+    /// How long an importer's driver has to release a buffer.
+    release: Duration,
     /// The broker is left in the middle of a change.
     failed: AtomicBool,
     /// Requested then.
@@ -141,6 +144,7 @@ impl Dispatcher {
             })
             .collect();
         Arc::new(Self {
+            release: broker.release_time(),
             state: Mutex::new(State { broker, slots }),
             changed: Condvar::new(),
             delivering: AtomicUsize::new(0),

@@ -90,6 +90,10 @@ impl Broker {
         let Some(state) = self.peers.get_mut(&peer) else {
             return Vec::new();
         };
+        // Whoever leaves does not come back.
+        if state.life == Lifecycle::Leaving {
+            return self.finish();
+        }
         state.can_map = can_map;
         let before = core::mem::replace(&mut state.life, Lifecycle::Running);
         if before.is_stopped() {
@@ -196,7 +200,6 @@ impl Broker {
             return;
         };
         let before = state.life;
-        // Whoever leaves does not come back.
         if before != Lifecycle::Leaving {
             state.life = life;
         }

@@ -216,6 +216,10 @@ impl Broker {
                 });
             }
         }
+        let (requests, windows) = (config.limits.max_requests, config.limits.max_windows);
+        if requests <= windows {
+            return Err(ConfigError::Requests { requests, windows });
+        }
         let mut peers = BTreeMap::new();
         for (number, peer) in (1u32..).zip(config.peers) {
             if peer.name.as_str().is_empty() {
@@ -365,6 +369,12 @@ impl Broker {
     /// Takes the next event of `peer`, to be called with a descriptor at hand.
     pub fn next_event(&mut self, peer: PeerId) -> Option<Event> {
         self.peers.get_mut(&peer)?.events.next()
+    }
+
+    /// How long an importer's driver has to release a buffer that is revoked.
+    #[must_use]
+    pub fn release_time(&self) -> core::time::Duration {
+        self.limits.release()
     }
 
     /// Where ids come from, for a broker that was read: until then it exports nothing.

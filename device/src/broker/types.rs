@@ -116,6 +116,17 @@ pub enum ConfigError {
         /// Highest possible value.
         max: u64,
     },
+    /// One importer that is stopped could use up its exporter's requests.
+    #[error(
+        "max_requests is {requests}, it must be more than max_windows ({windows}): the end of each \
+         buffer that a stopped VM has mapped waits"
+    )]
+    Requests {
+        /// As configured.
+        requests: u32,
+        /// As configured.
+        windows: u32,
+    },
 }
 
 /// One region of a VM's own RAM, as its front end announced it.

@@ -68,10 +68,16 @@ impl Gauge {
         self.used = 0;
     }
 
+    /// Whether it uses no more than it may.
+    #[cfg(test)]
+    pub(super) fn is_kept(&self) -> bool {
+        self.used <= self.max
+    }
+
     /// Names what is wrong, if it is.
     #[cfg(test)]
     pub(super) fn check(&self, what: &str, found: usize) -> Result<(), String> {
-        if found == self.used as usize && self.used <= self.max {
+        if found == self.used as usize && self.is_kept() {
             return Ok(());
         }
         let (used, max) = (self.used, self.max);

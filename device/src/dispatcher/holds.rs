@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::broker::Lifecycle;
 
-use super::{Dispatcher, FORCED_WAIT, RevokeWait, STOP_LOOK, STOP_SAY, STOP_SAY_FIRST, State};
+use super::{Dispatcher, RevokeWait, STOP_LOOK, STOP_SAY, STOP_SAY_FIRST, State};
 
 /// How long the end of the program waits for stopped importers if
 /// [`RevokeWait::Unlimited`] says nothing about it: they lose nothing by it, and a
@@ -143,7 +143,7 @@ impl Dispatcher {
 
     /// How long it waits for importers that run.
     fn running_wait(&self) -> Duration {
-        self.stopped_wait().saturating_add(FORCED_WAIT)
+        self.wait_for_running(self.stopped_wait())
     }
 
     /// How long it waits for importers whose device is stopped. They are not forced:

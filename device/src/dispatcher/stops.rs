@@ -95,6 +95,13 @@ impl Circles {
 }
 
 impl Dispatcher {
+    /// How long importers that run are waited for, of which those that are stopped get
+    /// `limit`: they may take all the time that they have to release a buffer, and their VMM
+    /// is asked then.
+    pub(super) fn wait_for_running(&self, limit: Duration) -> Duration {
+        limit.max(self.release).saturating_add(FORCED_WAIT)
+    }
+
     /// The front end stops the device: revokes what the VM exported, and returns
     /// when no other VMM can map any of it, or the time is over (see
     /// [`RevokeWait`]), or the session has `ended`.
@@ -179,7 +186,7 @@ impl Dispatcher {
         let started = Instant::now();
         let mut say = STOP_SAY_FIRST;
         let mut give_up = match self.revoke_wait {
-            RevokeWait::Limit(limit) => limit.saturating_add(FORCED_WAIT),
+            RevokeWait::Limit(limit) => self.wait_for_running(limit),
             RevokeWait::Unlimited => Duration::MAX,
         };
         let mut state = self.state()?;

@@ -482,3 +482,17 @@ fn deadline_that_is_disarmed_does_not_come() {
     timer.stop();
     assert_eq!(timer.next(), None);
 }
+
+#[test]
+fn importers_that_run_are_waited_for_longer_than_they_have_to_release() {
+    let (dispatcher, _) = dispatcher();
+    let second = Duration::from_secs(1);
+    assert_eq!(dispatcher.release, second);
+
+    let forced = super::stops::FORCED_WAIT;
+    assert_eq!(dispatcher.wait_for_running(Duration::ZERO), second + forced);
+    assert_eq!(
+        dispatcher.wait_for_running(10 * second),
+        10 * second + forced
+    );
+}

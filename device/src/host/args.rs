@@ -60,9 +60,9 @@ Configuration file:
     max-attachments = 1024    # attachments held at once, up to 65536
     max-extents = 1024        # pieces of one buffer, up to 1024
     max-blob = 4096           # bytes of one buffer's own metadata, up to 4096
-    max-requests = 1024       # requests that wait for an answer, up to 32768
+    max-requests = 1024       # waiting requests (more than max-windows), up to 32768
     max-events = 512          # waiting events about one other VM, up to 65536
-    release-ms = 1000         # for a driver to release a revoked buffer
+    release-ms = 1000         # for a driver to release a revoked buffer, up to 600000
 
 Front end (QEMU 11.1 and newer; memory that is no sealed memfd is left out, and a
 VM whose RAM is left out is refused):

@@ -618,6 +618,23 @@ mod tests {
     }
 
     #[test]
+    fn one_stopped_importer_cannot_use_up_the_requests_of_its_exporter() {
+        let mut limits = Limits {
+            max_requests: 256,
+            max_windows: 255,
+            ..Limits::default()
+        };
+        let config = |limits| Config {
+            limits,
+            ..Config::try_from(args(&["name=a,socket=/a"])).unwrap()
+        };
+        config(limits).broker(false).unwrap();
+        limits.max_windows = 256;
+        let error = config(limits).broker(false).unwrap_err().to_string();
+        assert!(error.contains("max_requests is 256"), "{error}");
+    }
+
+    #[test]
     fn help_states_every_limit_with_its_default() {
         use clap::CommandFactory as _;
 

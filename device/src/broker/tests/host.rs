@@ -142,8 +142,11 @@ impl Host {
             sealed: true,
         }];
         self.set_ram(peer, ram);
+        self.broker.peer_connected(peer);
+        assert_eq!(self.broker.lifecycle(peer), Lifecycle::Connected);
         let effects = self.broker.peer_up(peer, true);
         self.take(effects);
+        assert_eq!(self.broker.lifecycle(peer), Lifecycle::Running);
     }
 
     /// The memory table of `peer` is another one.

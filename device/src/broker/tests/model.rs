@@ -36,6 +36,8 @@ enum Op {
     Pause(u8, bool, bool),
     /// Stops, and goes on only when it is to ask for something, or by one of the others.
     Stop(u8),
+    /// As a stop, but its session has ended, and it comes back only with another.
+    Leave(u8),
     /// A step of the stop of one that has stopped.
     RevokeNext(u8),
     /// The first stops, then the second, whose stop is not held up by the first.
@@ -62,6 +64,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (peer.clone(), any::<bool>()).prop_map(|(p, dropped)| Op::Reset(p, dropped)),
         1 => (peer.clone(), any::<bool>(), any::<bool>()).prop_map(|(p, d, u)| Op::Pause(p, d, u)),
         1 => peer.clone().prop_map(Op::Stop),
+        1 => peer.clone().prop_map(Op::Leave),
         2 => peer.clone().prop_map(Op::RevokeNext),
         1 => (peer.clone(), peer.clone()).prop_map(|(p, q)| Op::StopBoth(p, q)),
         1 => peer.clone().prop_map(Op::Reconnect),
@@ -115,6 +118,8 @@ struct Model {
     ended: BTreeMap<PeerId, usize>,
     /// Does not run.
     stopped: BTreeSet<PeerId>,
+    /// Its session has ended.
+    left: BTreeSet<PeerId>,
 }
 
 const ALLOWED: [(PeerId, PeerId); 3] = [(A, B), (A, C), (B, A)];
@@ -139,14 +144,31 @@ impl Model {
             flushes: BTreeSet::new(),
             ended: BTreeMap::new(),
             stopped: BTreeSet::new(),
+            left: BTreeSet::new(),
         }
     }
 
     /// The driver of `peer` runs: as anew, or after a stop.
     fn up(&mut self, peer: PeerId) {
+        if self.left.contains(&peer) {
+            // What its session does late is of no use.
+            let effects = self.host.broker.peer_up(peer, true);
+            self.host.take(effects);
+            assert_eq!(self.host.broker.lifecycle(peer), Lifecycle::Leaving);
+            return self.reconnect(peer);
+        }
         self.stopped.remove(&peer);
         let effects = self.host.broker.peer_up(peer, true);
         self.host.take(effects);
+    }
+
+    /// Another front end connects.
+    fn reconnect(&mut self, peer: PeerId) {
+        self.forget_driver(peer);
+        self.host.disconnect(peer);
+        self.host.connect(peer);
+        self.stopped.remove(&peer);
+        self.left.remove(&peer);
     }
 
     /// Whoever asks for something runs.
@@ -431,13 +453,15 @@ impl Model {
                     self.up(peer);
                 }
             }
-            Op::Reconnect(p) => {
+            Op::Leave(p) => {
                 let peer = PeerId(p.into());
-                self.forget_driver(peer);
-                self.host.disconnect(peer);
-                self.host.connect(peer);
-                self.stopped.remove(&peer);
+                self.revoke_of(peer);
+                let effects = self.host.broker.peer_leaves(peer);
+                self.host.take(effects);
+                self.stopped.insert(peer);
+                self.left.insert(peer);
             }
+            Op::Reconnect(p) => self.reconnect(PeerId(p.into())),
             Op::RefuseMaps(p, asked) => {
                 if let Some(vmm) = self.host.vmms.get_mut(&PeerId(p.into())) {
                     vmm.no_map = asked.map(|asked| match asked {

@@ -892,7 +892,7 @@ impl Windows {
         if self.index != Index::of_table(&self.table) {
             return Err("the index is not the table's".into());
         }
-        if held != mappings.used() {
+        if held != mappings.used() || !mappings.is_kept() {
             return Err(format!("{held} mappings held, {} counted", mappings.used()));
         }
         let taken: u64 = ranges.iter().map(|(_, len)| len).sum();
