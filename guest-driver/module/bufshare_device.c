@@ -108,7 +108,7 @@ struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev)
  * bufshare_dma_is_phys() - are DMA addresses guest-physical
  * @bd: the device
  *
- * The addresses of an EXPORT are. Those that the DMA interface
+ * The addresses of an EXPORT are guest-physical. Those that the DMA interface
  * gives are so only without an IOMMU, an offset or bounce buffers in between:
  * ask it for a page.
  *

@@ -56,7 +56,7 @@ pub(super) fn generation(owner: PeerId, exported: u64) -> Option<u64> {
     }
 }
 
-/// A few peers, in order.
+/// A few peers, in order: in one piece of memory, as each buffer has two of these.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PeerMap<T>(Vec<(PeerId, T)>);
 

@@ -8,6 +8,7 @@ use bufshare_protocol::types::Rights;
 
 use serde::{Deserialize, Serialize};
 
+use super::backing::Grant;
 use super::types::{Allow, ConfigError, Effect, PeerId};
 use super::{Broker, Peer};
 
@@ -84,11 +85,10 @@ impl Broker {
         for (id, backing) in &self.backings {
             let owner = backing.owner;
             let mut grants = backing.grants.iter();
-            let is_allowed =
-                |(importer, rights)| self.policy.allowed(owner, importer).contains(rights);
-            if backing.revoking.is_some()
-                || grants.all(|(importer, grant)| is_allowed((importer, grant.rights)))
-            {
+            let is_allowed = |(importer, grant): (PeerId, &Grant)| {
+                self.policy.allowed(owner, importer).contains(grant.rights)
+            };
+            if backing.revoking.is_some() || grants.all(is_allowed) {
                 continue;
             }
             if let Some(state) = self.peers.get_mut(&owner) {

@@ -107,7 +107,7 @@ pub enum ConfigError {
     #[error("shared-memory size {0} is not a power of two of at least {min} bytes", min = super::limits::MIN_SHM_SIZE)]
     ShmSize(u64),
     /// A limit is out of its range.
-    #[error("{name} is {value}, it must be 1 to {max}")]
+    #[error("{} is {value}, it must be 1 to {max}", name.replace('_', "-"))]
     Limit {
         /// Which.
         name: &'static str,
@@ -118,8 +118,8 @@ pub enum ConfigError {
     },
     /// One importer that is stopped could use up its exporter's requests.
     #[error(
-        "max_requests is {requests}, it must be more than max_windows ({windows}): the end of each \
-         buffer that a stopped VM has mapped waits"
+        "max-requests is {requests}, it must be more than max-windows ({windows}): the UNEXPORT of \
+         each buffer that a stopped VM has mapped waits for that VM"
     )]
     Requests {
         /// As configured.

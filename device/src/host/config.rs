@@ -631,7 +631,7 @@ mod tests {
         config(limits).broker(false).unwrap();
         limits.max_windows = 256;
         let error = config(limits).broker(false).unwrap_err().to_string();
-        assert!(error.contains("max_requests is 256"), "{error}");
+        assert!(error.contains("max-requests is 256"), "{error}");
     }
 
     #[test]
