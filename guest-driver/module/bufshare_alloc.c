@@ -234,26 +234,12 @@ err:
 	return ERR_PTR(ret);
 }
 
-static int bufshare_mem_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
-{
-	struct bufshare_mem *mem = dmabuf->priv;
-
-	return bufshare_maps_attach(&mem->maps, attach, mem->pieces, mem->nr_pieces);
-}
-
-static void bufshare_mem_detach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
-{
-	struct bufshare_mem *mem = dmabuf->priv;
-
-	bufshare_maps_detach(&mem->maps, attach);
-}
-
 static struct sg_table *bufshare_mem_map_dma_buf(struct dma_buf_attachment *attach,
 						 enum dma_data_direction dir)
 {
 	struct bufshare_mem *mem = attach->dmabuf->priv;
 
-	return bufshare_maps_map(&mem->maps, attach, dir);
+	return bufshare_maps_map(&mem->maps, attach, mem->pieces, mem->nr_pieces, dir);
 }
 
 static void bufshare_mem_unmap_dma_buf(struct dma_buf_attachment *attach, struct sg_table *sgt,
@@ -261,7 +247,7 @@ static void bufshare_mem_unmap_dma_buf(struct dma_buf_attachment *attach, struct
 {
 	struct bufshare_mem *mem = attach->dmabuf->priv;
 
-	bufshare_maps_unmap(&mem->maps, attach, dir);
+	bufshare_maps_unmap(&mem->maps, sgt);
 }
 
 static int bufshare_mem_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
@@ -346,8 +332,6 @@ static void bufshare_mem_release(struct dma_buf *dmabuf)
 }
 
 static const struct dma_buf_ops bufshare_mem_ops = {
-	.attach = bufshare_mem_attach,
-	.detach = bufshare_mem_detach,
 	.map_dma_buf = bufshare_mem_map_dma_buf,
 	.unmap_dma_buf = bufshare_mem_unmap_dma_buf,
 	.begin_cpu_access = bufshare_mem_begin_cpu_access,

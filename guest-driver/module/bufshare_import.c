@@ -340,35 +340,17 @@ static unsigned long bufshare_imp_pfn(const struct bufshare_imp *imp)
 	return PHYS_PFN(imp->shm->start + imp->shm_offset);
 }
 
+/* Mapping it for a device must not have to wait for the host. */
 static int bufshare_imp_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
 {
-	struct bufshare_imp *imp = dmabuf->priv;
-	struct bufshare_piece piece;
-	int ret;
-
-	ret = bufshare_imp_map(imp, true);
-	if (!ret)
-		ret = bufshare_imp_use(imp);
-	if (ret)
-		return ret;
-	piece.page = pfn_to_page(bufshare_imp_pfn(imp));
-	piece.nr = imp->size >> PAGE_SHIFT;
-	ret = bufshare_maps_attach(&imp->maps, attach, &piece, 1);
-	bufshare_imp_unuse(imp);
-	return ret;
-}
-
-static void bufshare_imp_detach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
-{
-	struct bufshare_imp *imp = dmabuf->priv;
-
-	bufshare_maps_detach(&imp->maps, attach);
+	return bufshare_imp_map(dmabuf->priv, true);
 }
 
 static struct sg_table *bufshare_imp_map_dma_buf(struct dma_buf_attachment *attach,
 						 enum dma_data_direction dir)
 {
 	struct bufshare_imp *imp = attach->dmabuf->priv;
+	struct bufshare_piece piece;
 	struct sg_table *sgt;
 	int ret;
 
@@ -381,7 +363,9 @@ static struct sg_table *bufshare_imp_map_dma_buf(struct dma_buf_attachment *atta
 	ret = bufshare_imp_use(imp);
 	if (ret)
 		return ERR_PTR(ret);
-	sgt = bufshare_maps_map(&imp->maps, attach, dir);
+	piece.page = pfn_to_page(bufshare_imp_pfn(imp));
+	piece.nr = imp->size >> PAGE_SHIFT;
+	sgt = bufshare_maps_map(&imp->maps, attach, &piece, 1, dir);
 	if (IS_ERR(sgt))
 		bufshare_imp_unuse(imp);
 	return sgt;
@@ -392,7 +376,7 @@ static void bufshare_imp_unmap_dma_buf(struct dma_buf_attachment *attach, struct
 {
 	struct bufshare_imp *imp = attach->dmabuf->priv;
 
-	bufshare_maps_unmap(&imp->maps, attach, dir);
+	bufshare_maps_unmap(&imp->maps, sgt);
 	bufshare_imp_unuse(imp);
 }
 
@@ -663,7 +647,6 @@ static void bufshare_imp_release(struct dma_buf *dmabuf)
 
 #define BUFSHARE_IMP_OPS					\
 	.attach = bufshare_imp_attach,				\
-	.detach = bufshare_imp_detach,				\
 	.map_dma_buf = bufshare_imp_map_dma_buf,		\
 	.unmap_dma_buf = bufshare_imp_unmap_dma_buf,		\
 	.begin_cpu_access = bufshare_imp_begin_cpu_access,	\

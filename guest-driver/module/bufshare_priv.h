@@ -41,7 +41,7 @@
  *   mmap_lock			taken by the kernel around mmap and faults
  *   dma_resv of a dma-buf	taken by importers, and by us in process context
  *   bufshare_imp.fault_sem	read: check and insert of a PTE
- *   bufshare_maps.lock		attachments of one dma-buf
+ *   bufshare_maps.lock		device mappings of one dma-buf
  *   bufshare_device.files_lock	list of open files
  *   bufshare_device.lock	everything else; taken in hard interrupts
  *   lock of bufshare_kept.c	list of kept exports
@@ -357,12 +357,12 @@ static inline struct page *bufshare_nth_page(struct page *page, unsigned long n)
 }
 
 /**
- * struct bufshare_maps - device attachments of one dma-buf of ours
- * @lock: protects @list and the mapped state of its entries
+ * struct bufshare_maps - device mappings of one dma-buf of ours
+ * @lock: protects @list
  * @list: struct bufshare_map.node
  */
 struct bufshare_maps {
-	struct mutex lock;	/* list, and what is mapped */
+	struct mutex lock;	/* list */
 	struct list_head list;
 };
 
@@ -372,7 +372,7 @@ struct bufshare_maps {
  * @nr_pieces: number of @pieces; constant
  * @pieces: the memory; constant
  * @uncharged: bytes of it that no control group is charged for; constant
- * @maps: device attachments
+ * @maps: device mappings
  * @vmap: kernel address; the dma-buf's reservation lock
  */
 struct bufshare_mem {
@@ -513,7 +513,7 @@ enum bufshare_import_wire {
  * @scratch_page: what it shows; likewise
  * @revoke_work: on bufshare_device.revoke_wq, once
  * @drop_work: drops @shm when the last user of a lost one ends; on bufshare_release_wq, once
- * @maps: device attachments
+ * @maps: device mappings
  */
 struct bufshare_imp {
 	u32 refs;
@@ -676,14 +676,11 @@ static inline struct bufshare_shm *bufshare_shm_get(struct bufshare_shm *shm)
 
 /* bufshare_sg.c */
 void bufshare_maps_init(struct bufshare_maps *maps);
-int bufshare_maps_attach(struct bufshare_maps *maps, struct dma_buf_attachment *attach,
-			 const struct bufshare_piece *pieces, u32 nr_pieces);
-void bufshare_maps_detach(struct bufshare_maps *maps, struct dma_buf_attachment *attach);
 struct sg_table *bufshare_maps_map(struct bufshare_maps *maps,
 				   struct dma_buf_attachment *attach,
+				   const struct bufshare_piece *pieces, u32 nr_pieces,
 				   enum dma_data_direction dir);
-void bufshare_maps_unmap(struct bufshare_maps *maps, struct dma_buf_attachment *attach,
-			 enum dma_data_direction dir);
+void bufshare_maps_unmap(struct bufshare_maps *maps, struct sg_table *sgt);
 void bufshare_maps_sync(struct bufshare_maps *maps, bool for_cpu);
 
 /* bufshare_alloc.c */

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * bufshare_sg.c - device attachments of dma-bufs that this driver exports
+ * bufshare_sg.c - device mappings of dma-bufs that this driver exports
  *
- * Each attachment has a scatter list of its own, cut to what its device can
- * take in one piece.
+ * Each mapping has a scatter list of its own, which is the importer's until it
+ * unmaps: one attachment may have several, and each shows where the memory was
+ * when it was made. It is cut to what its device can take in one piece.
  */
+#include <linux/container_of.h>
 #include <linux/dma-mapping.h>
 #include <linux/errno.h>
 #include <linux/scatterlist.h>
@@ -14,23 +16,21 @@
 #include "bufshare_priv.h"
 
 /**
- * struct bufshare_map - one attachment
+ * struct bufshare_map - one mapping
  * @node: on bufshare_maps.list; its lock
- * @dev: whose; constant
- * @sgt: the memory; constant, but for the DMA addresses
- * @mapped: the DMA addresses are valid; bufshare_maps.lock
- * @dir: for this direction; likewise
+ * @dev: for this device; constant
+ * @dir: for this direction; constant
+ * @sgt: the memory, as the importer has it; constant
  */
 struct bufshare_map {
 	struct list_head node;
 	struct device *dev;
-	struct sg_table sgt;
-	bool mapped;
 	enum dma_data_direction dir;
+	struct sg_table sgt;
 };
 
 /**
- * bufshare_maps_init() - make an empty set of attachments
+ * bufshare_maps_init() - make an empty set of mappings
  * @maps: the set
  */
 void bufshare_maps_init(struct bufshare_maps *maps)
@@ -69,97 +69,68 @@ static int bufshare_sg_fill(struct sg_table *sgt, struct device *dev,
 }
 
 /**
- * bufshare_maps_attach() - attach: dma_buf_ops
- * @maps: attachments of the dma-buf
- * @attach: the new one
+ * bufshare_maps_map() - map_dma_buf: dma_buf_ops
+ * @maps: mappings of the dma-buf
+ * @attach: for this attachment
  * @pieces: the memory
  * @nr_pieces: their number
+ * @dir: direction
  *
- * Return: 0 or a negative errno.
+ * Return: a scatter list with DMA addresses, the caller's until
+ * bufshare_maps_unmap(), or a negative errno.
  */
-int bufshare_maps_attach(struct bufshare_maps *maps, struct dma_buf_attachment *attach,
-			 const struct bufshare_piece *pieces, u32 nr_pieces)
+struct sg_table *bufshare_maps_map(struct bufshare_maps *maps,
+				   struct dma_buf_attachment *attach,
+				   const struct bufshare_piece *pieces, u32 nr_pieces,
+				   enum dma_data_direction dir)
 {
 	struct bufshare_map *map;
 	int ret;
 
 	map = kzalloc_obj(*map);
 	if (!map)
-		return -ENOMEM;
-	ret = bufshare_sg_fill(&map->sgt, attach->dev, pieces, nr_pieces);
-	if (ret) {
-		kfree(map);
-		return ret;
-	}
+		return ERR_PTR(-ENOMEM);
 	map->dev = attach->dev;
-	attach->priv = map;
+	map->dir = dir;
+	ret = bufshare_sg_fill(&map->sgt, map->dev, pieces, nr_pieces);
+	if (ret)
+		goto err_free;
+	ret = dma_map_sgtable(map->dev, &map->sgt, dir, 0);
+	if (ret)
+		goto err_table;
 	mutex_lock(&maps->lock);
 	list_add_tail(&map->node, &maps->list);
 	mutex_unlock(&maps->lock);
-	return 0;
-}
+	return &map->sgt;
 
-/**
- * bufshare_maps_detach() - detach: dma_buf_ops
- * @maps: attachments of the dma-buf
- * @attach: the one that ends
- */
-void bufshare_maps_detach(struct bufshare_maps *maps, struct dma_buf_attachment *attach)
-{
-	struct bufshare_map *map = attach->priv;
-
-	mutex_lock(&maps->lock);
-	list_del(&map->node);
-	mutex_unlock(&maps->lock);
+err_table:
 	sg_free_table(&map->sgt);
+err_free:
 	kfree(map);
-}
-
-/**
- * bufshare_maps_map() - map_dma_buf: dma_buf_ops
- * @maps: attachments of the dma-buf
- * @attach: one of them
- * @dir: direction
- *
- * Return: the scatter list with DMA addresses, or a negative errno.
- */
-struct sg_table *bufshare_maps_map(struct bufshare_maps *maps,
-				   struct dma_buf_attachment *attach,
-				   enum dma_data_direction dir)
-{
-	struct bufshare_map *map = attach->priv;
-	int ret = -EBUSY;
-
-	mutex_lock(&maps->lock);
-	if (!map->mapped) {
-		ret = dma_map_sgtable(map->dev, &map->sgt, dir, 0);
-		map->mapped = !ret;
-		map->dir = dir;
-	}
-	mutex_unlock(&maps->lock);
-	return ret ? ERR_PTR(ret) : &map->sgt;
+	return ERR_PTR(ret);
 }
 
 /**
  * bufshare_maps_unmap() - unmap_dma_buf: dma_buf_ops
- * @maps: attachments of the dma-buf
- * @attach: one of them, mapped
- * @dir: direction
+ * @maps: mappings of the dma-buf
+ * @sgt: what bufshare_maps_map() returned
  */
-void bufshare_maps_unmap(struct bufshare_maps *maps, struct dma_buf_attachment *attach,
-			 enum dma_data_direction dir)
+void bufshare_maps_unmap(struct bufshare_maps *maps, struct sg_table *sgt)
 {
-	struct bufshare_map *map = attach->priv;
+	struct bufshare_map *map = container_of(sgt, struct bufshare_map, sgt);
 
+	/* From here on nobody synchronises it. */
 	mutex_lock(&maps->lock);
-	map->mapped = false;
-	dma_unmap_sgtable(map->dev, &map->sgt, dir, 0);
+	list_del(&map->node);
 	mutex_unlock(&maps->lock);
+	dma_unmap_sgtable(map->dev, sgt, map->dir, 0);
+	sg_free_table(sgt);
+	kfree(map);
 }
 
 /**
  * bufshare_maps_sync() - begin or end CPU access for all devices
- * @maps: attachments of the dma-buf
+ * @maps: mappings of the dma-buf
  * @for_cpu: it begins
  *
  * Each mapping is synchronised for the direction it was made for, whatever the
@@ -171,8 +142,6 @@ void bufshare_maps_sync(struct bufshare_maps *maps, bool for_cpu)
 
 	mutex_lock(&maps->lock);
 	list_for_each_entry(map, &maps->list, node) {
-		if (!map->mapped)
-			continue;
 		if (for_cpu)
 			dma_sync_sgtable_for_cpu(map->dev, &map->sgt, map->dir);
 		else

@@ -577,9 +577,9 @@ impl Client {
         expect!(self.quick(Op::Importer { importer, step }), Yield::Data(data) => data)
     }
 
-    /// Whether the importer driver has it mapped for its device, and how often it
+    /// How often the importer driver has it mapped for its device, and how often it
     /// was asked to end that.
-    pub fn importer_state(&mut self, importer: Importer) -> Result<(bool, u32)> {
+    pub fn importer_state(&mut self, importer: Importer) -> Result<(u32, u32)> {
         let op = Op::Importer {
             importer: importer.number,
             step: Step::State,

@@ -386,18 +386,18 @@ pub enum AttachKind {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
-    /// Map it for its device.
+    /// Map it for its device, perhaps once more.
     Map,
-    /// End that.
+    /// End the oldest of these mappings.
     Unmap,
-    /// Its device reads, a page at most.
+    /// Its device reads by the newest mapping, a page at most.
     DmaRead {
         /// Where.
         offset: u64,
         /// How many bytes.
         len: u32,
     },
-    /// Its device writes, a page at most.
+    /// Its device writes by the newest mapping, a page at most.
     DmaWrite {
         /// Where.
         offset: u64,
@@ -528,8 +528,8 @@ pub enum Yield {
     },
     /// Of the importer driver.
     Importer {
-        /// It is mapped for the device.
-        mapped: bool,
+        /// How often it is mapped for the device.
+        mapped: u32,
         /// How often the exporter asked to unmap it.
         invalidated: u32,
     },

@@ -19,6 +19,7 @@
 #include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
 
@@ -36,6 +37,9 @@
 #define EDU_MEMORY	0x40000
 #define EDU_MEMORY_SIZE	4096
 #define EDU_WAIT_MS	20000
+
+/* How often one file may map its buffer at once. */
+#define IMPORTER_MAPS	2
 
 enum importer_attach_kind {
 	IMPORTER_PLAIN,		/* not attached */
@@ -84,17 +88,20 @@ static DEFINE_MUTEX(edu_lock);		/* the device and edu_staging */
  * @dmabuf: NULL until IMPORTER_ATTACH
  * @attach: NULL if not attached
  * @kind: how it is attached
- * @sgt: NULL if not mapped; the reservation lock of @dmabuf
+ * @sgts: its mappings, the oldest first; the reservation lock of @dmabuf, unless
+ *	@kind is static
+ * @mapped: their number; likewise
  * @invalidated: how often the exporter asked; likewise
  * @vmap: if @vmapped
  * @vmapped: there is a kernel mapping
  */
 struct importer {
-	struct mutex lock;	/* all but @sgt and @invalidated */
+	struct mutex lock;	/* all but @sgts, @mapped and @invalidated */
 	struct dma_buf *dmabuf;
 	struct dma_buf_attachment *attach;
 	u32 kind;
-	struct sg_table *sgt;
+	struct sg_table *sgts[IMPORTER_MAPS];
+	u32 mapped;
 	u32 invalidated;
 	struct iosys_map vmap;
 	bool vmapped;
@@ -135,6 +142,23 @@ static void importer_idle(struct work_struct *work)
 
 static DECLARE_WORK(importer_work, importer_idle);
 
+static int importer_add(struct importer *im, struct sg_table *sgt)
+{
+	if (IS_ERR(sgt))
+		return PTR_ERR(sgt);
+	im->sgts[im->mapped++] = sgt;
+	return 0;
+}
+
+static struct sg_table *importer_oldest(struct importer *im)
+{
+	struct sg_table *sgt = im->sgts[0];
+
+	im->mapped--;
+	memmove(im->sgts, im->sgts + 1, im->mapped * sizeof(*im->sgts));
+	return sgt;
+}
+
 /* Under the exporter's lock. It may wait for work of its own on an ordinary queue. */
 static void importer_invalidate(struct dma_buf_attachment *attach)
 {
@@ -143,10 +167,8 @@ static void importer_invalidate(struct dma_buf_attachment *attach)
 	schedule_work(&importer_work);
 	flush_work(&importer_work);
 	im->invalidated++;
-	if (im->kind == IMPORTER_DYNAMIC && im->sgt) {
-		dma_buf_unmap_attachment(attach, im->sgt, DMA_BIDIRECTIONAL);
-		im->sgt = NULL;
-	}
+	while (im->kind == IMPORTER_DYNAMIC && im->mapped)
+		dma_buf_unmap_attachment(attach, importer_oldest(im), DMA_BIDIRECTIONAL);
 }
 
 static const struct dma_buf_attach_ops importer_ops = {
@@ -182,60 +204,56 @@ static int importer_attach(struct importer *im, const struct importer_attach *ar
 
 static int importer_map(struct importer *im)
 {
-	struct sg_table *sgt;
-	int ret = 0;
+	int ret = -EBUSY;
 
 	if (!im->attach)
 		return -EINVAL;
 	/* A static importer must not hold the lock. */
 	if (im->kind == IMPORTER_STATIC) {
-		if (im->sgt)
+		if (im->mapped == IMPORTER_MAPS)
 			return -EBUSY;
-		sgt = dma_buf_map_attachment_unlocked(im->attach, DMA_BIDIRECTIONAL);
-		if (IS_ERR(sgt))
-			return PTR_ERR(sgt);
-		im->sgt = sgt;
-		return 0;
+		return importer_add(im, dma_buf_map_attachment_unlocked(im->attach,
+									DMA_BIDIRECTIONAL));
 	}
 	dma_resv_lock(im->dmabuf->resv, NULL);
-	sgt = im->sgt ? ERR_PTR(-EBUSY) : dma_buf_map_attachment(im->attach, DMA_BIDIRECTIONAL);
-	if (IS_ERR(sgt))
-		ret = PTR_ERR(sgt);
-	else
-		im->sgt = sgt;
+	if (im->mapped < IMPORTER_MAPS)
+		ret = importer_add(im, dma_buf_map_attachment(im->attach, DMA_BIDIRECTIONAL));
 	dma_resv_unlock(im->dmabuf->resv);
 	return ret;
 }
 
+/* Only the oldest mapping. */
 static int importer_unmap(struct importer *im)
 {
 	if (!im->attach)
 		return -EINVAL;
 	if (im->kind == IMPORTER_STATIC) {
-		if (!im->sgt)
+		if (!im->mapped)
 			return -EINVAL;
-		dma_buf_unmap_attachment_unlocked(im->attach, im->sgt, DMA_BIDIRECTIONAL);
-		im->sgt = NULL;
+		dma_buf_unmap_attachment_unlocked(im->attach, importer_oldest(im),
+						  DMA_BIDIRECTIONAL);
 		return 0;
 	}
 	dma_resv_lock(im->dmabuf->resv, NULL);
-	if (im->sgt)
-		dma_buf_unmap_attachment(im->attach, im->sgt, DMA_BIDIRECTIONAL);
-	im->sgt = NULL;
+	if (im->mapped)
+		dma_buf_unmap_attachment(im->attach, importer_oldest(im), DMA_BIDIRECTIONAL);
 	dma_resv_unlock(im->dmabuf->resv);
 	return 0;
 }
 
-/* The reservation lock keeps the exporter from moving it meanwhile. */
+/*
+ * By the newest mapping. The reservation lock keeps the exporter from moving it
+ * meanwhile.
+ */
 static int importer_dma_locked(struct importer *im, const struct importer_transfer *arg)
 {
 	u64 offset = arg->offset;
 	struct scatterlist *sg;
 	int i;
 
-	if (!im->sgt)
+	if (!im->mapped)
 		return -ENODEV;
-	for_each_sgtable_dma_sg(im->sgt, sg, i) {
+	for_each_sgtable_dma_sg(im->sgts[im->mapped - 1], sg, i) {
 		if (offset >= sg_dma_len(sg)) {
 			offset -= sg_dma_len(sg);
 			continue;
@@ -319,7 +337,7 @@ static int importer_copy(struct importer *im, const struct importer_transfer *ar
 static void importer_state(struct importer *im, struct importer_state *state)
 {
 	dma_resv_lock(im->dmabuf->resv, NULL);
-	state->mapped = !!im->sgt;
+	state->mapped = im->mapped;
 	state->invalidated = im->invalidated;
 	dma_resv_unlock(im->dmabuf->resv);
 }
@@ -391,7 +409,7 @@ static int importer_release(struct inode *inode, struct file *file)
 	if (im->vmapped)
 		importer_vunmap(im);
 	if (im->attach) {
-		if (im->sgt)
+		while (im->mapped)
 			importer_unmap(im);
 		dma_buf_detach(im->dmabuf, im->attach);
 	}

@@ -105,7 +105,7 @@ impl Importer {
                 };
                 ioctl::call(&self.0, STATE, &mut state)?;
                 return Ok(Yield::Importer {
-                    mapped: state.mapped != 0,
+                    mapped: state.mapped,
                     invalidated: state.invalidated,
                 });
             }
