@@ -8,6 +8,7 @@
  */
 #include <linux/errno.h>
 #include <linux/fcntl.h>
+#include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/iosys-map.h>
 #include <linux/log2.h>
@@ -148,6 +149,7 @@ static int bufshare_mem_add(struct bufshare_mem *mem, u32 *room, struct page *pa
 			    unsigned long nr)
 {
 	struct bufshare_piece *last, *grown;
+	unsigned long first = 0;
 	u32 want;
 
 	if (mem->nr_pieces) {
@@ -162,6 +164,7 @@ static int bufshare_mem_add(struct bufshare_mem *mem, u32 *room, struct page *pa
 			last->nr += nr;
 			return 0;
 		}
+		first = last->first + last->nr;
 	}
 	if (mem->nr_pieces == *room) {
 		want = *room ? *room * 2 : 8;
@@ -176,6 +179,7 @@ static int bufshare_mem_add(struct bufshare_mem *mem, u32 *room, struct page *pa
 	}
 	mem->pieces[mem->nr_pieces].page = page;
 	mem->pieces[mem->nr_pieces].nr = nr;
+	mem->pieces[mem->nr_pieces].first = first;
 	mem->nr_pieces++;
 	return 0;
 }
@@ -266,35 +270,6 @@ static int bufshare_mem_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_dir
 	return 0;
 }
 
-static int bufshare_mem_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
-{
-	struct bufshare_mem *mem = dmabuf->priv;
-	unsigned long addr = vma->vm_start, skip = vma->vm_pgoff, nr;
-	u32 i;
-	int ret;
-
-	/* A private copy of shared memory would go stale in silence. */
-	if (!(vma->vm_flags & VM_MAYSHARE))
-		return -EINVAL;
-	if (skip + vma_pages(vma) < skip || skip + vma_pages(vma) > mem->size >> PAGE_SHIFT)
-		return -EINVAL;
-
-	for (i = 0; i < mem->nr_pieces && addr < vma->vm_end; i++) {
-		if (skip >= mem->pieces[i].nr) {
-			skip -= mem->pieces[i].nr;
-			continue;
-		}
-		nr = min(mem->pieces[i].nr - skip, (vma->vm_end - addr) >> PAGE_SHIFT);
-		ret = remap_pfn_range(vma, addr, page_to_pfn(mem->pieces[i].page) + skip,
-				      nr << PAGE_SHIFT, vma->vm_page_prot);
-		if (ret)
-			return ret;
-		addr += nr << PAGE_SHIFT;
-		skip = 0;
-	}
-	return 0;
-}
-
 static int bufshare_mem_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct bufshare_mem *mem = dmabuf->priv;
@@ -328,7 +303,10 @@ static void bufshare_mem_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 
 static void bufshare_mem_release(struct dma_buf *dmabuf)
 {
-	bufshare_mem_free(dmabuf->priv);
+	struct bufshare_mem *mem = dmabuf->priv;
+
+	iput(mem->inode);
+	bufshare_mem_free(mem);
 }
 
 static const struct dma_buf_ops bufshare_mem_ops = {
@@ -394,6 +372,8 @@ int bufshare_ioc_alloc(struct bufshare_device *bd, struct bufshare_alloc *arg,
 		bufshare_mem_free(mem);
 		return PTR_ERR(dmabuf);
 	}
+	mem->inode = file_inode(dmabuf->file);
+	ihold(mem->inode);
 	ret = bufshare_newfd_prepare(newfd, arg->fd_flags, dmabuf->file);
 	if (ret) {
 		dma_buf_put(dmabuf);

@@ -365,6 +365,7 @@ static struct sg_table *bufshare_imp_map_dma_buf(struct dma_buf_attachment *atta
 		return ERR_PTR(ret);
 	piece.page = pfn_to_page(bufshare_imp_pfn(imp));
 	piece.nr = imp->size >> PAGE_SHIFT;
+	piece.first = 0;
 	sgt = bufshare_maps_map(&imp->maps, attach, &piece, 1, dir);
 	if (IS_ERR(sgt))
 		bufshare_imp_unuse(imp);

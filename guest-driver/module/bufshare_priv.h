@@ -7,7 +7,7 @@
  *   reset, session			from the first word to the host until the reset
  *   file, ioctl, sysfs, debugfs, event	what programs and the host ask for
  *   export, kept, import		a buffer's way out of this VM and into it
- *   backing, alloc, sg, shm		its memory
+ *   backing, alloc, mmap, sg, shm	its memory
  *   caps, wire, vq			requests and answers
  *   device				what all of them hold
  * Upwards, vq calls those who wait for a request, and backing ends an export whose
@@ -344,10 +344,12 @@ struct bufshare_req {
  * struct bufshare_piece - physically contiguous memory
  * @page: the first page
  * @nr: number of pages
+ * @first: which page of the whole the first is
  */
 struct bufshare_piece {
 	struct page *page;
 	unsigned long nr;
+	unsigned long first;
 };
 
 /* Pages of one piece may lie in two sections, whose struct pages need not be adjacent. */
@@ -373,6 +375,8 @@ struct bufshare_maps {
  * @pieces: the memory; constant
  * @uncharged: bytes of it that no control group is charged for; constant
  * @maps: device mappings
+ * @inode: of the dma-buf, counted, with the user space mappings: its file may go
+ *	before it does; constant from the dma-buf's making on
  * @vmap: kernel address; the dma-buf's reservation lock
  */
 struct bufshare_mem {
@@ -381,6 +385,7 @@ struct bufshare_mem {
 	struct bufshare_piece *pieces;
 	u64 uncharged;
 	struct bufshare_maps maps;
+	struct inode *inode;
 	void *vmap;
 };
 
@@ -688,6 +693,9 @@ int bufshare_ioc_alloc(struct bufshare_device *bd, struct bufshare_alloc *arg,
 		       struct bufshare_newfd *newfd);
 struct bufshare_mem *bufshare_mem_of(struct dma_buf *dmabuf);
 u64 bufshare_mem_uncharged(void);
+
+/* bufshare_mmap.c */
+int bufshare_mem_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma);
 
 /* bufshare_export.c */
 int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,

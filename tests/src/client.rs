@@ -417,6 +417,23 @@ impl Client {
         expect!(self.quick(Op::Map { buf: buf.number, write }), Yield::Mapped { map } => Map { number: map })
     }
 
+    /// mmap to read and write, from an offset of whole pages to the end.
+    pub fn map_from(&mut self, buf: Buf, offset: u64) -> Result<Map> {
+        expect!(self.quick(Op::MapFrom { buf: buf.number, offset }), Yield::Mapped { map } => Map { number: map })
+    }
+
+    /// Read a byte in each page of page table entries that the mapping needs: how many
+    /// that were, and how many page faults that took.
+    pub fn touch(&mut self, map: Map) -> Result<(u64, u64)> {
+        expect!(self.quick(Op::Touch { map: map.number }), Yield::Touched { places, faults } => (places, faults))
+    }
+
+    /// Have a child of the process write the pattern of `seed` everywhere, by the mapping
+    /// that it inherits.
+    pub fn fill_in_child(&mut self, map: Map, seed: u32) -> Result<Sight> {
+        expect!(self.quick(Op::FillInChild { map: map.number, seed }), Yield::Seen(sight) => sight)
+    }
+
     /// Write the pattern of `seed` everywhere.
     pub fn fill(&mut self, map: Map, seed: u32) -> Result<()> {
         let sight =

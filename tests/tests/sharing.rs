@@ -61,6 +61,81 @@ fn every_byte_of_a_large_buffer_arrives() {
     });
 }
 
+/// The other VM sees the pieces one after the other, as its host has mapped them.
+#[test]
+fn memory_of_an_alloc_in_many_pieces_is_mapped_in_their_order() {
+    /// The most that a kernel gives at once.
+    const PIECE: u64 = 4 << 20;
+    const CONTIGUOUS: &str = "/sys/module/virtio_bufshare/parameters/contig_limit_mb";
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        let mut bufs = Vec::new();
+        for _ in 0..20 {
+            bufs.push(a.alloc(PIECE)?);
+        }
+        // What is free first are pieces apart from each other.
+        for buf in bufs.iter().step_by(2) {
+            a.close(buf.number)?;
+        }
+        vms.a.write_file(CONTIGUOUS, b"1")?;
+        let offer = a.offer(8 * PIECE, 24);
+        vms.a.write_file(CONTIGUOUS, b"0")?;
+        let (_, _, export) = offer?;
+        let pieces = a.query(&export.id)?.extents;
+        ensure!(pieces > 1, "it is in one piece");
+        let import = b.import(&export.id)?;
+        let map = b.map(import.buf)?;
+        ensure!(b.compare(map, 24)? == Sight::Pattern, "{pieces} pieces");
+        Ok(())
+    });
+}
+
+#[test]
+fn memory_of_an_alloc_is_mapped_when_it_is_used() {
+    VMS.with(|vms| {
+        let mut a = vms.a.client()?;
+        let buf = a.alloc(32 << 20)?;
+        let map = a.map(buf)?;
+        let (places, faults) = a.touch(map)?;
+        ensure!(places == 16);
+        ensure!(
+            faults >= places,
+            "{faults} page faults of a mapping that was new"
+        );
+        // Some of the process itself, perhaps.
+        let (_, faults) = a.touch(map)?;
+        ensure!(faults < places, "{faults} page faults for a second time");
+        Ok(())
+    });
+}
+
+#[test]
+fn all_mappings_of_an_alloc_show_the_same_memory_in_a_child_and_in_another_process_too() {
+    const SKIP: u64 = 3 * 4096;
+    VMS.with(|vms| {
+        let (mut a, mut other) = (vms.a.client()?, vms.a.client()?);
+        let buf = a.alloc(SIZE)?;
+        let (used, unused) = (a.map(buf)?, a.map(buf)?);
+        a.fill(used, 21)?;
+        let part = a.map_from(buf, SKIP)?;
+        let theirs = other.adopt(a.program().pid(), 0)?;
+        let theirs = other.map(theirs)?;
+        ensure!(other.compare(theirs, 21)? == Sight::Pattern);
+        // A child maps what its parent has not yet, and inherits what is mapped.
+        for (map, seed) in [(unused, 22), (used, 23)] {
+            ensure!(a.fill_in_child(map, seed)? == Sight::Pattern);
+            for map in [used, unused] {
+                ensure!(a.compare(map, seed)? == Sight::Pattern);
+            }
+            ensure!(other.compare(theirs, seed)? == Sight::Pattern);
+            let rest = a.peek(part, 0, SIZE - SKIP)?.context("no memory")?;
+            let skip = usize::try_from(SKIP)?;
+            ensure!(pattern(seed, SIZE).get(skip..) == Some(rest.as_slice()));
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_buffer_of_one_page_and_an_odd_size_are_whole_pages() {
     VMS.with(|vms| {

@@ -153,6 +153,13 @@ pub enum Op {
         /// To write, too.
         write: bool,
     },
+    /// mmap a buffer from an offset to its end, shared, to read and write.
+    MapFrom {
+        /// The buffer.
+        buf: u64,
+        /// Whole pages.
+        offset: u64,
+    },
     /// mmap some buffers to read and write, each on a thread of its own, and unmap them.
     MapTogether {
         /// The buffers.
@@ -164,6 +171,19 @@ pub enum Op {
         map: u64,
         /// Which pattern.
         seed: u32,
+    },
+    /// The same in a child of this process, by the mapping that it inherits.
+    FillInChild {
+        /// The mapping.
+        map: u64,
+        /// Which pattern.
+        seed: u32,
+    },
+    /// Read a byte in each page of page table entries that the mapping needs, and count
+    /// the page faults.
+    Touch {
+        /// The mapping.
+        map: u64,
     },
     /// Write bytes.
     Poke {
@@ -510,6 +530,13 @@ pub enum Yield {
     Mapped {
         /// Its number.
         map: u64,
+    },
+    /// Of a mapping that was touched.
+    Touched {
+        /// Bytes that were read.
+        places: u64,
+        /// Page faults of that.
+        faults: u64,
     },
     /// Of mappings that were made together.
     MappedTogether {

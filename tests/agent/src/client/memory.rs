@@ -14,7 +14,7 @@ use std::ptr::{NonNull, null_mut};
 /// `rep movsb` and `rep movsq`, as the assembler makes them, and their lengths.
 const COPIES: [(&[u8], libc::greg_t); 2] = [(&[0xf3, 0xa4], 2), (&[0xf3, 0x48, 0xa5], 3)];
 
-/// A file mapped whole.
+/// A file that is mapped.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
@@ -39,23 +39,32 @@ impl Mapping {
         } else {
             libc::PROT_READ
         };
-        Self::with(fd, len, protection, libc::MAP_SHARED)
+        Self::with(fd, 0, len, protection, libc::MAP_SHARED)
+    }
+
+    /// To read and write, from `offset` of the file on.
+    pub(crate) fn part(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        Self::with(fd, offset, len, protection, libc::MAP_SHARED)
     }
 
     /// What is written stays with this mapping.
     pub(crate) fn private(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        Self::with(fd, len, protection, libc::MAP_PRIVATE)
+        Self::with(fd, 0, len, protection, libc::MAP_PRIVATE)
     }
 
     fn with(
         fd: BorrowedFd<'_>,
+        offset: u64,
         len: usize,
         protection: libc::c_int,
         flags: libc::c_int,
     ) -> io::Result<Self> {
+        let offset = offset.try_into().map_err(io::Error::other)?;
+        let fd = fd.as_raw_fd();
         // SAFETY: at an address of the kernel's choice.
-        let start = unsafe { libc::mmap(null_mut(), len, protection, flags, fd.as_raw_fd(), 0) };
+        let start = unsafe { libc::mmap(null_mut(), len, protection, flags, fd, offset) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

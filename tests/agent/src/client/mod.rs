@@ -16,6 +16,7 @@ mod video;
 
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, Write as _};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
@@ -35,6 +36,8 @@ use self::video::Video;
 
 /// Read and written at once; whole words, and whole pages.
 const CHUNK: usize = 64 * 1024;
+/// Bytes that a page of page table entries maps.
+const PAGE_TABLE: usize = 2 << 20;
 /// Sights a watcher reports; what it finds beyond is more of the same.
 const MOST_SIGHTS: usize = 100;
 /// For an ioctl to come to the memory that it waits for.
@@ -151,6 +154,13 @@ impl Client {
         })
     }
 
+    fn keep_map(&mut self, mapping: Mapping) -> u64 {
+        self.keep(Thing::Map {
+            mapping: Arc::new(mapping),
+            watcher: None,
+        })
+    }
+
     fn buffer(&self, number: u64) -> Result<(BorrowedFd<'_>, u64)> {
         match self.things.get(&number) {
             Some(Thing::Buffer { fd, size, .. }) => Ok((fd.as_fd(), *size)),
@@ -242,16 +252,25 @@ impl Client {
                 let (fd, size) = self.buffer(buf)?;
                 let mapping = Mapping::new(fd, usize::try_from(size)?, write).context("mmap")?;
                 Yield::Mapped {
-                    map: self.keep(Thing::Map {
-                        mapping: Arc::new(mapping),
-                        watcher: None,
-                    }),
+                    map: self.keep_map(mapping),
+                }
+            }
+            Op::MapFrom { buf, offset } => {
+                let (fd, size) = self.buffer(buf)?;
+                let len = size.checked_sub(offset).context("beyond the end")?;
+                let mapping = Mapping::part(fd, offset, usize::try_from(len)?).context("mmap")?;
+                Yield::Mapped {
+                    map: self.keep_map(mapping),
                 }
             }
             Op::MapTogether { bufs } => Yield::MappedTogether {
                 errnos: self.map_together(&bufs)?,
             },
             Op::Fill { map, seed } => Yield::Seen(fill(&*self.mapping(map)?, seed)?),
+            Op::FillInChild { map, seed } => {
+                Yield::Seen(fill_in_child(&*self.mapping(map)?, seed)?)
+            }
+            Op::Touch { map } => touch(&*self.mapping(map)?)?,
             Op::Poke { map, offset, data } => {
                 let written = self.mapping(map)?.write(usize::try_from(offset)?, &data)?;
                 Yield::Seen(if written.is_ok() {
@@ -608,6 +627,64 @@ fn fill(mapping: &Mapping, seed: u32) -> Result<Sight> {
         }
     }
     Ok(Sight::Pattern)
+}
+
+fn fill_in_child(mapping: &Mapping, seed: u32) -> Result<Sight> {
+    // The child makes nothing: a thread that it does not have may hold the heap's lock.
+    let bytes: Vec<u8> = words(seed, 0)
+        .take(mapping.len() / 8)
+        .flat_map(u64::to_ne_bytes)
+        .collect();
+    // SAFETY: the child only copies memory and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let status = match mapping.write(0, &bytes) {
+            Ok(Ok(())) => 0,
+            _ => 1,
+        };
+        // SAFETY: it ends.
+        unsafe { libc::_exit(status) };
+    }
+    if child < 0 {
+        return Err(io::Error::last_os_error()).context("fork");
+    }
+    let mut status = 0;
+    // SAFETY: room for a status; a child of ours.
+    if unsafe { libc::waitpid(child, &raw mut status, 0) } != child {
+        return Err(io::Error::last_os_error()).context("waitpid");
+    }
+    Ok(if status == 0 {
+        Sight::Pattern
+    } else {
+        Sight::Sigbus
+    })
+}
+
+fn touch(mapping: &Mapping) -> Result<Yield> {
+    let before = page_faults()?;
+    let mut places = 0;
+    for offset in (0..mapping.len()).step_by(PAGE_TABLE) {
+        if mapping.read(offset, &mut [0])?.is_err() {
+            bail!("SIGBUS at {offset:#x}");
+        }
+        places += 1;
+    }
+    Ok(Yield::Touched {
+        places,
+        faults: page_faults()? - before,
+    })
+}
+
+/// Of this thread, without reading from a disk.
+fn page_faults() -> Result<u64> {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: room for it.
+    if unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error()).context("getrusage");
+    }
+    // SAFETY: all zero is a valid value, too.
+    let usage = unsafe { usage.assume_init() };
+    Ok(u64::try_from(usage.ru_minflt)?)
 }
 
 fn compare(mapping: &Mapping, seed: u32) -> Result<Sight> {
