@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bufshare_protocol::types::{BufferId, Rights};
+use bufshare::{BufferId, Rights};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::fourcc::PixelFormat;

@@ -8,8 +8,7 @@
 
 use std::os::fd::AsFd;
 
-use bufshare::{DmaBuf, Mapping};
-use bufshare_protocol::types::{Image, Rights};
+use bufshare::{DmaBuf, Image, Mapping, Rights};
 
 use crate::args::{CameraArgs, Pixels};
 use crate::content;

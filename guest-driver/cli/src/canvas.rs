@@ -4,8 +4,7 @@
 
 use std::rc::Rc;
 
-use bufshare::Mapping;
-use bufshare_protocol::types::{Image, Plane, Rights};
+use bufshare::{Image, Mapping, Plane, Rights};
 use drm::buffer::{Buffer as _, DrmFourcc};
 use drm::control::dumbbuffer::DumbBuffer;
 use drm::control::{Device as _, framebuffer};
@@ -43,17 +42,8 @@ impl Canvas {
             .card
             .create_dumb_buffer(size, drm_format, bits)
             .map_err(|e| Failure::io(format!("{}: make a dumb buffer", head.name), &e))?;
-        let image = Image {
-            fourcc,
-            width: size.0,
-            height: size.1,
-            modifier: 0,
-            planes: vec![Plane {
-                offset: 0,
-                stride: buffer.pitch(),
-                rows: size.1,
-            }],
-        };
+        let plane = Plane::new(0, buffer.pitch(), size.1);
+        let image = Image::new(fourcc, size.0, size.1).plane(plane);
         let framebuffer = match head.framebuffer(buffer.handle(), &image) {
             Ok(framebuffer) => framebuffer,
             Err(failure) => {
@@ -195,19 +185,8 @@ mod tests {
     #[test]
     fn a_row_longer_than_its_plane_is_not_allocated() {
         let of = |width, height, stride, rows| {
-            let plane = Plane {
-                offset: 0,
-                stride,
-                rows,
-            };
-            let image = Image {
-                fourcc: 1,
-                width,
-                height,
-                modifier: 0,
-                planes: vec![plane],
-            };
-            line_bytes(&image, &plane, 4)
+            let plane = Plane::new(0, stride, rows);
+            line_bytes(&Image::new(1, width, height), &plane, 4)
         };
         assert_eq!(of(640, 480, 2560, 480), Some(2560));
         assert_eq!(of(640, 480, 4096, 500), Some(2560));

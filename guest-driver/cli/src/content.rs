@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Filling and hashing what is in a dma-buf.
 
-use bufshare::{DmaBuf, Mapping};
-use bufshare_protocol::types::Rights;
+use bufshare::{DmaBuf, Mapping, Rights};
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::Xxh3;
 

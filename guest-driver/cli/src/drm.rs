@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bufshare_protocol::types::Image;
+use bufshare::Image;
 use drm::Device as _;
 use drm::buffer::{self, Buffer as _, DrmFourcc, DrmModifier, PlanarBuffer};
 use drm::control::{Device as _, FbCmd2Flags, Mode, connector, crtc, framebuffer};

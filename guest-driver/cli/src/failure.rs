@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 
-use bufshare_protocol::status::Status;
+use bufshare::Status;
 use serde::Serialize;
 
 use crate::advice;

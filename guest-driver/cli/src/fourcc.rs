@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bufshare_protocol::types::{Image, Plane};
+use bufshare::{Image, Plane};
 
 use crate::v4l2::Picture;
 
@@ -237,44 +237,26 @@ fn known() -> String {
 /// says that it is not meant.
 pub(crate) fn describe(picture: &Picture) -> Option<Image> {
     let Some(layout) = LAYOUTS.iter().find(|layout| layout.v4l2 == picture.format) else {
-        return Some(Image {
-            fourcc: picture.format.0,
-            width: picture.width,
-            height: picture.height,
-            modifier: NO_DRM_LAYOUT,
-            planes: vec![Plane {
-                offset: 0,
-                // 0 if it has no rows, as a compressed picture.
-                stride: picture.stride,
-                rows: picture
-                    .size
-                    .checked_div(picture.stride)
-                    .map_or(0, |rows| rows.min(picture.height)),
-            }],
-        });
+        // The stride is 0 if it has no rows, as a compressed picture.
+        let rows = picture.size.checked_div(picture.stride);
+        let rows = rows.map_or(0, |rows| rows.min(picture.height));
+        let image = Image::new(picture.format.0, picture.width, picture.height)
+            .modifier(NO_DRM_LAYOUT)
+            .plane(Plane::new(0, picture.stride, rows));
+        return Some(image);
     };
     let mut offset = 0u64;
-    let mut planes = Vec::new();
+    let mut image = Image::new(layout.drm.0, picture.width, picture.height);
     for (numerator, denominator, rows) in layout.planes {
         let stride = picture
             .stride
             .checked_mul(*numerator)?
             .checked_div(*denominator)?;
         let rows = picture.height.checked_div(*rows)?;
-        planes.push(Plane {
-            offset,
-            stride,
-            rows,
-        });
+        image = image.plane(Plane::new(offset, stride, rows));
         offset = offset.checked_add(u64::from(stride).checked_mul(u64::from(rows))?)?;
     }
-    Some(Image {
-        fourcc: layout.drm.0,
-        width: picture.width,
-        height: picture.height,
-        modifier: 0,
-        planes,
-    })
+    Some(image)
 }
 
 #[cfg(test)]
@@ -327,7 +309,7 @@ mod tests {
         };
         let jpeg = of(b"MJPG", 0, 614_400);
         assert_eq!(jpeg.fourcc, Fourcc::new(b"MJPG").0);
-        assert_eq!(jpeg.planes, [Plane::default()]);
+        assert_eq!(jpeg.planes, [Plane::new(0, 0, 0)]);
         // V4L2's is Bayer, DRM's is RGB565.
         let bayer = of(b"RG16", 1280, 614_400);
         assert_eq!((bayer.planes[0].stride, bayer.planes[0].rows), (1280, 480));
@@ -337,10 +319,7 @@ mod tests {
             assert!(unshowable(&image).is_some());
         }
         assert_eq!(unshowable(&describe(&VGA).unwrap()), None);
-        let tiled = Image {
-            modifier: 1,
-            ..describe(&VGA).unwrap()
-        };
+        let tiled = describe(&VGA).unwrap().modifier(1);
         assert!(unshowable(&tiled).unwrap().contains("linear"));
     }
 
@@ -348,14 +327,7 @@ mod tests {
     fn a_packed_picture_has_one_plane() {
         let image = describe(&VGA).unwrap();
         assert_eq!(image.fourcc, Fourcc::new(b"XR24").0);
-        assert_eq!(
-            image.planes,
-            [Plane {
-                offset: 0,
-                stride: 2560,
-                rows: 480
-            }]
-        );
+        assert_eq!(image.planes, [Plane::new(0, 2560, 480)]);
         assert!(image.fits(u64::from(VGA.size)));
     }
 
@@ -368,14 +340,7 @@ mod tests {
             ..VGA
         };
         let image = describe(&picture).unwrap();
-        assert_eq!(
-            image.planes[1],
-            Plane {
-                offset: 307_200,
-                stride: 640,
-                rows: 240
-            }
-        );
+        assert_eq!(image.planes[1], Plane::new(307_200, 640, 240));
         assert!(image.fits(u64::from(picture.size)));
     }
 

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
-use bufshare_protocol::types::{BufferId, Image};
+use bufshare::{BufferId, Image};
 
 use crate::frame::Frame;
 

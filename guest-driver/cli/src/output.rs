@@ -4,10 +4,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use bufshare::Event;
-use bufshare_protocol::event::EventKind;
-use bufshare_protocol::response::{BufferInfo, PeerInfo};
-use bufshare_protocol::types::{Image, Rights};
+use bufshare::{BufferInfo, Event, EventKind, Image, Rights};
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
@@ -116,7 +113,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(peer: &PeerInfo, own_id: u64) -> Self {
+    pub(crate) fn new(peer: &bufshare::Peer, own_id: u64) -> Self {
         Self {
             id: peer.id,
             name: peer.name.to_string(),
@@ -250,8 +247,10 @@ pub(crate) struct Written {
 
 #[derive(Debug, Serialize)]
 pub(crate) struct EventRecord {
-    /// "PEER_UP", "OFFER", … as in the header.
-    pub(crate) event: &'static str,
+    #[serde(skip)]
+    kind: EventKind,
+    /// "PEER_UP", "OFFER", … as in the header; "UNKNOWN(number)" of a newer driver.
+    pub(crate) event: String,
     pub(crate) seq: u64,
     pub(crate) peer: u64,
     /// None: not about a buffer.
@@ -263,7 +262,8 @@ pub(crate) struct EventRecord {
 impl From<&Event> for EventRecord {
     fn from(event: &Event) -> Self {
         Self {
-            event: event.kind.name(),
+            kind: event.kind,
+            event: event.kind.to_string(),
             seq: event.seq,
             peer: event.peer,
             id: (!event.id.is_zero()).then(|| event.id.to_string()),
@@ -485,16 +485,13 @@ impl Record {
                 if event.handle != 0 {
                     write!(to, " handle {}", event.handle)?;
                 }
-                match EventKind::ALL
-                    .iter()
-                    .find(|kind| kind.name() == event.event)
-                {
-                    Some(EventKind::Offer) => write!(to, " {} bytes", event.value),
-                    Some(EventKind::Meta) => write!(to, " sequence {}", event.value),
-                    Some(EventKind::Overflow) if event.value == 0 => {
+                match event.kind {
+                    EventKind::Offer => write!(to, " {} bytes", event.value),
+                    EventKind::Meta => write!(to, " sequence {}", event.value),
+                    EventKind::Overflow if event.value == 0 => {
                         write!(to, " an unknown number of events lost")
                     }
-                    Some(EventKind::Overflow) => write!(to, " {} events lost", event.value),
+                    EventKind::Overflow => write!(to, " {} events lost", event.value),
                     _ => Ok(()),
                 }
             }
@@ -732,15 +729,9 @@ mod tests {
     #[test]
     fn an_unknown_number_of_lost_events_is_not_none() {
         let lost = |value| {
-            Record::Event(EventRecord::from(&Event {
-                kind: EventKind::Overflow,
-                seq: 0,
-                peer: 0,
-                id: bufshare::BufferId([0; 16]),
-                handle: 0,
-                value,
-            }))
-            .text()
+            let mut event = Event::new(EventKind::Overflow);
+            event.value = value;
+            Record::Event(EventRecord::from(&event)).text()
         };
         assert_eq!(lost(3), "OVERFLOW  peer 0 3 events lost");
         assert_eq!(lost(0), "OVERFLOW  peer 0 an unknown number of events lost");

@@ -93,10 +93,7 @@ fn line(info: &Info, peers: &[Peer], grant: &Grant, warnings: &mut Vec<String>) 
         ));
     }
     warnings.extend(unreadable(info, peer, rights));
-    Ok(Access {
-        peer: peer.id,
-        rights,
-    })
+    Ok(Access::new(peer.id, rights))
 }
 
 /// The warning that a grant to read may be of no use. The device does not say
@@ -105,7 +102,7 @@ fn unreadable(info: &Info, peer: &Peer, rights: Rights) -> Option<String> {
     if rights.contains(Rights::WRITE) || info.enforces_read_only() {
         return None;
     }
-    let name = peer.name;
+    let name = &peer.name;
     let remedy = if peer.export_rights.contains(Rights::WRITE) {
         format!("grant {name}:rw if it may write")
     } else {
@@ -119,8 +116,7 @@ fn unreadable(info: &Info, peer: &Peer, rights: Rights) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use bufshare::Name;
-    use bufshare_protocol::device::CAP_RO_ENFORCED;
+    use bufshare::{CAP_RO_ENFORCED, Name};
 
     use super::*;
 
@@ -129,13 +125,11 @@ mod tests {
     const UNREADABLE: &str = "can import the buffer only if its VMM enforces read-only access, which this machine's VMM does not; ";
 
     fn peer(id: u64, name: &str, export_rights: Rights) -> Peer {
-        Peer {
-            id,
-            name: Name::new(name).unwrap(),
-            up: true,
-            export_rights,
-            import_rights: Rights::NONE,
-        }
+        let mut peer = Peer::default();
+        peer.id = id;
+        peer.name = Name::new(name).unwrap();
+        peer.export_rights = export_rights;
+        peer
     }
 
     fn grants(info: &Info, typed: &[&str]) -> (Vec<(u64, Rights)>, Vec<String>) {
@@ -183,10 +177,8 @@ mod tests {
 
     #[test]
     fn with_enforcement_a_grant_is_to_read() {
-        let info = Info {
-            caps: CAP_RO_ENFORCED,
-            ..Info::default()
-        };
+        let mut info = Info::default();
+        info.caps = CAP_RO_ENFORCED;
         for typed in [&["display"][..], &["display:r"], &["2"]] {
             assert_eq!(grants(&info, typed), (vec![(2, Rights::READ)], vec![]));
         }

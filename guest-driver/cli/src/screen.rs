@@ -5,8 +5,7 @@
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use bufshare::Mapping;
-use bufshare_protocol::types::Image;
+use bufshare::{Image, Mapping};
 use drm::control::Mode;
 
 use crate::canvas::Canvas;

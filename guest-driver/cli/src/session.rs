@@ -3,9 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bufshare::{Device, Event, EventKind, Export, Import, Status};
-use bufshare_protocol::response::PeerInfo;
-use bufshare_protocol::types::BufferId;
+use bufshare::{BufferId, Device, Event, EventKind, Export, Import, Peer};
 
 use crate::args::Until;
 use crate::failure::{Failure, Result};
@@ -102,7 +100,7 @@ impl Held<'_> {
         // The driver may have lost the event, too.
         match device.query(self.id()) {
             Ok(_) => Ok(false),
-            Err(error) if error.status == Some(Status::NotFound) => Ok(true),
+            Err(error) if error.is_absent() => Ok(true),
             Err(error) => Err(error.into()),
         }
     }
@@ -120,7 +118,7 @@ impl Until {
 }
 
 /// The peer called `text`, a name or a number.
-pub(crate) fn find_peer<'a>(peers: &'a [PeerInfo], text: &str) -> Result<&'a PeerInfo> {
+pub(crate) fn find_peer<'a>(peers: &'a [Peer], text: &str) -> Result<&'a Peer> {
     peers
         .iter()
         .find(|peer| peer.name.as_str() == text)
@@ -139,18 +137,15 @@ pub(crate) fn find_peer<'a>(peers: &'a [PeerInfo], text: &str) -> Result<&'a Pee
 
 #[cfg(test)]
 mod tests {
-    use bufshare_protocol::types::{Name, Rights};
+    use bufshare::Name;
 
     use super::*;
 
-    fn peer(id: u64, name: &str) -> PeerInfo {
-        PeerInfo {
-            id,
-            name: Name::new(name).unwrap(),
-            up: true,
-            export_rights: Rights::RW,
-            import_rights: Rights::RW,
-        }
+    fn peer(id: u64, name: &str) -> Peer {
+        let mut peer = Peer::default();
+        peer.id = id;
+        peer.name = Name::new(name).unwrap();
+        peer
     }
 
     #[test]

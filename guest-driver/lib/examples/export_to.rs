@@ -10,10 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let display = display.ok_or("there is no peer \"display\"")?;
     // To read is enough. A VMM that does not enforce that needs all rights.
     let rights = device.info()?.rights_to_read(display.export_rights);
-    let meta = Meta {
-        name: Name::new("frame 1")?,
-        ..Meta::default()
-    };
+    let meta = Meta::new().name(Name::new("frame 1")?);
     let options = ExportOptions::new().allow(display.id, rights).meta(meta);
     let export = device.export(device.alloc(4096)?, &options)?;
     println!("{}", export.id());

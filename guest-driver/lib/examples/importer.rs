@@ -2,7 +2,7 @@
 //! Prints the first bytes of each buffer that another VM offers, also of those
 //! that were offered before this program was started
 
-use bufshare::{BufferInfo, Change, Device, Result, Rights, Status};
+use bufshare::{BufferInfo, Change, Device, Result, Rights};
 
 fn main() -> Result<()> {
     let mut offers = Device::open()?.offers();
@@ -10,7 +10,8 @@ fn main() -> Result<()> {
         match change {
             Change::Offered { buffer, .. } => match read(offers.device(), &buffer) {
                 Ok(bytes) => println!("{} {}", buffer.id, bytes.escape_ascii()),
-                Err(error) if error.status == Some(Status::NotFound) || error.is_revoked() => {}
+                // Its exporter has ended already.
+                Err(error) if error.is_absent() => {}
                 Err(error) => return Err(error),
             },
             Change::Revoked { buffer, .. } => println!("{} revoked", buffer.id),

@@ -6,17 +6,18 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bufshare_protocol::event::{self, Event};
+use bufshare_protocol::event;
 use bufshare_protocol::ioctl::{self as abi, Buffer as RawBuffer, Peer as RawPeer, Table};
 use bufshare_protocol::limits::{MAX_BLOB, MAX_LIST};
-use bufshare_protocol::types::{BufferId, Meta, Name, Rights, Way};
+use bufshare_protocol::{response, types};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::{
-    BufferInfo, DmaBuf, Export, ExportOptions, Import, Info, MissingFeature, Offers, Peer, ioctl,
+    BufferId, BufferInfo, DmaBuf, Event, Export, ExportOptions, Import, Info, Meta, MissingFeature,
+    Offers, Operation, Peer, Rights, Way, ioctl,
 };
 
 /// The open device
@@ -25,8 +26,13 @@ use crate::{
 /// functions may be called from several threads at once; each event goes to
 /// one of them. Exports and imports live on when the device is dropped.
 ///
-/// Calls that ask the host wait for its answer: until the driver's timeout
-/// (`ETIMEDOUT`), the end of the device (`ENODEV`) or a fatal signal.
+/// # Blocking
+/// Functions that "ask the host" wait for its answer, for as long as the driver has patience: 9
+/// seconds, or what its module's parameter `request_timeout_ms` says, and `ETIMEDOUT` then. The
+/// wait ends sooner when the device goes (`ENODEV`) or a signal kills the process; no other
+/// signal ends it. The kernel has no form of these calls that does not wait: a program that may
+/// not wait for another one, as a compositor, calls them on a thread of its own, as
+/// `examples/event_loop.rs` of [`Offers`] does.
 #[derive(Debug)]
 pub struct Device {
     fd: OwnedFd,
@@ -36,10 +42,10 @@ impl Device {
     /// Where the driver puts the device.
     pub const PATH: &str = "/dev/bufshare";
 
-    /// Opens the device.
+    /// Opens the device at [`PATH`](Self::PATH). Asks nobody and does not wait.
     ///
     /// # Errors
-    /// There is none, or the caller may not open it.
+    /// There is none (`ENOENT`, `ENXIO`), or the caller may not open it (`EACCES`).
     pub fn open() -> Result<Self> {
         Self::open_at(Self::PATH)
     }
@@ -53,12 +59,12 @@ impl Device {
         // slower one goes back to poll instead of waiting in read.
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let open = || rustix::fs::open(path.as_ref(), flags, Mode::empty());
-        let fd = rustix::io::retry_on_intr(open)
-            .map_err(|errno| Error::new(crate::error::OPEN, errno))?;
+        let fd =
+            rustix::io::retry_on_intr(open).map_err(|errno| Error::new(Operation::Open, errno))?;
         Ok(Self { fd })
     }
 
-    /// The device, its limits, and who we are. The host is asked for the windows in use.
+    /// The device, its limits, and who this VM is. Asks the host, for the mappings in use.
     ///
     /// `examples/limits.rs`:
     ///
@@ -69,32 +75,18 @@ impl Device {
     /// # Errors
     /// The device is gone, or the host does not answer.
     pub fn info(&self) -> Result<Info> {
-        let op = "ask for the device's limits";
+        let op = Operation::Info;
         let raw = ioctl::info(self.as_fd()).map_err(|errno| Error::new(op, errno))?;
-        Ok(Info {
-            version: raw.version,
-            caps: raw.caps,
-            max_windows: raw.max_windows,
-            max_extents: raw.max_extents,
-            max_buffers: raw.max_buffers,
-            max_attachments: raw.max_attachments,
-            max_blob: raw.max_blob,
-            map_align: raw.map_align,
-            shm_size: raw.shm_size,
-            max_buffer_size: raw.max_buffer_size,
-            peer_id: raw.peer_id,
-            windows_used: raw.windows_used,
-            name: Name::from_wire(&raw.name).map_err(|_| Error::nonsense(op))?,
-        })
+        Info::from_wire(&raw).ok_or_else(|| Error::nonsense(op))
     }
 
     /// What the driver cannot do because of the kernel it was built for; `None` from a
-    /// driver that does not say.
+    /// driver that does not say. Reads `/sys`, which does not wait.
     ///
     /// # Errors
     /// The device's folder in `/sys` cannot be read.
     pub fn missing_features(&self) -> Result<Option<Vec<MissingFeature>>> {
-        let op = "read what the kernel cannot do";
+        let op = Operation::MissingFeatures;
         let device = rustix::fs::fstat(&self.fd)
             .map_err(|errno| Error::new(op, errno))?
             .st_rdev;
@@ -116,22 +108,24 @@ impl Device {
         }
     }
 
-    /// All peers, ourselves included.
+    /// All peers, this VM included. Asks the host, once for every 64 of them.
     ///
     /// # Errors
     /// The host does not answer.
     pub fn peers(&self) -> Result<Vec<Peer>> {
-        let op = "list the peers";
+        let op = Operation::Peers;
         let fetch =
             |table: &mut Table, room: &mut [RawPeer]| ioctl::peers(self.as_fd(), table, room);
         walk(op, fetch)?
             .iter()
-            .map(|raw| Peer::from_wire(raw).map_err(|_| Error::nonsense(op)))
-            .collect()
+            .map(response::PeerInfo::from_wire)
+            .map(|peer| peer.map(Peer::from_protocol))
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|_| Error::nonsense(op))
     }
 
-    /// The peer with this name, ourselves included; `None` if the host's operator lets us
-    /// share nothing with a peer of that name.
+    /// The peer with this name, this VM included; `None` if the host's operator lets this VM
+    /// share nothing with a peer of that name. Asks the host, as [`peers`](Self::peers).
     ///
     /// # Errors
     /// The host does not answer.
@@ -140,28 +134,32 @@ impl Device {
         Ok(peers.into_iter().find(|peer| peer.name.as_str() == name))
     }
 
-    /// All buffers that we export or may import.
+    /// All buffers that this VM exports or may import, in the order of their generations. Asks
+    /// the host, once for every 64 of them.
+    ///
+    /// Whoever wants to know what changes, too, takes [`offers`](Self::offers).
     ///
     /// # Errors
     /// The host does not answer.
     pub fn list(&self) -> Result<Vec<BufferInfo>> {
-        let op = "list the buffers";
+        let op = Operation::List;
         let fetch =
             |table: &mut Table, room: &mut [RawBuffer]| ioctl::list(self.as_fd(), table, room);
         walk(op, fetch)?
             .iter()
-            .map(|raw| BufferInfo::from_wire(raw).map_err(|_| Error::nonsense(op)))
+            .map(|raw| buffer_info(op, raw))
             .collect()
     }
 
-    /// Allocates a dma-buf of this VM's RAM, in few pieces, so that it can be
-    /// exported. The size is rounded up to whole pages.
+    /// Allocates a dma-buf of at least `size` bytes of this VM's RAM, in few pieces, so that it
+    /// can be exported. It is rounded up to whole pages, and to
+    /// [`Info::map_align`](crate::Info::map_align). Asks nobody, but may wait for memory.
     ///
     /// # Errors
     /// There is too little memory (`ENOMEM`), `size` is 0 (`EINVAL`) or more than the largest
     /// buffer of [`info`](Self::info) (`EFBIG`).
     pub fn alloc(&self, size: u64) -> Result<DmaBuf> {
-        let op = "allocate a buffer";
+        let op = Operation::Alloc;
         let fd = ioctl::alloc(self.as_fd(), size).map_err(|errno| Error::new(op, errno))?;
         DmaBuf::from_fd(fd)
     }
@@ -169,12 +167,15 @@ impl Device {
     /// Offers a dma-buf, ours or any driver's, to other VMs.
     ///
     /// It stays offered until the [`Export`] is dropped, also when `buffer` is
-    /// dropped before.
+    /// dropped before. Asks the host; of a buffer of another driver that is being moved it also
+    /// waits for the end of that, no longer than for the host.
     ///
     /// # Errors
     /// The driver or the host refuses; [`Error::status`] says why. A `buffer` that
-    /// is open for reading only is refused with EACCES unless
-    /// [`ExportOptions::access`] names peers, all for reading.
+    /// is open for reading only is refused with `EACCES` unless
+    /// [`ExportOptions::access`] names peers, all for reading; one that is an import with
+    /// `EPERM`; and with `EDQUOT`, without a status, if the exports of this VM would pin more
+    /// memory of other drivers than the parameter `pin_limit_mb` of the driver's module allows.
     ///
     /// `examples/export_to.rs`:
     ///
@@ -182,10 +183,10 @@ impl Device {
     #[doc = include_str!("../examples/export_to.rs")]
     /// ```
     pub fn export(&self, buffer: impl AsFd, options: &ExportOptions) -> Result<Export> {
-        let op = crate::error::EXPORT;
+        let op = Operation::Export;
         let acl: Vec<_> = options.access.iter().map(|line| line.to_wire()).collect();
         let mut raw = abi::Export {
-            meta: options.meta.to_wire(),
+            meta: options.meta.to_protocol().to_wire(),
             ..abi::Export::default()
         };
         let blob = &options.meta.blob;
@@ -194,16 +195,18 @@ impl Device {
         Ok(Export::new(fd, BufferId(raw.id.b), raw.generation))
     }
 
-    /// Takes another VM's buffer as a dma-buf of our own.
+    /// Takes another VM's buffer as a dma-buf of this VM.
     ///
-    /// `rights` are [`Rights::READ`] or [`Rights::RW`].
+    /// `rights` are [`Rights::READ`] or [`Rights::RW`]; see [`Info::rights_to_read`] where
+    /// reading is enough. Asks the host. The buffer is not mapped yet: that is done when it is
+    /// first needed, and is waited for then.
     ///
     /// # Errors
     /// The driver or the host refuses; [`Error::status`] says why. A buffer
     /// that does not exist and one that is not granted are both
     /// [`NotFound`](crate::Status::NotFound).
     pub fn import(&self, id: BufferId, rights: Rights) -> Result<Import> {
-        let op = "import the buffer";
+        let op = Operation::Import;
         let mut raw = abi::Import {
             id: id.to_wire(),
             rights: rights.to_wire(),
@@ -217,21 +220,34 @@ impl Device {
             rights: Rights::from_wire(raw.rights).ok_or_else(|| Error::nonsense(op))?,
             generation: raw.generation,
             owner: raw.owner,
-            way: Way::from_wire(raw.way).ok_or_else(|| Error::nonsense(op))?,
+            way: Way::from_wire(raw.way),
             windows: raw.windows,
         })
     }
 
+    /// As [`import`](Self::import), but `None` if there is no such buffer for this VM, as
+    /// [`Error::is_absent`] says: its exporter may end it between its offer and this call, which
+    /// is ordinary.
+    ///
+    /// It asks the host and waits for the answer, as `import` does.
+    ///
+    /// # Errors
+    /// All others of [`import`](Self::import).
+    pub fn import_if_offered(&self, id: BufferId, rights: Rights) -> Result<Option<Import>> {
+        if_present(self.import(id, rights))
+    }
+
     /// Replaces the metadata of a buffer that this VM exports. Returns its new
-    /// sequence number; importers get an event.
+    /// sequence number; all who may import it get an event
+    /// [`Meta`](crate::EventKind::Meta). Asks the host.
     ///
     /// # Errors
     /// The driver or the host refuses; [`Error::status`] says why.
     pub fn set_meta(&self, id: BufferId, meta: &Meta) -> Result<u64> {
-        let op = "set the buffer's metadata";
+        let op = Operation::SetMeta;
         let mut raw = abi::MetaIo {
             id: id.to_wire(),
-            meta: meta.to_wire(),
+            meta: meta.to_protocol().to_wire(),
             ..abi::MetaIo::default()
         };
         ioctl::set_meta(self.as_fd(), &mut raw, &meta.blob)
@@ -239,12 +255,12 @@ impl Device {
         Ok(raw.seq)
     }
 
-    /// The metadata of a buffer and its sequence number.
+    /// The sequence number of the metadata of a buffer, and the metadata. Asks the host.
     ///
     /// # Errors
-    /// There is no such buffer for this VM.
+    /// There is no such buffer for this VM ([`Error::is_absent`]), or the host does not answer.
     pub fn get_meta(&self, id: BufferId) -> Result<(u64, Meta)> {
-        let op = "get the buffer's metadata";
+        let op = Operation::GetMeta;
         let mut raw = abi::MetaIo {
             id: id.to_wire(),
             ..abi::MetaIo::default()
@@ -255,16 +271,17 @@ impl Device {
         let blob = usize::try_from(raw.meta.blob_len)
             .ok()
             .and_then(|len| blob.get(..len));
-        let meta = blob.and_then(|blob| Meta::from_wire(&raw.meta, blob).ok());
-        Ok((raw.seq, meta.ok_or_else(|| Error::nonsense(op))?))
+        let meta = blob.and_then(|blob| types::Meta::from_wire(&raw.meta, blob).ok());
+        let meta = meta.ok_or_else(|| Error::nonsense(op))?;
+        Ok((raw.seq, Meta::from_protocol(meta)))
     }
 
-    /// What is known of a buffer.
+    /// What is known of a buffer. Asks the host.
     ///
     /// # Errors
-    /// There is no such buffer for this VM.
+    /// There is no such buffer for this VM ([`Error::is_absent`]), or the host does not answer.
     pub fn query(&self, id: BufferId) -> Result<BufferInfo> {
-        let op = "ask about the buffer";
+        let op = Operation::Query;
         let buffer = RawBuffer {
             id: id.to_wire(),
             ..RawBuffer::default()
@@ -275,26 +292,28 @@ impl Device {
         };
         ioctl::query(self.as_fd(), &mut raw)
             .map_err(|errno| Error::of_host(op, errno, raw.status))?;
-        BufferInfo::from_wire(&raw.buffer).map_err(|_| Error::nonsense(op))
+        buffer_info(op, &raw.buffer)
     }
 
     /// The buffers that other VMs offer: those there are, then what changes.
-    /// Events begin when the device is opened, so that no buffer is missed.
+    /// Events begin when the device is opened, so that no buffer is missed. This asks nobody
+    /// yet: [`Offers::next_change`] does.
     #[must_use]
     pub fn offers(self) -> Offers {
         Offers::new(self)
     }
 
     /// Waits for the next event; `None` if there was none in time. Without a
-    /// timeout it waits as long as it takes. A signal does not end the wait.
+    /// timeout it waits as long as it takes, with one of zero not at all. A signal does not end
+    /// the wait.
     ///
     /// With another event loop, poll the [descriptor](AsFd) for reading and
     /// call this with a timeout of zero until it returns `None`.
     ///
     /// # Errors
-    /// The device is gone.
+    /// The device is gone (`ENODEV`); events that came before that are returned first.
     pub fn next_event(&self, timeout: Option<Duration>) -> Result<Option<Event>> {
-        let op = "read an event";
+        let op = Operation::NextEvent;
         // A time too far to be represented is never.
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
@@ -309,12 +328,10 @@ impl Device {
     }
 
     /// An event if there is one now.
-    fn read_event(&self, op: &'static str) -> Result<Option<Event>> {
+    fn read_event(&self, op: Operation) -> Result<Option<Event>> {
         let mut bytes = [0; event::SIZE];
         match rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut bytes)) {
-            Ok(event::SIZE) => Event::from_bytes(&bytes)
-                .map(Some)
-                .map_err(|_| Error::nonsense(op)),
+            Ok(event::SIZE) => Ok(Some(Event::from_bytes(&bytes))),
             Ok(0) => Err(Error::new(op, Errno::NODEV)),
             Ok(_) => Err(Error::nonsense(op)),
             Err(Errno::AGAIN) => Ok(None),
@@ -342,15 +359,32 @@ impl AsRawFd for Device {
 }
 
 impl AsFd for Device {
-    /// Readable when there is an event.
+    /// For `poll`: readable (`POLLIN`) when there is an event, and hung up (`POLLHUP`) when the
+    /// device is gone.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
+fn buffer_info(op: Operation, raw: &RawBuffer) -> Result<BufferInfo> {
+    match response::BufferInfo::from_wire(raw) {
+        Ok(buffer) => Ok(BufferInfo::from_protocol(&buffer)),
+        Err(_) => Err(Error::nonsense(op)),
+    }
+}
+
+/// `None` for a buffer that is not there, which is no error here.
+fn if_present<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Reads a whole table, piece by piece.
 fn walk<T: Copy + Default>(
-    op: &'static str,
+    op: Operation,
     mut fetch: impl FnMut(&mut Table, &mut [T]) -> io::Result<()>,
 ) -> Result<Vec<T>> {
     let mut all = Vec::new();
@@ -379,19 +413,32 @@ mod tests {
     use std::io::Write;
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
-    use bufshare_protocol::event::EventKind;
+    use bufshare_protocol::event::EventKind as WireKind;
 
     use super::*;
+    use crate::{EventKind, Status};
 
     fn event(seq: u64) -> Event {
         Event {
-            kind: EventKind::Offer,
+            seq,
+            peer: 2,
+            id: BufferId([7; 16]),
+            value: 4096,
+            ..Event::new(EventKind::Offer)
+        }
+    }
+
+    /// The same as the driver gives it.
+    fn bytes(seq: u64) -> [u8; event::SIZE] {
+        let event = event::Event {
+            kind: WireKind::Offer,
             seq,
             peer: 2,
             id: BufferId([7; 16]),
             handle: 0,
             value: 4096,
-        }
+        };
+        event.to_bytes()
     }
 
     /// A device whose events come from the other end of a socket.
@@ -410,8 +457,8 @@ mod tests {
     #[test]
     fn events_come_in_order_and_then_none() {
         let (device, driver) = fake();
-        driver.send(&event(1).to_bytes()).unwrap();
-        driver.send(&event(2).to_bytes()).unwrap();
+        driver.send(&bytes(1)).unwrap();
+        driver.send(&bytes(2)).unwrap();
         assert_eq!(device.next_event(None).unwrap(), Some(event(1)));
         assert_eq!(
             device.next_event(Some(Duration::ZERO)).unwrap(),
@@ -425,7 +472,7 @@ mod tests {
         let (device, driver) = fake();
         let late = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(20));
-            driver.send(&event(1).to_bytes()).unwrap();
+            driver.send(&bytes(1)).unwrap();
             driver
         });
         assert_eq!(
@@ -464,18 +511,26 @@ mod tests {
             // SAFETY: the thread has not been joined, so that its id is valid.
             unsafe { libc::pthread_kill(reader.as_pthread_t(), libc::SIGUSR2) };
         }
-        driver.send(&event(1).to_bytes()).unwrap();
+        driver.send(&bytes(1)).unwrap();
         assert_eq!(reader.join().unwrap().unwrap(), Some(event(1)));
     }
 
     #[test]
-    fn event_that_makes_no_sense_is_an_error() {
+    fn event_of_another_length_is_an_error() {
         let (device, driver) = fake();
-        for bytes in [&[0u8; 64][..], &event(1).to_bytes()[..63]] {
-            driver.send(bytes).unwrap();
-            let error = device.next_event(None).unwrap_err();
-            assert_eq!(Errno::from_io_error(&error.errno), Some(Errno::PROTO));
-        }
+        driver.send(&bytes(1)[..event::SIZE - 1]).unwrap();
+        let error = device.next_event(None).unwrap_err();
+        assert_eq!(Errno::from_io_error(&error.errno), Some(Errno::PROTO));
+    }
+
+    #[test]
+    fn event_of_an_unknown_kind_is_no_end() {
+        let (device, driver) = fake();
+        driver.send(&[0xff; event::SIZE]).unwrap();
+        driver.send(&bytes(2)).unwrap();
+        let unknown = device.next_event(None).unwrap().unwrap();
+        assert_eq!(unknown.kind, EventKind::Unknown(u32::MAX));
+        assert_eq!(device.next_event(None).unwrap(), Some(event(2)));
     }
 
     #[test]
@@ -483,7 +538,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let device = Device { fd: ours.into() };
-        theirs.write_all(&event(1).to_bytes()).unwrap();
+        theirs.write_all(&bytes(1)).unwrap();
         drop(theirs);
         assert_eq!(device.next_event(None).unwrap(), Some(event(1)));
         let error = device.next_event(None).unwrap_err();
@@ -508,7 +563,7 @@ mod tests {
     fn table_is_read_to_its_end() {
         for last in [0, 1, 64, 65, 200] {
             assert_eq!(
-                walk("x", serve(last)).unwrap(),
+                walk(Operation::List, serve(last)).unwrap(),
                 (1..=last).collect::<Vec<_>>()
             );
         }
@@ -521,7 +576,7 @@ mod tests {
             table.cursor = 5;
             Ok(())
         };
-        assert!(walk("x", stuck).is_err());
+        assert!(walk(Operation::List, stuck).is_err());
     }
 
     #[test]
@@ -530,16 +585,32 @@ mod tests {
             table.count = 65;
             Ok(())
         };
-        assert!(walk("x", liar).is_err());
+        assert!(walk(Operation::List, liar).is_err());
     }
 
     #[test]
     fn refused_table_tells_the_status() {
         let refuse = |table: &mut Table, _: &mut [u64]| {
-            table.status = crate::Status::HostError.to_wire();
+            table.status = Status::HostError.number();
             Err(Errno::REMOTEIO.into())
         };
-        let error = walk("x", refuse).unwrap_err();
-        assert_eq!(error.status, Some(crate::Status::HostError));
+        let error = walk(Operation::List, refuse).unwrap_err();
+        assert_eq!(error.status, Some(Status::HostError));
+    }
+
+    #[test]
+    fn a_buffer_that_is_not_there_is_none_and_every_other_error_is_one() {
+        let refuse = |status: Status| {
+            let error = Error::of_host(Operation::Import, Errno::NOENT.into(), status.number());
+            if_present::<()>(Err(error))
+        };
+        for status in Status::ALL {
+            match (status, refuse(*status)) {
+                (Status::NotFound | Status::Revoked, answer) => assert_eq!(answer.unwrap(), None),
+                (_, answer) => assert_eq!(answer.unwrap_err().status, Some(*status)),
+            }
+        }
+        assert!(if_present::<()>(Err(Error::new(Operation::Import, Errno::TIMEDOUT))).is_err());
+        assert_eq!(if_present(Ok(1)).unwrap(), Some(1));
     }
 }

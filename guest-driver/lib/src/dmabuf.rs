@@ -3,14 +3,18 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use bufshare_protocol::types::Rights;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::mapping::{self, Mapping};
+use crate::{Operation, Rights};
 
 /// A dma-buf of any driver
+///
+/// For `poll`, its descriptor is as every dma-buf's: readable (`POLLIN`) when no device writes
+/// it, writable (`POLLOUT`) when no device uses it at all. That is of devices of this VM alone.
+/// Source: "Implicit Fence Poll Support" in the kernel's documentation of dma-buf.
 ///
 /// `examples/checksum.rs`:
 ///
@@ -25,13 +29,13 @@ pub struct DmaBuf {
 
 impl DmaBuf {
     /// Takes a descriptor. Whether it really is a dma-buf shows when it is
-    /// exported or its first CPU access begins.
+    /// exported or its first CPU access begins. Asks nobody and does not wait.
     ///
     /// # Errors
     /// It reports no size (as on kernels whose dma-bufs cannot seek), or one that
     /// the address space cannot hold.
     pub fn from_fd(fd: OwnedFd) -> Result<Self> {
-        let op = "determine the size of the buffer";
+        let op = Operation::Size;
         let size = rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(|e| Error::new(op, e))?;
         // A dma-buf can be sought to its ends only; it has no position that
         // others could miss.
@@ -53,11 +57,14 @@ impl DmaBuf {
 
     /// Maps all of it into this process.
     ///
-    /// The mapping is independent: it keeps the dma-buf alive.
+    /// The mapping is independent: it keeps the dma-buf alive. An import that nothing has
+    /// mapped yet is mapped into this VM first, for which the host is asked, see
+    /// [`Device`](crate::Device).
     ///
     /// # Errors
     /// The driver cannot, or the descriptor was opened with fewer rights
-    /// (`EACCES`).
+    /// (`EACCES`). Of an import that the host does not map there is the errno alone, without
+    /// its status: `ENOSPC` where this VM has too many mappings, `EIO` where its VMM refuses.
     pub fn map(&self, rights: Rights) -> Result<Mapping> {
         Mapping::new(self.fd.as_fd(), self.len, rights)
     }
@@ -67,8 +74,8 @@ impl DmaBuf {
     ///
     /// A program that holds an import asks this when it reads an event
     /// [`Overflow`](crate::EventKind::Overflow), which may stand for a lost `Revoked`. The
-    /// answer comes from the begin of a CPU access, which maps an import into this VM if
-    /// nothing else did.
+    /// answer comes from the begin of a CPU access, with all that it waits for, see
+    /// [`Mapping::begin`].
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         mapping::is_gone(self.fd.as_fd())
@@ -82,7 +89,7 @@ impl DmaBuf {
         let fd = self
             .fd
             .try_clone()
-            .map_err(|e| Error::new("duplicate the descriptor", e))?;
+            .map_err(|e| Error::new(Operation::Duplicate, e))?;
         Ok(Self { fd, len: self.len })
     }
 }

@@ -4,36 +4,35 @@
 use std::fmt;
 use std::io;
 
-use bufshare_protocol::status::Status;
 use rustix::io::Errno;
 
-/// What [`Device::open`](crate::Device::open) tries.
-pub(crate) const OPEN: &str = "open the bufshare device";
-/// What [`Device::export`](crate::Device::export) tries.
-pub(crate) const EXPORT: &str = "export the buffer";
+use crate::{Operation, Status};
 
 /// Result of most functions of this crate
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What failed and why
 ///
-/// Displayed as one line, for example `cannot import the buffer: there is no
-/// such buffer for this VM: unknown, revoked or not granted (NOT_FOUND)`.
-/// What to do about it is for the program to say, in its users' terms.
+/// Displayed as one line, for example `cannot import the buffer: there is no such buffer for
+/// this VM: unknown, revoked or not granted (NOT_FOUND)`, or `cannot list the buffers:
+/// Connection timed out (os error 110): the host did not answer in time`. What to do about it is
+/// for the program to say, in its users' terms: [`op`](Self::op), [`errno`](Self::errno) and
+/// [`status`](Self::status) say what it is.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Error {
-    /// What was tried, as in "cannot …".
-    pub op: &'static str,
-    /// The kernel's reason.
+    /// What was tried.
+    pub op: Operation,
+    /// The kernel's reason. Of what the host refused it is the kind alone.
     pub errno: io::Error,
-    /// The host's reason, if the host was asked and refused.
+    /// The host's reason, if the host was asked and refused; also
+    /// [`Revoked`](Status::Revoked) if the memory of a buffer in use is gone.
     pub status: Option<Status>,
 }
 
 impl Error {
     /// The host was not asked.
-    pub(crate) fn new(op: &'static str, errno: impl Into<io::Error>) -> Self {
+    pub(crate) fn new(op: Operation, errno: impl Into<io::Error>) -> Self {
         Self {
             op,
             errno: errno.into(),
@@ -42,18 +41,21 @@ impl Error {
     }
 
     /// An ioctl failed that reports the host's status.
-    pub(crate) fn of_host(op: &'static str, errno: io::Error, status: u32) -> Self {
-        let status = Status::from_wire(status).filter(|status| *status != Status::Ok);
-        Self { op, errno, status }
+    pub(crate) fn of_host(op: Operation, errno: io::Error, status: u32) -> Self {
+        Self {
+            op,
+            errno,
+            status: Status::from_wire(status),
+        }
     }
 
     /// The driver's answer makes no sense.
-    pub(crate) fn nonsense(op: &'static str) -> Self {
+    pub(crate) fn nonsense(op: Operation) -> Self {
         Self::new(op, Errno::PROTO)
     }
 
-    /// The exporter revoked the buffer while it was in use.
-    pub(crate) fn revoked(op: &'static str, errno: Errno) -> Self {
+    /// The memory of a buffer went while it was in use.
+    pub(crate) fn revoked(op: Operation, errno: Errno) -> Self {
         Self {
             op,
             errno: errno.into(),
@@ -61,29 +63,75 @@ impl Error {
         }
     }
 
-    /// Whether the buffer's memory is gone: the exporter revoked it, or the
-    /// device that showed it is gone.
+    /// Whether the buffer's memory is gone: the exporter revoked it, this VM was suspended since
+    /// the import, or the device that showed it is gone.
     #[must_use]
     pub fn is_revoked(&self) -> bool {
         self.status == Some(Status::Revoked)
+    }
+
+    /// Whether there is no such buffer for this VM: it is [revoked](Self::is_revoked), or
+    /// unknown, or was never granted.
+    ///
+    /// That a buffer goes between its offer and the call that is to use it is ordinary: its
+    /// exporter may end at any time.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self.status, Some(Status::NotFound | Status::Revoked))
+    }
+
+    /// What the errno stands for here, where its own text does not say so.
+    fn reason(&self) -> Option<&'static str> {
+        use Operation::{
+            Alloc, Begin, End, Export, Fill, GetMeta, Import, Info, List, NextEvent, Peers, Query,
+            Read, SetMeta, Write,
+        };
+        let errno = Errno::from_io_error(&self.errno)?;
+        Some(match (self.op, errno) {
+            (Export, Errno::ACCESS) => "the dma-buf is open for reading only",
+            (Export, Errno::PERM) => "the dma-buf is an import of another VM's buffer",
+            (Export, Errno::DQUOT) => {
+                "the exports of this VM would pin more memory of other drivers than its driver \
+                 allows"
+            }
+            (Alloc, Errno::FBIG) => "it is larger than the largest buffer of the device",
+            (Begin, Errno::ACCESS) => "the buffer is not mapped for that",
+            (Read | Write | Fill, Errno::ACCESS) => "the access was not begun for that",
+            (Read | Write | Fill, Errno::RANGE) => "the bytes are not all inside the buffer",
+            (Begin | End, Errno::NOTTY) => "it is no dma-buf",
+            (
+                Info | Peers | List | Query | Alloc | Export | Import | SetMeta | GetMeta
+                | NextEvent,
+                errno,
+            ) => match errno {
+                Errno::TIMEDOUT => "the host did not answer in time",
+                Errno::NODEV => "the device is gone",
+                Errno::PROTO => "the answer makes no sense",
+                Errno::NOTTY => "it is no bufshare device",
+                _ => return None,
+            },
+            _ => return None,
+        })
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.status {
-            Some(status) => write!(f, "cannot {}: {status} ({})", self.op, status.name()),
-            None => {
-                write!(f, "cannot {}: {}", self.op, self.errno)?;
-                // The driver's reason; the host's refusals have a status.
-                match Errno::from_io_error(&self.errno) {
-                    Some(Errno::ACCESS) if self.op == EXPORT => {
-                        f.write_str(": the dma-buf is open for reading only")
-                    }
-                    Some(Errno::PERM) if self.op == EXPORT => {
-                        f.write_str(": the dma-buf is an import of another VM's buffer")
-                    }
-                    _ => Ok(()),
+        let Self { op, errno, status } = self;
+        match (status, Errno::from_io_error(errno)) {
+            // Not the host's answer, which would be ESTALE: what the driver and the MMU say.
+            (Some(Status::Revoked), Some(Errno::NODEV | Errno::FAULT)) => write!(
+                f,
+                "cannot {op}: its memory is gone: its exporter revoked it, this VM was suspended, \
+                 or the device is gone ({})",
+                Status::Revoked.name()
+            ),
+            (Some(status), _) => write!(f, "cannot {op}: {status} ({})", status.name()),
+            (None, _) => {
+                write!(f, "cannot {op}: {errno}")?;
+                match self.reason() {
+                    Some(reason) => write!(f, ": {reason}"),
+                    None => Ok(()),
                 }
             }
         }
@@ -103,11 +151,14 @@ impl From<Error> for io::Error {
 mod tests {
     use super::*;
 
+    fn text(op: Operation, errno: Errno, status: u32) -> String {
+        Error::of_host(op, errno.into(), status).to_string()
+    }
+
     #[test]
     fn text_names_operation_and_reason() {
-        let error = Error::of_host("import the buffer", Errno::NOENT.into(), 5);
         assert_eq!(
-            error.to_string(),
+            text(Operation::Import, Errno::NOENT, 5),
             "cannot import the buffer: there is no such buffer for this VM: unknown, revoked or \
              not granted (NOT_FOUND)"
         );
@@ -115,7 +166,7 @@ mod tests {
 
     #[test]
     fn text_without_status_is_the_errno() {
-        let error = Error::of_host("open the bufshare device", Errno::NOENT.into(), 0);
+        let error = Error::of_host(Operation::Open, Errno::NOENT.into(), 0);
         assert_eq!(error.status, None);
         assert_eq!(
             error.to_string(),
@@ -124,18 +175,74 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_read_only_export_says_that_it_is() {
-        let text = Error::of_host(EXPORT, Errno::ACCESS.into(), 0).to_string();
-        assert!(text.ends_with("open for reading only"), "{text}");
-        let text = Error::of_host(EXPORT, Errno::PERM.into(), 0).to_string();
-        assert!(text.ends_with("import of another VM's buffer"), "{text}");
-        let text = Error::of_host("open /dev/bufshare", Errno::ACCESS.into(), 0).to_string();
-        assert!(text.ends_with("(os error 13)"), "{text}");
+    fn an_errno_that_could_mean_anything_says_what_it_means_here() {
+        for (op, errno, reason) in [
+            (Operation::Export, Errno::ACCESS, "open for reading only"),
+            (
+                Operation::Export,
+                Errno::PERM,
+                "import of another VM's buffer",
+            ),
+            (Operation::Export, Errno::DQUOT, "than its driver allows"),
+            (Operation::Read, Errno::RANGE, "not all inside the buffer"),
+            (
+                Operation::List,
+                Errno::TIMEDOUT,
+                "the host did not answer in time",
+            ),
+            (Operation::Export, Errno::NODEV, "the device is gone"),
+            // Those say it by themselves.
+            (Operation::Open, Errno::ACCESS, "(os error 13)"),
+            (Operation::Map, Errno::NODEV, "(os error 19)"),
+        ] {
+            let text = text(op, errno, 0);
+            assert!(text.ends_with(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_of_a_refusal_is_the_hosts_reason_alone() {
+        for status in Status::ALL {
+            let text = text(Operation::Export, Errno::ACCESS, status.number());
+            let name = status.name();
+            assert_eq!(text, format!("cannot export the buffer: {status} ({name})"));
+        }
+        let newer = text(Operation::Import, Errno::PROTO, 4711);
+        assert!(newer.ends_with("4711 (UNKNOWN)"), "{newer}");
+    }
+
+    #[test]
+    fn memory_that_is_gone_is_not_blamed_on_the_exporter_alone() {
+        for (op, errno) in [
+            (Operation::Map, Errno::NODEV),
+            (Operation::Read, Errno::FAULT),
+        ] {
+            let error = Error::revoked(op, errno);
+            assert!(error.is_revoked() && error.is_absent());
+            let text = error.to_string();
+            assert!(
+                text.contains("suspended") && text.ends_with("(REVOKED)"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_buffer_is_absent_where_the_host_says_so() {
+        let absent = |status: Status| {
+            Error::of_host(Operation::Import, Errno::NOENT.into(), status.number()).is_absent()
+        };
+        for status in Status::ALL {
+            let wanted = matches!(status, Status::NotFound | Status::Revoked);
+            assert_eq!(absent(*status), wanted, "{status:?}");
+        }
+        // As of a device file that is not there.
+        assert!(!Error::new(Operation::Open, Errno::NOENT).is_absent());
     }
 
     #[test]
     fn io_error_keeps_kind_and_text() {
-        let error = Error::new("x", Errno::TIMEDOUT);
+        let error = Error::new(Operation::Query, Errno::TIMEDOUT);
         let text = error.to_string();
         let error = io::Error::from(error);
         assert_eq!(

@@ -3,25 +3,49 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use bufshare_protocol::types::{Access, BufferId, Meta, Rights};
+use bufshare_protocol::{types, wire};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::error::{Error, Result};
+use crate::{BufferId, Meta, Operation, Rights};
+
+/// One line of an access list: a peer that may import a buffer
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Access {
+    /// The peer's id.
+    pub peer: u64,
+    /// [`Rights::READ`] or [`Rights::RW`].
+    pub rights: Rights,
+}
+
+impl Access {
+    /// Lets the peer with this id import the buffer.
+    #[must_use]
+    pub fn new(peer: u64, rights: Rights) -> Self {
+        Self { peer, rights }
+    }
+
+    pub(crate) fn to_wire(&self) -> wire::Access {
+        let Self { peer, rights } = *self;
+        types::Access { peer, rights }.to_wire()
+    }
+}
 
 /// What an export says besides its bytes
 ///
 /// ```
 /// use bufshare::{ExportOptions, Meta, Name, Rights};
-/// let meta = Meta { name: Name::new("frame 1")?, ..Meta::default() };
+/// let meta = Meta::new().name(Name::new("frame 1")?);
 /// let options = ExportOptions::new().allow(2, Rights::READ).meta(meta);
 /// assert_eq!(options.access.len(), 1);
-/// # Ok::<(), bufshare::Status>(())
+/// # Ok::<(), bufshare::InvalidName>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExportOptions {
-    /// Who may import it. Empty: all peers that the host's operator allows, as
-    /// far as he allows.
+    /// Who may import it, at most 16 peers. Empty: all peers that the host's operator allows,
+    /// as far as he allows.
     pub access: Vec<Access>,
     /// Name, image, opaque bytes.
     pub meta: Meta,
@@ -37,7 +61,7 @@ impl ExportOptions {
     /// Lets this peer import it, too; those that no call names may not.
     #[must_use]
     pub fn allow(mut self, peer: u64, rights: Rights) -> Self {
-        self.access.push(Access { peer, rights });
+        self.access.push(Access::new(peer, rights));
         self
     }
 
@@ -51,7 +75,8 @@ impl ExportOptions {
 
 /// A buffer offered to other VMs
 ///
-/// Dropping it ends the export: importers are notified, and their mappings end.
+/// Dropping it ends the export: importers are notified, and their mappings end. That does not
+/// wait for them: it goes on behind, and the memory stays in use until they are gone.
 /// So does the end of the process. Whoever holds a copy of the
 /// [descriptor](AsFd) keeps the export alive.
 ///
@@ -84,7 +109,7 @@ impl Export {
     }
 
     /// Whether the export has ended though it is held. What it exported can still be used
-    /// here, but no other VM can import it any more.
+    /// here, but no other VM can import it any more. Asks nobody and does not wait.
     ///
     /// # Errors
     /// The descriptor cannot be polled.
@@ -92,11 +117,11 @@ impl Export {
         let mut fds = [PollFd::new(&self.fd, PollFlags::empty())];
         let now = Timespec::default();
         rustix::io::retry_on_intr(|| poll(&mut fds, Some(&now)))
-            .map_err(|errno| Error::new("see whether the export has ended", errno))?;
+            .map_err(|errno| Error::new(Operation::HasEnded, errno))?;
         Ok(fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP)))
     }
 
-    /// Ends the export, as dropping it does.
+    /// Ends the export, as dropping it does, without waiting.
     pub fn close(self) {}
 }
 
@@ -107,7 +132,7 @@ impl AsRawFd for Export {
 }
 
 impl AsFd for Export {
-    /// `poll` gives `POLLHUP` when the export has ended, and never anything else.
+    /// For `poll`: hung up (`POLLHUP`) when the export has ended, and never anything else.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

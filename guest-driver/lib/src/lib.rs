@@ -19,42 +19,89 @@
 //! [`DmaBuf`] and [`Mapping`] know nothing of bufshare: they serve any driver's
 //! dma-buf, and an imported buffer serves any driver.
 //!
+//! # What waits, and for what
+//!
+//! | call | waits for |
+//! |---|---|
+//! | [`Device::open`], [`missing_features`](Device::missing_features), [`Export::has_ended`] | nobody |
+//! | [`Device::alloc`] | memory |
+//! | the other functions of [`Device`], but [`next_event`](Device::next_event) | the host's answer, see [`Device`] |
+//! | [`Device::next_event`] | an event, within its timeout; with zero nobody |
+//! | [`Offers::next_change`] | the same, and where it asks the host, the answer |
+//! | [`DmaBuf::map`], [`is_revoked`](DmaBuf::is_revoked), [`Mapping::begin`], [`CpuAccess::finish`] | of an import that needs it, the host's answer; [`begin`](Mapping::begin) and [`is_revoked`](DmaBuf::is_revoked) for devices, without limit |
+//! | dropping anything | nobody |
+//!
+//! For an event loop, `poll` says
+//!
+//! | of | readable | writable | hung up |
+//! |---|---|---|---|
+//! | [`Device`], [`Offers`] | there are events | | the device is gone |
+//! | [`Export`] | | | the export has ended |
+//! | [`DmaBuf`], [`Import`] | no device of this VM writes it | no device of this VM uses it | |
+//!
+//! # How it grows
+//!
+//! Structs and enums that may gain fields and variants are `non_exhaustive`. What a program
+//! makes of them has a function `new`, or a `Default`, and public fields. Numbers of a newer
+//! driver that have no name here are passed on as `Unknown`, and no error.
+//!
+//! # Modules
+//!
 //! | module | subject |
 //! |---|---|
 //! | `device` | [`Device`]: everything that asks the driver |
+//! | `info`, `kernel` | [`Info`], [`MissingFeature`]: what there is, and what cannot be done |
+//! | `peer`, `buffer_info` | [`Peer`], [`BufferInfo`]: what the host says of them |
+//! | `name`, `meta` | [`Name`], [`Meta`], [`Image`], [`Plane`]: what an exporter says of a buffer |
 //! | `export`, `import` | [`Export`], [`Import`]: what lives as long as it is held |
+//! | `way` | [`Way`]: how the bytes of an import become visible |
+//! | `event` | [`Event`]: what happened |
+//! | `offers` | [`Offers`]: the buffers of other VMs, those present and those to come |
 //! | `dmabuf` | [`DmaBuf`]: a descriptor and its size |
 //! | `mapping` | [`Mapping`], [`CpuAccess`]: the CPU's view, begin and end of access |
 //! | `region` | mmap and the copies to and from shared memory |
 //! | `ioctl` | every ioctl |
-//! | `kernel` | [`MissingFeature`]: what the driver cannot do on this kernel |
-//! | `offers` | [`Offers`]: the buffers of other VMs, those present and those to come |
-//! | `error` | [`Error`]: what failed and why |
+//! | `error`, `operation`, `status` | [`Error`], [`Operation`], [`Status`]: what failed and why |
 //!
 //! `unsafe` is in `region` and `ioctl` alone.
 
+mod buffer_info;
 mod device;
 mod dmabuf;
 mod error;
+mod event;
 mod export;
 mod import;
+mod info;
 mod ioctl;
 mod kernel;
 mod mapping;
+mod meta;
+mod name;
 mod offers;
+mod operation;
+mod peer;
 mod region;
+mod status;
+mod way;
 
+pub use buffer_info::BufferInfo;
 pub use device::Device;
 pub use dmabuf::DmaBuf;
 pub use error::{Error, Result};
-pub use export::{Export, ExportOptions};
+pub use event::{Event, EventKind};
+pub use export::{Access, Export, ExportOptions};
 pub use import::Import;
+pub use info::Info;
 pub use kernel::MissingFeature;
 pub use mapping::{CpuAccess, Mapping};
+pub use meta::{Image, Meta, Plane};
+pub use name::{InvalidName, Name};
 pub use offers::{Change, Offers};
+pub use operation::Operation;
+pub use peer::Peer;
+pub use status::Status;
+pub use way::Way;
 
 pub use bufshare_protocol::device::{CAP_MAP, CAP_RO_ENFORCED, CAP_UDMABUF};
-pub use bufshare_protocol::event::{Event, EventKind};
-pub use bufshare_protocol::response::{BufferInfo, Caps as Info, PeerInfo as Peer};
-pub use bufshare_protocol::status::Status;
-pub use bufshare_protocol::types::{Access, BufferId, Image, Meta, Name, Plane, Rights, Way};
+pub use bufshare_protocol::types::{BufferId, ParseIdError, Rights};

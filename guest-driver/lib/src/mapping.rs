@@ -4,12 +4,12 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use bufshare_protocol::types::Rights;
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::ioctl::{self, Edge};
 use crate::region::Region;
+use crate::{Operation, Rights};
 
 /// Bytes copied out at a time by [`CpuAccess::chunks`]: within a core's cache.
 const CHUNK: usize = 64 * 1024;
@@ -44,7 +44,7 @@ pub struct Mapping {
 
 impl Mapping {
     pub(crate) fn new(fd: BorrowedFd<'_>, len: usize, rights: Rights) -> Result<Self> {
-        let op = "map the buffer";
+        let op = Operation::Map;
         if rights.is_empty() {
             return Err(Error::new(op, Errno::INVAL));
         }
@@ -80,13 +80,17 @@ impl Mapping {
     }
 
     /// Announces CPU access (`DMA_BUF_IOCTL_SYNC`), so that the driver makes
-    /// visible what devices wrote, and waits until they are done.
+    /// visible what devices wrote, and waits until they are done: until those that write are,
+    /// and if `rights` have [`Rights::WRITE`], those that read. No time limits that wait, and no
+    /// signal but one that kills ends it; `poll` of the [`DmaBuf`](crate::DmaBuf) says whether
+    /// there is anything to wait for. An import that is not coherent, or that nothing has mapped
+    /// yet, asks the host, too, see [`Device`](crate::Device).
     ///
     /// # Errors
     /// `EACCES` if the buffer is not mapped for `rights`, `EINVAL` if they are
     /// none, else the driver's reason.
     pub fn begin(&self, rights: Rights) -> Result<CpuAccess<'_>> {
-        let op = "begin CPU access";
+        let op = Operation::Begin;
         if rights.is_empty() {
             return Err(Error::new(op, Errno::INVAL));
         }
@@ -101,7 +105,7 @@ impl Mapping {
         })
     }
 
-    fn sync(&self, rights: Rights, edge: Edge, op: &'static str) -> Result<()> {
+    fn sync(&self, rights: Rights, edge: Edge, op: Operation) -> Result<()> {
         ioctl::sync(self.fd.as_fd(), rights, edge).map_err(|error| {
             match Errno::from_io_error(&error) {
                 Some(errno @ GONE) => Error::revoked(op, errno),
@@ -139,7 +143,7 @@ impl CpuAccess<'_> {
     /// # Errors
     /// See [`CpuAccess`].
     pub fn read_at(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
-        let op = "read from the buffer";
+        let op = Operation::Read;
         self.check(Rights::READ, op)?;
         self.mapping
             .region
@@ -155,7 +159,7 @@ impl CpuAccess<'_> {
     /// # Errors
     /// See [`CpuAccess`].
     pub fn write_at(&self, offset: usize, bytes: &[u8]) -> Result<()> {
-        let op = "write to the buffer";
+        let op = Operation::Write;
         self.check(Rights::WRITE, op)?;
         self.mapping
             .region
@@ -171,7 +175,7 @@ impl CpuAccess<'_> {
     /// # Errors
     /// See [`CpuAccess`].
     pub fn fill(&self, offset: usize, len: usize, value: u8) -> Result<()> {
-        let op = "fill the buffer";
+        let op = Operation::Fill;
         self.check(Rights::WRITE, op)?;
         self.mapping
             .region
@@ -194,7 +198,7 @@ impl CpuAccess<'_> {
         len: usize,
         mut take: impl FnMut(&[u8]) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        let op = "read from the buffer";
+        let op = Operation::Read;
         self.check(Rights::READ, op)?;
         let region = &self.mapping.region;
         let pieces = region
@@ -219,7 +223,7 @@ impl CpuAccess<'_> {
     /// copied. Else see [`CpuAccess`]; `ENOSYS` or `EPERM` if the kernel or a
     /// sandbox has no such call.
     pub fn read_at_checked(&self, offset: usize, bytes: &mut [u8]) -> Result<()> {
-        let op = "read from the buffer";
+        let op = Operation::Read;
         self.check(Rights::READ, op)?;
         self.mapping
             .region
@@ -233,7 +237,7 @@ impl CpuAccess<'_> {
     /// # Errors
     /// As [`read_at_checked`](Self::read_at_checked).
     pub fn write_at_checked(&self, offset: usize, bytes: &[u8]) -> Result<()> {
-        let op = "write to the buffer";
+        let op = Operation::Write;
         self.check(Rights::WRITE, op)?;
         self.mapping
             .region
@@ -256,17 +260,18 @@ impl CpuAccess<'_> {
         self.rights
     }
 
-    /// Ends the access, so that devices and other VMs see what was written.
+    /// Ends the access, so that devices and other VMs see what was written. An import that is
+    /// not coherent asks the host for that.
     ///
     /// # Errors
     /// The driver's reason. It cannot be tried again, and the driver of the buffer may count
     /// the access as begun until the buffer is closed.
     pub fn finish(mut self) -> Result<()> {
         self.begun = false;
-        self.mapping.sync(self.rights, Edge::End, "end CPU access")
+        self.mapping.sync(self.rights, Edge::End, Operation::End)
     }
 
-    fn check(&self, needed: Rights, op: &'static str) -> Result<()> {
+    fn check(&self, needed: Rights, op: Operation) -> Result<()> {
         if self.rights.contains(needed) {
             Ok(())
         } else {
@@ -290,7 +295,7 @@ pub(crate) fn is_gone(fd: BorrowedFd<'_>) -> bool {
     }
 }
 
-fn checked(op: &'static str, errno: Errno) -> Error {
+fn checked(op: Operation, errno: Errno) -> Error {
     if errno == Errno::FAULT {
         Error::revoked(op, errno)
     } else {
@@ -302,7 +307,7 @@ impl Drop for CpuAccess<'_> {
     fn drop(&mut self) {
         if self.begun {
             // Whoever wants to know calls finish().
-            let _ = self.mapping.sync(self.rights, Edge::End, "end CPU access");
+            let _ = self.mapping.sync(self.rights, Edge::End, Operation::End);
         }
     }
 }
@@ -441,7 +446,7 @@ mod tests {
         let mut calls = 0;
         let result = access.chunks(0, LEN, |_| {
             calls += 1;
-            Err(Error::new("hash", Errno::IO))
+            Err(Error::new(Operation::Read, Errno::IO))
         });
         assert_eq!((errno(result), calls), (Some(Errno::IO), 1));
     }

@@ -1,22 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The buffers that other VMs offer: those there are, then what changes
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use bufshare_protocol::event::{Event, EventKind};
-use bufshare_protocol::status::Status;
-use bufshare_protocol::types::BufferId;
-
 use crate::error::Result;
-use crate::{BufferInfo, Device};
+use crate::{BufferId, BufferInfo, Device, Event, EventKind};
 
 /// What [`Offers`] reports
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
     /// This VM may import the buffer. Reported once for each buffer.
+    #[non_exhaustive]
     Offered {
         /// What is known of it.
         buffer: BufferInfo,
@@ -24,16 +21,31 @@ pub enum Change {
         /// lost.
         event: Option<Event>,
     },
+    /// An offered buffer has new metadata, for [`Device::get_meta`] to fetch. Changes that follow
+    /// each other closely may be reported as one.
+    #[non_exhaustive]
+    Metadata {
+        /// As it was when it was offered or listed, but for [`BufferInfo::meta_seq`], which is
+        /// that of the new metadata.
+        buffer: BufferInfo,
+        /// The event of it; `None` if that was lost.
+        event: Option<Event>,
+    },
     /// An offered buffer cannot be imported any more, and imports of it are of
     /// no use. Reported once for each offered buffer.
+    #[non_exhaustive]
     Revoked {
         /// As it was when it was offered.
         buffer: BufferInfo,
         /// The event of it; `None` if that was lost.
         event: Option<Event>,
     },
-    /// Any other event: of a peer, of metadata, of a buffer of this VM, of a
-    /// further import of a revoked buffer, or that events were lost.
+    /// Any other event: of a peer, of a buffer of this VM, of a further import of a revoked
+    /// buffer, or that events were lost.
+    ///
+    /// After an [`Overflow`](EventKind::Overflow), what was lost of offers is reported as the
+    /// other changes. Of the rest nobody keeps account here: who imports or exports looks after
+    /// each as [`EventKind::Overflow`] says, and [`Device::peers`] says which peers run.
     Other(Event),
 }
 
@@ -41,11 +53,24 @@ pub enum Change {
 ///
 /// Events alone do not show the buffers that were offered before the device
 /// was opened, and a list alone shows no changes. Here no buffer is missed and
-/// none is reported twice, also when events are lost because nobody read them.
+/// none is reported twice, also when events are lost because nobody read them: the host is asked
+/// for the list at the start and after each loss, and what it says is compared with what was
+/// reported.
 ///
-/// With an event loop of its own, a program polls the [descriptor](AsFd) for
-/// reading, and calls [`next_change`](Self::next_change) with a timeout of zero
-/// until that returns `None`; at the start, before the first poll.
+/// # In an event loop
+/// Poll the [descriptor](AsFd) for reading. At the start, before the first poll, and whenever it
+/// is readable or hung up, call [`next_change`](Self::next_change) with a timeout of zero until
+/// it returns `None`. When it fails because the host did not answer (`ETIMEDOUT`), call it again
+/// after some time, too: the descriptor may not become readable for that.
+///
+/// `next_change` with a timeout of zero does not wait for events. But where an event alone is not
+/// enough to know, it asks the host, and waits for that answer as [`Device`] says: at the start,
+/// after a loss, and for each new offer. A loop that cannot have that reads the changes on a
+/// thread of its own. `examples/event_loop.rs` imports on a thread of its own:
+///
+/// ```no_run
+#[doc = include_str!("../examples/event_loop.rs")]
+/// ```
 #[derive(Debug)]
 pub struct Offers {
     device: Device,
@@ -60,19 +85,20 @@ impl Offers {
         }
     }
 
-    /// The device, for everything but its events.
+    /// The device, for everything but its events: whoever reads one by
+    /// [`Device::next_event`] keeps it from the offers.
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
     }
 
     /// Waits for the next change; `None` if there was none in time. Without a
-    /// timeout it waits as long as it takes. A signal does not end the wait. The
-    /// host may be asked, whose answer is waited for also after the timeout.
+    /// timeout it waits as long as it takes, with one of zero for no event. A signal does not
+    /// end the wait. The host may be asked, whose answer is waited for also after the timeout.
     ///
     /// # Errors
-    /// The device is gone, or the host does not answer. No change is lost when the
-    /// host does not answer: the next call asks again.
+    /// The device is gone (`ENODEV`), which is the end; or the host does not answer. No change
+    /// is lost then: the next call asks again.
     pub fn next_change(&mut self, timeout: Option<Duration>) -> Result<Option<Change>> {
         self.book.next(&self.device, timeout)
     }
@@ -85,7 +111,7 @@ impl AsRawFd for Offers {
 }
 
 impl AsFd for Offers {
-    /// Readable when there may be a change.
+    /// For `poll`: that of the [`Device`], readable when there may be a change.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
     }
@@ -115,7 +141,8 @@ impl Source for Device {
 /// What was reported, and what is known to be not
 ///
 /// The list is newer than events that wait to be read. So an OFFER may be of a
-/// buffer that the list had, or of one that is gone: the host is asked. No id
+/// buffer that the list had, or of one that is gone: the host is asked. A META may be of
+/// metadata that the answer had: its number says so. No id
 /// is used twice, so that what is gone stays so.
 #[derive(Debug, Default)]
 struct Book {
@@ -154,17 +181,17 @@ impl Book {
 
     /// Reports how the list differs from what was reported.
     fn compare(&mut self, list: Vec<BufferInfo>) {
-        let now: BTreeMap<_, _> = list
+        let now: BTreeSet<_> = list
             .iter()
             .filter(|buffer| !buffer.owned)
-            .map(|buffer| (buffer.id, *buffer))
+            .map(|buffer| buffer.id)
             .collect();
         let ready = &mut self.ready;
         self.offered.retain(|id, buffer| {
-            let still = now.contains_key(id);
+            let still = now.contains(id);
             if !still {
                 ready.push_back(Change::Revoked {
-                    buffer: *buffer,
+                    buffer: buffer.clone(),
                     event: None,
                 });
             }
@@ -172,13 +199,27 @@ impl Book {
         });
         // In the order of the list, which is that of the exports.
         for buffer in list.into_iter().filter(|buffer| !buffer.owned) {
-            self.offer(buffer, None);
+            if self.offered.contains_key(&buffer.id) {
+                self.describe(buffer, None);
+            } else {
+                self.offer(buffer, None);
+            }
         }
     }
 
     fn offer(&mut self, buffer: BufferInfo, event: Option<Event>) {
-        if self.offered.insert(buffer.id, buffer).is_none() {
+        if self.offered.insert(buffer.id, buffer.clone()).is_none() {
             self.ready.push_back(Change::Offered { buffer, event });
+        }
+    }
+
+    /// An offered buffer has this metadata, which may be known.
+    fn describe(&mut self, buffer: BufferInfo, event: Option<Event>) {
+        if let Some(known) = self.offered.get_mut(&buffer.id)
+            && known.meta_seq < buffer.meta_seq
+        {
+            *known = buffer.clone();
+            self.ready.push_back(Change::Metadata { buffer, event });
         }
     }
 
@@ -186,6 +227,14 @@ impl Book {
         match event.kind {
             EventKind::Offer if self.offered.contains_key(&event.id) => {}
             EventKind::Offer => self.unknown = Some(event),
+            EventKind::Meta => match self.offered.get(&event.id) {
+                Some(known) => {
+                    let mut buffer = known.clone();
+                    buffer.meta_seq = event.value;
+                    self.describe(buffer, Some(event));
+                }
+                None => self.ready.push_back(Change::Other(event)),
+            },
             EventKind::Revoked => self.ready.push_back(match self.offered.remove(&event.id) {
                 Some(buffer) => Change::Revoked {
                     buffer,
@@ -205,7 +254,7 @@ impl Book {
         match source.query(event.id) {
             Ok(buffer) => self.offer(buffer, Some(event)),
             // Revoked meanwhile.
-            Err(error) if error.status == Some(Status::NotFound) => {}
+            Err(error) if error.is_absent() => {}
             Err(error) => return Err(error),
         }
         Ok(())
@@ -216,10 +265,10 @@ impl Book {
 mod tests {
     use std::cell::RefCell;
 
-    use super::*;
-    use crate::Error;
-    use bufshare_protocol::types::{Name, Rights};
     use rustix::io::Errno;
+
+    use super::*;
+    use crate::{Error, Operation, Rights, Status};
 
     const NOW: Option<Duration> = Some(Duration::ZERO);
 
@@ -238,12 +287,11 @@ mod tests {
 
     fn event(kind: EventKind, n: u8) -> Event {
         Event {
-            kind,
             seq: 1,
             peer: 2,
             id: id(n),
-            handle: 0,
             value: 4096,
+            ..Event::new(kind)
         }
     }
 
@@ -255,13 +303,7 @@ mod tests {
             generation: n.into(),
             meta_seq: 1,
             rights: Rights::RW,
-            owned: false,
-            revoking: false,
-            extents: 0,
-            attachments: 0,
-            mapped: 0,
-            fourcc: 0,
-            name: Name::EMPTY,
+            ..BufferInfo::default()
         }
     }
 
@@ -278,6 +320,17 @@ mod tests {
             self.report(EventKind::Revoked, n);
         }
 
+        /// Its metadata changes for the `seq`th time.
+        fn set_meta(&self, n: u8, seq: u64) {
+            let mut buffers = self.buffers.borrow_mut();
+            let buffer = buffers.iter_mut().find(|buffer| buffer.id == id(n));
+            buffer.unwrap().meta_seq = seq;
+            self.events.borrow_mut().push_back(Event {
+                value: seq,
+                ..event(EventKind::Meta, n)
+            });
+        }
+
         fn report(&self, kind: EventKind, n: u8) {
             self.events.borrow_mut().push_back(event(kind, n));
         }
@@ -290,7 +343,7 @@ mod tests {
 
         fn answer(&self) -> Result<()> {
             match self.silent.replace(false) {
-                true => Err(Error::of_host("ask", Errno::TIMEDOUT.into(), 0)),
+                true => Err(Error::new(Operation::List, Errno::TIMEDOUT)),
                 false => Ok(()),
             }
         }
@@ -306,8 +359,9 @@ mod tests {
             self.answer()?;
             let buffers = self.buffers.borrow();
             let found = buffers.iter().find(|buffer| buffer.id == id);
-            let gone = || Error::of_host("ask", Errno::NOENT.into(), Status::NotFound.to_wire());
-            found.copied().ok_or_else(gone)
+            let status = Status::NotFound.number();
+            let gone = || Error::of_host(Operation::Query, Errno::NOENT.into(), status);
+            found.cloned().ok_or_else(gone)
         }
 
         fn next_event(&self, _: Option<Duration>) -> Result<Option<Event>> {
@@ -315,11 +369,12 @@ mod tests {
         }
     }
 
-    /// All changes there are, in short: +1 offered, -1 revoked; with ! for those
+    /// All changes there are, in short: +1 offered, -1 revoked, ~1 metadata; with ! for those
     /// without event; others by name.
     fn changes(book: &mut Book, host: &Host) -> Vec<String> {
         let short = |change| match change {
             Change::Offered { buffer, event } => ('+', buffer.id, event),
+            Change::Metadata { buffer, event } => ('~', buffer.id, event),
             Change::Revoked { buffer, event } => ('-', buffer.id, event),
             Change::Other(event) => (event.kind.name().chars().next().unwrap(), event.id, None),
         };
@@ -418,10 +473,54 @@ mod tests {
     }
 
     #[test]
+    fn metadata_is_reported_when_it_is_new_and_once() {
+        let (host, mut book) = (Host::default(), Book::default());
+        host.export(1);
+        host.set_meta(1, 2);
+        host.export(2);
+        // The list had it, so that its event is stale.
+        assert_eq!(changes(&mut book, &host), ["+1!", "+2!"]);
+        host.set_meta(1, 3);
+        assert_eq!(changes(&mut book, &host), ["~1"]);
+        host.set_meta(2, 2);
+        host.set_meta(2, 3);
+        assert_eq!(changes(&mut book, &host), ["~2", "~2"]);
+        // The answer to the question about the offer has it.
+        host.export(3);
+        host.set_meta(3, 2);
+        assert_eq!(changes(&mut book, &host), ["+3"]);
+    }
+
+    #[test]
+    fn lost_metadata_is_made_good_from_the_list() {
+        let (host, mut book) = (Host::default(), Book::default());
+        host.export(1);
+        host.export(2);
+        assert_eq!(changes(&mut book, &host), ["+1!", "+2!"]);
+        host.set_meta(1, 5);
+        host.lose_events();
+        host.set_meta(2, 2);
+        assert_eq!(changes(&mut book, &host), ["O0!", "~1!", "~2!"]);
+        host.lose_events();
+        assert_eq!(changes(&mut book, &host), ["O0!"]);
+    }
+
+    #[test]
+    fn metadata_of_what_is_not_offered_is_passed_on() {
+        let (host, mut book) = (Host::default(), Book::default());
+        host.export(1);
+        assert_eq!(changes(&mut book, &host), ["+1!"]);
+        host.revoke(1);
+        host.report(EventKind::Meta, 1);
+        assert_eq!(changes(&mut book, &host), ["-1", "M1!"]);
+    }
+
+    #[test]
     fn all_else_is_passed_on() {
         let (host, mut book) = (Host::default(), Book::default());
-        host.report(EventKind::Meta, 1);
+        host.report(EventKind::Released, 1);
         host.report(EventKind::PeerUp, 0);
-        assert_eq!(changes(&mut book, &host), ["M1!", "P0!"]);
+        host.report(EventKind::Unknown(4711), 0);
+        assert_eq!(changes(&mut book, &host), ["R1!", "P0!", "U0!"]);
     }
 }

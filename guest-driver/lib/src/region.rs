@@ -18,9 +18,10 @@ use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use bufshare_protocol::types::Rights;
 use rustix::io::{Errno, Result};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::Rights;
 
 /// A shared mapping, unmapped when dropped
 #[derive(Debug)]

@@ -7,9 +7,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use bufshare::{Device, Event, Export, ExportOptions};
-use bufshare_protocol::event::EventKind;
-use bufshare_protocol::types::{Access, Meta, Name, Rights};
+use bufshare::{Access, Device, Event, EventKind, Export, ExportOptions, Meta, Name, Rights};
 
 use crate::args::Capture;
 use crate::camera::Camera;
@@ -107,11 +105,7 @@ impl<'a> Rotation<'a> {
         args: &Capture,
     ) -> Result<Self> {
         let name = Name::new("camera").unwrap_or(Name::EMPTY);
-        let meta = Meta {
-            name,
-            image: Some(camera.image.clone()),
-            blob: Vec::new(),
-        };
+        let meta = Meta::new().name(name).image(camera.image.clone());
         let options = ExportOptions::new()
             .allow(viewer.peer, viewer.rights)
             .meta(meta.clone());
@@ -270,10 +264,7 @@ impl<'a> Rotation<'a> {
         let unknown = || Failure::new("the camera filled an unknown buffer");
         let export = self.exports.get(index).ok_or_else(unknown)?;
         let since = Instant::now();
-        let meta = Meta {
-            blob: frame.encode(),
-            ..self.meta.clone()
-        };
+        let meta = self.meta.clone().blob(frame.encode());
         self.device
             .set_meta(export.id(), &meta)
             .map_err(|e| Failure::from(e).about(format!("cannot publish frame {number}")))?;

@@ -3,8 +3,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
-use bufshare::{Device, DmaBuf, ExportOptions};
-use bufshare_protocol::types::{Meta, Name};
+use bufshare::{Device, DmaBuf, ExportOptions, Meta, Name};
 
 use crate::args::{Export, Offer, Source};
 use crate::content::{self, Pattern};
@@ -81,12 +80,8 @@ pub(crate) fn offer(
         .map(|pattern| content::fill(buffer, &pattern))
         .transpose()?;
     let (sha256, xxh3) = hashes.unzip();
-    let name =
-        Name::new(&offer.name).map_err(|status| Failure::new(format!("--name: {status}")))?;
-    let mut options = ExportOptions::new().meta(Meta {
-        name,
-        ..Meta::default()
-    });
+    let name = Name::new(&offer.name).map_err(|error| Failure::new(format!("--name: {error}")))?;
+    let mut options = ExportOptions::new().meta(Meta::new().name(name));
     options.access = rights::to_grant(session.output, device, &offer.to)?;
     let events = session.events()?;
     let export = device.export(buffer, &options)?;

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use bufshare::DmaBuf;
+use bufshare::{DmaBuf, Rights};
 
 use crate::args::Selftest;
 use crate::camera::Camera;
@@ -59,7 +59,7 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
         };
         times.push(micros(start.elapsed()));
         let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
-        let writable = slot.dmabuf.map(bufshare_protocol::types::Rights::RW)?;
+        let writable = slot.dmabuf.map(Rights::RW)?;
         content::write_at(&writable, offset, &[reply.value])?;
         if content::byte_at(&slot.mapping, offset)? == reply.value {
             replies_ok = u64::saturating_add(replies_ok, 1);

@@ -5,10 +5,7 @@ use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use bufshare::{Device, Event, Import, Mapping};
-use bufshare_protocol::event::EventKind;
-use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Image, Rights};
+use bufshare::{BufferId, Device, Event, EventKind, Image, Import, Mapping, Rights, Status};
 
 use crate::args::View;
 use crate::cmd::capture::Deadline;

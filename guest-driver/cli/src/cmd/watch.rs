@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use bufshare::{Change, Event, EventKind};
+use bufshare::{BufferInfo, Change, Event, EventKind};
 
 use crate::args::Watch;
 use crate::failure::Result;
@@ -55,32 +55,27 @@ pub(crate) fn run(session: &Session, args: &Watch) -> Result<()> {
 fn record(change: &Change) -> Option<Record> {
     Some(match change {
         Change::Offered {
-            buffer,
-            event: None,
-        } => Record::Buffer(Buffer::from(buffer)),
-        Change::Revoked {
-            buffer,
-            event: None,
-        } => {
-            // Its event was lost.
-            Record::Event(EventRecord::from(&Event {
-                kind: EventKind::Revoked,
-                seq: 0,
-                peer: buffer.owner,
-                id: buffer.id,
-                handle: 0,
-                value: 0,
-            }))
+            event: Some(event), ..
         }
-        Change::Offered {
+        | Change::Metadata {
             event: Some(event), ..
         }
         | Change::Revoked {
             event: Some(event), ..
         }
         | Change::Other(event) => Record::Event(EventRecord::from(event)),
+        Change::Offered { buffer, .. } => Record::Buffer(Buffer::from(buffer)),
+        Change::Metadata { buffer, .. } => lost(EventKind::Meta, buffer, buffer.meta_seq),
+        Change::Revoked { buffer, .. } => lost(EventKind::Revoked, buffer, 0),
         _ => return None,
     })
+}
+
+/// The record of an event that was lost.
+fn lost(kind: EventKind, buffer: &BufferInfo, value: u64) -> Record {
+    let mut event = Event::new(kind);
+    (event.peer, event.id, event.value) = (buffer.owner, buffer.id, value);
+    Record::Event(EventRecord::from(&event))
 }
 
 fn is_event(record: &Record) -> bool {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `bufshare write`
 
-use bufshare_protocol::types::Rights;
+use bufshare::Rights;
 
 use crate::args::Write;
 use crate::content;

@@ -104,10 +104,7 @@ impl Device {
         for (name, write) in access {
             let peer = peers.iter().find(|peer| peer.name.as_str() == name);
             let peer = peer.with_context(|| format!("no peer {name}"))?.id;
-            lines.push(Access {
-                peer,
-                rights: rights(*write),
-            });
+            lines.push(Access::new(peer, rights(*write)));
         }
         let mut options = ExportOptions::new().meta(meta(name, blob)?);
         options.access = lines;
@@ -120,7 +117,7 @@ impl Device {
             size: import.buffer.len() as u64,
             generation: import.generation,
             write: import.rights.contains(Rights::WRITE),
-            way: import.way.to_wire(),
+            way: import.way.number(),
             windows: import.windows,
             fd: import.buffer.into(),
         })
@@ -175,11 +172,7 @@ fn meta(name: &str, blob: &[u8]) -> Result<Meta> {
     } else {
         Name::new(name).ok().context("not a name")?
     };
-    Ok(Meta {
-        name,
-        image: None,
-        blob: blob.to_owned(),
-    })
+    Ok(Meta::new().name(name).blob(blob))
 }
 
 fn buffer(info: BufferInfo) -> Buffer {

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What happened
+
+use std::fmt;
+
+use bufshare_protocol::event::{EventKind as Wire, SIZE};
+use bufshare_protocol::wire;
+
+use crate::BufferId;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident;)+) => {
+        /// What happened
+        ///
+        /// A later version of this library may give a number of [`Unknown`](Self::Unknown) a
+        /// variant of its own. Source: `VIRTIO_BUFSHARE_EVT_*` of `virtio_bufshare.h`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum EventKind {
+            $($(#[$doc])* $variant,)+
+            /// A kind that this version of the library does not know, by its number. Nothing of
+            /// what is known here depends on it.
+            Unknown(u32),
+        }
+
+        impl EventKind {
+            fn from_wire(number: u32) -> Self {
+                match Wire::from_wire(number) {
+                    $(Some(Wire::$variant) => Self::$variant,)+
+                    None => Self::Unknown(number),
+                }
+            }
+
+            /// `None`: its number has no name here.
+            fn to_protocol(self) -> Option<Wire> {
+                match self {
+                    $(Self::$variant => Some(Wire::$variant),)+
+                    Self::Unknown(_) => None,
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The driver of [`peer`](Event::peer) runs.
+    PeerUp;
+    /// The driver of [`peer`](Event::peer) is gone. A [`Revoked`](Self::Revoked) of each of its
+    /// buffers follows.
+    PeerDown;
+    /// [`peer`](Event::peer) offers the buffer [`id`](Event::id); [`value`](Event::value) is its
+    /// size in bytes.
+    Offer;
+    /// [`peer`](Event::peer) has no import of this VM's own buffer [`id`](Event::id) any more.
+    Released;
+    /// The buffer [`id`](Event::id) is revoked. There is one for each import of it, with its
+    /// [`handle`](Event::handle). [`peer`](Event::peer) is the exporter: this VM itself if the
+    /// host ended an export of its own.
+    Revoked;
+    /// The buffer [`id`](Event::id) has new metadata; [`value`](Event::value) is its sequence
+    /// number.
+    Meta;
+    /// [`value`](Event::value) events were lost before this one, 0: an unknown number. After a
+    /// suspend of this VM and after a reset of the device it is the only event of all imports
+    /// and exports that ended: ask [`DmaBuf::is_revoked`](crate::DmaBuf::is_revoked) of each
+    /// import and [`Export::has_ended`](crate::Export::has_ended) of each export.
+    Overflow;
+}
+
+impl EventKind {
+    /// The name in the C header without its prefix, as `PEER_UP`; `UNKNOWN` for one that this
+    /// version of the library does not know.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.to_protocol().map_or("UNKNOWN", Wire::name)
+    }
+
+    /// The number in the C header.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Unknown(number) => number,
+            known => known.to_protocol().map_or(0, Wire::to_wire),
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    /// Its [`name`](Self::name), with the number where there is no other.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(number) => f.pad(&format!("{}({number})", self.name())),
+            known => f.pad(known.name()),
+        }
+    }
+}
+
+/// One event, from [`Device::next_event`](crate::Device::next_event)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Event {
+    /// What happened; it says what the other fields mean.
+    pub kind: EventKind,
+    /// Number of the event, from 1, in the session of the driver with the host; 0 of an
+    /// [`Overflow`](EventKind::Overflow) that the driver made.
+    pub seq: u64,
+    /// The peer's id: the buffer's owner, or who released it. 0 if it is about none.
+    pub peer: u64,
+    /// The buffer; [`BufferId::ZERO`] if it is about none.
+    pub id: BufferId,
+    /// The driver's number of the import; 0 if it is about none.
+    pub handle: u64,
+    /// See [`EventKind`].
+    pub value: u64,
+}
+
+impl Event {
+    /// An event of this kind about nothing, all numbers 0: for tests of programs, which then set
+    /// its fields.
+    #[must_use]
+    pub fn new(kind: EventKind) -> Self {
+        Self {
+            kind,
+            seq: 0,
+            peer: 0,
+            id: BufferId::ZERO,
+            handle: 0,
+            value: 0,
+        }
+    }
+
+    /// What `read()` of the device gave.
+    pub(crate) fn from_bytes(bytes: &[u8; SIZE]) -> Self {
+        let raw = wire::Event::from_bytes(bytes);
+        Self {
+            kind: EventKind::from_wire(raw.r#type),
+            seq: raw.seq,
+            peer: raw.peer,
+            id: BufferId(raw.id.b),
+            handle: raw.handle,
+            value: raw.value,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_what_the_protocol_makes_of_them() {
+        for kind in Wire::ALL {
+            let sent = bufshare_protocol::event::Event {
+                kind: *kind,
+                seq: 1,
+                peer: 2,
+                id: BufferId([3; 16]),
+                handle: 4,
+                value: 5,
+            };
+            let event = Event::from_bytes(&sent.to_bytes());
+            assert_eq!(
+                (event.kind.name(), event.kind.number()),
+                (kind.name(), kind.to_wire())
+            );
+            assert_eq!(
+                (event.seq, event.peer, event.id, event.handle, event.value),
+                (1, 2, BufferId([3; 16]), 4, 5)
+            );
+        }
+    }
+
+    #[test]
+    fn an_event_of_a_newer_driver_keeps_its_number() {
+        let mut bytes = [0; SIZE];
+        bytes[..4].copy_from_slice(&4711_u32.to_le_bytes());
+        let event = Event::from_bytes(&bytes);
+        assert_eq!(event, Event::new(EventKind::Unknown(4711)));
+        assert_eq!(event.kind.to_string(), "UNKNOWN(4711)");
+    }
+}

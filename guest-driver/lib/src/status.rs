@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Why the host refused
+
+use std::fmt;
+
+use bufshare_protocol::status::Status as Wire;
+
+macro_rules! statuses {
+    ($($(#[$doc:meta])* $variant:ident;)+) => {
+        /// Why the host refused a request: its exact reason, where the errno is only the kind
+        ///
+        /// [`Display`](fmt::Display) is the reason as a sentence without what to do about it. A
+        /// later version of this library may give a number of
+        /// [`Unknown`](Self::Unknown) a variant of its own. Source: the status codes of
+        /// `virtio_bufshare.h`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Status {
+            $($(#[$doc])* $variant,)+
+            /// A reason that this version of the library does not know, by its number.
+            Unknown(u32),
+        }
+
+        impl Status {
+            /// Every reason that this version of the library knows, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// `None`: not a refusal.
+            fn from_protocol(status: Wire) -> Option<Self> {
+                match status {
+                    Wire::Ok => None,
+                    $(Wire::$variant => Some(Self::$variant),)+
+                }
+            }
+
+            /// `None`: its number has no name here.
+            fn to_protocol(self) -> Option<Wire> {
+                match self {
+                    $(Self::$variant => Some(Wire::$variant),)+
+                    Self::Unknown(_) => None,
+                }
+            }
+        }
+    };
+}
+
+statuses! {
+    /// The device does not know this request or an option of it.
+    Unsupported;
+    /// A message of the driver's was shorter or longer than its fields say.
+    BadLength;
+    /// A reserved field was set, or a value was out of its range.
+    BadField;
+    /// The driver left too little room for the answer.
+    NoRoom;
+    /// No such buffer for this VM: unknown, revoked or never granted. These cannot be told
+    /// apart, so that nobody can probe for ids.
+    NotFound;
+    /// The host's operator does not allow these VMs to share so.
+    Denied;
+    /// The exported memory is not this VM's own RAM.
+    NotRam;
+    /// A page occurs twice in the exported buffer.
+    Overlap;
+    /// A piece or the size is no multiple of [`Info::map_align`](crate::Info::map_align).
+    Unaligned;
+    /// Larger than [`Info::max_buffer_size`](crate::Info::max_buffer_size).
+    TooLarge;
+    /// [`Info::max_buffers`](crate::Info::max_buffers) or
+    /// [`Info::max_attachments`](crate::Info::max_attachments) is reached.
+    TooMany;
+    /// In more pieces than [`Info::max_extents`](crate::Info::max_extents), or than an importer
+    /// can map at all.
+    TooFragmented;
+    /// [`Info::max_windows`](crate::Info::max_windows) mappings are in use.
+    NoWindow;
+    /// The shared-memory region has no free range of this size.
+    NoSpace;
+    /// The buffer is still mapped.
+    Busy;
+    /// The exporter revoked the buffer.
+    Revoked;
+    /// The opaque metadata is longer than [`Info::max_blob`](crate::Info::max_blob).
+    MetaTooLarge;
+    /// The image does not fit the buffer, or a name is not valid.
+    BadMeta;
+    /// The host has no way to share this VM's memory that its operator allows.
+    NoWay;
+    /// Imported for reading alone, and this VM's VMM does not enforce that; see
+    /// [`Info::rights_to_read`](crate::Info::rights_to_read).
+    RoNotEnforced;
+    /// This VM's VMM cannot map other VMs' memory.
+    NoShmem;
+    /// This VM's VMM refused the mapping.
+    MapFailed;
+    /// An end without its begin.
+    Unbalanced;
+    /// The host ran out of something.
+    HostError;
+}
+
+impl Status {
+    /// What the driver put into a status field; `None` for 0, which is no refusal.
+    pub(crate) fn from_wire(number: u32) -> Option<Self> {
+        match Wire::from_wire(number) {
+            Some(status) => Self::from_protocol(status),
+            None => Some(Self::Unknown(number)),
+        }
+    }
+
+    /// The name in the C header without its prefix, as `NOT_FOUND`; `UNKNOWN` for one that
+    /// this version of the library does not know.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.to_protocol().map_or("UNKNOWN", Wire::name)
+    }
+
+    /// The number in the C header.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Unknown(number) => number,
+            known => known.to_protocol().map_or(0, Wire::to_wire),
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.to_protocol() {
+            Some(status) => status.fmt(f),
+            None => write!(
+                f,
+                "the host's reason has a number that is not known here: {}",
+                self.number()
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_of_the_host_is_known_by_name_and_number() {
+        assert_eq!(Status::from_wire(0), None);
+        for wire in Wire::ALL.iter().filter(|status| **status != Wire::Ok) {
+            let status = Status::from_wire(wire.to_wire()).unwrap();
+            assert!(Status::ALL.contains(&status), "{wire:?}");
+            assert_eq!(
+                (status.name(), status.number(), status.to_string()),
+                (wire.name(), wire.to_wire(), wire.to_string())
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_a_newer_host_keeps_its_number() {
+        let status = Status::from_wire(4711).unwrap();
+        assert_eq!(status, Status::Unknown(4711));
+        assert_eq!((status.name(), status.number()), ("UNKNOWN", 4711));
+        assert!(status.to_string().ends_with(": 4711"), "{status}");
+    }
+
+    #[test]
+    fn a_reason_says_what_is_and_not_what_to_do() {
+        for status in Status::ALL {
+            let text = format!(" {status}");
+            assert!(!text.ends_with('.') && !text.contains('\n'), "{text}");
+            for word in [
+                " please", " use ", " try ", " check ", " ask ", " update ", " see ", "::", "--",
+            ] {
+                assert!(!text.to_lowercase().contains(word), "advice: {text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! How the exporter's bytes become visible here
+
+use std::fmt;
+
+use bufshare_protocol::types::Way as Wire;
+
+/// How an import reaches the exporter's bytes; the host chooses it
+///
+/// Made to be shown to people. A later version of this library may give a number of
+/// [`Unknown`](Self::Unknown) a variant of its own. Source: `VIRTIO_BUFSHARE_WAY_*` of
+/// `virtio_bufshare.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Way {
+    /// This VM's VMM maps the exporter's RAM itself, piece by piece.
+    Direct,
+    /// This VM's VMM maps a dma-buf of the host, of just the shared pages.
+    Udmabuf,
+    /// The host copies at each handover.
+    Copy,
+    /// A way that this version of the library does not know, by its number.
+    Unknown(u32),
+}
+
+impl Way {
+    pub(crate) fn from_wire(number: u32) -> Self {
+        match Wire::from_wire(number) {
+            Some(Wire::Direct) => Self::Direct,
+            Some(Wire::Udmabuf) => Self::Udmabuf,
+            Some(Wire::Copy) => Self::Copy,
+            None => Self::Unknown(number),
+        }
+    }
+
+    /// The number in the C header.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Direct => Wire::Direct.to_wire(),
+            Self::Udmabuf => Wire::Udmabuf.to_wire(),
+            Self::Copy => Wire::Copy.to_wire(),
+            Self::Unknown(number) => number,
+        }
+    }
+
+    /// A word: `direct`, `udmabuf` or `copy`; `unknown` for one that this version of the
+    /// library does not know.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => Wire::Direct.name(),
+            Self::Udmabuf => Wire::Udmabuf.name(),
+            Self::Copy => Wire::Copy.name(),
+            Self::Unknown(_) => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    /// Its [`name`](Self::name), with the number where there is no other.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(number) => f.pad(&format!("{}({number})", self.name())),
+            known => f.pad(known.name()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_keep_their_numbers_known_or_not() {
+        for number in 0..8 {
+            let way = Way::from_wire(number);
+            assert_eq!(way.number(), number);
+            let known = Wire::from_wire(number);
+            assert_eq!(way.name(), known.map_or("unknown", Wire::name));
+            match known {
+                Some(_) => assert_eq!(way.to_string(), way.name()),
+                None => assert_eq!(way.to_string(), format!("unknown({number})")),
+            }
+        }
+    }
+}
