@@ -15,6 +15,10 @@ use bufshare_tests::{lab, vm::Vm};
 static VMS: Shared =
     Shared::new(|| Plan::named("camera", "display").options(&["--allow", "camera:display:rw"]));
 const SIZE: u64 = 1 << 20;
+/// Events that the driver keeps for a file that nobody reads: BUFSHARE_FILE_EVENTS.
+const KEPT_EVENTS: u64 = 256;
+/// An id that no buffer has.
+const NOBODYS: &str = "0123456789abcdef0123456789abcdef";
 
 /// Where it is in the guest.
 fn example(name: &str) -> String {
@@ -118,6 +122,98 @@ fn checked_access_survives_a_revocation() {
         exporter.fill(map, 2)?;
         ensure!(exporter.compare(map, 2)? == Sight::Pattern);
         exporter.close(buf.number)
+    });
+}
+
+#[test]
+fn a_buffer_that_is_not_there_any_more_is_no_error_to_its_importer() {
+    VMS.with(|vms| {
+        let mut exporter = vms.a.client()?;
+        let (_, _, export) = exporter.offer(SIZE, 1)?;
+        let revoked = export.id.clone();
+        exporter.close(export.number)?;
+        for id in [&revoked, NOBODYS] {
+            let printed = vms.b.output(&[&example("survivor"), id])?;
+            ensure!(printed.trim_end() == "not offered", "{id}: {printed}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn an_event_loop_sees_each_change_once_and_ends_with_its_input() {
+    VMS.with(|vms| {
+        let mut exporter = start(&vms.a, &example("exporter"))?;
+        let before = exporter.line(wait::COMMAND)?;
+        let mut program = start(&vms.b, &example("event_loop"))?;
+        ensure!(program.line(wait::COMMAND)? == format!("{before} hello"));
+
+        let mut client = vms.a.client()?;
+        let (_, map, export) = client.offer(SIZE, 1)?;
+        let first = client.peek(map, 0, 5)?.context("own memory")?;
+        let after = format!("{} {}", export.id, first.escape_ascii());
+        ensure!(program.line(wait::COMMAND)? == after);
+        client.set_meta(&export.id, "renamed", b"")?;
+        ensure!(program.line(wait::COMMAND)? == format!("{} metadata 2", export.id));
+        client.close(export.number)?;
+        ensure!(program.line(wait::COMMAND)? == format!("{} revoked", export.id));
+        end(exporter)?;
+        ensure!(program.line(wait::COMMAND)? == format!("{before} revoked"));
+        end(program)
+    });
+}
+
+#[test]
+fn an_event_loop_that_stood_still_misses_no_change() {
+    VMS.with(|vms| {
+        let (mut exporter, mut witness) = (vms.a.client()?, vms.b.client()?);
+        // It opens the device now: its events begin.
+        witness.info()?;
+        let (_, _, kept) = exporter.offer(SIZE, 1)?;
+        let (_, _, ended) = exporter.offer(SIZE, 2)?;
+        let mut program = start(&vms.b, &example("event_loop"))?;
+        for export in [&kept, &ended] {
+            let line = program.line(wait::COMMAND)?;
+            ensure!(line.starts_with(&export.id), "{line}");
+        }
+        program.signal(libc::SIGSTOP)?;
+        // One by one, or the host makes one event of several. They are more than are kept.
+        let last = 1 + KEPT_EVENTS + 32;
+        for seq in 2..=last {
+            exporter.set_meta(&kept.id, "renamed", b"")?;
+            witness.wait_event("of the metadata", |event| {
+                event.kind == "Meta" && event.value == seq
+            })?;
+        }
+        exporter.close(ended.number)?;
+        witness.wait_event_of("Revoked", &ended.id)?;
+        let (_, _, new) = exporter.offer(SIZE, 3)?;
+        witness.wait_event_of("Offer", &new.id)?;
+        program.signal(libc::SIGCONT)?;
+
+        let newest = format!("{} metadata {last}", kept.id);
+        let revoked = format!("{} revoked", ended.id);
+        let mut lines = Vec::new();
+        let seen = |lines: &[String], wanted: &str| {
+            lines.iter().filter(|line| line.starts_with(wanted)).count()
+        };
+        while [&newest, &revoked, &new.id]
+            .iter()
+            .any(|wanted| seen(&lines, wanted) == 0)
+        {
+            lines.push(program.line(wait::COMMAND)?);
+        }
+        program.end_input()?;
+        let status = program.end(wait::COMMAND, |_, line| lines.push(line))?;
+        ensure!(status == Status::Exit(0), "it ended by {status:?}");
+        for wanted in [&newest, &revoked, &new.id] {
+            ensure!(seen(&lines, wanted) == 1, "{wanted}: {lines:?}");
+        }
+        // Else nothing was lost.
+        let metadata = format!("{} metadata", kept.id);
+        let reported = u64::try_from(seen(&lines, &metadata))?;
+        ensure!(reported < last - 1, "{reported} of {}", last - 1);
+        Ok(())
     });
 }
 

@@ -5,7 +5,11 @@ use bufshare::{Device, Mapping, Result, Rights};
 
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let id = std::env::args().nth(1).ok_or("name the buffer's id")?;
-    let import = Device::open()?.import(id.parse()?, Rights::RW)?;
+    let import = Device::open()?.import_if_offered(id.parse()?, Rights::RW)?;
+    let Some(import) = import else {
+        println!("not offered");
+        return Ok(());
+    };
     let mapping = import.buffer.map(Rights::RW)?;
     println!("mapped");
     loop {
