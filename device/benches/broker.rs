@@ -16,7 +16,7 @@
 
 use std::time::Instant;
 
-use bufshare_protocol::request::{Export, Request};
+use bufshare_protocol::request::{Attach, Export, Request};
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Name, Rights};
 use clap::Parser;
@@ -93,6 +93,7 @@ impl World {
             allow: allow.collect(),
             shm_size: 1 << 32,
             host_udmabuf: false,
+            started_us: 0,
             limits: Limits {
                 max_buffers: 65_536,
                 max_attachments: 65_536,
@@ -148,10 +149,7 @@ impl World {
         };
         self.buffers.push((owner, id));
         for peer in importers {
-            let attach = Request::Attach {
-                id,
-                rights: Rights::RW,
-            };
+            let attach = Request::Attach(Attach::new(id, Rights::RW));
             let Ok(Response::Attached { handle, .. }) = self.ask(peer, attach) else {
                 panic!("no attachment of {number}");
             };
@@ -218,7 +216,12 @@ fn detach(world: &mut World) -> usize {
     let attachments = core::mem::take(&mut world.attachments);
     for (peer, handle) in &attachments {
         world
-            .ask(*peer, Request::Detach { handle: *handle })
+            .ask(
+                *peer,
+                Request::Detach {
+                    handles: vec![*handle],
+                },
+            )
             .unwrap();
     }
     attachments.len()

@@ -29,7 +29,7 @@ use bufshare_protocol::types::{BufferId, Extent};
 use common::daemon::{Daemon, Setup};
 use common::frontend::{Asked, Options, PAGE, SHM_GPA, memfd};
 use common::until;
-use common::vm::{DATA, Ticket, Vm};
+use common::vm::{DATA, Ticket, Vm, unexport_request};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -85,9 +85,9 @@ fn call_descriptor_that_blocks_holds_nobody_up() {
         a.export(DATA + page * PAGE, PAGE);
     }
 
-    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    a.request(&Request::GetCaps { version: 2 }).unwrap();
     a.reset();
-    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    a.request(&Request::GetCaps { version: 2 }).unwrap();
     assert_eq!(daemon.session("b")["running"], true);
     drop((a, b));
     daemon.finish();
@@ -535,7 +535,7 @@ fn mappings_that_wait_keep_no_descriptors_of_ram_that_was_replaced() {
         let id = a.export(base, PAGE);
         let handle = b.attach(id);
         b.submit(&map(handle));
-        b.request(&Request::GetCaps { version: 1 }).unwrap();
+        b.request(&Request::GetCaps { version: 2 }).unwrap();
         remove_pages(&mut raw, base, REGIONS);
     }
 
@@ -638,7 +638,7 @@ fn until_unmapped(daemon: &Daemon, b: &Vm) {
 /// A page that was unexported comes back when B's VMM has released it, and not before.
 fn comes_back_with_the_files(daemon: Daemon, mut a: Vm, mut b: Vm, unexport: Ticket) {
     until_unmapped(&daemon, &b);
-    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    a.request(&Request::GetCaps { version: 2 }).unwrap();
     assert!(!a.is_done(unexport), "b's VMM has the page");
     let holds = &daemon.report()["holds"];
     assert_eq!(
@@ -667,7 +667,7 @@ fn vmm_that_keeps_what_it_said_it_unmapped_is_not_believed() {
     b.map(handle, PAGE);
     b.unmap(handle);
 
-    let unexport = a.submit(&Request::Unexport { id });
+    let unexport = a.submit(&unexport_request(id));
 
     b.front.shm.until("the unmap", |asked| {
         asked.iter().any(|a| matches!(a, Asked::Unmap { .. }))
@@ -684,7 +684,7 @@ fn vmm_that_keeps_what_it_unmapped_before_is_not_believed_later() {
     b.ok(&Request::Flush);
     until_unmapped(&daemon, &b);
 
-    let unexport = a.submit(&Request::Unexport { id });
+    let unexport = a.submit(&unexport_request(id));
 
     comes_back_with_the_files(daemon, a, b, unexport);
 }
@@ -696,7 +696,7 @@ fn vmm_that_keeps_what_it_refused_to_map_is_not_believed() {
     b.front.shm.refuse(1);
     assert_eq!(b.try_map(handle, PAGE), Err(Status::MapFailed));
 
-    let unexport = a.submit(&Request::Unexport { id });
+    let unexport = a.submit(&unexport_request(id));
 
     comes_back_with_the_files(daemon, a, b, unexport);
 }
@@ -714,7 +714,7 @@ fn stop_of_an_exporter_waits_for_files_that_were_unmapped() {
     });
     until("the stop", || daemon.broker("a")["up"] == false);
     until_unmapped(&daemon, &b);
-    b.request(&Request::GetCaps { version: 1 }).unwrap();
+    b.request(&Request::GetCaps { version: 2 }).unwrap();
     assert!(!stop.is_finished(), "b's VMM has the page");
     b.front.shm.release();
 
@@ -828,7 +828,7 @@ fn vmms_that_keep_memory_of_each_other_do_not_fill_the_log_with_unproved_stops()
     // Each closes the ring again, and is answered at once.
     for _ in 0..STOPS {
         a.pause_and_resume();
-        a.request(&Request::GetCaps { version: 1 }).unwrap();
+        a.request(&Request::GetCaps { version: 2 }).unwrap();
     }
 
     assert_eq!(daemon.peer("a")["unproved_stops"], STOPS);

@@ -24,7 +24,7 @@ use bufshare_protocol::types::{BufferId, Extent};
 use common::daemon::{Daemon, Setup, Start};
 use common::frontend::{Asked, Options, PAGE};
 use common::other::Other;
-use common::vm::{DATA, Vm};
+use common::vm::{DATA, Vm, unexport_request};
 use common::{soon, until};
 use vhost::vhost_user::message::VhostUserProtocolFeatures as Proto;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
@@ -137,8 +137,8 @@ fn nothing_is_asked_of_a_front_end_whose_device_is_stopped() {
     b.unmap(handles[1]);
 
     let bases = b.front.stop();
-    let pending = a.submit(&Request::Unexport { id: first });
-    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    let pending = a.submit(&unexport_request(first));
+    a.request(&Request::GetCaps { version: 2 }).unwrap();
     let stop = std::thread::spawn(move || {
         a.front.stop();
         a
@@ -200,7 +200,7 @@ fn half_a_mapping_is_taken_from_a_stopped_importer_before_the_stop_is_answered()
     assert_eq!(b.front.shm.forgive_while_stopped(), 1, "the forced unmap");
     b.front.shm.forget_asked();
     b.resume(&bases);
-    b.request(&Request::GetCaps { version: 1 }).unwrap();
+    b.request(&Request::GetCaps { version: 2 }).unwrap();
     assert_eq!(daemon.session("b")["jobs"], 0);
     let asked = b.front.shm.asked();
     assert!(!asked.iter().any(|a| matches!(a, Asked::Map { .. })));
@@ -238,7 +238,7 @@ fn rest_of_a_mapping_is_not_asked_for_after_the_vmm_dropped_its_first_part() {
     b.front.device_reset();
     b.front.read_config(0, 4).unwrap();
     b.start_fresh();
-    b.request(&Request::GetCaps { version: 1 }).unwrap();
+    b.request(&Request::GetCaps { version: 2 }).unwrap();
 
     until("the end of the old request", || {
         daemon.session("b")["jobs"] == 0
@@ -359,7 +359,7 @@ fn importer_that_stays_stopped_loses_access_by_force_before_the_stop_is_answered
     assert!(log.contains("a: stopped while b is stopped too"), "{log}");
     assert!(log.contains("QEMU 11.1 dies of that"), "{log}");
     b.resume(&bases);
-    c.request(&Request::GetCaps { version: 1 }).unwrap();
+    c.request(&Request::GetCaps { version: 2 }).unwrap();
     a.start_fresh();
     share(&mut a, &mut b);
     drop((a, b, c));
@@ -807,7 +807,7 @@ fn front_end_that_refuses_to_unmap_is_not_believed_while_it_holds_the_memory() {
     b.map(handle, PAGE);
     b.front.shm.refuse_unmaps();
 
-    let ticket = a.submit(&Request::Unexport { id });
+    let ticket = a.submit(&unexport_request(id));
     b.unmap(handle);
 
     b.front.shm.until("the refusal", |asked| {
@@ -854,7 +854,7 @@ fn device_is_not_started_while_its_stop_is_under_way() {
     stop.join().unwrap().unwrap();
     // Only then, for whoever stops a part of a device.
     until("the start", || daemon.session("a")["running"] == true);
-    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    a.request(&Request::GetCaps { version: 2 }).unwrap();
     drop((a, b));
     daemon.finish();
 }
@@ -914,12 +914,12 @@ fn paused_importer_keeps_its_window_and_goes_on_with_it() {
 
     b.pause_and_resume();
 
-    b.request(&Request::GetCaps { version: 1 }).unwrap();
+    b.request(&Request::GetCaps { version: 2 }).unwrap();
     assert_eq!(b.front.shm.windows(), 1, "no unmap was asked for");
     assert_eq!(b.map(handle, PAGE), (at, true));
     b.unmap(handle);
     b.unmap(handle);
-    b.request(&Request::Detach { handle }).unwrap();
+    b.detach(handle);
     a.event_of(EventKind::Released);
     drop((a, b));
     daemon.finish();
@@ -1224,8 +1224,8 @@ fn sigterm_while_a_buffer_is_mapped_revokes_it_before_the_end() {
     assert_eq!(a.event_of(EventKind::Revoked).id, id);
     assert!(!daemon.has_ended(), "b still maps a's memory");
     // It is answered when b has unmapped it.
-    let unexport = a.submit(&Request::Unexport { id });
-    a.request(&Request::GetCaps { version: 1 }).unwrap();
+    let unexport = a.submit(&unexport_request(id));
+    a.request(&Request::GetCaps { version: 2 }).unwrap();
     assert!(!a.is_done(unexport));
     b.unmap(handle);
     a.finish(unexport).unwrap();
@@ -1462,16 +1462,19 @@ fn config_space_is_answered_in_every_range() {
     let daemon = Daemon::start(&Setup::default());
     let mut a = Vm::boot(&daemon.socket("a"));
 
-    let whole = a.front.read_config(0, 64).unwrap();
-    let tail = a.front.read_config(60, 20).unwrap();
-    let beyond = a.front.read_config(200, 56).unwrap();
+    let whole = a.front.read_config(0, 256).unwrap();
+    let tail = a.front.read_config(240, 16).unwrap();
 
-    assert_eq!(whole[0..4], 1_u32.to_le_bytes());
+    assert_eq!(whole[0..4], 2_u32.to_le_bytes());
     assert_eq!(whole[8..12], 256_u32.to_le_bytes());
     assert_eq!(whole[32..40], (16_u64 << 20).to_le_bytes());
     assert_eq!(whole[48..56], 1_u64.to_le_bytes());
-    assert_eq!(tail, [0; 20]);
-    assert_eq!(beyond, [0; 56]);
+    assert_eq!(whole[56..60], 512_u32.to_le_bytes(), "bytes of an event");
+    assert_eq!(whole[60..64], 16_u32.to_le_bytes(), "entries of a batch");
+    assert_eq!(whole[64..68], 2_u32.to_le_bytes(), "direct alone");
+    assert_eq!(whole[68..72], 1_u32.to_le_bytes(), "extents alone");
+    assert_eq!(whole[72..], [0; 184], "to come");
+    assert_eq!(tail, [0; 16]);
     drop(a);
     daemon.finish();
 }

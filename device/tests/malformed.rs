@@ -13,14 +13,14 @@
 
 mod common;
 
-use bufshare_protocol::limits::{MAX_REQUEST, MAX_RESPONSE};
+use bufshare_protocol::limits::{MAX_REQUEST, MAX_RESPONSE, RESPONSE_HEADER};
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::{self, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Extent};
 use common::daemon::{Daemon, Setup, Start};
 use common::frontend::{Options, PAGE, SHM_GPA};
-use common::vm::{DATA, Vm};
+use common::vm::{DATA, Vm, unexport_request};
 
 fn one() -> (Daemon, Vm) {
     one_with(Daemon::start)
@@ -38,7 +38,7 @@ fn status(bytes: &[u8]) -> Status {
 
 /// The device still answers.
 fn check(daemon: Daemon, mut vm: Vm) {
-    let reply = vm.request(&Request::GetCaps { version: 1 });
+    let reply = vm.request(&Request::GetCaps { version: 2 });
     assert!(matches!(reply, Ok(Response::Caps(_))), "{reply:?}");
     drop(vm);
     daemon.finish();
@@ -47,15 +47,15 @@ fn check(daemon: Daemon, mut vm: Vm) {
 #[test]
 fn unknown_command_is_unsupported_and_keeps_its_cookie() {
     let (daemon, mut a) = one();
-    let mut bytes = Request::GetCaps { version: 1 }.encode(77);
+    let mut bytes = Request::GetCaps { version: 2 }.encode(77);
     bytes[0..4].copy_from_slice(&0xdead_u32.to_le_bytes());
 
     let ticket = a.submit_bytes(0xdead, &bytes);
     let answer = a.finish_raw(ticket);
 
-    assert_eq!(answer.len(), 16);
+    assert_eq!(answer.len(), RESPONSE_HEADER);
     assert_eq!(status(&answer), Status::Unsupported);
-    assert_eq!(answer[8..16], 77_u64.to_le_bytes());
+    assert_eq!(answer[16..24], 77_u64.to_le_bytes());
     check(daemon, a);
 }
 
@@ -101,9 +101,14 @@ fn handle_of_another_peer_is_not_found() {
     let id = a.export(DATA, PAGE);
     let handle = b.attach(id);
 
-    assert_eq!(c.request(&Request::Unmap { handle }), Err(Status::NotFound));
+    let windows = vec![handle];
+    let not_found = Response::Batch {
+        status: Status::NotFound,
+        entry: 0,
+    };
+    assert_eq!(c.request(&Request::Unmap { windows }), Ok(not_found));
     assert_eq!(c.try_map(handle, PAGE), Err(Status::NotFound));
-    assert_eq!(b.request(&Request::Unexport { id }), Err(Status::NotFound));
+    assert_eq!(b.request(&unexport_request(id)), Err(Status::NotFound));
     drop((b, c));
     check(daemon, a);
 }
@@ -114,11 +119,9 @@ fn repeated_unexport_is_not_found() {
     let id = a.export(DATA, PAGE);
     a.unexport(id);
 
-    assert_eq!(a.request(&Request::Unexport { id }), Err(Status::NotFound));
+    assert_eq!(a.request(&unexport_request(id)), Err(Status::NotFound));
     assert_eq!(
-        a.request(&Request::Unexport {
-            id: BufferId([9; 16])
-        }),
+        a.request(&unexport_request(BufferId([9; 16]))),
         Err(Status::NotFound)
     );
     check(daemon, a);
@@ -127,14 +130,14 @@ fn repeated_unexport_is_not_found() {
 #[test]
 fn request_longer_than_any_is_bad_length() {
     let (daemon, mut a) = one();
-    let mut bytes = Request::GetCaps { version: 1 }.encode(5);
+    let mut bytes = Request::GetCaps { version: 2 }.encode(5);
     bytes.resize(MAX_REQUEST + 100, 0);
 
     let ticket = a.submit_bytes(0, &bytes);
     let answer = a.finish_raw(ticket);
 
     assert_eq!(status(&answer), Status::BadLength);
-    assert_eq!(answer[8..16], 5_u64.to_le_bytes());
+    assert_eq!(answer[16..24], 5_u64.to_le_bytes());
     check(daemon, a);
 }
 
@@ -152,10 +155,10 @@ fn request_shorter_than_its_header_is_bad_length() {
 #[test]
 fn chain_without_room_for_a_header_is_completed_with_nothing() {
     let (daemon, mut a) = one();
-    let bytes = Request::GetCaps { version: 1 }.encode(5);
+    let bytes = Request::GetCaps { version: 2 }.encode(5);
     a.front.ram.write(DATA, &bytes);
 
-    for room in [0, 15] {
+    for room in [0, RESPONSE_HEADER as u32 - 1] {
         let mut chain = vec![(DATA, bytes.len() as u32, false)];
         if room > 0 {
             chain.push((DATA + PAGE, room, true));
@@ -171,11 +174,12 @@ fn chain_without_room_for_a_header_is_completed_with_nothing() {
 #[test]
 fn answer_that_does_not_fit_is_no_room() {
     let (daemon, mut a) = one();
-    let bytes = Request::GetCaps { version: 1 }.encode(5);
+    let bytes = Request::GetCaps { version: 2 }.encode(5);
     a.front.ram.write(DATA, &bytes);
 
-    let ticket = a.submit_chain(&[(DATA, bytes.len() as u32, false), (DATA + PAGE, 16, true)]);
-    assert_eq!(a.finish_raw(ticket).len(), 16);
+    let room = RESPONSE_HEADER as u32;
+    let ticket = a.submit_chain(&[(DATA, bytes.len() as u32, false), (DATA + PAGE, room, true)]);
+    assert_eq!(a.finish_raw(ticket).len(), RESPONSE_HEADER);
 
     assert_eq!(status(&a.front.ram.read(DATA + PAGE, 16)), Status::NoRoom);
     check(daemon, a);
@@ -184,7 +188,7 @@ fn answer_that_does_not_fit_is_no_room() {
 #[test]
 fn chain_that_reads_after_it_writes_is_bad_length() {
     let (daemon, mut a) = one();
-    let bytes = Request::GetCaps { version: 1 }.encode(5);
+    let bytes = Request::GetCaps { version: 2 }.encode(5);
     a.front.ram.write(DATA, &bytes);
 
     let ticket = a.submit_chain(&[(DATA + PAGE, 4096, true), (DATA, bytes.len() as u32, false)]);
@@ -201,7 +205,7 @@ fn chain_that_reads_after_it_writes_is_bad_length() {
 #[test]
 fn chain_outside_of_ram_is_completed() {
     let (daemon, mut a) = one();
-    let bytes = Request::GetCaps { version: 1 }.encode(5);
+    let bytes = Request::GetCaps { version: 2 }.encode(5);
     a.front.ram.write(DATA, &bytes);
     let len = bytes.len() as u32;
 
@@ -225,7 +229,7 @@ fn response_into_a_window_is_not_written() {
     let id = b.export(DATA, PAGE);
     let handle = a.attach(id);
     let (at, _) = a.map(handle, PAGE);
-    let bytes = Request::GetCaps { version: 1 }.encode(5);
+    let bytes = Request::GetCaps { version: 2 }.encode(5);
     a.front.ram.write(DATA, &bytes);
 
     let ticket = a.submit_chain(&[
@@ -289,7 +293,7 @@ fn disabled_ring_is_left_alone_until_it_is_enabled() {
     let mut b = Vm::boot(&daemon.socket("b"));
     let mut c = Vm::boot(&daemon.socket("c"));
     a.front.enable(0, false);
-    let ticket = a.submit(&Request::GetCaps { version: 1 });
+    let ticket = a.submit(&Request::GetCaps { version: 2 });
 
     // The event queue runs on. News from others has the worker look at both.
     let woken = wakeups(&daemon, "a", &mut b, || {
@@ -378,7 +382,7 @@ fn many_resets_write_few_lines() {
 
     for _ in 0..500 {
         a.reset();
-        a.request(&Request::GetCaps { version: 1 }).unwrap();
+        a.request(&Request::GetCaps { version: 2 }).unwrap();
     }
 
     let lines = daemon
@@ -428,7 +432,7 @@ fn full_queue_of_requests_is_answered_each_once() {
 #[test]
 fn responses_are_parsed_by_the_protocol() {
     let (daemon, mut a) = one();
-    let ticket = a.submit(&Request::GetCaps { version: 1 });
+    let ticket = a.submit(&Request::GetCaps { version: 2 });
     let bytes = a.finish_raw(ticket);
 
     let (_, reply, next) = response::parse(0x100, &bytes).unwrap();

@@ -13,13 +13,12 @@
 mod common;
 
 use bufshare_protocol::event::EventKind;
-use bufshare_protocol::request::Request;
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::Extent;
 use common::daemon::{Daemon, Setup, Start};
 use common::frontend::{Asked, PAGE, SHM_GPA};
 use common::until;
-use common::vm::{DATA, Vm};
+use common::vm::{DATA, Vm, unexport_request};
 
 fn two() -> (Daemon, Vm, Vm) {
     two_with(Daemon::start)
@@ -87,7 +86,7 @@ fn unexport_is_answered_after_the_importer_released_the_buffer() {
     let id = a.export(DATA, PAGE);
     let handle = b.attach(id);
     let (at, _) = b.map(handle, PAGE);
-    let pending = a.submit(&Request::Unexport { id });
+    let pending = a.submit(&unexport_request(id));
 
     let event = b.event_of(EventKind::Revoked);
 

@@ -28,16 +28,26 @@ static int bufshare_parse_caps(struct bufshare_device *bd,
 		.shm_size = le64_to_cpu(config->shm_size),
 		.max_buffer_size = le64_to_cpu(config->max_buffer_size),
 		.peer_id = le64_to_cpu(config->peer_id),
+		.event_size = le32_to_cpu(config->event_size),
+		.ways = le32_to_cpu(config->ways),
 	};
 
 	if (!caps.version) {
 		dev_err(bd->dev, "this VM was reset with buffers mapped, which its VMM does not survive: power it off and on\n");
 		return -ENODEV;
 	}
-	if (config->reserved || !is_power_of_2(caps.map_align) ||
-	    caps.map_align > PAGE_SIZE << MAX_PAGE_ORDER || !caps.max_extents) {
-		dev_err(bd->dev, "configuration space: version %u, alignment %u, %u extents: not a buffer-sharing device of this driver's kind\n",
-			caps.version, caps.map_align, caps.max_extents);
+	if (caps.version < VIRTIO_BUFSHARE_VERSION) {
+		dev_err(bd->dev, "the device speaks version %u, this driver needs %u\n",
+			caps.version, VIRTIO_BUFSHARE_VERSION);
+		return -EINVAL;
+	}
+	if (!is_power_of_2(caps.map_align) || caps.map_align > PAGE_SIZE << MAX_PAGE_ORDER ||
+	    !caps.max_extents || !config->max_batch ||
+	    caps.event_size < VIRTIO_BUFSHARE_MIN_EVENT_SIZE ||
+	    caps.event_size > VIRTIO_BUFSHARE_MAX_EVENT_SIZE) {
+		dev_err(bd->dev, "configuration space: version %u, alignment %u, %u extents, batches of %u, events of %u bytes: not a buffer-sharing device of this driver's kind\n",
+			caps.version, caps.map_align, caps.max_extents,
+			le32_to_cpu(config->max_batch), caps.event_size);
 		return -EINVAL;
 	}
 	if (!bd->shm)
@@ -94,17 +104,19 @@ static u32 bufshare_config_room(struct bufshare_device *bd)
  */
 int bufshare_read_config(struct bufshare_device *bd)
 {
-	struct virtio_bufshare_config config;
+	/* What is reserved belongs to versions to come: it may be anything, or cut off. */
+	const u32 known = offsetof(struct virtio_bufshare_config, reserved);
+	struct virtio_bufshare_config config = { };
 	u32 room = bufshare_config_room(bd);
 	struct bufshare_caps caps;
 	int ret;
 
-	if (room < sizeof(config)) {
-		dev_err(bd->dev, "the VMM gives the device %u bytes of configuration space, it needs %zu\n",
-			room, sizeof(config));
+	if (room < known) {
+		dev_err(bd->dev, "the VMM gives the device %u bytes of configuration space, it needs %u\n",
+			room, known);
 		return -EINVAL;
 	}
-	virtio_cread_bytes(bd->vdev, 0, &config, sizeof(config));
+	virtio_cread_bytes(bd->vdev, 0, &config, known);
 	ret = bufshare_parse_caps(bd, &config, &caps);
 	if (!ret)
 		bufshare_set_caps(bd, &caps, NULL);
@@ -118,7 +130,7 @@ static int bufshare_ask_caps(struct bufshare_device *bd, bool killable,
 	struct bufshare_req *req;
 	int ret;
 
-	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_GET_CAPS, sizeof(*out), sizeof(*resp));
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_GET_CAPS, sizeof(*out), 0, sizeof(*resp), 0);
 	if (!req)
 		return -ENOMEM;
 	out = req->out;
@@ -175,6 +187,12 @@ int bufshare_greet(struct bufshare_device *bd)
 	if (caps.version != VIRTIO_BUFSHARE_VERSION) {
 		dev_err(bd->dev, "the device wants version %u, this driver speaks %u\n",
 			caps.version, VIRTIO_BUFSHARE_VERSION);
+		return -EPROTO;
+	}
+	/* It has event buffers of the size that its configuration space said. */
+	if (caps.event_size != bd->event_size) {
+		dev_err(bd->dev, "the device wants event buffers of %u bytes, it has some of %u\n",
+			caps.event_size, bd->event_size);
 		return -EPROTO;
 	}
 	bufshare_set_caps(bd, &caps, resp.name);

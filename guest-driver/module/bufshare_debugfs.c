@@ -39,9 +39,12 @@ static const char * const bufshare_import_wires[] = {
  * @state: what the host knows of it
  * @size: bytes
  * @handle: imports: of the attachment
- * @shm_offset: imports: place in the window
+ * @window: imports: what UNMAP names
+ * @shm_offset: imports: place in the window region
  * @owner: imports: exporting peer
  * @number: exports: pieces; imports: device and kernel mappings
+ * @way: imports: VIRTIO_BUFSHARE_WAY_*
+ * @properties: imports: VIRTIO_BUFSHARE_COHERENT and the others
  * @ended: the export has ended, or the import was revoked
  * @closed: its file is gone
  */
@@ -50,9 +53,12 @@ struct bufshare_line {
 	const char *state;
 	u64 size;
 	u64 handle;
+	u64 window;
 	u64 shm_offset;
 	u64 owner;
 	u32 number;
+	u32 way;
+	u32 properties;
 	bool ended;
 	bool closed;
 };
@@ -97,9 +103,12 @@ static u32 bufshare_imports_snapshot(struct bufshare_device *bd, struct bufshare
 			.state = bufshare_import_wires[imp->wire],
 			.size = imp->size,
 			.handle = imp->handle,
+			.window = imp->window,
 			.shm_offset = imp->shm_offset,
 			.owner = imp->owner,
 			.number = imp->users,
+			.way = imp->way,
+			.properties = imp->properties,
 			.ended = imp->revoked,
 			.closed = imp->released,
 		};
@@ -129,8 +138,8 @@ static int state_show(struct seq_file *m, void *unused)
 	alive = bd->alive;
 	bufshare_unlock(bd);
 
-	seq_printf(m, "peer %llu \"%.*s\" %s, caps %#x\n", caps.peer_id,
-		   VIRTIO_BUFSHARE_NAME_LEN, name, alive ? "alive" : "dead", caps.caps);
+	seq_printf(m, "peer %llu \"%.*s\" %s, caps %#x, ways %#x\n", caps.peer_id,
+		   VIRTIO_BUFSHARE_NAME_LEN, name, alive ? "alive" : "dead", caps.caps, caps.ways);
 	if (bd->shm)
 		seq_printf(m, "window %#llx bytes at %pa\n", bd->shm->size, &bd->shm->start);
 	seq_printf(m, "dma-is-phys %d\n", bd->dma_is_phys);
@@ -155,9 +164,10 @@ static int state_show(struct seq_file *m, void *unused)
 	n = bufshare_imports_snapshot(bd, lines, &total);
 	seq_printf(m, "imports %u\n", total);
 	for (i = 0; i < n; i++)
-		seq_printf(m, "  %*phN size %llu owner %llu handle %llu offset %#llx users %u %s%s%s\n",
+		seq_printf(m, "  %*phN size %llu owner %llu handle %llu way %u properties %#x window %llu offset %#llx users %u %s%s%s\n",
 			   (int)sizeof(lines[i].id), &lines[i].id, lines[i].size, lines[i].owner,
-			   lines[i].handle, lines[i].shm_offset, lines[i].number, lines[i].state,
+			   lines[i].handle, lines[i].way, lines[i].properties, lines[i].window,
+			   lines[i].shm_offset, lines[i].number, lines[i].state,
 			   lines[i].ended ? " revoked" : "", lines[i].closed ? " closed" : "");
 	if (n < total)
 		seq_puts(m, "  ...\n");

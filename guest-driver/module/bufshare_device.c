@@ -25,8 +25,8 @@ static void bufshare_device_free(struct kref *ref)
 
 	put_device(bd->dma_dev);
 	put_device(bd->dev);
-	kfree(bd->event_bufs);
-	kfree(bd);
+	bufshare_event_free(bd);
+	kvfree(bd);
 }
 
 /**
@@ -78,14 +78,9 @@ struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev)
 {
 	struct bufshare_device *bd;
 
-	bd = kzalloc_obj(*bd);
+	bd = kvzalloc_obj(*bd);
 	if (!bd)
 		return NULL;
-	bd->event_bufs = kzalloc_objs(*bd->event_bufs, BUFSHARE_NUM_EVENT_BUFS);
-	if (!bd->event_bufs) {
-		kfree(bd);
-		return NULL;
-	}
 	kref_init(&bd->ref);
 	bd->vdev = vdev;
 	bd->dev = get_device(&vdev->dev);
@@ -98,6 +93,8 @@ struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev)
 	INIT_LIST_HEAD(&bd->parked);
 	INIT_LIST_HEAD(&bd->exports);
 	INIT_LIST_HEAD(&bd->imports);
+	hash_init(bd->exports_by_id);
+	hash_init(bd->imports_by_handle);
 	init_waitqueue_head(&bd->idle);
 	mutex_init(&bd->files_lock);
 	INIT_LIST_HEAD(&bd->files);

@@ -2,33 +2,73 @@
 /*
  * bufshare_event.c - the event queue
  *
- * A buffer goes back to the device as soon as it has been copied.
+ * Intake begins in the queue's interrupt, under bufshare_device.lock, and goes on in a
+ * work if there is much to take. It copies an event, gives the buffer back to the device,
+ * does at once what the event says (an import is revoked, an export has ended), and puts
+ * it into a ring. Delivery to open files is another work, which takes their locks. So
+ * nobody who waits for what an event brings waits for a reader of events. Nor does the
+ * interrupt wait for a console: what is to be said in the log is noted, and the work says
+ * it.
  */
 #include <linux/errno.h>
+#include <linux/jiffies.h>
 #include <linux/scatterlist.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
 
 #include "bufshare_priv.h"
 
-#define BUFSHARE_EVENTS_PER_RUN		64
+/* How long a buffer that could not be given back to the device waits for the next time. */
+#define BUFSHARE_EVENT_PAUSE	msecs_to_jiffies(100)
+
+static_assert(BUFSHARE_NUM_EVENT_BUFS % BUFSHARE_INTAKE_EVENTS == 0);
 
 /**
- * bufshare_event_done() - interrupt of the event queue, maybe a spurious one
- * @vq: the queue
+ * bufshare_event_free() - free all event buffers
+ * @bd: the device, which has none of them
  */
-void bufshare_event_done(struct virtqueue *vq)
+void bufshare_event_free(struct bufshare_device *bd)
 {
-	struct bufshare_device *bd = vq->vdev->priv;
+	u32 i;
 
-	virtqueue_disable_cb(vq);
-	queue_work(bd->wq, &bd->event_work);
+	for (i = 0; i < BUFSHARE_NUM_EVENT_BUFS; i++) {
+		kfree(bd->event_bufs[i]);
+		bd->event_bufs[i] = NULL;
+	}
+	bd->event_size = 0;
 }
 
-static int bufshare_event_add_locked(struct bufshare_device *bd, struct virtio_bufshare_event *buf)
+/**
+ * bufshare_event_alloc() - have event buffers of the size that the device says
+ * @bd: the device, which has none of them
+ *
+ * Return: 0 or a negative errno.
+ */
+int bufshare_event_alloc(struct bufshare_device *bd)
+{
+	u32 i;
+
+	if (bd->event_size == bd->caps.event_size)
+		return 0;
+	bufshare_event_free(bd);
+	for (i = 0; i < BUFSHARE_NUM_EVENT_BUFS; i++) {
+		bd->event_bufs[i] = kzalloc(bd->caps.event_size, GFP_KERNEL);
+		if (!bd->event_bufs[i]) {
+			bufshare_event_free(bd);
+			return -ENOMEM;
+		}
+	}
+	bd->event_size = bd->caps.event_size;
+	return 0;
+}
+
+static int bufshare_event_add_locked(struct bufshare_device *bd, void *buf)
 {
 	struct scatterlist sg;
 
-	memset(buf, 0, sizeof(*buf));
-	sg_init_one(&sg, buf, sizeof(*buf));
+	/* Only so much of it is read, whatever the device writes. */
+	memset(buf, 0, sizeof(struct virtio_bufshare_event));
+	sg_init_one(&sg, buf, bd->event_size);
 	return virtqueue_add_inbuf(bd->eventq, &sg, 1, buf, GFP_ATOMIC);
 }
 
@@ -46,44 +86,78 @@ int bufshare_event_fill(struct bufshare_device *bd)
 	bufshare_lock(bd);
 	n = min_t(u32, virtqueue_get_vring_size(bd->eventq), BUFSHARE_NUM_EVENT_BUFS);
 	for (i = 0; i < n && !ret; i++)
-		ret = bufshare_event_add_locked(bd, &bd->event_bufs[i]);
+		ret = bufshare_event_add_locked(bd, bd->event_bufs[i]);
 	bd->kick_eventq |= virtqueue_kick_prepare(bd->eventq);
 	bufshare_unlock(bd);
 	return ret;
 }
 
-static void bufshare_dispatch(struct bufshare_device *bd, const struct virtio_bufshare_event *wire,
-			      unsigned int used)
+/*
+ * What the device has written into a buffer, used bytes, as far as this driver knows it.
+ * An event that is shorter counts as filled with zeroes. One of a type that is unknown here
+ * may be known to programs. False: it makes no sense.
+ */
+static bool bufshare_event_parse_locked(struct bufshare_device *bd, const void *buf, u32 used,
+					struct virtio_bufshare_event *wire)
 {
-	struct bufshare_event ev = {
-		.type = le32_to_cpu(wire->type),
-		.seq = le64_to_cpu(wire->seq),
-		.peer = le64_to_cpu(wire->peer),
-		.handle = le64_to_cpu(wire->handle),
-		.value = le64_to_cpu(wire->value),
-	};
+	const u32 least = offsetofend(struct virtio_bufshare_event, seq);
+	u32 length;
+
+	/* Once: the device may write there again. */
+	memcpy(wire, buf, sizeof(*wire));
+	length = le32_to_cpu(wire->length);
+	if (used > bd->event_size || length > used || length < least) {
+		bd->stats.malformed++;
+		bd->complaints.malformed++;
+		bd->complaints.type = le32_to_cpu(wire->type);
+		bd->complaints.length = length;
+		bd->complaints.used = used;
+		queue_work(bd->wq, &bd->deliver_work);
+		return false;
+	}
+	if (length < sizeof(*wire))
+		memset((void *)wire + length, 0, sizeof(*wire) - length);
+	return true;
+}
+
+/* Have an event delivered. */
+static void bufshare_event_put_locked(struct bufshare_device *bd, const struct bufshare_event *ev)
+{
+	bd->stats.lost += bufshare_ring_push_locked(&bd->events, ev);
+	queue_work(bd->wq, &bd->deliver_work);
+}
+
+/**
+ * bufshare_events_lost_locked() - report to all files that events are missing
+ * @bd: the device, bound; its lock is held
+ * @lost: how many, 0: unknown
+ */
+void bufshare_events_lost_locked(struct bufshare_device *bd, u64 lost)
+{
+	struct bufshare_event ev;
+
+	bufshare_overflow(&ev, lost);
+	bd->stats.lost += lost;
+	bufshare_event_put_locked(bd, &ev);
+}
+
+/* Do at once what an event says. */
+static void bufshare_event_apply_locked(struct bufshare_device *bd,
+					const struct virtio_bufshare_event *wire)
+{
+	struct bufshare_event ev;
 	u64 missing;
 
-	if (used != sizeof(*wire) || wire->flags || ev.type < VIRTIO_BUFSHARE_EVT_PEER_UP ||
-	    ev.type > VIRTIO_BUFSHARE_EVT_OVERFLOW) {
-		dev_err_ratelimited(bd->dev, "malformed event, type %#x, %u bytes\n",
-				    ev.type, used);
-		bufshare_lock(bd);
-		bd->stats.malformed++;
-		bufshare_unlock(bd);
-		return;
-	}
-	memcpy(ev.id.b, wire->id.b, sizeof(ev.id.b));
-
+	bufshare_event_from_wire(&ev, wire);
 	missing = ev.seq - bd->event_seq - 1;
 	bd->event_seq = ev.seq;
 	if (missing) {
-		dev_err_ratelimited(bd->dev, "event %llu came after a gap\n", ev.seq);
+		bd->complaints.gaps++;
+		bd->complaints.seq = ev.seq;
 		/* A number that goes back says nothing of how many. */
-		bufshare_files_lost(bd, missing < U32_MAX ? missing : 0);
+		bufshare_events_lost_locked(bd, missing < U32_MAX ? missing : 0);
 	}
 
-	bufshare_lock(bd);
 	bd->stats.events++;
 	/*
 	 * An event may be about a buffer whose id or handle is in an answer that came
@@ -95,53 +169,194 @@ static void bufshare_dispatch(struct bufshare_device *bd, const struct virtio_bu
 			bufshare_import_revoked_locked(bd, ev.handle);
 		else if (ev.peer == bd->caps.peer_id)
 			bufshare_export_revoked_locked(bd, &wire->id);
+	} else if (ev.type == VIRTIO_BUFSHARE_EVT_OVERFLOW) {
+		bd->stats.lost += ev.value;
 	}
-	bufshare_unlock(bd);
+	bufshare_event_put_locked(bd, &ev);
+}
 
-	bufshare_files_push(bd, &ev);
+/* Give a buffer back, now or later: there may be no memory to map it for the device. */
+static void bufshare_event_give_locked(struct bufshare_device *bd, void *buf)
+{
+	if (!bufshare_event_add_locked(bd, buf))
+		return;
+	bd->aside[bd->nr_aside++] = buf;
+	bd->complaints.aside++;
+	queue_work(bd->wq, &bd->deliver_work);
+	/* Unless it is to run at once: then it sees to it itself. */
+	queue_delayed_work(bd->wq, &bd->intake_work, BUFSHARE_EVENT_PAUSE);
+}
+
+/* Try it again. False: not with all. */
+static bool bufshare_event_give_aside_locked(struct bufshare_device *bd)
+{
+	if (!bd->alive || !bd->eventq)
+		return true;
+	while (bd->nr_aside) {
+		if (bufshare_event_add_locked(bd, bd->aside[bd->nr_aside - 1]))
+			return false;
+		bd->nr_aside--;
+		bd->kick_eventq |= virtqueue_kick_prepare(bd->eventq);
+	}
+	return true;
+}
+
+/* Take the oldest event and give its buffer back. False: there is none. */
+static bool bufshare_event_take_locked(struct bufshare_device *bd)
+{
+	struct virtio_bufshare_event wire;
+	unsigned int used;
+	bool valid;
+	void *buf;
+
+	buf = virtqueue_get_buf(bd->eventq, &used);
+	if (!buf)
+		return false;
+	valid = bufshare_event_parse_locked(bd, buf, used, &wire);
+	bufshare_event_give_locked(bd, buf);
+	if (valid)
+		bufshare_event_apply_locked(bd, &wire);
+	return true;
+}
+
+/*
+ * Take events, at most so many. If these were not all, the queue's interrupt stays off, and
+ * whoever asked has to see to it that the others are taken. Buffers given back are kicked
+ * when the lock is released.
+ */
+static bool bufshare_intake_locked(struct bufshare_device *bd, u32 most)
+{
+	u32 left = most;
+
+	lockdep_assert_held(&bd->lock);
+	/* bufshare_start() takes what has come before. */
+	if (!bd->alive || !bd->eventq)
+		return false;
+	do {
+		virtqueue_disable_cb(bd->eventq);
+		while (left && bufshare_event_take_locked(bd))
+			left--;
+	} while (left && !virtqueue_enable_cb(bd->eventq));
+	if (left < most)
+		bd->kick_eventq |= virtqueue_kick_prepare(bd->eventq);
+
+	if (virtqueue_is_broken(bd->eventq) && bd->alive) {
+		bd->complaints.broken = true;
+		bufshare_fail_locked(bd);
+	}
+	return !left;
 }
 
 /**
- * bufshare_event_work() - take events
- * @work: bufshare_device.event_work
+ * bufshare_intake() - take the events that there are
+ * @bd: the device
+ *
+ * As many as it had buffers: those that had come when this was called. It may give as many
+ * more in that time as it likes, which the work takes.
  */
-void bufshare_event_work(struct work_struct *work)
+void bufshare_intake(struct bufshare_device *bd)
 {
-	struct bufshare_device *bd = container_of(work, struct bufshare_device, event_work);
-	struct virtio_bufshare_event *buf, ev;
-	unsigned int used;
-	u32 i;
+	u32 left = BUFSHARE_NUM_EVENT_BUFS;
+	bool more;
 
-	for (i = 0; i < BUFSHARE_EVENTS_PER_RUN; i++) {
+	do {
 		bufshare_lock(bd);
-		if (!bd->alive || !bd->eventq)
-			goto gone;
-		do {
-			virtqueue_disable_cb(bd->eventq);
-			buf = virtqueue_get_buf(bd->eventq, &used);
-		} while (!buf && !virtqueue_enable_cb(bd->eventq));
-		if (!buf) {
-			if (virtqueue_is_broken(bd->eventq) && bd->alive) {
-				dev_err(bd->dev, "the event queue is broken: the device is not used any more\n");
-				bufshare_fail_locked(bd);
-				goto gone;
-			}
-			bufshare_unlock(bd);
-			return;
-		}
-		ev = *buf;
-		if (bufshare_event_add_locked(bd, buf))
-			dev_err_ratelimited(bd->dev, "an event buffer was lost\n");
-		bd->kick_eventq |= virtqueue_kick_prepare(bd->eventq);
+		more = bufshare_intake_locked(bd, BUFSHARE_INTAKE_EVENTS);
 		bufshare_unlock(bd);
+		left -= BUFSHARE_INTAKE_EVENTS;
+	} while (more && left);
+	if (more)
+		mod_delayed_work(bd->wq, &bd->intake_work, 0);
+}
 
-		bufshare_dispatch(bd, &ev, used);
-	}
-	/* Others want to run, too. */
-	queue_work(bd->wq, &bd->event_work);
-	return;
+static void bufshare_intake_begin_locked(struct bufshare_device *bd)
+{
+	if (bufshare_intake_locked(bd, BUFSHARE_INTAKE_EVENTS))
+		mod_delayed_work(bd->wq, &bd->intake_work, 0);
+}
 
-gone:
+/**
+ * bufshare_event_done() - interrupt of the event queue, maybe a spurious one
+ * @vq: the queue
+ */
+void bufshare_event_done(struct virtqueue *vq)
+{
+	bufshare_interrupt(vq->vdev->priv, bufshare_intake_begin_locked);
+}
+
+/**
+ * bufshare_intake_work() - go on where an interrupt has stopped
+ * @work: bufshare_device.intake_work
+ */
+void bufshare_intake_work(struct work_struct *work)
+{
+	struct bufshare_device *bd = container_of(to_delayed_work(work), struct bufshare_device,
+						  intake_work);
+	bool given;
+
+	bufshare_lock(bd);
+	given = bufshare_event_give_aside_locked(bd);
 	bufshare_unlock(bd);
-	bufshare_files_wake(bd);
+	if (!given)
+		queue_delayed_work(bd->wq, &bd->intake_work, BUFSHARE_EVENT_PAUSE);
+	bufshare_intake(bd);
+}
+
+/* Take the oldest events that were not delivered. Returns how many, 0: there is none. */
+static u32 bufshare_deliver_next(struct bufshare_device *bd)
+{
+	u32 n = 0;
+
+	bufshare_lock(bd);
+	while (n < BUFSHARE_DELIVER_EVENTS &&
+	       bufshare_ring_peek_locked(&bd->events, &bd->deliver[n])) {
+		bufshare_ring_consume_locked(&bd->events);
+		n++;
+	}
+	if (!n && !bd->alive) {
+		/* Pairs with bufshare_file_over(): who sees it sees what was pushed before. */
+		smp_store_release(&bd->delivered, true);
+	}
+	bufshare_unlock(bd);
+	return n;
+}
+
+/* Say in the log what the intake has found. */
+static void bufshare_complain(struct bufshare_device *bd)
+{
+	struct bufshare_complaints found;
+
+	bufshare_lock(bd);
+	found = bd->complaints;
+	memset(&bd->complaints, 0, sizeof(bd->complaints));
+	bufshare_unlock(bd);
+	if (found.malformed)
+		dev_err_ratelimited(bd->dev, "%u malformed events, the last of type %#x, length %u, %u bytes\n",
+				    found.malformed, found.type, found.length, found.used);
+	if (found.gaps)
+		dev_err_ratelimited(bd->dev, "%u events came after a gap, the last is %llu\n",
+				    found.gaps, found.seq);
+	if (found.aside)
+		dev_err_ratelimited(bd->dev, "%u times an event buffer could not be given back\n",
+				    found.aside);
+	if (found.broken)
+		dev_err(bd->dev, "the event queue is broken: the device is not used any more\n");
+}
+
+/**
+ * bufshare_deliver_work() - give events to open files, and wake their readers at the end
+ * @work: bufshare_device.deliver_work
+ */
+void bufshare_deliver_work(struct work_struct *work)
+{
+	struct bufshare_device *bd = container_of(work, struct bufshare_device, deliver_work);
+	u32 n;
+
+	bufshare_complain(bd);
+	while ((n = bufshare_deliver_next(bd))) {
+		bufshare_files_push(bd, bd->deliver, n);
+		cond_resched();
+	}
+	if (READ_ONCE(bd->delivered))
+		bufshare_files_wake(bd);
 }

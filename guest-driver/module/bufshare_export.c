@@ -21,7 +21,14 @@
 
 #include "bufshare_priv.h"
 
-static_assert(sizeof(struct virtio_bufshare_access) == sizeof(struct bufshare_access));
+/* Names are random. */
+static u64 bufshare_id_hash(const struct virtio_bufshare_id *id)
+{
+	u64 key;
+
+	memcpy(&key, id, sizeof(key));
+	return key;
+}
 
 static void bufshare_exp_free(struct kref *ref)
 {
@@ -30,6 +37,7 @@ static void bufshare_exp_free(struct kref *ref)
 
 	bufshare_lock(bd);
 	list_del(&exp->node);
+	hash_del(&exp->by_id);
 	bufshare_unlock(bd);
 	bufshare_req_put(exp->unexport_req);
 	kfree(exp);
@@ -70,6 +78,29 @@ static void bufshare_exp_gone_locked(struct bufshare_exp *exp)
 	bufshare_exp_release_locked(exp->bd, exp);
 }
 
+/**
+ * bufshare_unexport_alloc() - make the request that ends an export
+ * @id: the buffer, or NULL if that is to be filled in
+ *
+ * Return: the request, one reference, or NULL.
+ */
+struct bufshare_req *bufshare_unexport_alloc(const struct virtio_bufshare_id *id)
+{
+	struct virtio_bufshare_unexport *out;
+	struct bufshare_req *req;
+
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_UNEXPORT, sizeof(*out), 0,
+				 sizeof(struct virtio_bufshare_resp), 0);
+	if (!req)
+		return NULL;
+	out = req->out;
+	if (id)
+		out->id = *id;
+	out->mode = cpu_to_le32(VIRTIO_BUFSHARE_UNEXPORT_FORCED);
+	/* No deadline of ours: the operator gives importers their time. */
+	return req;
+}
+
 static void bufshare_unexport_complete(struct bufshare_device *bd, struct bufshare_req *req)
 {
 	struct bufshare_exp *exp = req->owner;
@@ -89,7 +120,7 @@ static void bufshare_unexport_complete(struct bufshare_device *bd, struct bufsha
 /* Take the next step, if there is one to take. */
 static void bufshare_exp_settle_locked(struct bufshare_exp *exp)
 {
-	struct virtio_bufshare_by_id *out = exp->unexport_req->out;
+	struct virtio_bufshare_unexport *out = exp->unexport_req->out;
 
 	if (exp->wire != BUFSHARE_EXPORT_LIVE || !exp->closed)
 		return;
@@ -110,6 +141,7 @@ static void bufshare_export_complete(struct bufshare_device *bd, struct bufshare
 		memcpy(&resp, req->in, sizeof(resp));
 		exp->id = resp.id;
 		exp->generation = le64_to_cpu(resp.generation);
+		hash_add(bd->exports_by_id, &exp->by_id, bufshare_id_hash(&exp->id));
 		exp->wire = BUFSHARE_EXPORT_LIVE;
 		bufshare_exp_settle_locked(exp);
 	} else if (req->status != VIRTIO_BUFSHARE_S_OK || !req->reached) {
@@ -142,6 +174,16 @@ void bufshare_exp_end(struct bufshare_exp *exp)
 	bufshare_unlock(bd);
 }
 
+/*
+ * The host does not know the buffer any more, and has not said yet that it ended the
+ * export. Queues do not wait for each other: that word may be to come.
+ */
+static bool bufshare_exp_half_answered(const struct bufshare_exp *exp)
+{
+	return exp->wire == BUFSHARE_EXPORT_STUCK && exp->unknown && !exp->ended &&
+	       list_empty(&exp->kept);
+}
+
 /**
  * bufshare_export_revoked_locked() - the host has ended an export of ours
  * @bd: the device; its lock is held
@@ -157,15 +199,16 @@ void bufshare_export_revoked_locked(struct bufshare_device *bd,
 {
 	struct bufshare_exp *exp;
 
-	list_for_each_entry(exp, &bd->exports, node) {
-		if (exp->wire < BUFSHARE_EXPORT_LIVE || exp->wire == BUFSHARE_EXPORT_GONE ||
-		    memcmp(&exp->id, id, sizeof(*id)))
+	hash_for_each_possible(bd->exports_by_id, exp, by_id, bufshare_id_hash(id)) {
+		if (exp->wire == BUFSHARE_EXPORT_GONE || memcmp(&exp->id, id, sizeof(*id)))
 			continue;
-		exp->ended = true;
 		WRITE_ONCE(exp->dead, true);
 		wake_up_all(&exp->wait);
-		if (exp->wire == BUFSHARE_EXPORT_STUCK && exp->unknown && list_empty(&exp->kept))
+		if (bufshare_exp_half_answered(exp)) {
 			bufshare_exp_gone_locked(exp);
+			wake_up_all(&bd->idle);
+		}
+		exp->ended = true;
 		return;
 	}
 }
@@ -194,7 +237,8 @@ static bool bufshare_exports_answered(struct bufshare_device *bd)
 	bufshare_lock(bd);
 	list_for_each_entry(exp, &bd->exports, node)
 		under_way |= exp->wire == BUFSHARE_EXPORT_SENT ||
-			     exp->wire == BUFSHARE_EXPORT_CLOSING;
+			     exp->wire == BUFSHARE_EXPORT_CLOSING ||
+			     bufshare_exp_half_answered(exp);
 	under_way &= bd->alive;
 	bufshare_unlock(bd);
 	return !under_way;
@@ -298,6 +342,33 @@ static const struct file_operations bufshare_exp_fops = {
 	.show_fdinfo = bufshare_exp_fop_fdinfo,
 };
 
+/**
+ * bufshare_exp_id() - the buffer of an export that a program has the file of
+ * @bd: the device
+ * @fd: the program's descriptor
+ * @id: where to put the buffer's name
+ *
+ * Return: 0 or a negative errno.
+ */
+int bufshare_exp_id(struct bufshare_device *bd, int fd, struct virtio_bufshare_id *id)
+{
+	struct file *file = fget(fd);
+	struct bufshare_exp *exp;
+	int ret = -EINVAL;
+
+	if (!file)
+		return -EBADF;
+	exp = file->private_data;
+	if (file->f_op == &bufshare_exp_fops && exp->bd == bd) {
+		bufshare_lock(bd);
+		ret = exp->wire == BUFSHARE_EXPORT_LIVE && !exp->dead ? 0 : -ENOENT;
+		*id = exp->id;
+		bufshare_unlock(bd);
+	}
+	fput(file);
+	return ret;
+}
+
 /* From here on, fput() of the file undoes everything. */
 static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf *dmabuf)
 {
@@ -312,9 +383,7 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 	init_waitqueue_head(&exp->wait);
 	INIT_LIST_HEAD(&exp->kept);
 	INIT_WORK(&exp->release_work, bufshare_exp_release_work);
-	exp->unexport_req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_UNEXPORT,
-					       sizeof(struct virtio_bufshare_by_id),
-					       sizeof(struct virtio_bufshare_resp));
+	exp->unexport_req = bufshare_unexport_alloc(NULL);
 	if (!exp->unexport_req) {
 		kfree(exp);
 		return ERR_PTR(-ENOMEM);
@@ -337,22 +406,23 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 
 /* What an EXPORT has in its caller's memory. */
 struct bufshare_export_user {
-	struct bufshare_access *acl;
+	struct bufshare_meta meta;
+	struct bufshare_access acl[BUFSHARE_MAX_ACL];
 	void *blob;
 };
 
-static int bufshare_export_read(const struct bufshare_export *arg,
+static int bufshare_export_read(struct bufshare_device *bd, struct bufshare_export *arg,
 				struct bufshare_export_user *user)
 {
-	user->acl = memdup_user(u64_to_user_ptr(arg->acl), arg->num_acl * sizeof(*user->acl));
-	if (IS_ERR(user->acl))
-		return PTR_ERR(user->acl);
-	user->blob = memdup_user(u64_to_user_ptr(arg->blob), arg->meta.blob_len);
-	if (IS_ERR(user->blob)) {
-		kfree(user->acl);
-		return PTR_ERR(user->blob);
-	}
-	return 0;
+	int ret;
+
+	ret = bufshare_meta_read(bd, arg->meta, arg->meta_size, &user->meta, &arg->status);
+	if (!ret)
+		ret = bufshare_acl_read(arg->acl, arg->access_size, user->acl, arg->num_acl);
+	if (ret)
+		return ret;
+	user->blob = memdup_user(u64_to_user_ptr(arg->blob), user->meta.blob_len);
+	return PTR_ERR_OR_ZERO(user->blob);
 }
 
 static int bufshare_export_acl(struct virtio_bufshare_access *to,
@@ -364,9 +434,6 @@ static int bufshare_export_acl(struct virtio_bufshare_access *to,
 	if (!writable && !num)
 		return -EACCES;
 	for (i = 0; i < num; i++) {
-		if (from[i].reserved || from[i].rights & ~(BUFSHARE_READ | BUFSHARE_WRITE) ||
-		    !(from[i].rights & BUFSHARE_READ))
-			return -EINVAL;
 		if (from[i].rights & BUFSHARE_WRITE && !writable)
 			return -EACCES;
 		to[i].peer = cpu_to_le64(from[i].peer);
@@ -385,22 +452,28 @@ static struct bufshare_req *bufshare_export_request(const struct bufshare_export
 	size_t acl_len = arg->num_acl * sizeof(struct virtio_bufshare_access);
 	size_t ext_len = ext->nr * sizeof(*ext->list);
 	struct virtio_bufshare_export *out;
+	struct virtio_bufshare_meta *meta;
 	struct bufshare_req *req;
 	u8 *tail;
 	int ret;
 
-	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_EXPORT,
-				 sizeof(*out) + acl_len + ext_len + arg->meta.blob_len,
-				 sizeof(struct virtio_bufshare_export_resp));
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_EXPORT, sizeof(*out),
+				 sizeof(*meta) + acl_len + ext_len + user->meta.blob_len,
+				 sizeof(struct virtio_bufshare_export_resp), 0);
 	if (!req)
 		return ERR_PTR(-ENOMEM);
 	out = req->out;
 	out->size = cpu_to_le64(exp->size);
-	out->num_extents = cpu_to_le32(ext->nr);
+	out->backing = cpu_to_le32(VIRTIO_BUFSHARE_BACKING_EXTENTS);
+	out->meta_size = cpu_to_le32(sizeof(*meta));
 	out->num_acl = cpu_to_le32(arg->num_acl);
-	bufshare_meta_to_wire(&out->meta, &arg->meta);
+	out->access_size = cpu_to_le32(sizeof(struct virtio_bufshare_access));
+	out->num_extents = cpu_to_le32(ext->nr);
+	out->extent_size = cpu_to_le32(sizeof(*ext->list));
 
-	tail = (u8 *)(out + 1);
+	meta = (struct virtio_bufshare_meta *)(out + 1);
+	bufshare_meta_to_wire(meta, &user->meta);
+	tail = (u8 *)(meta + 1);
 	ret = bufshare_export_acl((struct virtio_bufshare_access *)tail, user->acl, arg->num_acl,
 				  writable);
 	if (ret) {
@@ -408,7 +481,7 @@ static struct bufshare_req *bufshare_export_request(const struct bufshare_export
 		return ERR_PTR(ret);
 	}
 	memcpy(tail + acl_len, ext->list, ext_len);
-	memcpy(tail + acl_len + ext_len, user->blob, arg->meta.blob_len);
+	memcpy(tail + acl_len + ext_len, user->blob, user->meta.blob_len);
 	return req;
 }
 
@@ -544,25 +617,23 @@ out:
 int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 			struct bufshare_newfd *newfd)
 {
-	struct bufshare_export_user user;
+	struct bufshare_export_user *user;
 	int ret;
 
-	if (arg->flags || arg->fd_flags & ~O_CLOEXEC || arg->meta.reserved ||
-	    arg->num_acl > BUFSHARE_MAX_ACL)
+	if (arg->flags || arg->fd_flags & ~O_CLOEXEC || arg->num_acl > BUFSHARE_MAX_ACL)
 		return -EINVAL;
-	if (arg->meta.blob_len > bd->caps.max_blob) {
-		arg->status = VIRTIO_BUFSHARE_S_META_TOO_LARGE;
-		return -EMSGSIZE;
-	}
 	/* Encrypted memory: the host would show ciphertext to others. */
 	if (cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT))
 		return -EOPNOTSUPP;
 
-	ret = bufshare_export_read(arg, &user);
-	if (ret)
-		return ret;
-	ret = bufshare_export_dmabuf(bd, arg, &user, newfd);
-	kfree(user.blob);
-	kfree(user.acl);
+	user = kzalloc_obj(*user);
+	if (!user)
+		return -ENOMEM;
+	ret = bufshare_export_read(bd, arg, user);
+	if (!ret) {
+		ret = bufshare_export_dmabuf(bd, arg, user, newfd);
+		kfree(user->blob);
+	}
+	kfree(user);
 	return ret;
 }

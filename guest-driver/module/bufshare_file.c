@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * bufshare_file.c - open files of /dev/bufshare, and their events
- *
- * An event that a file has no room for is counted, and an OVERFLOW event of our own
- * (seq 0) reports it in the place where the events are missing.
  */
 #include <linux/errno.h>
 #include <linux/fs.h>
@@ -14,74 +11,40 @@
 
 #include "bufshare_priv.h"
 
-static void bufshare_file_append_locked(struct bufshare_file *bf, const struct bufshare_event *ev)
+/* Returns how many events the file has lost by these. */
+static u32 bufshare_file_push(struct bufshare_file *bf, const struct bufshare_event *events,
+			      u32 count)
 {
-	bf->ring[(bf->head + bf->count) % BUFSHARE_FILE_EVENTS] = *ev;
-	bf->count++;
-}
-
-/* Returns how many events the file has lost by this one. */
-static u32 bufshare_file_push(struct bufshare_file *bf, const struct bufshare_event *ev)
-{
-	struct bufshare_event gap = {
-		.type = VIRTIO_BUFSHARE_EVT_OVERFLOW,
-	};
-	u32 lost = 0;
+	u32 lost = 0, i;
 
 	spin_lock(&bf->lock);
-	if (bf->dropped && bf->count + 2 <= BUFSHARE_FILE_EVENTS) {
-		gap.value = bf->dropped;
-		bufshare_file_append_locked(bf, &gap);
-		bf->dropped = 0;
-	}
-	if (bf->dropped || bf->count == BUFSHARE_FILE_EVENTS) {
-		bf->dropped++;
-		lost = 1;
-	} else {
-		bufshare_file_append_locked(bf, ev);
-	}
+	for (i = 0; i < count; i++)
+		lost += bufshare_ring_push_locked(&bf->ring, &events[i]);
 	spin_unlock(&bf->lock);
 	wake_up_interruptible_poll(&bf->wait, EPOLLIN | EPOLLRDNORM);
 	return lost;
 }
 
 /**
- * bufshare_files_push() - give all files an event
+ * bufshare_files_push() - give all files events
  * @bd: the device
- * @ev: the event
+ * @events: the events, the oldest first
+ * @count: how many
  */
-void bufshare_files_push(struct bufshare_device *bd, const struct bufshare_event *ev)
+void bufshare_files_push(struct bufshare_device *bd, const struct bufshare_event *events, u32 count)
 {
 	struct bufshare_file *bf;
 	u32 lost = 0;
 
 	mutex_lock(&bd->files_lock);
 	list_for_each_entry(bf, &bd->files, node)
-		lost += bufshare_file_push(bf, ev);
+		lost += bufshare_file_push(bf, events, count);
 	mutex_unlock(&bd->files_lock);
 	if (lost) {
 		bufshare_lock(bd);
 		bd->stats.lost += lost;
 		bufshare_unlock(bd);
 	}
-}
-
-/**
- * bufshare_files_lost() - report to all files that events are missing
- * @bd: the device
- * @lost: how many, 0: unknown
- */
-void bufshare_files_lost(struct bufshare_device *bd, u64 lost)
-{
-	struct bufshare_event ev = {
-		.type = VIRTIO_BUFSHARE_EVT_OVERFLOW,
-		.value = lost,
-	};
-
-	bufshare_lock(bd);
-	bd->stats.lost += lost;
-	bufshare_unlock(bd);
-	bufshare_files_push(bd, &ev);
 }
 
 /**
@@ -101,42 +64,30 @@ void bufshare_files_wake(struct bufshare_device *bd)
 /* Is there an event. */
 static bool bufshare_file_readable(struct bufshare_file *bf)
 {
-	return READ_ONCE(bf->count) || READ_ONCE(bf->dropped);
+	return READ_ONCE(bf->ring.count) || READ_ONCE(bf->ring.dropped);
 }
 
-/* Look at the oldest event. */
+/* Does no event come any more? To be asked before looking for one, which may be the last. */
+static bool bufshare_file_over(struct bufshare_file *bf)
+{
+	/* Pairs with bufshare_deliver_work(). */
+	return smp_load_acquire(&bf->bd->delivered);
+}
+
 static bool bufshare_file_peek(struct bufshare_file *bf, struct bufshare_event *ev)
 {
-	bool found = true;
+	bool found;
 
 	spin_lock(&bf->lock);
-	if (bf->count) {
-		*ev = bf->ring[bf->head];
-	} else if (bf->dropped) {
-		memset(ev, 0, sizeof(*ev));
-		ev->type = VIRTIO_BUFSHARE_EVT_OVERFLOW;
-		ev->value = bf->dropped;
-	} else {
-		found = false;
-	}
+	found = bufshare_ring_peek_locked(&bf->ring, ev);
 	spin_unlock(&bf->lock);
 	return found;
 }
 
-/* Remove the event that bufshare_file_peek() gave. */
-static void bufshare_file_consume(struct bufshare_file *bf, const struct bufshare_event *ev)
+static void bufshare_file_consume(struct bufshare_file *bf)
 {
 	spin_lock(&bf->lock);
-	/*
-	 * What was reported as dropped is no event of the ring, which may have
-	 * filled since.
-	 */
-	if (ev->type == VIRTIO_BUFSHARE_EVT_OVERFLOW && !ev->seq && bf->dropped && !bf->count) {
-		bf->dropped -= min(bf->dropped, ev->value);
-	} else if (bf->count) {
-		bf->head = (bf->head + 1) % BUFSHARE_FILE_EVENTS;
-		bf->count--;
-	}
+	bufshare_ring_consume_locked(&bf->ring);
 	spin_unlock(&bf->lock);
 }
 
@@ -178,10 +129,10 @@ static ssize_t bufshare_fop_read(struct file *file, char __user *buf, size_t len
 {
 	struct bufshare_file *bf = file->private_data;
 	struct bufshare_event ev;
-	size_t done = 0;
-	int ret = 0;
+	ssize_t ret;
+	bool over;
 
-	if (len < sizeof(ev))
+	if (len < BUFSHARE_EVENT_SIZE_VER0)
 		return -EINVAL;
 	if (file->f_flags & O_NONBLOCK) {
 		if (!mutex_trylock(&bf->read_lock))
@@ -189,31 +140,31 @@ static ssize_t bufshare_fop_read(struct file *file, char __user *buf, size_t len
 	} else if (mutex_lock_interruptible(&bf->read_lock)) {
 		return -ERESTARTSYS;
 	}
-	while (len - done >= sizeof(ev)) {
-		if (!bufshare_file_peek(bf, &ev)) {
-			if (done)
-				break;
-			ret = -ENODEV;
-			if (!READ_ONCE(bf->bd->alive))
-				break;
-			ret = -EAGAIN;
-			if (file->f_flags & O_NONBLOCK)
-				break;
-			ret = wait_event_interruptible(bf->wait, bufshare_file_readable(bf) ||
-						       !READ_ONCE(bf->bd->alive));
-			if (ret)
-				break;
-			continue;
-		}
-		if (copy_to_user(buf + done, &ev, sizeof(ev))) {
-			ret = -EFAULT;
+	for (;;) {
+		over = bufshare_file_over(bf);
+		if (bufshare_file_peek(bf, &ev))
 			break;
-		}
-		bufshare_file_consume(bf, &ev);
-		done += sizeof(ev);
+		ret = -ENODEV;
+		if (over)
+			goto out;
+		ret = -EAGAIN;
+		if (file->f_flags & O_NONBLOCK)
+			goto out;
+		ret = wait_event_interruptible(bf->wait, bufshare_file_readable(bf) ||
+					       bufshare_file_over(bf));
+		if (ret)
+			goto out;
 	}
+	len = min(len, sizeof(ev));
+	ev.length = len;
+	ret = -EFAULT;
+	if (!copy_to_user(buf, &ev, len)) {
+		bufshare_file_consume(bf);
+		ret = len;
+	}
+out:
 	mutex_unlock(&bf->read_lock);
-	return done ? done : ret;
+	return ret;
 }
 
 static __poll_t bufshare_fop_poll(struct file *file, poll_table *wait)
@@ -222,10 +173,10 @@ static __poll_t bufshare_fop_poll(struct file *file, poll_table *wait)
 	__poll_t mask = 0;
 
 	poll_wait(file, &bf->wait, wait);
+	if (bufshare_file_over(bf))
+		mask |= EPOLLHUP;
 	if (bufshare_file_readable(bf))
 		mask |= EPOLLIN | EPOLLRDNORM;
-	if (!READ_ONCE(bf->bd->alive))
-		mask |= EPOLLHUP;
 	return mask;
 }
 

@@ -14,6 +14,7 @@
  * its patience ends, and puts zero pages there. Until they are gone, no other
  * buffer is accepted in that place.
  */
+#include <linux/bits.h>
 #include <linux/dma-resv.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
@@ -52,6 +53,7 @@ static void bufshare_imp_put_locked(struct bufshare_imp *imp)
 	if (--imp->refs)
 		return;
 	list_del(&imp->node);
+	hash_del(&imp->by_handle);
 	bufshare_req_put(imp->unmap_req);
 	bufshare_req_put(imp->detach_req);
 	kfree(imp);
@@ -65,7 +67,7 @@ static void bufshare_unmap_complete(struct bufshare_device *bd, struct bufshare_
 	struct bufshare_imp *imp = req->owner;
 
 	/* Whatever the answer, there is nothing else that could be done. */
-	if (req->err && req->status != VIRTIO_BUFSHARE_S_REVOKED && bd->alive)
+	if (req->err && bd->alive)
 		dev_dbg(bd->dev, "UNMAP: status %u (%d)\n", req->status, req->err);
 	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHED);
 	bufshare_imp_settle_locked(imp);
@@ -89,9 +91,6 @@ static void bufshare_imp_send_locked(struct bufshare_imp *imp, struct bufshare_r
 				     void (*complete)(struct bufshare_device *bd,
 						      struct bufshare_req *req))
 {
-	struct virtio_bufshare_by_handle *out = req->out;
-
-	out->handle = cpu_to_le64(imp->handle);
 	req->owner = imp;
 	req->complete = complete;
 	imp->refs++;
@@ -102,18 +101,35 @@ static void bufshare_imp_send_locked(struct bufshare_imp *imp, struct bufshare_r
 	}
 }
 
+static void bufshare_imp_unmap_locked(struct bufshare_imp *imp)
+{
+	struct virtio_bufshare_batch *out = imp->unmap_req->out;
+	struct virtio_bufshare_window *entry = (void *)(out + 1);
+
+	entry->window = cpu_to_le64(imp->window);
+	imp->bd->unmaps++;
+	bufshare_imp_send_locked(imp, imp->unmap_req, BUFSHARE_IMPORT_UNMAPPING,
+				 bufshare_unmap_complete);
+}
+
+static void bufshare_imp_detach_locked(struct bufshare_imp *imp)
+{
+	struct virtio_bufshare_batch *out = imp->detach_req->out;
+	struct virtio_bufshare_handle *entry = (void *)(out + 1);
+
+	entry->handle = cpu_to_le64(imp->handle);
+	bufshare_imp_send_locked(imp, imp->detach_req, BUFSHARE_IMPORT_DETACHING,
+				 bufshare_detach_complete);
+}
+
 /* Take the next step, if there is one to take. The caller has a reference. */
 static void bufshare_imp_settle_locked(struct bufshare_imp *imp)
 {
 	if (imp->wire == BUFSHARE_IMPORT_MAPPED && !imp->users &&
-	    (imp->released || imp->zapped)) {
-		imp->bd->unmaps++;
-		bufshare_imp_send_locked(imp, imp->unmap_req, BUFSHARE_IMPORT_UNMAPPING,
-					 bufshare_unmap_complete);
-	} else if (imp->wire == BUFSHARE_IMPORT_ATTACHED && (imp->released || imp->bd->leaving)) {
-		bufshare_imp_send_locked(imp, imp->detach_req, BUFSHARE_IMPORT_DETACHING,
-					 bufshare_detach_complete);
-	}
+	    (imp->released || imp->zapped))
+		bufshare_imp_unmap_locked(imp);
+	else if (imp->wire == BUFSHARE_IMPORT_ATTACHED && (imp->released || imp->bd->leaving))
+		bufshare_imp_detach_locked(imp);
 }
 
 /* Is the place still used for a buffer that was revoked? */
@@ -143,9 +159,9 @@ static int bufshare_map_result_locked(struct bufshare_imp *imp, struct bufshare_
 
 	memcpy(&resp, req->in, sizeof(resp));
 	offset = le64_to_cpu(resp.shm_offset);
+	imp->window = le64_to_cpu(resp.window);
 	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_MAPPED);
-	imp->coherent = le32_to_cpu(resp.flags) & VIRTIO_BUFSHARE_MAP_COHERENT;
-	if (le64_to_cpu(resp.len) == imp->size && PAGE_ALIGNED(offset) &&
+	if (imp->window && le64_to_cpu(resp.len) == imp->size && PAGE_ALIGNED(offset) &&
 	    offset <= shm->size && imp->size <= shm->size - offset) {
 		if (!bufshare_place_stale_locked(imp, offset)) {
 			imp->shm_offset = offset;
@@ -154,10 +170,10 @@ static int bufshare_map_result_locked(struct bufshare_imp *imp, struct bufshare_
 		dev_err_ratelimited(imp->bd->dev, "the host maps where a device still uses a revoked buffer\n");
 	} else {
 		imp->bd->stats.malformed++;
-		dev_err_ratelimited(imp->bd->dev, "the host maps %llu bytes at %#llx of a region of %#llx\n",
-				    le64_to_cpu(resp.len), offset, shm->size);
+		dev_err_ratelimited(imp->bd->dev, "the host maps %llu bytes at %#llx of a region of %#llx, window %llu\n",
+				    le64_to_cpu(resp.len), offset, shm->size, imp->window);
 	}
-	/* Never used, so nothing to zap: only UNMAP is left to do. */
+	/* Never used, so nothing to zap: only UNMAP is left to do, of whatever window. */
 	WRITE_ONCE(imp->revoked, true);
 	imp->zapped = true;
 	return -EPROTO;
@@ -254,8 +270,8 @@ static int bufshare_imp_map(struct bufshare_imp *imp, bool killable)
 		if (imp->wire == BUFSHARE_IMPORT_ATTACHED && !req) {
 			bufshare_unlock(bd);
 			req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_MAP,
-						 sizeof(struct virtio_bufshare_map),
-						 sizeof(struct virtio_bufshare_map_resp));
+						 sizeof(struct virtio_bufshare_map), 0,
+						 sizeof(struct virtio_bufshare_map_resp), 0);
 			if (!req)
 				return -ENOMEM;
 			bufshare_lock(bd);
@@ -512,7 +528,7 @@ static int bufshare_imp_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 /* Does the host have to know of CPU access? Only where that moves data. */
 static bool bufshare_imp_syncs(const struct bufshare_imp *imp)
 {
-	return !imp->coherent || READ_ONCE(force_sync);
+	return !(imp->properties & VIRTIO_BUFSHARE_COHERENT) || READ_ONCE(force_sync);
 }
 
 /*
@@ -564,8 +580,8 @@ static int bufshare_imp_sync(struct bufshare_imp *imp, enum dma_data_direction d
 	if (!access)
 		return -EACCES;
 
-	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_SYNC, sizeof(*out),
-				 sizeof(struct virtio_bufshare_resp));
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_SYNC, sizeof(*out), 0,
+				 sizeof(struct virtio_bufshare_resp), 0);
 	if (!req)
 		return -ENOMEM;
 	out = req->out;
@@ -781,7 +797,7 @@ void bufshare_import_revoked_locked(struct bufshare_device *bd, u64 handle)
 {
 	struct bufshare_imp *imp;
 
-	list_for_each_entry(imp, &bd->imports, node) {
+	hash_for_each_possible(bd->imports_by_handle, imp, by_handle, handle) {
 		if (imp->handle == handle && imp->wire != BUFSHARE_IMPORT_GONE) {
 			bufshare_imp_revoke_locked(imp);
 			return;
@@ -871,7 +887,9 @@ static void bufshare_attach_complete(struct bufshare_device *bd, struct bufshare
 		imp->owner = le64_to_cpu(resp.owner);
 		imp->rights = le32_to_cpu(resp.rights);
 		imp->way = le32_to_cpu(resp.way);
+		imp->properties = le32_to_cpu(resp.properties);
 		imp->windows = le32_to_cpu(resp.windows);
+		hash_add(bd->imports_by_handle, &imp->by_handle, imp->handle);
 		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHED);
 		bufshare_imp_settle_locked(imp);
 	}
@@ -886,12 +904,10 @@ static struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
 	imp = kzalloc_obj(*imp, GFP_KERNEL_ACCOUNT);
 	if (!imp)
 		return NULL;
-	imp->unmap_req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_UNMAP,
-					    sizeof(struct virtio_bufshare_by_handle),
-					    sizeof(struct virtio_bufshare_resp));
-	imp->detach_req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_DETACH,
-					     sizeof(struct virtio_bufshare_by_handle),
-					     sizeof(struct virtio_bufshare_resp));
+	imp->unmap_req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_UNMAP,
+					      sizeof(struct virtio_bufshare_window));
+	imp->detach_req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_DETACH,
+					       sizeof(struct virtio_bufshare_handle));
 	if (!imp->unmap_req || !imp->detach_req) {
 		bufshare_req_put(imp->unmap_req);
 		bufshare_req_put(imp->detach_req);
@@ -903,7 +919,6 @@ static struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
 	imp->refs = 1;
 	imp->bd = bd;
 	memcpy(&imp->id, &arg->id, sizeof(imp->id));
-	imp->wanted = arg->rights;
 	init_rwsem(&imp->fault_sem);
 	init_waitqueue_head(&imp->wait);
 	INIT_WORK(&imp->revoke_work, bufshare_revoke_work);
@@ -940,20 +955,24 @@ static int bufshare_imp_send_attach_locked(struct bufshare_imp *imp, struct bufs
 	return ret;
 }
 
-static int bufshare_imp_request(struct bufshare_imp *imp, u32 *status)
+static int bufshare_imp_request(struct bufshare_imp *imp, struct bufshare_import *arg)
 {
 	struct bufshare_device *bd = imp->bd;
 	struct virtio_bufshare_attach *out;
 	struct bufshare_req *req;
 	int ret;
 
-	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_ATTACH, sizeof(*out),
-				 sizeof(struct virtio_bufshare_attach_resp));
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_ATTACH, sizeof(*out), 0,
+				 sizeof(struct virtio_bufshare_attach_resp), 0);
 	if (!req)
 		return -ENOMEM;
 	out = req->out;
 	out->id = imp->id;
-	out->rights = cpu_to_le32(imp->wanted);
+	out->rights = cpu_to_le32(arg->rights);
+	/* Bits of these that we do not know are for the host to judge. */
+	out->ways = cpu_to_le32(arg->ways);
+	out->required = cpu_to_le32(arg->required);
+	out->max_windows = cpu_to_le32(arg->max_windows);
 	req->owner = imp;
 	req->complete = bufshare_attach_complete;
 
@@ -961,20 +980,32 @@ static int bufshare_imp_request(struct bufshare_imp *imp, u32 *status)
 	ret = bufshare_imp_send_attach_locked(imp, req);
 	bufshare_unlock(bd);
 	if (!ret)
-		ret = bufshare_wait(bd, req, status);
+		ret = bufshare_wait(bd, req, &arg->status);
 	bufshare_req_put(req);
 	return ret;
 }
 
-/* Is what the host granted something that we can serve? */
-static int bufshare_imp_check(const struct bufshare_imp *imp)
+/* Is the way that the host chose one of those that are accepted? */
+static bool bufshare_imp_way_accepted(const struct bufshare_imp *imp,
+				      const struct bufshare_import *arg)
+{
+	if (!arg->ways)
+		return imp->properties & VIRTIO_BUFSHARE_COHERENT;
+	return imp->way < BITS_PER_TYPE(arg->ways) && arg->ways & BIT(imp->way);
+}
+
+/* Is what the host granted what was asked for, and something that we can serve? */
+static int bufshare_imp_check(const struct bufshare_imp *imp, const struct bufshare_import *arg)
 {
 	struct bufshare_device *bd = imp->bd;
 
-	if (!imp->handle || !imp->size || imp->rights & ~imp->wanted ||
-	    !(imp->rights & VIRTIO_BUFSHARE_READ)) {
-		dev_err_ratelimited(bd->dev, "the host granted handle %llu, %llu bytes, rights %#x\n",
-				    imp->handle, imp->size, imp->rights);
+	if (!imp->handle || !imp->size || imp->rights & ~arg->rights ||
+	    !(imp->rights & VIRTIO_BUFSHARE_READ) || !bufshare_imp_way_accepted(imp, arg) ||
+	    arg->required & ~imp->properties ||
+	    (arg->max_windows && imp->windows > arg->max_windows)) {
+		dev_err_ratelimited(bd->dev, "the host granted handle %llu, %llu bytes, rights %#x, way %u, properties %#x, %u windows\n",
+				    imp->handle, imp->size, imp->rights, imp->way,
+				    imp->properties, imp->windows);
 		return -EPROTO;
 	}
 	if (!bd->shm)
@@ -1012,9 +1043,9 @@ static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import 
 	imp = bufshare_imp_alloc(bd, arg);
 	if (!imp)
 		return -ENOMEM;
-	ret = bufshare_imp_request(imp, &arg->status);
+	ret = bufshare_imp_request(imp, arg);
 	if (!ret)
-		ret = bufshare_imp_check(imp);
+		ret = bufshare_imp_check(imp, arg);
 	if (ret)
 		goto drop;
 
@@ -1050,6 +1081,7 @@ static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import 
 	arg->generation = imp->generation;
 	arg->owner = imp->owner;
 	arg->way = imp->way;
+	arg->properties = imp->properties;
 	arg->windows = imp->windows;
 	return 0;
 

@@ -9,6 +9,7 @@
 #include <linux/errno.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/nospec.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -59,30 +60,60 @@ static int bufshare_ioc_info(struct bufshare_device *bd, void *data, struct bufs
 	info->shm_size = caps.shm_size;
 	info->max_buffer_size = caps.max_buffer_size;
 	info->peer_id = caps.peer_id;
+	info->ways = caps.ways;
 	return 0;
 }
 
-/* PEERS and LIST: as many entries as one answer may have; the loop is the caller's. */
+/*
+ * Copy the entries of an answer out, each of entry bytes as the host has them and as we
+ * do. In the program's table they have the size that it says: cut, or filled with zeroes.
+ */
+static int bufshare_table_copy(const struct bufshare_table *arg, u32 count, size_t entry,
+			       void (*convert)(void *to, const void *from), const void *from)
+{
+	size_t size = arg->entry_size, i;
+	void *table, *ours;
+	int ret = -ENOMEM;
+
+	ours = kzalloc(entry, GFP_KERNEL);
+	table = kvcalloc(max(count, 1U), size, GFP_KERNEL);
+	if (!ours || !table)
+		goto out;
+	for (i = 0; i < count; i++) {
+		convert(ours, from + i * entry);
+		memcpy(table + i * size, ours, min(size, entry));
+	}
+	ret = copy_to_user(u64_to_user_ptr(arg->entries), table, count * size) ? -EFAULT : 0;
+out:
+	kvfree(table);
+	kfree(ours);
+	return ret;
+}
+
+/*
+ * PEERS and LIST: as many entries as one answer may have; the loop is the caller's. An
+ * entry has as many bytes for the host as for us.
+ */
 static int bufshare_table(struct bufshare_device *bd, struct bufshare_table *arg, u32 type,
 			  size_t entry, void (*convert)(void *to, const void *from))
 {
 	struct virtio_bufshare_list_resp resp;
 	struct virtio_bufshare_cursor *out;
 	struct bufshare_req *req;
-	void *table = NULL;
-	u32 room, count, i;
+	u32 room, count;
 	int ret;
 
 	arg->status = 0;
-	if (!arg->count)
+	if (!arg->count || !bufshare_entry_fits(arg->entry_size, BUFSHARE_ENTRY_ALIGN) ||
+	    arg->reserved)
 		return -EINVAL;
 	room = min(arg->count, VIRTIO_BUFSHARE_MAX_LIST);
-	req = bufshare_req_alloc(type, sizeof(*out), sizeof(resp) + room * entry);
+	req = bufshare_req_alloc(type, sizeof(*out), 0, sizeof(resp), room * entry);
 	if (!req)
 		return -ENOMEM;
-	req->in_min = sizeof(resp);
 	out = req->out;
 	out->cursor = cpu_to_le64(arg->cursor);
+	out->entry_size = cpu_to_le32(entry);
 	ret = bufshare_call(bd, req, &arg->status);
 	if (ret)
 		goto out;
@@ -93,20 +124,12 @@ static int bufshare_table(struct bufshare_device *bd, struct bufshare_table *arg
 		ret = bufshare_malformed(bd);
 		goto out;
 	}
-	ret = -ENOMEM;
-	table = kcalloc(max(count, 1U), entry, GFP_KERNEL);
-	if (!table)
-		goto out;
-	for (i = 0; i < count; i++)
-		convert(table + i * entry, req->in + sizeof(resp) + i * entry);
-	ret = -EFAULT;
-	if (copy_to_user(u64_to_user_ptr(arg->entries), table, count * entry))
+	ret = bufshare_table_copy(arg, count, entry, convert, req->in + sizeof(resp));
+	if (ret)
 		goto out;
 	arg->cursor = le64_to_cpu(resp.next);
 	arg->count = count;
-	ret = 0;
 out:
-	kfree(table);
 	bufshare_req_put(req);
 	return ret;
 }
@@ -154,25 +177,31 @@ static int bufshare_ioc_set_meta(struct bufshare_device *bd, void *data,
 	struct bufshare_meta_io *arg = data;
 	struct virtio_bufshare_set_meta_resp resp;
 	struct virtio_bufshare_set_meta *out;
+	struct virtio_bufshare_meta *record;
 	struct bufshare_req *req;
+	struct bufshare_meta meta;
 	int ret;
 
 	arg->status = 0;
-	if (arg->reserved || arg->meta.reserved)
+	if (arg->reserved)
 		return -EINVAL;
-	if (arg->meta.blob_len > bd->caps.max_blob) {
-		arg->status = VIRTIO_BUFSHARE_S_META_TOO_LARGE;
-		return -EMSGSIZE;
-	}
-	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_SET_META, sizeof(*out) + arg->meta.blob_len,
-				 sizeof(resp));
+	ret = bufshare_meta_read(bd, arg->meta, arg->meta_size, &meta, &arg->status);
+	if (ret)
+		return ret;
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_SET_META, sizeof(*out),
+				 sizeof(*record) + meta.blob_len, sizeof(resp), 0);
 	if (!req)
 		return -ENOMEM;
 	out = req->out;
-	memcpy(&out->id, &arg->id, sizeof(out->id));
-	bufshare_meta_to_wire(&out->meta, &arg->meta);
+	ret = bufshare_exp_id(bd, arg->export_fd, &out->id);
+	if (ret)
+		goto out;
+	memcpy(&arg->id, &out->id, sizeof(arg->id));
+	out->meta_size = cpu_to_le32(sizeof(*record));
+	record = (struct virtio_bufshare_meta *)(out + 1);
+	bufshare_meta_to_wire(record, &meta);
 	ret = -EFAULT;
-	if (copy_from_user(out + 1, u64_to_user_ptr(arg->blob), arg->meta.blob_len))
+	if (copy_from_user(record + 1, u64_to_user_ptr(arg->blob), meta.blob_len))
 		goto out;
 	ret = bufshare_call(bd, req, &arg->status);
 	if (!ret) {
@@ -184,44 +213,64 @@ out:
 	return ret;
 }
 
+/* Copy the metadata of an answer out, and their blob if there is room for it. */
+static int bufshare_meta_copy(const struct bufshare_meta_io *arg, u32 room,
+			      const struct virtio_bufshare_meta *record, const void *blob)
+{
+	struct bufshare_meta meta;
+	int ret = 0;
+
+	bufshare_meta_from_wire(&meta, record);
+	if (meta.blob_len > room)
+		ret = -EMSGSIZE;
+	else if (copy_to_user(u64_to_user_ptr(arg->blob), blob, meta.blob_len))
+		return -EFAULT;
+	/* Also when there is too little room: they say how much is needed. */
+	if (copy_struct_to_user(u64_to_user_ptr(arg->meta), arg->meta_size, &meta, sizeof(meta),
+				NULL))
+		return -EFAULT;
+	return ret;
+}
+
 /* GET_META */
 static int bufshare_ioc_get_meta(struct bufshare_device *bd, void *data,
 				 struct bufshare_newfd *newfd)
 {
 	struct bufshare_meta_io *arg = data;
-	u32 room = arg->meta.blob_len;
 	struct virtio_bufshare_get_meta_resp resp;
-	struct virtio_bufshare_by_id *out;
+	struct virtio_bufshare_meta record;
+	const size_t least = sizeof(resp) + sizeof(record);
+	struct virtio_bufshare_get_meta *out;
 	struct bufshare_req *req;
+	u32 room;
 	int ret;
 
 	arg->status = 0;
-	if (arg->reserved || arg->meta.reserved)
+	if (arg->export_fd || arg->reserved)
 		return -EINVAL;
+	ret = bufshare_meta_room(arg->meta, arg->meta_size, &room);
+	if (ret)
+		return ret;
 	/* Always room for the largest: the length needed is to be returned. */
-	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_GET_META, sizeof(*out),
-				 sizeof(resp) + VIRTIO_BUFSHARE_MAX_BLOB);
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_GET_META, sizeof(*out), 0, sizeof(resp),
+				 sizeof(record) + VIRTIO_BUFSHARE_MAX_BLOB);
 	if (!req)
 		return -ENOMEM;
-	req->in_min = sizeof(resp);
 	out = req->out;
 	memcpy(&out->id, &arg->id, sizeof(out->id));
+	out->meta_size = cpu_to_le32(sizeof(record));
 	ret = bufshare_call(bd, req, &arg->status);
 	if (ret)
 		goto out;
 
 	memcpy(&resp, req->in, sizeof(resp));
-	if (le32_to_cpu(resp.meta.blob_len) != req->used - sizeof(resp)) {
+	memcpy(&record, req->in + sizeof(resp), sizeof(record));
+	if (req->used < least || le32_to_cpu(record.blob_len) != req->used - least) {
 		ret = bufshare_malformed(bd);
 		goto out;
 	}
 	arg->seq = le64_to_cpu(resp.seq);
-	bufshare_meta_from_wire(&arg->meta, &resp.meta);
-	if (arg->meta.blob_len > room)
-		ret = -EMSGSIZE;
-	else if (copy_to_user(u64_to_user_ptr(arg->blob), req->in + sizeof(resp),
-			      arg->meta.blob_len))
-		ret = -EFAULT;
+	ret = bufshare_meta_copy(arg, room, &record, req->in + least);
 out:
 	bufshare_req_put(req);
 	return ret;
@@ -230,7 +279,6 @@ out:
 /* QUERY */
 static int bufshare_ioc_query(struct bufshare_device *bd, void *data, struct bufshare_newfd *newfd)
 {
-	const size_t after_id = offsetof(struct bufshare_buffer, owner);
 	struct bufshare_query *arg = data;
 	struct virtio_bufshare_query_resp resp;
 	struct virtio_bufshare_by_id *out;
@@ -238,10 +286,9 @@ static int bufshare_ioc_query(struct bufshare_device *bd, void *data, struct buf
 	int ret;
 
 	arg->status = 0;
-	if (arg->reserved ||
-	    memchr_inv(&arg->buffer.owner, 0, sizeof(arg->buffer) - after_id))
+	if (arg->reserved)
 		return -EINVAL;
-	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_QUERY, sizeof(*out), sizeof(resp));
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_QUERY, sizeof(*out), 0, sizeof(resp), 0);
 	if (!req)
 		return -ENOMEM;
 	out = req->out;
@@ -257,27 +304,29 @@ static int bufshare_ioc_query(struct bufshare_device *bd, void *data, struct buf
 
 /**
  * struct bufshare_ioc - one ioctl
- * @cmd: its number, with the size of its argument
+ * @cmd: its number, with the size that its argument has for us
+ * @least: bytes that its argument has for every program
  * @call: what it does
  */
 struct bufshare_ioc {
 	unsigned int cmd;
+	size_t least;
 	int (*call)(struct bufshare_device *bd, void *data, struct bufshare_newfd *newfd);
 };
 
-#define BUFSHARE_IOC(name, func) \
-	[_IOC_NR(BUFSHARE_IOC_##name)] = { BUFSHARE_IOC_##name, func }
+#define BUFSHARE_IOC(name, least, func) \
+	[_IOC_NR(BUFSHARE_IOC_##name)] = { BUFSHARE_IOC_##name, least, func }
 
 static const struct bufshare_ioc bufshare_iocs[] = {
-	BUFSHARE_IOC(INFO, bufshare_ioc_info),
-	BUFSHARE_IOC(PEERS, bufshare_ioc_peers),
-	BUFSHARE_IOC(ALLOC, bufshare_ioc_alloc_any),
-	BUFSHARE_IOC(EXPORT, bufshare_ioc_export_any),
-	BUFSHARE_IOC(IMPORT, bufshare_ioc_import_any),
-	BUFSHARE_IOC(SET_META, bufshare_ioc_set_meta),
-	BUFSHARE_IOC(GET_META, bufshare_ioc_get_meta),
-	BUFSHARE_IOC(QUERY, bufshare_ioc_query),
-	BUFSHARE_IOC(LIST, bufshare_ioc_list),
+	BUFSHARE_IOC(INFO, BUFSHARE_INFO_SIZE_VER0, bufshare_ioc_info),
+	BUFSHARE_IOC(PEERS, BUFSHARE_TABLE_SIZE_VER0, bufshare_ioc_peers),
+	BUFSHARE_IOC(ALLOC, BUFSHARE_ALLOC_SIZE_VER0, bufshare_ioc_alloc_any),
+	BUFSHARE_IOC(EXPORT, BUFSHARE_EXPORT_SIZE_VER0, bufshare_ioc_export_any),
+	BUFSHARE_IOC(IMPORT, BUFSHARE_IMPORT_SIZE_VER0, bufshare_ioc_import_any),
+	BUFSHARE_IOC(SET_META, BUFSHARE_META_IO_SIZE_VER0, bufshare_ioc_set_meta),
+	BUFSHARE_IOC(GET_META, BUFSHARE_META_IO_SIZE_VER0, bufshare_ioc_get_meta),
+	BUFSHARE_IOC(QUERY, BUFSHARE_QUERY_SIZE_VER0, bufshare_ioc_query),
+	BUFSHARE_IOC(LIST, BUFSHARE_TABLE_SIZE_VER0, bufshare_ioc_list),
 };
 
 /**
@@ -293,7 +342,8 @@ long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	struct bufshare_newfd newfd = { .fd = -1 };
 	struct bufshare_file *bf = file->private_data;
 	void __user *user = (void __user *)arg;
-	unsigned int nr = _IOC_NR(cmd);
+	size_t user_size = _IOC_SIZE(cmd), size;
+	const struct bufshare_ioc *ioc;
 	union {
 		struct bufshare_info info;
 		struct bufshare_table table;
@@ -305,16 +355,24 @@ long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	} data;
 	int ret;
 
-	if (nr >= ARRAY_SIZE(bufshare_iocs) || bufshare_iocs[nr].cmd != cmd)
+	if (_IOC_TYPE(cmd) != BUFSHARE_IOC_MAGIC || _IOC_NR(cmd) >= ARRAY_SIZE(bufshare_iocs))
 		return -ENOTTY;
+	ioc = &bufshare_iocs[array_index_nospec(_IOC_NR(cmd), ARRAY_SIZE(bufshare_iocs))];
+	if (_IOC_DIR(cmd) != _IOC_DIR(ioc->cmd))
+		return -ENOTTY;
+	if (user_size < ioc->least)
+		return -EINVAL;
 	if (!READ_ONCE(bf->bd->alive))
 		return -ENODEV;
+	/* The argument's size is the program's: it may know fewer fields than we do, or more. */
+	size = _IOC_SIZE(ioc->cmd);
 	memset(&data, 0, sizeof(data));
-	if (_IOC_DIR(cmd) & _IOC_WRITE && copy_from_user(&data, user, _IOC_SIZE(cmd)))
-		return -EFAULT;
+	ret = copy_struct_from_user(&data, size, user, user_size);
+	if (ret)
+		return ret;
 
-	ret = bufshare_iocs[nr].call(bf->bd, &data, &newfd);
-	if (copy_to_user(user, &data, _IOC_SIZE(cmd)) && !ret)
+	ret = ioc->call(bf->bd, &data, &newfd);
+	if (copy_struct_to_user(user, user_size, &data, size, NULL) && !ret)
 		ret = -EFAULT;
 	if (newfd.fd >= 0) {
 		if (ret) {

@@ -116,26 +116,38 @@ static struct bufshare_exp *bufshare_kept_next(u64 round)
 	return next;
 }
 
-static int bufshare_kept_call(struct bufshare_device *bd, struct bufshare_exp *exp, u32 type,
-			      size_t in_len, u32 *status)
+static int bufshare_kept_query(struct bufshare_device *bd, const struct bufshare_exp *exp,
+			       u32 *status)
 {
 	struct virtio_bufshare_by_id *out;
 	struct bufshare_req *req;
 	int ret;
 
-	req = bufshare_req_alloc(type, sizeof(*out), in_len);
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_QUERY, sizeof(*out), 0,
+				 sizeof(struct virtio_bufshare_query_resp), 0);
 	if (!req)
 		return -ENOMEM;
 	out = req->out;
 	out->id = exp->id;
-	if (type == VIRTIO_BUFSHARE_CMD_UNEXPORT) {
-		req->owner = exp;
-		req->complete = bufshare_kept_complete;
-		spin_lock_irq(&bufshare_kept_lock);
-		exp->asked = BUFSHARE_KEPT_NEVER;
-		spin_unlock_irq(&bufshare_kept_lock);
-	}
 	ret = bufshare_call(bd, req, status);
+	bufshare_req_put(req);
+	return ret;
+}
+
+static int bufshare_kept_unexport(struct bufshare_device *bd, struct bufshare_exp *exp)
+{
+	struct bufshare_req *req;
+	int ret;
+
+	req = bufshare_unexport_alloc(&exp->id);
+	if (!req)
+		return -ENOMEM;
+	req->owner = exp;
+	req->complete = bufshare_kept_complete;
+	spin_lock_irq(&bufshare_kept_lock);
+	exp->asked = BUFSHARE_KEPT_NEVER;
+	spin_unlock_irq(&bufshare_kept_lock);
+	ret = bufshare_call(bd, req, NULL);
 	bufshare_req_put(req);
 	return ret;
 }
@@ -146,14 +158,12 @@ static int bufshare_kept_try(struct bufshare_device *bd, struct bufshare_exp *ex
 	u32 status = VIRTIO_BUFSHARE_S_OK;
 	int ret;
 
-	ret = bufshare_kept_call(bd, exp, VIRTIO_BUFSHARE_CMD_QUERY,
-				 sizeof(struct virtio_bufshare_query_resp), &status);
+	ret = bufshare_kept_query(bd, exp, &status);
 	if (!ret)
 		return -EBUSY;
 	if (status != VIRTIO_BUFSHARE_S_NOT_FOUND)
 		return ret;
-	ret = bufshare_kept_call(bd, exp, VIRTIO_BUFSHARE_CMD_UNEXPORT,
-				 sizeof(struct virtio_bufshare_resp), &status);
+	ret = bufshare_kept_unexport(bd, exp);
 	return ret == -ENOENT ? 0 : ret;
 }
 

@@ -50,10 +50,11 @@ static int bufshare_probe(struct virtio_device *vdev)
 	bd = bufshare_device_alloc(vdev);
 	if (!bd)
 		goto err_bound;
-	INIT_WORK(&bd->event_work, bufshare_event_work);
+	INIT_DELAYED_WORK(&bd->intake_work, bufshare_intake_work);
+	INIT_WORK(&bd->deliver_work, bufshare_deliver_work);
 	INIT_DELAYED_WORK(&bd->kept_work, bufshare_kept_work);
 	bufshare_set_priv(vdev, bd);
-	bd->wq = alloc_ordered_workqueue("bufshare", WQ_HIGHPRI | WQ_MEM_RECLAIM);
+	bd->wq = alloc_workqueue("bufshare", WQ_UNBOUND | WQ_HIGHPRI | WQ_MEM_RECLAIM, 0);
 	if (!bd->wq)
 		goto err_device;
 	/* It calls other drivers, which may flush ordinary queues: no WQ_MEM_RECLAIM. */

@@ -8,8 +8,8 @@
  *   file, ioctl, sysfs, debugfs, event	what programs and the host ask for
  *   export, kept, import		a buffer's way out of this VM and into it
  *   backing, alloc, mmap, sg, shm	its memory
- *   caps, wire, vq			requests and answers
- *   device				what all of them hold
+ *   caps, user, wire, vq		requests and answers
+ *   device, ring			what all of them hold
  * Upwards, vq calls those who wait for a request, and backing ends an export whose
  * memory its owner wants back.
  *
@@ -49,7 +49,10 @@
  *   wait queues
  * No lock but session, inside, mmap_lock and dma_resv (the last two when the kernel calls
  * us with them) is held while waiting for the host, and the work that revokes an import takes
- * only the locks of that import.
+ * only the locks of that import. No code of other drivers is called under
+ * bufshare_device.lock: who is to be told what is told when it has been released, by
+ * bufshare_notify() or by a work. Intake and delivery of events take no dma_resv: who
+ * holds one may wait for what an event brings.
  */
 #ifndef _BUFSHARE_PRIV_H
 #define _BUFSHARE_PRIV_H
@@ -60,6 +63,7 @@
 #include <linux/fcntl.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/hashtable.h>
 #include <linux/kref.h>
 #include <linux/ktime.h>
 #include <linux/list.h>
@@ -98,7 +102,30 @@
 #define BUFSHARE_RESET_REST_MS	5000
 #define BUFSHARE_RESET_POLL_MS	10
 #define BUFSHARE_NUM_EVENT_BUFS		32
-#define BUFSHARE_FILE_EVENTS		256
+/* Events that are taken at once: interrupts are off for as long as that takes. */
+#define BUFSHARE_INTAKE_EVENTS		4
+/* Events that wait for a reader, or for the delivery to readers. */
+#define BUFSHARE_RING_EVENTS		256
+/* Events that the delivery takes at once: interrupts are off for as long as that takes. */
+#define BUFSHARE_DELIVER_EVENTS		32
+/*
+ * Bytes of what programs give and take, as it was first published: they know no less of
+ * it. What is added to a structure does not change these.
+ */
+#define BUFSHARE_INFO_SIZE_VER0		96
+#define BUFSHARE_TABLE_SIZE_VER0	32
+#define BUFSHARE_ALLOC_SIZE_VER0	24
+#define BUFSHARE_EXPORT_SIZE_VER0	80
+#define BUFSHARE_IMPORT_SIZE_VER0	88
+#define BUFSHARE_META_IO_SIZE_VER0	56
+#define BUFSHARE_QUERY_SIZE_VER0	112
+#define BUFSHARE_META_SIZE_VER0		160
+#define BUFSHARE_ACCESS_SIZE_VER0	16
+#define BUFSHARE_EVENT_SIZE_VER0	72
+/* Sizes of entries and records are multiples of this, so that all fields are aligned. */
+#define BUFSHARE_ENTRY_ALIGN		8
+/* Exports and imports are found by name in about as many lists as there are of each. */
+#define BUFSHARE_HASH_BITS		10
 /* Room for the module's name, half an id in hex, and a peer's number. */
 #define BUFSHARE_LABEL_LEN		64
 
@@ -115,6 +142,8 @@
  * @shm_size: bytes of the window region
  * @max_buffer_size: bytes per buffer
  * @peer_id: our id
+ * @event_size: bytes of an event buffer
+ * @ways: ways that an import may be given, as bits: 1 << VIRTIO_BUFSHARE_WAY_*
  */
 struct bufshare_caps {
 	u32 version;
@@ -128,6 +157,8 @@ struct bufshare_caps {
 	u64 shm_size;
 	u64 max_buffer_size;
 	u64 peer_id;
+	u32 event_size;
+	u32 ways;
 };
 
 /**
@@ -138,7 +169,7 @@ struct bufshare_caps {
  * @timeouts: waiters that gave up
  * @orphans: answers that came after their waiter had gone
  * @events: events taken
- * @lost: events that the device or a full file queue dropped
+ * @lost: events that the device or a full ring dropped, as far as their number is known
  * @revoked: imports revoked by their exporters
  */
 struct bufshare_stats {
@@ -150,6 +181,46 @@ struct bufshare_stats {
 	u64 events;
 	u64 lost;
 	u64 revoked;
+};
+
+/* More than can be counted are as many as are unknown. */
+#define BUFSHARE_DROPPED_UNKNOWN	U64_MAX
+
+/**
+ * struct bufshare_ring - events that wait for their reader; protected by its owner's lock
+ * @head: index of the oldest event
+ * @count: events in @events
+ * @dropped: events that are missing since @events was full, BUFSHARE_DROPPED_UNKNOWN: an
+ *	unknown number
+ * @events: the events; written where they are not yet counted
+ */
+struct bufshare_ring {
+	u32 head;
+	u32 count;
+	u64 dropped;
+	struct bufshare_event events[BUFSHARE_RING_EVENTS];
+};
+
+/**
+ * struct bufshare_complaints - what the intake of events has found, and the work reports
+ * @malformed: events that made no sense
+ * @type: of the last of those, as far as it can be believed
+ * @length: likewise
+ * @used: bytes of that one's buffer that the device said it has written
+ * @gaps: events that came after a gap
+ * @seq: number of the last of those
+ * @aside: event buffers that could not be given back
+ * @broken: the event queue is
+ */
+struct bufshare_complaints {
+	u32 malformed;
+	u32 type;
+	u32 length;
+	u32 used;
+	u32 gaps;
+	u64 seq;
+	u32 aside;
+	bool broken;
 };
 
 /**
@@ -189,7 +260,7 @@ struct bufshare_shm {
  * @misc: /dev/bufshare; constant while registered
  * @debugfs: our folder; constant while bound
  * @reboot: leaves before a reboot; constant while registered
- * @wq: dispatch of events; constant while bound
+ * @wq: intake and delivery of events; constant while bound
  * @revoke_wq: revocation of imports, in parallel; constant while bound
  * @caps: limits; written as a session begins, under @lock. Each stands alone: only who
  *	wants all of one time takes @lock to read
@@ -218,17 +289,29 @@ struct bufshare_shm {
  * @max_slow: how many of those it may have; written as a session begins, under @lock
  * @cookie: of the last request; @lock
  * @exports: struct bufshare_exp.node; @lock
+ * @exports_by_id: struct bufshare_exp.by_id; @lock
  * @imports: struct bufshare_imp.node; @lock
+ * @imports_by_handle: struct bufshare_imp.by_handle; @lock
  * @maps: MAPs that the host has not answered; @lock
  * @maps_until: when it has to have answered one of them, jiffies; @lock
  * @unmaps: how many UNMAPs were sent; @lock
  * @stats: counters; @lock
  * @idle: woken when an import has left its window, or an export is answered or its
  *	backing released
- * @event_bufs: buffers for @eventq, device-writable; constant while bound
- * @event_work: takes them; on @wq
+ * @event_bufs: buffers for @eventq, device-writable; constant while there is one
+ * @event_size: bytes of each; likewise
+ * @aside: those that could not be given back to @eventq; @lock
+ * @nr_aside: how many; @lock
+ * @event_seq: number of the last event; @lock
+ * @events: those that were taken and not delivered; @lock
+ * @complaints: what @deliver_work has to report to the log; @lock
+ * @deliver: those that are being delivered; @deliver_work alone
+ * @delivered: the session is over, and files have all its events; written by
+ *	@deliver_work, and as a session begins, under @lock
+ * @intake_work: goes on where an interrupt of @eventq stops, and tries again to give back
+ *	what is @aside; on @wq
+ * @deliver_work: gives @events to all files, and @complaints to the log; on @wq
  * @kept_work: asks for exports that are kept; on bufshare_release_wq
- * @event_seq: number of the last event; only @event_work and when it cannot run
  * @files_lock: protects @files
  * @files: struct bufshare_file.node
  */
@@ -271,17 +354,27 @@ struct bufshare_device {
 	u32 max_slow;
 	u64 cookie;
 	struct list_head exports;
+	DECLARE_HASHTABLE(exports_by_id, BUFSHARE_HASH_BITS);
 	struct list_head imports;
+	DECLARE_HASHTABLE(imports_by_handle, BUFSHARE_HASH_BITS);
 	u32 maps;
 	unsigned long maps_until;
 	u64 unmaps;
 	struct bufshare_stats stats;
 	wait_queue_head_t idle;
 
-	struct virtio_bufshare_event *event_bufs;
-	struct work_struct event_work;
-	struct delayed_work kept_work;
+	void *event_bufs[BUFSHARE_NUM_EVENT_BUFS];
+	u32 event_size;
+	void *aside[BUFSHARE_NUM_EVENT_BUFS];
+	u32 nr_aside;
 	u64 event_seq;
+	struct bufshare_ring events;
+	struct bufshare_complaints complaints;
+	struct bufshare_event deliver[BUFSHARE_DELIVER_EVENTS];
+	bool delivered;
+	struct delayed_work intake_work;
+	struct work_struct deliver_work;
+	struct delayed_work kept_work;
 
 	struct mutex files_lock;	/* files */
 	struct list_head files;
@@ -304,12 +397,13 @@ enum bufshare_req_state {
  * @orphan: its waiter has gone; bufshare_device.lock
  * @closing: it gives something back; constant
  * @slow: its answer comes when other VMs please; constant
- * @out: the request; constant from the sending on
- * @out_len: its bytes; constant
+ * @out: the request's structure and what follows it; constant from the sending on
+ * @out_len: bytes of both; constant
  * @in: room for the answer; the device's while INFLIGHT
  * @in_len: its bytes; constant
- * @in_min: bytes that an OK answer has at least; constant
- * @used: bytes of the answer; valid when DONE
+ * @resp_len: bytes of the answer's structure, if it is OK; constant
+ * @fail_len: bytes that one which is not OK may have instead of its header's; constant
+ * @used: bytes of the answer, at least @resp_len; valid when DONE with an OK one
  * @err: 0 or a negative errno; valid when DONE
  * @status: VIRTIO_BUFSHARE_S_* of the answer, OK when there was none; when DONE
  * @cookie: as sent; constant from the sending on
@@ -330,7 +424,8 @@ struct bufshare_req {
 	u32 out_len;
 	void *in;
 	u32 in_len;
-	u32 in_min;
+	u32 resp_len;
+	u32 fail_len;
 	u32 used;
 	int err;
 	u32 status;
@@ -404,6 +499,7 @@ enum bufshare_export_wire {
  * @ref: of the file, and of the backing until it is released
  * @bd: the device; constant, counted
  * @node: on bufshare_device.exports; bufshare_device.lock
+ * @by_id: in bufshare_device.exports_by_id from LIVE on; bufshare_device.lock
  * @wire: what the host knows; bufshare_device.lock
  * @closed: UNEXPORT when possible; bufshare_device.lock
  * @ended: the host said that it ended the export by itself; bufshare_device.lock
@@ -429,6 +525,7 @@ struct bufshare_exp {
 	struct kref ref;
 	struct bufshare_device *bd;
 	struct list_head node;
+	struct hlist_node by_id;
 	enum bufshare_export_wire wire;
 	bool closed;
 	bool ended;
@@ -487,18 +584,19 @@ enum bufshare_import_wire {
  *	and when the device has gone and nothing leads there; bufshare_device.lock
  *	to write
  * @node: on bufshare_device.imports; bufshare_device.lock
+ * @by_handle: in bufshare_device.imports_by_handle from ATTACHED on; bufshare_device.lock
  * @wire: what the host knows; bufshare_device.lock to write
  * @id: the buffer; constant
- * @wanted: rights asked for; constant
  * @handle: of the attachment, 0 until ATTACHED; bufshare_device.lock
  * @size: bytes; constant once ATTACHED
  * @generation: likewise
  * @owner: exporting peer; likewise
  * @rights: granted; likewise
  * @way: likewise
+ * @properties: VIRTIO_BUFSHARE_COHERENT and the others; likewise
  * @windows: likewise
- * @shm_offset: place in the window; constant once MAPPED
- * @coherent: SYNC may be left out; likewise
+ * @window: what UNMAP names; constant once MAPPED
+ * @shm_offset: place in the window region; likewise
  * @map_err: why the last MAP failed; bufshare_device.lock
  * @users: device mappings and kernel mappings; bufshare_device.lock
  * @released: the dma-buf is gone or never came; bufshare_device.lock
@@ -525,18 +623,19 @@ struct bufshare_imp {
 	struct bufshare_device *bd;
 	struct bufshare_shm *shm;
 	struct list_head node;
+	struct hlist_node by_handle;
 	enum bufshare_import_wire wire;
 	struct virtio_bufshare_id id;
-	u32 wanted;
 	u64 handle;
 	u64 size;
 	u64 generation;
 	u64 owner;
 	u32 rights;
 	u32 way;
+	u32 properties;
 	u32 windows;
+	u64 window;
 	u64 shm_offset;
-	bool coherent;
 	int map_err;
 	u32 users;
 	bool released;
@@ -562,22 +661,16 @@ struct bufshare_imp {
  * struct bufshare_file - one opening of /dev/bufshare
  * @bd: the device; constant, counted
  * @node: on bufshare_device.files; bufshare_device.files_lock
- * @lock: protects @head, @count and @dropped
- * @head: index of the oldest event
- * @count: events in @ring
- * @dropped: events that found @ring full since
- * @ring: the events; written under @lock where they are not yet counted
+ * @lock: protects @ring
+ * @ring: its events
  * @read_lock: one reader at a time
  * @wait: readers and pollers
  */
 struct bufshare_file {
 	struct bufshare_device *bd;
 	struct list_head node;
-	spinlock_t lock;	/* head, count, dropped */
-	u32 head;
-	u32 count;
-	u64 dropped;
-	struct bufshare_event ring[BUFSHARE_FILE_EVENTS];
+	spinlock_t lock;	/* ring */
+	struct bufshare_ring ring;
 	struct mutex read_lock;	/* one reader at a time */
 	wait_queue_head_t wait;
 };
@@ -628,11 +721,21 @@ static inline struct bufshare_device *bufshare_device_get(struct bufshare_device
 	return bd;
 }
 
+/* bufshare_ring.c */
+void bufshare_overflow(struct bufshare_event *ev, u64 missing);
+u32 bufshare_ring_push_locked(struct bufshare_ring *ring, const struct bufshare_event *ev);
+bool bufshare_ring_peek_locked(const struct bufshare_ring *ring, struct bufshare_event *ev);
+void bufshare_ring_consume_locked(struct bufshare_ring *ring);
+
 /* bufshare_vq.c */
-struct bufshare_req *bufshare_req_alloc(u32 type, size_t out_len, size_t in_len);
+struct bufshare_req *bufshare_req_alloc(u32 type, size_t len, size_t more, size_t resp_len,
+					size_t resp_more);
+struct bufshare_req *bufshare_batch_alloc(u32 type, size_t entry_size);
 void bufshare_req_put(struct bufshare_req *req);
 void bufshare_lock(struct bufshare_device *bd) __acquires(&bd->lock);
 void bufshare_unlock(struct bufshare_device *bd) __releases(&bd->lock);
+void bufshare_interrupt(struct bufshare_device *bd,
+			void (*take_locked)(struct bufshare_device *bd));
 void bufshare_notified(struct bufshare_device *bd);
 u32 bufshare_max_slow(struct virtqueue *vq);
 int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req);
@@ -651,22 +754,40 @@ int bufshare_read_config(struct bufshare_device *bd);
 int bufshare_greet(struct bufshare_device *bd);
 int bufshare_get_caps(struct bufshare_device *bd, u32 *windows_used);
 
+/* bufshare_user.c */
+int bufshare_meta_read(struct bufshare_device *bd, u64 from, u32 size, struct bufshare_meta *meta,
+		       u32 *status);
+int bufshare_meta_room(u64 to, u32 size, u32 *room);
+int bufshare_acl_read(u64 from, u32 size, struct bufshare_access *lines, u32 num);
+
+/* Can a record or an entry of a table have so many bytes, if a program says so? */
+static inline bool bufshare_entry_fits(u32 size, u32 least)
+{
+	return size >= least && size <= BUFSHARE_MAX_ENTRY && !(size % BUFSHARE_ENTRY_ALIGN);
+}
+
 /* bufshare_wire.c */
 void bufshare_meta_to_wire(struct virtio_bufshare_meta *to, const struct bufshare_meta *from);
 void bufshare_meta_from_wire(struct bufshare_meta *to, const struct virtio_bufshare_meta *from);
 void bufshare_buffer_from_wire(struct bufshare_buffer *to,
 			       const struct virtio_bufshare_buffer *from);
 void bufshare_peer_from_wire(struct bufshare_peer *to, const struct virtio_bufshare_peer *from);
+void bufshare_event_from_wire(struct bufshare_event *to, const struct virtio_bufshare_event *from);
 
 /* bufshare_event.c */
 void bufshare_event_done(struct virtqueue *vq);
-void bufshare_event_work(struct work_struct *work);
+void bufshare_intake(struct bufshare_device *bd);
+void bufshare_intake_work(struct work_struct *work);
+void bufshare_deliver_work(struct work_struct *work);
+void bufshare_events_lost_locked(struct bufshare_device *bd, u64 lost);
+int bufshare_event_alloc(struct bufshare_device *bd);
+void bufshare_event_free(struct bufshare_device *bd);
 int bufshare_event_fill(struct bufshare_device *bd);
 
 /* bufshare_file.c */
 extern const struct file_operations bufshare_fops;
-void bufshare_files_push(struct bufshare_device *bd, const struct bufshare_event *ev);
-void bufshare_files_lost(struct bufshare_device *bd, u64 lost);
+void bufshare_files_push(struct bufshare_device *bd, const struct bufshare_event *events,
+			 u32 count);
 void bufshare_files_wake(struct bufshare_device *bd);
 
 /* bufshare_shm.c */
@@ -698,10 +819,12 @@ u64 bufshare_mem_uncharged(void);
 int bufshare_mem_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma);
 
 /* bufshare_export.c */
+struct bufshare_req *bufshare_unexport_alloc(const struct virtio_bufshare_id *id);
 int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 			struct bufshare_newfd *newfd);
 void bufshare_export_revoked_locked(struct bufshare_device *bd,
 				    const struct virtio_bufshare_id *id);
+int bufshare_exp_id(struct bufshare_device *bd, int fd, struct virtio_bufshare_id *id);
 void bufshare_exp_end(struct bufshare_exp *exp);
 void bufshare_exp_release_locked(struct bufshare_device *bd, struct bufshare_exp *exp);
 void bufshare_exports_end_locked(struct bufshare_device *bd);

@@ -26,6 +26,8 @@ int bufshare_start(struct bufshare_device *bd)
 	int ret;
 
 	ret = bufshare_read_config(bd);
+	if (!ret)
+		ret = bufshare_event_alloc(bd);
 	if (ret)
 		return ret;
 	ret = virtio_find_vqs(bd->vdev, VIRTIO_BUFSHARE_NUM_QUEUES, vqs, infos, NULL);
@@ -33,8 +35,9 @@ int bufshare_start(struct bufshare_device *bd)
 		dev_err(bd->dev, "no virtqueues: %d\n", ret);
 		return ret;
 	}
-	bd->event_seq = 0;
 	bufshare_lock(bd);
+	bd->event_seq = 0;
+	bd->nr_aside = 0;
 	bd->ctrl = vqs[VIRTIO_BUFSHARE_QUEUE_CONTROL];
 	bd->eventq = vqs[VIRTIO_BUFSHARE_QUEUE_EVENT];
 	bd->max_slow = bufshare_max_slow(bd->ctrl);
@@ -45,11 +48,15 @@ int bufshare_start(struct bufshare_device *bd)
 	if (ret)
 		return ret;
 	bufshare_lock(bd);
+	/* What there was is gone: have programs look anew, before the first new event. */
+	if (bd->delivered)
+		bufshare_events_lost_locked(bd, 0);
+	WRITE_ONCE(bd->delivered, false);
 	WRITE_ONCE(bd->alive, true);
 	bd->leaving = false;
 	bufshare_unlock(bd);
 	/* Events may have come while we were not alive. */
-	queue_work(bd->wq, &bd->event_work);
+	bufshare_intake(bd);
 	ret = bufshare_greet(bd);
 	if (!ret)
 		bufshare_kept_ask(bd);
@@ -69,8 +76,8 @@ static bool bufshare_flush(struct bufshare_device *bd, unsigned long until)
 	if (!bd->shm || !READ_ONCE(bd->alive))
 		return true;
 	left = clamp((long)(until - jiffies), 1L, bufshare_timeout());
-	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_FLUSH, sizeof(struct virtio_bufshare_req),
-				 sizeof(struct virtio_bufshare_resp));
+	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_FLUSH, sizeof(struct virtio_bufshare_req), 0,
+				 sizeof(struct virtio_bufshare_resp), 0);
 	if (!req)
 		return true;
 	req->closing = true;
@@ -128,18 +135,18 @@ static void bufshare_stop(struct bufshare_device *bd)
 		if (bufshare_unmaps(bd) != unmaps)
 			bufshare_flush(bd, until);
 	}
-	/* A REVOKED that has come may be what lets an export's memory go. */
-	flush_work(&bd->event_work);
 
+	/* A REVOKED that has come may be what lets an export's memory go. */
+	bufshare_intake(bd);
 	bufshare_lock(bd);
 	bufshare_fail_locked(bd);
 	bufshare_unlock(bd);
-	bufshare_files_wake(bd);
 	cancel_delayed_work_sync(&bd->kept_work);
 	bufshare_notified(bd);
 
 	virtio_reset_device(bd->vdev);
-	cancel_work_sync(&bd->event_work);
+	cancel_delayed_work_sync(&bd->intake_work);
+	flush_work(&bd->deliver_work);
 	bufshare_cancel_all(bd);
 	bufshare_imports_gone(bd);
 	bufshare_exports_keep(bd);
@@ -194,11 +201,7 @@ int bufshare_resume(struct bufshare_device *bd)
 	ret = bd->rebooting || bd->unbinding ? -ESHUTDOWN : bufshare_start(bd);
 	bufshare_reset_renew(bd);
 	mutex_unlock(&bd->session);
-	if (ret) {
+	if (ret)
 		bufshare_leave(bd);
-		return ret;
-	}
-	/* What there was is gone: have programs look anew. */
-	bufshare_files_lost(bd, 0);
-	return 0;
+	return ret;
 }

@@ -50,6 +50,12 @@ static const int bufshare_errno[] = {
 	[VIRTIO_BUFSHARE_S_HOST_ERROR] = -EREMOTEIO,
 };
 
+/* One that is unknown is of a newer host, and a refusal all the same. */
+static int bufshare_status_errno(u32 status)
+{
+	return status < ARRAY_SIZE(bufshare_errno) ? bufshare_errno[status] : -EREMOTEIO;
+}
+
 /**
  * bufshare_timeout() - how long to wait for the host
  *
@@ -63,7 +69,9 @@ long bufshare_timeout(void)
 }
 
 /*
- * The device is notified when bufshare_device.lock has been released: that may
+ * What others are to be told when bufshare_device.lock has been released.
+ *
+ * The device is notified then, and not while it is held: that may
  * take as long as the VMM pleases, and others would spin meanwhile with
  * interrupts off. Which queues are to be notified is decided while it is held;
  * that they live until then is seen to by RCU: bufshare_notified() waits.
@@ -118,6 +126,24 @@ void bufshare_unlock(struct bufshare_device *bd)
 }
 
 /**
+ * bufshare_interrupt() - take what the device has given, in an interrupt
+ * @bd: the device
+ * @take_locked: called with bufshare_device.lock held; then the device is notified
+ */
+void bufshare_interrupt(struct bufshare_device *bd,
+			void (*take_locked)(struct bufshare_device *bd))
+{
+	struct virtqueue *ctrl, *eventq;
+	unsigned long flags;
+
+	spin_lock_irqsave(&bd->lock, flags);
+	take_locked(bd);
+	bufshare_take_kicks_locked(bd, &ctrl, &eventq);
+	spin_unlock_irqrestore(&bd->lock, flags);
+	bufshare_notify(ctrl, eventq);
+}
+
+/**
  * bufshare_notified() - wait until nobody notifies the device any more
  * @bd: the device, to which nothing is sent any more
  */
@@ -130,13 +156,15 @@ void bufshare_notified(struct bufshare_device *bd)
 /**
  * bufshare_req_alloc() - make a request
  * @type: VIRTIO_BUFSHARE_CMD_*
- * @out_len: bytes of the request, zeroed here but for its header
- * @in_len: bytes of room for the answer; an OK answer has at least so many,
- *	unless the caller lowers in_min
+ * @len: bytes of the request's structure, zeroed here but for its header
+ * @more: bytes that follow it, zeroed
+ * @resp_len: bytes of the answer's structure
+ * @resp_more: bytes of room for what follows that
  *
  * Return: the request, one reference, or NULL.
  */
-struct bufshare_req *bufshare_req_alloc(u32 type, size_t out_len, size_t in_len)
+struct bufshare_req *bufshare_req_alloc(u32 type, size_t len, size_t more, size_t resp_len,
+					size_t resp_more)
 {
 	struct virtio_bufshare_req *hdr;
 	struct bufshare_req *req;
@@ -145,8 +173,8 @@ struct bufshare_req *bufshare_req_alloc(u32 type, size_t out_len, size_t in_len)
 	if (!req)
 		return NULL;
 	/* The device reads and writes these: plain kmalloc memory, never the stack. */
-	req->out = kzalloc(out_len, GFP_KERNEL);
-	req->in = kzalloc(in_len, GFP_KERNEL);
+	req->out = kzalloc(len + more, GFP_KERNEL);
+	req->in = kzalloc(resp_len + resp_more, GFP_KERNEL);
 	if (!req->out || !req->in) {
 		kfree(req->out);
 		kfree(req->in);
@@ -156,11 +184,38 @@ struct bufshare_req *bufshare_req_alloc(u32 type, size_t out_len, size_t in_len)
 	kref_init(&req->ref);
 	INIT_LIST_HEAD(&req->node);
 	init_completion(&req->done);
-	req->out_len = out_len;
-	req->in_len = in_len;
-	req->in_min = in_len;
+	req->out_len = len + more;
+	req->in_len = resp_len + resp_more;
+	req->resp_len = resp_len;
+	req->fail_len = sizeof(struct virtio_bufshare_resp);
 	hdr = req->out;
 	hdr->type = cpu_to_le32(type);
+	hdr->length = cpu_to_le32(len);
+	hdr->resp_length = cpu_to_le32(resp_len);
+	return req;
+}
+
+/**
+ * bufshare_batch_alloc() - make a request that is a batch of one entry
+ * @type: VIRTIO_BUFSHARE_CMD_UNMAP or _DETACH
+ * @entry_size: bytes of the entry, which follows the structure, zeroed
+ *
+ * Return: the request, one reference, or NULL.
+ */
+struct bufshare_req *bufshare_batch_alloc(u32 type, size_t entry_size)
+{
+	struct virtio_bufshare_batch *out;
+	struct bufshare_req *req;
+
+	req = bufshare_req_alloc(type, sizeof(*out), entry_size,
+				 sizeof(struct virtio_bufshare_batch_resp), 0);
+	if (!req)
+		return NULL;
+	/* A refusal says which entry it is about, unless it is about the request itself. */
+	req->fail_len = sizeof(struct virtio_bufshare_batch_resp);
+	out = req->out;
+	out->count = cpu_to_le32(1);
+	out->entry_size = cpu_to_le32(entry_size);
 	return req;
 }
 
@@ -223,27 +278,29 @@ static int bufshare_parse_locked(struct bufshare_device *bd, struct bufshare_req
 {
 	const struct virtio_bufshare_req *out = req->out;
 	struct virtio_bufshare_resp resp;
-	u32 status;
+	u32 status, length;
 
 	if (used < sizeof(resp) || used > req->in_len)
 		goto malformed;
 	memcpy(&resp, req->in, sizeof(resp));
-	if (resp.type != out->type || resp.cookie != out->cookie)
+	if (resp.type != out->type || resp.cookie != out->cookie || resp.flags)
 		goto malformed;
 	status = le32_to_cpu(resp.status);
-	if (status >= ARRAY_SIZE(bufshare_errno))
-		goto malformed;
+	length = le32_to_cpu(resp.length);
 	if (status == VIRTIO_BUFSHARE_S_OK) {
-		if (used < req->in_min)
+		/* Who asked for more than the structure looks how much more there is. */
+		if (length != req->resp_len || used < length)
 			goto malformed;
 		req->used = used;
 		return 0;
 	}
+	if (used != length || (length != sizeof(resp) && length != req->fail_len))
+		goto malformed;
 	req->status = status;
 	bd->stats.refused++;
 	dev_dbg(bd->dev, "command %#x: the host answered with status %u\n",
 		le32_to_cpu(out->type), status);
-	return bufshare_errno[status];
+	return bufshare_status_errno(status);
 
 malformed:
 	bd->stats.malformed++;
@@ -419,6 +476,8 @@ void bufshare_fail_locked(struct bufshare_device *bd)
 	wake_up_all(&bd->idle);
 	list_for_each_entry(exp, &bd->exports, node)
 		wake_up_all(&exp->wait);
+	/* Readers, when they have been given what there is. */
+	queue_work(bd->wq, &bd->deliver_work);
 }
 
 static void bufshare_take_answers_locked(struct bufshare_device *bd)
@@ -447,7 +506,6 @@ void bufshare_ctrl_drain_locked(struct bufshare_device *bd)
 	if (virtqueue_is_broken(bd->ctrl) && bd->alive) {
 		dev_err(bd->dev, "the control queue is broken: the device is not used any more\n");
 		bufshare_fail_locked(bd);
-		queue_work(bd->wq, &bd->event_work);	/* notifies readers */
 	}
 	bufshare_pump_locked(bd);
 }
@@ -458,15 +516,7 @@ void bufshare_ctrl_drain_locked(struct bufshare_device *bd)
  */
 void bufshare_ctrl_done(struct virtqueue *vq)
 {
-	struct bufshare_device *bd = vq->vdev->priv;
-	struct virtqueue *ctrl, *eventq;
-	unsigned long flags;
-
-	spin_lock_irqsave(&bd->lock, flags);
-	bufshare_ctrl_drain_locked(bd);
-	bufshare_take_kicks_locked(bd, &ctrl, &eventq);
-	spin_unlock_irqrestore(&bd->lock, flags);
-	bufshare_notify(ctrl, eventq);
+	bufshare_interrupt(vq->vdev->priv, bufshare_ctrl_drain_locked);
 }
 
 /**

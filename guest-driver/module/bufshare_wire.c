@@ -7,51 +7,66 @@
 #include "bufshare_priv.h"
 
 /* The wire: what the compiler lays out is what the header says. */
-static_assert(sizeof(struct virtio_bufshare_config) == 64);
-static_assert(sizeof(struct virtio_bufshare_req) == 16);
-static_assert(sizeof(struct virtio_bufshare_resp) == 16);
+static_assert(sizeof(struct virtio_bufshare_config) == VIRTIO_BUFSHARE_CONFIG_SIZE);
+static_assert(offsetof(struct virtio_bufshare_config, reserved) == 72);
+static_assert(sizeof(struct virtio_bufshare_req) == 24);
+static_assert(sizeof(struct virtio_bufshare_resp) == 24);
+static_assert(sizeof(struct virtio_bufshare_batch) == 32);
+static_assert(sizeof(struct virtio_bufshare_batch_resp) == 32);
+static_assert(sizeof(struct virtio_bufshare_handle) == 8);
+static_assert(sizeof(struct virtio_bufshare_window) == 8);
 static_assert(sizeof(struct virtio_bufshare_id) == 16);
 static_assert(sizeof(struct virtio_bufshare_extent) == 16);
 static_assert(sizeof(struct virtio_bufshare_access) == 16);
-static_assert(sizeof(struct virtio_bufshare_plane) == 16);
-static_assert(sizeof(struct virtio_bufshare_image) == 88);
-static_assert(sizeof(struct virtio_bufshare_meta) == 128);
-static_assert(sizeof(struct virtio_bufshare_get_caps) == 24);
-static_assert(sizeof(struct virtio_bufshare_get_caps_resp) == 120);
-static_assert(sizeof(struct virtio_bufshare_cursor) == 24);
+static_assert(sizeof(struct virtio_bufshare_plane) == 24);
+static_assert(sizeof(struct virtio_bufshare_image) == 120);
+static_assert(sizeof(struct virtio_bufshare_meta) == 160);
+static_assert(sizeof(struct virtio_bufshare_get_caps) == 32);
+static_assert(sizeof(struct virtio_bufshare_get_caps_resp) == 320);
+static_assert(sizeof(struct virtio_bufshare_cursor) == 40);
 static_assert(sizeof(struct virtio_bufshare_peer) == 56);
-static_assert(sizeof(struct virtio_bufshare_list_resp) == 32);
-static_assert(sizeof(struct virtio_bufshare_export) == 160);
-static_assert(sizeof(struct virtio_bufshare_export_resp) == 40);
-static_assert(sizeof(struct virtio_bufshare_by_id) == 32);
-static_assert(sizeof(struct virtio_bufshare_attach) == 40);
-static_assert(sizeof(struct virtio_bufshare_attach_resp) == 64);
-static_assert(sizeof(struct virtio_bufshare_by_handle) == 24);
-static_assert(sizeof(struct virtio_bufshare_map) == 40);
-static_assert(sizeof(struct virtio_bufshare_map_resp) == 40);
-static_assert(sizeof(struct virtio_bufshare_sync) == 64);
-static_assert(sizeof(struct virtio_bufshare_set_meta) == 160);
-static_assert(sizeof(struct virtio_bufshare_set_meta_resp) == 24);
-static_assert(sizeof(struct virtio_bufshare_get_meta_resp) == 152);
+static_assert(sizeof(struct virtio_bufshare_list_resp) == 40);
+static_assert(sizeof(struct virtio_bufshare_export) == 80);
+static_assert(sizeof(struct virtio_bufshare_export_resp) == 48);
+static_assert(sizeof(struct virtio_bufshare_by_id) == 40);
+static_assert(sizeof(struct virtio_bufshare_unexport) == 48);
+static_assert(sizeof(struct virtio_bufshare_attach) == 56);
+static_assert(sizeof(struct virtio_bufshare_attach_resp) == 72);
+static_assert(sizeof(struct virtio_bufshare_map) == 48);
+static_assert(sizeof(struct virtio_bufshare_map_resp) == 56);
+static_assert(sizeof(struct virtio_bufshare_sync) == 72);
+static_assert(sizeof(struct virtio_bufshare_set_meta) == 48);
+static_assert(sizeof(struct virtio_bufshare_set_meta_resp) == 32);
+static_assert(sizeof(struct virtio_bufshare_get_meta) == 48);
+static_assert(sizeof(struct virtio_bufshare_get_meta_resp) == 32);
 static_assert(sizeof(struct virtio_bufshare_buffer) == 104);
-static_assert(sizeof(struct virtio_bufshare_query_resp) == 120);
-static_assert(sizeof(struct virtio_bufshare_event) == 64);
+static_assert(sizeof(struct virtio_bufshare_query_resp) == 128);
+static_assert(sizeof(struct virtio_bufshare_event) == 72);
+/* An event that this driver knows fits into the smallest buffer. */
+static_assert(sizeof(struct virtio_bufshare_event) <= VIRTIO_BUFSHARE_MIN_EVENT_SIZE);
 
 /* The user interface: the same on 32 and 64 bits. */
-static_assert(sizeof(struct bufshare_info) == 96);
-static_assert(sizeof(struct bufshare_table) == 24);
-static_assert(sizeof(struct bufshare_alloc) == 24);
-static_assert(sizeof(struct bufshare_export) == 192);
-static_assert(sizeof(struct bufshare_import) == 72);
-static_assert(sizeof(struct bufshare_meta_io) == 168);
-static_assert(sizeof(struct bufshare_query) == 112);
+static_assert(sizeof(struct bufshare_info) == BUFSHARE_INFO_SIZE_VER0);
+static_assert(sizeof(struct bufshare_table) == BUFSHARE_TABLE_SIZE_VER0);
+static_assert(sizeof(struct bufshare_alloc) == BUFSHARE_ALLOC_SIZE_VER0);
+static_assert(sizeof(struct bufshare_export) == BUFSHARE_EXPORT_SIZE_VER0);
+static_assert(offsetof(struct bufshare_import, size) == 48);
+static_assert(sizeof(struct bufshare_import) == BUFSHARE_IMPORT_SIZE_VER0);
+static_assert(sizeof(struct bufshare_meta_io) == BUFSHARE_META_IO_SIZE_VER0);
+static_assert(sizeof(struct bufshare_query) == BUFSHARE_QUERY_SIZE_VER0);
+static_assert(sizeof(struct bufshare_event) == BUFSHARE_EVENT_SIZE_VER0);
+static_assert(sizeof(struct bufshare_meta) == BUFSHARE_META_SIZE_VER0);
+static_assert(sizeof(struct bufshare_access) == BUFSHARE_ACCESS_SIZE_VER0);
 
 static_assert(VIRTIO_BUFSHARE_READ == BUFSHARE_READ && VIRTIO_BUFSHARE_WRITE == BUFSHARE_WRITE);
+static_assert(VIRTIO_BUFSHARE_MAX_ENTRY == BUFSHARE_MAX_ENTRY);
+static_assert(sizeof(struct virtio_bufshare_extent) <= VIRTIO_BUFSHARE_MAX_EXTENT_SIZE);
 
 /* What is copied from the one to the other is laid out alike. */
 static_assert(sizeof(struct virtio_bufshare_peer) == sizeof(struct bufshare_peer));
 static_assert(sizeof(struct virtio_bufshare_buffer) == sizeof(struct bufshare_buffer));
 static_assert(sizeof(struct virtio_bufshare_meta) == sizeof(struct bufshare_meta));
+static_assert(sizeof(struct virtio_bufshare_access) == sizeof(struct bufshare_access));
 static_assert(sizeof(struct virtio_bufshare_event) == sizeof(struct bufshare_event));
 
 /**
@@ -73,20 +88,21 @@ void bufshare_meta_to_wire(struct virtio_bufshare_meta *to, const struct bufshar
 		to->image.planes[i].offset = cpu_to_le64(from->image.planes[i].offset);
 		to->image.planes[i].stride = cpu_to_le32(from->image.planes[i].stride);
 		to->image.planes[i].rows = cpu_to_le32(from->image.planes[i].rows);
+		to->image.planes[i].reserved = cpu_to_le64(from->image.planes[i].reserved);
 	}
 	to->blob_len = cpu_to_le32(from->blob_len);
+	to->must_know = cpu_to_le32(from->must_know);
 }
 
 /**
  * bufshare_meta_from_wire() - metadata as programs want it
  * @to: their form
- * @from: the host's
+ * @from: the host's; what we do not know of them is for programs to judge
  */
 void bufshare_meta_from_wire(struct bufshare_meta *to, const struct virtio_bufshare_meta *from)
 {
 	u32 i;
 
-	memset(to, 0, sizeof(*to));
 	memcpy(to->name, from->name, sizeof(to->name));
 	to->image.fourcc = le32_to_cpu(from->image.fourcc);
 	to->image.num_planes = le32_to_cpu(from->image.num_planes);
@@ -97,8 +113,10 @@ void bufshare_meta_from_wire(struct bufshare_meta *to, const struct virtio_bufsh
 		to->image.planes[i].offset = le64_to_cpu(from->image.planes[i].offset);
 		to->image.planes[i].stride = le32_to_cpu(from->image.planes[i].stride);
 		to->image.planes[i].rows = le32_to_cpu(from->image.planes[i].rows);
+		to->image.planes[i].reserved = le64_to_cpu(from->image.planes[i].reserved);
 	}
 	to->blob_len = le32_to_cpu(from->blob_len);
+	to->must_know = le32_to_cpu(from->must_know);
 }
 
 /**
@@ -136,4 +154,23 @@ void bufshare_peer_from_wire(struct bufshare_peer *to, const struct virtio_bufsh
 	to->export_rights = le32_to_cpu(from->export_rights);
 	to->import_rights = le32_to_cpu(from->import_rights);
 	to->reserved = 0;
+}
+
+/**
+ * bufshare_event_from_wire() - an event as programs want it
+ * @to: their form
+ * @from: the host's, filled with zeroes where it was shorter
+ */
+void bufshare_event_from_wire(struct bufshare_event *to, const struct virtio_bufshare_event *from)
+{
+	to->type = le32_to_cpu(from->type);
+	to->flags = 0;
+	to->length = sizeof(*to);
+	to->reserved = 0;
+	to->seq = le64_to_cpu(from->seq);
+	to->peer = le64_to_cpu(from->peer);
+	memcpy(&to->id, &from->id, sizeof(to->id));
+	to->handle = le64_to_cpu(from->handle);
+	to->generation = le64_to_cpu(from->generation);
+	to->value = le64_to_cpu(from->value);
 }

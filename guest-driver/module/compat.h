@@ -12,6 +12,8 @@
 #include <linux/dma-buf.h>
 #include <linux/overflow.h>
 #include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
 #include <linux/version.h>
 
 #if LINUX_VERSION_MAJOR < 6 || (LINUX_VERSION_MAJOR == 6 && LINUX_VERSION_PATCHLEVEL < 12)
@@ -45,6 +47,21 @@
 #endif
 #ifndef kvmalloc_objs
 #define kvmalloc_objs(what, count, ...)	__bufshare_objs(kvmalloc, what, count, ##__VA_ARGS__)
+#endif
+
+#ifndef BUFSHARE_HAVE_COPY_STRUCT_TO_USER
+/* The other way of copy_struct_from_user(): cut, or filled with zeroes. */
+static inline __must_check int copy_struct_to_user(void __user *dst, size_t usize, const void *src,
+						   size_t ksize, bool *ignored_trailing)
+{
+	size_t size = min(ksize, usize);
+
+	if (usize > ksize && clear_user(dst + size, usize - size))
+		return -EFAULT;
+	if (ignored_trailing)
+		*ignored_trailing = usize < ksize && memchr_inv(src + size, 0, ksize - size);
+	return copy_to_user(dst, src, size) ? -EFAULT : 0;
+}
 #endif
 
 #endif /* _BUFSHARE_COMPAT_H */

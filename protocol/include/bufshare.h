@@ -3,18 +3,23 @@
  * User interface of /dev/bufshare
  *
  * Structures have the same layout on 32 and 64 bits. Reserved fields and
- * unknown flag bits that are read must be zero, else EINVAL. Each ioctl that the
+ * unknown flag bits that are read must be zero, else EINVAL. They grow at their
+ * end: an ioctl's number says how long the program's structure is, at least as long as
+ * here. What is shorter than the driver knows counts as filled with zeroes, and as much
+ * is written back; what is longer must end in zeroes, else E2BIG. Entries of tables
+ * and metadata likewise have the size that the program says. Each ioctl that the
  * host may refuse has a status field: on failure errno says the kind and status,
  * a VIRTIO_BUFSHARE_S_* value of virtio_bufshare.h, the exact reason (0 when the
- * host was not asked or did not answer). INFO asks the host, too, which has no
+ * host was not asked or did not answer; not written with E2BIG of the structure, EFAULT
+ * and ENODEV). INFO asks the host, too, which has no
  * reason to refuse it; mmap() of an import says the errno alone.
  *
  * Waits for the host end on a fatal signal (EINTR), when the host does not
  * answer in time (ETIMEDOUT) and when the device goes away (ENODEV).
  *
- * read() returns whole struct bufshare_event, poll() reports that there are
- * any; each open file has its own queue and gets all events from its opening
- * on.
+ * read() returns one struct bufshare_event, or as much of a longer one as there is room
+ * for; poll() reports that there is one. Each open file has its own queue and gets all
+ * events from its opening on.
  *
  * VIRTIO_BUFSHARE_EVT_OVERFLOW says that events are missing from here on: @value of
  * them, or 0 for an unknown number. A suspend of this VM, and any reset of the device,
@@ -33,6 +38,7 @@
 #define BUFSHARE_MAX_PLANES	4
 #define BUFSHARE_MAX_ACL	16
 #define BUFSHARE_MAX_BLOB	4096
+#define BUFSHARE_MAX_ENTRY	1024	/* bytes of entry_size and meta_size */
 
 #define BUFSHARE_READ		0x1
 #define BUFSHARE_WRITE		0x2
@@ -59,7 +65,7 @@ struct bufshare_id {
  * @max_buffer_size: bytes per buffer
  * @peer_id: our id
  * @windows_used: VMM mappings held now, idle ones included
- * @reserved: zero
+ * @ways: ways that an import may be given, as bits: 1 << VIRTIO_BUFSHARE_WAY_*
  * @name: our name, given by the host's operator
  */
 struct bufshare_info {
@@ -75,7 +81,7 @@ struct bufshare_info {
 	__u64 max_buffer_size;
 	__u64 peer_id;
 	__u32 windows_used;
-	__u32 reserved;
+	__u32 ways;
 	__u8 name[BUFSHARE_NAME_LEN];
 };
 
@@ -132,13 +138,18 @@ struct bufshare_buffer {
  * @cursor: in: 0 to start, then the last answer's; out: 0: this was all
  * @entries: in: address of struct bufshare_peer or bufshare_buffer
  * @count: in: room, entries, not zero; out: entries written
+ * @entry_size: in: bytes of an entry in the table, 8 to BUFSHARE_MAX_ENTRY, a multiple
+ *	of 8
  * @status: out: status of the host
+ * @reserved: zero
  */
 struct bufshare_table {
 	__u64 cursor;
 	__u64 entries;
 	__u32 count;
+	__u32 entry_size;
 	__u32 status;
+	__u32 reserved;
 };
 
 /**
@@ -174,11 +185,13 @@ struct bufshare_access {
  * @offset: bytes from the start of the buffer
  * @stride: bytes per row
  * @rows: rows of this plane
+ * @reserved: zero
  */
 struct bufshare_plane {
 	__u64 offset;
 	__u32 stride;
 	__u32 rows;
+	__u64 reserved;
 };
 
 /**
@@ -204,13 +217,13 @@ struct bufshare_image {
  * @name: for people, UTF-8, NUL padded
  * @image: typed image description
  * @blob_len: bytes of opaque data; GET_META: in: room, out: length
- * @reserved: zero
+ * @must_know: as in struct virtio_bufshare_meta
  */
 struct bufshare_meta {
 	__u8 name[BUFSHARE_NAME_LEN];
 	struct bufshare_image image;
 	__u32 blob_len;
-	__u32 reserved;
+	__u32 must_know;
 };
 
 /**
@@ -221,7 +234,9 @@ struct bufshare_meta {
  * @num_acl: in: lines of the access list; 0: all peers the operator allows
  * @acl: in: address of struct bufshare_access
  * @blob: in: address of meta.blob_len bytes
- * @meta: in: metadata
+ * @meta: in: address of struct bufshare_meta
+ * @meta_size: in: bytes of it, up to BUFSHARE_MAX_ENTRY, a multiple of 8
+ * @access_size: in: bytes of a line of @acl, likewise
  * @id: out: the buffer's name
  * @generation: out: number of this export
  * @export_fd: out: closing the last copy of it ends the export
@@ -243,7 +258,9 @@ struct bufshare_export {
 	__u32 num_acl;
 	__u64 acl;
 	__u64 blob;
-	struct bufshare_meta meta;
+	__u64 meta;
+	__u32 meta_size;
+	__u32 access_size;
 	struct bufshare_id id;
 	__u64 generation;
 	__s32 export_fd;
@@ -256,13 +273,18 @@ struct bufshare_export {
  * @rights: in: wanted; out: granted
  * @fd_flags: in: O_CLOEXEC and O_RDWR or O_RDONLY
  * @flags: in: zero
+ * @ways: in: ways that are accepted, as bits: 1 << VIRTIO_BUFSHARE_WAY_*; 0: WAY_DIRECT
+ *	and WAY_UDMABUF
+ * @required: in: properties without which it is refused (EOPNOTSUPP)
+ * @max_windows: in: VMM mappings that mapping it may take (else E2BIG); 0: any number
  * @fd: out: the dma-buf; closing its last copy is the detach
+ * @status: out: status of the host
  * @size: out: bytes
  * @generation: out: of the export
  * @owner: out: exporting peer
- * @way: out: VIRTIO_BUFSHARE_WAY_*
+ * @way: out: VIRTIO_BUFSHARE_WAY_*, for people
+ * @properties: out: what holds of it, VIRTIO_BUFSHARE_COHERENT and the others
  * @windows: out: VMM mappings that mapping it takes
- * @status: out: status of the host
  * @reserved: zero
  *
  * EROFS: BUFSHARE_READ alone was wanted, and the VMM does not enforce read-only
@@ -276,23 +298,30 @@ struct bufshare_import {
 	__u32 rights;
 	__u32 fd_flags;
 	__u32 flags;
+	__u32 ways;
+	__u32 required;
+	__u32 max_windows;
 	__s32 fd;
+	__u32 status;
 	__u64 size;
 	__u64 generation;
 	__u64 owner;
 	__u32 way;
+	__u32 properties;
 	__u32 windows;
-	__u32 status;
 	__u32 reserved;
 };
 
 /**
- * struct bufshare_meta_io - SET_META (exporter only) and GET_META
- * @id: in: the buffer
+ * struct bufshare_meta_io - SET_META and GET_META
+ * @id: GET_META: in: the buffer; SET_META: out: the buffer
  * @blob: in: address of meta.blob_len bytes
  * @seq: out: sequence number
- * @meta: in or out: metadata; a GET_META with too little room is EMSGSIZE and
- *	returns the length needed
+ * @meta: in: address of struct bufshare_meta, read (SET_META) or written; a GET_META
+ *	with too little room for the blob is EMSGSIZE and writes the length needed there
+ * @meta_size: in: bytes of it, up to BUFSHARE_MAX_ENTRY, a multiple of 8
+ * @export_fd: SET_META: in: the export, of EXPORT: who has it may change the metadata.
+ *	GET_META: zero
  * @status: out: status of the host
  * @reserved: zero
  */
@@ -300,47 +329,53 @@ struct bufshare_meta_io {
 	struct bufshare_id id;
 	__u64 blob;
 	__u64 seq;
-	struct bufshare_meta meta;
+	__u64 meta;
+	__u32 meta_size;
+	__s32 export_fd;
 	__u32 status;
 	__u32 reserved;
 };
 
 /**
  * struct bufshare_query - QUERY
- * @buffer: in: buffer.id, the rest zero; out: all
  * @status: out: status of the host
  * @reserved: zero
+ * @buffer: in: buffer.id; out: all
  */
 struct bufshare_query {
-	struct bufshare_buffer buffer;
 	__u32 status;
 	__u32 reserved;
+	struct bufshare_buffer buffer;
 };
 
 /**
  * struct bufshare_event - what read() returns; as struct virtio_bufshare_event
  * @type: VIRTIO_BUFSHARE_EVT_*
  * @flags: zero
+ * @length: bytes that read() returned
+ * @reserved: zero
  * @seq: number of the event; an OVERFLOW event reports gaps
  * @peer: whom it is about
  * @id: the buffer, or zero
  * @handle: the attachment, or zero
+ * @generation: of the export, or zero
  * @value: see VIRTIO_BUFSHARE_EVT_*
- * @reserved: zero
  */
 struct bufshare_event {
 	__u32 type;
 	__u32 flags;
+	__u32 length;
+	__u32 reserved;
 	__u64 seq;
 	__u64 peer;
 	struct bufshare_id id;
 	__u64 handle;
+	__u64 generation;
 	__u64 value;
-	__u64 reserved;
 };
 
-#define BUFSHARE_IOC_MAGIC	0xB5
-#define BUFSHARE_IOC_INFO	_IOR(BUFSHARE_IOC_MAGIC, 0x00, struct bufshare_info)
+#define BUFSHARE_IOC_MAGIC	0xBE
+#define BUFSHARE_IOC_INFO	_IOWR(BUFSHARE_IOC_MAGIC, 0x00, struct bufshare_info)
 #define BUFSHARE_IOC_PEERS	_IOWR(BUFSHARE_IOC_MAGIC, 0x01, struct bufshare_table)
 #define BUFSHARE_IOC_ALLOC	_IOWR(BUFSHARE_IOC_MAGIC, 0x02, struct bufshare_alloc)
 #define BUFSHARE_IOC_EXPORT	_IOWR(BUFSHARE_IOC_MAGIC, 0x03, struct bufshare_export)

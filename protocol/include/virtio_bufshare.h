@@ -5,12 +5,20 @@
  * One device per virtual machine ("peer"). A peer EXPORTs a buffer whose
  * backing is its own RAM; another peer ATTACHes to it and MAPs it into its
  * own shared-memory region (shmid 0). Everything is little endian, every
- * reserved field is zero and checked, every length is exact.
+ * reserved field is zero and checked. SPEC.md is normative and says more.
  *
  * Queue 0 (control): one request per descriptor chain, the driver's request
  * first, then room for the device's response. Each chain is completed exactly
  * once and, where its response room holds a header, always with a status.
- * Queue 1 (event): device-writable buffers of struct virtio_bufshare_event.
+ * Queue 1 (event): device-writable buffers of config.event_size bytes, for one
+ * struct virtio_bufshare_event each.
+ *
+ * Structures grow at their end. A request says how long its structure is
+ * (length) and how long the one of its response shall be (resp_length), both
+ * multiples of 8. What is shorter than the device knows counts as filled with zeroes;
+ * what is longer must end in zeroes. A response is cut, or filled with zeroes, to
+ * resp_length; a driver ignores what it does not know of it, and unknown bits. Entries
+ * of arrays and the record of metadata have a size of their own, and grow likewise.
  *
  * No device feature bit is used: capabilities are in the configuration space
  * and in the answer to GET_CAPS.
@@ -21,7 +29,7 @@
 #include <linux/types.h>
 
 #define VIRTIO_BUFSHARE_ID		37	/* VIRTIO_ID_DMABUF */
-#define VIRTIO_BUFSHARE_VERSION		1
+#define VIRTIO_BUFSHARE_VERSION		2
 
 #define VIRTIO_BUFSHARE_QUEUE_CONTROL	0
 #define VIRTIO_BUFSHARE_QUEUE_EVENT	1
@@ -36,6 +44,13 @@
 #define VIRTIO_BUFSHARE_MAX_EXTENTS	1024	/* udmabuf's default list limit */
 #define VIRTIO_BUFSHARE_MAX_BLOB	4096	/* one page */
 #define VIRTIO_BUFSHARE_MAX_LIST	64	/* entries per PEERS or LIST answer */
+#define VIRTIO_BUFSHARE_MAX_BATCH	16	/* entries per UNMAP or DETACH */
+#define VIRTIO_BUFSHARE_MAX_STRUCT	4096	/* bytes of length and resp_length */
+#define VIRTIO_BUFSHARE_MAX_ENTRY	1024	/* bytes of entry_size and the like */
+#define VIRTIO_BUFSHARE_MAX_EXTENT_SIZE	32	/* bytes of extent_size */
+#define VIRTIO_BUFSHARE_MIN_EVENT_SIZE	512	/* least config.event_size */
+#define VIRTIO_BUFSHARE_MAX_EVENT_SIZE	4096	/* most config.event_size */
+#define VIRTIO_BUFSHARE_CONFIG_SIZE	256	/* bytes of the configuration space */
 
 /* Capabilities (config.caps). */
 #define VIRTIO_BUFSHARE_CAP_MAP		0x1	/* imports can be mapped here */
@@ -47,14 +62,33 @@
 #define VIRTIO_BUFSHARE_WRITE		0x2
 
 /* Ways: how the exporter's bytes become visible to the importer. */
-#define VIRTIO_BUFSHARE_WAY_DIRECT	1
-#define VIRTIO_BUFSHARE_WAY_UDMABUF	2
-#define VIRTIO_BUFSHARE_WAY_COPY		3	/* not served in version 1 */
+#define VIRTIO_BUFSHARE_WAY_DIRECT	1	/* the exporter's RAM, as it is */
+#define VIRTIO_BUFSHARE_WAY_UDMABUF	2	/* the shared pages of it alone */
+#define VIRTIO_BUFSHARE_WAY_POOL	3	/* memory of the device; not served yet */
+#define VIRTIO_BUFSHARE_WAY_COPY_WINDOW	4	/* a copy, in a window; not served yet */
+#define VIRTIO_BUFSHARE_WAY_COPY_GUEST	5	/* a copy, in the importer's RAM; not served yet */
+
+/* Properties of an attachment: what holds, whatever its way. */
+#define VIRTIO_BUFSHARE_COHERENT	0x1	/* SYNC moves no data: may be left out */
+#define VIRTIO_BUFSHARE_RO_HELD		0x2	/* the importer's VMM keeps it from writing */
+#define VIRTIO_BUFSHARE_REVOCABLE	0x4	/* revoked without the importer's VMM */
+#define VIRTIO_BUFSHARE_MOVABLE		0x8	/* the bytes may move to other memory */
+#define VIRTIO_BUFSHARE_SURVIVES	0x10	/* outlives the exporter's VM */
+
+/* Kinds of backing of an EXPORT. */
+#define VIRTIO_BUFSHARE_BACKING_EXTENTS	0	/* extents of the exporter's RAM */
+#define VIRTIO_BUFSHARE_BACKING_POOL	1	/* a range of a pool; not served yet */
+#define VIRTIO_BUFSHARE_BACKING_DEFERRED	2	/* said at the first use; not served yet */
+
+/* Modes of an UNEXPORT. */
+#define VIRTIO_BUFSHARE_UNEXPORT_FORCED	0	/* importers have until the deadline */
+#define VIRTIO_BUFSHARE_UNEXPORT_GRACEFUL	1	/* until they detach; not served yet */
+#define VIRTIO_BUFSHARE_UNEXPORT_QUIESCED	2	/* forced, exporter idle; not served yet */
 
 /**
  * struct virtio_bufshare_config - device configuration space, read-only
- * @version: VIRTIO_BUFSHARE_VERSION; 0: the device was reset with windows mapped
- *	and its VMM would not survive a start; do not start it, see FLUSH
+ * @version: VIRTIO_BUFSHARE_VERSION; 0, as all that follows: the device was reset with
+ *	windows mapped and its VMM would not survive a start; do not start it, see FLUSH
  * @caps: VIRTIO_BUFSHARE_CAP_*
  * @max_windows: VMM mappings this peer may hold at once, idle ones included;
  *	a mapped buffer takes one per extent (direct) or one (udmabuf)
@@ -66,7 +100,13 @@
  * @shm_size: bytes of shared-memory region VIRTIO_BUFSHARE_SHMID
  * @max_buffer_size: bytes per buffer
  * @peer_id: this peer's id
- * @reserved: zero
+ * @event_size: bytes that an event may have, VIRTIO_BUFSHARE_MIN_EVENT_SIZE to
+ *	VIRTIO_BUFSHARE_MAX_EVENT_SIZE
+ * @max_batch: entries per UNMAP or DETACH
+ * @ways: ways that an ATTACH may be given, to some buffers, as bits:
+ *	1 << VIRTIO_BUFSHARE_WAY_*
+ * @backings: kinds of backing that an EXPORT may have, as bits: 1 << kind
+ * @reserved: zero; fields to come, which a driver that does not know them ignores
  */
 struct virtio_bufshare_config {
 	__le32 version;
@@ -80,7 +120,11 @@ struct virtio_bufshare_config {
 	__le64 shm_size;
 	__le64 max_buffer_size;
 	__le64 peer_id;
-	__le64 reserved;
+	__le32 event_size;
+	__le32 max_batch;
+	__le32 ways;
+	__le32 backings;
+	__le64 reserved[23];
 };
 
 /* Commands (queue 0). */
@@ -94,10 +138,14 @@ struct virtio_bufshare_config {
 #define VIRTIO_BUFSHARE_CMD_UNMAP	0x0205
 #define VIRTIO_BUFSHARE_CMD_SYNC	0x0206
 #define VIRTIO_BUFSHARE_CMD_FLUSH	0x0207	/* header only */
+#define VIRTIO_BUFSHARE_CMD_QUIESCE	0x0208	/* not served yet */
 #define VIRTIO_BUFSHARE_CMD_SET_META	0x0300
 #define VIRTIO_BUFSHARE_CMD_GET_META	0x0301
 #define VIRTIO_BUFSHARE_CMD_QUERY	0x0302
 #define VIRTIO_BUFSHARE_CMD_LIST	0x0303
+#define VIRTIO_BUFSHARE_CMD_PUSH	0x0400	/* not served yet */
+#define VIRTIO_BUFSHARE_CMD_RETURN	0x0401	/* not served yet */
+#define VIRTIO_BUFSHARE_CMD_FENCE	0x0402	/* not served yet */
 
 /* Events (queue 1). */
 #define VIRTIO_BUFSHARE_EVT_PEER_UP	0x1000	/* peer */
@@ -106,14 +154,14 @@ struct virtio_bufshare_config {
 #define VIRTIO_BUFSHARE_EVT_RELEASED	0x1003	/* peer's last attachment, id */
 #define VIRTIO_BUFSHARE_EVT_REVOKED	0x1004	/* id, handle; 0: see below */
 #define VIRTIO_BUFSHARE_EVT_META	0x1005	/* id, value = sequence number */
-#define VIRTIO_BUFSHARE_EVT_OVERFLOW	0x1006	/* value = events dropped; LIST */
+#define VIRTIO_BUFSHARE_EVT_OVERFLOW	0x1006	/* value = events missing; LIST */
 
 /* Status of a response. An unknown id and a forbidden one are NOT_FOUND. */
 #define VIRTIO_BUFSHARE_S_OK			0
-#define VIRTIO_BUFSHARE_S_UNSUPPORTED		1	/* command or option unknown */
+#define VIRTIO_BUFSHARE_S_UNSUPPORTED		1	/* unknown command, flag or set field */
 #define VIRTIO_BUFSHARE_S_BAD_LENGTH		2	/* not the length its fields say */
-#define VIRTIO_BUFSHARE_S_BAD_FIELD		3	/* not zero, or out of range */
-#define VIRTIO_BUFSHARE_S_NO_ROOM		4	/* response room too small */
+#define VIRTIO_BUFSHARE_S_BAD_FIELD		3	/* out of range */
+#define VIRTIO_BUFSHARE_S_NO_ROOM		4	/* response room too small: not done */
 #define VIRTIO_BUFSHARE_S_NOT_FOUND		5	/* no such buffer or handle for you */
 #define VIRTIO_BUFSHARE_S_DENIED		6	/* operator does not allow it */
 #define VIRTIO_BUFSHARE_S_NOT_RAM		7	/* extent is not this VM's own RAM */
@@ -124,39 +172,105 @@ struct virtio_bufshare_config {
 #define VIRTIO_BUFSHARE_S_TOO_FRAGMENTED	12	/* over max_extents or max_windows */
 #define VIRTIO_BUFSHARE_S_NO_WINDOW		13	/* window budget used up */
 #define VIRTIO_BUFSHARE_S_NO_SPACE		14	/* no free range in the region */
-#define VIRTIO_BUFSHARE_S_BUSY			15	/* still mapped */
+#define VIRTIO_BUFSHARE_S_BUSY			15	/* still mapped; UNEXPORT under way */
 #define VIRTIO_BUFSHARE_S_REVOKED		16	/* the exporter revoked it */
 #define VIRTIO_BUFSHARE_S_META_TOO_LARGE	17	/* over max_blob: refused, not cut */
 #define VIRTIO_BUFSHARE_S_BAD_META		18	/* image beyond buffer, name not UTF-8 */
-#define VIRTIO_BUFSHARE_S_NO_WAY		19	/* no udmabuf, raw RAM not allowed */
+#define VIRTIO_BUFSHARE_S_NO_WAY		19	/* none that is allowed and accepted */
 #define VIRTIO_BUFSHARE_S_RO_NOT_ENFORCED	20	/* VMM would not enforce read-only */
 #define VIRTIO_BUFSHARE_S_NO_SHMEM		21	/* VMM has no shared-memory requests */
 #define VIRTIO_BUFSHARE_S_MAP_FAILED		22	/* VMM refused the mapping */
-#define VIRTIO_BUFSHARE_S_UNBALANCED		23	/* UNMAP or SYNC end with no begin */
+#define VIRTIO_BUFSHARE_S_UNBALANCED		23	/* SYNC end with no begin */
 #define VIRTIO_BUFSHARE_S_HOST_ERROR		24	/* host failed; see its log */
 
 /**
  * struct virtio_bufshare_req - header of each request
  * @type: VIRTIO_BUFSHARE_CMD_*
- * @flags: zero in version 1
+ * @flags: zero
+ * @length: bytes of the request's structure, this header included; what follows it
+ *	(arrays, a blob) begins there
+ * @resp_length: bytes that the response's structure shall have, its header included;
+ *	what follows it begins there
  * @cookie: chosen by the driver, returned as it is
  */
 struct virtio_bufshare_req {
 	__le32 type;
 	__le32 flags;
+	__le32 length;
+	__le32 resp_length;
 	__le64 cookie;
 };
 
 /**
  * struct virtio_bufshare_resp - header of each response
  * @type: the request's type
- * @status: VIRTIO_BUFSHARE_S_*; unless OK nothing follows this header
+ * @status: VIRTIO_BUFSHARE_S_*; unless OK nothing follows this header, but where an
+ *	entry of a batch is wrong (struct virtio_bufshare_batch_resp)
+ * @length: bytes of the response's structure, this header included: the request's
+ *	resp_length, or less if nothing follows this header
+ * @flags: zero
  * @cookie: the request's cookie
  */
 struct virtio_bufshare_resp {
 	__le32 type;
 	__le32 status;
+	__le32 length;
+	__le32 flags;
 	__le64 cookie;
+};
+
+/**
+ * struct virtio_bufshare_batch - UNMAP, DETACH: one thing done to many
+ * @hdr: request header
+ * @count: 1 to config.max_batch
+ * @entry_size: bytes of an entry, 8 to VIRTIO_BUFSHARE_MAX_ENTRY, a multiple of 8;
+ *	entries grow as structures do
+ *
+ * Followed by @count entries (struct virtio_bufshare_window or _handle). It is
+ * done to all of them or to none.
+ */
+struct virtio_bufshare_batch {
+	struct virtio_bufshare_req hdr;
+	__le32 count;
+	__le32 entry_size;
+};
+
+/**
+ * struct virtio_bufshare_batch_resp - answer to UNMAP and DETACH
+ * @hdr: response header; its status is that of @entry
+ * @entry: index of the first entry that is wrong; if none is, @count of the request
+ * @reserved: zero
+ */
+struct virtio_bufshare_batch_resp {
+	struct virtio_bufshare_resp hdr;
+	__le32 entry;
+	__le32 reserved;
+};
+
+/**
+ * struct virtio_bufshare_handle - entry of DETACH
+ * @handle: of the attachment
+ *
+ * DETACH of a mapped attachment is BUSY.
+ */
+struct virtio_bufshare_handle {
+	__le64 handle;
+};
+
+/**
+ * struct virtio_bufshare_window - entry of UNMAP
+ * @window: of the answer to MAP
+ *
+ * Each entry undoes one MAP. A window that more MAPs than UNMAPs named stays; then
+ * its number is gone, and never comes again. One that is not mapped is NOT_FOUND.
+ *
+ * The device may keep what an unmapped window showed for the next MAP. FLUSH
+ * gives up all that it keeps so, and is answered when the VMM has unmapped it. A
+ * driver sends it before it resets the device: QEMU 11.1.3 does not survive
+ * the next start of a device that was reset with windows mapped.
+ */
+struct virtio_bufshare_window {
+	__le64 window;
 };
 
 /**
@@ -194,11 +308,13 @@ struct virtio_bufshare_access {
  * @offset: bytes from the start of the buffer
  * @stride: bytes per row
  * @rows: rows of this plane; offset + stride * rows <= buffer size
+ * @reserved: zero
  */
 struct virtio_bufshare_plane {
 	__le64 offset;
 	__le32 stride;
 	__le32 rows;
+	__le64 reserved;
 };
 
 /**
@@ -220,17 +336,18 @@ struct virtio_bufshare_image {
 };
 
 /**
- * struct virtio_bufshare_meta - metadata; blob_len bytes of blob end the message
+ * struct virtio_bufshare_meta - metadata, a record of its own size
  * @name: for people, UTF-8, NUL padded, may be empty
  * @image: typed image description
- * @blob_len: bytes of opaque data
- * @reserved: zero
+ * @blob_len: bytes of opaque data, which end the message
+ * @must_know: what a reader has to know to make sense of it, as bits: one who finds an
+ *	unknown bit takes it for no image. None yet: zero
  */
 struct virtio_bufshare_meta {
 	__u8 name[VIRTIO_BUFSHARE_NAME_LEN];
 	struct virtio_bufshare_image image;
 	__le32 blob_len;
-	__le32 reserved;
+	__le32 must_know;
 };
 
 /**
@@ -265,10 +382,16 @@ struct virtio_bufshare_get_caps_resp {
  * struct virtio_bufshare_cursor - PEERS and LIST
  * @hdr: request header
  * @cursor: 0 to start, then the answer's next
+ * @entry_size: bytes that an entry of the answer shall have, 8 to
+ *	VIRTIO_BUFSHARE_MAX_ENTRY, a multiple of 8; entries are cut or filled with zeroes
+ *	as structures are
+ * @reserved: zero
  */
 struct virtio_bufshare_cursor {
 	struct virtio_bufshare_req hdr;
 	__le64 cursor;
+	__le32 entry_size;
+	__le32 reserved;
 };
 
 #define VIRTIO_BUFSHARE_PEER_UP		0x1	/* peer.state: its driver runs */
@@ -295,7 +418,8 @@ struct virtio_bufshare_peer {
  * struct virtio_bufshare_list_resp - head of the answer to PEERS and LIST
  * @hdr: response header
  * @next: cursor of the next request, 0: this was all
- * @count: entries that follow (struct virtio_bufshare_peer or _buffer)
+ * @count: entries that follow (struct virtio_bufshare_peer or _buffer), each of the
+ *	request's entry_size bytes
  * @reserved: zero
  */
 struct virtio_bufshare_list_resp {
@@ -308,27 +432,37 @@ struct virtio_bufshare_list_resp {
 /**
  * struct virtio_bufshare_export - EXPORT
  * @hdr: request header
- * @size: bytes, the sum of the extents
- * @num_extents: 1 to config.max_extents
+ * @size: bytes; the sum of the extents
+ * @backing: VIRTIO_BUFSHARE_BACKING_*
+ * @meta_size: bytes of the record of metadata, up to VIRTIO_BUFSHARE_MAX_ENTRY
  * @num_acl: 0 to VIRTIO_BUFSHARE_MAX_ACL; 0: all peers the operator allows
- * @meta: metadata
+ * @access_size: bytes of a line of the access list, up to VIRTIO_BUFSHARE_MAX_ENTRY
+ * @num_extents: 1 to config.max_extents
+ * @extent_size: bytes of an extent, up to VIRTIO_BUFSHARE_MAX_EXTENT_SIZE
+ * @pool: the pool, zero unless @backing is BACKING_POOL
+ * @offset: bytes into the pool, zero unless @backing is BACKING_POOL
  *
- * Followed by num_acl struct virtio_bufshare_access, num_extents struct
- * virtio_bufshare_extent and meta.blob_len bytes.
+ * Followed by struct virtio_bufshare_meta, num_acl struct virtio_bufshare_access,
+ * num_extents struct virtio_bufshare_extent and meta.blob_len bytes.
  */
 struct virtio_bufshare_export {
 	struct virtio_bufshare_req hdr;
 	__le64 size;
-	__le32 num_extents;
+	__le32 backing;
+	__le32 meta_size;
 	__le32 num_acl;
-	struct virtio_bufshare_meta meta;
+	__le32 access_size;
+	__le32 num_extents;
+	__le32 extent_size;
+	struct virtio_bufshare_id pool;
+	__le64 offset;
 };
 
 /**
  * struct virtio_bufshare_export_resp - answer to EXPORT
  * @hdr: response header
  * @id: the buffer's name
- * @generation: number of this export, never used again by this device process
+ * @generation: number of this export, never used again while the host lives
  */
 struct virtio_bufshare_export_resp {
 	struct virtio_bufshare_resp hdr;
@@ -337,19 +471,9 @@ struct virtio_bufshare_export_resp {
 };
 
 /**
- * struct virtio_bufshare_by_id - UNEXPORT, GET_META, QUERY
+ * struct virtio_bufshare_by_id - QUERY
  * @hdr: request header
  * @id: the buffer
- *
- * UNEXPORT is answered when no importer can reach the memory any more. An
- * importer's driver is notified (REVOKED) and given time to zap its mappings
- * and UNMAP; one that does not answer in time loses the memory anyway. Where
- * it was there are zero pages then, and nothing else before the UNMAP.
- *
- * Nothing but this answer says so. A driver that resets the device without it
- * does not use the memory for anything else. It may ask again in a later session:
- * the device has the answer, unless it was restarted. NOT_FOUND says so only for a
- * buffer whose export the device has ended by itself (see REVOKED).
  */
 struct virtio_bufshare_by_id {
 	struct virtio_bufshare_req hdr;
@@ -357,30 +481,63 @@ struct virtio_bufshare_by_id {
 };
 
 /**
+ * struct virtio_bufshare_unexport - UNEXPORT
+ * @hdr: request header
+ * @id: the buffer
+ * @mode: VIRTIO_BUFSHARE_UNEXPORT_*
+ * @deadline_ms: UNEXPORT_GRACEFUL: milliseconds after which it is forced, 0: never.
+ *	Zero of other modes: importers have the time that the operator gives them
+ *
+ * Answered when no importer can reach the memory any more. An
+ * importer's driver is notified (REVOKED) and given time to zap its mappings
+ * and UNMAP; one that does not answer in time loses the memory anyway. Where
+ * it was there are zero pages then, or nothing, and nothing else before the UNMAP.
+ *
+ * Nothing but this answer says so. A driver that resets the device without it
+ * does not use the memory for anything else. It may ask again in a later session, once:
+ * the device has the answer of the latest max_buffers, unless it or the VMM was
+ * restarted. NOT_FOUND says so only for a
+ * buffer whose export the device has ended by itself (see REVOKED).
+ */
+struct virtio_bufshare_unexport {
+	struct virtio_bufshare_req hdr;
+	struct virtio_bufshare_id id;
+	__le32 mode;
+	__le32 deadline_ms;
+};
+
+/**
  * struct virtio_bufshare_attach - ATTACH
  * @hdr: request header
  * @id: the buffer
  * @rights: wanted, VIRTIO_BUFSHARE_READ or READ | WRITE
- * @reserved: zero
+ * @ways: ways that are accepted, as bits: 1 << VIRTIO_BUFSHARE_WAY_*; 0: WAY_DIRECT and
+ *	WAY_UDMABUF. UNSUPPORTED if no device of this version serves any of them, NO_WAY
+ *	if none can be had. WAY_DIRECT is given only where WAY_UDMABUF cannot be
+ * @required: properties without which it is refused (NO_WAY; one that the device does
+ *	not know: UNSUPPORTED)
+ * @max_windows: VMM mappings that a MAP may take (else TOO_FRAGMENTED); 0: any number
  */
 struct virtio_bufshare_attach {
 	struct virtio_bufshare_req hdr;
 	struct virtio_bufshare_id id;
 	__le32 rights;
-	__le32 reserved;
+	__le32 ways;
+	__le32 required;
+	__le32 max_windows;
 };
 
 /**
  * struct virtio_bufshare_attach_resp - answer to ATTACH
  * @hdr: response header
- * @handle: of this attachment, never zero, never used again in a session
+ * @handle: of this attachment, never zero, never used again while the host lives
  * @size: bytes of the buffer
  * @generation: of the export
  * @owner: the exporting peer
  * @rights: granted
- * @way: VIRTIO_BUFSHARE_WAY_*
+ * @way: VIRTIO_BUFSHARE_WAY_*, for people: what holds is in @properties
+ * @properties: VIRTIO_BUFSHARE_COHERENT and the others
  * @windows: VMM mappings that a MAP will take
- * @reserved: zero
  */
 struct virtio_bufshare_attach_resp {
 	struct virtio_bufshare_resp hdr;
@@ -390,33 +547,16 @@ struct virtio_bufshare_attach_resp {
 	__le64 owner;
 	__le32 rights;
 	__le32 way;
+	__le32 properties;
 	__le32 windows;
-	__le32 reserved;
-};
-
-/**
- * struct virtio_bufshare_by_handle - UNMAP, DETACH
- * @hdr: request header
- * @handle: of the attachment
- *
- * Maps are counted. DETACH of a mapped attachment is BUSY.
- *
- * The device may keep the window of an unmapped buffer for the next MAP. FLUSH
- * gives up all such windows, and is answered when the VMM has unmapped them. A
- * driver sends it before it resets the device: QEMU 11.1.3 does not survive
- * the next start of a device that was reset with windows mapped.
- */
-struct virtio_bufshare_by_handle {
-	struct virtio_bufshare_req hdr;
-	__le64 handle;
 };
 
 /**
  * struct virtio_bufshare_map - MAP
  * @hdr: request header
  * @handle: of the attachment
- * @offset: bytes into the buffer; 0 in version 1
- * @len: bytes; the buffer's size in version 1
+ * @offset: bytes into the buffer; what is not 0 is not served yet
+ * @len: bytes; what is not the buffer's size is not served yet
  */
 struct virtio_bufshare_map {
 	struct virtio_bufshare_req hdr;
@@ -425,19 +565,21 @@ struct virtio_bufshare_map {
 	__le64 len;
 };
 
-#define VIRTIO_BUFSHARE_MAP_COHERENT	0x1	/* SYNC moves no data: may be left out */
-#define VIRTIO_BUFSHARE_MAP_CACHED	0x2	/* served by an idle window, VMM not asked */
+#define VIRTIO_BUFSHARE_MAP_CACHED	0x1	/* nothing had to be mapped for it */
 
 /**
  * struct virtio_bufshare_map_resp - answer to MAP
  * @hdr: response header
- * @shm_offset: where the buffer begins in the shared-memory region
+ * @window: number of this range of the attachment where it is mapped, not zero. As
+ *	long as it is mapped, MAPs of the same range have the same, and are counted
+ * @shm_offset: where it begins in the shared-memory region
  * @len: bytes, contiguous there whatever the extents
  * @flags: VIRTIO_BUFSHARE_MAP_*
  * @reserved: zero
  */
 struct virtio_bufshare_map_resp {
 	struct virtio_bufshare_resp hdr;
+	__le64 window;
 	__le64 shm_offset;
 	__le64 len;
 	__le32 flags;
@@ -471,17 +613,21 @@ struct virtio_bufshare_sync {
 };
 
 /**
- * struct virtio_bufshare_set_meta - SET_META, owner only; the blob follows
+ * struct virtio_bufshare_set_meta - SET_META, owner only
  * @hdr: request header
  * @id: the buffer
- * @meta: replaces all metadata
+ * @meta_size: bytes of the record of metadata, up to VIRTIO_BUFSHARE_MAX_ENTRY
+ * @reserved: zero
  *
- * Raises the sequence number and sends META to every peer that may attach.
+ * Followed by struct virtio_bufshare_meta, which replaces all metadata, and
+ * meta.blob_len bytes. Raises the sequence number and sends META to every peer that
+ * may attach.
  */
 struct virtio_bufshare_set_meta {
 	struct virtio_bufshare_req hdr;
 	struct virtio_bufshare_id id;
-	struct virtio_bufshare_meta meta;
+	__le32 meta_size;
+	__le32 reserved;
 };
 
 /**
@@ -495,15 +641,31 @@ struct virtio_bufshare_set_meta_resp {
 };
 
 /**
- * struct virtio_bufshare_get_meta_resp - answer to GET_META; the blob follows
+ * struct virtio_bufshare_get_meta - GET_META
+ * @hdr: request header
+ * @id: the buffer
+ * @meta_size: bytes that the record of metadata shall have, 8 to
+ *	VIRTIO_BUFSHARE_MAX_ENTRY
+ * @reserved: zero
+ */
+struct virtio_bufshare_get_meta {
+	struct virtio_bufshare_req hdr;
+	struct virtio_bufshare_id id;
+	__le32 meta_size;
+	__le32 reserved;
+};
+
+/**
+ * struct virtio_bufshare_get_meta_resp - answer to GET_META
  * @hdr: response header
  * @seq: its sequence number
- * @meta: metadata
+ *
+ * Followed by struct virtio_bufshare_meta, of the size that was asked for, and
+ * meta.blob_len bytes.
  */
 struct virtio_bufshare_get_meta_resp {
 	struct virtio_bufshare_resp hdr;
 	__le64 seq;
-	struct virtio_bufshare_meta meta;
 };
 
 #define VIRTIO_BUFSHARE_BUFFER_OWNED	0x1	/* the asker exported it */
@@ -552,20 +714,24 @@ struct virtio_bufshare_query_resp {
 /**
  * struct virtio_bufshare_event - one event
  * @type: VIRTIO_BUFSHARE_EVT_*
- * @flags: zero
+ * @flags: zero; what a driver does not know of them, it ignores, as unknown types
+ * @length: bytes of this structure, at most config.event_size; what a driver does not
+ *	know of it, it ignores
+ * @reserved: zero
  * @seq: number of the event in this session, from 1, without gaps
  * @peer: whom it is about (owner of the buffer, or who released it)
  * @id: the buffer, or zero
  * @handle: the attachment, or zero
+ * @generation: of the export, or zero
  * @value: see VIRTIO_BUFSHARE_EVT_*
- * @reserved: zero
  *
  * REVOKED with a handle ends that attachment. With handle 0 and the receiver
  * as peer its own export ended without its asking; with another peer, a
- * buffer that it never attached is not offered any more.
+ * buffer that it has not attached (any more) is not offered any more.
  *
- * RELEASED, and REVOKED of an attachment or an own export, are never dropped.
- * REVOKED of an attachment is not sent any more after its DETACH. While as many
+ * PEER_UP, PEER_DOWN, RELEASED, and REVOKED of an attachment or an own export, are
+ * never dropped; RELEASED is taken back when the export ends. After its DETACH, REVOKED
+ * of an attachment has no handle. While as many
  * of own exports wait to be taken as max_buffers, EXPORT is refused (TOO_MANY).
  * META and OFFER of one buffer are coalesced, the newest value counts. OVERFLOW
  * reports what is dropped. Events are numbered when they are delivered.
@@ -573,12 +739,14 @@ struct virtio_bufshare_query_resp {
 struct virtio_bufshare_event {
 	__le32 type;
 	__le32 flags;
+	__le32 length;
+	__le32 reserved;
 	__le64 seq;
 	__le64 peer;
 	struct virtio_bufshare_id id;
 	__le64 handle;
+	__le64 generation;
 	__le64 value;
-	__le64 reserved;
 };
 
 #endif /* _VIRTIO_BUFSHARE_H */

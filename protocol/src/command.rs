@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Numbers of the commands on queue 0
+//!
+//! Some are named and not served yet: the device answers
+//! [`Unsupported`](crate::status::Status::Unsupported).
 
 macro_rules! commands {
     ($($(#[$doc:meta])* $name:ident = $value:literal,)+) => {
@@ -25,6 +28,9 @@ macro_rules! commands {
     };
 }
 
+/// Commands that are named and not served yet.
+pub const NOT_SERVED: &[u32] = &[QUIESCE, PUSH, RETURN, FENCE];
+
 commands! {
     /// Agree on a version, return the device's limits.
     GET_CAPS = 0x0100,
@@ -46,6 +52,8 @@ commands! {
     SYNC = 0x0206,
     /// Give up all windows that are not in use.
     FLUSH = 0x0207,
+    /// The exporter uses a buffer in no way until it says so. Not served yet.
+    QUIESCE = 0x0208,
     /// Replace a buffer's metadata.
     SET_META = 0x0300,
     /// Return a buffer's metadata.
@@ -54,4 +62,10 @@ commands! {
     QUERY = 0x0302,
     /// List the buffers one owns or may attach to.
     LIST = 0x0303,
+    /// Hand a frame over. Not served yet.
+    PUSH = 0x0400,
+    /// Give a frame back. Not served yet.
+    RETURN = 0x0401,
+    /// State how far accesses have come. Not served yet.
+    FENCE = 0x0402,
 }

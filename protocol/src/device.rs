@@ -4,7 +4,7 @@
 /// Virtio device id (`VIRTIO_ID_DMABUF`).
 pub const ID: u32 = 37;
 /// Highest version of the wire format that this crate speaks.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Queue of requests and responses.
 pub const QUEUE_CONTROL: u32 = 0;
 /// Queue of events.

@@ -9,10 +9,20 @@ use core::fmt;
 
 use crate::status::Status;
 use crate::types::BufferId;
-use crate::wire;
+use crate::wire::{self, Wire};
 
-/// Bytes of an event.
+/// Bytes of an event, as far as it is known.
 pub const SIZE: usize = wire::Event::SIZE;
+
+/// As the event itself says it.
+#[expect(clippy::cast_possible_truncation, reason = "checked when compiled")]
+const LENGTH: u32 = {
+    assert!(SIZE <= crate::limits::MIN_EVENT_SIZE);
+    SIZE as u32
+};
+
+/// Bytes of an event up to the end of its length.
+const HEAD: usize = core::mem::offset_of!(wire::Event, reserved);
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $value:literal, $name:literal;)+) => {
@@ -93,6 +103,8 @@ pub struct Event {
     pub id: BufferId,
     /// The attachment, or zero.
     pub handle: u64,
+    /// Of the export, or zero.
+    pub generation: u64,
     /// See [`EventKind`].
     pub value: u64,
 }
@@ -104,33 +116,41 @@ impl Event {
         wire::Event {
             r#type: self.kind.to_wire(),
             flags: 0,
+            length: LENGTH,
+            reserved: 0,
             seq: self.seq,
             peer: self.peer,
             id: self.id.to_wire(),
             handle: self.handle,
+            generation: self.generation,
             value: self.value,
-            reserved: 0,
         }
         .to_bytes()
     }
 
-    /// Decodes an event.
+    /// Decodes the event at the front of `bytes` and returns it with what follows, or
+    /// why it is none that is known, and what follows. What a longer one says beyond what
+    /// is known is ignored.
     ///
-    /// # Errors
-    /// [`Status::Unsupported`] if the kind is unknown, [`Status::BadField`] if
-    /// a reserved field is set.
-    pub fn from_bytes(bytes: &[u8; SIZE]) -> Result<Self, Status> {
-        let raw = wire::Event::from_bytes(bytes);
+    /// `None` if `bytes` do not begin with a whole event.
+    #[must_use]
+    pub fn split(bytes: &[u8]) -> Option<(Result<Self, Status>, &[u8])> {
+        let head = wire::Event::grown(bytes.get(..HEAD)?)?;
+        let length = usize::try_from(head.length).ok().filter(|n| *n >= HEAD)?;
+        let (bytes, rest) = bytes.split_at_checked(length)?;
+        let known = bytes.get(..SIZE).unwrap_or(bytes);
+        Some((Self::known(wire::Event::grown(known)?), rest))
+    }
+
+    fn known(raw: wire::Event) -> Result<Self, Status> {
         let kind = EventKind::from_wire(raw.r#type).ok_or(Status::Unsupported)?;
-        if raw.flags != 0 || raw.reserved != 0 {
-            return Err(Status::BadField);
-        }
         Ok(Self {
             kind,
             seq: raw.seq,
             peer: raw.peer,
             id: BufferId::from_wire(&raw.id),
             handle: raw.handle,
+            generation: raw.generation,
             value: raw.value,
         })
     }

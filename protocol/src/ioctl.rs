@@ -36,8 +36,8 @@ layout_struct! {
         peer_id: u64,
         /// VMM mappings held now, idle ones included.
         windows_used: u32,
-        /// Zero.
-        reserved: u32,
+        /// [`Ways`](crate::types::Ways) that an import may be given.
+        ways: u32,
         /// Our name, given by the host's operator.
         name: [u8; NAME_LEN],
     }
@@ -52,8 +52,12 @@ layout_struct! {
         entries: u64,
         /// In: room, entries, not zero. Out: entries written.
         count: u32,
+        /// In: bytes of an entry.
+        entry_size: u32,
         /// Out: status of the host.
         status: u32,
+        /// Zero.
+        reserved: u32,
     }
 }
 
@@ -88,8 +92,12 @@ layout_struct! {
         acl: u64,
         /// In: address of `meta.blob_len` bytes.
         blob: u64,
-        /// In: metadata.
-        meta: Meta,
+        /// In: address of a [`Meta`].
+        meta: u64,
+        /// In: bytes of it.
+        meta_size: u32,
+        /// In: bytes of a line of the access list.
+        access_size: u32,
         /// Out: the buffer's name.
         id: Id,
         /// Out: number of this export.
@@ -112,8 +120,16 @@ layout_struct! {
         fd_flags: u32,
         /// In: zero.
         flags: u32,
+        /// In: [`Ways`](crate::types::Ways) that are accepted; 0: direct and udmabuf.
+        ways: u32,
+        /// In: [`Properties`](crate::types::Properties) without which it is refused.
+        required: u32,
+        /// In: VMM mappings that mapping it may take; 0: any number.
+        max_windows: u32,
         /// Out: the dma-buf; closing its last copy is the detach.
         fd: i32,
+        /// Out: status of the host.
+        status: u32,
         /// Out: bytes.
         size: u64,
         /// Out: of the export.
@@ -122,27 +138,31 @@ layout_struct! {
         owner: u64,
         /// Out: a [`Way`](crate::types::Way).
         way: u32,
+        /// Out: [`Properties`](crate::types::Properties) that hold.
+        properties: u32,
         /// Out: VMM mappings that mapping it takes.
         windows: u32,
-        /// Out: status of the host.
-        status: u32,
         /// Zero.
         reserved: u32,
     }
 }
 
 layout_struct! {
-    /// SET_META (exporter only) and GET_META
+    /// SET_META and GET_META
     MetaIo = "bufshare_meta_io" {
-        /// In: the buffer.
+        /// GET_META, in: the buffer. SET_META, out: the buffer.
         id: Id,
         /// In: address of `meta.blob_len` bytes.
         blob: u64,
         /// Out: sequence number.
         seq: u64,
-        /// In or out: metadata. A GET_META with too little room is `EMSGSIZE`
-        /// and returns the length needed.
-        meta: Meta,
+        /// In: address of a [`Meta`], which SET_META reads and GET_META writes. A GET_META
+        /// with too little room for the blob is `EMSGSIZE` and writes the length needed.
+        meta: u64,
+        /// In: bytes of it.
+        meta_size: u32,
+        /// SET_META, in: the export, by its descriptor. GET_META: zero.
+        export_fd: i32,
         /// Out: status of the host.
         status: u32,
         /// Zero.
@@ -153,17 +173,17 @@ layout_struct! {
 layout_struct! {
     /// QUERY
     Query = "bufshare_query" {
-        /// In: `buffer.id`, the rest zero. Out: all.
-        buffer: Buffer,
         /// Out: status of the host.
         status: u32,
         /// Zero.
         reserved: u32,
+        /// In: `buffer.id`. Out: all.
+        buffer: Buffer,
     }
 }
 
 /// The letter of our requests.
-pub const MAGIC: u32 = 0xB5;
+pub const MAGIC: u32 = 0xBE;
 
 const DIR_READ: u32 = 2;
 const DIR_WRITE: u32 = 1;
@@ -177,7 +197,7 @@ const fn ioc(dir: u32, nr: u32, size: usize) -> u32 {
 }
 
 /// INFO; the argument is an [`Info`].
-pub const INFO: u32 = ioc(DIR_READ, 0x00, Info::SIZE);
+pub const INFO: u32 = ioc(DIR_READ | DIR_WRITE, 0x00, Info::SIZE);
 /// PEERS; the argument is a [`Table`] of [`Peer`].
 pub const PEERS: u32 = ioc(DIR_READ | DIR_WRITE, 0x01, Table::SIZE);
 /// ALLOC; the argument is an [`Alloc`].

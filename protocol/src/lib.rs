@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Wire format and user interface of the bufshare virtio device
 //!
-//! The two C headers in `protocol/include` are the reference; this crate says
-//! the same in Rust, and `tests/header_layout.rs` proves it. It has no state,
-//! no I/O, no `unsafe`, and no input makes it panic.
+//! `SPEC.md` says what the device and its driver do. The two C headers in
+//! `protocol/include` are the reference for what they say; this crate says the same
+//! in Rust. `tests/header_layout.rs` and `tests/spec.rs` prove that the three agree. It
+//! has no state, no I/O, no `unsafe`, and no input makes it panic.
 //!
 //! | module | subject |
 //! |---|---|

@@ -29,6 +29,25 @@ pub const MAX_BLOB: usize = 4096;
 /// lock and the size of the answer.
 pub const MAX_LIST: usize = 64;
 
+/// Entries per UNMAP or DETACH. Bounds what a request does under the broker's lock.
+pub const MAX_BATCH: usize = 16;
+
+/// Bytes of the structure of a request or response, with what is to come of it. A page.
+pub const MAX_STRUCT: usize = 4096;
+
+/// Bytes of an entry of a table, with what is to come of it.
+pub const MAX_ENTRY: usize = 1024;
+
+/// Bytes of an extent, with what is to come of it: there may be many of them.
+pub const MAX_EXTENT_SIZE: usize = 32;
+
+/// The least `event_size` that a device has. As small as a driver may provide buffers for,
+/// however events grow.
+pub const MIN_EVENT_SIZE: usize = 512;
+
+/// The most. A page: what a driver has to provide for each event that may wait.
+pub const MAX_EVENT_SIZE: usize = 4096;
+
 /// Bytes of the header of each request.
 pub const REQUEST_HEADER: usize = wire::Req::SIZE;
 
@@ -38,17 +57,19 @@ pub const RESPONSE_HEADER: usize = wire::Resp::SIZE;
 /// Bytes of the longest request, an EXPORT with everything at its cap. A
 /// device need not read more of a chain.
 pub const MAX_REQUEST: usize =
-    wire::Export::SIZE + MAX_ACL * wire::Access::SIZE + MAX_EXTENTS * wire::Extent::SIZE + MAX_BLOB;
+    MAX_STRUCT + MAX_ENTRY + MAX_ACL * MAX_ENTRY + MAX_EXTENTS * MAX_EXTENT_SIZE + MAX_BLOB;
 
 /// Bytes of the longest response, a LIST of [`MAX_LIST`] buffers. A driver
 /// with this much room never sees [`NoRoom`](crate::status::Status::NoRoom).
-pub const MAX_RESPONSE: usize = wire::ListResp::SIZE + MAX_LIST * wire::Buffer::SIZE;
+pub const MAX_RESPONSE: usize = MAX_STRUCT + MAX_LIST * MAX_ENTRY;
 
-/// Bytes of the configuration space.
-pub const CONFIG_SIZE: usize = wire::Config::SIZE;
+/// Bytes of the configuration space. Command lines of VMMs name them.
+pub const CONFIG_SIZE: usize = 256;
 
 /// Bytes of the smallest page that any supported host or guest has, and thus
 /// the smallest possible `map_align`.
 pub const PAGE: u64 = 4096;
 
-const _: () = assert!(MAX_RESPONSE >= wire::GetMetaResp::SIZE + MAX_BLOB);
+const _: () = assert!(wire::Config::SIZE == CONFIG_SIZE);
+const _: () = assert!(MAX_RESPONSE >= MAX_STRUCT + MAX_ENTRY + MAX_BLOB);
+const _: () = assert!(MAX_REQUEST >= MAX_STRUCT + MAX_BATCH * MAX_ENTRY);

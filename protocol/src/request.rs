@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a driver asks
 //!
-//! [`parse`] is the only door for a guest's bytes. It accepts exactly what
-//! [`Request::encode`] writes.
+//! [`parse`] is the only door for a guest's bytes. It accepts what
+//! [`Request::encode`] writes, in structures of any length: what is missing counts as
+//! zeroes, what is too much has to be zeroes.
 
 mod encode;
 mod parse;
@@ -12,15 +13,76 @@ pub use parse::parse;
 use alloc::vec::Vec;
 
 use crate::command;
-use crate::types::{Access, BufferId, Extent, Meta, Rights};
+#[cfg(doc)]
+use crate::limits;
+use crate::types::{Access, BufferId, Extent, Meta, Properties, Rights, Ways};
+use crate::wire;
 
-/// Head of a request
+/// Backing of an EXPORT: extents of the exporter's RAM.
+pub const BACKING_EXTENTS: u32 = 0;
+/// Backing of an EXPORT: a range of a pool. Not served yet.
+pub const BACKING_POOL: u32 = 1;
+/// Backing of an EXPORT: said at the first use. Not served yet.
+pub const BACKING_DEFERRED: u32 = 2;
+
+/// Mode of an UNEXPORT: importers have until the deadline.
+pub const UNEXPORT_FORCED: u32 = 0;
+/// Mode of an UNEXPORT: importers have until they detach. Not served yet.
+pub const UNEXPORT_GRACEFUL: u32 = 1;
+/// Mode of an UNEXPORT: as forced, and the exporter uses the memory in no way. Not served
+/// yet.
+pub const UNEXPORT_QUIESCED: u32 = 2;
+
+/// Head of a request: what its answer depends on
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Header {
     /// A number of [`command`], or an unknown one.
     pub kind: u32,
     /// Chosen by the driver, returned as it is.
     pub cookie: u64,
+    /// Bytes that the answer's structure shall have, up to
+    /// [`MAX_STRUCT`](limits::MAX_STRUCT). Below
+    /// [`RESPONSE_HEADER`](limits::RESPONSE_HEADER) of a request that is refused.
+    pub resp_length: u32,
+    /// Bytes that an entry of a list, or the record of metadata, shall have, up to
+    /// [`MAX_ENTRY`](limits::MAX_ENTRY); 0 if the answer has none.
+    pub entry_size: u32,
+}
+
+impl Header {
+    /// The head of a request of this `kind` by a driver that knows as much as this crate.
+    #[must_use]
+    pub fn new(kind: u32, cookie: u64) -> Self {
+        let resp_length = match kind {
+            command::GET_CAPS => wire::GetCapsResp::SIZE,
+            command::PEERS | command::LIST => wire::ListResp::SIZE,
+            command::EXPORT => wire::ExportResp::SIZE,
+            command::ATTACH => wire::AttachResp::SIZE,
+            command::DETACH | command::UNMAP => wire::BatchResp::SIZE,
+            command::MAP => wire::MapResp::SIZE,
+            command::SET_META => wire::SetMetaResp::SIZE,
+            command::GET_META => wire::GetMetaResp::SIZE,
+            command::QUERY => wire::QueryResp::SIZE,
+            _ => wire::Resp::SIZE,
+        };
+        let entry_size = match kind {
+            command::PEERS => wire::Peer::SIZE,
+            command::LIST => wire::Buffer::SIZE,
+            command::GET_META => wire::Meta::SIZE,
+            _ => 0,
+        };
+        Self {
+            kind,
+            cookie,
+            resp_length: size(resp_length),
+            entry_size: size(entry_size),
+        }
+    }
+}
+
+/// The size of a structure as it stands on the wire.
+fn size(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// Contents of an EXPORT
@@ -36,6 +98,33 @@ pub struct Export {
     pub acl: Vec<Access>,
     /// Metadata.
     pub meta: Meta,
+}
+
+/// Contents of an ATTACH
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Attach {
+    /// The buffer.
+    pub id: BufferId,
+    /// [`Rights::READ`] or [`Rights::RW`].
+    pub rights: Rights,
+    /// Ways that are accepted; none: direct and udmabuf.
+    pub ways: Ways,
+    /// Properties without which it is refused.
+    pub required: Properties,
+    /// VMM mappings that a MAP may take; 0: any number.
+    pub max_windows: u32,
+}
+
+impl Attach {
+    /// With these rights, directly or by udmabuf.
+    #[must_use]
+    pub fn new(id: BufferId, rights: Rights) -> Self {
+        Self {
+            id,
+            rights,
+            ..Self::default()
+        }
+    }
 }
 
 /// Who announces CPU access
@@ -102,16 +191,11 @@ pub enum Request {
         id: BufferId,
     },
     /// Begin to use another peer's buffer.
-    Attach {
-        /// The buffer.
-        id: BufferId,
-        /// [`Rights::READ`] or [`Rights::RW`].
-        rights: Rights,
-    },
+    Attach(Attach),
     /// End that use.
     Detach {
-        /// The attachment.
-        handle: u64,
+        /// The attachments, 1 to [`MAX_BATCH`](limits::MAX_BATCH).
+        handles: Vec<u64>,
     },
     /// Make an attached buffer appear in the shared-memory region.
     Map {
@@ -122,10 +206,10 @@ pub enum Request {
         /// Bytes.
         len: u64,
     },
-    /// Undo one MAP.
+    /// Undo one MAP for each entry.
     Unmap {
-        /// The attachment.
-        handle: u64,
+        /// What the MAPs answered, 1 to [`MAX_BATCH`](limits::MAX_BATCH).
+        windows: Vec<u64>,
     },
     /// Begin or end CPU access.
     Sync {
@@ -175,7 +259,7 @@ impl Request {
             Self::Peers { .. } => command::PEERS,
             Self::Export(_) => command::EXPORT,
             Self::Unexport { .. } => command::UNEXPORT,
-            Self::Attach { .. } => command::ATTACH,
+            Self::Attach(_) => command::ATTACH,
             Self::Detach { .. } => command::DETACH,
             Self::Map { .. } => command::MAP,
             Self::Unmap { .. } => command::UNMAP,

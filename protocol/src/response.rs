@@ -15,12 +15,10 @@ pub use parse::parse;
 use alloc::vec::Vec;
 
 use crate::status::Status;
-use crate::types::{BufferId, Meta, Rights, Way};
+use crate::types::{BufferId, Meta, Properties, Rights, Way};
 
-/// Flag of MAP's answer: SYNC moves no data and may be left out.
-pub const MAP_COHERENT: u32 = 0x1;
-/// Flag of MAP's answer: an idle window served it, the VMM was not asked.
-pub const MAP_CACHED: u32 = 0x2;
+/// Flag of MAP's answer: nothing had to be mapped for it.
+pub const MAP_CACHED: u32 = 0x1;
 
 /// An answer, or why there is none. `Err(Status::Ok)` does not occur; on the
 /// wire it would be an answer without contents.
@@ -29,8 +27,15 @@ pub type Reply = Result<Response, Status>;
 /// An answer
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
-    /// To UNEXPORT, DETACH, UNMAP and SYNC.
+    /// To UNEXPORT, SYNC and FLUSH.
     Done,
+    /// To DETACH and UNMAP.
+    Batch {
+        /// Why nothing was done, or [`Status::Ok`].
+        status: Status,
+        /// The first entry that is wrong, or how many there are.
+        entry: u32,
+    },
     /// To GET_CAPS.
     Caps(Caps),
     /// To PEERS.
@@ -61,18 +66,20 @@ pub enum Response {
         rights: Rights,
         /// How the bytes become visible.
         way: Way,
+        /// What holds.
+        properties: Properties,
         /// VMM mappings that a MAP will take.
         windows: u32,
     },
     /// To MAP.
     Mapped {
+        /// Number of this range of the attachment where it is mapped, not 0.
+        window: u64,
         /// Where the buffer begins in the shared-memory region, bytes.
         shm_offset: u64,
         /// Bytes.
         len: u64,
-        /// SYNC moves no data and may be left out.
-        coherent: bool,
-        /// An idle window served it, the VMM was not asked.
+        /// Nothing had to be mapped for it.
         cached: bool,
     },
     /// To SET_META.

@@ -64,8 +64,8 @@ macro_rules! statuses {
 statuses! {
     /// Done.
     Ok = 0, "OK", "done";
-    /// Command or option unknown.
-    Unsupported = 1, "UNSUPPORTED", "the device does not know this command or option";
+    /// Command, option or field unknown.
+    Unsupported = 1, "UNSUPPORTED", "the device does not know this command, option or field";
     /// Request shorter or longer than its fields say.
     BadLength = 2, "BAD_LENGTH", "the message is shorter or longer than its fields say";
     /// Reserved not zero, or value out of range.
@@ -108,8 +108,8 @@ statuses! {
     NoShmem = 21, "NO_SHMEM", "this VM's VMM cannot map other VMs' memory";
     /// The VMM refused the mapping.
     MapFailed = 22, "MAP_FAILED", "this VM's VMM refused the mapping";
-    /// UNMAP without MAP, or SYNC end without begin.
-    Unbalanced = 23, "UNBALANCED", "an end without its begin, or an unmap without its map";
+    /// SYNC end without begin.
+    Unbalanced = 23, "UNBALANCED", "an end of access without its begin";
     /// The host ran out of something; see its log.
     HostError = 24, "HOST_ERROR", "the host ran out of something; its log says what";
 }

@@ -5,6 +5,7 @@ mod extent;
 mod id;
 mod meta;
 mod name;
+mod properties;
 mod rights;
 mod way;
 
@@ -12,5 +13,6 @@ pub use extent::{Access, Extent};
 pub use id::{BufferId, ParseIdError};
 pub use meta::{Image, Meta, Plane};
 pub use name::Name;
+pub use properties::Properties;
 pub use rights::Rights;
-pub use way::Way;
+pub use way::{Way, Ways};

@@ -37,8 +37,16 @@ wire_struct! {
         max_buffer_size: u64,
         /// This peer's id.
         peer_id: u64,
-        /// Zero.
-        reserved: u64,
+        /// Bytes that an event may have.
+        event_size: u32,
+        /// Entries per UNMAP or DETACH.
+        max_batch: u32,
+        /// [`Ways`](crate::types::Ways) that an ATTACH may be given, to some buffers.
+        ways: u32,
+        /// Kinds of backing that an EXPORT may have, as bits.
+        backings: u32,
+        /// Zero; fields to come, which a driver that does not know them ignores.
+        reserved: [u64; 23],
     }
 }
 
@@ -47,8 +55,13 @@ wire_struct! {
     Req = "virtio_bufshare_req" {
         /// A number of [`command`](crate::command).
         r#type: u32,
-        /// Zero in version 1.
+        /// Zero.
         flags: u32,
+        /// Bytes of the request's structure, this header included; what follows it
+        /// begins there.
+        length: u32,
+        /// Bytes that the response's structure shall have, its header included.
+        resp_length: u32,
         /// Chosen by the driver, returned as it is.
         cookie: u64,
     }
@@ -61,6 +74,10 @@ wire_struct! {
         r#type: u32,
         /// A [`Status`](crate::status::Status); unless OK nothing follows.
         status: u32,
+        /// Bytes of the response's structure, this header included.
+        length: u32,
+        /// Zero.
+        flags: u32,
         /// The request's cookie.
         cookie: u64,
     }
@@ -105,6 +122,8 @@ wire_struct! {
         stride: u32,
         /// Rows of this plane.
         rows: u32,
+        /// Zero.
+        reserved: u64,
     }
 }
 
@@ -127,7 +146,7 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Metadata; `blob_len` bytes of blob end the message
+    /// Metadata, a record of its own size; `blob_len` bytes of blob end the message
     Meta = "virtio_bufshare_meta" {
         /// For people, UTF-8, NUL padded, may be empty.
         name: [u8; NAME_LEN],
@@ -135,8 +154,8 @@ wire_struct! {
         image: Image,
         /// Bytes of opaque data.
         blob_len: u32,
-        /// Zero.
-        reserved: u32,
+        /// What a reader has to know to make sense of it, as bits; none yet.
+        must_know: u32,
     }
 }
 
@@ -175,6 +194,10 @@ wire_struct! {
         hdr: Req,
         /// 0 to start, then the answer's `next`.
         cursor: u64,
+        /// Bytes that an entry of the answer shall have.
+        entry_size: u32,
+        /// Zero.
+        reserved: u32,
     }
 }
 
@@ -211,19 +234,29 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// EXPORT; access list, extents and blob follow
+    /// EXPORT; metadata, access list, extents and blob follow
     Export = "virtio_bufshare_export" {
         /// Request header.
         hdr: Req,
         /// Bytes, the sum of the extents.
         size: u64,
-        /// 1 to `config.max_extents`.
-        num_extents: u32,
+        /// One of [`request`](crate::request)`::BACKING_*`.
+        backing: u32,
+        /// Bytes of the metadata.
+        meta_size: u32,
         /// 0 to [`MAX_ACL`](crate::limits::MAX_ACL); 0: all peers the operator
         /// allows.
         num_acl: u32,
-        /// Metadata.
-        meta: Meta,
+        /// Bytes of a line of the access list.
+        access_size: u32,
+        /// 1 to `config.max_extents`.
+        num_extents: u32,
+        /// Bytes of an extent.
+        extent_size: u32,
+        /// The pool, zero unless the backing is a range of one.
+        pool: Id,
+        /// Bytes into the pool.
+        offset: u64,
     }
 }
 
@@ -234,18 +267,32 @@ wire_struct! {
         hdr: Resp,
         /// The buffer's name.
         id: Id,
-        /// Number of this export, never used again by this device process.
+        /// Number of this export, never used again while the host lives.
         generation: u64,
     }
 }
 
 wire_struct! {
-    /// UNEXPORT, GET_META, QUERY
+    /// QUERY
     ById = "virtio_bufshare_by_id" {
         /// Request header.
         hdr: Req,
         /// The buffer.
         id: Id,
+    }
+}
+
+wire_struct! {
+    /// UNEXPORT
+    Unexport = "virtio_bufshare_unexport" {
+        /// Request header.
+        hdr: Req,
+        /// The buffer.
+        id: Id,
+        /// One of [`request`](crate::request)`::UNEXPORT_*`.
+        mode: u32,
+        /// Milliseconds after which a graceful one is forced.
+        deadline_ms: u32,
     }
 }
 
@@ -258,8 +305,12 @@ wire_struct! {
         id: Id,
         /// Wanted: READ, or READ and WRITE.
         rights: u32,
-        /// Zero.
-        reserved: u32,
+        /// [`Ways`](crate::types::Ways) that are accepted; 0: direct and udmabuf.
+        ways: u32,
+        /// [`Properties`](crate::types::Properties) without which it is refused.
+        required: u32,
+        /// VMM mappings that a MAP may take; 0: any number.
+        max_windows: u32,
     }
 }
 
@@ -268,7 +319,7 @@ wire_struct! {
     AttachResp = "virtio_bufshare_attach_resp" {
         /// Response header.
         hdr: Resp,
-        /// Of this attachment, never zero, never used again in a session.
+        /// Of this attachment, never zero, never used again while the host lives.
         handle: u64,
         /// Bytes of the buffer.
         size: u64,
@@ -280,20 +331,50 @@ wire_struct! {
         rights: u32,
         /// A [`Way`](crate::types::Way).
         way: u32,
+        /// [`Properties`](crate::types::Properties) that hold.
+        properties: u32,
         /// VMM mappings that a MAP will take.
         windows: u32,
+    }
+}
+
+wire_struct! {
+    /// UNMAP, DETACH; the entries follow
+    Batch = "virtio_bufshare_batch" {
+        /// Request header.
+        hdr: Req,
+        /// 1 to [`MAX_BATCH`](crate::limits::MAX_BATCH).
+        count: u32,
+        /// Bytes of an entry.
+        entry_size: u32,
+    }
+}
+
+wire_struct! {
+    /// Answer to UNMAP and DETACH
+    BatchResp = "virtio_bufshare_batch_resp" {
+        /// Response header.
+        hdr: Resp,
+        /// The first entry that is wrong, or `count`.
+        entry: u32,
         /// Zero.
         reserved: u32,
     }
 }
 
 wire_struct! {
-    /// UNMAP, DETACH
-    ByHandle = "virtio_bufshare_by_handle" {
-        /// Request header.
-        hdr: Req,
+    /// Entry of DETACH
+    Handle = "virtio_bufshare_handle" {
         /// Of the attachment.
         handle: u64,
+    }
+}
+
+wire_struct! {
+    /// Entry of UNMAP
+    Window = "virtio_bufshare_window" {
+        /// Of the answer to MAP.
+        window: u64,
     }
 }
 
@@ -304,9 +385,9 @@ wire_struct! {
         hdr: Req,
         /// Of the attachment.
         handle: u64,
-        /// Bytes into the buffer; 0 in version 1.
+        /// Bytes into the buffer.
         offset: u64,
-        /// Bytes; the buffer's size in version 1.
+        /// Bytes.
         len: u64,
     }
 }
@@ -316,7 +397,9 @@ wire_struct! {
     MapResp = "virtio_bufshare_map_resp" {
         /// Response header.
         hdr: Resp,
-        /// Where the buffer begins in the shared-memory region.
+        /// Number of this range of the attachment where it is mapped, not zero.
+        window: u64,
+        /// Where it begins in the shared-memory region.
         shm_offset: u64,
         /// Bytes, contiguous there whatever the extents.
         len: u64,
@@ -348,14 +431,16 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// SET_META, owner only; the blob follows
+    /// SET_META, owner only; metadata, which replaces all, and blob follow
     SetMeta = "virtio_bufshare_set_meta" {
         /// Request header.
         hdr: Req,
         /// The buffer.
         id: Id,
-        /// Replaces all metadata.
-        meta: Meta,
+        /// Bytes of the metadata.
+        meta_size: u32,
+        /// Zero.
+        reserved: u32,
     }
 }
 
@@ -370,14 +455,26 @@ wire_struct! {
 }
 
 wire_struct! {
-    /// Answer to GET_META; the blob follows
+    /// GET_META
+    GetMeta = "virtio_bufshare_get_meta" {
+        /// Request header.
+        hdr: Req,
+        /// The buffer.
+        id: Id,
+        /// Bytes that the metadata shall have.
+        meta_size: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+wire_struct! {
+    /// Answer to GET_META; metadata and blob follow
     GetMetaResp = "virtio_bufshare_get_meta_resp" {
         /// Response header.
         hdr: Resp,
         /// Its sequence number.
         seq: u64,
-        /// Metadata.
-        meta: Meta,
     }
 }
 
@@ -428,6 +525,10 @@ wire_struct! {
         r#type: u32,
         /// Zero.
         flags: u32,
+        /// Bytes of this structure.
+        length: u32,
+        /// Zero.
+        reserved: u32,
         /// Number of the event in this session, from 1, without gaps.
         seq: u64,
         /// Whom it is about.
@@ -436,9 +537,9 @@ wire_struct! {
         id: Id,
         /// The attachment, or zero.
         handle: u64,
+        /// Of the export, or zero.
+        generation: u64,
         /// See [`EventKind`](crate::event::EventKind).
         value: u64,
-        /// Zero.
-        reserved: u64,
     }
 }

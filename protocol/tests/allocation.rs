@@ -32,11 +32,15 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Bytes that parsing takes from the allocator, freed or not.
+/// Bytes that parsing takes from the allocator, freed or not. The least of a few times: the
+/// harness has a thread of its own, which allocates now and then.
 fn cost(bytes: &[u8]) -> usize {
-    let before = ALLOCATED.load(Ordering::Relaxed);
-    let _ = std::hint::black_box(parse(bytes));
-    ALLOCATED.load(Ordering::Relaxed).wrapping_sub(before)
+    let once = || {
+        let before = ALLOCATED.load(Ordering::Relaxed);
+        let _ = std::hint::black_box(parse(bytes));
+        ALLOCATED.load(Ordering::Relaxed).wrapping_sub(before)
+    };
+    (0..3).map(|_| once()).min().unwrap_or(0)
 }
 
 #[test]

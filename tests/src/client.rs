@@ -311,9 +311,9 @@ impl Client {
     }
 
     /// SET_META: the sequence number.
-    pub fn set_meta(&mut self, id: &str, name: &str, blob: &[u8]) -> Result<u64> {
+    pub fn set_meta(&mut self, export: &Export, name: &str, blob: &[u8]) -> Result<u64> {
         let op = Op::SetMeta {
-            id: id.to_owned(),
+            export: export.number,
             name: name.to_owned(),
             blob: blob.to_owned(),
         };

@@ -23,14 +23,25 @@ pub const STATE: &str = "/sys/kernel/debug/bufshare/state";
 /// # Errors
 /// When the driver does not say, or as [`Vm::call`].
 pub fn requests(vm: &Vm) -> Result<u64> {
+    counter(vm, "requests")
+}
+
+/// How many events the driver has taken.
+///
+/// # Errors
+/// As [`requests`].
+pub fn events(vm: &Vm) -> Result<u64> {
+    counter(vm, "events")
+}
+
+fn counter(vm: &Vm, name: &str) -> Result<u64> {
     let state = String::from_utf8(vm.read_file(STATE)?)?;
-    let line = state
+    let number = state
         .lines()
-        .find_map(|line| line.strip_prefix("requests "));
-    let number = line.with_context(|| format!("no number of requests: {state}"))?;
-    number
-        .parse()
-        .with_context(|| format!("requests: {number}"))
+        .filter_map(|line| line.split_once(' '))
+        .find_map(|(word, number)| (word == name).then_some(number));
+    let number = number.with_context(|| format!("no number of {name}: {state}"))?;
+    number.parse().with_context(|| format!("{name}: {number}"))
 }
 
 /// The virtio device that the driver is bound to, if there is one.

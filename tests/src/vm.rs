@@ -23,7 +23,7 @@ use crate::{report, wait};
 
 /// Shared-memory device of QEMU that any vhost-user back end can serve.
 pub const DEVICE: &str =
-    "vhost-user-test-device-pci,id=bufshare,virtio-id=37,num_vqs=2,vq_size=64,config_size=64";
+    "vhost-user-test-device-pci,id=bufshare,virtio-id=37,num_vqs=2,vq_size=64,config_size=256";
 
 /// QEMU's name of each machine's card, which is also how its driver's begins.
 pub const CARD: &str = "bochs";

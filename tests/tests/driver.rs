@@ -13,10 +13,10 @@ use bufshare_protocol::ioctl::{self, Export, MetaIo, Table};
 use bufshare_protocol::wire::Meta;
 use bufshare_tests::channel::{Program, errno_of};
 use bufshare_tests::client::{
-    AttachKind, Client, Patch, Sight, Step, bytes, id_bytes, refused, share_works, status,
+    AttachKind, Client, Patch, Sight, Step, bytes, refused, share_works, status,
 };
 use bufshare_tests::delay::{self, Delay};
-use bufshare_tests::driver::{STATE, bind, bound, requests, unbind, unload_when_free};
+use bufshare_tests::driver::{STATE, bind, bound, events, requests, unbind, unload_when_free};
 use bufshare_tests::leaks;
 use bufshare_tests::pair::{DRIVER, Plan, Shared, Side, TwoVms};
 use bufshare_tests::report::Skip;
@@ -88,59 +88,60 @@ fn a_driver_whose_imports_are_all_closed_is_unbound_and_bound_again() {
 #[test]
 fn a_driver_is_unbound_while_ioctls_wait_for_their_programs_memory() {
     VMS.with(|vms| {
-        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
-        let (_, _, theirs) = b.offer(SIZE, 6)?;
-        let (buf, mine, _) = a.offer(SIZE, 7)?;
+        let (mut a, b) = (vms.a.client()?, vms.b.client()?);
+        let (buf, mine, export) = a.offer(SIZE, 7)?;
+        let export_fd = Patch::Descriptor {
+            at: offset_of!(MetaIo, export_fd),
+            number: export.number,
+        };
         let fd = Patch::Descriptor {
             at: offset_of!(Export, dmabuf_fd),
             number: buf.number,
         };
-        let id = id_bytes(&theirs.id)?;
-        let one = 1_u32.to_ne_bytes();
-        let blob_len = offset_of!(Meta, blob_len);
+        let (one, eight) = (1_u32.to_ne_bytes(), 8_u32.to_ne_bytes());
+        let table = bytes(
+            Table::SIZE,
+            &[
+                (offset_of!(Table, count), &one),
+                (offset_of!(Table, entry_size), &eight),
+            ],
+        );
+        let size = u32::try_from(Meta::SIZE)?.to_ne_bytes();
+        let record = |at| Patch::Address {
+            at,
+            of: bytes(Meta::SIZE, &[(offset_of!(Meta, blob_len), &one)]),
+        };
+        let meta_size = (offset_of!(Export, meta_size), &size[..]);
+        let access_size = 16_u32.to_ne_bytes();
+        let access_size = (offset_of!(Export, access_size), &access_size[..]);
+        let acl = (offset_of!(Export, num_acl), &one[..]);
         let stalled = [
             // Memory that the driver reads, and memory that it writes.
             a.stall(
                 ioctl::EXPORT,
-                &bytes(Export::SIZE, &[(offset_of!(Export, num_acl), &one)]),
-                std::slice::from_ref(&fd),
+                &bytes(Export::SIZE, &[meta_size, access_size, acl]),
+                &[fd.clone(), record(offset_of!(Export, meta))],
                 offset_of!(Export, acl),
             )?,
             a.stall(
                 ioctl::EXPORT,
-                &bytes(Export::SIZE, &[(offset_of!(Export, meta) + blob_len, &one)]),
-                std::slice::from_ref(&fd),
+                &bytes(Export::SIZE, &[meta_size, access_size]),
+                &[fd, record(offset_of!(Export, meta))],
                 offset_of!(Export, blob),
             )?,
             a.stall(
                 ioctl::SET_META,
-                &bytes(
-                    MetaIo::SIZE,
-                    &[
-                        (offset_of!(MetaIo, id), &id),
-                        (offset_of!(MetaIo, meta) + blob_len, &one),
-                    ],
-                ),
-                &[],
+                &bytes(MetaIo::SIZE, &[(offset_of!(MetaIo, meta_size), &size)]),
+                &[export_fd, record(offset_of!(MetaIo, meta))],
                 offset_of!(MetaIo, blob),
             )?,
-            a.stall(
-                ioctl::PEERS,
-                &bytes(Table::SIZE, &[(offset_of!(Table, count), &one)]),
-                &[],
-                offset_of!(Table, entries),
-            )?,
-            a.stall(
-                ioctl::LIST,
-                &bytes(Table::SIZE, &[(offset_of!(Table, count), &one)]),
-                &[],
-                offset_of!(Table, entries),
-            )?,
+            a.stall(ioctl::PEERS, &table, &[], offset_of!(Table, entries))?,
+            a.stall(ioctl::LIST, &table, &[], offset_of!(Table, entries))?,
         ];
         let device = unbind(&vms.a)?;
         ensure!(a.compare(mine, 7)? == Sight::Pattern);
-        // The last two had their answers before.
-        let wanted = [libc::ENODEV, libc::ENODEV, libc::ENODEV, 0, 0];
+        // What the first reads is a line without rights; the last two had their answers before.
+        let wanted = [libc::EINVAL, libc::ENODEV, libc::ENODEV, 0, 0];
         for (stalled, wanted) in stalled.into_iter().zip(wanted) {
             let errno = a.unstall(stalled)?;
             ensure!(errno == wanted, "errno {errno}, not {wanted}");
@@ -419,10 +420,44 @@ fn a_guest_sleeps_and_wakes_and_shares_again() {
     });
 }
 
+/// More events than wait in an open file of the device, 256, are not read, and then those
+/// are missing that a reset of the device takes: nobody knows how many.
+#[test]
+fn a_slow_reader_is_told_that_an_unknown_number_of_events_is_missing_after_a_sleep() {
+    VMS.with(|vms| {
+        if vms.b.read_file(TEST).is_err() {
+            return Err(Skip::impossible("the guest kernel has no /sys/power/pm_test").into());
+        }
+        let (mut a, mut slow) = (vms.a.client()?, vms.b.client()?);
+        let buf = a.alloc(4096)?;
+        // Who opens the device earlier is given each event earlier.
+        slow.info()?;
+        let full = events(&vms.b)? + 257;
+        wait::until("the slow reader to miss an event", 3 * LIMIT, || {
+            let export = a.export(buf)?;
+            a.close(export.number)?;
+            Ok((events(&vms.b)? >= full).then_some(()))
+        })?;
+        let mut other = vms.b.client()?;
+        other.info()?;
+        vms.b.write_file(TEST, b"devices")?;
+        vms.b.sleep()?;
+        other.wait_event("Overflow", |event| event.kind == "Overflow")?;
+        let mut last = None;
+        while let Some(event) = slow.event(Duration::ZERO)? {
+            last = Some(event);
+        }
+        let last = last.context("no event")?;
+        ensure!(last.kind == "Overflow" && last.value == 0, "{last:?}");
+        drop((a, slow, other));
+        all_works(vms, 41)
+    });
+}
+
 /// The device of the second has half of the configuration space that it should have.
 static SHORT: Shared = Shared::new(|| {
     Plan::new().second(|machine| {
-        machine.device = DEVICE.replace("config_size=64", "config_size=32");
+        machine.device = DEVICE.replace("config_size=256", "config_size=32");
     })
 });
 

@@ -694,18 +694,18 @@ fn a_frame_that_is_replaced_while_it_is_looked_at_is_not_a_wrong_one() {
         let mut a = vms.a.client()?;
         let (_, map, export) = a.offer(4096, 1)?;
         a.poke(map, 0, &[0])?;
-        a.set_meta(&export.id, "camera", &announcement(1, !HASH_OF_NOTHING, 7))?;
+        a.set_meta(&export, "camera", &announcement(1, !HASH_OF_NOTHING, 7))?;
         let line = "/bin/bufshare --json view --from camera --frames 1 --no-display";
         let view = vms.b.spawn(&words(line))?;
         wait::until("the viewer to attach the buffer", LIMIT, || {
             Ok((a.query(&export.id)?.attachments > 0).then_some(()))
         })?;
-        a.set_meta(&export.id, "camera", &announcement(2, HASH_OF_NOTHING, 9))?;
+        a.set_meta(&export, "camera", &announcement(2, HASH_OF_NOTHING, 9))?;
         let viewed = records(&channel::succeeded("view", to_its_end(view)?)?)?;
         counted(record(&viewed, "viewed")?, &[("frame", 2)])?;
         ensure!(a.peek(map, 0, 1)?.as_deref() == Some(&[9][..]), "no reply");
         // One that stays as it is, is wrong.
-        a.set_meta(&export.id, "camera", &announcement(3, !HASH_OF_NOTHING, 7))?;
+        a.set_meta(&export, "camera", &announcement(3, !HASH_OF_NOTHING, 7))?;
         let ran = vms.b.run(&words(line), LIMIT)?;
         refused(&ran, &["1 of 1 frames are not what the camera sent"])
     });
@@ -723,11 +723,7 @@ fn frames_that_are_none_do_not_keep_a_viewer_waiting() {
         let mut number = 0;
         let summary = wait::until("the viewer to give up", LIMIT, || {
             number += 1;
-            a.set_meta(
-                &export.id,
-                "camera",
-                &announcement(number, HASH_OF_NOTHING, 7),
-            )?;
+            a.set_meta(&export, "camera", &announcement(number, HASH_OF_NOTHING, 7))?;
             let line = view.try_line(Duration::from_millis(1))?;
             let record: Option<Value> = line.map(|line| serde_json::from_str(&line)).transpose()?;
             Ok(record.filter(|record| member(record, "type") == Some("view_summary")))

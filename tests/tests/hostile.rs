@@ -121,7 +121,7 @@ fn each_bad_request_of_a_hostile_kernel_gets_its_status_and_harms_nobody() {
         unknown.splice(0..4, 0xdead_u32.to_le_bytes());
         let answer = hostile.send(Shape::Normal, ROOM, &unknown)?;
         ensure!(status_of(&answer) == Some(Status::Unsupported));
-        let caps = Request::GetCaps { version: 1 };
+        let caps = Request::GetCaps { version: 2 };
         let mut short = caps.encode(7);
         short.pop();
         ensure!(hostile.bytes(caps.kind(), &short)? == Err(Status::BadLength));
@@ -157,9 +157,21 @@ fn each_bad_request_of_a_hostile_kernel_gets_its_status_and_harms_nobody() {
         };
         let import = b.import(&id.to_string())?;
         b.map(import.buf)?;
-        for handle in [0, 1, 2, u64::MAX] {
-            hostile.refuses("UNMAP", &Request::Unmap { handle }, Status::NotFound)?;
-            hostile.refuses("DETACH", &Request::Detach { handle }, Status::NotFound)?;
+        let not_found = Response::Batch {
+            status: Status::NotFound,
+            entry: 0,
+        };
+        for number in [0, 1, 2, u64::MAX] {
+            let unmap = Request::Unmap {
+                windows: vec![number],
+            };
+            let detach = Request::Detach {
+                handles: vec![number],
+            };
+            for request in [unmap, detach] {
+                let reply = hostile.ask(&request)?;
+                ensure!(reply == Ok(not_found.clone()), "{request:?}: {reply:?}");
+            }
         }
         let other: BufferId = theirs.id.parse().ok().context("an id")?;
         let unexport = Request::Unexport { id: other };
@@ -184,7 +196,7 @@ fn each_bad_request_of_a_hostile_kernel_gets_its_status_and_harms_nobody() {
 fn each_malformed_chain_of_a_hostile_kernel_is_completed_and_harms_nobody() {
     VMS.with(|vms| {
         let hostile = Hostile::take(&vms.a)?;
-        let caps = Request::GetCaps { version: 1 }.encode(7);
+        let caps = Request::GetCaps { version: 2 }.encode(7);
 
         for (shape, room, expected) in [
             (Shape::Loop, ROOM, None),
@@ -192,8 +204,8 @@ fn each_malformed_chain_of_a_hostile_kernel_is_completed_and_harms_nobody() {
             (Shape::Swapped, ROOM, Some(Status::BadLength)),
             (Shape::Outside, ROOM, Some(Status::BadLength)),
             (Shape::Normal, 0, None),
-            (Shape::Normal, 15, None),
-            (Shape::Normal, 16, Some(Status::NoRoom)),
+            (Shape::Normal, 23, None),
+            (Shape::Normal, 24, Some(Status::NoRoom)),
             (Shape::Normal, ROOM, Some(Status::Ok)),
         ] {
             let answer = hostile.send(shape, room, &caps)?;

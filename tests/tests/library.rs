@@ -153,7 +153,7 @@ fn an_event_loop_sees_each_change_once_and_ends_with_its_input() {
         let first = client.peek(map, 0, 5)?.context("own memory")?;
         let after = format!("{} {}", export.id, first.escape_ascii());
         ensure!(program.line(wait::COMMAND)? == after);
-        client.set_meta(&export.id, "renamed", b"")?;
+        client.set_meta(&export, "renamed", b"")?;
         ensure!(program.line(wait::COMMAND)? == format!("{} metadata 2", export.id));
         client.close(export.number)?;
         ensure!(program.line(wait::COMMAND)? == format!("{} revoked", export.id));
@@ -180,7 +180,7 @@ fn an_event_loop_that_stood_still_misses_no_change() {
         // One by one, or the host makes one event of several. They are more than are kept.
         let last = 1 + KEPT_EVENTS + 32;
         for seq in 2..=last {
-            exporter.set_meta(&kept.id, "renamed", b"")?;
+            exporter.set_meta(&kept, "renamed", b"")?;
             witness.wait_event("of the metadata", |event| {
                 event.kind == "Meta" && event.value == seq
             })?;

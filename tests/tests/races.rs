@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::ops::Op;
 use bufshare_agent::wire::Command;
-use bufshare_tests::client::share_works;
+use bufshare_tests::client::{refused, share_works};
 use bufshare_tests::delay::{self, Delay};
 use bufshare_tests::driver;
 use bufshare_tests::pair::{Plan, Shared};
@@ -33,31 +33,22 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// What the driver says of itself.
 fn state(vm: &Vm) -> Result<String> {
-    Ok(String::from_utf8(
-        vm.read_file("/sys/kernel/debug/bufshare/state")?,
-    )?)
+    Ok(String::from_utf8(vm.read_file(driver::STATE)?)?)
 }
 
-/// The events that the driver has taken.
-fn events(vm: &Vm) -> Result<u64> {
-    let state = state(vm)?;
-    let number = state.lines().find_map(|line| line.strip_prefix("events "));
-    number
-        .and_then(|number| number.parse().ok())
-        .with_context(|| format!("the driver does not say how many events: {state}"))
-}
-
-/// Has the second processor take the device's interrupts, all of which come by its pin.
-fn interrupts_go_to_the_second_processor(vm: &Vm) -> Result<()> {
+/// Has this processor take the device's interrupts, all of which come by its pin.
+fn interrupts_go_to(vm: &Vm, processor: u32) -> Result<()> {
     let number = vm.read_file(&format!("{}/irq", driver::pci_device(vm)?))?;
     let folder = format!("/proc/irq/{}", String::from_utf8(number)?.trim());
-    vm.write_file(&format!("{folder}/smp_affinity_list"), b"1")?;
+    let processor = processor.to_string();
+    vm.write_file(&format!("{folder}/smp_affinity_list"), processor.as_bytes())?;
     let mut client = vm.client()?;
-    wait::until("the second processor's interrupt", wait::COMMAND, || {
+    let what = format!("an interrupt of processor {processor}");
+    wait::until(&what, wait::COMMAND, || {
         // It moves with the next one.
         client.list()?;
         let at = vm.read_file(&format!("{folder}/effective_affinity_list"))?;
-        Ok((at == b"1\n").then_some(()))
+        Ok((at.trim_ascii_end() == processor.as_bytes()).then_some(()))
     })
 }
 
@@ -66,12 +57,12 @@ fn interrupts_go_to_the_second_processor(vm: &Vm) -> Result<()> {
 #[test]
 fn a_revocation_is_not_missed_when_its_event_is_taken_before_the_answer_to_the_import() {
     VMS.with(|vms| {
-        interrupts_go_to_the_second_processor(&vms.a)?;
+        interrupts_go_to(&vms.a, 1)?;
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         a.info()?;
         let (_, _, export) = b.offer(SIZE, 1)?;
         a.wait_event_of("Offer", &export.id)?;
-        let before = events(&vms.a)?;
+        let before = driver::events(&vms.a)?;
         let pci = PciConfig::of(&vms.a)?;
         pci.set_interrupts(false)?;
         let import = Op::Import {
@@ -88,7 +79,7 @@ fn a_revocation_is_not_missed_when_its_event_is_taken_before_the_answer_to_the_i
         pci.set_interrupts(true)?;
         delay.holds()?;
         wait::until("the event to be taken", wait::COMMAND, || {
-            Ok((events(&vms.a)? > before).then_some(()))
+            Ok((driver::events(&vms.a)? > before).then_some(()))
         })?;
         ensure!(!delay.over()?, "the answer was taken before the event");
         a.finish(asked, "IMPORT", wait::COMMAND)?;
@@ -98,6 +89,47 @@ fn a_revocation_is_not_missed_when_its_event_is_taken_before_the_answer_to_the_i
         ensure!(state.lines().any(revoked), "none is revoked: {state}");
         drop((a, b));
         share_works(&mut vms.b.client()?, &mut vms.a.client()?, 2)
+    });
+}
+
+/// The session ends on one processor while the other is about to deliver an event that was
+/// taken before.
+#[test]
+fn a_reader_has_the_last_event_before_it_hears_that_the_device_has_gone() {
+    VMS.with(|vms| {
+        const WORKS: &str = "/sys/devices/virtual/workqueue/cpumask";
+        interrupts_go_to(&vms.a, 0)?;
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        while a.event(Duration::ZERO)?.is_some() {}
+        let others = vms.a.read_file(WORKS)?;
+        vms.a.write_file(WORKS, b"2")?;
+        let delay = Delay::of(&vms.a, "bufshare_deliver_work")?;
+        let before = driver::events(&vms.a)?;
+        let (_, _, export) = b.offer(SIZE, 5)?;
+        delay.holds()?;
+        wait::until("the event to be taken", wait::COMMAND, || {
+            Ok((driver::events(&vms.a)? > before).then_some(()))
+        })?;
+        let device = driver::bound(&vms.a)?.context("no device")?;
+        let unbinding = vms.a.channel().ask(Command::WriteFile {
+            path: "/sys/bus/virtio/drivers/virtio_bufshare/unbind".to_owned(),
+            data: device.as_bytes().to_vec(),
+        })?;
+        wait::until("the session to end", wait::COMMAND, || {
+            Ok(state(&vms.a)?.contains("\" dead").then_some(()))
+        })?;
+        let early = a.event(Duration::ZERO).context("before the last event")?;
+        ensure!(early.is_none(), "{early:?} was delivered already");
+        ensure!(!delay.over()?, "it was delivered already");
+        delay.end()?;
+        unbinding.wait(LIMIT).context("unbinding")?;
+        a.wait_event_of("Offer", &export.id)?;
+        let refusal = refused(a.event(Duration::ZERO))?;
+        ensure!(refusal.errno == libc::ENODEV, "{refusal}");
+        vms.a.write_file(WORKS, &others)?;
+        driver::bind(&vms.a, &device)?;
+        drop((a, b));
+        share_works(&mut vms.a.client()?, &mut vms.b.client()?, 6)
     });
 }
 

@@ -197,11 +197,10 @@ fn metadata_travels_and_changes_are_reported() {
         ensure!(offer.value == SIZE, "{offer:?}");
         ensure!(b.get_meta(&export.id)? == (1, "späte Grüße".to_owned(), blob));
         let import = b.import(&export.id)?;
-        ensure!(a.set_meta(&export.id, "new", b"tiny")? == 2);
+        ensure!(a.set_meta(&export, "new", b"tiny")? == 2);
         let event = b.wait_event_of("Meta", &export.id)?;
         ensure!(event.value == 2, "{event:?}");
         ensure!(b.get_meta(&export.id)? == (2, "new".to_owned(), b"tiny".to_vec()));
-        ensure!(status(b.set_meta(&export.id, "mine now", b""))? == "NOT_FOUND");
         let listed = b.list()?;
         ensure!(
             listed.len() == 1 && listed.iter().all(|one| one.name == "new" && !one.owned),

@@ -495,12 +495,12 @@ pub(crate) mod tests {
     fn pieces_of_a_way_not_served_are_refused() {
         let source = MapSource {
             owner: crate::broker::PeerId(1),
-            way: Way::Copy,
+            way: Way::CopyWindow,
             extents: vec![],
         };
 
         let result = pieces(&ram(), &source, 0, None);
 
-        assert!(matches!(result, Err(Error::Unavailable(Way::Copy))));
+        assert!(matches!(result, Err(Error::Unavailable(Way::CopyWindow))));
     }
 }

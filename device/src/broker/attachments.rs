@@ -27,55 +27,40 @@ pub(super) struct Attachment {
     pub(super) pending: u32,
     /// Where those maps are.
     pub(super) window: Option<WindowId>,
+    /// What the guest calls that, 0 unless it is mapped.
+    pub(super) number: u64,
     pub(super) sync: SyncCounts,
     pub(super) revoked: bool,
 }
 
-impl Attachment {
-    /// One map more, in this window.
-    pub(super) fn mapped(
-        &mut self,
-        peer: PeerId,
-        window: WindowId,
-        buffers: &mut BTreeMap<u64, Box<Buffer>>,
-    ) {
-        balance::more(&mut self.maps, 1, "maps");
-        self.window = Some(window);
-        if self.maps == 1
-            && let Some(buffer) = buffers.get_mut(&self.generation)
-        {
-            buffer.set_mapped(peer, true);
-        }
-    }
-
-    /// One map less. Returns where it was.
-    pub(super) fn unmapped(
-        &mut self,
-        peer: PeerId,
-        buffers: &mut BTreeMap<u64, Box<Buffer>>,
-    ) -> Option<WindowId> {
-        balance::fewer(&mut self.maps, 1, "maps");
-        if self.maps > 0 {
-            return self.window;
-        }
-        if let Some(buffer) = buffers.get_mut(&self.generation) {
-            buffer.set_mapped(peer, false);
-        }
-        self.window.take()
-    }
-}
-
-/// Those of one peer. A handle is never used again.
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// Those of one peer. Neither a handle nor the number of a mapping is ever used again.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Attachments {
     table: BTreeMap<u64, Attachment>,
     /// By the generation of the buffer.
     of_buffer: BTreeSet<(u64, u64)>,
-    /// The last handle.
+    /// Handles of those that are mapped, by the number of that.
+    mapped: BTreeMap<u64, u64>,
+    /// The last handle or number.
     last: u64,
 }
 
 impl Attachments {
+    /// None, the first of which has a number above `last`.
+    pub(super) fn new(last: u64) -> Self {
+        Self {
+            table: BTreeMap::new(),
+            of_buffer: BTreeSet::new(),
+            mapped: BTreeMap::new(),
+            last,
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.last = self.last.wrapping_add(1);
+        self.last
+    }
+
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
@@ -94,21 +79,72 @@ impl Attachments {
 
     /// A new one: its handle.
     pub(super) fn add(&mut self, attachment: Attachment) -> u64 {
-        self.last = self.last.wrapping_add(1);
-        self.of_buffer.insert((attachment.generation, self.last));
-        self.table.insert(self.last, attachment);
-        self.last
+        let handle = self.number();
+        self.of_buffer.insert((attachment.generation, handle));
+        self.table.insert(handle, attachment);
+        handle
     }
 
+    /// Removes one that is not mapped.
     pub(super) fn remove(&mut self, handle: u64) -> Option<Attachment> {
         let attachment = self.table.remove(&handle)?;
         self.of_buffer.remove(&(attachment.generation, handle));
         Some(attachment)
     }
 
+    /// One map more, in this window: its number.
+    pub(super) fn map(
+        &mut self,
+        handle: u64,
+        peer: PeerId,
+        window: WindowId,
+        buffers: &mut BTreeMap<u64, Box<Buffer>>,
+    ) -> Option<u64> {
+        let next = self.last.wrapping_add(1);
+        let attachment = self.table.get_mut(&handle)?;
+        balance::more(&mut attachment.maps, 1, "maps");
+        attachment.window = Some(window);
+        if attachment.maps == 1 {
+            attachment.number = next;
+            self.last = next;
+            self.mapped.insert(next, handle);
+            if let Some(buffer) = buffers.get_mut(&attachment.generation) {
+                buffer.set_mapped(peer, true);
+            }
+        }
+        Some(attachment.number)
+    }
+
+    /// How many maps have this number.
+    pub(super) fn maps(&self, number: u64) -> u32 {
+        let handle = self.mapped.get(&number);
+        handle.map_or(0, |handle| self.get(*handle).map_or(0, |one| one.maps))
+    }
+
+    /// One map less. Returns where it was.
+    pub(super) fn unmap(
+        &mut self,
+        number: u64,
+        peer: PeerId,
+        buffers: &mut BTreeMap<u64, Box<Buffer>>,
+    ) -> Option<WindowId> {
+        let attachment = self.table.get_mut(self.mapped.get(&number)?)?;
+        balance::fewer(&mut attachment.maps, 1, "maps");
+        if attachment.maps > 0 {
+            return attachment.window;
+        }
+        attachment.number = 0;
+        self.mapped.remove(&number);
+        if let Some(buffer) = buffers.get_mut(&attachment.generation) {
+            buffer.set_mapped(peer, false);
+        }
+        attachment.window.take()
+    }
+
     /// Removes all.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Attachment> + use<> {
         self.of_buffer.clear();
+        self.mapped.clear();
         core::mem::take(&mut self.table).into_values()
     }
 
@@ -130,10 +166,17 @@ impl Attachments {
     #[cfg(test)]
     pub(super) fn check(&self) -> Result<(), String> {
         let of_buffer = self.iter().map(|(handle, one)| (one.generation, handle));
-        if self.of_buffer == of_buffer.collect() {
-            Ok(())
-        } else {
-            Err("attachments are not found by their buffer".into())
+        if self.of_buffer != of_buffer.collect() {
+            return Err("attachments are not found by their buffer".into());
+        }
+        let mapped = self.iter().filter(|(_, one)| one.maps > 0);
+        if self.mapped != mapped.map(|(handle, one)| (one.number, handle)).collect() {
+            return Err("attachments are not found by the number of their mapping".into());
+        }
+        let mut last = self.iter().flat_map(|(handle, one)| [handle, one.number]);
+        match last.find(|number| *number > self.last) {
+            None => Ok(()),
+            Some(number) => Err(format!("{number} is to be given out yet")),
         }
     }
 }

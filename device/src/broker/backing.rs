@@ -43,6 +43,17 @@ impl BackingId {
     }
 }
 
+/// Microseconds for each number that an export may have since 1970: more are not exported
+/// for long, so that those of an earlier start are not used again.
+const US_PER_EXPORT: u64 = 62;
+
+/// The number before the first export of a daemon that was started then, `None` if that
+/// leaves none.
+pub(super) fn first_export(started_us: u64) -> Option<u64> {
+    let first = started_us.checked_div(US_PER_EXPORT)?;
+    (first < 1_u64.checked_shl(GENERATION_BITS.checked_sub(1)?)?).then_some(first)
+}
+
 /// The number of a peer's next export. Each peer counts its own: from a common count
 /// those that may not know of each other would learn how much the others export.
 pub(super) fn generation(owner: PeerId, exported: u64) -> Option<u64> {

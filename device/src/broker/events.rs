@@ -143,37 +143,37 @@ impl EventQueue {
     pub(super) fn peer(&mut self, peer: u64, up: bool) {
         self.remove(Key::PeerUp(peer));
         if up {
-            let event = blank(EventKind::PeerUp, peer, BufferId::ZERO);
+            let event = blank(EventKind::PeerUp, peer, BufferId::ZERO, 0);
             self.push(Key::PeerUp(peer), Class::Kept, event);
         } else {
-            let event = blank(EventKind::PeerDown, peer, BufferId::ZERO);
+            let event = blank(EventKind::PeerDown, peer, BufferId::ZERO, 0);
             self.push(Key::PeerDown(peer), Class::Kept, event);
         }
     }
 
     /// `owner` offers a buffer.
-    pub(super) fn offer(&mut self, owner: u64, id: BufferId, size: u64) {
-        let mut event = blank(EventKind::Offer, owner, id);
+    pub(super) fn offer(&mut self, owner: u64, id: BufferId, generation: u64, size: u64) {
+        let mut event = blank(EventKind::Offer, owner, id, generation);
         event.value = size;
         self.push(Key::Offer(id.0), Class::Droppable, event);
     }
 
     /// The metadata of a buffer changed.
-    pub(super) fn meta(&mut self, owner: u64, id: BufferId, sequence: u64) {
-        let mut event = blank(EventKind::Meta, owner, id);
+    pub(super) fn meta(&mut self, owner: u64, id: BufferId, generation: u64, sequence: u64) {
+        let mut event = blank(EventKind::Meta, owner, id, generation);
         event.value = sequence;
         self.push(Key::Meta(id.0), Class::Droppable, event);
     }
 
     /// `importer` has no attachment of our buffer any more.
-    pub(super) fn released(&mut self, importer: u64, id: BufferId) {
-        let event = blank(EventKind::Released, importer, id);
+    pub(super) fn released(&mut self, importer: u64, id: BufferId, generation: u64) {
+        let event = blank(EventKind::Released, importer, id, generation);
         self.push(Key::Released(id.0, importer), Class::Kept, event);
     }
 
     /// An attachment is gone.
-    pub(super) fn revoked(&mut self, owner: u64, id: BufferId, handle: u64) {
-        let mut event = blank(EventKind::Revoked, owner, id);
+    pub(super) fn revoked(&mut self, owner: u64, id: BufferId, generation: u64, handle: u64) {
+        let mut event = blank(EventKind::Revoked, owner, id, generation);
         event.handle = handle;
         self.push(Key::Revoked(id.0, handle), Class::Kept, event);
     }
@@ -188,8 +188,8 @@ impl EventQueue {
     }
 
     /// An own export ended, and nobody asked for that.
-    pub(super) fn ended(&mut self, owner: u64, id: BufferId) {
-        let event = blank(EventKind::Revoked, owner, id);
+    pub(super) fn ended(&mut self, owner: u64, id: BufferId, generation: u64) {
+        let event = blank(EventKind::Revoked, owner, id, generation);
         self.push(Key::Revoked(id.0, 0), Class::Ended, event);
     }
 
@@ -200,13 +200,13 @@ impl EventQueue {
 
     /// A buffer that was offered but never attached is gone. An offer of which
     /// the peer knows nothing yet just disappears.
-    pub(super) fn withdrawn(&mut self, owner: u64, id: BufferId) {
+    pub(super) fn withdrawn(&mut self, owner: u64, id: BufferId, generation: u64) {
         self.remove(Key::Meta(id.0));
         let known = self
             .remove(Key::Offer(id.0))
             .is_none_or(|offer| offer.shown);
         if known {
-            let event = blank(EventKind::Revoked, owner, id);
+            let event = blank(EventKind::Revoked, owner, id, generation);
             self.push(Key::Revoked(id.0, 0), Class::Droppable, event);
         }
     }
@@ -237,7 +237,7 @@ impl EventQueue {
     /// Takes the next event.
     pub(super) fn next(&mut self) -> Option<Event> {
         let mut event = if self.dropped > 0 {
-            let mut event = blank(EventKind::Overflow, 0, BufferId::ZERO);
+            let mut event = blank(EventKind::Overflow, 0, BufferId::ZERO, 0);
             event.value = core::mem::take(&mut self.dropped);
             event
         } else {
@@ -318,13 +318,14 @@ impl EventQueue {
     }
 }
 
-fn blank(kind: EventKind, peer: u64, id: BufferId) -> Event {
+fn blank(kind: EventKind, peer: u64, id: BufferId, generation: u64) -> Event {
     Event {
         kind,
         seq: 0,
         peer,
         id,
         handle: 0,
+        generation,
         value: 0,
     }
 }
@@ -345,8 +346,8 @@ mod tests {
     #[test]
     fn metadata_of_one_buffer_coalesces_and_the_newest_counts() {
         let mut queue = EventQueue::new(MAX);
-        queue.meta(1, ID, 2);
-        queue.meta(1, ID, 3);
+        queue.meta(1, ID, 1, 2);
+        queue.meta(1, ID, 1, 3);
         assert_eq!(queue.next().unwrap().value, 3);
         assert!(queue.next().is_none());
     }
@@ -357,7 +358,7 @@ mod tests {
             let mut id = [0; 16];
             id[..8].copy_from_slice(&n.to_le_bytes());
             id[8..].copy_from_slice(&owner.to_le_bytes());
-            queue.offer(owner, BufferId(id), 4096);
+            queue.offer(owner, BufferId(id), 1, 4096);
         }
     }
 
@@ -379,7 +380,7 @@ mod tests {
     fn revocations_are_kept_when_droppable_events_overflow() {
         let mut queue = EventQueue::new(MAX);
         flood(&mut queue, 2, 1);
-        queue.revoked(2, ID, 7);
+        queue.revoked(2, ID, 1, 7);
         let mut seen = false;
         while let Some(event) = queue.next() {
             seen |= event.kind == EventKind::Revoked && event.handle == 7;
@@ -391,7 +392,7 @@ mod tests {
     fn a_peer_that_floods_the_queue_does_not_drop_the_offers_of_others() {
         let mut queue = EventQueue::new(MAX);
         flood(&mut queue, 2, 100);
-        queue.offer(3, ID, 4096);
+        queue.offer(3, ID, 1, 4096);
         let mut seen = false;
         while let Some(event) = queue.next() {
             seen |= event.peer == 3;
@@ -416,19 +417,19 @@ mod tests {
     #[test]
     fn an_offer_that_was_not_seen_disappears_with_its_buffer() {
         let mut queue = EventQueue::new(MAX);
-        queue.offer(1, ID, 4096);
-        queue.withdrawn(1, ID);
+        queue.offer(1, ID, 1, 4096);
+        queue.withdrawn(1, ID, 1);
         assert_eq!(queue.len(), 0);
-        queue.offer(1, ID, 4096);
+        queue.offer(1, ID, 1, 4096);
         queue.next();
-        queue.withdrawn(1, ID);
+        queue.withdrawn(1, ID, 1);
         assert_eq!(queue.next().unwrap().kind, EventKind::Revoked);
     }
 
     #[test]
     fn a_revocation_is_reported_also_when_the_attachment_is_given_up_first() {
         let mut queue = EventQueue::new(MAX);
-        queue.revoked(2, ID, 7);
+        queue.revoked(2, ID, 1, 7);
         queue.detached(ID, 7);
         let event = queue.next().unwrap();
         assert_eq!((event.kind, event.id), (EventKind::Revoked, ID));
@@ -442,7 +443,7 @@ mod tests {
         for n in 0..2 * u64::from(MAX) {
             let mut id = [0; 16];
             id[..8].copy_from_slice(&n.to_le_bytes());
-            queue.revoked(2, BufferId(id), n + 1);
+            queue.revoked(2, BufferId(id), n + 1, n + 1);
             queue.detached(BufferId(id), n + 1);
         }
         assert_eq!(queue.len(), MAX as usize + 1);
@@ -451,9 +452,9 @@ mod tests {
     #[test]
     fn an_offer_that_a_list_showed_is_revoked_with_its_buffer() {
         let mut queue = EventQueue::new(MAX);
-        queue.offer(1, ID, 4096);
+        queue.offer(1, ID, 1, 4096);
         queue.show(ID);
-        queue.withdrawn(1, ID);
+        queue.withdrawn(1, ID, 1);
         assert_eq!(queue.next().unwrap().kind, EventKind::Revoked);
         assert_eq!(queue.len(), 0);
     }

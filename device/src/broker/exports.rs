@@ -71,7 +71,9 @@ impl Broker {
             };
             state.known.insert(generation);
             if state.life.runs() {
-                self.notify(peer, |events| events.offer(owner.to_wire(), id, size));
+                self.notify(peer, |events| {
+                    events.offer(owner.to_wire(), id, generation, size);
+                });
             }
         }
         Ok(Response::Exported { id, generation })
@@ -193,7 +195,9 @@ impl Broker {
         let notified: Vec<PeerId> = backing.grants.peers().collect();
         for peer in notified {
             if self.runs(peer) {
-                self.notify(peer, |events| events.meta(owner.to_wire(), id, seq));
+                self.notify(peer, |events| {
+                    events.meta(owner.to_wire(), id, generation, seq);
+                });
             }
         }
         Ok(Response::MetaSet { seq })

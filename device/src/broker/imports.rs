@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The importer's side: ATTACH, MAP, SYNC, and their ends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bufshare_protocol::request::{SyncOp, SyncTarget};
+use bufshare_protocol::request::{Attach, SyncOp, SyncTarget};
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Rights, Way};
+use bufshare_protocol::types::{Extent, Properties, Rights, Way, Ways};
 
 use super::attachments::Attachment;
 use super::backing::Backing;
@@ -17,9 +17,14 @@ use super::{Broker, DONE, SyncCounts, balance, region_of};
 
 impl Broker {
     /// Makes `peer` an importer of a buffer. Asks the VMM for nothing.
-    pub(super) fn attach(&mut self, peer: PeerId, id: BufferId, wanted: Rights) -> Reply {
+    pub(super) fn attach(&mut self, peer: PeerId, attach: &Attach) -> Reply {
+        let (id, wanted) = (attach.id, attach.rights);
         if !wanted.contains(Rights::READ) {
             return Err(Status::BadField);
+        }
+        let served = !attach.ways.intersection(Ways::SERVED).is_empty();
+        if !Properties::KNOWN.contains(attach.required) || !(served || attach.ways.is_empty()) {
+            return Err(Status::Unsupported);
         }
         let generation = self.visible(peer, id).ok_or(Status::NotFound)?;
         let buffer = self.buffers.get(&generation).ok_or(Status::NotFound)?;
@@ -38,7 +43,11 @@ impl Broker {
             return Err(Status::RoNotEnforced);
         }
         let backing = self.backings.get(&buffer.backing).ok_or(Status::NotFound)?;
-        let (way, windows) = self.way(backing)?;
+        let Chosen {
+            way,
+            properties,
+            windows,
+        } = self.choose(backing, attach)?;
         let (owner, size, backing) = (buffer.owner, buffer.size, buffer.backing);
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         state.usage.attachments.charge()?;
@@ -52,6 +61,7 @@ impl Broker {
             maps: 0,
             pending: 0,
             window: None,
+            number: 0,
             sync: SyncCounts::default(),
             revoked: false,
         });
@@ -65,44 +75,86 @@ impl Broker {
             owner: owner.to_wire(),
             rights: wanted,
             way,
+            properties,
             windows,
         })
     }
 
-    /// How a backing is shown to importers, and how many VMM mappings that
-    /// takes. A udmabuf holds just the shared pages, so it goes first.
-    fn way(&self, backing: &Backing) -> Result<(Way, u32), Status> {
+    /// How a backing is shown to this importer. A udmabuf holds just the shared pages, so
+    /// it goes first.
+    fn choose(&self, backing: &Backing, attach: &Attach) -> Result<Chosen, Status> {
+        // Where a VMM does not hold read-only mappings, none is made.
+        let properties = if attach.rights.contains(Rights::WRITE) {
+            Properties::COHERENT
+        } else {
+            Properties::COHERENT | Properties::RO_HELD
+        };
+        if !properties.contains(attach.required) {
+            return Err(Status::NoWay);
+        }
+        let chosen = |way, windows| Chosen {
+            way,
+            properties,
+            windows,
+        };
         let owner = self.peers.get(&backing.owner).ok_or(Status::HostError)?;
-        let sealed = backing
-            .extents
-            .iter()
-            .all(|e| region_of(&owner.ram, *e).is_some_and(|region| region.sealed));
+        let sealed = |extent: &Extent| {
+            let region = region_of(&owner.ram, *extent);
+            region.is_some_and(|region| region.sealed)
+        };
         if self.host_udmabuf
-            && sealed
             && backing.extents.len() <= UDMABUF_MAX_EXTENTS
             && backing.size <= UDMABUF_MAX_SIZE
+            && backing.extents.iter().all(sealed)
         {
-            return Ok((Way::Udmabuf, 1));
+            // An importer cannot have its VMM given more than that takes.
+            let accepted = attach.ways.accept(Way::Udmabuf);
+            return accepted
+                .then(|| chosen(Way::Udmabuf, 1))
+                .ok_or(Status::NoWay);
         }
-        if !owner.config.raw_ram {
+        if !owner.config.raw_ram || !attach.ways.accept(Way::Direct) {
             return Err(Status::NoWay);
         }
         let windows = u32::try_from(backing.extents.len()).map_err(|_| Status::TooFragmented)?;
-        if windows > self.limits.max_windows {
+        let max = match attach.max_windows {
+            0 => self.limits.max_windows,
+            most => self.limits.max_windows.min(most),
+        };
+        if windows > max {
             return Err(Status::TooFragmented);
         }
-        Ok((Way::Direct, windows))
+        Ok(chosen(Way::Direct, windows))
     }
 
-    /// Ends an attachment that is not mapped.
-    pub(super) fn detach(&mut self, peer: PeerId, handle: u64) -> Reply {
-        let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
-        let attachment = state.attachments.get(handle).ok_or(Status::NotFound)?;
-        if attachment.maps > 0 || attachment.pending > 0 {
-            return Err(Status::Busy);
+    /// Ends attachments that are not mapped: all of them, or none.
+    pub(super) fn detach(&mut self, peer: PeerId, handles: &[u64]) -> Reply {
+        let state = self.peers.get(&peer).ok_or(Status::HostError)?;
+        let mut named = BTreeSet::new();
+        let wrong = |handle: u64| match state.attachments.get(handle) {
+            Some(attachment) if attachment.maps > 0 || attachment.pending > 0 => Status::Busy,
+            // It would be gone by then.
+            Some(_) if !named.insert(handle) => Status::NotFound,
+            Some(_) => Status::Ok,
+            None => Status::NotFound,
+        };
+        let checked = check_batch(handles, wrong);
+        if is_done(&checked) {
+            for handle in handles {
+                self.detach_one(peer, *handle);
+            }
         }
+        Ok(checked)
+    }
+
+    fn detach_one(&mut self, peer: PeerId, handle: u64) {
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let Some(attachment) = state.attachments.remove(handle) else {
+            return;
+        };
         let (generation, id, revoked) = (attachment.generation, attachment.id, attachment.revoked);
-        state.attachments.remove(handle);
         state.usage.attachments.give(1);
         if revoked {
             state.events.detached(id, handle);
@@ -114,7 +166,6 @@ impl Broker {
         if last && !revoked {
             self.report_released(peer, generation);
         }
-        DONE
     }
 
     /// Releases everything that `peer` attached. Its windows are the caller's.
@@ -139,7 +190,9 @@ impl Broker {
     fn report_released(&mut self, importer: PeerId, generation: u64) {
         if let Some(buffer) = self.buffers.get(&generation) {
             let (owner, id) = (buffer.owner, buffer.id);
-            self.notify(owner, |events| events.released(importer.to_wire(), id));
+            self.notify(owner, |events| {
+                events.released(importer.to_wire(), id, generation);
+            });
         }
     }
 
@@ -187,19 +240,24 @@ impl Broker {
         let key = Key {
             backing,
             writable: attachment.rights.contains(Rights::WRITE),
+            way: attachment.way,
         };
         let waiter = Waiter { token, handle };
         if let Some(id) = state.windows.current(key)
             && let Some(window) = state.windows.get(id)
         {
             if matches!(window.state, State::Live | State::Idle(_)) {
+                let (shm_offset, len) = (window.offset, window.size);
+                let number = state
+                    .attachments
+                    .map(handle, peer, id, &mut self.buffers)
+                    .ok_or(Status::NotFound)?;
                 let reply = Response::Mapped {
-                    shm_offset: window.offset,
-                    len: window.size,
-                    coherent: true,
+                    window: number,
+                    shm_offset,
+                    len,
                     cached: true,
                 };
-                attachment.mapped(peer, id, &mut self.buffers);
                 state.windows.enter(id);
                 state.counters.map_cached = state.counters.map_cached.saturating_add(1);
                 return Ok(Some(reply));
@@ -227,24 +285,31 @@ impl Broker {
         let Some(window) = state.windows.get(id) else {
             return;
         };
-        let reply = Response::Mapped {
-            shm_offset: window.offset,
-            len: window.size,
-            coherent: true,
-            cached: false,
-        };
+        let (shm_offset, len) = (window.offset, window.size);
         let mut used = false;
         for waiter in waiters {
             if let Some(attachment) = state.attachments.get_mut(waiter.handle) {
                 balance::fewer(&mut attachment.pending, 1, "waiting maps");
-                attachment.mapped(peer, id, &mut self.buffers);
+            }
+            let mapped = state
+                .attachments
+                .map(waiter.handle, peer, id, &mut self.buffers);
+            if mapped.is_some() {
                 state.windows.enter(id);
                 used = true;
             }
+            let reply = mapped
+                .ok_or(Status::NotFound)
+                .map(|window| Response::Mapped {
+                    window,
+                    shm_offset,
+                    len,
+                    cached: false,
+                });
             self.out.push(Effect::Reply {
                 peer,
                 token: waiter.token,
-                reply: Ok(reply.clone()),
+                reply,
             });
         }
         if !used {
@@ -252,18 +317,35 @@ impl Broker {
         }
     }
 
-    /// One map less. After the last one the window is kept for reuse, unless
-    /// its backing is being revoked: then this is what the host waits for.
-    pub(super) fn unmap(&mut self, peer: PeerId, handle: u64) -> Reply {
-        let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
-        let attachment = state.attachments.get_mut(handle).ok_or(Status::NotFound)?;
-        if attachment.maps == 0 {
-            return Err(Status::Unbalanced);
+    /// One map less for each entry, or none. After the last one a window is kept for
+    /// reuse, unless its backing is being revoked: then this is what the host waits for.
+    pub(super) fn unmap(&mut self, peer: PeerId, numbers: &[u64]) -> Reply {
+        let state = self.peers.get(&peer).ok_or(Status::HostError)?;
+        let mut ended: BTreeMap<u64, u32> = BTreeMap::new();
+        let wrong = |number: u64| {
+            let ended = ended.entry(number).or_default();
+            if *ended >= state.attachments.maps(number) {
+                return Status::NotFound;
+            }
+            *ended = ended.saturating_add(1);
+            Status::Ok
+        };
+        let checked = check_batch(numbers, wrong);
+        if is_done(&checked) {
+            for number in numbers {
+                self.unmap_one(peer, *number);
+            }
         }
-        if let Some(window) = attachment.unmapped(peer, &mut self.buffers) {
+        Ok(checked)
+    }
+
+    fn unmap_one(&mut self, peer: PeerId, number: u64) {
+        let Some(state) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        if let Some(window) = state.attachments.unmap(number, peer, &mut self.buffers) {
             self.with_windows(peer, |windows, out| windows.leave(window, 1, out));
         }
-        DONE
     }
 
     /// Gives up the windows that are kept for reuse; answered when that is
@@ -310,6 +392,35 @@ impl Broker {
         counts.change(op, access)?;
         DONE
     }
+}
+
+/// How an attachment is to be served.
+struct Chosen {
+    way: Way,
+    properties: Properties,
+    /// VMM mappings that a map takes.
+    windows: u32,
+}
+
+/// The answer to a batch: the first entry that is wrong, or that none is.
+fn check_batch(entries: &[u64], wrong: impl FnMut(u64) -> Status) -> Response {
+    let statuses = entries.iter().copied().map(wrong);
+    let first = (0..)
+        .zip(statuses)
+        .find(|(_, status)| *status != Status::Ok);
+    let all = || (u32::try_from(entries.len()).unwrap_or(u32::MAX), Status::Ok);
+    let (entry, status) = first.unwrap_or_else(all);
+    Response::Batch { status, entry }
+}
+
+fn is_done(response: &Response) -> bool {
+    matches!(
+        response,
+        Response::Batch {
+            status: Status::Ok,
+            ..
+        }
+    )
 }
 
 impl SyncCounts {

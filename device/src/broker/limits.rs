@@ -34,9 +34,11 @@ const MAX_BLOB: u32 = wire::MAX_BLOB as u32;
 /// Peers of one daemon: one process, a few threads and descriptors per VM.
 pub const MAX_PEERS: usize = 64;
 
-/// Bits of a generation that count a peer's exports; the peer stands above them. That
-/// is enough for years of 100,000 exports a second, and JSON numbers hold both exactly.
-pub const GENERATION_BITS: u32 = 44;
+/// Bits of a generation that count a peer's exports; the peer stands above them. JSON
+/// numbers hold both exactly. The count begins at the time since 1970, in steps of some
+/// tens of microseconds: half of the range lasts until the year 2039, the other half for
+/// years of 100,000 exports a second.
+pub const GENERATION_BITS: u32 = 46;
 
 /// Smallest shared-memory region: a window and the page that is never mapped.
 pub const MIN_SHM_SIZE: u64 = 1 << 20;

@@ -60,6 +60,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bufshare_protocol::event::Event;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::{Reply, Response};
+use bufshare_protocol::status::Status;
 use bufshare_protocol::types::BufferId;
 
 pub use holds::Hold;
@@ -145,7 +146,7 @@ struct Peer {
     flushes: Vec<Token>,
     events: EventQueue,
     usage: Usage,
-    /// Exports since the start.
+    /// The number of its last export.
     exported: u64,
     /// Buffers of its that nobody reaches any more, and whose UNEXPORT its driver left
     /// without this answer: the latest `max_buffers` of them.
@@ -220,6 +221,8 @@ impl Broker {
         if requests <= windows {
             return Err(ConfigError::Requests { requests, windows });
         }
+        let exported = backing::first_export(config.started_us)
+            .ok_or(ConfigError::Clock(config.started_us))?;
         let mut peers = BTreeMap::new();
         for (number, peer) in (1u32..).zip(config.peers) {
             if peer.name.as_str().is_empty() {
@@ -237,13 +240,13 @@ impl Broker {
                     lost: BTreeSet::new(),
                     can_map: false,
                     ram: Vec::new(),
-                    attachments: Attachments::default(),
+                    attachments: Attachments::new(config.started_us),
                     known: BTreeSet::new(),
                     windows: Windows::new(config.shm_size),
                     flushes: Vec::new(),
                     events: EventQueue::new(config.limits.max_events),
                     usage: Usage::new(&config.limits),
-                    exported: 0,
+                    exported,
                     owed: VecDeque::new(),
                     counters: Counters::default(),
                 },
@@ -284,14 +287,14 @@ impl Broker {
                 Request::Peers { cursor } => Some(self.list_peers(peer, cursor)),
                 Request::Export(export) => Some(self.export(peer, export)),
                 Request::Unexport { id } => self.unexport(peer, token, id),
-                Request::Attach { id, rights } => Some(self.attach(peer, id, rights)),
-                Request::Detach { handle } => Some(self.detach(peer, handle)),
+                Request::Attach(attach) => Some(self.attach(peer, &attach)),
+                Request::Detach { handles } => Some(self.detach(peer, &handles)),
                 Request::Map {
                     handle,
                     offset,
                     len,
                 } => self.map(peer, token, handle, offset, len),
-                Request::Unmap { handle } => Some(self.unmap(peer, handle)),
+                Request::Unmap { windows } => Some(self.unmap(peer, &windows)),
                 Request::Sync {
                     target,
                     op,
@@ -388,9 +391,11 @@ impl Broker {
     }
 
     fn reply(&mut self, peer: PeerId, token: Token, reply: Reply) {
-        if reply.is_err()
-            && let Some(state) = self.peers.get_mut(&peer)
-        {
+        let refused = match &reply {
+            Ok(Response::Batch { status, .. }) => *status != Status::Ok,
+            reply => reply.is_err(),
+        };
+        if refused && let Some(state) = self.peers.get_mut(&peer) {
             state.counters.refused = state.counters.refused.saturating_add(1);
         }
         self.out.push(Effect::Reply { peer, token, reply });

@@ -76,12 +76,12 @@ impl Broker {
             if state.life.runs() || !handles.is_empty() {
                 self.notify(*peer, |events| {
                     if handles.is_empty() {
-                        events.withdrawn(owner.to_wire(), id);
+                        events.withdrawn(owner.to_wire(), id, generation);
                     } else {
                         events.forget(id, core::iter::empty());
                     }
                     for handle in handles {
-                        events.revoked(owner.to_wire(), id, handle);
+                        events.revoked(owner.to_wire(), id, generation, handle);
                     }
                 });
             } else {
@@ -102,7 +102,9 @@ impl Broker {
         for generation in backing.buffers.clone() {
             if let Some(buffer) = self.buffers.get(&generation) {
                 let id = buffer.id;
-                self.notify(owner, |events| events.ended(owner.to_wire(), id));
+                self.notify(owner, |events| {
+                    events.ended(owner.to_wire(), id, generation);
+                });
             }
         }
         self.revoke(id, None);

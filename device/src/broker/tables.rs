@@ -5,14 +5,14 @@ use bufshare_protocol::device;
 use bufshare_protocol::limits::MAX_LIST;
 use bufshare_protocol::response::{BufferInfo, Caps, PeerInfo, Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Rights, Way};
+use bufshare_protocol::types::{BufferId, Rights, Way, Ways};
 use serde::Serialize;
 
 use super::backing::{BackingId, Buffer};
 use super::limits::MAP_ALIGN;
 use super::types::PeerId;
 use super::windows::State;
-use super::{Broker, count};
+use super::{Broker, Peer, count};
 
 /// Capabilities and limits of one peer's device.
 fn caps_bits(can_map: bool, udmabuf: bool, enforces_ro: bool) -> u32 {
@@ -49,12 +49,31 @@ impl Broker {
             peer_id: peer.to_wire(),
             name: state.config.name,
             windows_used: state.usage.mappings.used(),
+            ways: self.ways(peer),
         })
+    }
+
+    /// How buffers of others may be shown to `peer`, if it can map at all.
+    fn ways(&self, peer: PeerId) -> Ways {
+        let mut ways = Ways::NONE;
+        if self.host_udmabuf {
+            ways = ways.with(Way::Udmabuf);
+        }
+        let raw = |(owner, state): (&PeerId, &Peer)| {
+            state.config.raw_ram && !self.policy.allowed(*owner, peer).is_empty()
+        };
+        if self.peers.iter().any(raw) {
+            ways = ways.with(Way::Direct);
+        }
+        ways
     }
 
     pub(super) fn get_caps(&self, peer: PeerId, version: u32) -> Reply {
         if version == 0 {
             return Err(Status::BadField);
+        }
+        if version < device::VERSION {
+            return Err(Status::Unsupported);
         }
         let caps = self.caps(peer).ok_or(Status::HostError)?;
         Ok(Response::Caps(caps))
@@ -243,7 +262,7 @@ impl Broker {
             let bytes = match window.way {
                 Way::Direct => &mut snapshot.direct_bytes,
                 Way::Udmabuf => &mut snapshot.udmabuf_bytes,
-                Way::Copy => &mut snapshot.copied_bytes,
+                Way::Pool | Way::CopyWindow | Way::CopyGuest => &mut snapshot.copied_bytes,
             };
             *bytes = bytes.saturating_add(window.size);
         }

@@ -9,4 +9,5 @@
 mod host;
 mod invariants;
 mod model;
+mod requests;
 mod scenarios;

@@ -77,6 +77,9 @@ pub struct Config {
     pub host_udmabuf: bool,
     /// Limits.
     pub limits: super::Limits,
+    /// Microseconds since 1970, by the host's clock. The numbers of handles, windows and
+    /// exports begin there, so that those of an earlier start are not used again.
+    pub started_us: u64,
 }
 
 /// Why a configuration cannot be used.
@@ -106,6 +109,9 @@ pub enum ConfigError {
     /// The shared-memory region has an impossible size.
     #[error("shared-memory size {0} is not a power of two of at least {min} bytes", min = super::limits::MIN_SHM_SIZE)]
     ShmSize(u64),
+    /// The clock is so wrong that nothing could be exported.
+    #[error("the host's clock says {0} microseconds since 1970: set it")]
+    Clock(u64),
     /// A limit is out of its range.
     #[error("{} is {value}, it must be 1 to {max}", name.replace('_', "-"))]
     Limit {
@@ -166,7 +172,8 @@ impl MapSource {
     pub fn mappings(&self) -> usize {
         match self.way {
             Way::Direct => self.extents.len(),
-            Way::Udmabuf | Way::Copy => 1,
+            Way::Udmabuf | Way::Pool | Way::CopyWindow => 1,
+            Way::CopyGuest => 0,
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use bufshare_protocol::request::Export;
+use bufshare_protocol::request::{Attach, Export, Request};
 use bufshare_protocol::response::Response;
 use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights};
 
@@ -109,6 +109,7 @@ fn dispatcher_that_waits(wait: RevokeWait) -> (Arc<Dispatcher>, BTreeMap<PeerId,
         shm_size: 1 << 20,
         host_udmabuf: false,
         limits: Limits::default(),
+        started_us: 0,
     };
     let broker = Broker::new(config, Box::new(Ids(0))).unwrap();
     let dispatcher = Dispatcher::new(broker, &["a".into(), "b".into()], wait);
@@ -159,11 +160,11 @@ fn exported(dispatcher: &Dispatcher, sessions: &BTreeMap<PeerId, Arc<Notes>>) {
     ask(dispatcher, A, &sessions[&A], export).unwrap().unwrap();
 }
 
-/// A buffer of a that b has mapped.
-fn mapped(dispatcher: &Dispatcher, sessions: &BTreeMap<PeerId, Arc<Notes>>) -> u64 {
+/// A buffer of a that b has mapped: what undoes that.
+fn mapped(dispatcher: &Dispatcher, sessions: &BTreeMap<PeerId, Arc<Notes>>) -> Request {
     exported(dispatcher, sessions);
     let rights = Rights::RW;
-    let attach = Request::Attach { id: ID, rights };
+    let attach = Request::Attach(Attach::new(ID, rights));
     let Ok(Response::Attached { handle, .. }) = ask(dispatcher, B, &sessions[&B], attach).unwrap()
     else {
         panic!()
@@ -174,14 +175,19 @@ fn mapped(dispatcher: &Dispatcher, sessions: &BTreeMap<PeerId, Arc<Notes>>) -> u
         offset,
         len,
     };
-    ask(dispatcher, B, &sessions[&B], map).unwrap().unwrap();
-    handle
+    let Ok(Response::Mapped { window, .. }) = ask(dispatcher, B, &sessions[&B], map).unwrap()
+    else {
+        panic!()
+    };
+    Request::Unmap {
+        windows: vec![window],
+    }
 }
 
 #[test]
 fn a_stop_is_woken_by_nothing_but_what_it_waits_for() {
     let (dispatcher, sessions) = dispatcher();
-    let handle = mapped(&dispatcher, &sessions);
+    let unmap = mapped(&dispatcher, &sessions);
     let stopping = {
         let dispatcher = dispatcher.clone();
         let end = Instant::now() + limit();
@@ -195,13 +201,13 @@ fn a_stop_is_woken_by_nothing_but_what_it_waits_for() {
     let before = dispatcher.notified.load(Ordering::Acquire);
 
     for _ in 0..100 {
-        let caps = Request::GetCaps { version: 1 };
+        let caps = Request::GetCaps { version: 2 };
         ask(&dispatcher, B, &sessions[&B], caps).unwrap().unwrap();
     }
     assert_eq!(dispatcher.notified.load(Ordering::Acquire), before);
     assert!(!stopping.is_finished());
 
-    ask(&dispatcher, B, &sessions[&B], Request::Unmap { handle });
+    ask(&dispatcher, B, &sessions[&B], unmap);
     stopping.join().unwrap();
     assert!(dispatcher.notified.load(Ordering::Acquire) > before);
 }
@@ -288,8 +294,8 @@ fn ring_of_stops_is_seen_whoever_else_they_wait_for() {
 #[test]
 fn a_reset_leaves_no_job_about_windows_that_the_vmm_has_dropped() {
     let (dispatcher, sessions) = dispatcher();
-    let handle = mapped(&dispatcher, &sessions);
-    ask(&dispatcher, B, &sessions[&B], Request::Unmap { handle });
+    let unmap = mapped(&dispatcher, &sessions);
+    ask(&dispatcher, B, &sessions[&B], unmap);
     dispatcher.stop(B, || true);
     // Between the look at what b's VMM holds and the reset, a job comes.
     let back = dispatcher.request(A, 0, Token(1), Request::Unexport { id: ID });
@@ -410,7 +416,7 @@ fn a_broker_that_a_panic_left_half_changed_is_not_used_again() {
 
     assert!(panicked && dispatcher.failed());
     assert!(stop.requested(), "the daemon ends");
-    let caps = Request::GetCaps { version: 1 };
+    let caps = Request::GetCaps { version: 2 };
     assert_eq!(ask(&dispatcher, B, &sessions[&B], caps), None);
     assert_eq!(dispatcher.next_event(B), None);
     assert_eq!(dispatcher.caps(B), None);

@@ -68,7 +68,7 @@ Front end (QEMU 11.1 and newer; memory that is no sealed memfd is left out, and 
 VM whose RAM is left out is refused):
   -object memory-backend-memfd,id=m,size=1G,share=on -machine q35,memory-backend=m
   -chardev socket,id=c,path=/run/bufshare/camera
-  -device vhost-user-test-device-pci,virtio-id=37,num_vqs=2,vq_size=64,config_size=64,chardev=c
+  -device vhost-user-test-device-pci,virtio-id=37,num_vqs=2,vq_size=64,config_size=256,chardev=c
 
 Signals:
   SIGTERM, SIGINT, SIGHUP and SIGQUIT end the program (SIGHUP not under nohup).

@@ -6,7 +6,7 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bufshare_protocol::types::{Name, Rights};
 use serde::Deserialize;
@@ -484,10 +484,17 @@ impl Config {
             shm_size: self.shm_size,
             host_udmabuf,
             limits: self.limits,
+            started_us: now_us(),
         };
         broker::Broker::new(config.clone(), Box::new(super::random::RandomIds))?;
         Ok(config)
     }
+}
+
+/// Microseconds since 1970, as far as the clock is right.
+fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(0))
 }
 
 fn read(path: &Path) -> Result<FileConfig, Error> {

@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bufshare_protocol::event::Event;
-use bufshare_protocol::limits::{MAX_REQUEST, MAX_RESPONSE, RESPONSE_HEADER};
+use bufshare_protocol::limits::{MAX_REQUEST, MAX_RESPONSE, MIN_EVENT_SIZE, RESPONSE_HEADER};
 use bufshare_protocol::request::{self, Header, Request};
 use bufshare_protocol::response::{self, Reply};
 use bufshare_protocol::status::Status;
@@ -33,7 +33,7 @@ pub use ring::Fault;
 use ring::Next;
 
 /// Descriptors per chain that are looked at. The longest request and response
-/// in single pages are 9 and 3; a driver may cut finer, but not without end.
+/// in single pages are 16 and 18; a driver may cut finer, but not without end.
 pub const MAX_DESCRIPTORS: usize = 256;
 
 /// Chains that one kick serves before the worker looks at its other work
@@ -44,8 +44,8 @@ pub const MAX_PER_KICK: usize = 256;
 /// other work: a driver's has one, and one that means harm [`MAX_DESCRIPTORS`].
 pub const MAX_WALKED_PER_KICK: usize = 4096;
 
-/// Bytes of an event.
-const EVENT: usize = bufshare_protocol::event::SIZE;
+/// Bytes that a buffer for an event has to have, however long events are.
+const EVENT: usize = MIN_EVENT_SIZE;
 
 /// A piece of guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -387,6 +387,12 @@ impl Control {
         count(&self.counters.chains);
         let mut layout = Layout::walk(chain, own);
         let (header, request) = layout.parse(&*mem);
+        // What cannot be answered is not done either.
+        let length = usize::try_from(header.resp_length).unwrap_or(usize::MAX);
+        let request = request.and_then(|request| {
+            let fits = length <= layout.room();
+            fits.then_some(request).ok_or(Status::NoRoom)
+        });
         // Only the room is still needed.
         layout.readable = Vec::new();
         if layout.malformed {

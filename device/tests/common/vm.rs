@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bufshare_protocol::event::{Event, EventKind};
 use bufshare_protocol::limits::{MAX_REQUEST, MAX_RESPONSE};
-use bufshare_protocol::request::{Export, Request};
+use bufshare_protocol::request::{Attach, Export, Request};
 use bufshare_protocol::response::{self, Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Rights};
@@ -21,10 +21,11 @@ const SIZE: u16 = 64;
 /// Requests at once: each takes two descriptors.
 const SLOTS: u16 = SIZE / 2;
 const REQUESTS: u64 = 0x10_0000;
-const REQUEST_ROOM: u64 = 0x8000;
+const REQUEST_ROOM: u64 = 0x1_0000;
 const RESPONSES: u64 = 0x30_0000;
-const RESPONSE_ROOM: u64 = 0x4000;
+const RESPONSE_ROOM: u64 = 0x1_2000;
 const EVENTS: u64 = 0x8000;
+const EVENT_SIZE: u64 = 512;
 /// Where buffers may lie.
 pub const DATA: u64 = 0x100_0000;
 
@@ -69,6 +70,8 @@ pub struct Vm {
     next_seq: u64,
     cookie: u64,
     event_idx: bool,
+    /// Where attachments are mapped, by their handles.
+    windows: BTreeMap<u64, u64>,
 }
 
 impl Vm {
@@ -82,7 +85,7 @@ impl Vm {
         vm.start_fresh();
         // The device serves its queues some time after they were started. Only
         // who is served is notified of others.
-        vm.request(&Request::GetCaps { version: 1 }).unwrap();
+        vm.request(&Request::GetCaps { version: 2 }).unwrap();
         vm
     }
 
@@ -98,6 +101,7 @@ impl Vm {
             next_seq: 1,
             cookie: 0x1000,
             event_idx: options.event_idx,
+            windows: BTreeMap::new(),
         }
     }
 
@@ -181,8 +185,8 @@ impl Vm {
     }
 
     fn post_event_buffer(&mut self, slot: u16) {
-        let addr = EVENTS + u64::from(slot) * 64;
-        self.descriptor(1, slot, addr, 64, WRITE, 0);
+        let addr = EVENTS + u64::from(slot) * EVENT_SIZE;
+        self.descriptor(1, slot, addr, EVENT_SIZE as u32, WRITE, 0);
         self.publish(1, slot);
     }
 
@@ -240,7 +244,7 @@ impl Vm {
     /// A driver whose event buffers are junk: as long as a chain may be, with no room.
     /// To be followed by [`Vm::publish_junk`].
     pub fn make_events_junk(&mut self) {
-        let table = EVENTS + u64::from(SIZE) * 64;
+        let table = EVENTS + u64::from(SIZE) * EVENT_SIZE;
         for index in 0..1000_u64 {
             let mut bytes = Vec::new();
             bytes.extend(EVENTS.to_le_bytes());
@@ -284,7 +288,7 @@ impl Vm {
             }
         }
         self.rings = Default::default();
-        self.descriptor(1, 0, EVENTS, 63, WRITE, 0);
+        self.descriptor(1, 0, EVENTS, EVENT_SIZE as u32 - 1, WRITE, 0);
         self.publish(1, 0);
         self.front.start(&PLACES, &[0, 0]);
         self.kick(1, 0);
@@ -327,9 +331,11 @@ impl Vm {
     }
 
     fn take_event(&mut self, slot: u16, len: u32) {
-        assert_eq!(len, 64);
-        let bytes = self.front.ram.read(EVENTS + u64::from(slot) * 64, 64);
-        let event = Event::from_bytes(&bytes.try_into().unwrap()).unwrap();
+        let at = EVENTS + u64::from(slot) * EVENT_SIZE;
+        let bytes = self.front.ram.read(at, len as usize);
+        let (event, rest) = Event::split(&bytes).unwrap();
+        assert!(rest.is_empty(), "{len} bytes");
+        let event = event.unwrap();
         assert_eq!(event.seq, self.next_seq, "{event:?}");
         self.next_seq += 1;
         self.events.push_back(event);
@@ -452,10 +458,7 @@ impl Vm {
     }
 
     pub fn try_attach(&mut self, id: BufferId) -> Result<u64, Status> {
-        match self.request(&Request::Attach {
-            id,
-            rights: Rights::RW,
-        })? {
+        match self.request(&Request::Attach(Attach::new(id, Rights::RW)))? {
             Response::Attached { handle, .. } => Ok(handle),
             other => panic!("ATTACH: {other:?}"),
         }
@@ -476,8 +479,14 @@ impl Vm {
             len,
         })? {
             Response::Mapped {
-                shm_offset, cached, ..
-            } => Ok((shm_offset, cached)),
+                window,
+                shm_offset,
+                cached,
+                ..
+            } => {
+                self.windows.insert(handle, window);
+                Ok((shm_offset, cached))
+            }
             other => panic!("MAP: {other:?}"),
         }
     }
@@ -489,15 +498,32 @@ impl Vm {
         }
     }
 
+    /// Undoes one map of an attachment.
     pub fn unmap(&mut self, handle: u64) {
-        self.ok(&Request::Unmap { handle });
+        let windows = vec![self.windows[&handle]];
+        self.all(&Request::Unmap { windows });
     }
 
     pub fn detach(&mut self, handle: u64) {
-        self.ok(&Request::Detach { handle });
+        let handles = vec![handle];
+        self.all(&Request::Detach { handles });
+    }
+
+    /// Sends a batch of which nothing is wrong.
+    pub fn all(&mut self, request: &Request) {
+        match self.request(request) {
+            Ok(Response::Batch {
+                status: Status::Ok, ..
+            }) => {}
+            other => panic!("{request:?}: {other:?}"),
+        }
     }
 
     pub fn unexport(&mut self, id: BufferId) {
-        self.ok(&Request::Unexport { id });
+        self.ok(&unexport_request(id));
     }
+}
+
+pub fn unexport_request(id: BufferId) -> Request {
+    Request::Unexport { id }
 }

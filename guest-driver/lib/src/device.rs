@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::{
     BufferId, BufferInfo, DmaBuf, Event, Export, ExportOptions, Import, Info, Meta, MissingFeature,
-    Offers, Operation, Peer, Rights, Way, ioctl,
+    Offers, Operation, Peer, Properties, Rights, Way, ioctl,
 };
 
 /// The open device
@@ -185,12 +185,9 @@ impl Device {
     pub fn export(&self, buffer: impl AsFd, options: &ExportOptions) -> Result<Export> {
         let op = Operation::Export;
         let acl: Vec<_> = options.access.iter().map(|line| line.to_wire()).collect();
-        let mut raw = abi::Export {
-            meta: options.meta.to_protocol().to_wire(),
-            ..abi::Export::default()
-        };
-        let blob = &options.meta.blob;
-        let fd = ioctl::export(self.as_fd(), &mut raw, buffer.as_fd(), &acl, blob)
+        let mut raw = abi::Export::default();
+        let (meta, blob) = (options.meta.to_protocol().to_wire(), &options.meta.blob);
+        let fd = ioctl::export(self.as_fd(), &mut raw, buffer.as_fd(), &acl, meta, blob)
             .map_err(|errno| Error::of_host(op, errno, raw.status))?;
         Ok(Export::new(fd, BufferId(raw.id.b), raw.generation))
     }
@@ -221,6 +218,7 @@ impl Device {
             generation: raw.generation,
             owner: raw.owner,
             way: Way::from_wire(raw.way),
+            properties: Properties::from_wire(raw.properties),
             windows: raw.windows,
         })
     }
@@ -237,20 +235,21 @@ impl Device {
         if_present(self.import(id, rights))
     }
 
-    /// Replaces the metadata of a buffer that this VM exports. Returns its new
+    /// Replaces the metadata of what is exported. Returns its new
     /// sequence number; all who may import it get an event
     /// [`Meta`](crate::EventKind::Meta). Asks the host.
     ///
     /// # Errors
-    /// The driver or the host refuses; [`Error::status`] says why.
-    pub fn set_meta(&self, id: BufferId, meta: &Meta) -> Result<u64> {
+    /// The export has ended ([`Error::is_absent`]), or the driver or the host refuses;
+    /// [`Error::status`] says why.
+    pub fn set_meta(&self, export: &Export, meta: &Meta) -> Result<u64> {
         let op = Operation::SetMeta;
         let mut raw = abi::MetaIo {
-            id: id.to_wire(),
-            meta: meta.to_protocol().to_wire(),
+            export_fd: export.as_raw_fd(),
             ..abi::MetaIo::default()
         };
-        ioctl::set_meta(self.as_fd(), &mut raw, &meta.blob)
+        let record = meta.to_protocol().to_wire();
+        ioctl::set_meta(self.as_fd(), &mut raw, record, &meta.blob)
             .map_err(|errno| Error::of_host(op, errno, raw.status))?;
         Ok(raw.seq)
     }
@@ -266,12 +265,12 @@ impl Device {
             ..abi::MetaIo::default()
         };
         let mut blob = [0; MAX_BLOB];
-        ioctl::get_meta(self.as_fd(), &mut raw, &mut blob)
+        let record = ioctl::get_meta(self.as_fd(), &mut raw, &mut blob)
             .map_err(|errno| Error::of_host(op, errno, raw.status))?;
-        let blob = usize::try_from(raw.meta.blob_len)
+        let blob = usize::try_from(record.blob_len)
             .ok()
             .and_then(|len| blob.get(..len));
-        let meta = blob.and_then(|blob| types::Meta::from_wire(&raw.meta, blob).ok());
+        let meta = blob.and_then(|blob| types::Meta::understood(&record, blob).ok());
         let meta = meta.ok_or_else(|| Error::nonsense(op))?;
         Ok((raw.seq, Meta::from_protocol(meta)))
     }
@@ -423,6 +422,7 @@ mod tests {
             seq,
             peer: 2,
             id: BufferId([7; 16]),
+            generation: 3,
             value: 4096,
             ..Event::new(EventKind::Offer)
         }
@@ -436,6 +436,7 @@ mod tests {
             peer: 2,
             id: BufferId([7; 16]),
             handle: 0,
+            generation: 3,
             value: 4096,
         };
         event.to_bytes()

@@ -110,6 +110,9 @@ pub struct Event {
     pub id: BufferId,
     /// The driver's number of the import; 0 if it is about none.
     pub handle: u64,
+    /// Number of the export, as in [`Import::generation`](crate::Import::generation); 0 if it
+    /// is about none.
+    pub generation: u64,
     /// See [`EventKind`].
     pub value: u64,
 }
@@ -125,11 +128,12 @@ impl Event {
             peer: 0,
             id: BufferId::ZERO,
             handle: 0,
+            generation: 0,
             value: 0,
         }
     }
 
-    /// What `read()` of the device gave.
+    /// What `read()` of the device gave. A newer driver cuts its own to this room.
     pub(crate) fn from_bytes(bytes: &[u8; SIZE]) -> Self {
         let raw = wire::Event::from_bytes(bytes);
         Self {
@@ -138,6 +142,7 @@ impl Event {
             peer: raw.peer,
             id: BufferId(raw.id.b),
             handle: raw.handle,
+            generation: raw.generation,
             value: raw.value,
         }
     }
@@ -156,7 +161,8 @@ mod tests {
                 peer: 2,
                 id: BufferId([3; 16]),
                 handle: 4,
-                value: 5,
+                generation: 5,
+                value: 6,
             };
             let event = Event::from_bytes(&sent.to_bytes());
             assert_eq!(
@@ -164,9 +170,10 @@ mod tests {
                 (kind.name(), kind.to_wire())
             );
             assert_eq!(
-                (event.seq, event.peer, event.id, event.handle, event.value),
-                (1, 2, BufferId([3; 16]), 4, 5)
+                (event.seq, event.peer, event.id, event.handle),
+                (1, 2, BufferId([3; 16]), 4)
             );
+            assert_eq!((event.generation, event.value), (5, 6));
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use crate::{BufferId, DmaBuf, Rights, Way};
+use crate::{BufferId, DmaBuf, Properties, Rights, Way};
 
 /// Another VM's buffer as a dma-buf of this VM
 ///
@@ -27,8 +27,10 @@ pub struct Import {
     pub generation: u64,
     /// The exporting peer's id.
     pub owner: u64,
-    /// How the bytes become visible here.
+    /// How the bytes become visible here, for people.
     pub way: Way,
+    /// What holds of it, whatever the way.
+    pub properties: Properties,
     /// VMM mappings that mapping it takes, of
     /// [`Info::max_windows`](crate::Info::max_windows).
     pub windows: u32,

@@ -3,7 +3,7 @@
 
 use bufshare_protocol::ioctl;
 
-use crate::{CAP_RO_ENFORCED, Name, Rights};
+use crate::{CAP_RO_ENFORCED, Name, Rights, Way};
 
 /// The device and its limits, as this VM sees them; from
 /// [`Device::info`](crate::Device::info)
@@ -39,6 +39,8 @@ pub struct Info {
     pub peer_id: u64,
     /// VMM mappings that this VM holds now, idle ones included.
     pub windows_used: u32,
+    /// In which ways an import may be made, if at all, of some buffers.
+    pub ways: Vec<Way>,
     /// This VM's name, given by the host's operator.
     pub name: Name,
 }
@@ -86,6 +88,7 @@ impl Info {
             max_buffer_size: raw.max_buffer_size,
             peer_id: raw.peer_id,
             windows_used: raw.windows_used,
+            ways: Way::all_of(raw.ways),
             name: Name::from_wire(&raw.name)?,
         })
     }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use bufshare_protocol::ioctl::{
-    self as abi, Access, Alloc, Buffer, Export, Import, Info, MetaIo, Peer, Query, Table,
+    self as abi, Access, Alloc, Buffer, Export, Import, Info, Meta, MetaIo, Peer, Query, Table,
 };
 use bufshare_protocol::types::Rights;
 use rustix::fs::OFlags;
@@ -75,6 +75,11 @@ fn count<T>(slice: &[T]) -> io::Result<u32> {
     u32::try_from(slice.len()).map_err(|_| Errno::INVAL.into())
 }
 
+/// Bytes of an entry.
+fn size<T>(_: &[T]) -> u32 {
+    u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
+}
+
 /// A descriptor that the kernel has just made for us.
 fn own(fd: i32) -> io::Result<OwnedFd> {
     if fd < 0 {
@@ -96,6 +101,7 @@ pub(crate) fn info(fd: BorrowedFd<'_>) -> io::Result<Info> {
 pub(crate) fn peers(fd: BorrowedFd<'_>, table: &mut Table, entries: &mut [Peer]) -> io::Result<()> {
     table.count = count(entries)?;
     table.entries = address_mut(entries);
+    table.entry_size = size(entries);
     // SAFETY: a `Table` belongs to PEERS; its address is of `count` entries
     // that are exclusively borrowed.
     unsafe { call(fd, abi::PEERS, table) }
@@ -109,6 +115,7 @@ pub(crate) fn list(
 ) -> io::Result<()> {
     table.count = count(entries)?;
     table.entries = address_mut(entries);
+    table.entry_size = size(entries);
     // SAFETY: a `Table` belongs to LIST; its address is of `count` entries
     // that are exclusively borrowed.
     unsafe { call(fd, abi::LIST, table) }
@@ -127,23 +134,28 @@ pub(crate) fn alloc(fd: BorrowedFd<'_>, size: u64) -> io::Result<OwnedFd> {
     own(alloc.fd)
 }
 
-/// EXPORT: `export` is the dma-buf and metadata; the rest is set here. Its
-/// status is valid when this fails.
+/// EXPORT: `export` is set here; its status is valid when this fails. `meta` says
+/// everything but the length of `blob`.
 pub(crate) fn export(
     fd: BorrowedFd<'_>,
     export: &mut Export,
     dmabuf: BorrowedFd<'_>,
     acl: &[Access],
+    mut meta: Meta,
     blob: &[u8],
 ) -> io::Result<OwnedFd> {
+    meta.blob_len = count(blob)?;
+    let meta = [meta];
     export.dmabuf_fd = dmabuf.as_raw_fd();
     export.fd_flags = CLOEXEC;
     export.num_acl = count(acl)?;
     export.acl = address(acl);
-    export.meta.blob_len = count(blob)?;
+    export.access_size = size(acl);
+    export.meta = address(&meta);
+    export.meta_size = size(&meta);
     export.blob = address(blob);
-    // SAFETY: an `Export` belongs to EXPORT, which only reads at its two
-    // addresses, of slices as long as its counts say.
+    // SAFETY: an `Export` belongs to EXPORT, which only reads at its three
+    // addresses, of slices as long as its counts and sizes say.
     unsafe { call(fd, abi::EXPORT, export) }?;
     own(export.export_fd)
 }
@@ -159,22 +171,38 @@ pub(crate) fn import(fd: BorrowedFd<'_>, import: &mut Import) -> io::Result<Owne
     own(import.fd)
 }
 
-/// SET_META: `io` is the id and the metadata; the blob is set here.
-pub(crate) fn set_meta(fd: BorrowedFd<'_>, io: &mut MetaIo, blob: &[u8]) -> io::Result<()> {
-    io.meta.blob_len = count(blob)?;
+/// SET_META: `io` is the export, `meta` says everything but the length of `blob`.
+pub(crate) fn set_meta(
+    fd: BorrowedFd<'_>,
+    io: &mut MetaIo,
+    mut meta: Meta,
+    blob: &[u8],
+) -> io::Result<()> {
+    meta.blob_len = count(blob)?;
+    let meta = [meta];
+    io.meta = address(&meta);
+    io.meta_size = size(&meta);
     io.blob = address(blob);
-    // SAFETY: a `MetaIo` belongs to SET_META, which only reads at its address,
-    // of `blob_len` bytes.
+    // SAFETY: a `MetaIo` belongs to SET_META, which only reads at its two addresses, of
+    // `meta_size` and `blob_len` bytes.
     unsafe { call(fd, abi::SET_META, io) }
 }
 
-/// GET_META: `io` is the id; `blob` is the room for the blob.
-pub(crate) fn get_meta(fd: BorrowedFd<'_>, io: &mut MetaIo, blob: &mut [u8]) -> io::Result<()> {
-    io.meta.blob_len = count(blob)?;
+/// GET_META: `io` is the id; `blob` is the room for the blob. Returns the metadata, which says
+/// how long that is.
+pub(crate) fn get_meta(fd: BorrowedFd<'_>, io: &mut MetaIo, blob: &mut [u8]) -> io::Result<Meta> {
+    let mut meta = [Meta {
+        blob_len: count(blob)?,
+        ..Meta::default()
+    }];
+    io.meta = address_mut(&mut meta);
+    io.meta_size = size(&meta);
     io.blob = address_mut(blob);
-    // SAFETY: a `MetaIo` belongs to GET_META; its address is of `blob_len`
-    // bytes that are exclusively borrowed.
-    unsafe { call(fd, abi::GET_META, io) }
+    // SAFETY: a `MetaIo` belongs to GET_META; its addresses are of `meta_size` and `blob_len`
+    // bytes that are exclusively borrowed. Any bytes are a valid `Meta`.
+    unsafe { call(fd, abi::GET_META, io) }?;
+    let [meta] = meta;
+    Ok(meta)
 }
 
 /// QUERY: `query` is the id.
@@ -251,11 +279,12 @@ mod tests {
                 &mut Export::default(),
                 fd,
                 &[Access::default()],
+                Meta::default(),
                 b"blob",
             )
             .unwrap_err(),
             import(fd, &mut Import::default()).unwrap_err(),
-            set_meta(fd, &mut MetaIo::default(), b"blob").unwrap_err(),
+            set_meta(fd, &mut MetaIo::default(), Meta::default(), b"blob").unwrap_err(),
             get_meta(fd, &mut MetaIo::default(), &mut [0; 16]).unwrap_err(),
             query(fd, &mut Query::default()).unwrap_err(),
             sync(fd, Rights::RW, Edge::Start).unwrap_err(),
@@ -270,14 +299,15 @@ mod tests {
         let null = null();
         let (acl, blob) = ([Access::default(); 3], [7; 5]);
         let mut argument = Export::default();
-        export(null.as_fd(), &mut argument, null.as_fd(), &acl, &blob).unwrap_err();
+        let meta = Meta::default();
+        export(null.as_fd(), &mut argument, null.as_fd(), &acl, meta, &blob).unwrap_err();
         assert_eq!(
             (argument.num_acl, argument.acl),
             (3, acl.as_ptr().addr() as u64)
         );
         assert_eq!(
-            (argument.meta.blob_len, argument.blob),
-            (5, blob.as_ptr().addr() as u64)
+            (argument.access_size, argument.meta_size, argument.blob),
+            (16, 160, blob.as_ptr().addr() as u64)
         );
         assert_eq!(argument.dmabuf_fd, null.as_raw_fd());
         assert_eq!(argument.fd_flags, libc::O_CLOEXEC as u32);

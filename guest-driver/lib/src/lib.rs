@@ -81,6 +81,7 @@ mod name;
 mod offers;
 mod operation;
 mod peer;
+mod properties;
 mod region;
 mod status;
 mod way;
@@ -100,6 +101,7 @@ pub use name::{InvalidName, Name};
 pub use offers::{Change, Offers};
 pub use operation::Operation;
 pub use peer::Peer;
+pub use properties::Properties;
 pub use status::Status;
 pub use way::Way;
 

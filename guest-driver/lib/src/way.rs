@@ -17,8 +17,12 @@ pub enum Way {
     Direct,
     /// This VM's VMM maps a dma-buf of the host, of just the shared pages.
     Udmabuf,
-    /// The host copies at each handover.
-    Copy,
+    /// This VM's VMM maps memory of the host.
+    Pool,
+    /// This VM's VMM maps memory of the host that gets a copy.
+    CopyWindow,
+    /// RAM of this VM gets a copy.
+    CopyGuest,
     /// A way that this version of the library does not know, by its number.
     Unknown(u32),
 }
@@ -28,9 +32,17 @@ impl Way {
         match Wire::from_wire(number) {
             Some(Wire::Direct) => Self::Direct,
             Some(Wire::Udmabuf) => Self::Udmabuf,
-            Some(Wire::Copy) => Self::Copy,
+            Some(Wire::Pool) => Self::Pool,
+            Some(Wire::CopyWindow) => Self::CopyWindow,
+            Some(Wire::CopyGuest) => Self::CopyGuest,
             None => Self::Unknown(number),
         }
+    }
+
+    /// Those whose bits are set.
+    pub(crate) fn all_of(bits: u32) -> Vec<Self> {
+        let set = (0..u32::BITS).filter(|way| bits & 1 << way != 0);
+        set.map(Self::from_wire).collect()
     }
 
     /// The number in the C header.
@@ -39,19 +51,23 @@ impl Way {
         match self {
             Self::Direct => Wire::Direct.to_wire(),
             Self::Udmabuf => Wire::Udmabuf.to_wire(),
-            Self::Copy => Wire::Copy.to_wire(),
+            Self::Pool => Wire::Pool.to_wire(),
+            Self::CopyWindow => Wire::CopyWindow.to_wire(),
+            Self::CopyGuest => Wire::CopyGuest.to_wire(),
             Self::Unknown(number) => number,
         }
     }
 
-    /// A word: `direct`, `udmabuf` or `copy`; `unknown` for one that this version of the
-    /// library does not know.
+    /// A word: `direct`, `udmabuf`, `pool`, `copy` or `copy-guest`; `unknown` for one that this
+    /// version of the library does not know.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Direct => Wire::Direct.name(),
             Self::Udmabuf => Wire::Udmabuf.name(),
-            Self::Copy => Wire::Copy.name(),
+            Self::Pool => Wire::Pool.name(),
+            Self::CopyWindow => Wire::CopyWindow.name(),
+            Self::CopyGuest => Wire::CopyGuest.name(),
             Self::Unknown(_) => "unknown",
         }
     }
@@ -70,6 +86,12 @@ impl fmt::Display for Way {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_set_of_bits_is_a_list_of_ways() {
+        let ways = [Way::Direct, Way::CopyGuest, Way::Unknown(31)];
+        assert_eq!(Way::all_of(1 << 1 | 1 << 5 | 1 << 31), ways);
+    }
 
     #[test]
     fn ways_keep_their_numbers_known_or_not() {

@@ -3,9 +3,11 @@
 
 use alloc::vec::Vec;
 
-use crate::request::{Export, Request, SyncTarget};
+use crate::request::{
+    Attach, BACKING_EXTENTS, Export, Header, Request, SyncTarget, UNEXPORT_FORCED, size,
+};
 use crate::types::BufferId;
-use crate::wire;
+use crate::wire::{self, Wire};
 
 impl Request {
     /// The request as bytes.
@@ -14,9 +16,13 @@ impl Request {
     /// refuses.
     #[must_use]
     pub fn encode(&self, cookie: u64) -> Vec<u8> {
+        let header = Header::new(self.kind(), cookie);
+        let entry_size = header.entry_size;
         let hdr = wire::Req {
-            r#type: self.kind(),
+            r#type: header.kind,
             flags: 0,
+            length: size(self.length()),
+            resp_length: header.resp_length,
             cookie,
         };
         match self {
@@ -27,30 +33,61 @@ impl Request {
             }
             .to_bytes()
             .into(),
-            &Self::Peers { cursor } | &Self::List { cursor } => {
-                wire::Cursor { hdr, cursor }.to_bytes().into()
+            &Self::Peers { cursor } | &Self::List { cursor } => wire::Cursor {
+                hdr,
+                cursor,
+                entry_size,
+                reserved: 0,
             }
+            .to_bytes()
+            .into(),
             Self::Export(export) => export.encode(hdr),
             Self::Flush => hdr.to_bytes().into(),
-            &Self::Unexport { id } | &Self::GetMeta { id } | &Self::Query { id } => wire::ById {
+            &Self::Unexport { id } => wire::Unexport {
+                hdr,
+                id: id.to_wire(),
+                mode: UNEXPORT_FORCED,
+                deadline_ms: 0,
+            }
+            .to_bytes()
+            .into(),
+            &Self::GetMeta { id } => wire::GetMeta {
+                hdr,
+                id: id.to_wire(),
+                meta_size: entry_size,
+                reserved: 0,
+            }
+            .to_bytes()
+            .into(),
+            &Self::Query { id } => wire::ById {
                 hdr,
                 id: id.to_wire(),
             }
             .to_bytes()
             .into(),
-            &Self::Attach { id, rights } => {
-                let rights = rights.to_wire();
-                wire::Attach {
-                    hdr,
-                    id: id.to_wire(),
-                    rights,
-                    reserved: 0,
-                }
-                .to_bytes()
-                .into()
+            &Self::Attach(Attach {
+                id,
+                rights,
+                ways,
+                required,
+                max_windows,
+            }) => wire::Attach {
+                hdr,
+                id: id.to_wire(),
+                rights: rights.to_wire(),
+                ways: ways.to_wire(),
+                required: required.to_wire(),
+                max_windows,
             }
-            &Self::Detach { handle } | &Self::Unmap { handle } => {
-                wire::ByHandle { hdr, handle }.to_bytes().into()
+            .to_bytes()
+            .into(),
+            Self::Detach { handles } => {
+                let entries = handles.iter().map(|&handle| wire::Handle { handle });
+                batch(hdr, entries, wire::Handle::to_bytes)
+            }
+            Self::Unmap { windows } => {
+                let entries = windows.iter().map(|&window| wire::Window { window });
+                batch(hdr, entries, wire::Window::to_bytes)
             }
             &Self::Map {
                 handle,
@@ -91,12 +128,47 @@ impl Request {
                 let head = wire::SetMeta {
                     hdr,
                     id: id.to_wire(),
-                    meta: meta.to_wire(),
+                    meta_size: size(wire::Meta::SIZE),
+                    reserved: 0,
                 };
-                [head.to_bytes().as_slice(), &meta.blob].concat()
+                let record = meta.to_wire().to_bytes();
+                [head.to_bytes().as_slice(), &record, &meta.blob].concat()
             }
         }
     }
+
+    /// Bytes of the request's structure.
+    fn length(&self) -> usize {
+        match self {
+            Self::GetCaps { .. } => wire::GetCaps::SIZE,
+            Self::Peers { .. } | Self::List { .. } => wire::Cursor::SIZE,
+            Self::Export(_) => wire::Export::SIZE,
+            Self::Unexport { .. } => wire::Unexport::SIZE,
+            Self::Attach(_) => wire::Attach::SIZE,
+            Self::Detach { .. } | Self::Unmap { .. } => wire::Batch::SIZE,
+            Self::Map { .. } => wire::Map::SIZE,
+            Self::Sync { .. } => wire::Sync::SIZE,
+            Self::Flush => wire::Req::SIZE,
+            Self::SetMeta { .. } => wire::SetMeta::SIZE,
+            Self::GetMeta { .. } => wire::GetMeta::SIZE,
+            Self::Query { .. } => wire::ById::SIZE,
+        }
+    }
+}
+
+fn batch<T: Wire, const N: usize>(
+    hdr: wire::Req,
+    entries: impl ExactSizeIterator<Item = T>,
+    to_bytes: impl Fn(T) -> [u8; N],
+) -> Vec<u8> {
+    let head = wire::Batch {
+        hdr,
+        count: size(entries.len()),
+        entry_size: size(T::LEN),
+    };
+    let mut bytes = Vec::from(head.to_bytes());
+    bytes.extend(entries.flat_map(to_bytes));
+    bytes
 }
 
 impl Export {
@@ -104,11 +176,17 @@ impl Export {
         let head = wire::Export {
             hdr,
             size: self.size,
-            num_extents: u32::try_from(self.extents.len()).unwrap_or(u32::MAX),
-            num_acl: u32::try_from(self.acl.len()).unwrap_or(u32::MAX),
-            meta: self.meta.to_wire(),
+            backing: BACKING_EXTENTS,
+            meta_size: size(wire::Meta::SIZE),
+            num_acl: size(self.acl.len()),
+            access_size: size(wire::Access::SIZE),
+            num_extents: size(self.extents.len()),
+            extent_size: size(wire::Extent::SIZE),
+            pool: wire::Id::default(),
+            offset: 0,
         };
         let mut bytes = Vec::from(head.to_bytes());
+        bytes.extend(self.meta.to_wire().to_bytes());
         bytes.extend(self.acl.iter().flat_map(|line| line.to_wire().to_bytes()));
         bytes.extend(
             self.extents

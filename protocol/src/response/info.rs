@@ -2,9 +2,10 @@
 //! What answers state about the device, a peer, a buffer
 
 use crate::device::CAP_RO_ENFORCED;
-use crate::limits::CONFIG_SIZE;
+use crate::limits::{CONFIG_SIZE, MAX_BATCH, MIN_EVENT_SIZE};
+use crate::request::BACKING_EXTENTS;
 use crate::status::Status;
-use crate::types::{BufferId, Name, Rights};
+use crate::types::{BufferId, Name, Rights, Ways};
 use crate::wire;
 
 /// State of a peer: its driver runs.
@@ -13,6 +14,11 @@ pub const PEER_UP: u32 = 0x1;
 pub const BUFFER_OWNED: u32 = 0x1;
 /// Flag of a buffer: its UNEXPORT is under way.
 pub const BUFFER_REVOKING: u32 = 0x2;
+
+#[expect(clippy::cast_possible_truncation, reason = "far below")]
+const EVENT_SIZE: u32 = MIN_EVENT_SIZE as u32;
+#[expect(clippy::cast_possible_truncation, reason = "far below")]
+const BATCH: u32 = MAX_BATCH as u32;
 
 /// The device and its limits, as one peer sees them
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +49,8 @@ pub struct Caps {
     pub name: Name,
     /// VMM mappings held now, idle ones included.
     pub windows_used: u32,
+    /// Ways that an ATTACH may be given, to some buffers.
+    pub ways: Ways,
 }
 
 impl Caps {
@@ -95,15 +103,16 @@ impl Caps {
             shm_size: self.shm_size,
             max_buffer_size: self.max_buffer_size,
             peer_id: self.peer_id,
-            reserved: 0,
+            event_size: EVENT_SIZE,
+            max_batch: BATCH,
+            ways: self.ways.to_wire(),
+            backings: 1 << BACKING_EXTENTS,
+            reserved: [0; 23],
         }
     }
 
     pub(super) fn from_wire(raw: &wire::GetCapsResp) -> Result<Self, Status> {
         let config = &raw.config;
-        if config.reserved != 0 || raw.reserved != 0 {
-            return Err(Status::BadField);
-        }
         Ok(Self {
             version: config.version,
             caps: config.caps,
@@ -118,6 +127,7 @@ impl Caps {
             peer_id: config.peer_id,
             name: Name::from_wire(&raw.name)?,
             windows_used: raw.windows_used,
+            ways: Ways::from_wire(config.ways),
         })
     }
 }
@@ -151,21 +161,18 @@ impl PeerInfo {
         }
     }
 
-    /// Checks an entry as it came over the wire or from the kernel.
+    /// Makes sense of an entry as it came over the wire or from the kernel: bits that are
+    /// not known are ignored.
     ///
     /// # Errors
-    /// [`Status::BadField`] for an unknown bit or a reserved field that is set,
     /// [`Status::BadMeta`] for a name that is not well-formed.
     pub fn from_wire(raw: &wire::Peer) -> Result<Self, Status> {
-        if raw.reserved != 0 || raw.state & !PEER_UP != 0 {
-            return Err(Status::BadField);
-        }
         Ok(Self {
             id: raw.id,
             name: Name::from_wire(&raw.name)?,
             up: raw.state & PEER_UP != 0,
-            export_rights: Rights::from_wire(raw.export_rights).ok_or(Status::BadField)?,
-            import_rights: Rights::from_wire(raw.import_rights).ok_or(Status::BadField)?,
+            export_rights: Rights::known(raw.export_rights),
+            import_rights: Rights::known(raw.import_rights),
         })
     }
 }
@@ -223,22 +230,19 @@ impl BufferInfo {
         }
     }
 
-    /// Checks an entry as it came over the wire or from the kernel.
+    /// Makes sense of an entry as it came over the wire or from the kernel: bits that are
+    /// not known are ignored.
     ///
     /// # Errors
-    /// [`Status::BadField`] for an unknown bit, [`Status::BadMeta`] for a name
-    /// that is not well-formed.
+    /// [`Status::BadMeta`] for a name that is not well-formed.
     pub fn from_wire(raw: &wire::Buffer) -> Result<Self, Status> {
-        if raw.flags & !(BUFFER_OWNED | BUFFER_REVOKING) != 0 {
-            return Err(Status::BadField);
-        }
         Ok(Self {
             id: BufferId::from_wire(&raw.id),
             owner: raw.owner,
             size: raw.size,
             generation: raw.generation,
             meta_seq: raw.meta_seq,
-            rights: Rights::from_wire(raw.rights).ok_or(Status::BadField)?,
+            rights: Rights::known(raw.rights),
             owned: raw.flags & BUFFER_OWNED != 0,
             revoking: raw.flags & BUFFER_REVOKING != 0,
             extents: raw.extents,

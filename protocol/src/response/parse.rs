@@ -4,21 +4,22 @@
 use alloc::vec::Vec;
 
 use crate::command;
-use crate::limits::MAX_LIST;
-use crate::response::{BufferInfo, Caps, MAP_CACHED, MAP_COHERENT, PeerInfo, Reply, Response};
+use crate::limits::{MAX_LIST, RESPONSE_HEADER};
+use crate::request::Header;
+use crate::response::{BufferInfo, Caps, MAP_CACHED, PeerInfo, Reply, Response};
 use crate::status::Status;
-use crate::types::{BufferId, Meta, Rights, Way};
+use crate::types::{BufferId, Meta, Properties, Rights, Way};
 use crate::wire::{self, Wire};
 
-/// Parses the answer to a request of this `kind`: its cookie, the reply, and
-/// for lists the cursor of the next request (0: that was all).
+/// Parses the answer to a request of this `kind` with the head that [`Header::new`] makes:
+/// its cookie, the reply, and for lists the cursor of the next request (0: that was all).
 ///
 /// Total: any bytes give an answer or a status.
 ///
 /// # Errors
 /// The answer is not well-formed. [`BadLength`](Status::BadLength): not
 /// exactly as long as it says. [`BadField`](Status::BadField): another kind, an
-/// unknown status or bit, or a reserved field that is set.
+/// unknown status, or a number that is 0 and must not be. Bits that are not known are ignored.
 /// [`BadMeta`](Status::BadMeta), [`MetaTooLarge`](Status::MetaTooLarge): a name,
 /// image or blob that is not well-formed. [`Unsupported`](Status::Unsupported):
 /// `kind` is no command.
@@ -27,12 +28,19 @@ pub fn parse(kind: u32, bytes: &[u8]) -> Result<(u64, Reply, u64), Status> {
     if hdr.r#type != kind {
         return Err(Status::BadField);
     }
-    match Status::from_wire(hdr.status).ok_or(Status::BadField)? {
+    let status = Status::from_wire(hdr.status).ok_or(Status::BadField)?;
+    let alone = usize::try_from(hdr.length) == Ok(RESPONSE_HEADER) && rest.is_empty();
+    let whole = hdr.length == Header::new(kind, 0).resp_length;
+    match status {
+        Status::Ok if !whole => Err(Status::BadLength),
         Status::Ok => {
             let (response, next) = answer(kind, bytes)?;
             Ok((hdr.cookie, Ok(response), next))
         }
-        status if rest.is_empty() => Ok((hdr.cookie, Err(status), 0)),
+        _ if alone => Ok((hdr.cookie, Err(status), 0)),
+        _ if whole && matches!(kind, command::DETACH | command::UNMAP) => {
+            Ok((hdr.cookie, Ok(batch(bytes, status)?), 0))
+        }
         _ => Err(Status::BadLength),
     }
 }
@@ -57,7 +65,8 @@ fn answer(kind: u32, bytes: &[u8]) -> Result<(Response, u64), Status> {
                 generation: raw.generation,
             }
         }
-        command::UNEXPORT | command::DETACH | command::UNMAP | command::SYNC | command::FLUSH => {
+        command::DETACH | command::UNMAP => batch(bytes, Status::Ok)?,
+        command::UNEXPORT | command::SYNC | command::FLUSH => {
             exact::<wire::Resp>(bytes)?;
             Response::Done
         }
@@ -68,10 +77,11 @@ fn answer(kind: u32, bytes: &[u8]) -> Result<(Response, u64), Status> {
             Response::MetaSet { seq: raw.seq }
         }
         command::GET_META => {
-            let (raw, blob) = wire::GetMetaResp::split(bytes).ok_or(Status::BadLength)?;
+            let (raw, rest) = wire::GetMetaResp::split(bytes).ok_or(Status::BadLength)?;
+            let (meta, blob) = wire::Meta::split(rest).ok_or(Status::BadLength)?;
             Response::Meta {
                 seq: raw.seq,
-                meta: Meta::from_wire(&raw.meta, blob)?,
+                meta: Meta::understood(&meta, blob)?,
             }
         }
         command::QUERY => {
@@ -101,8 +111,16 @@ fn exact<T: Wire>(bytes: &[u8]) -> Result<T, Status> {
     }
 }
 
+fn batch(bytes: &[u8], status: Status) -> Result<Response, Status> {
+    let raw: wire::BatchResp = exact(bytes)?;
+    Ok(Response::Batch {
+        status,
+        entry: raw.entry,
+    })
+}
+
 fn attached(raw: &wire::AttachResp) -> Result<Response, Status> {
-    if raw.handle == 0 || raw.reserved != 0 {
+    if raw.handle == 0 {
         return Err(Status::BadField);
     }
     Ok(Response::Attached {
@@ -112,18 +130,19 @@ fn attached(raw: &wire::AttachResp) -> Result<Response, Status> {
         owner: raw.owner,
         rights: Rights::grant_from_wire(raw.rights).ok_or(Status::BadField)?,
         way: Way::from_wire(raw.way).ok_or(Status::BadField)?,
+        properties: Properties::from_wire(raw.properties),
         windows: raw.windows,
     })
 }
 
 fn mapped(raw: &wire::MapResp) -> Result<Response, Status> {
-    if raw.reserved != 0 || raw.flags & !(MAP_COHERENT | MAP_CACHED) != 0 {
+    if raw.window == 0 {
         return Err(Status::BadField);
     }
     Ok(Response::Mapped {
+        window: raw.window,
         shm_offset: raw.shm_offset,
         len: raw.len,
-        coherent: raw.flags & MAP_COHERENT != 0,
         cached: raw.flags & MAP_CACHED != 0,
     })
 }
@@ -134,7 +153,7 @@ fn list<T: Wire, E>(
 ) -> Result<(Vec<E>, u64), Status> {
     let (head, mut rest) = wire::ListResp::split(bytes).ok_or(Status::BadLength)?;
     let count = match usize::try_from(head.count) {
-        Ok(count) if count <= MAX_LIST && head.reserved == 0 => count,
+        Ok(count) if count <= MAX_LIST => count,
         _ => return Err(Status::BadField),
     };
     if count.checked_mul(T::LEN) != Some(rest.len()) {

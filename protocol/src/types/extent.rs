@@ -50,11 +50,12 @@ impl Access {
     /// Checks a line as it came over the wire.
     ///
     /// # Errors
-    /// [`Status::BadField`] if the rights are not a grant or `reserved` is set.
+    /// [`Status::BadField`] if the rights are not a grant, [`Status::Unsupported`] if
+    /// `reserved` is set.
     pub fn from_wire(raw: &wire::Access) -> Result<Self, Status> {
         let rights = Rights::grant_from_wire(raw.rights).ok_or(Status::BadField)?;
         if raw.reserved != 0 {
-            return Err(Status::BadField);
+            return Err(Status::Unsupported);
         }
         Ok(Self {
             peer: raw.peer,

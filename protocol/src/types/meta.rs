@@ -64,6 +64,9 @@ impl Image {
 
     /// `None` if `raw` says "not an image".
     fn from_wire(raw: &wire::Image) -> Result<Option<Self>, Status> {
+        if raw.planes.iter().any(|plane| plane.reserved != 0) {
+            return Err(Status::Unsupported);
+        }
         if raw.fourcc == 0 {
             return if *raw == wire::Image::default() {
                 Ok(None)
@@ -101,6 +104,7 @@ impl Image {
                 offset: plane.offset,
                 stride: plane.stride,
                 rows: plane.rows,
+                reserved: 0,
             };
         }
         wire::Image {
@@ -131,10 +135,10 @@ impl Meta {
     ///
     /// # Errors
     /// [`Status::MetaTooLarge`] if the blob is over [`MAX_BLOB`],
-    /// [`Status::BadField`] if `reserved` is set.
+    /// [`Status::Unsupported`] if a reader has to know what is not known here.
     pub(crate) fn blob_len(raw: &wire::Meta) -> Result<usize, Status> {
-        if raw.reserved != 0 {
-            return Err(Status::BadField);
+        if raw.must_know != 0 {
+            return Err(Status::Unsupported);
         }
         match usize::try_from(raw.blob_len) {
             Ok(len) if len <= MAX_BLOB => Ok(len),
@@ -142,12 +146,12 @@ impl Meta {
         }
     }
 
-    /// Checks metadata as it came over the wire or from the kernel.
+    /// Checks metadata that somebody wants to set.
     ///
     /// # Errors
     /// [`Status::MetaTooLarge`] if the blob is over [`MAX_BLOB`],
     /// [`Status::BadLength`] if `blob` is not as long as `raw` says,
-    /// [`Status::BadField`] if `reserved` is set, [`Status::BadMeta`] if the
+    /// [`Status::Unsupported`] if it says more than is known here, [`Status::BadMeta`] if the
     /// name or the image is not well-formed.
     pub fn from_wire(raw: &wire::Meta, blob: &[u8]) -> Result<Self, Status> {
         if Self::blob_len(raw)? != blob.len() {
@@ -160,6 +164,28 @@ impl Meta {
         })
     }
 
+    /// Makes sense of metadata that an answer gave, which may come from somebody who knows
+    /// more: an image that cannot be understood is none.
+    ///
+    /// # Errors
+    /// As [`from_wire`](Self::from_wire), but [`Status::Unsupported`].
+    pub fn understood(raw: &wire::Meta, blob: &[u8]) -> Result<Self, Status> {
+        let mut image = if raw.must_know == 0 {
+            raw.image
+        } else {
+            wire::Image::default()
+        };
+        for plane in &mut image.planes {
+            plane.reserved = 0;
+        }
+        let known = wire::Meta {
+            image,
+            must_know: 0,
+            ..*raw
+        };
+        Self::from_wire(&known, blob)
+    }
+
     /// The head as it goes over the wire and to the kernel; the blob follows.
     #[must_use]
     pub fn to_wire(&self) -> wire::Meta {
@@ -167,7 +193,7 @@ impl Meta {
             name: self.name.to_wire(),
             image: self.image.as_ref().map(Image::to_wire).unwrap_or_default(),
             blob_len: u32::try_from(self.blob.len()).unwrap_or(u32::MAX),
-            reserved: 0,
+            must_know: 0,
         }
     }
 }
@@ -189,6 +215,25 @@ mod tests {
             ..Image::default()
         };
         assert!(!image.fits(u64::MAX));
+    }
+
+    #[test]
+    fn image_that_a_newer_reader_has_to_explain_is_none() {
+        let plane = wire::Plane {
+            stride: 4,
+            rows: 1,
+            reserved: 1,
+            ..wire::Plane::default()
+        };
+        let mut raw = wire::Meta::default();
+        raw.image.fourcc = 1;
+        raw.image.num_planes = 1;
+        raw.image.planes[0] = plane;
+        assert_eq!(Meta::from_wire(&raw, &[]), Err(Status::Unsupported));
+        assert!(Meta::understood(&raw, &[]).unwrap().image.is_some());
+        raw.must_know = 2;
+        assert_eq!(Meta::from_wire(&raw, &[]), Err(Status::Unsupported));
+        assert_eq!(Meta::understood(&raw, &[]), Ok(Meta::default()));
     }
 
     #[test]

@@ -52,6 +52,12 @@ impl Rights {
         }
     }
 
+    /// The rights among these bits that are known.
+    #[must_use]
+    pub const fn known(bits: u32) -> Self {
+        Self(bits & Self::RW.0)
+    }
+
     /// As [`from_wire`](Self::from_wire), but only what can be granted and
     /// asked for: READ, or READ and WRITE. No memory is write-only.
     #[must_use]

@@ -4,7 +4,7 @@
 use core::fmt;
 
 /// How an importer reaches the bytes of a buffer; ATTACH chooses it
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[repr(u32)]
 pub enum Way {
@@ -12,18 +12,33 @@ pub enum Way {
     Direct = 1,
     /// The importer's VMM maps a host dma-buf of just the shared pages.
     Udmabuf = 2,
-    /// The host copies at each handover. Not served in version 1.
-    Copy = 3,
+    /// The importer's VMM maps memory of the device. Not served yet.
+    Pool = 3,
+    /// The importer's VMM maps memory of the device that gets a copy. Not served yet.
+    CopyWindow = 4,
+    /// RAM of the importer gets a copy. Not served yet.
+    CopyGuest = 5,
 }
 
 impl Way {
+    /// Every way, in numeric order.
+    pub const ALL: &[Self] = &[
+        Self::Direct,
+        Self::Udmabuf,
+        Self::Pool,
+        Self::CopyWindow,
+        Self::CopyGuest,
+    ];
+
     /// The way with this number, `None` if it is unknown.
     #[must_use]
     pub const fn from_wire(value: u32) -> Option<Self> {
         match value {
             1 => Some(Self::Direct),
             2 => Some(Self::Udmabuf),
-            3 => Some(Self::Copy),
+            3 => Some(Self::Pool),
+            4 => Some(Self::CopyWindow),
+            5 => Some(Self::CopyGuest),
             _ => None,
         }
     }
@@ -34,17 +49,21 @@ impl Way {
         match self {
             Self::Direct => 1,
             Self::Udmabuf => 2,
-            Self::Copy => 3,
+            Self::Pool => 3,
+            Self::CopyWindow => 4,
+            Self::CopyGuest => 5,
         }
     }
 
-    /// A word for people: `direct`, `udmabuf` or `copy`.
+    /// A word for people: `direct`, `udmabuf`, `pool`, `copy` or `copy-guest`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Udmabuf => "udmabuf",
-            Self::Copy => "copy",
+            Self::Pool => "pool",
+            Self::CopyWindow => "copy",
+            Self::CopyGuest => "copy-guest",
         }
     }
 }
@@ -52,5 +71,71 @@ impl Way {
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
+    }
+}
+
+/// Set of ways, those among them that this code does not know
+///
+/// ```
+/// use bufshare_protocol::types::{Way, Ways};
+/// let copies = Ways::NONE.with(Way::CopyWindow).with(Way::CopyGuest);
+/// assert!(copies.contains(Way::CopyWindow) && !copies.contains(Way::Direct));
+/// assert!(!copies.accept(Way::Direct));
+/// assert!(Ways::NONE.accept(Way::Direct) && !Ways::NONE.accept(Way::CopyWindow));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ways(u32);
+
+impl Ways {
+    /// None at all; in an ATTACH: direct and udmabuf.
+    pub const NONE: Self = Self(0);
+
+    /// What devices of this version serve.
+    pub const SERVED: Self = Self::NONE.with(Way::Direct).with(Way::Udmabuf);
+
+    /// The set with these bits.
+    #[must_use]
+    pub const fn from_wire(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// The bits on the wire.
+    #[must_use]
+    pub const fn to_wire(self) -> u32 {
+        self.0
+    }
+
+    /// This set and `way`.
+    #[must_use]
+    pub const fn with(self, way: Way) -> Self {
+        Self(self.0 | 1 << way.to_wire())
+    }
+
+    /// Whether `way` is in here.
+    #[must_use]
+    pub const fn contains(self, way: Way) -> bool {
+        self.0 & 1 << way.to_wire() != 0
+    }
+
+    /// What is in both.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether nothing is in here.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether an ATTACH with this set may be given `way`.
+    #[must_use]
+    pub const fn accept(self, way: Way) -> bool {
+        if self.is_empty() {
+            Self::SERVED.contains(way)
+        } else {
+            self.contains(way)
+        }
     }
 }

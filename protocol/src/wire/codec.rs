@@ -21,8 +21,11 @@ impl<'a> Reader<'a> {
                 *head
             }
             None => {
-                self.0 = &[];
-                [0; N]
+                let mut value = [0; N];
+                for (to, from) in value.iter_mut().zip(core::mem::take(&mut self.0)) {
+                    *to = *from;
+                }
+                value
             }
         }
     }
@@ -70,6 +73,15 @@ pub trait Wire: Copy {
         let mut reader = Reader::new(bytes);
         let value = Self::read(&mut reader);
         Some((value, reader.0))
+    }
+
+    /// The value in bytes of any length: what is missing counts as zeroes, and what is
+    /// too much must be zeroes, else it says more than this code knows: `None`.
+    fn grown(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let value = Self::read(&mut reader);
+        let unknown = bytes.get(Self::LEN..).unwrap_or_default();
+        unknown.iter().all(|byte| *byte == 0).then_some(value)
     }
 }
 

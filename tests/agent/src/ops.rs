@@ -95,8 +95,8 @@ pub enum Op {
     },
     /// SET_META: replaces the name and the opaque data.
     SetMeta {
-        /// The buffer.
-        id: String,
+        /// The export.
+        export: u64,
         /// For people.
         name: String,
         /// Opaque.

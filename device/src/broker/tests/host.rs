@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bufshare_protocol::event::Event;
-use bufshare_protocol::request::{Export, Request};
+use bufshare_protocol::request::{Attach, Export, Request};
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights, Way};
@@ -107,6 +107,7 @@ pub(super) fn config(limits: Limits) -> Config {
         shm_size: SHM,
         host_udmabuf: false,
         limits,
+        started_us: 1000,
     }
 }
 
@@ -357,6 +358,23 @@ impl Host {
             .expect("no answer though all has settled")
     }
 
+    /// What the guest calls the mapping of an attachment, 0 if it has none.
+    pub(super) fn window(&self, peer: PeerId, handle: u64) -> u64 {
+        let attachment = self.broker.peers[&peer].attachments.get(handle);
+        attachment.map_or(0, |attachment| attachment.number)
+    }
+
+    /// Undoes one map of an attachment.
+    pub(super) fn unmap(&mut self, peer: PeerId, handle: u64) -> Reply {
+        let windows = vec![self.window(peer, handle)];
+        one(self.call(peer, Request::Unmap { windows }))
+    }
+
+    pub(super) fn detach(&mut self, peer: PeerId, handle: u64) -> Reply {
+        let handles = vec![handle];
+        one(self.call(peer, Request::Detach { handles }))
+    }
+
     pub(super) fn export(&mut self, peer: PeerId, pages: u64) -> BufferId {
         match self.call(peer, export(&[(RAM, pages)])) {
             Ok(Response::Exported { id, .. }) => id,
@@ -365,8 +383,7 @@ impl Host {
     }
 
     pub(super) fn attach(&mut self, peer: PeerId, id: BufferId) -> u64 {
-        let rights = Rights::RW;
-        match self.call(peer, Request::Attach { id, rights }) {
+        match self.call(peer, Request::Attach(Attach::new(id, Rights::RW))) {
             Ok(Response::Attached { handle, .. }) => handle,
             other => panic!("{other:?}"),
         }
@@ -398,6 +415,22 @@ pub(super) fn export(extents: &[(u64, u64)]) -> Request {
             blob: Vec::new(),
         },
     })
+}
+
+/// The answer to a batch of one.
+pub(super) fn one(reply: Reply) -> Reply {
+    match reply? {
+        Response::Batch {
+            status: Status::Ok,
+            entry: 1,
+        } => Ok(Response::Done),
+        Response::Batch { status, entry: 0 } => Err(status),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn unexport_request(id: BufferId) -> Request {
+    Request::Unexport { id }
 }
 
 pub(super) fn map(handle: u64, pages: u64) -> Request {

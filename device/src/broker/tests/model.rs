@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bufshare_protocol::request::Request;
+use bufshare_protocol::request::{Attach, Request};
 use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Rights};
@@ -25,9 +25,9 @@ enum Op {
     Export(u8, u64, u64),
     Unexport(u8, Index),
     Attach(u8, Index),
-    Detach(u8, Index),
+    Detach(u8, Vec<Index>),
     Map(u8, Index),
-    Unmap(u8, Index),
+    Unmap(u8, Vec<Index>),
     Serve(u8, u8),
     Deadline,
     /// The driver is gone, and with it, perhaps, all windows.
@@ -50,15 +50,21 @@ enum Op {
     Restore,
 }
 
+/// Mostly one, sometimes some, and among those the same ones.
+fn batch() -> impl Strategy<Value = Vec<Index>> {
+    let one = prop::collection::vec(any::<Index>(), 1);
+    prop_oneof![2 => one, 1 => prop::collection::vec(any::<Index>(), 2..5)]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let peer = 1u8..4;
     prop_oneof![
         3 => (peer.clone(), 1u64..60, 1u64..4).prop_map(|(p, n, k)| Op::Export(p, n, k)),
         2 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Unexport(p, i)),
         5 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Attach(p, i)),
-        3 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Detach(p, i)),
+        3 => (peer.clone(), batch()).prop_map(|(p, i)| Op::Detach(p, i)),
         8 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Map(p, i)),
-        6 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Unmap(p, i)),
+        6 => (peer.clone(), batch()).prop_map(|(p, i)| Op::Unmap(p, i)),
         9 => (peer.clone(), 1u8..5).prop_map(|(p, n)| Op::Serve(p, n)),
         1 => Just(Op::Deadline),
         1 => (peer.clone(), any::<bool>()).prop_map(|(p, dropped)| Op::Reset(p, dropped)),
@@ -93,6 +99,7 @@ impl Export {
 #[derive(Debug)]
 struct Held {
     buffer: BufferId,
+    window: u64,
     offset: u64,
     maps: u32,
 }
@@ -112,6 +119,8 @@ struct Model {
     maps: BTreeMap<(PeerId, Token), u64>,
     /// By peer and handle.
     held: BTreeMap<(PeerId, u64), Held>,
+    /// Every handle and window that a peer was ever given.
+    given: BTreeSet<(PeerId, u64)>,
     unexports: BTreeMap<(PeerId, Token), BufferId>,
     flushes: BTreeSet<(PeerId, Token)>,
     /// Own exports that ended unasked since a peer last took its events.
@@ -140,6 +149,7 @@ impl Model {
             attachments: BTreeMap::new(),
             maps: BTreeMap::new(),
             held: BTreeMap::new(),
+            given: BTreeSet::new(),
             unexports: BTreeMap::new(),
             flushes: BTreeSet::new(),
             ended: BTreeMap::new(),
@@ -210,6 +220,87 @@ impl Model {
             .chain([0])
             .collect();
         *index.get(&all)
+    }
+
+    /// Mostly one of the peer's windows, sometimes one that is gone, or nonsense.
+    fn some_window(&self, peer: PeerId, index: &Index) -> u64 {
+        let held = self.held.iter().filter(|((p, _), _)| *p == peer);
+        let mut all: Vec<u64> = held.map(|(_, held)| held.window).collect();
+        all.push(0);
+        let mut given = self.given.iter().filter(|(p, _)| *p == peer);
+        all.extend(given.next_back().map(|(_, number)| *number));
+        *index.get(&all)
+    }
+
+    /// Sends a batch whose first wrong entry is to be this one, for this reason. Returns
+    /// whether none was wrong.
+    fn batch(
+        &mut self,
+        peer: PeerId,
+        request: Request,
+        entries: usize,
+        wrong: Option<(usize, Status)>,
+    ) -> bool {
+        let (entry, status) = wrong.unwrap_or((entries, Status::Ok));
+        let entry = u32::try_from(entry).unwrap();
+        let answer = self.now(peer, request);
+        assert_eq!(answer, Ok(Response::Batch { status, entry }));
+        wrong.is_none()
+    }
+
+    fn unmap(&mut self, peer: PeerId, windows: Vec<u64>) -> bool {
+        let mut left: BTreeMap<u64, (u64, u32)> = BTreeMap::new();
+        for ((p, handle), held) in &self.held {
+            if *p == peer {
+                left.insert(held.window, (*handle, held.maps));
+            }
+        }
+        let mut ended = Vec::new();
+        let mut wrong = None;
+        for (entry, window) in windows.iter().enumerate() {
+            match left.get_mut(window) {
+                Some((handle, maps)) if *maps > 0 => {
+                    *maps -= 1;
+                    ended.push(*handle);
+                }
+                _ => {
+                    wrong = Some((entry, Status::NotFound));
+                    break;
+                }
+            }
+        }
+        let entries = windows.len();
+        let done = self.batch(peer, Request::Unmap { windows }, entries, wrong);
+        for handle in ended.into_iter().filter(|_| done) {
+            self.release(peer, handle);
+        }
+        done
+    }
+
+    fn detach(&mut self, peer: PeerId, handles: Vec<u64>) -> bool {
+        let wrong = handles.iter().enumerate().find_map(|(entry, handle)| {
+            let key = (peer, *handle);
+            let waits = self.maps.iter().any(|((p, _), h)| (*p, *h) == key);
+            if !self.attachments.contains_key(&key) {
+                Some((entry, Status::NotFound))
+            } else if waits || self.held.contains_key(&key) {
+                Some((entry, Status::Busy))
+            } else if handles[..entry].contains(handle) {
+                Some((entry, Status::NotFound))
+            } else {
+                None
+            }
+        });
+        let request = Request::Detach {
+            handles: handles.clone(),
+        };
+        let done = self.batch(peer, request, handles.len(), wrong);
+        if done {
+            for handle in handles {
+                assert!(self.attachments.remove(&(peer, handle)).is_some());
+            }
+        }
+        done
     }
 
     fn may_attach(&self, peer: PeerId, id: BufferId) -> bool {
@@ -300,7 +391,7 @@ impl Model {
                 let Some(id) = self.some_buffer(&index) else {
                     return;
                 };
-                let token = self.host.send(peer, Request::Unexport { id });
+                let token = self.host.send(peer, unexport_request(id));
                 let export = &self.exports[&id];
                 if export.owner != peer {
                     let answer = self.host.answer(peer, token);
@@ -327,7 +418,7 @@ impl Model {
                 let held = self.attachments.keys().filter(|k| k.0 == peer).count();
                 let rights = Rights::RW;
                 let allowed = self.may_attach(peer, id);
-                match self.now(peer, Request::Attach { id, rights }) {
+                match self.now(peer, Request::Attach(Attach::new(id, rights))) {
                     Ok(Response::Attached { handle, size, .. }) => {
                         assert!(allowed);
                         let pages = self.exports[&id].pages();
@@ -338,6 +429,7 @@ impl Model {
                             revoked: false,
                         };
                         assert!(self.attachments.insert((peer, handle), new).is_none());
+                        assert!(self.given.insert((peer, handle)), "{handle} again");
                     }
                     Err(Status::TooMany) => assert_eq!(held, 12),
                     Err(Status::Denied) => assert_eq!(self.exports[&id].owner, peer),
@@ -345,17 +437,10 @@ impl Model {
                     other => panic!("{other:?}"),
                 }
             }
-            Op::Detach(p, index) => {
+            Op::Detach(p, indexes) => {
                 let peer = PeerId(p.into());
-                let handle = self.some_handle(peer, &index);
-                match self.now(peer, Request::Detach { handle }) {
-                    Ok(_) => assert!(self.attachments.remove(&(peer, handle)).is_some()),
-                    Err(Status::NotFound) => {
-                        assert!(!self.attachments.contains_key(&(peer, handle)));
-                    }
-                    Err(Status::Busy) => {}
-                    other => panic!("{other:?}"),
-                }
+                let handles = indexes.iter().map(|index| self.some_handle(peer, index));
+                self.detach(peer, handles.collect());
             }
             Op::Map(p, index) => {
                 let peer = PeerId(p.into());
@@ -372,20 +457,10 @@ impl Model {
                     }
                 }
             }
-            Op::Unmap(p, index) => {
+            Op::Unmap(p, indexes) => {
                 let peer = PeerId(p.into());
-                let handle = self.some_handle(peer, &index);
-                match self.now(peer, Request::Unmap { handle }) {
-                    Ok(_) => self.release(peer, handle),
-                    Err(Status::Unbalanced) => {
-                        assert!(self.attachments.contains_key(&(peer, handle)));
-                        assert!(!self.held.contains_key(&(peer, handle)));
-                    }
-                    Err(Status::NotFound) => {
-                        assert!(!self.attachments.contains_key(&(peer, handle)));
-                    }
-                    other => panic!("{other:?}"),
-                }
+                let windows = indexes.iter().map(|index| self.some_window(peer, index));
+                self.unmap(peer, windows.collect());
             }
             Op::Serve(p, n) => {
                 for _ in 0..n {
@@ -498,18 +573,27 @@ impl Model {
         let host = &self.host;
         let held = &mut self.held;
         let attachments = &self.attachments;
+        let given = &mut self.given;
         self.maps.retain(|key, handle| {
             let Some(answer) = host.replies.get(key) else {
                 return true;
             };
-            if let Ok(Response::Mapped { shm_offset, .. }) = answer {
+            if let &Ok(Response::Mapped {
+                window, shm_offset, ..
+            }) = answer
+            {
                 let place = (key.0, *handle);
-                let one = held.entry(place).or_insert(Held {
-                    buffer: attachments[&place].buffer,
-                    offset: *shm_offset,
-                    maps: 0,
+                let one = held.entry(place).or_insert_with(|| {
+                    assert!(given.insert((key.0, window)), "{window} again");
+                    Held {
+                        buffer: attachments[&place].buffer,
+                        window,
+                        offset: shm_offset,
+                        maps: 0,
+                    }
                 });
-                assert_eq!(one.offset, *shm_offset, "one buffer at two places");
+                assert_eq!(one.offset, shm_offset, "one buffer at two places");
+                assert_eq!(one.window, window, "two numbers of one mapping");
                 one.maps += 1;
             }
             false
@@ -587,15 +671,16 @@ impl Model {
         }
         let handles: Vec<(PeerId, u64)> = self.attachments.keys().copied().collect();
         for (peer, handle) in handles {
-            while self.now(peer, Request::Unmap { handle }).is_ok() {
-                self.release(peer, handle);
+            while let Some(held) = self.held.get(&(peer, handle)) {
+                let window = held.window;
+                assert!(self.unmap(peer, vec![window]));
             }
-            self.now(peer, Request::Detach { handle }).unwrap();
+            assert!(self.detach(peer, vec![handle]));
         }
         let ids: Vec<(BufferId, PeerId)> =
             self.exports.iter().map(|(id, e)| (*id, e.owner)).collect();
         for (id, owner) in ids {
-            self.host.send(owner, Request::Unexport { id });
+            self.host.send(owner, unexport_request(id));
         }
         self.host.settle();
         let snapshot = self.host.broker.snapshot();

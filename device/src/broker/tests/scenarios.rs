@@ -2,7 +2,7 @@
 //! The life of buffers by example.
 
 use bufshare_protocol::event::EventKind;
-use bufshare_protocol::request::{Export, Request, SyncOp, SyncTarget};
+use bufshare_protocol::request::{Attach, Export, Request, SyncOp, SyncTarget};
 use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{Access, BufferId, Image, Meta, Name, Plane, Rights, Way};
@@ -52,7 +52,7 @@ fn the_end_of_a_buffer_that_only_a_list_or_query_showed_is_reported() {
             other => other,
         };
         host.call(B, request).unwrap();
-        host.call(A, Request::Unexport { id }).unwrap();
+        host.call(A, unexport_request(id)).unwrap();
         assert_eq!(kinds(&mut host, B), [EventKind::Revoked]);
     }
 }
@@ -112,8 +112,8 @@ fn a_second_map_uses_the_idle_window_even_after_a_new_attach() {
         let handle = host.attach(B, id);
         let (_, cached) = mapped(host.call(B, map(handle, 2)));
         assert_eq!(cached, round > 0);
-        host.call(B, Request::Unmap { handle }).unwrap();
-        host.call(B, Request::Detach { handle }).unwrap();
+        host.unmap(B, handle).unwrap();
+        host.detach(B, handle).unwrap();
     }
     assert_eq!(host.peer(B).vmm_maps, 1);
 }
@@ -125,9 +125,9 @@ fn two_attachments_of_one_buffer_share_a_window() {
     let (first, second) = (host.attach(B, id), host.attach(B, id));
     let (at, _) = mapped(host.call(B, map(first, 2)));
     assert_eq!(mapped(host.call(B, map(second, 2))), (at, true));
-    host.call(B, Request::Unmap { handle: first }).unwrap();
+    host.unmap(B, first).unwrap();
     assert_eq!(host.peer(B).windows_live, 1);
-    host.call(B, Request::Unmap { handle: second }).unwrap();
+    host.unmap(B, second).unwrap();
     assert_eq!(host.peer(B).windows_idle, 1);
 }
 
@@ -142,7 +142,7 @@ fn idle_windows_are_evicted_least_recently_used_first() {
     let handles: Vec<u64> = ids.iter().map(|id| host.attach(B, *id)).collect();
     for handle in &handles[..2] {
         mapped(host.call(B, map(*handle, 1)));
-        host.call(B, Request::Unmap { handle: *handle }).unwrap();
+        host.unmap(B, *handle).unwrap();
     }
     assert!(!mapped(host.call(B, map(handles[2], 1))).1);
     assert!(
@@ -162,7 +162,7 @@ fn a_range_is_used_again_only_after_the_barrier_behind_its_unmapping() {
     let big = host.export(A, 200);
     let first = host.attach(B, big);
     mapped(host.call(B, map(first, 200)));
-    host.call(B, Request::Unmap { handle: first }).unwrap();
+    host.unmap(B, first).unwrap();
     let other = host.export(A, 100);
     let second = host.attach(B, other);
     let token = host.send(B, map(second, 100));
@@ -202,7 +202,7 @@ fn a_buffer_of_more_pieces_than_the_budget_is_refused_at_attach() {
     };
     let rights = Rights::RW;
     assert_eq!(
-        status(host.call(B, Request::Attach { id, rights })),
+        status(host.call(B, Request::Attach(Attach::new(id, rights)))),
         Status::TooFragmented
     );
 }
@@ -222,7 +222,7 @@ fn udmabuf_is_taken_when_the_host_has_it_and_takes_one_mapping() {
         windows,
         handle,
         ..
-    }) = host.call(B, Request::Attach { id, rights })
+    }) = host.call(B, Request::Attach(Attach::new(id, rights)))
     else {
         panic!()
     };
@@ -239,7 +239,7 @@ fn raw_ram_is_not_handed_out_unless_the_operator_allows_it() {
     let id = host.export(A, 1);
     let rights = Rights::RW;
     assert_eq!(
-        status(host.call(B, Request::Attach { id, rights })),
+        status(host.call(B, Request::Attach(Attach::new(id, rights)))),
         Status::NoWay
     );
 }
@@ -251,9 +251,12 @@ fn a_read_only_share_needs_a_vmm_that_enforces_it() {
     let mut host = Host::with(config);
     let id = host.export(A, 1);
     let rights = Rights::READ;
-    assert!(host.call(B, Request::Attach { id, rights }).is_ok());
+    assert!(
+        host.call(B, Request::Attach(Attach::new(id, rights)))
+            .is_ok()
+    );
     assert_eq!(
-        status(host.call(C, Request::Attach { id, rights })),
+        status(host.call(C, Request::Attach(Attach::new(id, rights)))),
         Status::RoNotEnforced
     );
 }
@@ -265,10 +268,10 @@ fn unknown_and_forbidden_ids_look_the_same() {
     for id in [of_b, BufferId([7; 16])] {
         let rights = Rights::RW;
         for request in [
-            Request::Attach { id, rights },
+            Request::Attach(Attach::new(id, rights)),
             Request::Query { id },
             Request::GetMeta { id },
-            Request::Unexport { id },
+            unexport_request(id),
         ] {
             assert_eq!(status(host.call(C, request)), Status::NotFound);
         }
@@ -280,12 +283,12 @@ fn handles_of_other_peers_are_unknown() {
     let mut host = Host::new();
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
-    for request in [
-        map(handle, 1),
-        Request::Unmap { handle },
-        Request::Detach { handle },
-    ] {
-        assert_eq!(status(host.call(C, request)), Status::NotFound);
+    host.call(B, map(handle, 1)).unwrap();
+    let windows = vec![host.window(B, handle)];
+    let handles = vec![handle];
+    assert_eq!(status(host.call(C, map(handle, 1))), Status::NotFound);
+    for request in [Request::Unmap { windows }, Request::Detach { handles }] {
+        assert_eq!(status(one(host.call(C, request))), Status::NotFound);
     }
 }
 
@@ -355,7 +358,7 @@ fn policy_that_is_replaced_revokes_what_it_does_not_allow_and_nothing_else() {
 
     let kinds: Vec<EventKind> = host.events(B).iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [EventKind::Revoked]);
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     host.settle();
     let left: Vec<String> = host
         .broker
@@ -391,7 +394,7 @@ fn an_exporter_can_only_narrow_the_operators_policy() {
         panic!()
     };
     assert_eq!(
-        status(host.call(B, Request::Attach { id, rights: rw })),
+        status(host.call(B, Request::Attach(Attach::new(id, rw)))),
         Status::NotFound
     );
     host.attach(C, id);
@@ -489,7 +492,7 @@ fn limits_refuse_one_more_and_other_peers_see_nothing() {
     host.attach(B, id);
     let rights = Rights::RW;
     assert_eq!(
-        status(host.call(B, Request::Attach { id, rights })),
+        status(host.call(B, Request::Attach(Attach::new(id, rights)))),
         Status::TooMany
     );
     host.attach(C, id);
@@ -500,23 +503,14 @@ fn maps_are_counted_and_a_mapped_attachment_is_busy() {
     let mut host = Host::new();
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
-    assert_eq!(
-        status(host.call(B, Request::Unmap { handle })),
-        Status::Unbalanced
-    );
+    assert_eq!(status(host.unmap(B, handle)), Status::NotFound);
     mapped(host.call(B, map(handle, 1)));
     mapped(host.call(B, map(handle, 1)));
-    host.call(B, Request::Unmap { handle }).unwrap();
-    assert_eq!(
-        status(host.call(B, Request::Detach { handle })),
-        Status::Busy
-    );
-    host.call(B, Request::Unmap { handle }).unwrap();
-    host.call(B, Request::Detach { handle }).unwrap();
-    assert_eq!(
-        status(host.call(B, Request::Detach { handle })),
-        Status::NotFound
-    );
+    host.unmap(B, handle).unwrap();
+    assert_eq!(status(host.detach(B, handle)), Status::Busy);
+    host.unmap(B, handle).unwrap();
+    host.detach(B, handle).unwrap();
+    assert_eq!(status(host.detach(B, handle)), Status::NotFound);
 }
 
 #[test]
@@ -525,8 +519,13 @@ fn a_detach_while_its_map_is_under_way_is_busy() {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     host.send(B, map(handle, 1));
-    let token = host.send(B, Request::Detach { handle });
-    assert_eq!(host.answer(B, token), Some(&Err(Status::Busy)));
+    let handles = vec![handle];
+    let token = host.send(B, Request::Detach { handles });
+    let busy = Response::Batch {
+        status: Status::Busy,
+        entry: 0,
+    };
+    assert_eq!(host.answer(B, token), Some(&Ok(busy)));
 }
 
 #[test]
@@ -535,11 +534,9 @@ fn released_comes_once_per_importer_after_its_last_attachment() {
     let id = host.export(A, 1);
     let handles = [host.attach(B, id), host.attach(B, id)];
     host.events(A);
-    host.call(B, Request::Detach { handle: handles[0] })
-        .unwrap();
+    host.detach(B, handles[0]).unwrap();
     assert_eq!(kinds(&mut host, A), []);
-    host.call(B, Request::Detach { handle: handles[1] })
-        .unwrap();
+    host.detach(B, handles[1]).unwrap();
     let events = host.events(A);
     assert_eq!(events.len(), 1);
     assert_eq!(
@@ -555,7 +552,7 @@ fn unexport_is_answered_when_the_importer_has_unmapped() {
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
     host.events(B);
-    let unexport = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
     host.settle();
     assert!(host.answer(A, unexport).is_none());
     let events = host.events(B);
@@ -564,14 +561,11 @@ fn unexport_is_answered_when_the_importer_has_unmapped() {
         (EventKind::Revoked, handle)
     );
     assert_eq!(status(host.call(B, map(handle, 1))), Status::Revoked);
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
     assert!(!host.broker.exposed(A));
-    host.call(B, Request::Detach { handle }).unwrap();
-    assert_eq!(
-        status(host.call(A, Request::Unexport { id })),
-        Status::NotFound
-    );
+    host.detach(B, handle).unwrap();
+    assert_eq!(status(host.call(A, unexport_request(id))), Status::NotFound);
 }
 
 #[test]
@@ -580,8 +574,8 @@ fn an_importer_that_does_not_unmap_loses_the_window_at_the_deadline() {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
-    let unexport = host.send(A, Request::Unexport { id });
-    let again = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
+    let again = host.send(A, unexport_request(id));
     assert_eq!(host.answer(A, again), Some(&Err(Status::Busy)));
     let deadline = host.deadlines.pop_front().unwrap();
     let effects = host.broker.deadline(deadline);
@@ -591,8 +585,8 @@ fn an_importer_that_does_not_unmap_loses_the_window_at_the_deadline() {
     assert!(host.answer(A, unexport).is_some());
     assert!(!host.vmms[&B].shows(A));
     assert_eq!(host.peer(B).deadlines_missed, 1);
-    host.call(B, Request::Unmap { handle }).unwrap();
-    host.call(B, Request::Detach { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
+    host.detach(B, handle).unwrap();
 }
 
 /// B has a buffer of `pieces` pages mapped, and loses it at the deadline:
@@ -605,7 +599,7 @@ fn forced(host: &mut Host, pieces: u64) -> (u64, u64) {
     };
     let handle = host.attach(B, id);
     let (offset, _) = mapped(host.call(B, map(handle, pieces)));
-    let unexport = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
     let deadline = host.deadlines.pop_front().unwrap();
     let effects = host.broker.deadline(deadline);
     host.take(effects);
@@ -629,7 +623,7 @@ fn who_does_not_unmap_sees_zero_pages_in_one_mapping_until_he_does() {
     assert_eq!((peer.windows, peer.windows_zero), (1, 1));
     assert_eq!(peer.direct_bytes, 0);
 
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     host.settle();
     assert_eq!(host.vmms[&B].mappings.len(), 0);
     assert_eq!(host.peer(B).windows, 0);
@@ -646,7 +640,7 @@ fn the_place_of_a_revoked_buffer_is_not_used_before_its_users_left() {
     let reply = host.call(B, map(large, pages - 1));
     assert_eq!(status(reply), Status::NoSpace);
 
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     host.call(B, map(large, pages - 1)).unwrap();
 }
 
@@ -655,7 +649,7 @@ fn hole(outcome: Outcome) {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     let (offset, _) = mapped(host.call(B, map(handle, 1)));
-    let unexport = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
     host.vmms.get_mut(&B).unwrap().no_map = Some(outcome);
     let deadline = host.deadlines.pop_front().unwrap();
     let effects = host.broker.deadline(deadline);
@@ -671,7 +665,7 @@ fn hole(outcome: Outcome) {
     let second = host.attach(B, other);
     assert_ne!(mapped(host.call(B, map(second, 1))).0, offset);
 
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     assert_eq!(host.peer(B).windows_zero, 0);
     host.settle();
     let third = host.export(A, 2);
@@ -709,12 +703,13 @@ fn zero_pages_that_come_when_nobody_is_left_are_unmapped_at_once() {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
-    host.send(A, Request::Unexport { id });
+    host.send(A, unexport_request(id));
     let deadline = host.deadlines.pop_front().unwrap();
     let effects = host.broker.deadline(deadline);
     host.take(effects);
     assert!(host.serve(B), "the unmapping");
-    host.send(B, Request::Unmap { handle });
+    let windows = vec![host.window(B, handle)];
+    host.send(B, Request::Unmap { windows });
     host.settle();
 
     assert_eq!(host.peer(B).vmm_zero_maps, 1);
@@ -728,7 +723,7 @@ fn unexport_while_a_map_is_under_way_ends_both() {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     let map = host.send(B, map(handle, 1));
-    let unexport = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
     assert_eq!(host.answer(B, map), Some(&Err(Status::Revoked)));
     host.settle();
     assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
@@ -749,7 +744,7 @@ fn a_reset_exporter_is_exposed_until_the_importer_has_lost_the_window() {
         kinds(&mut host, B),
         [EventKind::PeerDown, EventKind::Revoked]
     );
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     assert!(!host.broker.exposed(A));
     assert_eq!(host.peer(A).exports, 0);
 }
@@ -791,8 +786,8 @@ fn a_driver_that_was_only_paused_keeps_its_imports_and_learns_what_it_lost() {
     assert!(events.contains(&(EventKind::Revoked, own)));
     assert!(events.iter().any(|(kind, _)| *kind == EventKind::Overflow));
     assert!(!events.contains(&(EventKind::Revoked, theirs)));
-    host.call(B, Request::Unmap { handle }).unwrap();
-    host.call(B, Request::Detach { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
+    host.detach(B, handle).unwrap();
 }
 
 #[test]
@@ -803,7 +798,7 @@ fn a_paused_importer_learns_that_its_import_was_revoked() {
     mapped(host.call(B, map(handle, 1)));
     host.events(B);
     host.stop(B);
-    let unexport = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
     let effects = host.broker.peer_up(B, true);
     host.take(effects);
     let events = host.events(B);
@@ -812,7 +807,7 @@ fn a_paused_importer_learns_that_its_import_was_revoked() {
             .iter()
             .any(|e| e.kind == EventKind::Revoked && e.handle == handle)
     );
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
 }
 
@@ -822,7 +817,7 @@ fn leaves_without_its_answer(host: &mut Host) -> (BufferId, u64) {
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
     host.stop(B);
-    let unexport = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
     host.settle();
     assert!(host.answer(A, unexport).is_none());
     let effects = host.broker.peer_reset(A);
@@ -837,12 +832,12 @@ fn a_driver_that_left_asks_again_and_waits() {
     let (id, handle) = leaves_without_its_answer(&mut host);
     let effects = host.broker.peer_up(A, true);
     host.take(effects);
-    let again = host.send(A, Request::Unexport { id });
+    let again = host.send(A, unexport_request(id));
     host.settle();
     assert!(host.answer(A, again).is_none());
     let effects = host.broker.peer_up(B, true);
     host.take(effects);
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     assert_eq!(host.answer(A, again), Some(&Ok(Response::Done)));
 }
 
@@ -853,15 +848,15 @@ fn a_driver_that_left_has_its_answer_in_the_next_session_once() {
     // It comes while nobody of A listens.
     let effects = host.broker.peer_up(B, true);
     host.take(effects);
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     assert!(!host.broker.exposed(A));
     let effects = host.broker.peer_up(A, true);
     host.take(effects);
     // It is nobody else's.
-    let other = status(host.call(B, Request::Unexport { id }));
+    let other = status(host.call(B, unexport_request(id)));
     assert_eq!(other, Status::NotFound);
-    host.call(A, Request::Unexport { id }).unwrap();
-    let again = status(host.call(A, Request::Unexport { id }));
+    host.call(A, unexport_request(id)).unwrap();
+    let again = status(host.call(A, unexport_request(id)));
     assert_eq!(again, Status::NotFound);
 }
 
@@ -879,7 +874,7 @@ fn answers_that_no_driver_asks_for_do_not_add_up() {
         let effects = host.broker.peer_up(A, true);
         host.take(effects);
         // Nobody had it: that is known at once.
-        host.call(A, Request::Unexport { id }).unwrap();
+        host.call(A, unexport_request(id)).unwrap();
         host.export(A, 1);
         let effects = host.broker.peer_reset(A);
         host.take(effects);
@@ -925,7 +920,7 @@ fn a_resumed_importer_is_given_time_to_unmap_if_the_exporter_waits() {
     host.settle();
     assert!(host.vmms[&B].shows(A), "it cannot have released it yet");
 
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     host.settle();
 
     assert!(!host.broker.exposed(A));
@@ -959,7 +954,7 @@ fn a_stopped_importer_loses_its_windows_when_the_exporter_waits_no_longer() {
     let id = host.export(A, 1);
     let other = host.attach(C, id);
     mapped(host.call(C, map(other, 1)));
-    host.call(C, Request::Unmap { handle: other }).unwrap();
+    host.unmap(C, other).unwrap();
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
     host.stop(B);
@@ -1010,7 +1005,7 @@ fn an_importer_does_not_put_its_deadline_off_by_stopping_again() {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
-    let unexport = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
     stop_and_go_on(&mut host, B);
     assert!(host.vmms[&B].shows(A), "it is given time once");
 
@@ -1026,7 +1021,7 @@ fn a_peer_that_stops_does_not_put_the_deadline_of_another_off() {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
-    let unexport = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
     stop_and_go_on(&mut host, C);
 
     let deadline = host.deadlines.pop_front().unwrap();
@@ -1046,7 +1041,7 @@ fn windows_that_the_front_end_dropped_itself_end_a_pending_unexport() {
     mapped(host.call(B, map(handle, 1)));
     let effects = host.broker.peer_reset(B);
     host.take(effects);
-    let unexport = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
     assert!(host.answer(A, unexport).is_none());
     host.vmms.insert(B, Vmm::default());
     let effects = host.broker.windows_gone(B);
@@ -1061,7 +1056,7 @@ fn an_importer_that_vanishes_ends_a_pending_unexport() {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
-    let unexport = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
     host.disconnect(B);
     assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
     assert_eq!(host.peer(B).windows, 0);
@@ -1079,8 +1074,8 @@ fn an_exporter_that_vanishes_is_revoked_at_its_importers() {
         kinds(&mut host, B),
         [EventKind::PeerDown, EventKind::Revoked]
     );
-    host.call(B, Request::Unmap { handle }).unwrap();
-    host.call(B, Request::Detach { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
+    host.detach(B, handle).unwrap();
     assert_eq!(host.broker.snapshot().buffers, []);
     assert_eq!(host.peer(B).windows, 0);
     host.connect(A);
@@ -1098,7 +1093,7 @@ fn memory_that_is_unplugged_is_revoked() {
     host.events(A);
     host.set_ram(A, Vec::new());
     assert_eq!(kinds(&mut host, A), [EventKind::Revoked]);
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     assert!(!host.broker.exposed(A));
 }
 
@@ -1142,12 +1137,12 @@ fn an_unexport_of_what_is_being_revoked_is_answered_when_it_is_gone() {
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
     host.set_ram(A, Vec::new());
-    let unexport = host.send(A, Request::Unexport { id });
-    let again = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
+    let again = host.send(A, unexport_request(id));
     host.settle();
     assert!(host.answer(A, unexport).is_none(), "b still maps it");
     assert_eq!(host.answer(A, again), Some(&Err(Status::Busy)));
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
     assert!(!host.broker.exposed(A));
 }
@@ -1159,11 +1154,11 @@ fn a_buffer_whose_file_is_kept_holds_up_its_owner_and_nobody_else() {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     let (at, _) = mapped(host.call(B, map(handle, 1)));
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     host.call(B, Request::Flush).unwrap();
     assert_eq!(host.peer(B).windows, 0);
 
-    let unexport = host.send(A, Request::Unexport { id });
+    let unexport = host.send(A, unexport_request(id));
     host.settle();
 
     assert_eq!(host.answer(A, unexport), None);
@@ -1201,9 +1196,9 @@ fn a_file_is_kept_also_when_the_front_end_drops_its_windows() {
     for handle in handles {
         mapped(host.call(B, map(handle, 1)));
     }
-    host.call(B, Request::Unmap { handle: handles[0] }).unwrap();
+    host.unmap(B, handles[0]).unwrap();
     host.call(B, Request::Flush).unwrap();
-    let unexports = ids.map(|id| host.send(A, Request::Unexport { id }));
+    let unexports = ids.map(|id| host.send(A, unexport_request(id)));
 
     host.vmms.insert(B, Vmm::default());
     let effects = host.broker.windows_gone(B);
@@ -1225,8 +1220,8 @@ fn a_file_that_a_session_kept_is_released_with_it() {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     mapped(host.call(B, map(handle, 1)));
-    host.call(B, Request::Unmap { handle }).unwrap();
-    let unexport = host.send(A, Request::Unexport { id });
+    host.unmap(B, handle).unwrap();
+    let unexport = host.send(A, unexport_request(id));
     host.settle();
     assert_eq!(host.answer(A, unexport), None);
 
@@ -1242,7 +1237,7 @@ fn no_deadline_is_waited_for_when_nothing_is_mapped() {
     let id = host.export(A, 1);
     host.attach(B, id);
 
-    assert_eq!(host.call(A, Request::Unexport { id }), Ok(Response::Done));
+    assert_eq!(host.call(A, unexport_request(id)), Ok(Response::Done));
 
     assert!(host.deadlines.is_empty());
 }
@@ -1271,7 +1266,7 @@ fn a_stop_revokes_many_buffers_in_steps_and_shows_none_meanwhile() {
     assert!(host.deadlines.is_empty());
     let rights = Rights::RW;
     for (request, status) in [
-        (Request::Attach { id: last, rights }, Status::NotFound),
+        (Request::Attach(Attach::new(last, rights)), Status::NotFound),
         (Request::Query { id: last }, Status::NotFound),
         (map(handle, 1), Status::Revoked),
         (map(idle, 1), Status::Revoked),
@@ -1286,7 +1281,7 @@ fn a_stop_revokes_many_buffers_in_steps_and_shows_none_meanwhile() {
     assert_eq!(host.deadlines.len(), 1);
     let (again, effects) = host.broker.revoke_next(A);
     assert!(again && effects.is_empty());
-    host.call(B, Request::Unmap { handle }).unwrap();
+    host.unmap(B, handle).unwrap();
     assert!(!host.broker.exposed(A));
     assert_eq!(left(&host), 0);
 }
@@ -1311,7 +1306,7 @@ fn a_peer_that_goes_on_during_the_steps_of_its_stop_keeps_nothing_of_before() {
     assert!(done);
     for id in ids {
         let rights = Rights::RW;
-        let attach = host.call(B, Request::Attach { id, rights });
+        let attach = host.call(B, Request::Attach(Attach::new(id, rights)));
         assert_eq!(attach, Err(Status::NotFound));
     }
     host.attach(B, new);
@@ -1333,7 +1328,7 @@ fn a_table_without_ram_revokes_many_buffers_in_steps_and_offers_none_meanwhile()
     assert_eq!(host.broker.snapshot().buffers.len(), 1, "the first step");
     let rights = Rights::RW;
     for (request, status) in [
-        (Request::Attach { id: last, rights }, Status::NotFound),
+        (Request::Attach(Attach::new(last, rights)), Status::NotFound),
         (Request::Query { id: last }, Status::NotFound),
         (map(handle, 1), Status::Revoked),
     ] {
@@ -1387,7 +1382,7 @@ fn closing_revokes_every_buffer_and_lets_nobody_export() {
     let idle = host.export(A, 3);
     let handle = host.attach(C, idle);
     mapped(host.call(C, map(handle, 3)));
-    host.call(C, Request::Unmap { handle }).unwrap();
+    host.unmap(C, handle).unwrap();
     for peer in [A, B, C] {
         host.events(peer);
     }
@@ -1411,7 +1406,7 @@ fn closing_revokes_every_buffer_and_lets_nobody_export() {
     assert_eq!(host.broker.holds(), all[..2], "c's was in no use");
     assert_eq!(status(host.call(A, export(&[(RAM, 1)]))), Status::HostError);
     for (peer, handle) in [(B, handles[0]), (A, handles[1])] {
-        host.call(peer, Request::Unmap { handle }).unwrap();
+        host.unmap(peer, handle).unwrap();
     }
     assert_eq!(host.broker.holds(), []);
     assert_eq!(host.broker.snapshot().buffers, []);
@@ -1454,7 +1449,7 @@ fn without_shared_memory_requests_nothing_can_be_attached() {
     host.take(effects);
     let rights = Rights::RW;
     assert_eq!(
-        status(host.call(B, Request::Attach { id, rights })),
+        status(host.call(B, Request::Attach(Attach::new(id, rights)))),
         Status::NoShmem
     );
 }
@@ -1582,7 +1577,7 @@ fn a_flush_is_answered_when_idle_windows_are_proved_to_be_gone() {
     for handle in [idle, used] {
         mapped(host.call(B, map(handle, 1)));
     }
-    host.call(B, Request::Unmap { handle: idle }).unwrap();
+    host.unmap(B, idle).unwrap();
     let token = host.send(B, Request::Flush);
     assert!(host.serve(B), "the idle window is unmapped");
     assert!(host.answer(B, token).is_none(), "not before the barrier");
@@ -1600,8 +1595,8 @@ fn a_revocation_is_reported_to_others_of_a_peer_whose_attachment_is_given_up() {
     let id = host.export(A, 1);
     let handle = host.attach(B, id);
     host.events(B);
-    host.call(A, Request::Unexport { id }).unwrap();
-    host.call(B, Request::Detach { handle }).unwrap();
+    host.call(A, unexport_request(id)).unwrap();
+    host.detach(B, handle).unwrap();
     let events = host.events(B);
     assert!(
         matches!(events[..], [Event { kind: EventKind::Revoked, id: of, handle: 0, .. }] if of == id),
@@ -1643,7 +1638,7 @@ fn what_a_paused_driver_was_offered_and_is_gone_is_not_offered_when_it_goes_on()
     host.events(B);
     let id = host.export(A, 1);
     host.stop(B);
-    host.call(A, Request::Unexport { id }).unwrap();
+    host.call(A, unexport_request(id)).unwrap();
     let effects = host.broker.peer_up(B, true);
     host.take(effects);
     assert_eq!(kinds(&mut host, B), [EventKind::Overflow]);
@@ -1663,7 +1658,7 @@ fn nothing_is_evicted_for_a_map_that_cannot_be_made_room_for() {
             mapped(host.call(B, map(*handle, 60)));
         }
         // The second stays in use, and the first is kept.
-        host.call(B, Request::Unmap { handle: handles[0] }).unwrap();
+        host.unmap(B, handles[0]).unwrap();
         let list: Vec<(u64, u64)> = (0..pieces)
             .map(|i| (RAM + i * 2 * PAGE, pages / pieces))
             .collect();
@@ -1695,7 +1690,7 @@ fn as_many_idle_windows_are_evicted_as_a_map_needs() {
         mapped(host.call(B, map(*handle, 1)));
     }
     for handle in [handles[2], handles[0], handles[1], handles[3]] {
-        host.call(B, Request::Unmap { handle }).unwrap();
+        host.unmap(B, handle).unwrap();
     }
     let request = export(&[(RAM + 8 * PAGE, 1), (RAM + 16 * PAGE, 1)]);
     let Ok(Response::Exported { id, .. }) = host.call(A, request) else {

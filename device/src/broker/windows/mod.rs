@@ -50,6 +50,7 @@ pub(super) struct WindowId(u64);
 pub(super) struct Key {
     pub(super) backing: BackingId,
     pub(super) writable: bool,
+    pub(super) way: Way,
 }
 
 /// A MAP request that waits for its window.

@@ -36,6 +36,7 @@ pub(in crate::vhost) fn session(mem: &GuestMem) -> (Arc<Dispatcher>, Arc<Session
         shm_size: 1 << 20,
         host_udmabuf: false,
         limits: Limits::default(),
+        started_us: 0,
     };
     let broker = Broker::new(config, Box::new(NoIds)).unwrap();
     let dispatcher = Dispatcher::new(broker, &["a".to_owned()], RevokeWait::default());
@@ -116,7 +117,7 @@ fn a_request_that_was_read_before_a_reset_is_not_handled_after_it() {
     session.stop();
     // As when the worker is between the dispatcher and here while the driver is forgotten.
     session.windows_dropped();
-    let request = Request::GetCaps { version: 1 };
+    let request = Request::GetCaps { version: 2 };
     lock(&session.deferred).push((epoch, Token(0), request));
     let handled = || session.dispatcher.report().broker.peers[0].requests;
     let before = handled();

@@ -7,6 +7,7 @@ use super::*;
 use bufshare_protocol::event::EventKind;
 use bufshare_protocol::response::Response;
 use bufshare_protocol::types::BufferId;
+use bufshare_protocol::wire;
 use virtio_bindings::bindings::virtio_ring::{
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
 };
@@ -30,11 +31,22 @@ const REQUEST: u64 = 0x2_0000;
 const ROOM: u64 = 0x3_0000;
 const TABLE: u64 = 0x4_0000;
 
+/// Bytes of an event, and of room that is too short for it.
+const EVENT: u32 = bufshare_protocol::event::SIZE as u32;
+const SHORT: u32 = MIN_EVENT_SIZE as u32 - 1;
+
+/// Bytes of the response to GET_CAPS.
+const CAPS: u32 = wire::GetCapsResp::SIZE as u32;
+
+/// Bytes of the shortest response.
+const HEADER: u32 = RESPONSE_HEADER as u32;
+
 const EVENT_OF_2: Event = Event {
     kind: EventKind::PeerUp,
     seq: 1,
     peer: 2,
     id: BufferId::ZERO,
+    generation: 0,
     handle: 0,
     value: 0,
 };
@@ -278,32 +290,50 @@ fn read_and_write_cross_segments() {
 #[test]
 fn control_answers_a_request_once() {
     let mem = memory();
-    let len = put_request(&mem, &Request::GetCaps { version: 1 });
+    let len = put_request(&mem, &Request::GetCaps { version: 2 });
     let ring = ring(
         &mem,
-        &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
+        &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 512, WRITE, 0)],
     );
     let control = Control::new(mem.clone(), MAX_REQUESTS);
     control.start(ring.clone(), 7);
 
     let taken = request(&control);
     assert_eq!((taken.epoch, taken.answerable), (7, true));
-    assert!(matches!(taken.request, Ok(Request::GetCaps { version: 1 })));
+    assert!(matches!(taken.request, Ok(Request::GetCaps { version: 2 })));
     control.reply(taken.token, &Ok(Response::Done));
     control.reply(taken.token, &Ok(Response::Done));
 
-    assert_eq!(used(&mem, &ring), (1, 0, 16));
+    assert_eq!(used(&mem, &ring), (1, 0, CAPS));
     assert_eq!(control.pending(), 0);
     assert!(matches!(control.take(own), Take::Empty));
+}
+
+/// SPEC 4.4.
+#[test]
+fn control_has_nothing_done_that_cannot_be_answered() {
+    let mem = memory();
+    for room in [0, HEADER - 1, HEADER, CAPS - 1, CAPS] {
+        let len = put_request(&mem, &Request::GetCaps { version: 2 });
+        let chain = [desc(REQUEST, len, NEXT, 1), desc(ROOM, room, WRITE, 0)];
+        let ring = ring(&mem, &chain);
+        let control = Control::new(mem.clone(), MAX_REQUESTS);
+        control.start(ring.clone(), 7);
+        let taken = request(&control);
+        match room {
+            CAPS => assert!(taken.request.is_ok()),
+            _ => assert_eq!(taken.request, Err(Status::NoRoom), "{room}"),
+        }
+    }
 }
 
 #[test]
 fn control_does_not_touch_a_ring_that_was_stopped() {
     let mem = memory();
-    let len = put_request(&mem, &Request::GetCaps { version: 1 });
+    let len = put_request(&mem, &Request::GetCaps { version: 2 });
     let ring = ring(
         &mem,
-        &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
+        &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 512, WRITE, 0)],
     );
     let control = Control::new(mem.clone(), MAX_REQUESTS);
     control.start(ring.clone(), 1);
@@ -320,10 +350,10 @@ fn control_does_not_touch_a_ring_that_was_stopped() {
 #[test]
 fn control_answers_after_a_pause_what_was_decided_during_it() {
     let mem = memory();
-    let len = put_request(&mem, &Request::GetCaps { version: 1 });
+    let len = put_request(&mem, &Request::GetCaps { version: 2 });
     let ring = ring(
         &mem,
-        &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
+        &[desc(REQUEST, len, NEXT, 1), desc(ROOM, 512, WRITE, 0)],
     );
     let control = Control::new(mem.clone(), MAX_REQUESTS);
     control.start(ring.clone(), 1);
@@ -341,11 +371,11 @@ fn control_answers_after_a_pause_what_was_decided_during_it() {
 #[test]
 fn control_says_what_is_wrong_with_a_long_request() {
     let mem = memory();
-    put_request(&mem, &Request::GetCaps { version: 1 });
+    put_request(&mem, &Request::GetCaps { version: 2 });
     let long = MAX_REQUEST as u32 + 1;
     let ring = ring(
         &mem,
-        &[desc(REQUEST, long, NEXT, 1), desc(ROOM, 64, WRITE, 0)],
+        &[desc(REQUEST, long, NEXT, 1), desc(ROOM, 512, WRITE, 0)],
     );
     let control = Control::new(mem, MAX_REQUESTS);
     control.start(ring, 0);
@@ -358,7 +388,7 @@ fn control_says_what_is_wrong_with_a_long_request() {
 #[test]
 fn control_of_a_disabled_ring_takes_nothing() {
     let mem = memory();
-    let ring = ring(&mem, &[desc(ROOM, 64, WRITE, 0)]);
+    let ring = ring(&mem, &[desc(ROOM, 512, WRITE, 0)]);
     ring.set_enabled(false);
     let control = Control::new(mem, MAX_REQUESTS);
     control.start(ring, 0);
@@ -369,7 +399,7 @@ fn control_of_a_disabled_ring_takes_nothing() {
 #[test]
 fn events_without_an_event_leave_the_buffer_where_it_was() {
     let mem = memory();
-    let ring = ring(&mem, &[desc(ROOM, 64, WRITE, 0)]);
+    let ring = ring(&mem, &[desc(ROOM, 512, WRITE, 0)]);
     let events = Events::new(mem.clone());
     events.start(ring.clone());
     events.driver_polls(true);
@@ -378,13 +408,13 @@ fn events_without_an_event_leave_the_buffer_where_it_was() {
     assert_eq!(ring.queue_next_avail(), 0);
 
     events.deliver(own, || Some(EVENT_OF_2));
-    assert_eq!(used(&mem, &ring), (1, 0, 64));
+    assert_eq!(used(&mem, &ring), (1, 0, EVENT));
 }
 
 #[test]
 fn events_give_a_short_buffer_back_and_keep_the_event() {
     let mem = memory();
-    let ring = ring(&mem, &[desc(ROOM, 63, WRITE, 0)]);
+    let ring = ring(&mem, &[desc(ROOM, SHORT, WRITE, 0)]);
     let events = Events::new(mem.clone());
     events.start(ring.clone());
     events.driver_polls(true);
@@ -397,7 +427,7 @@ fn events_give_a_short_buffer_back_and_keep_the_event() {
 #[test]
 fn events_wait_until_the_driver_can_be_signalled() {
     let mem = memory();
-    let ring = ring(&mem, &[desc(ROOM, 64, WRITE, 0)]);
+    let ring = ring(&mem, &[desc(ROOM, 512, WRITE, 0)]);
     let events = Events::new(mem.clone());
     events.start(ring.clone());
 
@@ -410,14 +440,14 @@ fn events_wait_until_the_driver_can_be_signalled() {
 
 /// A descriptor with room for one event.
 pub(in crate::vhost) fn event_buffer() -> Descriptor {
-    desc(ROOM, 64, WRITE, 0)
+    desc(ROOM, 512, WRITE, 0)
 }
 
 /// A control queue of `size` with room for one answer, and one request whose head
 /// is 0.
 pub(in crate::vhost) fn control_of(size: u16, mem: &GuestMem) -> (Control, Vring) {
     let len = put_request(mem, &Request::Flush);
-    let chain = [desc(REQUEST, len, NEXT, 1), desc(ROOM, 64, WRITE, 0)];
+    let chain = [desc(REQUEST, len, NEXT, 1), desc(ROOM, 512, WRITE, 0)];
     let ring = ring_of(size, mem, &chain);
     let control = Control::new(mem.clone(), MAX_REQUESTS);
     control.start(ring.clone(), 1);
@@ -442,7 +472,11 @@ fn a_head_that_comes_again_before_it_is_used_ends_the_queue() {
     assert_eq!(seen, [Fault::HeadInUse(0)], "said once");
     assert_eq!(control.counters.faults.load(Ordering::Relaxed), 1);
     control.reply(first.token, &Ok(Response::Done));
-    assert_eq!(used(&mem, &ring), (1, 0, 16), "the first use is completed");
+    assert_eq!(
+        used(&mem, &ring),
+        (1, 0, HEADER),
+        "the first use is completed"
+    );
     assert!(matches!(control.take(own), Take::Idle));
 }
 
@@ -510,7 +544,7 @@ fn an_impossible_ring_is_not_looked_at_again() {
         assert!(matches!(control.take(own), Take::Idle));
 
         let mem = memory();
-        let ring = self::ring(&mem, &[desc(ROOM, 64, WRITE, 0)]);
+        let ring = self::ring(&mem, &[desc(ROOM, 512, WRITE, 0)]);
         let events = Events::new(mem.clone());
         events.start(ring.clone());
         events.driver_polls(true);
@@ -556,7 +590,7 @@ fn more_events_than_are_written_at_once_are_written_later() {
     {
         let at = ring.get_ref().get_queue().desc_table();
         for head in 0..1024_u64 {
-            let one = RawDescriptor::from(desc(ROOM, 64, WRITE, 0));
+            let one = RawDescriptor::from(desc(ROOM, 512, WRITE, 0));
             let mem = mem.memory();
             mem.write_obj(one, GuestAddress(at + head * 16)).unwrap();
         }

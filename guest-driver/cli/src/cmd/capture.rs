@@ -266,7 +266,7 @@ impl<'a> Rotation<'a> {
         let since = Instant::now();
         let meta = self.meta.clone().blob(frame.encode());
         self.device
-            .set_meta(export.id(), &meta)
+            .set_meta(export, &meta)
             .map_err(|e| Failure::from(e).about(format!("cannot publish frame {number}")))?;
         if !self.out.publish(index, frame, since) {
             return Err(unknown());

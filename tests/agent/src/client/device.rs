@@ -80,8 +80,8 @@ impl Device {
         Ok((seq, meta.name.as_str().to_owned(), meta.blob))
     }
 
-    pub(crate) fn set_meta(&self, id: &str, name: &str, blob: &[u8]) -> Result<u64> {
-        Ok(self.0.set_meta(parse(id)?, &meta(name, blob)?)?)
+    pub(crate) fn set_meta(&self, export: &Export, name: &str, blob: &[u8]) -> Result<u64> {
+        Ok(self.0.set_meta(&export.0, &meta(name, blob)?)?)
     }
 
     pub(crate) fn alloc(&self, size: u64) -> Result<OwnedFd> {

@@ -185,8 +185,14 @@ impl Client {
                 let (seq, name, blob) = self.device()?.get_meta(&id)?;
                 Yield::Meta { seq, name, blob }
             }
-            Op::SetMeta { id, name, blob } => {
-                let seq = self.device()?.set_meta(&id, &name, &blob)?;
+            Op::SetMeta { export, name, blob } => {
+                let Some(Thing::Export(one)) = self.things.remove(&export) else {
+                    bail!("{export} is no export");
+                };
+                let device = self.device();
+                let seq = device.and_then(|device| device.set_meta(&one, &name, &blob));
+                self.things.insert(export, Thing::Export(one));
+                let seq = seq?;
                 Yield::Meta { seq, name, blob }
             }
             Op::Make { source, size } => {
