@@ -19,6 +19,7 @@
 //! | [`factor`] | how many times longer they are on this machine |
 //! | [`wait`] | limits; every wait has one and says what it waited for |
 //! | [`sockets`] | the folder of a pair's sockets |
+//! | [`neighbour`] | other vhost back ends of a VM, beside the daemon |
 //! | [`display`] | the display of a guest that shows buffers of other drivers |
 //! | [`image`] | screen shots |
 //!
@@ -39,6 +40,7 @@ mod faults;
 pub mod image;
 pub mod lab;
 pub mod leaks;
+pub mod neighbour;
 pub mod pair;
 pub mod pci;
 pub mod qmp;
