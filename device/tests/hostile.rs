@@ -462,7 +462,7 @@ fn memory_table_without_end_is_refused() {
 fn front_end_that_takes_all_it_can_leaves_the_others_their_descriptors() {
     let daemon = Daemon::spawn(&Setup {
         // The soft limit is raised.
-        open_files: Some((64, needed(3, 256))),
+        open_files: Some((64, needed(3, 48))),
         ..Setup::default()
     });
     let greedy = ["a", "b"].map(|name| {
@@ -869,9 +869,16 @@ fn hoard_all(daemon: &Daemon, a: &mut Vm, b: &mut Vm) -> (u64, usize) {
 /// Of that buffer.
 const PIECES: usize = 128;
 
+/// As many mappings as it has pieces, and more.
+fn for_pieces() -> Setup {
+    let mut setup = Setup::default();
+    setup.extra.extend(["--max-windows", "256"]);
+    setup
+}
+
 #[test]
 fn vmm_that_keeps_all_files_of_an_owner_gets_no_more_of_them_but_those_of_others() {
-    let daemon = Daemon::start(&Setup::default());
+    let daemon = Daemon::start(&for_pieces());
     let (mut a, mut b, ..) = hoarder(&daemon);
     let mut c = Vm::boot(&daemon.socket("c"));
     let of_c = c.export(DATA, PAGE);
@@ -891,7 +898,7 @@ fn vmm_that_keeps_all_files_of_an_owner_gets_no_more_of_them_but_those_of_others
 
 #[test]
 fn mappings_of_a_vmm_that_keeps_all_files_hold_up_no_stop_of_others() {
-    let daemon = Daemon::start(&Setup::default());
+    let daemon = Daemon::start(&for_pieces());
     let (mut a, mut b, ..) = hoarder(&daemon);
     let mut c = Vm::boot(&daemon.socket("c"));
     let of_c = c.export(DATA, PAGE);

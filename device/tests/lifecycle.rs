@@ -1466,7 +1466,7 @@ fn config_space_is_answered_in_every_range() {
     let tail = a.front.read_config(240, 16).unwrap();
 
     assert_eq!(whole[0..4], 2_u32.to_le_bytes());
-    assert_eq!(whole[8..12], 256_u32.to_le_bytes());
+    assert_eq!(whole[8..12], 48_u32.to_le_bytes());
     assert_eq!(whole[32..40], (16_u64 << 20).to_le_bytes());
     assert_eq!(whole[48..56], 1_u64.to_le_bytes());
     assert_eq!(whole[56..60], 512_u32.to_le_bytes(), "bytes of an event");

@@ -8,7 +8,7 @@ use bufshare_tests::client::{Refused, Sight, refused};
 use bufshare_tests::pair::{Plan, Shared};
 use serde_json::json;
 
-static VMS: Shared = Shared::new(Plan::new);
+static VMS: Shared = Shared::new(|| Plan::new().options(&["--max-windows", "256"]));
 const PAGE: u64 = 4096;
 const LIMIT: Duration = Duration::from_secs(300);
 /// KiB by which the daemon's own memory, some 300 KiB, may grow: the allocator's

@@ -15,7 +15,10 @@ use bufshare_tests::report::Skip;
 use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
 
-static VMS: Shared = Shared::new(Plan::new);
+static VMS: Shared = Shared::new(|| {
+    // Without udmabuf each piece of a buffer takes one.
+    Plan::new().options(&["--max-windows", "256"])
+});
 const PAGE: u64 = 4096;
 
 /// Exports a buffer from `source`; the other VM reads every byte of it and

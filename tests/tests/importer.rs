@@ -27,7 +27,7 @@ static VMS: Shared = Shared::new(|| {
 });
 /// The first has more memory than the second, also where both get more for debugging.
 static SMALL: Shared = Shared::new(|| {
-    let plan = Plan::new().options(&["--shm-size", "1G"]);
+    let plan = Plan::new().options(&["--shm-size", "1G", "--max-windows", "256"]);
     let plan = plan.first(|machine| machine.memory = 1024);
     plan.second(|machine| machine.memory = 256)
 });

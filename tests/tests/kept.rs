@@ -21,6 +21,8 @@ use serde_json::json;
 static VMS: Shared = Shared::new(|| Plan::new().options(&["--revoke-wait", "unlimited"]));
 static STUCK: Shared = Shared::new(|| Plan::new().options(&["--revoke-wait", "1"]));
 const SIZE: u64 = 4 << 20;
+/// Without udmabuf each piece of a buffer of another driver takes a window.
+const PIECES: [&str; 2] = ["--max-windows", "256"];
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Has the guest write to as many pages as it gives to files.
@@ -56,7 +58,7 @@ fn says_to_keep(vm: &Vm, buffers: usize, bytes: u64, before: usize) -> Result<()
 #[test]
 fn what_a_guest_writes_after_its_daemon_and_its_driver_went_is_not_seen_by_importers() {
     pair::with_own(
-        |_| Ok(Plan::new()),
+        |_| Ok(Plan::new().options(&PIECES)),
         |vms| {
             let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
             let sources = [
@@ -102,7 +104,7 @@ fn what_a_guest_writes_after_its_daemon_and_its_driver_went_is_not_seen_by_impor
 #[test]
 fn a_driver_that_leaves_while_the_host_answers_keeps_nothing() {
     pair::with_own(
-        |_| Ok(Plan::new()),
+        |_| Ok(Plan::new().options(&PIECES)),
         |vms| {
             let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
             two_are_mapped(&mut a, &mut b)?;

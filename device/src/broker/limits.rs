@@ -54,6 +54,15 @@ pub const GUARD: u64 = MAP_ALIGN;
 /// mappings and RAM slots together pass 512.
 pub const HARD_MAX_WINDOWS: u32 = 448;
 
+/// Memory regions of one VM that vhost in the kernel takes (`max_mem_regions` of its module).
+/// QEMU announces each mapping to every vhost device of the VM, as one more region. Of a
+/// larger table vhost keeps the one before, and a device that starts then does not.
+const VHOST_REGIONS: u32 = 64;
+
+/// Regions that a VM may have beside its mappings: one or two of RAM, and one for each NUMA
+/// node, DIMM, virtio-mem, ivshmem and BAR of a device passed through.
+const OWN_REGIONS: u32 = 16;
+
 /// Backings that the stop of a VM, or the end of the program, revokes in one step. Between
 /// two steps others may have their requests served.
 pub const MAX_REVOKE: usize = 32;
@@ -94,8 +103,9 @@ macro_rules! limits {
 }
 
 limits! {
-    /// VMM mappings, idle ones included. Each makes every later one slower.
-    max_windows: 256, at most HARD_MAX_WINDOWS;
+    /// VMM mappings, idle ones included. Each makes every later one slower. As many as a
+    /// vhost-net device of the same VM survives.
+    max_windows: VHOST_REGIONS - OWN_REGIONS, at most HARD_MAX_WINDOWS;
     /// Pieces of one buffer.
     max_extents: MAX_EXTENTS, at most MAX_EXTENTS;
     /// Buffers exported at once. Each takes about 1 KiB, more if it is in many pieces.

@@ -55,7 +55,7 @@ Configuration file:
     unsealed-ram = \"deny\"
     enforces-ro = false
     [limits]                  # of each VM; these are the defaults
-    max-windows = 256         # mappings that its VMM holds, as --max-windows
+    max-windows = 48          # mappings that its VMM holds, as --max-windows
     max-buffers = 1024        # buffers exported at once, up to 65536
     max-attachments = 1024    # attachments held at once, up to 65536
     max-extents = 1024        # pieces of one buffer, up to 1024
@@ -151,7 +151,10 @@ pub struct Args {
     pub shm_size: Option<Size>,
 
     /// Mappings that each VMM may hold at once, 1 to 448. Each makes every later
-    /// one slower; QEMU 11.1 aborts above 512, its RAM counted too. [default: 256]
+    /// one slower, and is one more memory region for every other vhost device of
+    /// that VM: those of the host's kernel take 64, the VM's own RAM among them.
+    /// For VMs that have none such, 256 is a good number. QEMU 11.1 aborts above
+    /// 512, its RAM counted too. [default: 48]
     #[arg(long, value_name = "N")]
     pub max_windows: Option<u32>,
 

@@ -104,7 +104,8 @@ fn imports(samples: u32, logs: &Path) -> Result<Figures> {
         std::fs::remove_dir_all(logs)?;
     }
     std::fs::create_dir_all(logs)?;
-    let vms = TwoVms::boot(Plan::new(), logs)?;
+    let plan = Plan::new().options(&["--max-windows", "256"]);
+    let vms = TwoVms::boot(plan, logs)?;
     let mut figures = Figures::new();
     {
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);

@@ -247,6 +247,8 @@ fn plan(options: &Options) -> Plan {
     let region = format!("{}M", size.region());
     Plan::named("camera", "display")
         .options(&["--allow", "camera:display:rw", "--shm-size", &region])
+        // The largest frames are in many pieces, and there are no other vhost devices.
+        .options(&["--max-windows", "256"])
         .both(|machine| machine.memory += size.guest_memory())
         .first(|machine| machine.ram_fd = !confined)
         .second(|machine| {
