@@ -301,6 +301,24 @@ static void bufshare_mem_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	iosys_map_clear(map);
 }
 
+static vm_fault_t bufshare_mem_fault(struct vm_fault *vmf)
+{
+	const struct bufshare_mem *mem = vmf->vma->vm_private_data;
+
+	return bufshare_mmap_insert(vmf, mem->pieces, mem->nr_pieces);
+}
+
+static const struct vm_operations_struct bufshare_mem_vm_ops = {
+	.fault = bufshare_mem_fault,
+};
+
+static int bufshare_mem_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
+{
+	struct bufshare_mem *mem = dmabuf->priv;
+
+	return bufshare_mmap_prepare(vma, mem->size, &bufshare_mem_vm_ops, mem);
+}
+
 static void bufshare_mem_release(struct dma_buf *dmabuf)
 {
 	struct bufshare_mem *mem = dmabuf->priv;

@@ -3,7 +3,11 @@
  * bufshare_import.c - IMPORT: another VM's buffer as a dma-buf of this one
  *
  * The buffer is mapped into the window region when it is first needed, and
- * stays there until its dma-buf goes or its exporter revokes it.
+ * stays there until its dma-buf goes or its exporter revokes it. A mmap() does not
+ * need it yet: it would wait for the host with the mmap_lock, which page faults of
+ * all threads need, and who looks at the process. The first page fault does, which
+ * may release that lock; and DMA_BUF_IOCTL_SYNC before it, which can say what is
+ * wrong.
  *
  * Revocation: revoked is set, so that nothing new begins; then the revoke work
  * waits out the faults that are between their check and their insertion, zaps
@@ -27,9 +31,6 @@
 #include <linux/vmalloc.h>
 
 #include "bufshare_priv.h"
-
-/* Pages inserted by one fault at most, all in one page of page table entries. */
-#define BUFSHARE_FAULT_AROUND	64
 
 /* The host takes the window after about a second. */
 #define BUFSHARE_REVOKE_WAIT	msecs_to_jiffies(500)
@@ -198,8 +199,9 @@ static int bufshare_imp_start_map_locked(struct bufshare_imp *imp, struct bufsha
 	struct bufshare_device *bd = imp->bd;
 	int ret;
 
+	imp->map_until = jiffies + bufshare_timeout();
 	if (!bd->maps++)
-		bd->maps_until = jiffies + bufshare_timeout();
+		bd->maps_until = imp->map_until;
 	out->handle = cpu_to_le64(imp->handle);
 	out->len = cpu_to_le64(imp->size);
 	req->owner = imp;
@@ -229,44 +231,59 @@ static long bufshare_imp_wait_map(struct bufshare_imp *imp, bool killable, long 
 }
 
 /*
- * How long a MAP may be waited for that is waited for until then. The callers of
- * mmap() and of kernel mappings hold locks: who wants these waits, too, and then for a
- * MAP of its own. So that a silent host does not have each of them wait in turn, and
- * a suspend for all of them, it has one time to answer any MAP.
+ * How long the MAP under way may still be waited for, jiffies. It has one time, whoever
+ * waits: a page fault that waits again after its retry does not begin anew. Callers of
+ * kernel mappings hold locks: who wants these waits, too, and then for a MAP of its own.
+ * So that a silent host does not have each of them wait in turn, and a suspend for all of
+ * them, it has one time to answer any MAP.
  */
-static long bufshare_map_time_locked(struct bufshare_device *bd, unsigned long until)
+static long bufshare_map_time_locked(const struct bufshare_imp *imp)
 {
-	return min((long)(until - jiffies), (long)(bd->maps_until - jiffies));
+	return min((long)(imp->map_until - jiffies), (long)(imp->bd->maps_until - jiffies));
 }
 
 /*
- * Have the buffer in the window. May sleep; the dma-buf is held. -ENODEV: it
- * was revoked, or the device has gone.
+ * Can the buffer be used by whoever needs it in the window? 0: it is there.
+ * -EINPROGRESS: to be asked or waited for, by bufshare_imp_map(). Else that it will not
+ * be: -ENODEV, as it was revoked or the device has gone; -ETIMEDOUT; and for who has asked
+ * before, why the host did not map it.
  */
-static int bufshare_imp_map(struct bufshare_imp *imp, bool killable)
+static int bufshare_imp_look_locked(const struct bufshare_imp *imp, bool asked)
 {
-	unsigned long until = jiffies + bufshare_timeout();
+	lockdep_assert_held(&imp->bd->lock);
+	if (imp->revoked)
+		return -ENODEV;
+	if (imp->wire == BUFSHARE_IMPORT_MAPPED)
+		return 0;	/* stays of use even if the host has died */
+	if (!imp->bd->alive)
+		return -ENODEV;
+	if (imp->wire == BUFSHARE_IMPORT_MAPPING)
+		return bufshare_map_time_locked(imp) > 0 ? -EINPROGRESS : -ETIMEDOUT;
+	if (imp->wire != BUFSHARE_IMPORT_ATTACHED || imp->bd->leaving)
+		return -ENODEV;
+	return asked && imp->map_err ? imp->map_err : -EINPROGRESS;
+}
+
+/*
+ * Have the buffer in the window: the only place that asks for it and waits. The dma-buf
+ * is held. Returns as bufshare_imp_look_locked(), but not -EINPROGRESS; -EINTR: we were
+ * killed.
+ *
+ * Who calls it holds none of the kernel's locks where that can be avoided. The dma-buf
+ * core calls attach and begin_cpu_access without the reservation lock ("locking
+ * convention" in its documentation), and page faults release the mmap_lock. What is left
+ * is a kernel mapping without an attachment, which has the reservation lock, and a page
+ * fault that may not be retried, which has the mmap_lock for reading.
+ */
+static int bufshare_imp_map(struct bufshare_imp *imp, bool asked, bool killable)
+{
 	struct bufshare_device *bd = imp->bd;
 	struct bufshare_req *req = NULL;
-	bool asked = false;
 	long left;
 	int ret;
 
 	bufshare_lock(bd);
-	for (;;) {
-		ret = -ENODEV;
-		if (imp->revoked)
-			break;
-		ret = 0;
-		if (imp->wire == BUFSHARE_IMPORT_MAPPED)
-			break;	/* stays of use even if the host has died */
-		ret = -ENODEV;
-		if (!bd->alive)
-			break;
-		if (imp->wire == BUFSHARE_IMPORT_ATTACHED && asked) {
-			ret = imp->map_err;
-			break;
-		}
+	while ((ret = bufshare_imp_look_locked(imp, asked)) == -EINPROGRESS) {
 		if (imp->wire == BUFSHARE_IMPORT_ATTACHED && !req) {
 			bufshare_unlock(bd);
 			req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_MAP,
@@ -281,15 +298,12 @@ static int bufshare_imp_map(struct bufshare_imp *imp, bool killable)
 			ret = bufshare_imp_start_map_locked(imp, req);
 			if (ret)
 				break;
+			bufshare_req_put(req);
+			req = NULL;
 		}
 		/* If this waiter leaves, the answer is still used: see map_complete(). */
 		asked = true;
-		left = bufshare_map_time_locked(bd, until);
-		ret = -ETIMEDOUT;
-		if (left <= 0) {
-			bd->stats.timeouts++;
-			break;
-		}
+		left = max(bufshare_map_time_locked(imp), 1L);
 		bufshare_unlock(bd);
 		left = bufshare_imp_wait_map(imp, killable, left);
 		bufshare_lock(bd);
@@ -298,6 +312,8 @@ static int bufshare_imp_map(struct bufshare_imp *imp, bool killable)
 			break;
 		/* The time may be over, or longer than it was: the host answered another. */
 	}
+	if (ret == -ETIMEDOUT)
+		bd->stats.timeouts++;
 	bufshare_unlock(bd);
 	bufshare_req_put(req);
 	return ret;
@@ -351,15 +367,18 @@ static void bufshare_imp_unuse(struct bufshare_imp *imp)
 	bufshare_unlock(bd);
 }
 
-static unsigned long bufshare_imp_pfn(const struct bufshare_imp *imp)
+/* Where it is, while it is there. */
+static void bufshare_imp_piece(const struct bufshare_imp *imp, struct bufshare_piece *piece)
 {
-	return PHYS_PFN(imp->shm->start + imp->shm_offset);
+	piece->page = pfn_to_page(PHYS_PFN(imp->shm->start + imp->shm_offset));
+	piece->nr = imp->size >> PAGE_SHIFT;
+	piece->first = 0;
 }
 
 /* Mapping it for a device must not have to wait for the host. */
 static int bufshare_imp_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
 {
-	return bufshare_imp_map(dmabuf->priv, true);
+	return bufshare_imp_map(dmabuf->priv, false, true);
 }
 
 static struct sg_table *bufshare_imp_map_dma_buf(struct dma_buf_attachment *attach,
@@ -379,9 +398,7 @@ static struct sg_table *bufshare_imp_map_dma_buf(struct dma_buf_attachment *atta
 	ret = bufshare_imp_use(imp);
 	if (ret)
 		return ERR_PTR(ret);
-	piece.page = pfn_to_page(bufshare_imp_pfn(imp));
-	piece.nr = imp->size >> PAGE_SHIFT;
-	piece.first = 0;
+	bufshare_imp_piece(imp, &piece);
 	sgt = bufshare_maps_map(&imp->maps, attach, &piece, 1, dir);
 	if (IS_ERR(sgt))
 		bufshare_imp_unuse(imp);
@@ -436,7 +453,7 @@ static int bufshare_imp_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	struct bufshare_device *bd = imp->bd;
 	int ret;
 
-	ret = bufshare_imp_map(imp, false);
+	ret = bufshare_imp_map(imp, false, false);
 	if (!ret)
 		ret = bufshare_imp_use(imp);
 	if (!ret) {
@@ -467,62 +484,84 @@ static void bufshare_imp_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	__free_page(imp->scratch_page);
 }
 
-static vm_fault_t bufshare_imp_fault(struct vm_fault *vmf)
+/*
+ * A fault waits here, and nowhere else, for whatever keeps the import from being seen:
+ * once for each retry that the kernel allows it, without the mmap_lock. That belongs to
+ * the vma, so the dma-buf is held instead. What came of it, the next try sees.
+ */
+static vm_fault_t bufshare_imp_fault_wait(struct bufshare_imp *imp, struct vm_fault *vmf,
+					  bool asked)
 {
-	struct vm_area_struct *vma = vmf->vma;
-	struct bufshare_imp *imp = vma->vm_private_data;
-	unsigned long addr = vmf->address & PAGE_MASK, nr = imp->size >> PAGE_SHIFT;
-	unsigned long i, pfn, around;
-	vm_fault_t ret = VM_FAULT_SIGBUS;
+	struct file *file;
 
-	if (vmf->pgoff >= nr)
-		return VM_FAULT_SIGBUS;
-	around = min(nr - vmf->pgoff, (vma->vm_end - addr) >> PAGE_SHIFT);
-	around = min(around, (PMD_SIZE - (addr & ~PMD_MASK)) >> PAGE_SHIFT);
-	around = min(around, BUFSHARE_FAULT_AROUND);
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_RETRY;
+	file = get_file(vmf->vma->vm_file);
+	release_fault_lock(vmf);
+	bufshare_imp_map(imp, asked, true);
+	fput(file);
+	return VM_FAULT_RETRY;
+}
+
+/* The time from the check to the entry's making is what a revocation waits out. */
+static int bufshare_imp_try_fault(struct bufshare_imp *imp, struct vm_fault *vmf, bool asked,
+				  vm_fault_t *fault)
+{
+	struct bufshare_device *bd = imp->bd;
+	struct bufshare_piece piece;
+	int ret;
 
 	down_read(&imp->fault_sem);
-	if (!READ_ONCE(imp->revoked)) {
-		pfn = bufshare_imp_pfn(imp) + vmf->pgoff;
-		ret = vmf_insert_pfn(vma, addr, pfn);
-		for (i = 1; i < around && ret == VM_FAULT_NOPAGE; i++) {
-			if (vmf_insert_pfn(vma, addr + i * PAGE_SIZE, pfn + i) != VM_FAULT_NOPAGE)
-				break;
-		}
+	bufshare_lock(bd);
+	ret = bufshare_imp_look_locked(imp, asked);
+	bufshare_unlock(bd);
+	if (!ret) {
+		bufshare_imp_piece(imp, &piece);
+		*fault = bufshare_mmap_insert(vmf, &piece, 1);
 	}
 	up_read(&imp->fault_sem);
 	return ret;
+}
+
+static vm_fault_t bufshare_imp_fault(struct vm_fault *vmf)
+{
+	struct bufshare_imp *imp = vmf->vma->vm_private_data;
+	bool asked = vmf->flags & FAULT_FLAG_TRIED;
+	vm_fault_t fault = VM_FAULT_SIGBUS;
+	int ret;
+
+	ret = bufshare_imp_try_fault(imp, vmf, asked, &fault);
+	if (ret != -EINPROGRESS)
+		return fault;
+	if (vmf->flags & FAULT_FLAG_ALLOW_RETRY)
+		return bufshare_imp_fault_wait(imp, vmf, asked);
+	/* For a futex, say. Who was killed is not to try again: that could be for ever. */
+	if (!bufshare_imp_map(imp, asked, true))
+		bufshare_imp_try_fault(imp, vmf, true, &fault);
+	return fault;
 }
 
 static const struct vm_operations_struct bufshare_imp_vm_ops = {
 	.fault = bufshare_imp_fault,
 };
 
+/* Asks nobody, and refuses what will never be seen. */
 static int bufshare_imp_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 {
 	struct bufshare_imp *imp = dmabuf->priv;
-	unsigned long nr = imp->size >> PAGE_SHIFT;
 	int ret;
 
-	/* A private copy of shared memory would go stale in silence. */
-	if (!(vma->vm_flags & VM_MAYSHARE))
-		return -EINVAL;
-	if (vma->vm_pgoff + vma_pages(vma) < vma->vm_pgoff ||
-	    vma->vm_pgoff + vma_pages(vma) > nr)
-		return -EINVAL;
 	if (!(imp->rights & VIRTIO_BUFSHARE_WRITE)) {
 		if (vma->vm_flags & VM_WRITE)
 			return -EACCES;
 		vm_flags_clear(vma, VM_MAYWRITE);
 	}
-	ret = bufshare_imp_map(imp, true);
-	if (ret)
+	bufshare_lock(imp->bd);
+	ret = bufshare_imp_look_locked(imp, false);
+	bufshare_unlock(imp->bd);
+	if (ret == -ENODEV)
 		return ret;
-	/* No page is inserted here: a zap could miss it, as the vma is not linked yet. */
-	vm_flags_set(vma, VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
-	vma->vm_ops = &bufshare_imp_vm_ops;
-	vma->vm_private_data = imp;	/* the vma holds the dma-buf */
-	return 0;
+	return bufshare_mmap_prepare(vma, imp->size, &bufshare_imp_vm_ops, imp);
 }
 
 /* Does the host have to know of CPU access? Only where that moves data. */
@@ -601,7 +640,7 @@ static int bufshare_imp_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_d
 	struct bufshare_imp *imp = dmabuf->priv;
 	int ret;
 
-	ret = bufshare_imp_map(imp, true);
+	ret = bufshare_imp_map(imp, false, true);
 	if (ret)
 		return ret;
 	if (bufshare_imp_syncs(imp)) {
@@ -626,7 +665,7 @@ static int bufshare_imp_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_dir
 	/* Nobody says whose access ends: count those of all. */
 	if (!READ_ONCE(imp->accesses))
 		return -EINVAL;
-	ret = bufshare_imp_map(imp, true);
+	ret = bufshare_imp_map(imp, false, true);
 	if (ret)
 		return ret;
 	if (bufshare_imp_syncs(imp))

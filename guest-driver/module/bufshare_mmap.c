@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * bufshare_mmap.c - ALLOC's memory in user space
+ * bufshare_mmap.c - memory in user space, ALLOC's and that of imports
  *
  * Page table entries are made by faults alone, and all of them belong to the
  * mapping of the dma-buf's inode, whatever file was mmap()ed: there they can be
@@ -14,32 +14,40 @@
 #include "bufshare_priv.h"
 
 /* The piece that a page of the memory is in. */
-static const struct bufshare_piece *bufshare_mem_piece(const struct bufshare_mem *mem,
-						       unsigned long n)
+static const struct bufshare_piece *bufshare_piece_of(const struct bufshare_piece *pieces,
+						      u32 nr_pieces, unsigned long n)
 {
-	u32 low = 0, high = mem->nr_pieces - 1, mid;
+	u32 low = 0, high = nr_pieces - 1, mid;
 
 	while (low < high) {
 		mid = high - (high - low) / 2;
-		if (mem->pieces[mid].first <= n)
+		if (pieces[mid].first <= n)
 			low = mid;
 		else
 			high = mid - 1;
 	}
-	return &mem->pieces[low];
+	return &pieces[low];
 }
 
-/*
+/**
+ * bufshare_mmap_insert() - make the page table entries that a fault needs
+ * @vmf: the fault, in what bufshare_mmap_prepare() has set up
+ * @pieces: the memory, all of it
+ * @nr_pieces: their number, not zero
+ *
  * All that the page of page table entries has room for: who uses a page of a buffer
  * mostly uses all.
+ *
+ * Return: for the kernel.
  */
-static vm_fault_t bufshare_mem_insert(const struct bufshare_mem *mem, struct vm_fault *vmf)
+vm_fault_t bufshare_mmap_insert(struct vm_fault *vmf, const struct bufshare_piece *pieces,
+				u32 nr_pieces)
 {
 	struct vm_area_struct *vma = vmf->vma;
 	unsigned long addr = max(vmf->address & PMD_MASK, vma->vm_start);
 	unsigned long left = min(PMD_SIZE - (addr & ~PMD_MASK), vma->vm_end - addr) >> PAGE_SHIFT;
 	unsigned long n = vma->vm_pgoff + ((addr - vma->vm_start) >> PAGE_SHIFT);
-	const struct bufshare_piece *piece = bufshare_mem_piece(mem, n);
+	const struct bufshare_piece *piece = bufshare_piece_of(pieces, nr_pieces, n);
 	vm_fault_t ret = VM_FAULT_NOPAGE;
 
 	for (; left && ret == VM_FAULT_NOPAGE; left--, n++, addr += PAGE_SIZE) {
@@ -50,26 +58,19 @@ static vm_fault_t bufshare_mem_insert(const struct bufshare_mem *mem, struct vm_
 	return ret;
 }
 
-static vm_fault_t bufshare_mem_fault(struct vm_fault *vmf)
-{
-	return bufshare_mem_insert(vmf->vma->vm_private_data, vmf);
-}
-
-static const struct vm_operations_struct bufshare_mem_vm_ops = {
-	.fault = bufshare_mem_fault,
-};
-
 /**
- * bufshare_mem_mmap() - mmap: dma_buf_ops
- * @dmabuf: a dma-buf that ALLOC made
+ * bufshare_mmap_prepare() - have faults make what is seen of a dma-buf's memory
  * @vma: where; whatever its file was, it is the dma-buf's now
+ * @size: bytes of the memory, whole pages
+ * @ops: with the faults, which call bufshare_mmap_insert()
+ * @priv: their vm_private_data; the vma holds the dma-buf
  *
  * Return: 0 or a negative errno.
  */
-int bufshare_mem_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
+int bufshare_mmap_prepare(struct vm_area_struct *vma, u64 size,
+			  const struct vm_operations_struct *ops, void *priv)
 {
-	struct bufshare_mem *mem = dmabuf->priv;
-	unsigned long nr = mem->size >> PAGE_SHIFT;
+	unsigned long nr = size >> PAGE_SHIFT;
 
 	/* A private copy of shared memory would go stale in silence. */
 	if (!(vma->vm_flags & VM_MAYSHARE))
@@ -79,7 +80,7 @@ int bufshare_mem_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 		return -EINVAL;
 	/* No entry is made here: a zap could miss it, as the vma is not linked yet. */
 	vm_flags_set(vma, VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP);
-	vma->vm_ops = &bufshare_mem_vm_ops;
-	vma->vm_private_data = mem;	/* the vma holds the dma-buf */
+	vma->vm_ops = ops;
+	vma->vm_private_data = priv;
 	return 0;
 }

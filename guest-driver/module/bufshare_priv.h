@@ -47,12 +47,13 @@
  *   lock of bufshare_kept.c	list of kept exports
  *   bufshare_file.lock		one file's events
  *   wait queues
- * No lock but session, inside, mmap_lock and dma_resv (the last two when the kernel calls
- * us with them) is held while waiting for the host, and the work that revokes an import takes
- * only the locks of that import. No code of other drivers is called under
- * bufshare_device.lock: who is to be told what is told when it has been released, by
- * bufshare_notify() or by a work. Intake and delivery of events take no dma_resv: who
- * holds one may wait for what an event brings.
+ * No lock but session and inside is held while waiting for the host, and the work that
+ * revokes an import takes only the locks of that import. Where the kernel leaves no choice,
+ * a MAP is waited for with dma_resv (a kernel mapping without an attachment) or with
+ * mmap_lock for reading (a fault that may not be retried); with mmap_lock for writing
+ * nothing is. No code of other drivers is called under bufshare_device.lock: who is to be
+ * told what is told when it has been released, by bufshare_notify() or by a work. Intake
+ * and delivery of events take no dma_resv: who holds one may wait for what an event brings.
  */
 #ifndef _BUFSHARE_PRIV_H
 #define _BUFSHARE_PRIV_H
@@ -597,6 +598,8 @@ enum bufshare_import_wire {
  * @windows: likewise
  * @window: what UNMAP names; constant once MAPPED
  * @shm_offset: place in the window region; likewise
+ * @map_until: when the host has to have answered the last MAP, jiffies;
+ *	bufshare_device.lock
  * @map_err: why the last MAP failed; bufshare_device.lock
  * @users: device mappings and kernel mappings; bufshare_device.lock
  * @released: the dma-buf is gone or never came; bufshare_device.lock
@@ -636,6 +639,7 @@ struct bufshare_imp {
 	u32 windows;
 	u64 window;
 	u64 shm_offset;
+	unsigned long map_until;
 	int map_err;
 	u32 users;
 	bool released;
@@ -816,7 +820,10 @@ struct bufshare_mem *bufshare_mem_of(struct dma_buf *dmabuf);
 u64 bufshare_mem_uncharged(void);
 
 /* bufshare_mmap.c */
-int bufshare_mem_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma);
+vm_fault_t bufshare_mmap_insert(struct vm_fault *vmf, const struct bufshare_piece *pieces,
+				u32 nr_pieces);
+int bufshare_mmap_prepare(struct vm_area_struct *vma, u64 size,
+			  const struct vm_operations_struct *ops, void *priv);
 
 /* bufshare_export.c */
 struct bufshare_req *bufshare_unexport_alloc(const struct virtio_bufshare_id *id);

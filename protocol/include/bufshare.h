@@ -12,7 +12,7 @@
  * a VIRTIO_BUFSHARE_S_* value of virtio_bufshare.h, the exact reason (0 when the
  * host was not asked or did not answer; not written with E2BIG of the structure, EFAULT
  * and ENODEV). INFO asks the host, too, which has no
- * reason to refuse it; mmap() of an import says the errno alone.
+ * reason to refuse it; DMA_BUF_IOCTL_SYNC of an import says the errno alone.
  *
  * Waits for the host end on a fatal signal (EINTR), when the host does not
  * answer in time (ETIMEDOUT) and when the device goes away (ENODEV).
@@ -292,6 +292,12 @@ struct bufshare_export {
  * READ | WRITE can be imported, by whom the exporter and the operator grant both.
  * ENODEV of DMA_BUF_IOCTL_SYNC and mmap(), and SIGBUS of what is mapped: the
  * exporter revoked the buffer, this VM was suspended, or the device is gone.
+ *
+ * mmap() asks the host nothing. It is the start of DMA_BUF_IOCTL_SYNC that has the
+ * import mapped into this VM, or else the first access to its memory; either waits for
+ * the host. Of what the host refuses, the one says the errno (ENOSPC: this VM has too
+ * many windows, or no room for this one), and the other is SIGBUS. Either asks again
+ * the next time.
  */
 struct bufshare_import {
 	struct bufshare_id id;
