@@ -59,7 +59,8 @@ impl DmaBuf {
     ///
     /// The mapping is independent: it keeps the dma-buf alive. An import that nothing has
     /// mapped yet is mapped into this VM first, for which the host is asked, see
-    /// [`Device`](crate::Device).
+    /// [`Device`](crate::Device). What says whether that worked is an access for reading, which
+    /// is begun and ended, with all that it waits for, see [`Mapping::begin`].
     ///
     /// # Errors
     /// The driver cannot, or the descriptor was opened with fewer rights

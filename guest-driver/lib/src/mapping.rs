@@ -2,6 +2,7 @@
 //! The CPU's view of a dma-buf, with begin and end of access
 
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -51,6 +52,13 @@ impl Mapping {
         let fd = fd
             .try_clone_to_owned()
             .map_err(|errno| Error::new(op, errno))?;
+        // Only this says why there is nothing to map; the first access would be SIGBUS.
+        match probe(fd.as_fd()) {
+            // It is no dma-buf, which its first CPU access reports.
+            Err(Errno::NOTTY) | Ok(()) => {}
+            Err(GONE) => return Err(Error::revoked(op, GONE)),
+            Err(errno) => return Err(Error::new(op, errno)),
+        }
         let region = Region::map(fd.as_fd(), len, rights).map_err(|errno| {
             // What cannot be mapped at all is ENODEV, too, but no dma-buf.
             match errno {
@@ -83,8 +91,8 @@ impl Mapping {
     /// visible what devices wrote, and waits until they are done: until those that write are,
     /// and if `rights` have [`Rights::WRITE`], those that read. No time limits that wait, and no
     /// signal but one that kills ends it; `poll` of the [`DmaBuf`](crate::DmaBuf) says whether
-    /// there is anything to wait for. An import that is not coherent, or that nothing has mapped
-    /// yet, asks the host, too, see [`Device`](crate::Device).
+    /// there is anything to wait for. An import that is not coherent asks the host, too, see
+    /// [`Device`](crate::Device).
     ///
     /// # Errors
     /// `EACCES` if the buffer is not mapped for `rights`, `EINVAL` if they are
@@ -285,14 +293,16 @@ const GONE: Errno = Errno::NODEV;
 
 /// Whether a descriptor is a dma-buf whose memory is gone.
 pub(crate) fn is_gone(fd: BorrowedFd<'_>) -> bool {
-    match ioctl::sync(fd, Rights::READ, Edge::Start) {
-        Ok(()) => {
-            // Nothing depends on how this ends.
-            let _ = ioctl::sync(fd, Rights::READ, Edge::End);
-            false
-        }
-        Err(error) => Errno::from_io_error(&error) == Some(GONE),
-    }
+    probe(fd) == Err(GONE)
+}
+
+/// Begins and ends an access, which has an import mapped into this VM.
+fn probe(fd: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+    let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    ioctl::sync(fd, Rights::READ, Edge::Start).map_err(errno)?;
+    // Nothing depends on how this ends.
+    let _ = ioctl::sync(fd, Rights::READ, Edge::End);
+    Ok(())
 }
 
 fn checked(op: Operation, errno: Errno) -> Error {
