@@ -407,7 +407,13 @@ impl Client {
         expect!(self.quick(Op::Close { number }), Yield::Done => ())
     }
 
-    /// mmap to read and write.
+    /// Begin and end an access, which has an import mapped into the VM.
+    pub fn make_window(&mut self, buf: Buf) -> Result<()> {
+        self.sync(buf, false, false)?;
+        self.sync(buf, false, true)
+    }
+
+    /// mmap to read and write, which asks nobody.
     pub fn map(&mut self, buf: Buf) -> Result<Map> {
         self.map_with(buf, true)
     }

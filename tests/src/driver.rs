@@ -34,12 +34,18 @@ pub fn events(vm: &Vm) -> Result<u64> {
     counter(vm, "events")
 }
 
+/// How many waits for the host have ended because it did not answer in time.
+///
+/// # Errors
+/// When the driver does not say, or as [`Vm::call`].
+pub fn timeouts(vm: &Vm) -> Result<u64> {
+    counter(vm, "timeouts")
+}
+
 fn counter(vm: &Vm, name: &str) -> Result<u64> {
     let state = String::from_utf8(vm.read_file(STATE)?)?;
-    let number = state
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .find_map(|(word, number)| (word == name).then_some(number));
+    let mut words = state.lines().filter_map(|line| line.split_once(' '));
+    let number = words.find_map(|(word, number)| (word == name).then_some(number));
     let number = number.with_context(|| format!("no number of {name}: {state}"))?;
     number.parse().with_context(|| format!("{name}: {number}"))
 }

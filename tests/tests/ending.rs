@@ -48,7 +48,7 @@ fn a_daemon_that_ends_while_an_importer_is_paused_names_it() {
             let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
             let (_, _, export) = a.offer(SIZE, 1)?;
             let import = b.import(&export.id)?;
-            b.map(import.buf)?;
+            b.make_window(import.buf)?;
             vms.b.qmp().execute("stop", json!({}))?;
             let daemon = vms.daemon()?;
             wait::until("the importer's stop", wait::COMMAND, || {

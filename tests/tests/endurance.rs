@@ -87,7 +87,7 @@ fn imports_beyond_the_window_budget_are_refused_and_harm_nobody() {
         for seed in 0..max + 8 {
             let (_, _, export) = a.offer(PAGE, seed)?;
             let import = b.import(&export.id)?;
-            match b.map(import.buf) {
+            match b.make_window(import.buf).and_then(|()| b.map(import.buf)) {
                 Ok(map) => {
                     ensure!(b.compare(map, seed)? == Sight::Pattern);
                     imports.push((import, map, seed));
@@ -139,7 +139,7 @@ fn imports_beyond_the_window_region_are_refused_and_harm_nobody() {
             let buf = a.alloc(size)?;
             let export = a.export(buf)?;
             let import = b.import(&export.id)?;
-            match b.map(import.buf) {
+            match b.make_window(import.buf).and_then(|()| b.map(import.buf)) {
                 Ok(map) => maps.push((seed, map)),
                 Err(error) => refusal = Some(refused::<()>(Err(error))?),
             }

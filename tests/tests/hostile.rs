@@ -156,7 +156,7 @@ fn each_bad_request_of_a_hostile_kernel_gets_its_status_and_harms_nobody() {
             bail!("a good export was refused");
         };
         let import = b.import(&id.to_string())?;
-        b.map(import.buf)?;
+        b.make_window(import.buf)?;
         let not_found = Response::Batch {
             status: Status::NotFound,
             entry: 0,

@@ -126,7 +126,7 @@ fn two_are_mapped(a: &mut Client, b: &mut Client) -> Result<()> {
     let other = a.export(heap)?;
     for id in [&export.id, &other.id] {
         let import = b.import(id)?;
-        b.map(import.buf)?;
+        b.make_window(import.buf)?;
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ fn a_pause_of_the_exporter_revokes_its_buffers_and_both_are_notified() {
         let (_, mine, export) = a.offer(SIZE, 1)?;
         let import = b.import(&export.id)?;
         let map = b.map(import.buf)?;
+        ensure!(b.compare(map, 1)? == Sight::Pattern);
         vms.a.qmp().execute("stop", json!({}))?;
         ensure!(vms.a.status()? == "paused");
         b.wait_event_of("Revoked", &export.id)?;

@@ -48,6 +48,7 @@ fn offer(a: &mut Client, seed: u32) -> Result<(Map, Export)> {
 fn import(b: &mut Client, export: &Export) -> Result<(Import, Map)> {
     let import = b.import(&export.id)?;
     ensure!(import.way == Way::Udmabuf.to_wire(), "{import:?}");
+    b.make_window(import.buf)?;
     let map = b.map(import.buf)?;
     Ok((import, map))
 }

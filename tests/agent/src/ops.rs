@@ -160,8 +160,9 @@ pub enum Op {
         /// Whole pages.
         offset: u64,
     },
-    /// mmap some buffers to read and write, each on a thread of its own, and unmap them.
-    MapTogether {
+    /// mmap some buffers and read a byte of each, each on a thread of its own, and unmap
+    /// them.
+    TouchTogether {
         /// The buffers.
         bufs: Vec<u64>,
     },
@@ -538,10 +539,10 @@ pub enum Yield {
         /// Page faults of that.
         faults: u64,
     },
-    /// Of mappings that were made together.
-    MappedTogether {
-        /// An error number, or 0, of each.
-        errnos: Vec<i32>,
+    /// Of buffers that were read together.
+    TouchedTogether {
+        /// Whether each could be read.
+        sights: Vec<Sight>,
     },
     /// Private files.
     PrivateFiles {

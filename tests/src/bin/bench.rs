@@ -115,7 +115,7 @@ fn imports(samples: u32, logs: &Path) -> Result<Figures> {
                 held += 1;
                 let (_, _, export) = a.offer(PAGE, held)?;
                 let import = b.import(&export.id)?;
-                b.map(import.buf)?;
+                b.make_window(import.buf)?;
             }
             let mut times = Vec::new();
             for sample in 0..samples {

@@ -19,7 +19,7 @@ use std::io::{self, BufRead as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -269,8 +269,8 @@ impl Client {
                     map: self.keep_map(mapping),
                 }
             }
-            Op::MapTogether { bufs } => Yield::MappedTogether {
-                errnos: self.map_together(&bufs)?,
+            Op::TouchTogether { bufs } => Yield::TouchedTogether {
+                sights: self.touch_together(&bufs)?,
             },
             Op::Fill { map, seed } => Yield::Seen(fill(&*self.mapping(map)?, seed)?),
             Op::FillInChild { map, seed } => {
@@ -481,29 +481,28 @@ impl Client {
         measured(fd)
     }
 
-    fn map_together(&self, bufs: &[u64]) -> Result<Vec<i32>> {
+    fn touch_together(&self, bufs: &[u64]) -> Result<Vec<Sight>> {
         let bufs: Vec<_> = bufs
             .iter()
             .map(|buf| self.buffer(*buf))
             .collect::<Result<_>>()?;
-        // The start of a thread maps memory, too.
-        let started = Barrier::new(bufs.len());
-        let map = |fd, size| {
-            started.wait();
-            match Mapping::new(fd, size, true) {
-                Ok(_) => 0,
-                Err(error) => error.raw_os_error().unwrap_or(-1),
-            }
+        let touch = |fd, size| -> Result<Sight> {
+            let mapping = Mapping::new(fd, size, false).context("mmap")?;
+            Ok(match mapping.read(0, &mut [0])? {
+                Ok(()) => Sight::Pattern,
+                Err(_) => Sight::Sigbus,
+            })
         };
         thread::scope(|scope| {
             let mut threads = Vec::new();
             for (fd, size) in bufs {
                 let size = usize::try_from(size)?;
-                let map = &map;
-                threads.push(scope.spawn(move || map(fd, size)));
+                threads.push(scope.spawn(move || touch(fd, size)));
             }
             let ended = threads.into_iter().map(|thread| thread.join().ok());
-            ended.map(|errno| errno.context("a thread ended")).collect()
+            ended
+                .map(|sight| sight.context("a thread ended")?)
+                .collect()
         })
     }
 
