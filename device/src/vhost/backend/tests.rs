@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::IntoRawFd;
+use std::time::Duration;
 
 use bufshare_protocol::response::Response;
 use bufshare_protocol::types::{BufferId, Name};
@@ -209,4 +210,40 @@ fn what_one_batch_leaves_for_the_next_is_not_delivered() {
     assert!(!session.delivered());
     look(&session, &rings);
     assert!(session.delivered());
+}
+
+/// Requests of a driver that goes on are served, and some are kept once more.
+#[test]
+fn a_stop_that_comes_while_kept_requests_are_served_ends() {
+    const ROUNDS: usize = 20;
+    for round in 0..ROUNDS {
+        let mem = memory();
+        let (_dispatcher, session) = session(&mem);
+        let rings = [
+            with_call(ring_at(0, 16, &mem, &[])),
+            with_call(ring_at(0x8_0000, 16, &mem, &[])),
+        ];
+        look(&session, &rings);
+        session.stop();
+        // As after a pause and a whole round of the ring: it is no new driver.
+        session.control.counters.chains.store(5, Ordering::Relaxed);
+        let epoch = session.dispatcher.start(session.peer, false);
+        session.dispatcher.stop(session.peer, || false);
+        for n in 0..1000 {
+            let caps = Request::GetCaps { version: 2 };
+            lock(&session.deferred).push((epoch, Token(n), caps));
+        }
+        let worker = session.clone();
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            look(&worker, &rings);
+            let _ = done.send(());
+        });
+        while !lock(&session.phase).running {
+            std::hint::spin_loop();
+        }
+        session.stop();
+        let ended = ended.recv_timeout(Duration::from_secs(60));
+        assert!(ended.is_ok(), "round {round}: waited 60 s for the worker");
+    }
 }

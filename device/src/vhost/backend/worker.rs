@@ -148,7 +148,9 @@ impl Session {
         self.shmem.set_running(true);
         self.stopped_mapped.store(false, Ordering::Release);
         drop(phase);
-        for (epoch, token, request) in core::mem::take(&mut *lock(&self.deferred)) {
+        // Not in the loop's head, which would hold the lock: one may be deferred again.
+        let deferred = core::mem::take(&mut *lock(&self.deferred));
+        for (epoch, token, request) in deferred {
             self.request(epoch, token, request);
         }
         let how = if fresh { "started" } else { "resumed" };
