@@ -39,6 +39,7 @@ pub fn goes_on(
     for seed in 0..max {
         let (_, _, export) = a.offer(PAGE, seed)?;
         let import = b.import(&export.id)?;
+        b.make_window(import.buf)?;
         let map = b.map(import.buf)?;
         imports.push((import, map, seed));
         if imports.len() % STEP == 0 {
@@ -47,7 +48,7 @@ pub fn goes_on(
     }
     let (_, _, export) = a.offer(PAGE, max)?;
     let more = b.import(&export.id)?;
-    let refusal = refused(b.map(more.buf))?;
+    let refusal = refused(b.make_window(more.buf))?;
     ensure!(refusal.errno == libc::ENOSPC, "{refusal}");
     // A device that starts is given all regions at once.
     restart(&vms.b).with_context(|| format!("a restart with {max} windows"))?;
