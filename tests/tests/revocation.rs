@@ -11,8 +11,12 @@ use bufshare_tests::pair::{Plan, Shared};
 use bufshare_tests::wait;
 use serde_json::json;
 
-static VMS: Shared =
-    Shared::new(|| Plan::new().second(|machine| Display::that_imports().add_to(machine)));
+static VMS: Shared = Shared::new(|| {
+    // For many buffers at once.
+    Plan::new()
+        .options(&["--max-windows", "256"])
+        .second(|machine| Display::that_imports().add_to(machine))
+});
 const SIZE: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
 
