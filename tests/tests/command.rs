@@ -24,6 +24,9 @@ use serde_json::Value;
 
 static VMS: Shared = Shared::new(|| {
     Plan::named("camera", "display").options(&[
+        // Memory of vgem may lie in many pieces, each of which takes one.
+        "--max-windows",
+        "256",
         "--peer",
         "name=encoder,socket={sockets}/encoder.sock",
         "--allow",
