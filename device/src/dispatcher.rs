@@ -39,8 +39,8 @@ use crate::backing::{Ram, WeakRam};
 use crate::broker::{
     Broker, DeadlineId, Effect, EffectId, Lifecycle, Outcome, PeerId, RamRegion, Token, VmmRequest,
 };
-use crate::host::stop::Stop;
-use crate::sync::Limiter;
+use crate::log_limits::Limiter;
+use crate::os::stop::Stop;
 
 pub use holds::{Connector, HoldReport, HolderState};
 pub use link::{Job, Link};

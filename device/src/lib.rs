@@ -8,6 +8,7 @@
 //!   front end can map.
 //! * [`vhost`]: one front end's session: queues, memory, mapping requests.
 //! * [`host`]: options, listening sockets, signals, control socket.
+//! * [`os`]: what all parts use of the operating system.
 //!
 //! # Locks
 //!
@@ -20,7 +21,7 @@
 //! | `Control::gate`, `Events::ring` (never both) | session | a chain is taken or completed, or events are written |
 //! | the crate's vring, or `Dispatcher::state` (never both) | ring, program | one access; one change of the broker |
 //! | `ShmemRequests::state`, `Timer::queue` (never both) | session, program | a job or a deadline is queued |
-//! | all others: `Session::ram`, `Session::deferred`, `Session::exit_fd`, `Outbox::replies`, `Lifeline::hangup`, `Admission::table`, `Admission::kicked`, `Files::sessions`, `Server::current`, `Limiter`, the crate's memory table | session, program | a value is read or replaced |
+//! | all others: `Session::ram`, `Session::deferred`, `Session::exit_fd`, `Outbox::replies`, `Lifeline::hangup`, `Admission::table`, `Admission::kicked`, `Files::front_ends`, `Server::current`, `Limiter`, the crate's memory table | session, program | a value is read or replaced |
 //!
 //! What follows from a change of the broker is done when the dispatcher is unlocked. Answers
 //! to *another* session are put into its outbox, its events stay in the broker, and its
@@ -39,9 +40,11 @@ pub mod broker;
 mod deny;
 pub mod dispatcher;
 pub mod host;
+mod locks;
+mod log_limits;
+pub mod os;
 #[cfg(test)]
 #[allow(unreachable_pub, reason = "it is part of the tests in tests/, too")]
 #[path = "../tests/common/soon.rs"]
 mod soon;
-mod sync;
 pub mod vhost;

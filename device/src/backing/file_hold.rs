@@ -145,7 +145,7 @@ impl FileHold {
             #[cfg(test)]
             Mark::Slow((asked, answer)) => {
                 asked.send(()).ok()?;
-                crate::sync::lock(answer).recv().ok()
+                crate::locks::lock(answer).recv().ok()
             }
         }
     }

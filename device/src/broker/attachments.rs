@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::backing::{BackingId, Buffer};
 use super::types::PeerId;
 use super::windows::WindowId;
-use super::{SyncCounts, balance};
+use super::{SyncCounts, refcount};
 
 /// One peer's use of one buffer.
 #[derive(Debug, Serialize, Deserialize)]
@@ -102,7 +102,7 @@ impl Attachments {
     ) -> Option<u64> {
         let next = self.last.wrapping_add(1);
         let attachment = self.table.get_mut(&handle)?;
-        balance::more(&mut attachment.maps, 1, "maps");
+        refcount::more(&mut attachment.maps, 1, "maps");
         attachment.window = Some(window);
         if attachment.maps == 1 {
             attachment.number = next;
@@ -129,7 +129,7 @@ impl Attachments {
         buffers: &mut BTreeMap<u64, Box<Buffer>>,
     ) -> Option<WindowId> {
         let attachment = self.table.get_mut(self.mapped.get(&number)?)?;
-        balance::fewer(&mut attachment.maps, 1, "maps");
+        refcount::fewer(&mut attachment.maps, 1, "maps");
         if attachment.maps > 0 {
             return attachment.window;
         }

@@ -12,8 +12,8 @@ use bufshare_protocol::types::{BufferId, Extent, Meta, Rights};
 use serde::{Deserialize, Serialize};
 
 use super::SyncCounts;
-use super::balance;
 use super::limits::GENERATION_BITS;
+use super::refcount;
 use super::types::{DeadlineId, PeerId, Token};
 
 /// Number of a backing, never used again. Its upper bits are its owner.
@@ -153,16 +153,16 @@ impl Backing {
     /// One window or file hold more of `peer`.
     pub(super) fn reach(&mut self, peer: PeerId) {
         match self.grants.get_mut(peer) {
-            Some(grant) => balance::more(&mut grant.reached, 1, "windows of a backing"),
-            None => balance::wrong("windows of a backing"),
+            Some(grant) => refcount::more(&mut grant.reached, 1, "windows of a backing"),
+            None => refcount::wrong("windows of a backing"),
         }
     }
 
     /// One less.
     pub(super) fn leave(&mut self, peer: PeerId) {
         match self.grants.get_mut(peer) {
-            Some(grant) => balance::fewer(&mut grant.reached, 1, "windows of a backing"),
-            None => balance::wrong("windows of a backing"),
+            Some(grant) => refcount::fewer(&mut grant.reached, 1, "windows of a backing"),
+            None => refcount::wrong("windows of a backing"),
         }
     }
 
@@ -216,17 +216,17 @@ impl Buffer {
     pub(super) fn attach(&mut self, peer: PeerId) {
         self.attached.insert(peer, Attached::default());
         if let Some(attached) = self.attached.get_mut(peer) {
-            balance::more(&mut attached.attachments, 1, "attachments of a buffer");
+            refcount::more(&mut attached.attachments, 1, "attachments of a buffer");
         }
     }
 
     /// One less. Answers whether it was the last of `peer`.
     pub(super) fn detach(&mut self, peer: PeerId) -> bool {
         let Some(attached) = self.attached.get_mut(peer) else {
-            balance::wrong("attachments of a buffer");
+            refcount::wrong("attachments of a buffer");
             return true;
         };
-        balance::fewer(&mut attached.attachments, 1, "attachments of a buffer");
+        refcount::fewer(&mut attached.attachments, 1, "attachments of a buffer");
         let last = attached.attachments == 0;
         if last {
             self.attached.remove(peer);
@@ -238,10 +238,10 @@ impl Buffer {
     pub(super) fn set_mapped(&mut self, peer: PeerId, mapped: bool) {
         match self.attached.get_mut(peer) {
             Some(attached) if mapped => {
-                balance::more(&mut attached.mapped, 1, "mapped attachments")
+                refcount::more(&mut attached.mapped, 1, "mapped attachments")
             }
-            Some(attached) => balance::fewer(&mut attached.mapped, 1, "mapped attachments"),
-            None => balance::wrong("mapped attachments"),
+            Some(attached) => refcount::fewer(&mut attached.mapped, 1, "mapped attachments"),
+            None => refcount::wrong("mapped attachments"),
         }
     }
 }

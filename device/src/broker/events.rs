@@ -8,7 +8,7 @@ use bufshare_protocol::types::BufferId;
 
 use serde::{Deserialize, Serialize};
 
-use super::balance;
+use super::refcount;
 
 /// What an event is about. Two events with one key coalesce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -93,9 +93,9 @@ impl EventQueue {
                     self.total_dropped = self.total_dropped.saturating_add(1);
                     return;
                 }
-                balance::more(count, 1, "droppable events");
+                refcount::more(count, 1, "droppable events");
             }
-            Class::Ended => balance::more(&mut self.ended, 1, "ended exports"),
+            Class::Ended => refcount::more(&mut self.ended, 1, "ended exports"),
             Class::Kept => {}
         }
         let place = self.next_place;
@@ -131,9 +131,9 @@ impl EventQueue {
         match waiting.class {
             Class::Droppable => {
                 let count = self.droppable.entry(waiting.event.peer).or_default();
-                balance::fewer(count, 1, "droppable events");
+                refcount::fewer(count, 1, "droppable events");
             }
-            Class::Ended => balance::fewer(&mut self.ended, 1, "ended exports"),
+            Class::Ended => refcount::fewer(&mut self.ended, 1, "ended exports"),
             Class::Kept => {}
         }
     }

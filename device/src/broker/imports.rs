@@ -13,7 +13,7 @@ use super::backing::Backing;
 use super::limits::{MAX_NESTING, UDMABUF_MAX_EXTENTS, UDMABUF_MAX_SIZE};
 use super::types::{Effect, PeerId, Token};
 use super::windows::{Key, State, Waiter, WindowId};
-use super::{Broker, DONE, SyncCounts, balance, region_of};
+use super::{Broker, DONE, SyncCounts, refcount, region_of};
 
 impl Broker {
     /// Makes `peer` an importer of a buffer. Asks the VMM for nothing.
@@ -262,13 +262,13 @@ impl Broker {
                 state.counters.map_cached = state.counters.map_cached.saturating_add(1);
                 return Ok(Some(reply));
             }
-            balance::more(&mut attachment.pending, 1, "waiting maps");
+            refcount::more(&mut attachment.pending, 1, "waiting maps");
             state.windows.wait(id, waiter);
             return Ok(None);
         }
         let backing = self.backings.get_mut(&backing).ok_or(Status::Revoked)?;
         backing.reach(peer);
-        balance::more(&mut attachment.pending, 1, "waiting maps");
+        refcount::more(&mut attachment.pending, 1, "waiting maps");
         let way = attachment.way;
         let (owner, extents) = (backing.owner, &backing.extents);
         state.windows.request(key, owner, way, extents, waiter);
@@ -289,7 +289,7 @@ impl Broker {
         let mut used = false;
         for waiter in waiters {
             if let Some(attachment) = state.attachments.get_mut(waiter.handle) {
-                balance::fewer(&mut attachment.pending, 1, "waiting maps");
+                refcount::fewer(&mut attachment.pending, 1, "waiting maps");
             }
             let mapped = state
                 .attachments

@@ -26,16 +26,15 @@
 //! | `revocations` | revocation, by request or unasked |
 //! | `imports`, `attachments` | ATTACH, MAP, SYNC and their ends |
 //! | `ram` | the RAM of the VMs |
-//! | `tables` | PEERS, LIST, QUERY, GET_CAPS, snapshots |
-//! | `windows`, `region` | windows, their budget, cache and quarantine |
+//! | `queries` | PEERS, LIST, QUERY, GET_CAPS, snapshots |
+//! | `windows` | windows, their budget, cache and quarantine |
 //! | `usage` | what of a peer is counted and limited |
 //! | `events` | the events that wait for a peer |
-//! | `balance` | counts of references |
+//! | `refcount` | counts of references |
 //! | `holds` | whose memory the VMMs hold, the end of all sharing |
 
 mod attachments;
 mod backing;
-mod balance;
 mod events;
 mod exports;
 mod holds;
@@ -43,10 +42,10 @@ mod imports;
 mod lifecycle;
 pub mod limits;
 mod policy;
+mod queries;
 mod ram;
-mod region;
+mod refcount;
 mod revocations;
-mod tables;
 #[cfg(test)]
 mod tests;
 pub mod types;
@@ -66,7 +65,7 @@ use bufshare_protocol::types::BufferId;
 pub use holds::Hold;
 pub use lifecycle::Lifecycle;
 pub use limits::Limits;
-pub use tables::{PeerSnapshot, Snapshot};
+pub use queries::{PeerSnapshot, Snapshot};
 pub use types::{
     Allow, Config, ConfigError, DeadlineId, Effect, EffectId, IdSource, MapSource, Outcome,
     PeerConfig, PeerId, Piece, RamRegion, Token, VmmRequest,
@@ -450,7 +449,7 @@ impl Broker {
             Change::Failed { waiters, status } => {
                 for waiter in waiters {
                     if let Some(attachment) = state.attachments.get_mut(waiter.handle) {
-                        balance::fewer(&mut attachment.pending, 1, "waiting maps");
+                        refcount::fewer(&mut attachment.pending, 1, "waiting maps");
                     }
                     state.counters.refused = state.counters.refused.saturating_add(1);
                     self.out.push(Effect::Reply {

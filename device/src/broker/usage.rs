@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use bufshare_protocol::status::Status;
 
-use super::balance;
 use super::limits::Limits;
+use super::refcount;
 
 /// How much of one thing a peer uses, and may.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,13 +54,13 @@ impl Gauge {
 
     /// So many more, of which it is known that they are allowed.
     pub(super) fn take(&mut self, more: u32) {
-        balance::more(&mut self.used, more, "what a peer uses");
+        refcount::more(&mut self.used, more, "what a peer uses");
         self.peak = self.peak.max(self.used);
     }
 
     /// So many fewer.
     pub(super) fn give(&mut self, fewer: u32) {
-        balance::fewer(&mut self.used, fewer, "what a peer uses");
+        refcount::fewer(&mut self.used, fewer, "what a peer uses");
     }
 
     /// None any more.

@@ -12,8 +12,8 @@ use super::stops::Circles;
 use super::*;
 use crate::broker::limits::MAX_REVOKE;
 use crate::broker::{Allow, Config, IdSource, Limits, PeerConfig};
+use crate::locks::lock;
 use crate::soon::soon as limit;
-use crate::sync::lock;
 
 const A: PeerId = PeerId(1);
 const B: PeerId = PeerId(2);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Dispatcher;
 use crate::broker::DeadlineId;
-use crate::sync::lock;
+use crate::locks::lock;
 
 /// Deadlines by time.
 #[derive(Default)]

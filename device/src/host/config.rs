@@ -486,7 +486,7 @@ impl Config {
             limits: self.limits,
             started_us: now_us(),
         };
-        broker::Broker::new(config.clone(), Box::new(super::random::RandomIds))?;
+        broker::Broker::new(config.clone(), Box::new(crate::os::random::RandomIds))?;
         Ok(config)
     }
 }

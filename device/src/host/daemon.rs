@@ -9,17 +9,17 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::config::{self, Config};
-use super::listen::{self, Bound, Source};
-use super::random::RandomIds;
-use super::stop::Stop;
-use super::{control, descriptors, notify, signals};
+use super::listen::{self, Bound};
+use super::{control_socket, descriptors, sd_notify, signals};
 use crate::backing::udmabuf;
 use crate::broker::{Broker, PeerId};
 use crate::dispatcher::{Dispatcher, HoldReport};
+use crate::os::random::RandomIds;
+use crate::os::stop::Stop;
 use crate::vhost::doorbell;
 use crate::vhost::limits::max_table_bytes;
-use crate::vhost::memory::Files;
-use crate::vhost::session::{Common, Server};
+use crate::vhost::ram_files::Files;
+use crate::vhost::server::{Common, Server, Source};
 
 /// How long the end of the program waits for its threads. A front end that does
 /// not answer cannot hold it up for longer.
@@ -89,7 +89,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
     let signals = signals::Signals::block().map_err(system("block signals"))?;
     let daemon = Daemon::start(config)?;
-    if let Err(error) = notify::ready() {
+    if let Err(error) = sd_notify::ready() {
         log::warn!("cannot report to the service manager that all is ready: {error}");
     }
     let signal = signals.wait(&daemon.common.stop);
@@ -99,7 +99,7 @@ pub fn run(config: &Config) -> Result<Vec<HoldReport>, Error> {
         None => log::info!("no front end can come any more: ending"),
     }
     let limit = daemon.end_wait();
-    if let Err(error) = notify::stopping(limit) {
+    if let Err(error) = sd_notify::stopping(limit) {
         log::warn!("cannot ask the service manager for {limit:?} to end: {error}");
     }
     let again = || match signals.next() {
@@ -199,7 +199,7 @@ impl Daemon {
                 control.source().map_err(system("duplicate a socket"))?
         {
             daemon.spawn("control", move || {
-                control::serve(&listener, &dispatcher, &common.stop);
+                control_socket::serve(&listener, &dispatcher, &common.stop);
             })?;
         }
         if config.allow.is_empty() {

@@ -10,6 +10,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::config::Endpoint;
+use crate::os::sockopt::option;
+use crate::vhost::server::Source;
 
 /// Why there is no listening socket.
 #[derive(Debug, thiserror::Error)]
@@ -38,24 +40,6 @@ pub enum Error {
         /// What it is instead.
         problem: &'static str,
     },
-}
-
-/// Where the front ends of one peer come from.
-#[derive(Debug)]
-pub enum Source {
-    /// One after the other.
-    Listener(UnixListener),
-    /// This one, and then none.
-    Connected(UnixStream),
-}
-
-impl Source {
-    fn try_clone(&self) -> io::Result<Self> {
-        Ok(match self {
-            Self::Listener(listener) => Self::Listener(listener.try_clone()?),
-            Self::Connected(stream) => Self::Connected(stream.try_clone()?),
-        })
-    }
 }
 
 /// A socket. Its file goes with it, if it was made here and is still the same.
@@ -202,44 +186,6 @@ impl Drop for Umask {
     fn drop(&mut self) {
         // SAFETY: as above.
         unsafe { libc::umask(self.0) };
-    }
-}
-
-/// A number that a socket has at its general level.
-///
-/// # Errors
-/// As `getsockopt`.
-pub fn option(fd: RawFd, name: libc::c_int) -> io::Result<libc::c_int> {
-    let mut value: libc::c_int = 0;
-    // SAFETY: an integer may have any bits.
-    unsafe { option_into(fd, name, &mut value) }?;
-    Ok(value)
-}
-
-/// Has the kernel write a value that a socket has at its general level.
-///
-/// # Errors
-/// As `getsockopt`.
-///
-/// # Safety
-/// A `T` may have any bits.
-pub(super) unsafe fn option_into<T>(fd: RawFd, name: libc::c_int, value: &mut T) -> io::Result<()> {
-    let mut len = libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default();
-    // SAFETY: value and length are writable and the length is the value's; the rest is
-    // the caller's promise.
-    let rc = unsafe {
-        libc::getsockopt(
-            fd,
-            libc::SOL_SOCKET,
-            name,
-            core::ptr::from_mut(value).cast(),
-            &raw mut len,
-        )
-    };
-    if rc == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
     }
 }
 

@@ -4,12 +4,9 @@
 pub mod args;
 pub mod capabilities;
 pub mod config;
-pub mod control;
+pub mod control_socket;
 pub mod daemon;
 pub mod descriptors;
 pub mod listen;
-pub mod notify;
-pub mod process;
-pub mod random;
+pub mod sd_notify;
 pub mod signals;
-pub mod stop;

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use super::stop::Stop;
+use crate::os::stop::Stop;
 
 /// The signals that end the daemon: all by which people and service managers end
 /// programs. By any other nothing would be revoked.

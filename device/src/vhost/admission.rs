@@ -24,10 +24,11 @@ use vhost::vhost_user::message::FrontendReq;
 
 use super::features;
 use super::limits::{MAX_RAM_REGIONS, MAX_REGIONS};
-use super::memory::Files;
+use super::ram_files::Files;
 use crate::backing::{self, FileId, MemoryKind};
 use crate::broker::PeerId;
-use crate::sync::{Limiters, lock};
+use crate::locks::lock;
+use crate::log_limits::Limiters;
 
 /// Bit of the payload of SET_VRING_KICK, _CALL and _ERR: there is no descriptor.
 const NO_FD: u64 = 1 << 8;
@@ -452,7 +453,7 @@ fn is_semaphore(eventfd: &OwnedFd) -> io::Result<bool> {
 
 /// Takes a socket whose shutdown ends every wait for it.
 fn channel(fd: &OwnedFd) -> Result<(), Refusal> {
-    use crate::host::listen::option;
+    use crate::os::sockopt::option;
     let is = |name, value| option(fd.as_raw_fd(), name).is_ok_and(|got| got == value);
     if is(libc::SO_DOMAIN, libc::AF_UNIX) && is(libc::SO_TYPE, libc::SOCK_STREAM) {
         Ok(())

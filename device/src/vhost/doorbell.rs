@@ -176,7 +176,7 @@ pub fn read(eventfd: RawFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sync::tests::ends_elsewhere;
+    use crate::locks::tests::ends_elsewhere;
     use vmm_sys_util::eventfd::EventFd;
 
     #[test]

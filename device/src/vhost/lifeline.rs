@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::relay::Hangup;
-use crate::sync::lock;
+use crate::locks::lock;
 
 /// Ends a session from any of its threads.
 #[derive(Default)]

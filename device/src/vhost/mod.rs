@@ -6,15 +6,15 @@
 //! both queues, and [`shmem_requests`] asks the front end for mappings.
 
 pub mod admission;
-pub mod backend;
 pub mod doorbell;
 pub mod features;
 pub mod lifeline;
 pub mod limits;
-pub mod memory;
 pub mod queue;
+pub mod ram_files;
 pub mod refusal;
 pub mod relay;
+pub mod server;
 pub mod session;
 pub mod shmem_requests;
 pub mod vring;

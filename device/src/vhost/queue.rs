@@ -28,7 +28,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemory};
 
 use super::{GuestMem, Vring};
 use crate::broker::Token;
-use crate::sync::lock;
+use crate::locks::lock;
 pub use ring::Fault;
 use ring::Next;
 

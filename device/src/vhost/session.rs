@@ -1,450 +1,413 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The life of one socket: a front end connects, is served, and goes, with all
-//! that it had; then the next one. A second one waits in the backlog.
+//! One session, as the vhost-user crate, the dispatcher and the shared-memory thread see it.
 
-use std::fmt;
+mod ring_worker;
+
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, Weak};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bufshare_protocol::device::{CAP_MAP, NUM_QUEUES};
+use bufshare_protocol::limits::CONFIG_SIZE;
+use bufshare_protocol::request::Request;
+use bufshare_protocol::response::Reply;
 use log::Level;
-use vhost::vhost_user::Error as VhostError;
-use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vhost::vhost_user::Backend;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserShMemConfig};
+use vhost_user_backend::VhostUserBackend;
+use vm_memory::GuestAddressSpace;
 use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{
+    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+};
+use vmm_sys_util::eventfd::EventFd;
 
-use super::backend::{EVENT_AGAIN, Front, Session};
-use super::memory::{Files, Sent};
-use super::relay::{Left, Relay};
-use crate::backing::udmabuf;
-use crate::broker::{Limits, PeerId};
-use crate::dispatcher::{Connector, Dispatcher};
-use crate::host::listen::Source;
-use crate::host::process::Process;
-use crate::host::stop::Stop;
-use crate::sync::{Limiters, lock};
+use super::admission::Admission;
+use super::lifeline::{Lifeline, is_worker, watch_worker};
+use super::queue::{Control, Events};
+use super::ram_files::{self, Files};
+use super::relay::Watch;
+use super::shmem_requests::ShmemRequests;
+use super::{GuestMem, Vring, features};
+use crate::backing::Ram;
+use crate::broker::{Limits, PeerId, Token};
+use crate::dispatcher::{Dispatcher, Job, Link, SessionFacts};
+use crate::locks::lock;
+use crate::log_limits::Limiters;
+use crate::os::process::Process;
+use ring_worker::{Outbox, Phase};
 
-/// Pause after a connection could not be accepted or served, so that a lack of
-/// descriptors is not a busy loop; and after one that was refused in less time.
-const RETRY: Duration = Duration::from_millis(100);
+/// Event of the worker's loop that says: serve the control queue again. The
+/// ids up to the number of queues are the crate's.
+pub const EVENT_AGAIN: u16 = 3;
 
-/// How long a front end that cannot be served any more is refused everything, so
-/// that it unmaps what it has. That takes milliseconds, or kills it.
-const REFUSE: Duration = Duration::from_secs(10);
+/// Queue sizes that front ends may ask for. crosvm offers the highest that
+/// virtio has unless configured otherwise; memory is not taken for it.
+const MAX_QUEUE_SIZE: usize = 32768;
 
-/// How often a VMM that holds memory of others after its session is complained of.
-const HELD_SAY: Duration = Duration::from_secs(30);
-
-/// Why a front end was not served.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    /// As `accept`.
-    #[error("cannot accept a connection: {0}")]
-    Accept(io::Error),
-    /// The relay needs a temporary folder and a few descriptors.
-    #[error("cannot make a private socket in the temporary folder (TMPDIR): {0}")]
-    Relay(io::Error),
-    /// A thread or a descriptor could not be had.
-    #[error("{0}")]
-    System(io::Error),
-    /// The vhost-user crate's.
-    #[error("{0}")]
-    Daemon(DaemonError),
-}
-
-/// What all peers' sockets have in common.
-pub struct Common {
-    /// The one broker.
-    pub dispatcher: Arc<Dispatcher>,
+/// What is known of a front end before it says anything.
+pub struct Front {
+    /// The peer.
+    pub peer: PeerId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The process that connected it.
+    pub vmm: Process,
     /// Whose RAM is in which files.
     pub files: Arc<Files>,
-    /// When not to take another front end.
-    pub closing: Stop,
-    /// When to end.
-    pub stop: Arc<Stop>,
-    /// The host's udmabuf, if there is one.
-    pub udmabuf: Option<Arc<dyn udmabuf::Maker>>,
-    /// Bytes of each shared-memory region.
-    pub shm_size: u64,
-    /// What each peer may use.
-    pub limits: Limits,
-    /// Bytes that each memory table may have.
+    /// Memory that its VMM can make shorter is touched all the same.
+    pub unsealed: bool,
+    /// Bytes that its memory table may have.
     pub max_table: u64,
+    /// Bytes of its shared-memory region.
+    pub shm_size: u64,
+    /// What it may use.
+    pub limits: Limits,
+    /// For what its peer can have said again and again.
+    pub(crate) limiters: Arc<Limiters>,
 }
 
-/// One peer's socket.
-pub struct Server {
-    common: Arc<Common>,
-    peer: PeerId,
-    name: Arc<str>,
-    /// Memory that its VMM can make shorter is touched all the same.
-    unsealed: bool,
-    current: Mutex<Weak<Session>>,
+/// One front end's session.
+pub struct Session {
+    /// The peer.
+    pub peer: PeerId,
+    /// Its name, for the log.
+    pub name: Arc<str>,
+    /// Ends it.
+    pub lifeline: Arc<Lifeline>,
+    /// Its mapping requests.
+    pub shmem: ShmemRequests,
+    /// Whose RAM is in which files.
+    pub files: Arc<Files>,
+    admission: Admission,
+    dispatcher: Arc<Dispatcher>,
+    ram: Mutex<Arc<Ram>>,
+    window_regions: AtomicUsize,
+    control: Control,
+    events: Events,
+    phase: Mutex<Phase>,
+    /// Wakes the worker for what one kick left undone.
+    again: EventFd,
+    /// How often the worker was woken.
+    wakeups: AtomicU64,
+    outbox: Outbox,
+    /// Requests that were read just before the rings stopped, with their epoch.
+    deferred: Mutex<Vec<(u64, Token, Request)>>,
+    /// Windows were mapped when the rings stopped last.
+    stopped_mapped: AtomicBool,
+    /// Given away to the vhost-user crate, which never closes it.
+    exit_fd: Mutex<Option<RawFd>>,
+    shm_size: u64,
     limiters: Arc<Limiters>,
 }
 
-/// How a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    /// The front end went, or was sent away.
-    InOrder,
-    /// It broke the protocol, or was refused.
-    Broken,
-}
-
-/// A front end that was served.
-struct Served {
-    session: Arc<Session>,
-    shmem: Option<JoinHandle<()>>,
-}
-
-impl Served {
-    /// Hangs up, and waits for the thread that asks for mappings: its channel is closed,
-    /// so it is over at once.
-    fn end(&mut self) {
-        self.session.lifeline.end();
-        self.session.shmem.close();
-        if let Some(shmem) = self.shmem.take() {
-            let _ = shmem.join();
-        }
-    }
-}
-
-/// Closes at its end what the vhost-user crate leaves open.
-struct Reclaim(Arc<Session>);
-
-impl Drop for Reclaim {
-    fn drop(&mut self) {
-        self.0.reclaim();
-    }
-}
-
-/// The front end that waits for it.
-fn accept(listener: &UnixListener) -> Result<UnixStream, Error> {
-    let (front, _) = listener.accept().map_err(Error::Accept)?;
-    Ok(front)
-}
-
-impl Server {
-    /// A server for one peer, whose RAM may be `unsealed`.
-    #[must_use]
-    pub fn new(common: Arc<Common>, peer: PeerId, name: &str, unsealed: bool) -> Self {
-        Self {
-            common,
+impl Session {
+    /// A session before its front end has said anything.
+    ///
+    /// # Errors
+    /// As `eventfd` and `memfd_create`.
+    pub fn new(dispatcher: Arc<Dispatcher>, front: Front, mem: GuestMem) -> io::Result<Arc<Self>> {
+        let Front {
             peer,
-            name: Arc::from(name),
+            name,
+            vmm,
+            files,
             unsealed,
-            current: Mutex::new(Weak::new()),
-            limiters: Arc::new(Limiters::default()),
-        }
+            max_table,
+            shm_size,
+            limits,
+            limiters,
+        } = front;
+        let admission = Admission::new(
+            peer,
+            name.clone(),
+            files.clone(),
+            unsealed,
+            max_table,
+            limiters.clone(),
+        );
+        let again = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
+        Ok(Arc::new(Self {
+            peer,
+            name,
+            lifeline: Arc::default(),
+            shmem: ShmemRequests::new(shm_size, limits.max_windows, vmm, limiters.clone())?,
+            files,
+            admission,
+            dispatcher,
+            control: Control::new(mem.clone(), limits.max_requests),
+            events: Events::new(mem),
+            ram: Mutex::default(),
+            window_regions: AtomicUsize::new(0),
+            phase: Mutex::default(),
+            again,
+            wakeups: AtomicU64::new(0),
+            outbox: Outbox::default(),
+            deferred: Mutex::default(),
+            stopped_mapped: AtomicBool::new(false),
+            exit_fd: Mutex::new(None),
+            shm_size,
+            limiters,
+        }))
     }
 
-    /// Serves one front end after the other until no more are taken, or the only one.
-    pub fn run(&self, source: Source) {
-        match source {
-            Source::Listener(listener) => {
-                while self.common.closing.wait_readable(listener.as_raw_fd()) {
-                    if !self.serve(|served| self.session(accept(&listener)?, served)) {
-                        self.common.closing.sleep(RETRY);
-                    }
-                }
-            }
-            Source::Connected(front) => {
-                self.serve(|served| self.session(front, served));
-            }
-        }
+    /// To be registered for [`EVENT_AGAIN`].
+    #[must_use]
+    pub fn again_fd(&self) -> RawFd {
+        self.again.as_raw_fd()
     }
 
-    /// Serves one front end, and waits until nothing is left of it that could have
-    /// memory of other VMs mapped; whether the next one can come at once.
-    fn serve(&self, session: impl FnOnce(&mut Option<Served>) -> Result<Ended, Error>) -> bool {
-        let mut served = None;
-        let start = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| session(&mut served)));
-        match &result {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => self.say(
-                Level::Error,
-                format_args!("cannot serve a front end: {error}"),
-            ),
-            Err(_) => log::error!("{}: a bug ended the session", self.name),
-        }
-        if let Some(mut served) = served {
-            if result.is_err() {
-                self.common.dispatcher.leave(self.peer);
-            }
-            served.end();
-            self.wait_released(&served.session);
-        }
-        self.common.dispatcher.disconnect(self.peer);
-        self.common.files.disconnect(self.peer);
-        match result {
-            Ok(Ok(Ended::InOrder)) => true,
-            Ok(Ok(Ended::Broken)) => start.elapsed() >= RETRY,
-            _ => false,
+    /// Closes what the vhost-user crate leaves open, when its threads are gone.
+    pub fn reclaim(&self) {
+        if let Some(fd) = lock(&self.exit_fd).take() {
+            // SAFETY: the crate turned the consumer into this number and never
+            // closes it; its epoll is gone, and nobody else knows the number.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
         }
     }
+}
 
-    /// Says something that front ends can repeat by coming again.
-    fn say(&self, level: Level, what: fmt::Arguments<'_>) {
-        self.limiters.connections.log(level, &self.name, what);
+impl Link for Session {
+    fn job(&self, job: Job) {
+        self.shmem.push(job);
     }
 
-    /// Returns when the VMM of a session that has ended holds nothing of other VMs, or
-    /// the program ends. Usually it is dead. If it lives, its guest may go on to look.
-    fn wait_released(&self, session: &Session) {
-        let stopped = || self.common.stop.requested();
-        while !session.shmem.wait_released(HELD_SAY, stopped) && !stopped() {
-            let process = session.shmem.vmm_pid();
-            log::error!(
-                "{}: its session has ended, but its VMM{} or another back end of it still holds \
-                 memory of other VMs, whose resets wait for that: end it",
-                self.name,
-                Connector(process),
+    fn forget_jobs(&self) {
+        self.shmem.forget_jobs();
+    }
+
+    fn reply(&self, token: Token, reply: &Reply) {
+        if is_worker(&self.lifeline) {
+            return self.answer(token, reply);
+        }
+        lock(&self.outbox.replies).push((token, reply.clone()));
+        self.post();
+    }
+
+    fn events(&self) {
+        self.post();
+    }
+
+    fn delivered(&self) -> bool {
+        let written = self.outbox.written.load(Ordering::Acquire);
+        self.lifeline.closing() || written >= self.outbox.posted.load(Ordering::Acquire)
+    }
+
+    fn force(&self) {
+        self.shmem.force();
+    }
+
+    fn fail(&self) {
+        log::error!(
+            "{}: a bug kept an answer or an event from it: the session ends",
+            self.name
+        );
+        self.lifeline.fail();
+    }
+
+    fn vmm_pid(&self) -> Option<u32> {
+        self.shmem.vmm_pid()
+    }
+
+    fn is_qemu(&self) -> bool {
+        self.shmem.is_qemu()
+    }
+
+    fn facts(&self) -> SessionFacts {
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let (control, events) = (&self.control.counters, &self.events.counters);
+        // Not in the expression below, which would hold both to its end.
+        let running = lock(&self.phase).running;
+        let ram_regions = lock(&self.ram).regions.len();
+        SessionFacts {
+            features: features::names(self.shmem.features()),
+            can_map: self.shmem.can_map(),
+            running,
+            ram_regions,
+            window_regions: self.window_regions.load(Ordering::Relaxed),
+            pending: self.control.pending(),
+            chains: load(&control.chains),
+            malformed: load(&control.malformed).saturating_add(load(&events.malformed)),
+            no_room: load(&control.no_room),
+            ring_faults: load(&control.faults).saturating_add(load(&events.faults)),
+            wakeups: load(&self.wakeups),
+            events: load(&events.events),
+            short_event_buffers: load(&events.no_room),
+            jobs: self.shmem.jobs(),
+            refused: load(&self.shmem.refused),
+        }
+    }
+}
+
+impl Watch for Session {
+    fn negotiated(&self, negotiated: VhostUserProtocolFeatures) {
+        self.shmem.set_features(negotiated);
+        for (missing, cost) in features::missing(negotiated) {
+            self.limiters.session.warn(
+                &self.name,
+                format_args!("the front end did not negotiate {missing}: {cost}"),
             );
         }
     }
 
-    /// Ends the current session, if there is one. To be called after the stop
-    /// was requested.
-    pub fn end(&self) {
-        if let Some(session) = lock(&self.current).upgrade() {
-            session.lifeline.end();
+    fn channel(&self, socket: UnixStream) {
+        self.shmem.set_socket(socket);
+    }
+
+    fn admit(&self, request: u32, payload: &[u8], fds: &mut Vec<OwnedFd>) -> bool {
+        let result = self.admission.admit(request, payload, fds);
+        if let Err(refusal) = &result {
+            self.limiters.admission.log(
+                Level::Error,
+                &self.name,
+                format_args!("the front end is refused: {refusal}"),
+            );
+        }
+        result.is_ok()
+    }
+}
+
+impl VhostUserBackend for Session {
+    type Bitmap = ();
+    type Vring = Vring;
+
+    fn num_queues(&self) -> usize {
+        usize::try_from(NUM_QUEUES).unwrap_or_default()
+    }
+
+    fn max_queue_size(&self) -> usize {
+        MAX_QUEUE_SIZE
+    }
+
+    fn features(&self) -> u64 {
+        features::device()
+    }
+
+    fn acked_features(&self, features: u64) {
+        log::debug!("{}: features {features:#x}", self.name);
+        if !self.shmem.negotiated() {
+            self.negotiated(VhostUserProtocolFeatures::empty());
         }
     }
 
-    /// Serves one front end to its end. It has been served from the moment that there
-    /// is something in `served`.
-    fn session(&self, front: UnixStream, served: &mut Option<Served>) -> Result<Ended, Error> {
-        let vmm = Process::of(&front).map_err(Error::System)?;
-        let vmm_pid = vmm.pid();
-        let (relay, mut listener) = Relay::new(front).map_err(Error::Relay)?;
-        let mem = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let front = Front {
-            peer: self.peer,
-            name: self.name.clone(),
-            vmm,
-            files: self.common.files.clone(),
-            unsealed: self.unsealed,
-            max_table: self.common.max_table,
-            shm_size: self.common.shm_size,
-            limits: self.common.limits,
-            limiters: self.limiters.clone(),
-        };
-        let session = Session::new(self.common.dispatcher.clone(), front, mem.clone());
-        let session = session.map_err(Error::System)?;
-        // Dropped after the crate's threads, whatever fails before.
-        let _reclaim = Reclaim(session.clone());
-        let thread: String = format!("main {}", self.name).chars().take(15).collect();
-        let mut daemon =
-            VhostUserDaemon::new(thread, session.clone(), mem).map_err(Error::Daemon)?;
-        for handler in daemon.get_epoll_handlers() {
-            handler
-                .register_listener(session.again_fd(), EventSet::IN, u64::from(EVENT_AGAIN))
-                .map_err(Error::System)?;
-        }
-        session
-            .lifeline
-            .connected(relay.hangup().map_err(Error::System)?);
-        *lock(&self.current) = Arc::downgrade(&session);
-        if self.common.stop.requested() {
-            session.lifeline.end();
-        }
-        self.common.files.connect(self.peer, vmm_pid);
-        self.common.dispatcher.connect(self.peer, session.clone());
-        let served = served.insert(Served {
-            session: session.clone(),
-            shmem: Some(self.start_shmem_requests(&session)?),
-        });
-
-        let started = daemon.start(&mut listener);
-        drop(listener);
-        let left = started.is_ok().then(|| {
-            self.say(Level::Info, format_args!("front end connected"));
-            relay.run(&*session)
-        });
-
-        let asked = session.lifeline.closing();
-        let refused = matches!(left, Some(Left::Crate(_))) && !self.common.stop.requested();
-        session.end_rings();
-        let relayed = match left {
-            Some(Left::Crate(unanswered)) => {
-                self.part_from(&session, &relay, unanswered);
-                Ok(())
-            }
-            Some(Left::Front(result)) => result,
-            None => Ok(()),
-        };
-        session.lifeline.end();
-        self.common.dispatcher.leave(self.peer);
-        let crate_left = started.and_then(|()| daemon.wait());
-        served.end();
-        drop(daemon);
-        let ended = self.log_end(relayed, crate_left, asked)?;
-        Ok(if refused { Ended::Broken } else { ended })
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        features::protocol()
     }
 
-    /// The front end is not served any more, but may go on: others unmap its memory,
-    /// and it what it was given, before it is left to itself. Nothing of that is for one that
-    /// hangs up.
-    fn part_from(&self, session: &Session, relay: &Relay, unanswered: Option<Vec<u8>>) {
-        let stopped = || self.common.stop.requested() || relay.front_hung_up();
-        if stopped() {
-            return;
-        }
-        self.common.dispatcher.leave(self.peer);
-        // It waits for an answer, perhaps to its stop.
-        self.common.dispatcher.stop(self.peer, stopped);
-        let over = || !session.shmem.may_show() || stopped();
-        if over() {
-            return;
-        }
-        self.say(
-            Level::Error,
-            format_args!("it cannot be served any more: its VMM is asked to unmap everything"),
-        );
-        session.shmem.force();
-        let start = Instant::now();
-        relay.refuse_all(unanswered, || over() || start.elapsed() >= REFUSE);
-    }
+    fn set_event_idx(&self, _enabled: bool) {}
 
-    fn start_shmem_requests(&self, session: &Arc<Session>) -> Result<JoinHandle<()>, Error> {
-        let session = session.clone();
-        let dispatcher = self.common.dispatcher.clone();
-        let udmabuf = self.common.udmabuf.clone();
-        let limiters = self.limiters.clone();
-        std::thread::Builder::new()
-            .name("shmem".into())
-            .spawn(move || {
-                let lifeline = &session.lifeline;
-                let name = &session.name;
-                let run = || {
-                    session.shmem.run(
-                        name,
-                        &dispatcher,
-                        Sent {
-                            files: &session.files,
-                            peer: session.peer,
-                        },
-                        udmabuf.as_deref(),
-                        |why| {
-                            if !lifeline.closing() {
-                                let what = format_args!("{why}: the session ends");
-                                limiters.connections.log(Level::Error, name, what);
-                            }
-                            lifeline.end();
-                        },
-                        || session.windows_dropped(),
-                    );
-                };
-                if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                    log::error!("{name}: a bug ended its mapping requests: the session ends");
-                    lifeline.end();
+    /// Always as long as asked for: QEMU aborts and Cloud Hypervisor panics at
+    /// anything else.
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let mut phase = lock(&self.phase);
+        // A driver that goes on after a pause does not ask. But one whose VMM still
+        // has windows was not reset, whatever its guest does.
+        if !phase.running && !self.shmem.may_show() {
+            self.forget_driver(&mut phase);
+        }
+        drop(phase);
+        let refused = self.must_not_start();
+        if refused {
+            self.limiters.session.warn(
+                &self.name,
+                format_args!(
+                    "stopped with windows mapped, and now a driver looks at the device: it is asked \
+                     not to start, because QEMU would crash if there was a reset; power the VM off \
+                     and on"
+                ),
+            );
+        }
+        let space = self.dispatcher.caps(self.peer).filter(|_| !refused).map_or(
+            [0; CONFIG_SIZE],
+            |mut caps| {
+                // Drivers read this before their queues run.
+                if self.shmem.can_map() {
+                    caps.caps |= CAP_MAP;
                 }
-            })
-            .map_err(Error::System)
+                caps.config_space()
+            },
+        );
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let size = usize::try_from(size).unwrap_or_default();
+        space
+            .iter()
+            .copied()
+            .skip(offset)
+            .chain(std::iter::repeat(0))
+            .take(size)
+            .collect()
     }
 
-    /// A front end that leaves in whatever way is no error of ours.
-    fn log_end(
-        &self,
-        relayed: io::Result<()>,
-        served: Result<(), DaemonError>,
-        asked: bool,
-    ) -> Result<Ended, Error> {
-        let broke = match served {
-            Ok(())
-            | Err(DaemonError::HandleRequest(
-                VhostError::Disconnected | VhostError::PartialMessage | VhostError::SocketBroken(_),
-            )) => relayed.err().map(|error| error.to_string()),
-            Err(DaemonError::HandleRequest(error)) => Some(error.to_string()),
-            Err(error) => return Err(Error::Daemon(error)),
-        };
-        match broke {
-            Some(_) if asked => {}
-            Some(why) => {
-                let what = format_args!("the front end broke the protocol: {why}");
-                self.say(Level::Error, what);
-                return Ok(Ended::Broken);
-            }
-            None => self.say(Level::Info, format_args!("front end disconnected")),
+    fn update_memory(&self, mem: GuestMem) -> io::Result<()> {
+        if let Some(table) = ram_files::without_blank(&mem.memory(), &self.files)? {
+            mem.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .replace(table);
         }
-        Ok(Ended::InOrder)
+        let (mut ram, others) = ram_files::own_ram(&mem.memory(), &self.files, self.peer);
+        self.window_regions.store(others, Ordering::Relaxed);
+        let mut current = lock(&self.ram);
+        if current.same(&ram) {
+            return Ok(());
+        }
+        ram.keep_files(&current);
+        let ram = Arc::new(ram);
+        let old = std::mem::replace(&mut *current, ram.clone());
+        drop(current);
+        // It may be the last of this RAM, which takes its time.
+        drop(old);
+        self.dispatcher.set_ram(self.peer, &ram);
+        Ok(())
+    }
+
+    fn set_backend_req_fd(&self, backend: Backend) {
+        self.shmem.set_channel(backend);
+    }
+
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        match new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC) {
+            Ok((consumer, notifier)) => {
+                *lock(&self.exit_fd) = Some(consumer.as_raw_fd());
+                Some((consumer, notifier))
+            }
+            Err(error) => {
+                log::error!("{}: no event descriptor: {error}", self.name);
+                None
+            }
+        }
+    }
+
+    fn stop_vring(&self, _index: u32) -> io::Result<()> {
+        self.stop();
+        Ok(())
+    }
+
+    fn handle_event(
+        &self,
+        event: u16,
+        _set: EventSet,
+        rings: &[Vring],
+        _thread: usize,
+    ) -> io::Result<()> {
+        self.wakeups.fetch_add(1, Ordering::Relaxed);
+        watch_worker(&self.lifeline, &self.name);
+        if !self.lifeline.closing()
+            && catch_unwind(AssertUnwindSafe(|| self.dispatch(event, rings))).is_err()
+        {
+            log::error!("{}: a bug stopped its worker: the session ends", self.name);
+            self.lifeline.fail();
+        }
+        // An error would end the worker without a word.
+        Ok(())
+    }
+
+    fn get_shmem_config(&self) -> io::Result<VhostUserShMemConfig> {
+        Ok(VhostUserShMemConfig::new(1, &[self.shm_size]))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::vhost::backend::tests::session;
-    use crate::vhost::queue::tests::memory;
-
-    fn server(dispatcher: &Arc<Dispatcher>, session: &Session) -> Server {
-        let common = Arc::new(Common {
-            dispatcher: dispatcher.clone(),
-            files: session.files.clone(),
-            closing: Stop::new().unwrap(),
-            stop: Arc::new(Stop::new().unwrap()),
-            udmabuf: None,
-            shm_size: 1 << 20,
-            limits: Limits::default(),
-            max_table: 1 << 30,
-        });
-        Server::new(common, session.peer, "a", false)
-    }
-
-    #[test]
-    fn session_that_cannot_be_set_up_leaves_no_descriptor_behind() {
-        let (dispatcher, session) = session(&memory());
-        let server = server(&dispatcher, &session);
-        // The descriptors of this thread are its own from here on.
-        // SAFETY: takes no pointer.
-        assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0);
-        let threads = [libc::SYS_clone, libc::SYS_clone3];
-        crate::deny::deny(&threads, None, libc::EAGAIN).unwrap();
-        let open = || std::fs::read_dir("/proc/thread-self/fd").unwrap().count();
-        let before = open();
-        let (front, vmm) = UnixStream::pair().unwrap();
-
-        let mut served = None;
-        let error = server.session(front, &mut served).unwrap_err();
-
-        assert!(served.is_none());
-        drop(vmm);
-        assert_eq!(open(), before, "after: {error}");
-    }
-
-    #[test]
-    fn session_that_a_bug_ended_lasts_until_its_vmm_holds_nothing() {
-        let (dispatcher, session) = session(&memory());
-        let hold = session.shmem.give_a_page();
-        let server = server(&dispatcher, &session);
-        let connected = || dispatcher.report().peers[0].session.is_some();
-
-        std::thread::scope(|scope| {
-            let shmem = None;
-            let bug = |served: &mut Option<Served>| -> Result<Ended, Error> {
-                let session = session.clone();
-                *served = Some(Served { session, shmem });
-                panic!("as a bug would")
-            };
-            let serving = scope.spawn(|| server.serve(bug));
-            while !session.lifeline.closing() {
-                std::thread::yield_now();
-            }
-            for _ in 0..100 {
-                assert!(connected(), "its VMM still has another VM's memory");
-                std::thread::sleep(Duration::from_millis(1));
-            }
-
-            drop(hold);
-
-            assert!(!serving.join().unwrap());
-        });
-        assert!(!connected());
-    }
-}
+pub(super) mod tests;

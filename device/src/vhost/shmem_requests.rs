@@ -19,7 +19,7 @@
 //! holds the files (see [`crate::backing::file_hold`]).
 
 mod budget;
-mod kept;
+mod file_holds;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -39,17 +39,18 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Backend, Error as VhostError, VhostUserFrontendReqHandler};
 
 use super::limits::MARK_FREE;
-use super::memory::Sent;
+use super::ram_files::Sent;
 use crate::backing::zero_pages::ZeroPages;
 use crate::backing::{self, FdPiece, PAGE, udmabuf};
 use crate::broker::limits::GUARD;
 use crate::broker::{EffectId, Outcome, Piece, VmmRequest};
 use crate::dispatcher::{Dispatcher, Job};
-use crate::host::process::Process;
-use crate::host::random;
-use crate::sync::{Limiters, lock};
+use crate::locks::lock;
+use crate::log_limits::Limiters;
+use crate::os::process::Process;
+use crate::os::random;
 use budget::{Budget, Lot};
-use kept::{Kept, WindowFile};
+use file_holds::{Kept, WindowFile};
 
 /// How often the kernel is asked who holds what was given to a VMM whose device is
 /// stopped.
@@ -337,7 +338,7 @@ impl ShmemRequests {
         stuck: impl Fn(&str),
         dropped: impl Fn(),
     ) {
-        let mut worker = Worker {
+        let mut thread = ShmemThread {
             shmem: self,
             name,
             sent,
@@ -354,14 +355,14 @@ impl ShmemRequests {
                     continue;
                 }
                 Next::Look(lot) => {
-                    worker.look_at_kept(lot);
+                    thread.look_at_kept(lot);
                     continue;
                 }
             };
-            worker.epoch = epoch;
+            thread.epoch = epoch;
             let id = job.id;
-            worker.effect = id;
-            let outcome = worker.serve(job, backend.as_ref(), maker);
+            thread.effect = id;
+            let outcome = thread.serve(job, backend.as_ref(), maker);
             if self.keeps(id) {
                 dispatcher.complete_held(id, outcome);
             } else {
@@ -445,7 +446,7 @@ enum What {
     ZeroPages,
 }
 
-struct Worker<'a> {
+struct ShmemThread<'a> {
     shmem: &'a ShmemRequests,
     name: &'a str,
     sent: Sent<'a>,
@@ -458,7 +459,7 @@ struct Worker<'a> {
     dispatcher: &'a Dispatcher,
 }
 
-impl Worker<'_> {
+impl ShmemThread<'_> {
     fn serve(
         &mut self,
         job: Job,

@@ -23,6 +23,7 @@
 //! shown zero pages in its place, not a hole, and the place belongs to them until
 //! the last one leaves: nobody finds another buffer where his own was.
 
+mod free_ranges;
 mod index;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,11 +35,11 @@ use bufshare_protocol::types::{Extent, Way};
 use serde::{Deserialize, Serialize};
 
 use super::backing::BackingId;
-use super::balance;
 use super::limits::GUARD;
-use super::region::FreeRanges;
+use super::refcount;
 use super::types::{EffectId, MapSource, Outcome, PeerId, Piece, Token, VmmRequest};
 use super::usage::Gauge;
+use free_ranges::FreeRanges;
 use index::Index;
 
 /// Number of a window in its table; never used again.
@@ -380,7 +381,7 @@ impl Windows {
     /// One more user of a visible window.
     pub(super) fn enter(&mut self, id: WindowId) {
         self.change(id, |window| {
-            balance::more(&mut window.users, 1, "users of a window");
+            refcount::more(&mut window.users, 1, "users of a window");
             window.state = State::Live;
         });
     }
@@ -392,7 +393,7 @@ impl Windows {
         let Some(window) = self.table.get_mut(&id) else {
             return;
         };
-        balance::fewer(&mut window.users, users, "users of a window");
+        refcount::fewer(&mut window.users, users, "users of a window");
         if window.users > 0 {
             return;
         }

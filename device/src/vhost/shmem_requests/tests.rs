@@ -9,16 +9,16 @@ use std::sync::mpsc::{Receiver, Sender};
 use bufshare_protocol::types::{Extent, Way};
 use log::Record;
 
-use super::kept::KEPT_SAY;
+use super::file_holds::KEPT_SAY;
 use super::*;
 use crate::backing::FileId;
 use crate::backing::file_hold::FileHold;
 use crate::backing::tests::ram;
 use crate::broker::{EffectId, MapSource, PeerId};
 use crate::soon::soon as limit;
-use crate::vhost::backend::tests::session;
 use crate::vhost::limits::{LOOK_TIME, MAX_KEPT_DMABUFS, MAX_OWNER_FILES};
 use crate::vhost::queue::tests::memory;
+use crate::vhost::session::tests::session;
 
 const WINDOWS: u32 = 256;
 

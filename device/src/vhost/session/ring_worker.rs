@@ -16,7 +16,7 @@ use virtio_queue::QueueT;
 use super::{EVENT_AGAIN, Session};
 use crate::broker::Token;
 use crate::dispatcher::Link;
-use crate::sync::lock;
+use crate::locks::lock;
 use crate::vhost::Vring;
 use crate::vhost::queue::{Delivered, Fault, MAX_PER_KICK, Take, Taken};
 

@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
-use super::stop::Stop;
 use crate::dispatcher::Dispatcher;
+use crate::os::stop::Stop;
 
 /// How long one reader may keep the others waiting.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);

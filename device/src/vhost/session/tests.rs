@@ -14,7 +14,7 @@ use vhost_user_backend::VringT;
 use super::*;
 use crate::broker::{Broker, Config, IdSource, Limits, PeerConfig};
 use crate::dispatcher::RevokeWait;
-use crate::sync::tests::ends_elsewhere;
+use crate::locks::tests::ends_elsewhere;
 use crate::vhost::queue::tests::{control_of, event_buffer, memory, publish, ring_at};
 use crate::vhost::queue::{MAX_PER_KICK, Take};
 

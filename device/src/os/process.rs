@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use super::listen::{option, option_into};
+use super::sockopt::{option, option_into};
 
 /// `SO_PEERPIDFD` of Linux 6.5, which libc does not have.
 const SO_PEERPIDFD: libc::c_int = 77;

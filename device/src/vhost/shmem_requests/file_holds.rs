@@ -15,11 +15,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::budget::{Budget, Lot};
-use super::{LOOK, ShmemRequests, State, Worker};
+use super::{LOOK, ShmemRequests, ShmemThread, State};
 use crate::backing::file_hold::FileHold;
 use crate::backing::{FdPiece, FileId};
 use crate::broker::{EffectId, PeerId};
-use crate::sync::lock;
+use crate::locks::lock;
 use crate::vhost::limits::{
     LOOK_TIME, MARK_FREE, MAX_KEPT_DMABUFS, MAX_KEPT_MARKS, MAX_OWNER_FILES,
 };
@@ -467,7 +467,7 @@ impl ShmemRequests {
     }
 }
 
-impl Worker<'_> {
+impl ShmemThread<'_> {
     /// Notifies the dispatcher of what nobody holds any more, and the operator of what
     /// somebody does.
     pub(super) fn look_at_kept(&self, lot: Lot) {

@@ -1,18 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Locks of one session that survive a panic of its threads, and a limit for log lines.
+//! A limit for log lines.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use log::Level;
 
-/// Locks what belongs to one session, or what no panic can leave half-changed. A
-/// thread that panicked with the lock held ends its session, and others need what it
-/// left only for that. Not for the broker, see [`crate::dispatcher::Dispatcher::failed`].
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::locks::lock;
 
 /// Lines per period that one guest may cause in the log.
 const LINES: u32 = 10;
@@ -93,20 +88,8 @@ pub(crate) struct Limiters {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use crate::soon::soon as limit;
-
-    /// Does something on another thread, as of another session. Whether that ends while
-    /// this thread is where it is.
-    pub(crate) fn ends_elsewhere(what: impl FnOnce() + Send + 'static) -> bool {
-        let (done, end) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            what();
-            let _ = done.send(());
-        });
-        end.recv_timeout(limit()).is_ok()
-    }
 
     #[test]
     fn limiter_beyond_its_lines_drops_and_reports_later() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::balance;
+use crate::broker::refcount;
 
 /// Which bytes of a region are free. First fit, neighbours merged.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ impl FreeRanges {
         let overlaps = |(at, room): (&u64, &u64)| at.saturating_add(*room) > start;
         if self.free.range(..after).next_back().is_some_and(overlaps) {
             // Else it might be taken twice.
-            return balance::wrong("free bytes");
+            return refcount::wrong("free bytes");
         }
         let mut start = start;
         let mut len = len;

@@ -24,7 +24,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestReg
 use super::limits::MAX_SENT;
 use crate::backing::{FileId, Ram, Region, memfd};
 use crate::broker::PeerId;
-use crate::sync::lock;
+use crate::locks::lock;
 
 /// Bytes of the blank file: no region of a memory table ends beyond. None of them is
 /// ever touched, so it takes no memory.
@@ -33,14 +33,14 @@ const BLANK_BYTES: u64 = i64::MAX.cast_unsigned() & !0xfff;
 /// Whose RAM is in which files, and which front ends were sent them.
 #[derive(Debug)]
 pub struct Files {
-    sessions: Mutex<BTreeMap<PeerId, Session>>,
+    front_ends: Mutex<BTreeMap<PeerId, FrontEnd>>,
     /// Stands for memory that is not touched.
     blank: File,
     blank_id: FileId,
 }
 
 #[derive(Debug, Default)]
-struct Session {
+struct FrontEnd {
     /// The process of its front end.
     pid: Option<u32>,
     /// What it listed as its RAM.
@@ -49,7 +49,7 @@ struct Session {
     sent: BTreeSet<FileId>,
 }
 
-impl Session {
+impl FrontEnd {
     /// Whether the two are in different processes, and so of different VMs. A number of
     /// a process that has ended may be that of another one: then they count as one VM,
     /// as without any numbers.
@@ -59,14 +59,14 @@ impl Session {
 }
 
 impl Files {
-    /// A registry without sessions.
+    /// A registry of no front end.
     ///
     /// # Errors
     /// As `memfd_create`.
     pub fn new() -> io::Result<Self> {
         let blank = memfd::sealed(c"bufshare-blank", BLANK_BYTES)?;
         Ok(Self {
-            sessions: Mutex::default(),
+            front_ends: Mutex::default(),
             blank_id: FileId::of(&blank)?,
             blank,
         })
@@ -74,26 +74,26 @@ impl Files {
 
     /// A front end of this process has connected.
     pub fn connect(&self, peer: PeerId, pid: Option<u32>) {
-        let session = Session {
+        let session = FrontEnd {
             pid,
-            ..Session::default()
+            ..FrontEnd::default()
         };
-        lock(&self.sessions).insert(peer, session);
+        lock(&self.front_ends).insert(peer, session);
     }
 
     /// It holds nothing any more.
     pub fn disconnect(&self, peer: PeerId) {
-        lock(&self.sessions).remove(&peer);
+        lock(&self.front_ends).remove(&peer);
     }
 
     /// A file is about to be sent to the front end of `peer`. Those that it `has` are asked
     /// for now and then, if that is known: others cannot come back.
     pub fn record(&self, peer: PeerId, id: FileId, has: impl FnOnce() -> Option<BTreeSet<FileId>>) {
-        let many = |session: &Session| session.sent.len() >= MAX_SENT;
+        let many = |session: &FrontEnd| session.sent.len() >= MAX_SENT;
         // The holders of a file are asked while nothing is locked.
-        let full = lock(&self.sessions).get(&peer).is_some_and(many);
+        let full = lock(&self.front_ends).get(&peer).is_some_and(many);
         let has = full.then(has).flatten();
-        if let Some(session) = lock(&self.sessions).get_mut(&peer) {
+        if let Some(session) = lock(&self.front_ends).get_mut(&peer) {
             if let Some(has) = has {
                 session.sent.retain(|sent| has.contains(sent));
             }
@@ -103,14 +103,14 @@ impl Files {
 
     /// The front end of `peer` listed its own RAM.
     pub fn announce(&self, peer: PeerId, id: FileId) {
-        if let Some(session) = lock(&self.sessions).get_mut(&peer) {
+        if let Some(session) = lock(&self.front_ends).get_mut(&peer) {
             session.ram.insert(id);
         }
     }
 
     /// What `peer` has of its own RAM now.
     fn settle(&self, peer: PeerId, ram: &Ram) {
-        if let Some(session) = lock(&self.sessions).get_mut(&peer) {
+        if let Some(session) = lock(&self.front_ends).get_mut(&peer) {
             session.ram = ram.regions.iter().map(|region| region.id).collect();
         }
     }
@@ -122,19 +122,19 @@ impl Files {
     /// VM lists all of it.
     #[must_use]
     pub fn is_window(&self, peer: PeerId, id: FileId, others: &[FileId]) -> bool {
-        let sessions = lock(&self.sessions);
-        let Some(own) = sessions.get(&peer) else {
+        let front_ends = lock(&self.front_ends);
+        let Some(own) = front_ends.get(&peer) else {
             return true;
         };
         if own.ram.contains(&id) {
             return false;
         }
-        let same_vm = |other: &Session| {
+        let same_vm = |other: &FrontEnd| {
             let shared = own.ram.iter().chain(others).filter(|file| **file != id);
             shared.into_iter().any(|file| other.ram.contains(file))
         };
         own.sent.contains(&id)
-            || sessions.iter().any(|(number, other)| {
+            || front_ends.iter().any(|(number, other)| {
                 let sent = other.sent.contains(&id) && same_vm(other);
                 let foreign = other.ram.contains(&id) && own.apart_from(other);
                 *number != peer && (sent || foreign)
@@ -302,7 +302,7 @@ mod tests {
             files.record(B, file(ino), || Some(has));
         }
 
-        let sent = lock(&files.sessions)[&B].sent.len();
+        let sent = lock(&files.front_ends)[&B].sent.len();
         assert!(sent <= MAX_SENT, "{sent}");
         for kept in [A_RAM, file(1), file(10_000)] {
             assert!(files.is_window(B, kept, &[kept]), "{kept:?}");
@@ -311,7 +311,7 @@ mod tests {
         for ino in 1..=10_000 {
             files.record(B, file(ino), || None);
         }
-        assert_eq!(lock(&files.sessions)[&B].sent.len(), 10_001);
+        assert_eq!(lock(&files.front_ends)[&B].sent.len(), 10_001);
     }
 
     #[test]
@@ -347,8 +347,8 @@ mod tests {
         assert_eq!(others, 2);
         assert!(ram.contains(0, 0x10000));
         assert!(!ram.contains(0x10_0000, 1));
-        let sessions = lock(&files.sessions);
-        assert_eq!(sessions[&A].ram, [ram.regions[0].id].into());
+        let front_ends = lock(&files.front_ends);
+        assert_eq!(front_ends[&A].ram, [ram.regions[0].id].into());
     }
 
     #[test]
