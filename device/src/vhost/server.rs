@@ -234,7 +234,9 @@ impl Server {
     /// Ends the current session, if there is one. To be called after the stop
     /// was requested.
     pub fn end(&self) {
-        if let Some(session) = lock(&self.current).upgrade() {
+        // Not in the head of the `if`: the lock would be held to its end.
+        let session = lock(&self.current).upgrade();
+        if let Some(session) = session {
             session.lifeline.end();
         }
     }
