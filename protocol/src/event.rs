@@ -5,8 +5,6 @@
 //! have the same layout; on the little-endian machines that are supported they
 //! have the same bytes.
 
-use core::fmt;
-
 use crate::status::Status;
 use crate::types::BufferId;
 use crate::wire::{self, Wire};
@@ -81,12 +79,6 @@ kinds! {
     Meta = 0x1005, "META";
     /// `value` events were dropped, 0: an unknown number; LIST says how things are now.
     Overflow = 0x1006, "OVERFLOW";
-}
-
-impl fmt::Display for EventKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
 }
 
 /// One event

@@ -114,8 +114,6 @@ statuses! {
     HostError = 24, "HOST_ERROR", "the host ran out of something; its log says what";
 }
 
-impl core::error::Error for Status {}
-
 #[cfg(test)]
 mod tests {
     use super::*;

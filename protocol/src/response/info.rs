@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What answers state about the device, a peer, a buffer
 
-use crate::device::CAP_RO_ENFORCED;
 use crate::limits::{CONFIG_SIZE, MAX_BATCH, MIN_EVENT_SIZE};
 use crate::request::BACKING_EXTENTS;
 use crate::status::Status;
@@ -54,36 +53,6 @@ pub struct Caps {
 }
 
 impl Caps {
-    /// Whether this peer's VMM enforces read-only mappings. Without that an
-    /// attachment for reading alone is refused (`RO_NOT_ENFORCED`).
-    #[must_use]
-    pub const fn enforces_read_only(&self) -> bool {
-        self.caps & CAP_RO_ENFORCED != 0
-    }
-
-    /// What to ask for, or to grant, where reading is enough, of the rights
-    /// that `allowed` permits: READ where read-only is enforced, else all of
-    /// them, because READ alone would be refused.
-    ///
-    /// ```
-    /// use bufshare_protocol::device::CAP_RO_ENFORCED;
-    /// use bufshare_protocol::response::Caps;
-    /// use bufshare_protocol::types::Rights;
-    ///
-    /// let mut caps = Caps::default();
-    /// assert_eq!(caps.rights_to_read(Rights::RW), Rights::RW);
-    /// caps.caps |= CAP_RO_ENFORCED;
-    /// assert_eq!(caps.rights_to_read(Rights::RW), Rights::READ);
-    /// ```
-    #[must_use]
-    pub const fn rights_to_read(&self, allowed: Rights) -> Rights {
-        if self.enforces_read_only() {
-            allowed.intersection(Rights::READ)
-        } else {
-            allowed
-        }
-    }
-
     /// The bytes of the configuration space.
     #[must_use]
     pub fn config_space(&self) -> [u8; CONFIG_SIZE] {

@@ -29,12 +29,6 @@ impl Extent {
             len: self.len,
         }
     }
-
-    /// The address after the last byte, `None` if there is no such address.
-    #[must_use]
-    pub const fn end(self) -> Option<u64> {
-        self.addr.checked_add(self.len)
-    }
 }
 
 /// One line of an access list

@@ -2,7 +2,6 @@
 //! Names for people
 
 use core::fmt;
-use core::str::FromStr;
 
 use crate::limits::NAME_LEN;
 use crate::status::Status;
@@ -93,14 +92,6 @@ impl TryFrom<[u8; NAME_LEN]> for Name {
 impl From<Name> for [u8; NAME_LEN] {
     fn from(name: Name) -> Self {
         name.0
-    }
-}
-
-impl FromStr for Name {
-    type Err = Status;
-
-    fn from_str(text: &str) -> Result<Self, Status> {
-        Self::new(text)
     }
 }
 

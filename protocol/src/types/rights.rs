@@ -80,12 +80,6 @@ impl Rights {
         self.0 & other.0 == other.0
     }
 
-    /// What is in either.
-    #[must_use]
-    pub const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
     /// What is in both.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
@@ -103,7 +97,7 @@ impl BitOr for Rights {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        self.union(other)
+        Self(self.0 | other.0)
     }
 }
 
