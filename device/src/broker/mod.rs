@@ -32,6 +32,7 @@
 //! | `events` | the events that wait for a peer |
 //! | `refcount` | counts of references |
 //! | `holds` | whose memory the VMMs hold, the end of all sharing |
+#![forbid(unsafe_code)]
 
 mod attachments;
 mod backing;
