@@ -11,6 +11,10 @@ macro_rules! commands {
         /// Every command number of this version, in numeric order.
         pub const ALL: &[u32] = &[$($name),+];
 
+        /// Each under its name in the C header.
+        pub(crate) const CONSTS: &[(&str, u64)] =
+            &[$((concat!("VIRTIO_BUFSHARE_CMD_", stringify!($name)), $value)),+];
+
         /// Name of a command for people, `None` if it is unknown.
         ///
         /// ```

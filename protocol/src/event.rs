@@ -24,6 +24,10 @@ const HEAD: usize = core::mem::offset_of!(wire::Event, reserved);
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $value:literal, $name:literal;)+) => {
+        /// Each kind under its name in the C header.
+        pub(crate) const CONSTS: &[(&str, u64)] =
+            &[$((concat!("VIRTIO_BUFSHARE_EVT_", $name), $value)),+];
+
         /// What happened
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

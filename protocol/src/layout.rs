@@ -94,14 +94,17 @@ pub const LAYOUT: &[Struct] = &[
     ioctl::Query::LAYOUT,
 ];
 
-macro_rules! constants {
+/// Every numeric constant of `virtio_bufshare.h` and `bufshare.h`, in several tables.
+pub const CONSTS: &[&[(&str, u64)]] = &[OTHERS, command::CONSTS, event::CONSTS, status::CONSTS];
+
+macro_rules! others {
     ($($c_name:ident = $value:expr,)+) => {
-        /// Every numeric constant of `virtio_bufshare.h` and `bufshare.h`.
-        pub const CONSTS: &[(&str, u64)] = &[$((stringify!($c_name), $value as u64),)+];
+        /// Those that no list elsewhere has.
+        const OTHERS: &[(&str, u64)] = &[$((stringify!($c_name), $value as u64),)+];
     };
 }
 
-constants! {
+others! {
     VIRTIO_BUFSHARE_ID = device::ID,
     VIRTIO_BUFSHARE_VERSION = device::VERSION,
     VIRTIO_BUFSHARE_QUEUE_CONTROL = device::QUEUE_CONTROL,
@@ -143,56 +146,6 @@ constants! {
     VIRTIO_BUFSHARE_UNEXPORT_FORCED = request::UNEXPORT_FORCED,
     VIRTIO_BUFSHARE_UNEXPORT_GRACEFUL = request::UNEXPORT_GRACEFUL,
     VIRTIO_BUFSHARE_UNEXPORT_QUIESCED = request::UNEXPORT_QUIESCED,
-    VIRTIO_BUFSHARE_CMD_GET_CAPS = command::GET_CAPS,
-    VIRTIO_BUFSHARE_CMD_PEERS = command::PEERS,
-    VIRTIO_BUFSHARE_CMD_EXPORT = command::EXPORT,
-    VIRTIO_BUFSHARE_CMD_UNEXPORT = command::UNEXPORT,
-    VIRTIO_BUFSHARE_CMD_ATTACH = command::ATTACH,
-    VIRTIO_BUFSHARE_CMD_DETACH = command::DETACH,
-    VIRTIO_BUFSHARE_CMD_MAP = command::MAP,
-    VIRTIO_BUFSHARE_CMD_UNMAP = command::UNMAP,
-    VIRTIO_BUFSHARE_CMD_SYNC = command::SYNC,
-    VIRTIO_BUFSHARE_CMD_FLUSH = command::FLUSH,
-    VIRTIO_BUFSHARE_CMD_QUIESCE = command::QUIESCE,
-    VIRTIO_BUFSHARE_CMD_SET_META = command::SET_META,
-    VIRTIO_BUFSHARE_CMD_GET_META = command::GET_META,
-    VIRTIO_BUFSHARE_CMD_QUERY = command::QUERY,
-    VIRTIO_BUFSHARE_CMD_LIST = command::LIST,
-    VIRTIO_BUFSHARE_CMD_PUSH = command::PUSH,
-    VIRTIO_BUFSHARE_CMD_RETURN = command::RETURN,
-    VIRTIO_BUFSHARE_CMD_FENCE = command::FENCE,
-    VIRTIO_BUFSHARE_EVT_PEER_UP = event::EventKind::PeerUp,
-    VIRTIO_BUFSHARE_EVT_PEER_DOWN = event::EventKind::PeerDown,
-    VIRTIO_BUFSHARE_EVT_OFFER = event::EventKind::Offer,
-    VIRTIO_BUFSHARE_EVT_RELEASED = event::EventKind::Released,
-    VIRTIO_BUFSHARE_EVT_REVOKED = event::EventKind::Revoked,
-    VIRTIO_BUFSHARE_EVT_META = event::EventKind::Meta,
-    VIRTIO_BUFSHARE_EVT_OVERFLOW = event::EventKind::Overflow,
-    VIRTIO_BUFSHARE_S_OK = status::Status::Ok,
-    VIRTIO_BUFSHARE_S_UNSUPPORTED = status::Status::Unsupported,
-    VIRTIO_BUFSHARE_S_BAD_LENGTH = status::Status::BadLength,
-    VIRTIO_BUFSHARE_S_BAD_FIELD = status::Status::BadField,
-    VIRTIO_BUFSHARE_S_NO_ROOM = status::Status::NoRoom,
-    VIRTIO_BUFSHARE_S_NOT_FOUND = status::Status::NotFound,
-    VIRTIO_BUFSHARE_S_DENIED = status::Status::Denied,
-    VIRTIO_BUFSHARE_S_NOT_RAM = status::Status::NotRam,
-    VIRTIO_BUFSHARE_S_OVERLAP = status::Status::Overlap,
-    VIRTIO_BUFSHARE_S_UNALIGNED = status::Status::Unaligned,
-    VIRTIO_BUFSHARE_S_TOO_LARGE = status::Status::TooLarge,
-    VIRTIO_BUFSHARE_S_TOO_MANY = status::Status::TooMany,
-    VIRTIO_BUFSHARE_S_TOO_FRAGMENTED = status::Status::TooFragmented,
-    VIRTIO_BUFSHARE_S_NO_WINDOW = status::Status::NoWindow,
-    VIRTIO_BUFSHARE_S_NO_SPACE = status::Status::NoSpace,
-    VIRTIO_BUFSHARE_S_BUSY = status::Status::Busy,
-    VIRTIO_BUFSHARE_S_REVOKED = status::Status::Revoked,
-    VIRTIO_BUFSHARE_S_META_TOO_LARGE = status::Status::MetaTooLarge,
-    VIRTIO_BUFSHARE_S_BAD_META = status::Status::BadMeta,
-    VIRTIO_BUFSHARE_S_NO_WAY = status::Status::NoWay,
-    VIRTIO_BUFSHARE_S_RO_NOT_ENFORCED = status::Status::RoNotEnforced,
-    VIRTIO_BUFSHARE_S_NO_SHMEM = status::Status::NoShmem,
-    VIRTIO_BUFSHARE_S_MAP_FAILED = status::Status::MapFailed,
-    VIRTIO_BUFSHARE_S_UNBALANCED = status::Status::Unbalanced,
-    VIRTIO_BUFSHARE_S_HOST_ERROR = status::Status::HostError,
     VIRTIO_BUFSHARE_PEER_UP = response::PEER_UP,
     VIRTIO_BUFSHARE_MAP_CACHED = response::MAP_CACHED,
     VIRTIO_BUFSHARE_SYNC_BEGIN = request::SyncOp::Begin,

@@ -5,6 +5,10 @@ use core::fmt;
 
 macro_rules! statuses {
     ($($(#[$doc:meta])* $variant:ident = $value:literal, $name:literal, $text:literal;)+) => {
+        /// Each status under its name in the C header.
+        pub(crate) const CONSTS: &[(&str, u64)] =
+            &[$((concat!("VIRTIO_BUFSHARE_S_", $name), $value)),+];
+
         /// How a request ended
         ///
         /// An unknown buffer and a forbidden one are both
