@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the device answers
 //!
-//! [`encode`] is the device's side; [`parse`] is the driver's, for tests and
-//! tools.
+//! [`encode`] is the device's side; [`parse`] reads its bytes in tests. Drivers do not use it.
 
 mod encode;
 mod info;

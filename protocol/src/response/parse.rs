@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Bytes to an answer, the driver's side
+//! Bytes to an answer, for tests of the device
 
 use alloc::vec::Vec;
 
@@ -16,10 +16,14 @@ use crate::wire::{self, Wire};
 ///
 /// Total: any bytes give an answer or a status.
 ///
+/// It is strict with a device of this version, which is what it is there to test. A driver has
+/// to take statuses and ways that it does not know (SPEC 4.2 and 6.3).
+///
 /// # Errors
-/// The answer is not well-formed. [`BadLength`](Status::BadLength): not
-/// exactly as long as it says. [`BadField`](Status::BadField): another kind, an
-/// unknown status, or a number that is 0 and must not be. Bits that are not known are ignored.
+/// The answer is none of this version. [`BadLength`](Status::BadLength): not
+/// exactly as long as it says. [`BadField`](Status::BadField): another kind; a status, way or
+/// grant that this version does not have; or a number that is 0 and must not be. Other bits
+/// that are not known are ignored.
 /// [`BadMeta`](Status::BadMeta), [`MetaTooLarge`](Status::MetaTooLarge): a name,
 /// image or blob that is not well-formed. [`Unsupported`](Status::Unsupported):
 /// `kind` is no command.
