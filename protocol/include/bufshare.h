@@ -9,10 +9,11 @@
  * is written back; what is longer must end in zeroes, else E2BIG. Entries of tables
  * and metadata likewise have the size that the program says. Each ioctl that the
  * host may refuse has a status field: on failure errno says the kind and status,
- * a VIRTIO_BUFSHARE_S_* value of virtio_bufshare.h, the exact reason (0 when the
- * host was not asked or did not answer; not written with E2BIG of the structure, EFAULT
- * and ENODEV). INFO asks the host, too, which has no
- * reason to refuse it; DMA_BUF_IOCTL_SYNC of an import says the errno alone.
+ * a VIRTIO_BUFSHARE_S_* value of virtio_bufshare.h, the exact reason. The driver
+ * may have found that reason without asking. 0: there is none beside the errno, or the
+ * host did not answer. It is not written with E2BIG of the structure, EFAULT and
+ * ENODEV. INFO asks the host, too, which has no reason to refuse it; DMA_BUF_IOCTL_SYNC
+ * of an import says the errno alone.
  *
  * Waits for the host end on a fatal signal (EINTR), when the host does not
  * answer in time (ETIMEDOUT) and when the device goes away (ENODEV).
@@ -38,7 +39,7 @@
 #define BUFSHARE_MAX_PLANES	4
 #define BUFSHARE_MAX_ACL	16
 #define BUFSHARE_MAX_BLOB	4096
-#define BUFSHARE_MAX_ENTRY	1024	/* bytes of entry_size and meta_size */
+#define BUFSHARE_MAX_ENTRY	1024	/* bytes of entry_size, meta_size, access_size */
 
 #define BUFSHARE_READ		0x1
 #define BUFSHARE_WRITE		0x2
@@ -115,7 +116,7 @@ struct bufshare_peer {
  * @extents: number of pieces, if ours
  * @attachments: of all peers if ours, else our own
  * @mapped: how many of those are mapped
- * @fourcc: of the image, 0: none
+ * @fourcc: of the image, 0: none; whether it can be made sense of, GET_META says
  * @name: for people
  */
 struct bufshare_buffer {
@@ -154,7 +155,7 @@ struct bufshare_table {
 
 /**
  * struct bufshare_alloc - ALLOC: a dma-buf of this VM's RAM in few pieces
- * @size: in: bytes, rounded up to whole pages
+ * @size: in: bytes, rounded up to whole pages and to the alignment of pieces
  * @fd_flags: in: O_CLOEXEC and O_RDWR or O_RDONLY
  * @flags: in: zero
  * @fd: out: the dma-buf
@@ -217,7 +218,8 @@ struct bufshare_image {
  * @name: for people, UTF-8, NUL padded
  * @image: typed image description
  * @blob_len: bytes of opaque data; GET_META: in: room, out: length
- * @must_know: as in struct virtio_bufshare_meta
+ * @must_know: as in struct virtio_bufshare_meta: who finds an unknown bit takes it for
+ *	no image; EXPORT and SET_META: zero
  */
 struct bufshare_meta {
 	__u8 name[BUFSHARE_NAME_LEN];
@@ -235,10 +237,10 @@ struct bufshare_meta {
  * @acl: in: address of struct bufshare_access
  * @blob: in: address of meta.blob_len bytes
  * @meta: in: address of struct bufshare_meta
- * @meta_size: in: bytes of it, up to BUFSHARE_MAX_ENTRY, a multiple of 8
- * @access_size: in: bytes of a line of @acl, likewise
+ * @meta_size: in: bytes of it, as here or more, up to BUFSHARE_MAX_ENTRY, a multiple of 8
+ * @access_size: in: bytes of a line of @acl, likewise, also if there is none
  * @id: out: the buffer's name
- * @generation: out: number of this export
+ * @generation: out: number of this export, not used again (SPEC.md, section 5.2)
  * @export_fd: out: closing the last copy of it ends the export
  * @status: out: status of the host
  *
@@ -325,7 +327,7 @@ struct bufshare_import {
  * @seq: out: sequence number
  * @meta: in: address of struct bufshare_meta, read (SET_META) or written; a GET_META
  *	with too little room for the blob is EMSGSIZE and writes the length needed there
- * @meta_size: in: bytes of it, up to BUFSHARE_MAX_ENTRY, a multiple of 8
+ * @meta_size: in: bytes of it, as here or more, up to BUFSHARE_MAX_ENTRY, a multiple of 8
  * @export_fd: SET_META: in: the export, of EXPORT: who has it may change the metadata.
  *	GET_META: zero
  * @status: out: status of the host
@@ -360,7 +362,8 @@ struct bufshare_query {
  * @flags: zero
  * @length: bytes that read() returned
  * @reserved: zero
- * @seq: number of the event; an OVERFLOW event reports gaps
+ * @seq: number of the event in the session of driver and host, from 1; 0: an OVERFLOW of
+ *	the driver's own. OVERFLOW reports gaps
  * @peer: whom it is about
  * @id: the buffer, or zero
  * @handle: the attachment, or zero

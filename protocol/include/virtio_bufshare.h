@@ -162,20 +162,20 @@ struct virtio_bufshare_config {
 #define VIRTIO_BUFSHARE_S_BAD_LENGTH		2	/* not the length its fields say */
 #define VIRTIO_BUFSHARE_S_BAD_FIELD		3	/* out of range */
 #define VIRTIO_BUFSHARE_S_NO_ROOM		4	/* response room too small: not done */
-#define VIRTIO_BUFSHARE_S_NOT_FOUND		5	/* no such buffer or handle for you */
-#define VIRTIO_BUFSHARE_S_DENIED		6	/* operator does not allow it */
+#define VIRTIO_BUFSHARE_S_NOT_FOUND		5	/* no such buffer, handle, window for you */
+#define VIRTIO_BUFSHARE_S_DENIED		6	/* operator or exporter does not allow it */
 #define VIRTIO_BUFSHARE_S_NOT_RAM		7	/* extent is not this VM's own RAM */
 #define VIRTIO_BUFSHARE_S_OVERLAP		8	/* extents overlap each other */
 #define VIRTIO_BUFSHARE_S_UNALIGNED		9	/* not a multiple of map_align */
 #define VIRTIO_BUFSHARE_S_TOO_LARGE		10	/* buffer over max_buffer_size */
-#define VIRTIO_BUFSHARE_S_TOO_MANY		11	/* max_buffers or max_attachments */
+#define VIRTIO_BUFSHARE_S_TOO_MANY		11	/* over max_buffers, max_attachments, ... */
 #define VIRTIO_BUFSHARE_S_TOO_FRAGMENTED	12	/* over max_extents or max_windows */
 #define VIRTIO_BUFSHARE_S_NO_WINDOW		13	/* window budget used up */
 #define VIRTIO_BUFSHARE_S_NO_SPACE		14	/* no free range in the region */
 #define VIRTIO_BUFSHARE_S_BUSY			15	/* still mapped; UNEXPORT under way */
-#define VIRTIO_BUFSHARE_S_REVOKED		16	/* the exporter revoked it */
+#define VIRTIO_BUFSHARE_S_REVOKED		16	/* being revoked, or gone */
 #define VIRTIO_BUFSHARE_S_META_TOO_LARGE	17	/* over max_blob: refused, not cut */
-#define VIRTIO_BUFSHARE_S_BAD_META		18	/* image beyond buffer, name not UTF-8 */
+#define VIRTIO_BUFSHARE_S_BAD_META		18	/* name or image not valid, or too large */
 #define VIRTIO_BUFSHARE_S_NO_WAY		19	/* none that is allowed and accepted */
 #define VIRTIO_BUFSHARE_S_RO_NOT_ENFORCED	20	/* VMM would not enforce read-only */
 #define VIRTIO_BUFSHARE_S_NO_SHMEM		21	/* VMM has no shared-memory requests */
@@ -262,7 +262,7 @@ struct virtio_bufshare_handle {
  * @window: of the answer to MAP
  *
  * Each entry undoes one MAP. A window that more MAPs than UNMAPs named stays; then
- * its number is gone, and never comes again. One that is not mapped is NOT_FOUND.
+ * its number is gone, and not used again. One that is not mapped is NOT_FOUND.
  *
  * The device may keep what an unmapped window showed for the next MAP. FLUSH
  * gives up all that it keeps so, and is answered when the VMM has unmapped it. A
@@ -462,7 +462,7 @@ struct virtio_bufshare_export {
  * struct virtio_bufshare_export_resp - answer to EXPORT
  * @hdr: response header
  * @id: the buffer's name
- * @generation: number of this export, never used again while the host lives
+ * @generation: number of this export, not used again (SPEC.md, section 5.2)
  */
 struct virtio_bufshare_export_resp {
 	struct virtio_bufshare_resp hdr;
@@ -530,7 +530,7 @@ struct virtio_bufshare_attach {
 /**
  * struct virtio_bufshare_attach_resp - answer to ATTACH
  * @hdr: response header
- * @handle: of this attachment, never zero, never used again while the host lives
+ * @handle: of this attachment, never zero, not used again (SPEC.md, section 5.2)
  * @size: bytes of the buffer
  * @generation: of the export
  * @owner: the exporting peer

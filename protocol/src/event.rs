@@ -77,7 +77,7 @@ kinds! {
     Offer = 0x1002, "OFFER";
     /// `peer`'s last attachment to one's own `id` has ended.
     Released = 0x1003, "RELEASED";
-    /// `id` is revoked; `handle` is the attachment, 0 if the buffer is one's own.
+    /// `id` of the exporter `peer` is revoked; `handle` is the attachment, 0 if there is none.
     Revoked = 0x1004, "REVOKED";
     /// `id` has new metadata; `value` is its sequence number.
     Meta = 0x1005, "META";

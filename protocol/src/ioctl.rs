@@ -64,7 +64,7 @@ layout_struct! {
 layout_struct! {
     /// ALLOC: a dma-buf of this VM's RAM in few pieces
     Alloc = "bufshare_alloc" {
-        /// In: bytes, rounded up to whole pages.
+        /// In: bytes, rounded up to whole pages and to the alignment of pieces.
         size: u64,
         /// In: `O_CLOEXEC` and `O_RDWR` or `O_RDONLY`.
         fd_flags: u32,
@@ -100,7 +100,7 @@ layout_struct! {
         access_size: u32,
         /// Out: the buffer's name.
         id: Id,
-        /// Out: number of this export.
+        /// Out: number of this export, not used again (SPEC 5.2).
         generation: u64,
         /// Out: closing the last copy of it ends the export.
         export_fd: i32,

@@ -68,54 +68,54 @@ macro_rules! statuses {
 statuses! {
     /// Done.
     Ok = 0, "OK", "done";
-    /// Command, option or field unknown.
-    Unsupported = 1, "UNSUPPORTED", "the device does not know this command, option or field";
-    /// Request shorter or longer than its fields say.
+    /// Command, option, flag or field that the device does not know or does not serve.
+    Unsupported = 1, "UNSUPPORTED", "the device does not know or does not serve this command, option or field";
+    /// Not the length that the fields say, or one that none has.
     BadLength = 2, "BAD_LENGTH", "the message is shorter or longer than its fields say";
-    /// Reserved not zero, or value out of range.
-    BadField = 3, "BAD_FIELD", "a reserved field is not zero, or a value is out of range";
+    /// A value out of its range.
+    BadField = 3, "BAD_FIELD", "a value is out of its range";
     /// Response room too small for the answer.
     NoRoom = 4, "NO_ROOM", "there is too little room for the answer";
-    /// No such buffer or handle for this peer.
+    /// No such buffer, attachment or window for this peer.
     NotFound = 5, "NOT_FOUND", "there is no such buffer for this VM: unknown, revoked or not granted";
-    /// The operator allows no such sharing.
-    Denied = 6, "DENIED", "the host's operator does not allow these VMs to share this way";
+    /// The policy or the grant does not allow it.
+    Denied = 6, "DENIED", "the host's operator or the buffer's exporter does not allow that";
     /// An extent is not this VM's own RAM.
     NotRam = 7, "NOT_RAM", "the buffer does not lie in this VM's own RAM";
     /// Extents overlap each other.
     Overlap = 8, "OVERLAP", "pieces of the buffer overlap each other";
-    /// Extent, offset or size is not aligned to `map_align`.
-    Unaligned = 9, "UNALIGNED", "a piece, an offset or the size is not a multiple of the device's alignment";
+    /// Address or length of an extent is not a multiple of `map_align`.
+    Unaligned = 9, "UNALIGNED", "a piece of the buffer is not aligned as the device needs it";
     /// Buffer over `max_buffer_size`.
     TooLarge = 10, "TOO_LARGE", "the buffer is larger than the device allows";
-    /// `max_buffers` or `max_attachments` reached.
+    /// `max_buffers`, `max_attachments` or another number of SPEC 11 reached.
     TooMany = 11, "TOO_MANY", "this VM already has as many buffers or imports as the device allows";
-    /// More extents than `max_extents` or the window budget.
+    /// More extents than `max_extents`, or more mappings than allowed.
     TooFragmented = 12, "TOO_FRAGMENTED", "the buffer lies in more pieces than the device can map";
     /// Window budget used up.
     NoWindow = 13, "NO_WINDOW", "this VM holds as many mappings as its VMM may have";
     /// No free range in the shared-memory region.
     NoSpace = 14, "NO_SPACE", "the shared-memory region has no free range of this size";
-    /// Still mapped.
-    Busy = 15, "BUSY", "the buffer is still mapped";
-    /// The exporter revoked the buffer.
-    Revoked = 16, "REVOKED", "the exporter revoked the buffer";
+    /// Still mapped, or another UNEXPORT waits.
+    Busy = 15, "BUSY", "the buffer is still mapped, or its end is already waited for";
+    /// The buffer is being revoked, or is gone.
+    Revoked = 16, "REVOKED", "the buffer was revoked";
     /// Blob over `max_blob`; refused, never cut.
     MetaTooLarge = 17, "META_TOO_LARGE", "the opaque metadata is longer than the device allows";
-    /// Image does not fit the buffer, or name not UTF-8.
-    BadMeta = 18, "BAD_META", "the image does not fit the buffer, or the name is not valid";
-    /// No udmabuf here and raw RAM descriptors not allowed.
-    NoWay = 19, "NO_WAY", "the host has no safe way to share this VM's memory";
+    /// Name or image not well-formed, or the image larger than the buffer.
+    BadMeta = 18, "BAD_META", "the name or the image is not valid, or the image does not fit the buffer";
+    /// No way that is accepted and allowed, or a property that is missing.
+    NoWay = 19, "NO_WAY", "the host has no way to share the buffer that is allowed and accepted";
     /// Read-only asked, but the VMM would not enforce it.
     RoNotEnforced = 20, "RO_NOT_ENFORCED", "this VM's VMM would not enforce a read-only mapping";
     /// The VMM cannot map: shared-memory requests are missing.
     NoShmem = 21, "NO_SHMEM", "this VM's VMM cannot map other VMs' memory";
-    /// The VMM refused the mapping.
+    /// The VMM refused the mapping, or is not asked any more.
     MapFailed = 22, "MAP_FAILED", "this VM's VMM refused the mapping";
     /// SYNC end without begin.
     Unbalanced = 23, "UNBALANCED", "an end of access without its begin";
-    /// The host ran out of something; see its log.
-    HostError = 24, "HOST_ERROR", "the host ran out of something; its log says what";
+    /// The host failed, or is ending.
+    HostError = 24, "HOST_ERROR", "the host failed, or is ending";
 }
 
 #[cfg(test)]

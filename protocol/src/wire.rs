@@ -72,7 +72,7 @@ wire_struct! {
     Resp = "virtio_bufshare_resp" {
         /// The request's type.
         r#type: u32,
-        /// A [`Status`](crate::status::Status); unless OK nothing follows.
+        /// A [`Status`](crate::status::Status); unless OK nothing follows, but in a [`BatchResp`].
         status: u32,
         /// Bytes of the response's structure, this header included.
         length: u32,
@@ -267,7 +267,7 @@ wire_struct! {
         hdr: Resp,
         /// The buffer's name.
         id: Id,
-        /// Number of this export, never used again while the host lives.
+        /// Number of this export, not used again (SPEC 5.2).
         generation: u64,
     }
 }
@@ -319,7 +319,7 @@ wire_struct! {
     AttachResp = "virtio_bufshare_attach_resp" {
         /// Response header.
         hdr: Resp,
-        /// Of this attachment, never zero, never used again while the host lives.
+        /// Of this attachment, never zero, not used again (SPEC 5.2).
         handle: u64,
         /// Bytes of the buffer.
         size: u64,

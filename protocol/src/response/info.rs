@@ -155,7 +155,7 @@ pub struct BufferInfo {
     pub owner: u64,
     /// Bytes.
     pub size: u64,
-    /// Number of the export, from 1.
+    /// Number of the export, not 0 (SPEC 5.2).
     pub generation: u64,
     /// Sequence number of the metadata.
     pub meta_seq: u64,
