@@ -217,7 +217,7 @@ impl Device {
             rights: Rights::from_wire(raw.rights).ok_or_else(|| Error::nonsense(op))?,
             generation: raw.generation,
             owner: raw.owner,
-            way: Way::from_wire(raw.way),
+            way: Way::from_number(raw.way),
             properties: Properties::from_wire(raw.properties),
             windows: raw.windows,
         })

@@ -7,42 +7,14 @@ use bufshare_protocol::event::{EventKind as Wire, SIZE};
 use bufshare_protocol::wire;
 
 use crate::BufferId;
+use crate::numbered::numbered;
 
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $variant:ident;)+) => {
-        /// What happened
-        ///
-        /// A later version of this library may give a number of [`Unknown`](Self::Unknown) a
-        /// variant of its own. Source: `VIRTIO_BUFSHARE_EVT_*` of `virtio_bufshare.h`.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum EventKind {
-            $($(#[$doc])* $variant,)+
-            /// A kind that this version of the library does not know, by its number. Nothing of
-            /// what is known here depends on it.
-            Unknown(u32),
-        }
-
-        impl EventKind {
-            fn from_wire(number: u32) -> Self {
-                match Wire::from_wire(number) {
-                    $(Some(Wire::$variant) => Self::$variant,)+
-                    None => Self::Unknown(number),
-                }
-            }
-
-            /// `None`: its number has no name here.
-            fn to_protocol(self) -> Option<Wire> {
-                match self {
-                    $(Self::$variant => Some(Wire::$variant),)+
-                    Self::Unknown(_) => None,
-                }
-            }
-        }
-    };
-}
-
-kinds! {
+numbered! {
+    /// What happened
+    ///
+    /// Nothing that is known here depends on a kind that is not. Source: `VIRTIO_BUFSHARE_EVT_*`
+    /// of `virtio_bufshare.h`.
+    EventKind of Wire:
     /// The driver of [`peer`](Event::peer) runs.
     PeerUp;
     /// The driver of [`peer`](Event::peer) is gone. A [`Revoked`](Self::Revoked) of each of its
@@ -73,15 +45,6 @@ impl EventKind {
     #[must_use]
     pub fn name(self) -> &'static str {
         self.to_protocol().map_or("UNKNOWN", Wire::name)
-    }
-
-    /// The number in the C header.
-    #[must_use]
-    pub fn number(self) -> u32 {
-        match self {
-            Self::Unknown(number) => number,
-            known => known.to_protocol().map_or(0, Wire::to_wire),
-        }
     }
 }
 
@@ -137,7 +100,7 @@ impl Event {
     pub(crate) fn from_bytes(bytes: &[u8; SIZE]) -> Self {
         let raw = wire::Event::from_bytes(bytes);
         Self {
-            kind: EventKind::from_wire(raw.r#type),
+            kind: EventKind::from_number(raw.r#type),
             seq: raw.seq,
             peer: raw.peer,
             id: BufferId(raw.id.b),

@@ -62,6 +62,7 @@
 //! | `region` | mmap and the copies to and from shared memory |
 //! | `ioctl` | every ioctl |
 //! | `error`, `operation`, `status` | [`Error`], [`Operation`], [`Status`]: what failed and why |
+//! | `numbered` | what the enums of numbers have in common: [`EventKind`], [`Status`], [`Way`] |
 //!
 //! `unsafe` is in `region` and `ioctl` alone.
 
@@ -78,6 +79,7 @@ mod kernel;
 mod mapping;
 mod meta;
 mod name;
+mod numbered;
 mod offers;
 mod operation;
 mod peer;

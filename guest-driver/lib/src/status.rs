@@ -5,46 +5,14 @@ use std::fmt;
 
 use bufshare_protocol::status::Status as Wire;
 
-macro_rules! statuses {
-    ($($(#[$doc:meta])* $variant:ident;)+) => {
-        /// Why the host refused a request: its exact reason, where the errno is only the kind
-        ///
-        /// [`Display`](fmt::Display) is the reason as a sentence without what to do about it. A
-        /// later version of this library may give a number of
-        /// [`Unknown`](Self::Unknown) a variant of its own. Source: the status codes of
-        /// `virtio_bufshare.h`.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum Status {
-            $($(#[$doc])* $variant,)+
-            /// A reason that this version of the library does not know, by its number.
-            Unknown(u32),
-        }
+use crate::numbered::numbered;
 
-        impl Status {
-            /// Every reason that this version of the library knows, in the order of their numbers.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            /// `None`: not a refusal.
-            fn from_protocol(status: Wire) -> Option<Self> {
-                match status {
-                    Wire::Ok => None,
-                    $(Wire::$variant => Some(Self::$variant),)+
-                }
-            }
-
-            /// `None`: its number has no name here.
-            fn to_protocol(self) -> Option<Wire> {
-                match self {
-                    $(Self::$variant => Some(Wire::$variant),)+
-                    Self::Unknown(_) => None,
-                }
-            }
-        }
-    };
-}
-
-statuses! {
+numbered! {
+    /// Why the host refused a request: its exact reason, where the errno is only the kind
+    ///
+    /// [`Display`](fmt::Display) is the reason as a sentence without what to do about it.
+    /// Source: the status codes of `virtio_bufshare.h`.
+    Status of Wire but Ok:
     /// The device does not know this request or an option of it.
     Unsupported;
     /// A message of the driver's was shorter or longer than its fields say.
@@ -102,10 +70,7 @@ statuses! {
 impl Status {
     /// What the driver put into a status field; `None` for 0, which is no refusal.
     pub(crate) fn from_wire(number: u32) -> Option<Self> {
-        match Wire::from_wire(number) {
-            Some(status) => Self::from_protocol(status),
-            None => Some(Self::Unknown(number)),
-        }
+        (number != Wire::Ok.to_wire()).then(|| Self::from_number(number))
     }
 
     /// The name in the C header without its prefix, as `NOT_FOUND`; `UNKNOWN` for one that
@@ -113,15 +78,6 @@ impl Status {
     #[must_use]
     pub fn name(self) -> &'static str {
         self.to_protocol().map_or("UNKNOWN", Wire::name)
-    }
-
-    /// The number in the C header.
-    #[must_use]
-    pub fn number(self) -> u32 {
-        match self {
-            Self::Unknown(number) => number,
-            known => known.to_protocol().map_or(0, Wire::to_wire),
-        }
     }
 }
 

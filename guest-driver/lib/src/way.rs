@@ -5,71 +5,38 @@ use std::fmt;
 
 use bufshare_protocol::types::Way as Wire;
 
-/// How an import reaches the exporter's bytes; the host chooses it
-///
-/// Made to be shown to people. A later version of this library may give a number of
-/// [`Unknown`](Self::Unknown) a variant of its own. Source: `VIRTIO_BUFSHARE_WAY_*` of
-/// `virtio_bufshare.h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Way {
+use crate::numbered::numbered;
+
+numbered! {
+    /// How an import reaches the exporter's bytes; the host chooses it
+    ///
+    /// Made to be shown to people; [`Properties`](crate::Properties) say what holds. Source:
+    /// `VIRTIO_BUFSHARE_WAY_*` of `virtio_bufshare.h`.
+    Way of Wire:
     /// This VM's VMM maps the exporter's RAM itself, piece by piece.
-    Direct,
+    Direct;
     /// This VM's VMM maps a dma-buf of the host, of just the shared pages.
-    Udmabuf,
+    Udmabuf;
     /// This VM's VMM maps memory of the host.
-    Pool,
+    Pool;
     /// This VM's VMM maps memory of the host that gets a copy.
-    CopyWindow,
+    CopyWindow;
     /// RAM of this VM gets a copy.
-    CopyGuest,
-    /// A way that this version of the library does not know, by its number.
-    Unknown(u32),
+    CopyGuest;
 }
 
 impl Way {
-    pub(crate) fn from_wire(number: u32) -> Self {
-        match Wire::from_wire(number) {
-            Some(Wire::Direct) => Self::Direct,
-            Some(Wire::Udmabuf) => Self::Udmabuf,
-            Some(Wire::Pool) => Self::Pool,
-            Some(Wire::CopyWindow) => Self::CopyWindow,
-            Some(Wire::CopyGuest) => Self::CopyGuest,
-            None => Self::Unknown(number),
-        }
-    }
-
     /// Those whose bits are set.
     pub(crate) fn all_of(bits: u32) -> Vec<Self> {
         let set = (0..u32::BITS).filter(|way| bits & 1 << way != 0);
-        set.map(Self::from_wire).collect()
-    }
-
-    /// The number in the C header.
-    #[must_use]
-    pub fn number(self) -> u32 {
-        match self {
-            Self::Direct => Wire::Direct.to_wire(),
-            Self::Udmabuf => Wire::Udmabuf.to_wire(),
-            Self::Pool => Wire::Pool.to_wire(),
-            Self::CopyWindow => Wire::CopyWindow.to_wire(),
-            Self::CopyGuest => Wire::CopyGuest.to_wire(),
-            Self::Unknown(number) => number,
-        }
+        set.map(Self::from_number).collect()
     }
 
     /// A word: `direct`, `udmabuf`, `pool`, `copy` or `copy-guest`; `unknown` for one that this
     /// version of the library does not know.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Direct => Wire::Direct.name(),
-            Self::Udmabuf => Wire::Udmabuf.name(),
-            Self::Pool => Wire::Pool.name(),
-            Self::CopyWindow => Wire::CopyWindow.name(),
-            Self::CopyGuest => Wire::CopyGuest.name(),
-            Self::Unknown(_) => "unknown",
-        }
+        self.to_protocol().map_or("unknown", Wire::name)
     }
 }
 
@@ -96,7 +63,7 @@ mod tests {
     #[test]
     fn ways_keep_their_numbers_known_or_not() {
         for number in 0..8 {
-            let way = Way::from_wire(number);
+            let way = Way::from_number(number);
             assert_eq!(way.number(), number);
             let known = Wire::from_wire(number);
             assert_eq!(way.name(), known.map_or("unknown", Wire::name));
