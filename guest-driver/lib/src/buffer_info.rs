@@ -12,14 +12,14 @@ use crate::{BufferId, Name, Rights};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BufferInfo {
-    /// Its name. No other buffer ever has the same.
+    /// Its name: random, so that no other buffer has the same, and nobody can guess it.
     pub id: BufferId,
     /// The exporting peer's id.
     pub owner: u64,
     /// Bytes.
     pub size: u64,
-    /// Number of the export, never used again while the host's daemon lives; of one owner's, the
-    /// later has the greater one.
+    /// Number of the export. No other has the same, also after a restart of the host's daemon,
+    /// unless the host's clock was set back before. Of one owner's, the later has the greater one.
     pub generation: u64,
     /// Sequence number of the metadata, from 1.
     pub meta_seq: u64,
@@ -35,7 +35,8 @@ pub struct BufferInfo {
     pub attachments: u32,
     /// How many of those imports are mapped.
     pub mapped: u32,
-    /// DRM fourcc of the image in it; 0: none.
+    /// DRM fourcc of the image in it; 0: none. Whether this version of the library can make sense
+    /// of that image, [`Device::get_meta`](crate::Device::get_meta) says.
     pub fourcc: u32,
     /// For people.
     pub name: Name,

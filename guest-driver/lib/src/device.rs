@@ -28,8 +28,8 @@ use crate::{
 ///
 /// # Blocking
 /// Functions that "ask the host" wait for its answer, for as long as the driver has patience: 9
-/// seconds, or what its module's parameter `request_timeout_ms` says, and `ETIMEDOUT` then. The
-/// wait ends sooner when the device goes (`ENODEV`) or a signal kills the process; no other
+/// seconds, or less if its module's parameter `request_timeout_ms` says so, and `ETIMEDOUT` then.
+/// The wait ends sooner when the device goes (`ENODEV`) or a signal kills the process; no other
 /// signal ends it. The kernel has no form of these calls that does not wait: a program that may
 /// not wait for another one, as a compositor, calls them on a thread of its own, as
 /// `examples/event_loop.rs` of [`Offers`] does.
@@ -108,7 +108,8 @@ impl Device {
         }
     }
 
-    /// All peers, this VM included. Asks the host, once for every 64 of them.
+    /// The peers that this VM may share anything with, and itself. Asks the host, once for every
+    /// 64 of them.
     ///
     /// # Errors
     /// The host does not answer.
@@ -156,8 +157,8 @@ impl Device {
     /// [`Info::map_align`](crate::Info::map_align). Asks nobody, but may wait for memory.
     ///
     /// # Errors
-    /// There is too little memory (`ENOMEM`), `size` is 0 (`EINVAL`) or more than the largest
-    /// buffer of [`info`](Self::info) (`EFBIG`).
+    /// There is too little memory (`ENOMEM`), or `size` is 0 (`EINVAL`) or more than
+    /// [`Info::max_buffer_size`](crate::Info::max_buffer_size) (`EFBIG`).
     pub fn alloc(&self, size: u64) -> Result<DmaBuf> {
         let op = Operation::Alloc;
         let fd = ioctl::alloc(self.as_fd(), size).map_err(|errno| Error::new(op, errno))?;
@@ -254,7 +255,8 @@ impl Device {
         Ok(raw.seq)
     }
 
-    /// The sequence number of the metadata of a buffer, and the metadata. Asks the host.
+    /// The sequence number of the metadata of a buffer, and the metadata. An image that this
+    /// version of the library cannot make sense of is none. Asks the host.
     ///
     /// # Errors
     /// There is no such buffer for this VM ([`Error::is_absent`]), or the host does not answer.

@@ -25,8 +25,9 @@ pub struct Error {
     pub op: Operation,
     /// The kernel's reason. Of what the host refused it is the kind alone.
     pub errno: io::Error,
-    /// The host's reason, if the host was asked and refused; also
-    /// [`Revoked`](Status::Revoked) if the memory of a buffer in use is gone.
+    /// The exact reason of a refusal, the host's or, in the host's terms, the driver's; also
+    /// [`Revoked`](Status::Revoked) if the memory of a buffer in use is gone. `None`: there is
+    /// none beside the errno.
     pub status: Option<Status>,
 }
 

@@ -24,18 +24,19 @@ numbered! {
     /// size in bytes.
     Offer;
     /// [`peer`](Event::peer) has no import of this VM's own buffer [`id`](Event::id) any more.
+    /// Does not come of a buffer that is being revoked.
     Released;
     /// The buffer [`id`](Event::id) is revoked. There is one for each import of it, with its
-    /// [`handle`](Event::handle). [`peer`](Event::peer) is the exporter: this VM itself if the
-    /// host ended an export of its own.
+    /// [`handle`](Event::handle), and one without (0) if this VM has none. [`peer`](Event::peer)
+    /// is the exporter: this VM itself if the host ended an export of its own.
     Revoked;
     /// The buffer [`id`](Event::id) has new metadata; [`value`](Event::value) is its sequence
     /// number.
     Meta;
-    /// [`value`](Event::value) events were lost before this one, 0: an unknown number. After a
-    /// suspend of this VM and after a reset of the device it is the only event of all imports
-    /// and exports that ended: ask [`DmaBuf::is_revoked`](crate::DmaBuf::is_revoked) of each
-    /// import and [`Export::has_ended`](crate::Export::has_ended) of each export.
+    /// [`value`](Event::value) events were lost in this place, 0: an unknown number, or none.
+    /// After a suspend of this VM and after a reset of the device it is the only event of all
+    /// imports and exports that ended: ask [`DmaBuf::is_revoked`](crate::DmaBuf::is_revoked) of
+    /// each import and [`Export::has_ended`](crate::Export::has_ended) of each export.
     Overflow;
 }
 
@@ -71,10 +72,10 @@ pub struct Event {
     pub peer: u64,
     /// The buffer; [`BufferId::ZERO`] if it is about none.
     pub id: BufferId,
-    /// The driver's number of the import; 0 if it is about none.
+    /// The host's number of the import; 0 if it is about none.
     pub handle: u64,
-    /// Number of the export, as in [`Import::generation`](crate::Import::generation); 0 if it
-    /// is about none.
+    /// Number of the export, as [`BufferInfo::generation`](crate::BufferInfo::generation); 0 if
+    /// it is about none.
     pub generation: u64,
     /// See [`EventKind`].
     pub value: u64,

@@ -44,8 +44,8 @@ impl Access {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExportOptions {
-    /// Who may import it, at most 16 peers. Empty: all peers that the host's operator allows,
-    /// as far as he allows.
+    /// Who may import it, at most 16 peers, each once. Empty: all peers that the host's operator
+    /// allows, as far as he allows.
     pub access: Vec<Access>,
     /// Name, image, opaque bytes.
     pub meta: Meta,
@@ -102,7 +102,7 @@ impl Export {
         self.id
     }
 
-    /// Number of this export, never used again while the host's daemon lives.
+    /// Number of this export, as [`BufferInfo::generation`](crate::BufferInfo::generation).
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation

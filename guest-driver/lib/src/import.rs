@@ -23,7 +23,7 @@ pub struct Import {
     pub id: BufferId,
     /// What was granted.
     pub rights: Rights,
-    /// Number of the export. Another one under the same id cannot be.
+    /// Number of the export, as [`BufferInfo::generation`](crate::BufferInfo::generation).
     pub generation: u64,
     /// The exporting peer's id.
     pub owner: u64,

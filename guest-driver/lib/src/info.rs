@@ -12,7 +12,7 @@ use crate::{CAP_RO_ENFORCED, Name, Rights, Way};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Info {
-    /// Of the wire format in force between driver and host, from 1.
+    /// Of the wire format in force between driver and host.
     pub version: u32,
     /// What can be done here: a set of [`CAP_MAP`](crate::CAP_MAP),
     /// [`CAP_UDMABUF`](crate::CAP_UDMABUF), [`CAP_RO_ENFORCED`]. Other bits mean nothing to this
@@ -31,7 +31,8 @@ pub struct Info {
     /// Bytes, a power of two: the addresses and sizes of the pieces of an exported buffer are
     /// multiples of it.
     pub map_align: u32,
-    /// Bytes of the shared-memory region in which imports appear; 0 where there is none.
+    /// Bytes of the shared-memory region in which imports appear, where this VM has one
+    /// ([`CAP_MAP`](crate::CAP_MAP)).
     pub shm_size: u64,
     /// Bytes of the largest buffer that can be exported.
     pub max_buffer_size: u64,
@@ -39,7 +40,7 @@ pub struct Info {
     pub peer_id: u64,
     /// VMM mappings that this VM holds now, idle ones included.
     pub windows_used: u32,
-    /// In which ways an import may be made, if at all, of some buffers.
+    /// The ways that an import may be given, of some buffers.
     pub ways: Vec<Way>,
     /// This VM's name, given by the host's operator.
     pub name: Name,

@@ -10,8 +10,9 @@ use crate::{Name, Rights};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Peer {
-    /// Its number, from 1, the same as long as the host's daemon lives. [`Access::peer`],
-    /// [`BufferInfo::owner`] and [`Event::peer`] name it so.
+    /// Its number, from 1, the same as long as the host's daemon lives: its place in the
+    /// operator's configuration. [`Access::peer`], [`BufferInfo::owner`] and [`Event::peer`] name
+    /// it so.
     ///
     /// [`Access::peer`]: crate::Access::peer
     /// [`BufferInfo::owner`]: crate::BufferInfo::owner

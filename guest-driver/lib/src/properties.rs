@@ -15,13 +15,13 @@ impl Properties {
         Self(Wire::from_wire(bits))
     }
 
-    /// Accesses by the processor need no `DMA_BUF_IOCTL_SYNC` to see what the exporter wrote.
+    /// All VMs see the same bytes: `DMA_BUF_IOCTL_SYNC` moves no data between them.
     #[must_use]
     pub fn is_coherent(self) -> bool {
         self.0.contains(Wire::COHERENT)
     }
 
-    /// This VM's VMM keeps it from writing.
+    /// This VM's VMM keeps this VM from writing.
     #[must_use]
     pub fn is_read_only_held(self) -> bool {
         self.0.contains(Wire::RO_HELD)

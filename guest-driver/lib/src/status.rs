@@ -13,57 +13,59 @@ numbered! {
     /// [`Display`](fmt::Display) is the reason as a sentence without what to do about it.
     /// Source: the status codes of `virtio_bufshare.h`.
     Status of Wire but Ok:
-    /// The device does not know this request or an option of it.
+    /// The device does not know or does not serve this request, or an option of it.
     Unsupported;
-    /// A message of the driver's was shorter or longer than its fields say.
+    /// A message of the driver's does not have the length that its fields say.
     BadLength;
-    /// A reserved field was set, or a value was out of its range.
+    /// A value is out of its range.
     BadField;
     /// The driver left too little room for the answer.
     NoRoom;
     /// No such buffer for this VM: unknown, revoked or never granted. These cannot be told
     /// apart, so that nobody can probe for ids.
     NotFound;
-    /// The host's operator does not allow these VMs to share so.
+    /// The host's operator does not allow these VMs to share so, the exporter granted less, or
+    /// the buffer to be imported is this VM's own.
     Denied;
     /// The exported memory is not this VM's own RAM.
     NotRam;
     /// A page occurs twice in the exported buffer.
     Overlap;
-    /// A piece or the size is no multiple of [`Info::map_align`](crate::Info::map_align).
+    /// The address or length of a piece is no multiple of
+    /// [`Info::map_align`](crate::Info::map_align).
     Unaligned;
     /// Larger than [`Info::max_buffer_size`](crate::Info::max_buffer_size).
     TooLarge;
-    /// [`Info::max_buffers`](crate::Info::max_buffers) or
-    /// [`Info::max_attachments`](crate::Info::max_attachments) is reached.
+    /// [`Info::max_buffers`](crate::Info::max_buffers),
+    /// [`Info::max_attachments`](crate::Info::max_attachments) or another limit is reached.
     TooMany;
-    /// In more pieces than [`Info::max_extents`](crate::Info::max_extents), or than an importer
-    /// can map at all.
+    /// In more pieces than [`Info::max_extents`](crate::Info::max_extents), or an import would
+    /// take more mappings than [`Info::max_windows`](crate::Info::max_windows).
     TooFragmented;
     /// [`Info::max_windows`](crate::Info::max_windows) mappings are in use.
     NoWindow;
     /// The shared-memory region has no free range of this size.
     NoSpace;
-    /// The buffer is still mapped.
+    /// The buffer is still mapped, or its end is already waited for.
     Busy;
-    /// The exporter revoked the buffer.
+    /// The buffer was revoked, by its exporter or by the host.
     Revoked;
     /// The opaque metadata is longer than [`Info::max_blob`](crate::Info::max_blob).
     MetaTooLarge;
-    /// The image does not fit the buffer, or a name is not valid.
+    /// The name or the image is not valid, or the image does not fit the buffer.
     BadMeta;
-    /// The host has no way to share this VM's memory that its operator allows.
+    /// The host has no way to share the exporter's memory that its operator allows.
     NoWay;
     /// Imported for reading alone, and this VM's VMM does not enforce that; see
     /// [`Info::rights_to_read`](crate::Info::rights_to_read).
     RoNotEnforced;
     /// This VM's VMM cannot map other VMs' memory.
     NoShmem;
-    /// This VM's VMM refused the mapping.
+    /// This VM's VMM refused the mapping, or cannot be asked any more.
     MapFailed;
     /// An end without its begin.
     Unbalanced;
-    /// The host ran out of something.
+    /// The host failed, or is ending.
     HostError;
 }
 
@@ -125,7 +127,8 @@ mod tests {
             let text = format!(" {status}");
             assert!(!text.ends_with('.') && !text.contains('\n'), "{text}");
             for word in [
-                " please", " use ", " try ", " check ", " ask ", " update ", " see ", "::", "--",
+                " please", " use ", " try ", " check ", " ask ", " update ", " see ", " log", "::",
+                "--",
             ] {
                 assert!(!text.to_lowercase().contains(word), "advice: {text}");
             }
