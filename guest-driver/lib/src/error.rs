@@ -95,6 +95,19 @@ impl Error {
                 "the exports of this VM would pin more memory of other drivers than its driver \
                  allows"
             }
+            (Export, Errno::INVAL) => {
+                "it is no dma-buf of whole pages, or its access list has more than 16 peers or \
+                 rights that cannot be granted"
+            }
+            (Export, Errno::OPNOTSUPP) => {
+                "its driver cannot keep the buffer in its place, this VM has a vIOMMU, or the \
+                 memory of this VM is encrypted"
+            }
+            (Import, Errno::INVAL) => "only READ, and READ with WRITE, can be asked for",
+            (Import, Errno::BUSY) => {
+                "other drivers of this VM use buffers that were imported before its device was \
+                 reset"
+            }
             (Alloc, Errno::FBIG) => "it is larger than the largest buffer of the device",
             (Begin, Errno::ACCESS) => "the buffer is not mapped for that",
             (Read | Write | Fill, Errno::ACCESS) => "the access was not begun for that",
@@ -185,6 +198,10 @@ mod tests {
                 "import of another VM's buffer",
             ),
             (Operation::Export, Errno::DQUOT, "than its driver allows"),
+            (Operation::Export, Errno::INVAL, "that cannot be granted"),
+            (Operation::Export, Errno::OPNOTSUPP, "is encrypted"),
+            (Operation::Import, Errno::INVAL, "can be asked for"),
+            (Operation::Import, Errno::BUSY, "device was reset"),
             (Operation::Read, Errno::RANGE, "not all inside the buffer"),
             (
                 Operation::List,
