@@ -65,6 +65,7 @@
 //! | `numbered` | what the enums of numbers have in common: [`EventKind`], [`Status`], [`Way`] |
 //!
 //! `unsafe` is in `region` and `ioctl` alone.
+#![cfg_attr(not(test), deny(unsafe_code))]
 
 mod buffer_info;
 mod device;
@@ -74,6 +75,7 @@ mod event;
 mod export;
 mod import;
 mod info;
+#[allow(unsafe_code, reason = "the kernel is given addresses")]
 mod ioctl;
 mod kernel;
 mod mapping;
@@ -84,6 +86,7 @@ mod offers;
 mod operation;
 mod peer;
 mod properties;
+#[allow(unsafe_code, reason = "other VMs write the same memory")]
 mod region;
 mod status;
 mod way;
