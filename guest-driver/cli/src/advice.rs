@@ -32,7 +32,8 @@ fn on_status(status: Status) -> &'static str {
              the buffer to this machine"
         }
         Status::Denied => {
-            "See `bufshare peers` for what may be shared, and ask the host's operator for more"
+            "See `bufshare list` for what is granted and `bufshare peers` for what may be shared, \
+             and ask the exporter or the host's operator for more"
         }
         Status::NotRam => {
             "Export memory of this machine: `bufshare alloc`, or `bufshare export` with --heap or \
