@@ -26,7 +26,8 @@ const CHUNK: usize = 64 * 1024;
 ///
 /// # When the exporter revokes the buffer
 /// Its pages disappear, and touching them is `SIGBUS`, which ends the process
-/// unless it handles that. [`CpuAccess::read_at_checked`] and
+/// unless it handles that. Where this VM is too slow in that, the host puts zero pages in their
+/// place before: what is written there is lost. [`CpuAccess::read_at_checked`] and
 /// [`CpuAccess::write_at_checked`] give an error instead, at the cost of a
 /// system call: about a microsecond, and half the speed of `memcpy` or more
 /// with pieces of 64 KiB. A program that must survive other VMs uses these.
