@@ -255,8 +255,9 @@ impl Device {
         Ok(raw.seq)
     }
 
-    /// The sequence number of the metadata of a buffer, and the metadata. An image that this
-    /// version of the library cannot make sense of is none. Asks the host.
+    /// The sequence number of the metadata of a buffer, and the metadata. Asks the host.
+    ///
+    /// An image that this version of the library cannot make sense of is none.
     ///
     /// # Errors
     /// There is no such buffer for this VM ([`Error::is_absent`]), or the host does not answer.
