@@ -285,6 +285,19 @@ has_udmabuf() {
     [[ -c $device ]] && (: <>"$device") 2>/dev/null
 }
 
+# unpack_revision COMMIT FOLDER: the files of that commit of this clone, in a folder of
+# their own. Does nothing when they are there.
+unpack_revision() {
+    [[ ! -e $2/.complete ]] || return 0
+    git -C "$REPO" cat-file -e "$1^{commit}" 2>/dev/null ||
+        die "the commit $1 is not in this clone" "If it is a shallow one: git fetch --unshallow"
+    step "unpacking ${1:0:12}"
+    rm -rf -- "$2"
+    mkdir -p "$2"
+    git -C "$REPO" archive "$1" | tar -x -C "$2"
+    : >"$2/.complete"
+}
+
 # digest FILE...: one hash over the names and contents of the files.
 digest() {
     sha256sum -- "$@" | sha256sum | cut -d' ' -f1

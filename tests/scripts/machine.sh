@@ -201,7 +201,7 @@ test_a_lab_is_removed_without_the_files_beside_it() {
     may_mount
     an_archive
     a_lab
-    mkdir -p "$tmp/lab/photos" "$tmp/lab/built-stable" "$tmp/lab/making"
+    mkdir -p "$tmp/lab/photos" "$tmp/lab/built-stable" "$tmp/lab/making" "$tmp/lab/revision-1"
     touch "$tmp/lab/accel-6.12-11.1" "$tmp/lab/lock"
     run "$REPO/scripts/lab" --clean
     is 0 "$status"
@@ -533,6 +533,21 @@ test_a_folder_of_other_files_is_not_built_in() {
         is 0 "$status"
         echo "# another" >>"$tmp/module/Kbuild"
     done
+}
+
+test_a_revision_that_this_clone_lacks_is_named() {
+    local commit
+    a_module
+    cp "$REPO/tests/compat.toml" "$tmp/repo/tests/"
+    commit=$(sed -n 's/^first = "\(.*\)"/\1/p' "$tmp/repo/tests/compat.toml")
+    fake cargo <<<'echo "cargo 1.999.0 (0 2000-01-01)"'
+    fake git <<<'exit 1'
+    run "$tmp/repo/scripts/build-revision"
+    is 1 "$status"
+    said "the commit $commit is not in this clone" "git fetch --unshallow"
+    run "$tmp/repo/scripts/build-revision" unheard-of
+    is 1 "$status"
+    said "tests/compat.toml names no revision 'unheard-of'"
 }
 
 test_a_check_of_the_driver_that_is_skipped_fails_in_ci() {

@@ -35,6 +35,7 @@ END
     stub guest-image <<<''
     stub accel <<<'echo tcg'
     stub build-module <<<''
+    stub build-revision <<<''
     stub nested <<<'echo "nested: RETRY: the machine ended"; echo "test result: ok. 3 passed; 0 failed; 0 ignored"'
     fake cargo <<END
 case " \$* " in
@@ -254,6 +255,16 @@ test_a_recorded_kernel_that_cannot_be_used_is_a_failure() {
     run "$tmp/repo/scripts/test" --kernel all
     is 1 "$status"
     is "114 passed, 1 failed, 2 skipped" "$(last)"
+}
+
+# Its tests count as skipped, or as failed, by themselves.
+test_an_earlier_revision_that_is_not_there_stops_no_other_test() {
+    a_run "$RECORDED" "$RECORDED"
+    stub build-revision <<<'exit 1'
+    run "$tmp/repo/scripts/test" --vm
+    is 0 "$status"
+    said "no earlier revision to test with"
+    is "4 passed, 0 failed, 1 skipped" "$(last)"
 }
 
 test_a_second_boot_of_the_nested_host_is_counted() {
