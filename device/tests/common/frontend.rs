@@ -56,6 +56,8 @@ pub struct Options {
     pub keep_windows: bool,
     /// A connection to the daemon that was made by somebody else.
     pub socket: Option<Arc<UnixStream>>,
+    /// Bytes of the driver's buffers for events, at most 4096.
+    pub event_size: u64,
 }
 
 impl Default for Options {
@@ -77,6 +79,7 @@ impl Default for Options {
             event_idx: true,
             keep_windows: false,
             socket: None,
+            event_size: 512,
         }
     }
 }

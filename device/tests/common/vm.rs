@@ -25,7 +25,6 @@ const REQUEST_ROOM: u64 = 0x1_0000;
 const RESPONSES: u64 = 0x30_0000;
 const RESPONSE_ROOM: u64 = 0x1_2000;
 const EVENTS: u64 = 0x8000;
-const EVENT_SIZE: u64 = 512;
 /// Where buffers may lie.
 pub const DATA: u64 = 0x100_0000;
 
@@ -66,10 +65,12 @@ pub struct Vm {
     kinds: BTreeMap<u16, u32>,
     done: BTreeMap<u16, u32>,
     free: VecDeque<u16>,
-    events: VecDeque<Event>,
+    /// Each as it was parsed, and its bytes.
+    events: VecDeque<(Event, Vec<u8>)>,
     next_seq: u64,
     cookie: u64,
     event_idx: bool,
+    event_size: u64,
     /// Where attachments are mapped, by their handles.
     windows: BTreeMap<u64, u64>,
 }
@@ -101,6 +102,7 @@ impl Vm {
             next_seq: 1,
             cookie: 0x1000,
             event_idx: options.event_idx,
+            event_size: options.event_size,
             windows: BTreeMap::new(),
         }
     }
@@ -185,8 +187,8 @@ impl Vm {
     }
 
     fn post_event_buffer(&mut self, slot: u16) {
-        let addr = EVENTS + u64::from(slot) * EVENT_SIZE;
-        self.descriptor(1, slot, addr, EVENT_SIZE as u32, WRITE, 0);
+        let addr = EVENTS + u64::from(slot) * self.event_size;
+        self.descriptor(1, slot, addr, self.event_size as u32, WRITE, 0);
         self.publish(1, slot);
     }
 
@@ -244,7 +246,7 @@ impl Vm {
     /// A driver whose event buffers are junk: as long as a chain may be, with no room.
     /// To be followed by [`Vm::publish_junk`].
     pub fn make_events_junk(&mut self) {
-        let table = EVENTS + u64::from(SIZE) * EVENT_SIZE;
+        let table = EVENTS + u64::from(SIZE) * self.event_size;
         for index in 0..1000_u64 {
             let mut bytes = Vec::new();
             bytes.extend(EVENTS.to_le_bytes());
@@ -288,7 +290,7 @@ impl Vm {
             }
         }
         self.rings = Default::default();
-        self.descriptor(1, 0, EVENTS, EVENT_SIZE as u32 - 1, WRITE, 0);
+        self.descriptor(1, 0, EVENTS, self.event_size as u32 - 1, WRITE, 0);
         self.publish(1, 0);
         self.front.start(&PLACES, &[0, 0]);
         self.kick(1, 0);
@@ -331,14 +333,14 @@ impl Vm {
     }
 
     fn take_event(&mut self, slot: u16, len: u32) {
-        let at = EVENTS + u64::from(slot) * EVENT_SIZE;
+        let at = EVENTS + u64::from(slot) * self.event_size;
         let bytes = self.front.ram.read(at, len as usize);
         let (event, rest) = Event::split(&bytes).unwrap();
         assert!(rest.is_empty(), "{len} bytes");
         let event = event.unwrap();
         assert_eq!(event.seq, self.next_seq, "{event:?}");
         self.next_seq += 1;
-        self.events.push_back(event);
+        self.events.push_back((event, bytes));
         let old = self.rings[1].avail;
         self.post_event_buffer(slot);
         self.kick(1, old);
@@ -411,6 +413,15 @@ impl Vm {
 
     /// The next event; fails without one.
     pub fn event(&mut self, what: &str) -> Event {
+        self.next_event(what).0
+    }
+
+    /// The bytes of the next event; fails without one.
+    pub fn raw_event(&mut self, what: &str) -> Vec<u8> {
+        self.next_event(what).1
+    }
+
+    fn next_event(&mut self, what: &str) -> (Event, Vec<u8>) {
         self.wait(&format!("an event: {what}"), soon(), |vm| {
             vm.events.pop_front()
         })
@@ -429,7 +440,7 @@ impl Vm {
     /// Events so far.
     pub fn events(&mut self) -> Vec<Event> {
         self.collect();
-        self.events.drain(..).collect()
+        self.events.drain(..).map(|(event, _)| event).collect()
     }
 
     pub fn export_of(extents: Vec<Extent>, acl: Vec<Access>) -> Request {
