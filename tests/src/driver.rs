@@ -50,6 +50,14 @@ fn counter(vm: &Vm, name: &str) -> Result<u64> {
     number.parse().with_context(|| format!("{name}: {number}"))
 }
 
+/// Whether it is loaded, bound to a device or not.
+///
+/// # Errors
+/// As [`Vm::call`].
+pub fn is_loaded(vm: &Vm) -> Result<bool> {
+    Ok(!vm.list_dir(FOLDER)?.is_empty())
+}
+
 /// The virtio device that the driver is bound to, if there is one.
 ///
 /// # Errors

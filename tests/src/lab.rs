@@ -118,7 +118,7 @@ pub(crate) fn is_debug_kernel() -> bool {
 }
 
 /// Where scripts/lab made the lab.
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     env_path("BUFSHARE_LAB").unwrap_or_else(|| cache_folder().join("bufshare/lab"))
 }
 

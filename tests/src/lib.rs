@@ -13,6 +13,7 @@
 //! | [`channel`], [`qmp`] | the two conversations with a VM |
 //! | [`child`] | processes that never outlive the test |
 //! | [`lab`] | where kernel, image and programs are |
+//! | [`revision`] | an earlier revision of the project, built |
 //! | [`leaks`] | memory that a guest's kernel has lost |
 //! | `faults` | tests that a kernel's own fault breaks |
 //! | [`report`] | log folders, skips, the health of the guests' kernels |
@@ -45,6 +46,7 @@ pub mod pair;
 pub mod pci;
 pub mod qmp;
 pub mod report;
+pub mod revision;
 pub mod sockets;
 pub mod vm;
 pub mod wait;
