@@ -178,7 +178,15 @@ fn text<'a>(record: &'a Value, member: &str) -> Result<&'a str> {
 /// The next record, which is this event.
 fn event(program: &mut Program, kind: &str, id: &str) -> Result<()> {
     let record = next(program)?;
+    is_no_guess(&record)?;
     has(&record, &[("event", kind.into()), ("id", id.into())])
+}
+
+/// The library has not found out by itself what an event should have told it.
+fn is_no_guess(event: &Value) -> Result<()> {
+    let seq = event.get("seq").and_then(Value::as_u64);
+    ensure!(seq.is_some_and(|seq| seq > 0), "no event came: {event}");
+    Ok(())
 }
 
 /// Its end, with this status.
@@ -195,21 +203,32 @@ fn end(program: Program) -> Result<()> {
     ends(program, 0).map(drop)
 }
 
+/// A command that exports a buffer for `to`, until a signal.
+fn alloc(to: &Guest) -> String {
+    format!(
+        "alloc --size 256K --fill-seed 5 --name scratch --to {}:rw --ignore-stdin",
+        to.vm.name()
+    )
+}
+
+/// What `to` is told of `from`: the next that it prints is an event. It has listed a buffer
+/// before, whose exporter and id are the others.
+fn watch(from: &Guest, to: &Guest) -> Result<(Program, Program, String)> {
+    let mut exporter = from.start(&alloc(to))?;
+    let id = text(&next(&mut exporter)?, "id")?.to_owned();
+    let mut watch = to.start("watch")?;
+    has(&next(&mut watch)?, &[("id", id.as_str().into())])?;
+    Ok((watch, exporter, id))
+}
+
 /// All that can be done with a buffer of `from`.
 fn shares(from: &Guest, to: &Guest) -> Result<()> {
     let (exporter, importer) = (from.vm.name(), to.vm.name());
     for (guest, name) in [(from, exporter), (to, importer)] {
         has(&guest.record("info")?, &[("name", name.into())])?;
     }
-    let alloc =
-        format!("alloc --size 256K --fill-seed 5 --name scratch --to {importer}:rw --ignore-stdin");
-    let mut before = from.start(&alloc)?;
-    let id_before = text(&next(&mut before)?, "id")?.to_owned();
-    // Once it has listed that one, the next is an event.
-    let mut watch = to.start("watch")?;
-    has(&next(&mut watch)?, &[("id", id_before.as_str().into())])?;
-
-    let mut alloc = from.start(&alloc)?;
+    let (mut watch, before, id_before) = watch(from, to)?;
+    let mut alloc = from.start(&alloc(to))?;
     let exported = next(&mut alloc)?;
     let id = text(&exported, "id")?;
     event(&mut watch, "OFFER", id)?;
@@ -261,14 +280,28 @@ fn shares(from: &Guest, to: &Guest) -> Result<()> {
     end(watch)
 }
 
-/// Frames go over by metadata and its events, and what the viewer writes is seen by the
-/// exporter.
+/// Frames go over by metadata, of which events tell, and what the viewer writes is seen by
+/// the exporter.
 fn shows_frames(from: &Guest, to: &Guest) -> Result<()> {
     from.vm.load("vivid", "allocators=1")?;
     let capture = format!("capture --to {}:rw --size 320x180 --frames 3", to.vm.name());
     let view = format!("view --from {} --no-display --frames 3", from.vm.name());
+    let (mut watch, before, _) = watch(from, to)?;
     let mut camera = from.start(&capture)?;
     let viewed = to.records(&view)?;
+    // Viewers ask without an event, too.
+    let news = loop {
+        let record = next(&mut watch)?;
+        match text(&record, "event") {
+            Ok("META") => break record,
+            Ok("REVOKED") => bail!("no event of the metadata before {record}"),
+            _ => {}
+        }
+    };
+    is_no_guess(&news)?;
+    end(watch)?;
+    before.signal(libc::SIGTERM)?;
+    ends(before, 0)?;
     let mut captured = Vec::new();
     let status = camera.end(FRAMES, |_, line| captured.push(line))?;
     ensure!(status == Status::Exit(0), "{status:?}: {captured:?}");
