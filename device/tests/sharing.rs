@@ -13,6 +13,7 @@
 mod common;
 
 use bufshare_protocol::event::EventKind;
+use bufshare_protocol::request::Request;
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::Extent;
 use common::daemon::{Daemon, Setup, Start};
@@ -161,6 +162,36 @@ fn window_cannot_be_exported_again() {
 
     assert_eq!(reply, Err(Status::NotRam));
     assert_eq!(daemon.session("b")["window_regions"], 1);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn maps_in_a_row_have_one_barrier_behind_the_last() {
+    let (daemon, mut a, mut b) = two();
+    b.front.shm.hold(true);
+    let tickets: Vec<_> = (0..3)
+        .map(|page| {
+            let id = a.export(DATA + page * PAGE, PAGE);
+            let handle = b.attach(id);
+            b.submit(&Request::Map {
+                handle,
+                offset: 0,
+                len: PAGE,
+            })
+        })
+        .collect();
+    until("the requests", || daemon.session("b")["jobs"] == 3);
+    b.front.shm.hold(false);
+    for ticket in tickets {
+        b.finish(ticket).unwrap();
+    }
+
+    let asked = b.front.shm.asked();
+    let is_map = |asked: &Asked| matches!(asked, Asked::Map { .. });
+    assert_eq!(asked.iter().filter(|one| is_map(one)).count(), 3);
+    assert_eq!(asked[3..], [Asked::Barrier]);
+    assert_eq!(daemon.broker("b")["barriers"], 1);
     drop((a, b));
     daemon.finish();
 }

@@ -348,6 +348,11 @@ impl Broker {
     /// An effect ended. One that is not known (any more) does nothing.
     pub fn complete(&mut self, effect: EffectId, outcome: Outcome) -> Vec<Effect> {
         if let Some(peer) = self.effect_peers.remove(&effect) {
+            if outcome == Outcome::Proved
+                && let Some(state) = self.peers.get_mut(&peer)
+            {
+                state.counters.count(&VmmRequest::Barrier);
+            }
             self.with_windows(peer, |windows, out| {
                 windows.complete(effect, outcome, out);
             });

@@ -37,6 +37,13 @@ pub struct Token(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EffectId(pub u64);
 
+impl EffectId {
+    /// That of the next effect.
+    pub(super) fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}
+
 /// One deadline, to be reported by [`super::Broker::deadline`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DeadlineId(pub u64);
@@ -259,6 +266,8 @@ pub enum Effect {
 pub enum Outcome {
     /// The VMM did it.
     Done,
+    /// The VMM did it, and has acknowledged a barrier since.
+    Proved,
     /// The VMM said no and nothing of it is mapped. For [`VmmRequest::Barrier`]
     /// as good as `Done`: a refusal is an acknowledgement.
     Refused,

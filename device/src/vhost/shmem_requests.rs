@@ -243,6 +243,11 @@ impl ShmemRequests {
             .saturating_add(usize::from(state.in_hand.is_some()))
     }
 
+    /// Whether no job waits behind the one in hand.
+    fn is_last(&self) -> bool {
+        lock(&self.state).jobs.is_empty()
+    }
+
     /// Queues a job. Does not block.
     pub fn push(&self, job: Job) {
         let mut state = lock(&self.state);
@@ -480,7 +485,14 @@ impl ShmemThread<'_> {
                 };
                 let what = What::Buffer { lot, writable };
                 match (pieces, backend) {
-                    (Ok(pieces), Some(backend)) => self.map(backend, &pieces, what),
+                    (Ok(pieces), Some(backend)) => match self.map(backend, &pieces, what) {
+                        // What is asked for next would be a barrier as well.
+                        Outcome::Done if self.shmem.is_last() => match self.barrier(backend) {
+                            Outcome::Done => Outcome::Proved,
+                            other => other,
+                        },
+                        outcome => outcome,
+                    },
                     (Ok(_), None) => Outcome::HostError,
                     (Err(error), _) => {
                         let what = format_args!("a buffer cannot be mapped: {error}");

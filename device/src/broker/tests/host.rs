@@ -53,12 +53,22 @@ pub(super) struct Vmm {
     leaving: Vec<u64>,
     /// What comes of the next maps instead, if anything.
     pub(super) no_map: Option<Outcome>,
+    /// The last request that waits is followed by a barrier, and ends with that.
+    pub(super) proves: bool,
 }
 
 impl Vmm {
     /// Whether it shows anything of `peer`.
     pub(super) fn shows(&self, peer: PeerId) -> bool {
         self.mappings.values().any(|shown| shown.owner == peer)
+    }
+
+    /// Another request is looked at.
+    fn take_effect(&mut self) {
+        self.no_barrier.clear();
+        for offset in core::mem::take(&mut self.leaving) {
+            self.mappings.remove(&offset);
+        }
     }
 
     /// Maps, if nothing is there.
@@ -259,10 +269,7 @@ impl Host {
         );
         // One that is not asked does nothing, and so is no barrier.
         if !(maps && vmm.no_map == Some(Outcome::HostError)) {
-            vmm.no_barrier.clear();
-            for offset in core::mem::take(&mut vmm.leaving) {
-                vmm.mappings.remove(&offset);
-            }
+            vmm.take_effect();
         }
         let outcome = match request {
             _ if maps && vmm.no_map.is_some() => vmm.no_map.unwrap_or(Outcome::Refused),
@@ -316,6 +323,12 @@ impl Host {
             VmmRequest::Barrier => Outcome::Refused,
         };
         assert!(vmm.mappings.len() <= self.budget as usize, "over budget");
+        let outcome = if outcome == Outcome::Done && vmm.proves && vmm.requests.is_empty() {
+            vmm.take_effect();
+            Outcome::Proved
+        } else {
+            outcome
+        };
         let effects = self.broker.complete(id, outcome);
         self.take(effects);
         true

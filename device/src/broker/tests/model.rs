@@ -44,6 +44,8 @@ enum Op {
     StopBoth(u8, u8),
     Reconnect(u8),
     RefuseMaps(u8, Option<bool>),
+    /// Whether what is asked for is proved at once.
+    Proves(u8, bool),
     Events(u8),
     Flush(u8),
     /// The broker is written down and read again.
@@ -75,6 +77,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (peer.clone(), peer.clone()).prop_map(|(p, q)| Op::StopBoth(p, q)),
         1 => peer.clone().prop_map(Op::Reconnect),
         1 => (peer.clone(), any::<Option<bool>>()).prop_map(|(p, b)| Op::RefuseMaps(p, b)),
+        1 => (peer.clone(), any::<bool>()).prop_map(|(p, b)| Op::Proves(p, b)),
         1 => peer.clone().prop_map(Op::Events),
         1 => peer.prop_map(Op::Flush),
         1 => Just(Op::Restore),
@@ -543,6 +546,11 @@ impl Model {
                         true => Outcome::Refused,
                         false => Outcome::HostError,
                     });
+                }
+            }
+            Op::Proves(p, proves) => {
+                if let Some(vmm) = self.host.vmms.get_mut(&PeerId(p.into())) {
+                    vmm.proves = proves;
                 }
             }
             Op::Events(p) => {

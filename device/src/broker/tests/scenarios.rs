@@ -81,6 +81,51 @@ fn a_map_is_answered_only_after_its_barrier() {
 }
 
 #[test]
+fn a_map_that_ends_with_its_barrier_is_answered_at_once() {
+    let mut host = Host::new();
+    host.vmms.get_mut(&B).unwrap().proves = true;
+    let [first, second] = [2, 3].map(|pages| {
+        let id = host.export(A, pages);
+        (host.attach(B, id), pages)
+    });
+    let tokens = [first, second].map(|(handle, pages)| host.send(B, map(handle, pages)));
+
+    host.serve(B);
+    assert!(
+        host.answer(B, tokens[0]).is_none(),
+        "the second is its barrier"
+    );
+    host.serve(B);
+
+    for token in tokens {
+        assert!(host.answer(B, token).unwrap().is_ok());
+    }
+    assert!(!host.serve(B), "no other barrier is asked for");
+    assert_eq!(host.peer(B).barriers, 1);
+}
+
+#[test]
+fn a_map_that_was_revoked_meanwhile_is_unmapped_though_it_is_proved() {
+    let mut host = Host::new();
+    host.vmms.get_mut(&B).unwrap().proves = true;
+    let id = host.export(A, 2);
+    let handle = host.attach(B, id);
+    let token = host.send(B, map(handle, 2));
+    let unexport = host.send(A, unexport_request(id));
+
+    host.serve(B);
+
+    assert!(host.answer(A, unexport).is_none(), "it is mapped");
+    host.settle();
+    assert_eq!(
+        host.answer(B, token).cloned().map(status),
+        Some(Status::Revoked)
+    );
+    assert_eq!(host.answer(A, unexport), Some(&Ok(Response::Done)));
+    assert!(!host.vmms[&B].shows(A));
+}
+
+#[test]
 fn extents_stand_back_to_back_in_one_range() {
     let mut host = Host::new();
     let request = export(&[(RAM + 8 * PAGE, 2), (RAM, 1), (RAM + 4 * PAGE, 3)]);

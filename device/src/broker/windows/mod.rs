@@ -193,8 +193,9 @@ pub(super) struct EffectIds(u64);
 
 impl EffectIds {
     fn next(&mut self) -> EffectId {
-        self.0 = self.0.wrapping_add(1);
-        EffectId(self.0)
+        let id = EffectId(self.0).next();
+        self.0 = id.0;
+        id
     }
 }
 
@@ -670,6 +671,8 @@ impl Windows {
         }
         match (outcome, asked) {
             (Outcome::Done | Outcome::Refused, _) => self.barrier_done(effect, out),
+            // The barrier went after this effect and before the next one.
+            (Outcome::Proved, _) => self.barrier_done(effect.next(), out),
             // What was to be mapped is not, and that is all.
             (Outcome::HostError, Some((_, State::Mapping | State::MappingZeroPages(_)))) => {}
             (Outcome::Stuck | Outcome::HostError, _) => self.broken = true,
@@ -712,8 +715,8 @@ impl Windows {
             return;
         };
         let (state, status) = match outcome {
-            Outcome::Done if window.revoked => return self.unmap(id, out),
-            Outcome::Done => return self.set_state(id, State::Mapped(effect)),
+            Outcome::Done | Outcome::Proved if window.revoked => return self.unmap(id, out),
+            Outcome::Done | Outcome::Proved => return self.set_state(id, State::Mapped(effect)),
             // Its earlier pieces were mapped and unmapped again.
             Outcome::Refused => (Some(State::Quarantined(effect)), Status::MapFailed),
             Outcome::Stuck => (Some(State::Stuck), Status::MapFailed),
@@ -738,11 +741,13 @@ impl Windows {
         };
         match outcome {
             Outcome::Stuck | Outcome::HostError => self.set_state(id, State::Stuck),
-            Outcome::Done | Outcome::Refused if window.users == 0 || self.broken => {
+            Outcome::Done | Outcome::Proved | Outcome::Refused
+                if window.users == 0 || self.broken =>
+            {
                 self.set_state(id, State::Quarantined(effect));
             }
             // At once: until then the users look at a hole.
-            Outcome::Done | Outcome::Refused => {
+            Outcome::Done | Outcome::Proved | Outcome::Refused => {
                 let piece = Piece {
                     shm_offset: window.offset,
                     len: window.size,
@@ -768,7 +773,7 @@ impl Windows {
             Outcome::HostError => self.set_state(id, State::Quarantined(unmap)),
             // Sent after the unmapping was acknowledged, so it is a barrier.
             Outcome::Refused => self.vacate(id, out),
-            Outcome::Done => {
+            Outcome::Done | Outcome::Proved => {
                 let piece = Piece {
                     shm_offset: window.offset,
                     len: window.size,
