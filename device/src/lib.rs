@@ -25,8 +25,9 @@
 //!
 //! What follows from a change of the broker is done when the dispatcher is unlocked. Answers
 //! to *another* session are put into its outbox, its events stay in the broker, and its
-//! worker is woken: only that one writes them. So what a guest puts into its rings can hold
-//! up no thread of another session, nor of the program.
+//! worker is woken: only a session's worker and its shared-memory thread write into its
+//! rings. So what a guest puts there can hold up no thread of another session, nor of the
+//! program; and whoever waits for that shared-memory thread waits for the VMM anyway.
 //!
 //! None but the handler is held while a front end is waited for. Only a session's
 //! shared-memory thread asks the front end for something, and it holds nothing then. A front

@@ -28,7 +28,8 @@ pub trait Link: Send + Sync {
     /// The front end has unmapped its windows itself: forgets all jobs, also the one
     /// that is being done. Called with the broker locked: must not block.
     fn forget_jobs(&self);
-    /// Answers a request. Called by any thread: must not wait for what the guest does.
+    /// Answers a request. Called by any thread: must not wait for what the guest does, unless
+    /// the thread is of this session alone.
     fn reply(&self, token: Token, reply: &Reply);
     /// There is something at [`super::Dispatcher::next_event`], to be taken as long as there is
     /// room.

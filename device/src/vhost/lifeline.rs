@@ -68,22 +68,28 @@ impl Drop for WorkerWatch {
 
 thread_local! {
     static WATCH: RefCell<Option<WorkerWatch>> = const { RefCell::new(None) };
-    /// Of the session whose worker this thread is. Only compared.
-    static WORKER_OF: Cell<*const Lifeline> = const { Cell::new(std::ptr::null()) };
+    /// Of the session into whose rings this thread writes. Only compared.
+    static WRITES_FOR: Cell<*const Lifeline> = const { Cell::new(std::ptr::null()) };
+}
+
+/// This thread is one of the session of `lifeline` alone, and may wait for what its guest
+/// does.
+pub(super) fn write_for(lifeline: &Arc<Lifeline>) {
+    WRITES_FOR.set(Arc::as_ptr(lifeline));
+}
+
+/// Whether it is.
+pub(super) fn writes_for(lifeline: &Arc<Lifeline>) -> bool {
+    WRITES_FOR.get() == Arc::as_ptr(lifeline)
 }
 
 /// This thread is the worker of the session of `lifeline`: it ends when this thread does.
 pub(super) fn watch_worker(lifeline: &Arc<Lifeline>, name: &Arc<str>) {
-    WORKER_OF.set(Arc::as_ptr(lifeline));
+    write_for(lifeline);
     WATCH.with_borrow_mut(|watch| {
         watch.get_or_insert_with(|| WorkerWatch {
             lifeline: lifeline.clone(),
             name: name.clone(),
         });
     });
-}
-
-/// Whether this is the worker's thread.
-pub(super) fn is_worker(lifeline: &Arc<Lifeline>) -> bool {
-    WORKER_OF.get() == Arc::as_ptr(lifeline)
 }

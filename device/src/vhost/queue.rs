@@ -420,7 +420,8 @@ impl Control {
     }
 
     /// Completes a request. One that is not known (any more) does nothing.
-    /// Returns whether [`Control::take`] has waited for it.
+    /// Returns whether the worker has to look: [`Control::take`] has waited for that, or
+    /// there is no call descriptor. One that comes is signalled at the end of its batch.
     pub fn reply(&self, token: Token, reply: &Reply) -> bool {
         let mut gate = lock(&self.gate);
         if gate.find(token).is_none() {
@@ -441,12 +442,13 @@ impl Control {
         let written = layout.write(&*self.mem.memory(), &bytes);
         // Fails only if the driver placed its ring outside of memory.
         let _ = ring.add_used(layout.head, written);
-        if gate.batching {
+        let mute = !gate.batching && ring.get_ref().get_call().is_none();
+        if gate.batching || mute {
             gate.unsignalled = true;
         } else {
             signal(&ring);
         }
-        std::mem::take(&mut gate.full)
+        std::mem::take(&mut gate.full) || mute
     }
 
     /// Completions until [`Control::end_batch`] are signalled there.

@@ -17,6 +17,7 @@ use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 
+use super::lifeline::write_for;
 use super::ram_files::{Files, Sent};
 use super::relay::{Left, Relay};
 use super::session::{EVENT_AGAIN, Front, Session};
@@ -346,6 +347,7 @@ impl Server {
             .spawn(move || {
                 let lifeline = &session.lifeline;
                 let name = &session.name;
+                write_for(lifeline);
                 let run = || {
                     session.shmem.run(
                         name,

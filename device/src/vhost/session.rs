@@ -26,7 +26,7 @@ use vmm_sys_util::event::{
 use vmm_sys_util::eventfd::EventFd;
 
 use super::admission::Admission;
-use super::lifeline::{Lifeline, is_worker, watch_worker};
+use super::lifeline::{Lifeline, watch_worker, writes_for};
 use super::queue::{Control, Events};
 use super::ram_files::{self, Files};
 use super::relay::Watch;
@@ -180,8 +180,11 @@ impl Link for Session {
     }
 
     fn reply(&self, token: Token, reply: &Reply) {
-        if is_worker(&self.lifeline) {
-            return self.answer(token, reply);
+        if writes_for(&self.lifeline) {
+            if self.control.reply(token, reply) {
+                self.wake();
+            }
+            return;
         }
         lock(&self.outbox.replies).push((token, reply.clone()));
         self.post();

@@ -25,8 +25,9 @@ use crate::vhost::queue::{Delivered, Fault, MAX_PER_KICK, Take, Taken};
 /// that the driver is taken to poll.
 const CALL_WAIT: Duration = Duration::from_millis(100);
 
-/// What other threads have for the driver. Only the worker writes it into the rings: how
-/// long that takes is up to the guest, and no other VM is to wait for it.
+/// What threads of other sessions, and of the program, have for the driver. Only its own
+/// session's write into its rings: how long that takes is up to the guest, and no other VM
+/// is to wait for it.
 #[derive(Default)]
 pub(super) struct Outbox {
     /// Answers, at most one for each request that is under way.
@@ -261,18 +262,11 @@ impl Session {
         }
     }
 
-    /// Gives the driver an answer. For the worker.
-    pub(super) fn answer(&self, token: Token, reply: &Reply) {
-        if self.control.reply(token, reply) {
-            self.wake();
-        }
-    }
-
     /// Gives the driver the answers that other threads have for it. For the worker.
     fn answer_all(&self) {
         let replies = std::mem::take(&mut *lock(&self.outbox.replies));
         for (token, reply) in replies {
-            self.answer(token, &reply);
+            self.reply(token, &reply);
         }
     }
 

@@ -15,6 +15,8 @@ use super::*;
 use crate::broker::{Broker, Config, IdSource, Limits, PeerConfig};
 use crate::dispatcher::RevokeWait;
 use crate::locks::tests::ends_elsewhere;
+use crate::vhost::doorbell;
+use crate::vhost::lifeline::write_for;
 use crate::vhost::queue::tests::{control_of, event_buffer, memory, publish, ring_at};
 use crate::vhost::queue::{MAX_PER_KICK, Take};
 
@@ -71,6 +73,13 @@ fn look(session: &Session, rings: &[Vring]) -> bool {
         .handle_event(EVENT_AGAIN, EventSet::IN, rings, 0)
         .unwrap();
     session.again.read().is_ok()
+}
+
+/// Has the worker start the rings, and take nothing.
+fn look_at_events(session: &Session, rings: &[Vring]) {
+    session
+        .handle_event(u16::try_from(QUEUE_EVENT).unwrap(), EventSet::IN, rings, 0)
+        .unwrap();
 }
 
 #[test]
@@ -149,9 +158,7 @@ fn others_do_not_wait_while_a_session_looks_at_what_its_driver_made_available() 
     let (_, control) = control_of(16, &mem);
     let events = ring_at(0x8_0000, 16, &mem, &[event_buffer()]);
     let rings = [with_call(control), with_call(events)];
-    session
-        .handle_event(u16::try_from(QUEUE_EVENT).unwrap(), EventSet::IN, &rings, 0)
-        .unwrap();
+    look_at_events(&session, &rings);
 
     // The event ring is locked. (The first buffer was given back: it is in no RAM.)
     publish(&mem, &rings[1], &[0]);
@@ -191,6 +198,67 @@ fn others_do_not_wait_while_a_session_looks_at_what_its_driver_made_available() 
     look(&session, &rings);
     assert_eq!(session.facts().pending, 0);
     assert!(session.delivered());
+}
+
+fn is_signalled(ring: &Vring) -> bool {
+    let state = ring.get_ref();
+    let call = state.get_call().as_ref();
+    call.is_some_and(|call| doorbell::read(call.as_raw_fd()).is_ok())
+}
+
+/// As the shared-memory thread.
+fn answer_by_own_thread(session: &Arc<Session>, token: Token) {
+    let link = session.clone();
+    assert!(ends_elsewhere(move || {
+        write_for(&link.lifeline);
+        Link::reply(&*link, token, &Ok(Response::Done));
+    }));
+}
+
+#[test]
+fn an_answer_of_a_sessions_own_thread_is_written_without_its_worker() {
+    let mem = memory();
+    let (_dispatcher, session) = session(&mem);
+    let (_, control) = control_of(16, &mem);
+    let rings = [
+        with_call(control),
+        with_call(ring_at(0x8_0000, 16, &mem, &[])),
+    ];
+    look_at_events(&session, &rings);
+    let Take::Request(taken) = session.control.take(|_, _| true) else {
+        panic!("no request");
+    };
+
+    answer_by_own_thread(&session, taken.token);
+
+    assert_eq!(session.facts().pending, 0);
+    assert!(session.again.read().is_err(), "woken");
+    assert!(session.delivered());
+    assert!(is_signalled(&rings[0]));
+}
+
+#[test]
+fn an_answer_that_cannot_be_signalled_yet_is_signalled_by_the_worker() {
+    let mem = memory();
+    let (_dispatcher, session) = session(&mem);
+    let (_, control) = control_of(16, &mem);
+    let rings = [
+        with_call(control),
+        with_call(ring_at(0x8_0000, 16, &mem, &[])),
+    ];
+    look_at_events(&session, &rings);
+    let Take::Request(taken) = session.control.take(|_, _| true) else {
+        panic!("no request");
+    };
+    rings[0].set_call(None);
+
+    answer_by_own_thread(&session, taken.token);
+
+    assert_eq!(session.facts().pending, 0);
+    assert!(session.again.read().is_ok(), "not woken");
+    let rings = rings.map(with_call);
+    look(&session, &rings);
+    assert!(is_signalled(&rings[0]));
 }
 
 #[test]
