@@ -294,8 +294,8 @@ fn front_end_that_asks_and_does_not_read_is_seen_to_end() {
 
 /// B says where its RAM is, which is left out, and puts its rings there.
 fn puts_rings_into_its_ram(b: &Vm) {
-    let raw = b.front.raw();
-    raw.set_mem_table(&[b.front.ram_region()]).unwrap();
+    let mut raw = b.front.raw();
+    raw.add_mem_region(&b.front.ram_region()).unwrap();
     raw.set_vring_num(0, 64).unwrap();
     // Whoever serves these rings touches what is not there.
     assert!(raw.set_vring_addr(0, &rings(b)).is_err());
@@ -335,6 +335,24 @@ fn vm_whose_ram_can_be_made_shorter_is_refused_and_the_log_says_what_to_type() {
     // It would have ended the daemon.
     b.front.ram_file.set_len(0).unwrap();
     a.export(DATA + PAGE, PAGE);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn memory_table_that_is_left_out_as_a_whole_is_refused() {
+    let daemon = Daemon::spawn(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let b = Vm::connect(&daemon.socket("b"), &unsealed());
+
+    let table = [b.front.ram_region()];
+    assert!(b.front.raw().set_mem_table(&table).is_err());
+
+    let said = [
+        "b: its memory of 0x2000000 bytes at 0x0 is left out",
+        "b: the front end is refused: all memory in its memory table is left out",
+    ];
+    is_refused(&daemon, &mut a, &said);
     drop((a, b));
     daemon.finish();
 }

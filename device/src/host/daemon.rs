@@ -18,7 +18,6 @@ use crate::os::random::RandomIds;
 use crate::os::stop::Stop;
 use crate::vhost::doorbell;
 use crate::vhost::limits::max_table_bytes;
-use crate::vhost::ram_files::Files;
 use crate::vhost::server::{Common, Server, Source};
 
 /// How long the end of the program waits for its threads. A front end that does
@@ -157,7 +156,7 @@ impl Daemon {
         dispatcher.stop_on_failure(stop.clone());
         let common = Arc::new(Common {
             dispatcher: dispatcher.clone(),
-            files: Arc::new(Files::new().map_err(system("make a memory file"))?),
+            files: Arc::default(),
             closing: Stop::new().map_err(system("make an event descriptor"))?,
             stop,
             udmabuf,

@@ -5,8 +5,8 @@
 //! or end this process, which serves others. So kick and call descriptors are
 //! eventfds, the back-end channel is a stream socket, and memory that is touched is
 //! inside a memory file that nobody can make shorter. Everything else in the memory table,
-//! and the windows in it, are replaced by blank memory that is never touched: the
-//! front end will name them again to take them away.
+//! and the windows in it, are only listed here: the front end will name them again to take
+//! them away. The vhost-user crate does not hear of them.
 //!
 //! A file of another file system is not even looked at: the VMM may serve that itself,
 //! with FUSE, and never answer. It can hold up the closing of the descriptor all the
@@ -79,6 +79,12 @@ pub enum Refusal {
         "its memory table has more than {MAX_REGIONS} regions, or {MAX_RAM_REGIONS} that are RAM"
     )]
     TooMany,
+    /// Nothing would be left of it.
+    #[error("all memory in its memory table is left out; see the warnings about that")]
+    NoMemory,
+    /// Two regions are at the same place.
+    #[error("two regions of its memory table overlap at {0:#x}")]
+    Overlap(u64),
     /// The rings lie in memory that is not touched.
     #[error(
         "its driver's rings lie at {0:#x} (in the VMM's address space), in memory that is left \
@@ -146,11 +152,11 @@ struct Listed {
     user: u64,
     /// Where it begins in its file.
     offset: u64,
-    /// It was replaced.
+    /// It is not passed on.
     left_out: Option<LeftOut>,
 }
 
-/// Why a region was replaced.
+/// Why a region is not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LeftOut {
     /// Its memory is not touched, and there was a warning.
@@ -160,6 +166,13 @@ enum LeftOut {
 }
 
 impl Listed {
+    /// The guest address of the first byte that both have.
+    fn overlap(&self, other: &Self) -> Option<u64> {
+        let first = self.gpa.max(other.gpa);
+        let is_in = |one: &Self| first.checked_sub(one.gpa).is_some_and(|at| at < one.len);
+        (is_in(self) && is_in(other)).then_some(first)
+    }
+
     fn holds(&self, user: u64) -> bool {
         user.checked_sub(self.user).is_some_and(|at| at < self.len)
     }
@@ -209,17 +222,24 @@ impl Admission {
         }
     }
 
-    /// Looks at one message with its descriptors, and replaces those of memory that
-    /// is not to be touched.
+    /// Regions of the memory table that are not passed on.
+    #[must_use]
+    pub fn left_out(&self) -> usize {
+        let table = lock(&self.table);
+        table.iter().filter(|one| one.left_out.is_some()).count()
+    }
+
+    /// Looks at one message with its descriptors, and takes out memory that is not to be
+    /// touched. Whether something of it is to be passed on.
     ///
     /// # Errors
-    /// [`Refusal`]: the message is not to be passed on.
+    /// [`Refusal`]: the front end is not to be served any more.
     pub fn admit(
         &self,
         request: u32,
-        payload: &[u8],
+        payload: &mut Vec<u8>,
         fds: &mut Vec<OwnedFd>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         let is = |which: FrontendReq| request == u32::from(which);
         let malformed = Refusal::Malformed(request);
         if is(FrontendReq::SET_MEM_TABLE) {
@@ -230,19 +250,33 @@ impl Admission {
             let regions = (0..fds.len()).map(|index| region(payload, index));
             let regions: Option<Vec<Listed>> = regions.collect();
             lock(&self.table).clear();
-            return self.memory(regions.ok_or(malformed)?, fds);
+            let listed = fds.len();
+            let ram = self.memory(regions.ok_or(malformed)?, fds)?;
+            if ram.len() < listed {
+                *payload = table_of(&ram);
+            }
+            // Else the crate would keep the table that it has.
+            return (!ram.is_empty()).then_some(true).ok_or(Refusal::NoMemory);
         }
         if is(FrontendReq::ADD_MEM_REG) {
             let region = region(payload, 0).filter(|_| fds.len() == 1);
-            return self.memory(vec![region.ok_or(malformed)?], fds);
+            let ram = self.memory(vec![region.ok_or(malformed)?], fds)?;
+            return Ok(!ram.is_empty());
         }
         if is(FrontendReq::REM_MEM_REG) {
             let region = region(payload, 0).ok_or(malformed)?;
-            lock(&self.table).retain(|listed| listed.gpa != region.gpa);
             // By the specification there is none; some send one all the same.
             fds.clear();
-            return Ok(());
+            return Ok(self.remove(&region));
         }
+        self.admit_other(request, payload, fds)?;
+        Ok(true)
+    }
+
+    /// Looks at a message that is not about memory.
+    fn admit_other(&self, request: u32, payload: &[u8], fds: &[OwnedFd]) -> Result<(), Refusal> {
+        let is = |which: FrontendReq| request == u32::from(which);
+        let malformed = Refusal::Malformed(request);
         for (which, what) in [
             (FrontendReq::SET_VRING_KICK, "kick"),
             (FrontendReq::SET_VRING_CALL, "call"),
@@ -250,7 +284,7 @@ impl Admission {
         ] {
             if is(which) {
                 let value = word(payload, 0).ok_or(Refusal::Malformed(request))?;
-                match &fds[..] {
+                match fds {
                     [] if value & NO_FD != 0 => {}
                     [fd] if value & NO_FD == 0 => eventfd(fd, what)?,
                     _ => return Err(Refusal::Malformed(request)),
@@ -277,7 +311,7 @@ impl Admission {
         if is(FrontendReq::SET_VRING_ADDR) {
             return self.rings(payload).ok_or(malformed)?;
         }
-        match (is(FrontendReq::SET_BACKEND_REQ_FD), &fds[..]) {
+        match (is(FrontendReq::SET_BACKEND_REQ_FD), fds) {
             (true, [fd]) => channel(fd),
             // No other message that is served has one.
             (false, []) => Ok(()),
@@ -302,8 +336,13 @@ impl Admission {
         Ok(())
     }
 
-    /// Looks at further regions of memory.
-    fn memory(&self, mut regions: Vec<Listed>, fds: &mut [OwnedFd]) -> Result<(), Refusal> {
+    /// Looks at further regions of memory. Returns those that are to be passed on, and
+    /// leaves their descriptors.
+    fn memory(
+        &self,
+        mut regions: Vec<Listed>,
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<Vec<Listed>, Refusal> {
         let kinds = fds.iter().map(Kind::of);
         let kinds = kinds.collect::<io::Result<Vec<Kind>>>()?;
         let ids: Vec<FileId> = kinds
@@ -311,34 +350,43 @@ impl Admission {
             .filter_map(|kind| kind.file)
             .map(|(id, _)| id)
             .collect();
-        for ((region, fd), kind) in regions.iter_mut().zip(fds).zip(&kinds) {
+        let mut kept = Vec::new();
+        for ((region, fd), kind) in regions.iter_mut().zip(fds.drain(..)).zip(&kinds) {
             region.left_out = match (kind.memory, kind.file) {
                 (_, Some((id, _))) if self.files.is_window(self.peer, id, &ids) => {
                     Some(LeftOut::Foreign)
                 }
                 (MemoryKind::Vanishing, _) if !self.unsealed => {
-                    self.warn_left_out(region, fd, Fault::Vanishing);
+                    self.warn_left_out(region, &fd, Fault::Vanishing);
                     Some(LeftOut::Warned)
                 }
                 (_, Some((_, bytes))) if !region.is_within(bytes) => {
-                    self.warn_left_out(region, fd, Fault::Short);
+                    self.warn_left_out(region, &fd, Fault::Short);
                     Some(LeftOut::Warned)
                 }
                 (_, Some((id, _))) => {
                     self.files.announce(self.peer, id);
+                    kept.push(fd);
                     continue;
                 }
                 // A window that shows a udmabuf, of this device or another.
                 (MemoryKind::DmaBuf, None) => Some(LeftOut::Foreign),
                 (_, None) => {
-                    self.warn_left_out(region, fd, Fault::NotMemory);
+                    self.warn_left_out(region, &fd, Fault::NotMemory);
                     Some(LeftOut::Warned)
                 }
             };
-            *fd = self.files.blank()?;
         }
+        *fds = kept;
+        let passed = regions.iter().filter(|one| one.left_out.is_none());
+        let passed: Vec<Listed> = passed.copied().collect();
         let mut table = lock(&self.table);
-        table.append(&mut regions);
+        for region in regions {
+            if let Some(at) = table.iter().find_map(|listed| listed.overlap(&region)) {
+                return Err(Refusal::Overlap(at));
+            }
+            table.push(region);
+        }
         let ram = table
             .iter()
             .filter(|listed| listed.left_out.is_none())
@@ -351,7 +399,19 @@ impl Admission {
         if total.is_none_or(|total| total > self.max_bytes) {
             return Err(Refusal::TooLarge(self.max_bytes));
         }
-        Ok(())
+        Ok(passed)
+    }
+
+    /// Takes a region from the table. Whether the vhost-user crate has to hear of it:
+    /// unless it was left out.
+    fn remove(&self, region: &Listed) -> bool {
+        let mut table = lock(&self.table);
+        let is_it = |listed: &Listed| (listed.gpa, listed.len) == (region.gpa, region.len);
+        // The crate refuses one that is not there.
+        let Some(at) = table.iter().position(is_it) else {
+            return true;
+        };
+        table.swap_remove(at).left_out.is_none()
     }
 
     fn warn_left_out(&self, region: &Listed, fd: &OwnedFd, fault: Fault) {
@@ -407,16 +467,31 @@ fn word(payload: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes.try_into().ok()?))
 }
 
+/// A region that has bytes, and ends.
 fn region(payload: &[u8], index: usize) -> Option<Listed> {
     let at = index.checked_mul(REGION)?.checked_add(REGIONS_AT)?;
     let region = payload.get(at..at.checked_add(REGION)?)?;
-    Some(Listed {
+    let region = Listed {
         gpa: word(region, 0)?,
         len: word(region, 8)?,
         user: word(region, 16)?,
         offset: word(region, 24)?,
         left_out: None,
-    })
+    };
+    let ends = region.gpa.checked_add(region.len).is_some();
+    (ends && region.len > 0).then_some(region)
+}
+
+/// The payload of SET_MEM_TABLE with these regions.
+fn table_of(regions: &[Listed]) -> Vec<u8> {
+    // Their number and its padding are 32 bits each.
+    let count = u32::try_from(regions.len()).unwrap_or(u32::MAX);
+    let head = [count, 0].map(u32::to_ne_bytes).concat();
+    let regions = regions.iter().flat_map(|region| {
+        let words = [region.gpa, region.len, region.user, region.offset];
+        words.into_iter().flat_map(u64::to_ne_bytes)
+    });
+    head.into_iter().chain(regions).collect()
 }
 
 /// What the kernel calls an open file, with nothing in it that a log takes amiss.
@@ -471,7 +546,7 @@ mod tests {
     use vhost::vhost_user::message::VhostUserProtocolFeatures;
 
     fn admission(unsealed: bool) -> Admission {
-        let files = Arc::new(Files::new().unwrap());
+        let files = Arc::new(Files::default());
         files.connect(PeerId(1), None);
         Admission::new(
             PeerId(1),
@@ -498,7 +573,6 @@ mod tests {
     #[test]
     fn file_whose_file_system_may_not_answer_is_not_looked_at() {
         let admission = admission(false);
-        let blank = id(&admission.files.blank().unwrap());
         let file = disk_file();
         let number = u32::try_from(file.as_raw_fd()).unwrap();
         let looks = [
@@ -512,9 +586,7 @@ mod tests {
         let denied = FileId::of(&file).unwrap_err();
         assert_eq!(denied.raw_os_error(), Some(libc::EDEADLK));
 
-        let fd = add(&admission, file, 0).unwrap();
-
-        assert_eq!(id(&fd), blank);
+        assert!(add(&admission, file, 0).unwrap().is_none());
     }
 
     fn disk_file() -> OwnedFd {
@@ -522,55 +594,65 @@ mod tests {
         fs::File::open("/proc/self/exe").unwrap().into()
     }
 
-    fn add(admission: &Admission, fd: OwnedFd, user: u64) -> Result<OwnedFd, Refusal> {
+    fn add(admission: &Admission, fd: OwnedFd, user: u64) -> Result<Option<OwnedFd>, Refusal> {
         add_part(admission, fd, user, 0x1000, 0)
     }
 
-    /// Adds `len` bytes of a file from `offset` on.
+    /// Adds `len` bytes of a file from `offset` on, each time at another guest address.
+    /// What is passed on.
     fn add_part(
         admission: &Admission,
         fd: OwnedFd,
         user: u64,
         len: u64,
         offset: u64,
-    ) -> Result<OwnedFd, Refusal> {
+    ) -> Result<Option<OwnedFd>, Refusal> {
         let mut fds = vec![fd];
         let request = FrontendReq::ADD_MEM_REG.into();
-        admission.admit(request, &words(&[0, 0x1000, len, user, offset]), &mut fds)?;
-        Ok(fds.remove(0))
+        let listed = u64::try_from(lock(&admission.table).len()).unwrap();
+        let gpa = 0x1000 + listed * 0x10_0000;
+        let mut region = words(&[0, gpa, len, user, offset]);
+        let passed = admission.admit(request, &mut region, &mut fds)?;
+        assert_eq!(passed, !fds.is_empty());
+        Ok(fds.pop())
     }
 
     fn rings(admission: &Admission, at: u64) -> Result<(), Refusal> {
-        let payload = words(&[0, 0x100, at, 0x300, 0]);
-        admission.admit(FrontendReq::SET_VRING_ADDR.into(), &payload, &mut vec![])
+        let mut payload = words(&[0, 0x100, at, 0x300, 0]);
+        let request = FrontendReq::SET_VRING_ADDR.into();
+        admission
+            .admit(request, &mut payload, &mut vec![])
+            .map(drop)
     }
 
     #[test]
-    fn sealed_memory_is_taken_and_other_files_are_replaced() {
+    fn sealed_memory_is_passed_on_and_other_files_are_not() {
         let sealed = dup(memfd(0x1000, true));
         let open = dup(memfd(0x1000, false));
+        let passed = |admission: &Admission, fd: OwnedFd| {
+            let passed = add(admission, fd, 0).unwrap();
+            passed.as_ref().map(id)
+        };
         let strict = admission(false);
-        let blank = id(&strict.files.blank().unwrap());
 
-        assert_eq!(id(&add(&strict, dup(&sealed), 0).unwrap()), id(&sealed));
-        assert_eq!(id(&add(&strict, dup(&open), 0).unwrap()), blank);
-        assert_eq!(id(&add(&strict, disk_file(), 0).unwrap()), blank);
+        assert_eq!(passed(&strict, dup(&sealed)), Some(id(&sealed)));
+        assert_eq!(passed(&strict, dup(&open)), None);
+        assert_eq!(passed(&strict, disk_file()), None);
+        assert_eq!(strict.left_out(), 2);
 
         let trusting = admission(true);
-        let blank = id(&trusting.files.blank().unwrap());
-        assert_eq!(id(&add(&trusting, dup(&open), 0).unwrap()), id(&open));
-        assert_eq!(id(&add(&trusting, disk_file(), 0).unwrap()), blank);
+        assert_eq!(passed(&trusting, dup(&open)), Some(id(&open)));
+        assert_eq!(passed(&trusting, disk_file()), None);
     }
 
     #[test]
-    fn region_that_ends_beyond_its_file_is_replaced() {
+    fn region_that_ends_beyond_its_file_is_left_out() {
         for (unsealed, seal) in [(false, true), (true, true), (true, false)] {
             let file = dup(memfd(0x3000, seal));
             let admission = admission(unsealed);
-            let blank = id(&admission.files.blank().unwrap());
             let taken = |len, offset| {
-                let fd = add_part(&admission, dup(&file), 0x7000, len, offset).unwrap();
-                id(&fd) != blank
+                let passed = add_part(&admission, dup(&file), 0x7000, len, offset);
+                passed.unwrap().is_some()
             };
 
             assert!(taken(0x3000, 0) && taken(0x1000, 0x2000));
@@ -594,13 +676,62 @@ mod tests {
 
         assert!(rings(&admission, 0x6fff).is_ok());
         assert!(matches!(rings(&admission, 0x7fff), Err(Refusal::Rings(_))));
-        let remove = words(&[0, 0x1000, 0x1000, 0x7000, 0]);
-        let mut fds = vec![disk_file()];
-        admission
-            .admit(FrontendReq::REM_MEM_REG.into(), &remove, &mut fds)
-            .unwrap();
-        assert!(fds.is_empty());
+        assert!(!remove(&admission, 0x1000, 0x1000), "passed on");
         assert!(rings(&admission, 0x7fff).is_ok());
+    }
+
+    /// Removes a region. Whether that is passed on.
+    fn remove(admission: &Admission, gpa: u64, len: u64) -> bool {
+        let mut region = words(&[0, gpa, len, 0, 0]);
+        let mut fds = vec![disk_file()];
+        let request = FrontendReq::REM_MEM_REG.into();
+        let passed = admission.admit(request, &mut region, &mut fds).unwrap();
+        assert!(fds.is_empty());
+        passed
+    }
+
+    #[test]
+    fn removal_is_passed_on_unless_the_region_was_left_out() {
+        let admission = admission(false);
+        let sealed = dup(memfd(0x1000, true));
+        add(&admission, disk_file(), 0x7000).unwrap();
+        add(&admission, sealed, 0x9000).unwrap();
+
+        assert!(remove(&admission, 0x10_1000, 0x1000));
+        assert!(
+            remove(&admission, 0x1000, 0x2000),
+            "it is none of the table"
+        );
+        assert_eq!(admission.left_out(), 1);
+        assert!(!remove(&admission, 0x1000, 0x1000));
+        assert!(remove(&admission, 0x1000, 0x1000), "it is gone");
+    }
+
+    #[test]
+    fn regions_that_overlap_are_refused_whatever_they_are() {
+        let sealed = dup(memfd(0x1000, true));
+        for [first, second] in [[true, false], [false, true], [false, false], [true, true]] {
+            let admission = admission(false);
+            let add = |sealed_one, gpa, len| {
+                let fd = if sealed_one {
+                    dup(&sealed)
+                } else {
+                    disk_file()
+                };
+                let mut region = words(&[0, gpa, len, 0, 0]);
+                admission.admit(FrontendReq::ADD_MEM_REG.into(), &mut region, &mut vec![fd])
+            };
+            add(first, 0x2000, 0x1000).unwrap();
+            add(first, 0x1000, 0x1000).unwrap();
+            for (gpa, len) in [(0x2000, 0x1000), (0x2800, 0x1000), (0, 0x10_0000)] {
+                let result = add(second, gpa, len);
+                assert!(matches!(result, Err(Refusal::Overlap(_))), "{gpa:#x}");
+            }
+            for (gpa, len) in [(0x8000, 0), (u64::MAX, 0x1000)] {
+                let result = add(second, gpa, len);
+                assert!(matches!(result, Err(Refusal::Malformed(_))), "{gpa:#x}");
+            }
+        }
     }
 
     #[test]
@@ -620,30 +751,34 @@ mod tests {
     fn table_is_looked_at_region_by_region() {
         let admission = admission(false);
         let ram = dup(memfd(0x1000, true));
-        let mut fds = vec![dup(&ram), disk_file()];
-        let table = words(&[2, 0, 0x1000, 0x1000, 0, 0x10000, 0x1000, 0x9000, 0]);
+        let mut fds = vec![disk_file(), dup(&ram)];
+        let table = words(&[2, 0x10000, 0x1000, 0x9000, 0, 0x20000, 0x1000, 0x1000, 0]);
+        let mut passed = table.clone();
         let request = FrontendReq::SET_MEM_TABLE.into();
 
-        admission.admit(request, &table, &mut fds).unwrap();
+        assert!(admission.admit(request, &mut passed, &mut fds).unwrap());
 
-        assert_eq!(id(&fds[0]), id(&ram));
-        assert_eq!(id(&fds[1]), id(&admission.files.blank().unwrap()));
+        assert_eq!(fds.iter().map(id).collect::<Vec<_>>(), [id(&ram)]);
+        assert_eq!(passed, words(&[1, 0x20000, 0x1000, 0x1000, 0]));
         assert!(rings(&admission, 0x9000).is_err());
         for (table, count) in [(&table[..], 1), (&table[..72 - 8], 2), (&[][..], 0)] {
             let mut fds = (0..count).map(|_| dup(&ram)).collect();
-            let result = admission.admit(request, table, &mut fds);
+            let result = admission.admit(request, &mut table.to_vec(), &mut fds);
             assert!(matches!(result, Err(Refusal::Malformed(5))));
         }
+        let mut fds = vec![disk_file(), disk_file()];
+        let result = admission.admit(request, &mut table.clone(), &mut fds);
+        assert!(matches!(result, Err(Refusal::NoMemory)));
     }
 
     #[test]
     fn table_beyond_its_limits_is_refused() {
         let file = dup(memfd(1 << 30, true));
         let add = |admission: &Admission, gpa, len| {
-            let payload = words(&[0, gpa, len, 0, 0]);
+            let mut payload = words(&[0, gpa, len, 0, 0]);
             admission.admit(
                 FrontendReq::ADD_MEM_REG.into(),
-                &payload,
+                &mut payload,
                 &mut vec![dup(&file)],
             )
         };
@@ -676,16 +811,16 @@ mod tests {
             let fd = dup(unsafe { BorrowedFd::borrow_raw(blocking.as_raw_fd()) });
             let mut fds = vec![fd];
             admission
-                .admit(request.into(), &words(&[1]), &mut fds)
+                .admit(request.into(), &mut words(&[1]), &mut fds)
                 .unwrap();
             assert!(blocking.read().is_err(), "it would block");
 
-            let none = admission.admit(request.into(), &words(&[NO_FD | 2]), &mut vec![]);
+            let none = admission.admit(request.into(), &mut words(&[NO_FD | 2]), &mut vec![]);
             assert!(none.is_ok());
-            let pipe = admission.admit(request.into(), &words(&[0]), &mut vec![dup(&pipe)]);
+            let pipe = admission.admit(request.into(), &mut words(&[0]), &mut vec![dup(&pipe)]);
             assert!(matches!(pipe, Err(Refusal::NotEventfd(..))), "{pipe:?}");
             let file = memfd(0x1000, true);
-            let file = admission.admit(request.into(), &words(&[0]), &mut vec![dup(&file)]);
+            let file = admission.admit(request.into(), &mut words(&[0]), &mut vec![dup(&file)]);
             assert!(matches!(file, Err(Refusal::NotEventfd(..))));
         }
     }
@@ -699,8 +834,9 @@ mod tests {
             // SAFETY: open, and duplicated at once.
             vec![dup(unsafe { BorrowedFd::borrow_raw(eventfd.as_raw_fd()) })]
         };
-        let give =
-            |request: FrontendReq| admission.admit(request.into(), &words(&[0]), &mut semaphore());
+        let give = |request: FrontendReq| {
+            admission.admit(request.into(), &mut words(&[0]), &mut semaphore())
+        };
 
         let kick = give(FrontendReq::SET_VRING_KICK);
 
@@ -713,7 +849,7 @@ mod tests {
     fn queue_that_is_not_stopped_has_one_kick_descriptor() {
         let admission = admission(false);
         let admit = |request: FrontendReq, payload: &[u64], fds| {
-            admission.admit(request.into(), &words(payload), &mut { fds })
+            admission.admit(request.into(), &mut words(payload), &mut { fds })
         };
         let eventfd = || {
             let eventfd = vmm_sys_util::eventfd::EventFd::new(0).unwrap();
@@ -744,7 +880,7 @@ mod tests {
     fn protocol_features_that_were_not_offered_are_refused() {
         let admission = admission(false);
         let request = FrontendReq::SET_PROTOCOL_FEATURES.into();
-        let ask = |bits| admission.admit(request, &words(&[bits]), &mut vec![]);
+        let ask = |bits| admission.admit(request, &mut words(&[bits]), &mut vec![]);
         let offered = features::protocol().bits();
         let other = VhostUserProtocolFeatures::INFLIGHT_SHMFD.bits();
 
@@ -763,12 +899,12 @@ mod tests {
 
         assert!(
             admission
-                .admit(request, &[], &mut vec![dup(&stream)])
+                .admit(request, &mut vec![], &mut vec![dup(&stream)])
                 .is_ok()
         );
-        let result = admission.admit(request, &[], &mut vec![dup(&datagram)]);
+        let result = admission.admit(request, &mut vec![], &mut vec![dup(&datagram)]);
         assert!(matches!(result, Err(Refusal::NotSocket(_))));
-        let result = admission.admit(request, &[], &mut vec![disk_file()]);
+        let result = admission.admit(request, &mut vec![], &mut vec![disk_file()]);
         assert!(matches!(result, Err(Refusal::NotSocket(_))));
     }
 
@@ -777,12 +913,12 @@ mod tests {
         let admission = admission(false);
         let request = FrontendReq::SET_LOG_BASE.into();
 
-        let result = admission.admit(request, &words(&[0, 0]), &mut vec![disk_file()]);
+        let result = admission.admit(request, &mut words(&[0, 0]), &mut vec![disk_file()]);
 
         assert!(matches!(result, Err(Refusal::Malformed(6))));
         assert!(
             admission
-                .admit(FrontendReq::SET_OWNER.into(), &[], &mut vec![])
+                .admit(FrontendReq::SET_OWNER.into(), &mut vec![], &mut vec![])
                 .is_ok()
         );
     }

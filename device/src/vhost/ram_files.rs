@@ -4,8 +4,8 @@
 //! A front end lists its windows among its memory, as every device of its VM does.
 //! Exporting them again would share another VM's memory. So one registry of the
 //! process knows which VM's RAM a file is, and to whom it was sent, before it is.
-//! Windows are not kept either: this process has no business there, and would hold
-//! what the front end releases.
+//! Windows are not mapped or kept either: this process has no business there, and would
+//! hold what the front end releases.
 //!
 //! A guest cannot change what is in the table. A VMM can list any file that it has. One
 //! that was given another VM's RAM (`ram-fd=allow`) cannot pass it off as its own while
@@ -14,29 +14,19 @@
 //! nothing that it did not have. Whose a file is the kernel does not know.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::limits::MAX_SENT;
-use crate::backing::{FileId, Ram, Region, memfd};
+use crate::backing::{FileId, Ram, Region};
 use crate::broker::PeerId;
 use crate::locks::lock;
 
-/// Bytes of the blank file: no region of a memory table ends beyond. None of them is
-/// ever touched, so it takes no memory.
-const BLANK_BYTES: u64 = i64::MAX.cast_unsigned() & !0xfff;
-
 /// Whose RAM is in which files, and which front ends were sent them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Files {
     front_ends: Mutex<BTreeMap<PeerId, FrontEnd>>,
-    /// Stands for memory that is not touched.
-    blank: File,
-    blank_id: FileId,
 }
 
 #[derive(Debug, Default)]
@@ -59,19 +49,6 @@ impl FrontEnd {
 }
 
 impl Files {
-    /// A registry of no front end.
-    ///
-    /// # Errors
-    /// As `memfd_create`.
-    pub fn new() -> io::Result<Self> {
-        let blank = memfd::sealed(c"bufshare-blank", BLANK_BYTES)?;
-        Ok(Self {
-            front_ends: Mutex::default(),
-            blank_id: FileId::of(&blank)?,
-            blank,
-        })
-    }
-
     /// A front end of this process has connected.
     pub fn connect(&self, peer: PeerId, pid: Option<u32>) {
         let session = FrontEnd {
@@ -140,14 +117,6 @@ impl Files {
                 *number != peer && (sent || foreign)
             })
     }
-
-    /// A file that stands for memory that is not touched.
-    ///
-    /// # Errors
-    /// As `dup`.
-    pub fn blank(&self) -> io::Result<OwnedFd> {
-        self.blank.as_fd().try_clone_to_owned()
-    }
 }
 
 /// What is sent to one front end.
@@ -166,58 +135,19 @@ impl Sent<'_> {
     }
 }
 
-/// The own RAM in the memory table of `peer`, and the number of regions that are
-/// not: windows, and what is left out.
+/// The own RAM of `peer`: what is left of its memory table by [`super::admission`].
 #[must_use]
-pub fn own_ram(mem: &GuestMemoryMmap, files: &Files, peer: PeerId) -> (Ram, usize) {
-    let mut ram = Ram::default();
-    let mut others = 0_usize;
-    for region in mem.iter() {
-        let own = region.file_offset().and_then(|file| {
-            let region = Region::new(
-                region.start_addr().0,
-                region.len(),
-                file.arc().clone(),
-                file.start(),
-            )
-            .ok()?;
-            (region.id != files.blank_id).then_some(region)
-        });
-        match own {
-            Some(region) => ram.regions.push(region),
-            None => others = others.saturating_add(1),
-        }
-    }
+pub fn own_ram(mem: &GuestMemoryMmap, files: &Files, peer: PeerId) -> Ram {
+    let regions = mem.iter().filter_map(|region| {
+        let file = region.file_offset()?;
+        let (addr, len) = (region.start_addr().0, region.len());
+        Region::new(addr, len, file.arc().clone(), file.start()).ok()
+    });
+    let ram = Ram {
+        regions: regions.collect(),
+    };
     files.settle(peer, &ram);
-    (ram, others)
-}
-
-/// The table with private memory in the place of the blank file, which so takes no
-/// descriptors. `None` if there is nothing to replace.
-///
-/// # Errors
-/// As `mmap`.
-pub fn without_blank(mem: &GuestMemoryMmap, files: &Files) -> io::Result<Option<GuestMemoryMmap>> {
-    let mut replaced = None;
-    for region in mem.iter() {
-        let Some(file) = region.file_offset() else {
-            continue;
-        };
-        if FileId::of(file.file())? != files.blank_id {
-            continue;
-        }
-        let (at, len) = (region.start_addr(), region.len());
-        let size = usize::try_from(len).map_err(io::Error::other)?;
-        let blank = GuestRegionMmap::from_range(at, size, None).map_err(io::Error::other)?;
-        let (rest, _) = replaced
-            .as_ref()
-            .unwrap_or(mem)
-            .remove_region(at, len)
-            .map_err(io::Error::other)?;
-        let table = rest.insert_region(Arc::new(blank));
-        replaced = Some(table.map_err(io::Error::other)?);
-    }
-    Ok(replaced)
+    ram
 }
 
 #[cfg(test)]
@@ -234,7 +164,7 @@ mod tests {
 
     /// VM A has shared with VM B, which has two devices.
     fn shared(pids: [Option<u32>; 3]) -> Files {
-        let files = Files::new().unwrap();
+        let files = Files::default();
         for (peer, pid) in [A, B, B2].into_iter().zip(pids) {
             files.connect(peer, pid);
         }
@@ -322,51 +252,21 @@ mod tests {
         assert!(!files.is_window(B, B_RAM, &[B_RAM]));
     }
 
-    fn table(files: &Files) -> GuestMemoryMmap {
+    #[test]
+    fn own_ram_is_what_is_in_files() {
+        let files = shared([None; 3]);
         let own = memfd(0x10000, true);
-        let blank = Arc::new(File::from(files.blank().unwrap()));
-        GuestMemoryMmap::from_ranges_with_files([
+        let mem = GuestMemoryMmap::from_ranges_with_files([
             (GuestAddress(0), 0x10000, Some(FileOffset::from_arc(own, 0))),
-            (
-                GuestAddress(0x10_0000),
-                0x1000,
-                Some(FileOffset::from_arc(blank, 1 << 40)),
-            ),
             (GuestAddress(0x20_0000), 0x1000, None),
         ])
-        .unwrap()
-    }
+        .unwrap();
 
-    #[test]
-    fn own_ram_leaves_out_what_is_blank_and_what_has_no_file() {
-        let files = shared([None; 3]);
-        let mem = table(&files);
+        let ram = own_ram(&mem, &files, A);
 
-        let (ram, others) = own_ram(&mem, &files, A);
-
-        assert_eq!(others, 2);
         assert!(ram.contains(0, 0x10000));
-        assert!(!ram.contains(0x10_0000, 1));
+        assert!(!ram.contains(0x20_0000, 1));
         let front_ends = lock(&files.front_ends);
         assert_eq!(front_ends[&A].ram, [ram.regions[0].id].into());
-    }
-
-    #[test]
-    fn table_without_blank_keeps_the_places() {
-        let files = shared([None; 3]);
-        let mem = table(&files);
-
-        let table = without_blank(&mem, &files).unwrap().unwrap();
-
-        let places: Vec<_> = table
-            .iter()
-            .map(|region| (region.start_addr().0, region.file_offset().is_some()))
-            .collect();
-        assert_eq!(places, [(0, true), (0x10_0000, false), (0x20_0000, false)]);
-        let (own, others) = own_ram(&table, &files, A);
-        assert!(own.same(&own_ram(&mem, &files, A).0));
-        assert_eq!(others, 2);
-        assert!(without_blank(&table, &files).unwrap().is_none());
-        assert!(table.remove_region(GuestAddress(0x10_0000), 0x1000).is_ok());
     }
 }

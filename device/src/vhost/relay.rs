@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Passes the messages between a front end's socket and the vhost-user crate,
-//! unchanged and in order, and sees in passing what the crate does not report:
-//! which protocol features were negotiated, and the socket of the back-end
-//! channel.
+//! Passes the messages between a front end's socket and the vhost-user crate, in order,
+//! and sees in passing what the crate does not report: which protocol features were
+//! negotiated, and the socket of the back-end channel.
 //!
 //! It knows the frame of a message (vhost-user specification, "Message
 //! Specification") and judges nothing: what is wrong is the crate's to refuse, or
-//! [`super::admission`]'s. If the crate leaves, it can answer in its place (see
-//! [`super::refusal`]).
+//! [`super::admission`]'s, which also takes out what the crate has no use for. A message
+//! of which nothing is left is acknowledged here; one that came before it and asks for an
+//! answer has had that, unless the front end did not wait for it. If the crate leaves,
+//! everything is answered in its place (see [`super::replies`]).
 
 use std::io;
 use std::net::Shutdown;
@@ -20,7 +21,7 @@ use vhost::vhost_user::message::{
 };
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-use super::refusal::refusal;
+use super::replies::{acknowledgement, refusal};
 
 /// Bytes of a message's header: request, flags and size, each 32 bits.
 pub(super) const HEADER: usize = 12;
@@ -28,15 +29,25 @@ pub(super) const HEADER: usize = 12;
 /// How often [`Relay::refuse_all`] looks whether it is done.
 const REFUSE_LOOK_MS: libc::c_int = 50;
 
+/// What becomes of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The crate is to have it.
+    Pass,
+    /// There is nothing in it for the crate: it is acknowledged.
+    Acknowledge,
+    /// It is the last one.
+    Refuse,
+}
+
 /// What is seen in passing, before the crate is.
 pub trait Watch {
     /// The front end chose its protocol features.
     fn negotiated(&self, features: VhostUserProtocolFeatures);
     /// The front end gave a back-end channel; the socket is a duplicate.
     fn channel(&self, socket: UnixStream);
-    /// The front end sent a message with descriptors, which may be replaced. Whether
-    /// it is to be passed on.
-    fn admit(&self, request: u32, payload: &[u8], fds: &mut Vec<OwnedFd>) -> bool;
+    /// The front end sent a message with descriptors, of which things may be taken out.
+    fn admit(&self, request: u32, payload: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Verdict;
 }
 
 /// Ends a relay from any thread.
@@ -172,12 +183,21 @@ impl Relay {
                         Ok(None) => return Left::Front(Ok(())),
                         Err(error) => return front_left(error),
                     };
-                    open = refusal(&message.bytes);
-                    if !message.admit(watch) {
-                        return Left::Crate(open);
+                    match message.admit(watch) {
+                        Verdict::Pass => {
+                            open = refusal(&message.bytes);
+                            message.report(watch);
+                            next = Some(message);
+                        }
+                        Verdict::Acknowledge => {
+                            if let Some(answer) = acknowledgement(&message.bytes)
+                                && let Err(error) = send(front, &Message::of(answer))
+                            {
+                                return front_left(error);
+                            }
+                        }
+                        Verdict::Refuse => return Left::Crate(refusal(&message.bytes)),
                     }
-                    message.report(watch);
-                    next = Some(message);
                 }
                 Err(error) => return Left::Front(Err(error)),
             }
@@ -191,12 +211,7 @@ impl Relay {
         let mut answer = left;
         while !done() {
             if let Some(bytes) = answer.take() {
-                let message = Message {
-                    bytes,
-                    fds: Vec::new(),
-                    oversized: false,
-                };
-                if send(front, &message).is_err() {
+                if send(front, &Message::of(bytes)).is_err() {
                     return;
                 }
             }
@@ -274,6 +289,15 @@ struct Message {
 }
 
 impl Message {
+    /// These bytes alone.
+    fn of(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            fds: Vec::new(),
+            oversized: false,
+        }
+    }
+
     /// Whether both answer the same request.
     fn answers_as(&self, other: &[u8]) -> bool {
         word(&self.bytes, 0) == word(other, 0)
@@ -285,12 +309,21 @@ impl Message {
         Some(u64::from_ne_bytes(bytes.try_into().ok()?))
     }
 
-    /// Whether it is to be passed on.
-    fn admit(&mut self, watch: &dyn Watch) -> bool {
-        let request = word(&self.bytes, 0).unwrap_or_default();
-        let payload = self.bytes.get(HEADER..).unwrap_or_default();
+    /// What becomes of it, with its size as it is then.
+    fn admit(&mut self, watch: &dyn Watch) -> Verdict {
         // The crate refuses one that is too long.
-        self.oversized || watch.admit(request, payload, &mut self.fds)
+        if self.oversized {
+            return Verdict::Pass;
+        }
+        let request = word(&self.bytes, 0).unwrap_or_default();
+        let mut payload = self.bytes.split_off(HEADER.min(self.bytes.len()));
+        let verdict = watch.admit(request, &mut payload, &mut self.fds);
+        let size = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        if let Some(word) = self.bytes.get_mut(8..HEADER) {
+            word.copy_from_slice(&size.to_ne_bytes());
+        }
+        self.bytes.append(&mut payload);
+        verdict
     }
 
     fn report(&self, watch: &dyn Watch) {
@@ -309,11 +342,7 @@ impl Message {
 
 /// The next message; none at the end.
 fn receive(socket: &UnixStream) -> io::Result<Option<Message>> {
-    let mut message = Message {
-        bytes: vec![0; HEADER],
-        fds: Vec::new(),
-        oversized: false,
-    };
+    let mut message = Message::of(vec![0; HEADER]);
     let mut got = 0;
     while let Some(rest) = message.bytes.get_mut(got..).filter(|rest| !rest.is_empty()) {
         let (n, fds) = receive_some(socket, rest)?;
@@ -386,9 +415,11 @@ mod tests {
     use std::sync::Mutex;
 
     const ADD_MEM_REG: u32 = 37;
-    /// Messages that tests have refused, or given other descriptors.
+    /// Messages that tests have refused, given other descriptors and a byte less, or taken
+    /// all out of.
     const REFUSED: u32 = 101;
     const REPLACED: u32 = 102;
+    const EMPTIED: u32 = 103;
 
     #[derive(Default)]
     struct Seen {
@@ -405,12 +436,20 @@ mod tests {
             self.channels.lock().unwrap().push(socket);
         }
 
-        fn admit(&self, request: u32, payload: &[u8], fds: &mut Vec<OwnedFd>) -> bool {
-            if request == REPLACED {
-                fds.reverse();
+        fn admit(&self, request: u32, payload: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Verdict {
+            match request {
+                REPLACED => {
+                    fds.reverse();
+                    payload.pop();
+                    Verdict::Pass
+                }
+                REFUSED => {
+                    assert_eq!(*payload, [6; 3]);
+                    Verdict::Refuse
+                }
+                EMPTIED => Verdict::Acknowledge,
+                _ => Verdict::Pass,
             }
-            assert!(request != REFUSED || payload == [6; 3]);
-            request != REFUSED
         }
     }
 
@@ -524,14 +563,61 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_can_be_replaced() {
+    fn message_of_which_nothing_is_left_is_acknowledged_and_not_passed_on() {
+        let (_, result) = relayed(|mut front, mut back| {
+            let mut bytes = message(EMPTIED, &[1; 40]);
+            // Nothing is said to one that does not ask.
+            front.write_all(&bytes).unwrap();
+            bytes[4] |= 8;
+            front.write_all(&bytes).unwrap();
+            let mut answer = message(EMPTIED, &[0; 8]);
+            answer[4] = 5;
+            expect(&mut front, &answer);
+
+            front.write_all(&message(1, &[])).unwrap();
+            expect(&mut back, &message(1, &[]));
+            back.write_all(&message(1, &[5; 8])).unwrap();
+            expect(&mut front, &message(1, &[5; 8]));
+        });
+
+        well(result);
+    }
+
+    #[test]
+    fn what_the_crate_owes_is_known_after_a_message_that_was_acknowledged() {
+        let (_, result) = relayed(|mut front, mut back| {
+            let mut asks = message(1, &[]);
+            asks[4] |= 8;
+            front.write_all(&asks).unwrap();
+            expect(&mut back, &asks);
+            let mut bytes = message(EMPTIED, &[]);
+            bytes[4] |= 8;
+            front.write_all(&bytes).unwrap();
+            let mut answer = message(EMPTIED, &[0; 8]);
+            answer[4] = 5;
+            expect(&mut front, &answer);
+            drop(back);
+            // The relay ends, and with it the test's hold on the front end.
+            assert_eq!(front.read(&mut [0; 1]).unwrap(), 0);
+        });
+
+        let Left::Crate(Some(answer)) = result else {
+            panic!("{result:?}");
+        };
+        assert_eq!(word(&answer, 0), Some(1));
+    }
+
+    #[test]
+    fn descriptors_and_payload_can_be_replaced() {
         let (_, result) = relayed(|front, back| {
             let (one, two) = std::io::pipe().unwrap();
             let fds = [one.as_raw_fd(), two.as_raw_fd()];
-            let bytes = message(REPLACED, &[]);
+            let bytes = message(REPLACED, &[7, 8]);
             front.send_with_fds(&[bytes.as_slice()], &fds).unwrap();
 
             let got = receive(&back).unwrap().unwrap();
+
+            assert_eq!(got.bytes, message(REPLACED, &[7]));
 
             let mut writer = std::fs::File::from(got.fds.into_iter().next().unwrap());
             writer.write_all(&[1]).unwrap();

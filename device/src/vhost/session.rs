@@ -7,8 +7,8 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bufshare_protocol::device::{CAP_MAP, NUM_QUEUES};
 use bufshare_protocol::limits::CONFIG_SIZE;
@@ -29,7 +29,7 @@ use super::admission::Admission;
 use super::lifeline::{Lifeline, watch_worker, writes_for};
 use super::queue::{Control, Events};
 use super::ram_files::{self, Files};
-use super::relay::Watch;
+use super::relay::{Verdict, Watch};
 use super::shmem_requests::ShmemRequests;
 use super::{GuestMem, Vring, features};
 use crate::backing::Ram;
@@ -85,7 +85,6 @@ pub struct Session {
     admission: Admission,
     dispatcher: Arc<Dispatcher>,
     ram: Mutex<Arc<Ram>>,
-    window_regions: AtomicUsize,
     control: Control,
     events: Events,
     phase: Mutex<Phase>,
@@ -141,7 +140,6 @@ impl Session {
             control: Control::new(mem.clone(), limits.max_requests),
             events: Events::new(mem),
             ram: Mutex::default(),
-            window_regions: AtomicUsize::new(0),
             phase: Mutex::default(),
             again,
             wakeups: AtomicU64::new(0),
@@ -230,7 +228,7 @@ impl Link for Session {
             can_map: self.shmem.can_map(),
             running,
             ram_regions,
-            window_regions: self.window_regions.load(Ordering::Relaxed),
+            window_regions: self.admission.left_out(),
             pending: self.control.pending(),
             chains: load(&control.chains),
             malformed: load(&control.malformed).saturating_add(load(&events.malformed)),
@@ -260,16 +258,19 @@ impl Watch for Session {
         self.shmem.set_socket(socket);
     }
 
-    fn admit(&self, request: u32, payload: &[u8], fds: &mut Vec<OwnedFd>) -> bool {
-        let result = self.admission.admit(request, payload, fds);
-        if let Err(refusal) = &result {
-            self.limiters.admission.log(
-                Level::Error,
-                &self.name,
-                format_args!("the front end is refused: {refusal}"),
-            );
+    fn admit(&self, request: u32, payload: &mut Vec<u8>, fds: &mut Vec<OwnedFd>) -> Verdict {
+        match self.admission.admit(request, payload, fds) {
+            Ok(true) => Verdict::Pass,
+            Ok(false) => Verdict::Acknowledge,
+            Err(refusal) => {
+                self.limiters.admission.log(
+                    Level::Error,
+                    &self.name,
+                    format_args!("the front end is refused: {refusal}"),
+                );
+                Verdict::Refuse
+            }
         }
-        result.is_ok()
     }
 }
 
@@ -345,13 +346,7 @@ impl VhostUserBackend for Session {
     }
 
     fn update_memory(&self, mem: GuestMem) -> io::Result<()> {
-        if let Some(table) = ram_files::without_blank(&mem.memory(), &self.files)? {
-            mem.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .replace(table);
-        }
-        let (mut ram, others) = ram_files::own_ram(&mem.memory(), &self.files, self.peer);
-        self.window_regions.store(others, Ordering::Relaxed);
+        let mut ram = ram_files::own_ram(&mem.memory(), &self.files, self.peer);
         let mut current = lock(&self.ram);
         if current.same(&ram) {
             return Ok(());

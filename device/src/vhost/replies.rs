@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a front end is answered when nobody serves it any more.
+//! What a front end is answered in the place of the vhost-user crate: that a message was
+//! served, or, when nobody serves it any more, that it is refused.
 //!
 //! The vhost-user crate ends a connection at the first message that it does not
 //! like, and a guest can bring its VMM to send such: rings at odd addresses will
@@ -24,6 +25,23 @@ const CONFIG_HEAD: usize = 12;
 
 fn is(request: u32, which: FrontendReq) -> bool {
     request == u32::from(which)
+}
+
+/// The answer that says that a message was served, if it wants one.
+#[must_use]
+pub fn acknowledgement(message: &[u8]) -> Option<Vec<u8>> {
+    let (request, flags) = (word(message, 0)?, word(message, 4)?);
+    let wants = flags & NEED_REPLY != 0;
+    wants
+        .then(|| reply(request, &0_u64.to_ne_bytes()))
+        .flatten()
+}
+
+/// The reply with this payload.
+fn reply(request: u32, payload: &[u8]) -> Option<Vec<u8>> {
+    let size = u32::try_from(payload.len()).ok()?;
+    let header = [request, REPLY, size].map(u32::to_ne_bytes).concat();
+    Some([&header, payload].concat())
 }
 
 /// The answer that refuses a message, if it has one. Nothing is said to one whose
@@ -53,9 +71,7 @@ pub fn refusal(message: &[u8]) -> Option<Vec<u8>> {
     } else {
         return None;
     };
-    let size = u32::try_from(answer.len()).ok()?;
-    let header = [request, REPLY, size].map(u32::to_ne_bytes).concat();
-    Some([header, answer].concat())
+    reply(request, &answer)
 }
 
 #[cfg(test)]
@@ -82,6 +98,17 @@ mod tests {
 
         assert_eq!(word(&answer, 0), Some(FrontendReq::SET_VRING_ENABLE.into()));
         assert_eq!(number(&answer), 1);
+    }
+
+    #[test]
+    fn message_that_was_served_gets_a_success_if_it_wants_one() {
+        let add = |flags| message(FrontendReq::ADD_MEM_REG, flags, &[1; 40]);
+
+        let answer = acknowledgement(&add(NEED_REPLY)).unwrap();
+
+        assert_eq!(word(&answer, 0), Some(FrontendReq::ADD_MEM_REG.into()));
+        assert_eq!(number(&answer), 0);
+        assert_eq!(acknowledgement(&add(0)), None);
     }
 
     #[test]
