@@ -83,17 +83,6 @@ struct After {
     unexposed: bool,
 }
 
-impl After {
-    fn run(self) {
-        for (link, token, reply) in self.replies {
-            deliver(&*link, |link| link.reply(token, &reply));
-        }
-        for link in self.events {
-            deliver(&*link, |link| link.events());
-        }
-    }
-}
-
 /// One step whose answers and events are yet to be delivered.
 struct Delivering<'a>(&'a AtomicUsize);
 
@@ -416,7 +405,12 @@ impl Dispatcher {
             self.notified.fetch_add(1, Ordering::AcqRel);
             self.changed.notify_all();
         }
-        after.run();
+        for (link, token, reply) in after.replies {
+            deliver(&*link, |link| link.reply(token, &reply));
+        }
+        for link in after.events {
+            deliver(&*link, |link| link.events());
+        }
     }
 
     /// Queues jobs and deadlines; returns what needs the lock dropped.

@@ -206,20 +206,6 @@ impl Broker {
         handle: u64,
         offset: u64,
         len: u64,
-    ) -> Option<Reply> {
-        match self.try_map(peer, token, handle, offset, len) {
-            Ok(reply) => reply.map(Ok),
-            Err(status) => Some(Err(status)),
-        }
-    }
-
-    fn try_map(
-        &mut self,
-        peer: PeerId,
-        token: Token,
-        handle: u64,
-        offset: u64,
-        len: u64,
     ) -> Result<Option<Response>, Status> {
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         state.counters.map_requests = state.counters.map_requests.saturating_add(1);

@@ -293,7 +293,7 @@ impl Broker {
                     handle,
                     offset,
                     len,
-                } => self.map(peer, token, handle, offset, len),
+                } => self.map(peer, token, handle, offset, len).transpose(),
                 Request::Unmap { windows } => Some(self.unmap(peer, &windows)),
                 Request::Sync {
                     target,

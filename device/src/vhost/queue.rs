@@ -202,7 +202,9 @@ pub struct Taken {
 pub enum Take {
     /// A request.
     Request(Taken),
-    /// The ring is empty.
+    /// The ring was empty, and is not any more.
+    More,
+    /// The ring is empty: the driver is asked for a kick.
     Empty,
     /// Nothing is to be taken, whatever the ring holds: it does not run, or has had
     /// a fault, or so many requests are under way that one has to be answered first.
@@ -263,7 +265,7 @@ struct Gate {
     full: bool,
     /// Answers that came while the ring did not run, at most one for each request.
     held: Vec<(Token, Reply)>,
-    /// The worker is in a batch and will signal at its end.
+    /// The worker takes requests and will signal at the end.
     batching: bool,
     /// Completed and not signalled.
     unsignalled: bool,
@@ -356,7 +358,8 @@ impl Control {
     }
 
     /// Takes one request, unless so many are under way already that [`Control::reply`]
-    /// will say when to go on.
+    /// will say when to go on. The first one begins a batch: until [`Control::end_batch`]
+    /// the driver is not to kick, and completions are not signalled.
     pub fn take(&self, own: impl Fn(u64, u64) -> bool) -> Take {
         let mut gate = lock(&self.gate);
         let Some(ring) = gate.ring.clone().filter(|_| !gate.fault) else {
@@ -366,12 +369,20 @@ impl Control {
             gate.full = true;
             return Take::Idle;
         }
+        // What the driver is told of kicks is a hint; what fails here fails again below.
+        if !std::mem::replace(&mut gate.batching, true) {
+            let _ = ring.disable_notification();
+        }
         let mem = self.mem.memory();
         let chain = match ring::next(&ring, mem.clone()) {
             Next::Chain(chain) if gate.pending.contains_key(&chain.head_index()) => {
                 Err(Fault::HeadInUse(chain.head_index()))
             }
             Next::Chain(chain) => Ok(chain),
+            Next::Empty if ring.enable_notification().unwrap_or(false) => {
+                let _ = ring.disable_notification();
+                return Take::More;
+            }
             Next::Empty => return Take::Empty,
             Next::Off => return Take::Idle,
             Next::Fault(fault) => Err(fault),
@@ -451,17 +462,7 @@ impl Control {
         std::mem::take(&mut gate.full) || mute
     }
 
-    /// Completions until [`Control::end_batch`] are signalled there.
-    pub fn begin_batch(&self) {
-        let mut gate = lock(&self.gate);
-        gate.batching = true;
-        if let Some(ring) = &gate.ring {
-            // Only a hint to the driver; what fails here fails again below.
-            let _ = ring.disable_notification();
-        }
-    }
-
-    /// Signals what was completed.
+    /// Signals what was completed since the first [`Control::take`].
     pub fn end_batch(&self) {
         let mut gate = lock(&self.gate);
         gate.batching = false;
@@ -469,13 +470,6 @@ impl Control {
         if unsignalled && let Some(ring) = &gate.ring {
             signal(ring);
         }
-    }
-
-    /// Asks for kicks again. Returns whether something came meanwhile.
-    pub fn ask_for_kicks(&self) -> bool {
-        let gate = lock(&self.gate);
-        let ring = gate.ring.as_ref();
-        ring.is_some_and(|ring| ring.enable_notification().unwrap_or(false))
     }
 }
 

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex};
 
 use bufshare_protocol::device::{CAP_MAP, NUM_QUEUES};
 use bufshare_protocol::limits::CONFIG_SIZE;
-use bufshare_protocol::request::Request;
 use bufshare_protocol::response::Reply;
 use log::Level;
 use vhost::vhost_user::Backend;
@@ -27,7 +26,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::admission::Admission;
 use super::lifeline::{Lifeline, watch_worker, writes_for};
-use super::queue::{Control, Events};
+use super::queue::{Control, Events, Taken};
 use super::ram_files::{self, Files};
 use super::relay::{Verdict, Watch};
 use super::shmem_requests::ShmemRequests;
@@ -93,8 +92,8 @@ pub struct Session {
     /// How often the worker was woken.
     wakeups: AtomicU64,
     outbox: Outbox,
-    /// Requests that were read just before the rings stopped, with their epoch.
-    deferred: Mutex<Vec<(u64, Token, Request)>>,
+    /// Requests that were read just before the rings stopped.
+    deferred: Mutex<Vec<Taken>>,
     /// Windows were mapped when the rings stopped last.
     stopped_mapped: AtomicBool,
     /// Given away to the vhost-user crate, which never closes it.

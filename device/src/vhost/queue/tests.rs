@@ -562,7 +562,6 @@ fn an_impossible_ring_is_not_looked_at_again() {
 fn no_more_requests_are_taken_than_may_wait_until_one_is_answered() {
     let mem = memory();
     let (control, ring) = control_of(4096, &mem);
-    control.begin_batch();
     let heads: Vec<u16> = (1..4096).collect();
     publish(&mem, &ring, &heads);
 

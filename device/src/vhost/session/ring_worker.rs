@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bufshare_protocol::device::{QUEUE_CONTROL, QUEUE_EVENT};
-use bufshare_protocol::request::Request;
 use bufshare_protocol::response::Reply;
 use log::Level;
 use vhost_user_backend::VringT;
@@ -151,8 +150,8 @@ impl Session {
         drop(phase);
         // Not in the loop's head, which would hold the lock: one may be deferred again.
         let deferred = core::mem::take(&mut *lock(&self.deferred));
-        for (epoch, token, request) in deferred {
-            self.request(epoch, token, request);
+        for taken in deferred {
+            self.one(taken);
         }
         let how = if fresh { "started" } else { "resumed" };
         self.limiters
@@ -164,21 +163,14 @@ impl Session {
     /// Serves the control queue, but not for ever.
     fn serve(&self) {
         let own = self.own();
-        self.control.begin_batch();
         for _ in 0..MAX_PER_KICK {
             if self.lifeline.closing() {
                 break;
             }
             match self.control.take(&own) {
                 Take::Request(taken) => self.one(taken),
-                Take::Empty => {
-                    self.control.end_batch();
-                    if !self.control.ask_for_kicks() {
-                        return;
-                    }
-                    self.control.begin_batch();
-                }
-                Take::Idle => return self.control.end_batch(),
+                Take::More => {}
+                Take::Empty | Take::Idle => return self.control.end_batch(),
                 Take::Fault(fault) => {
                     self.control.end_batch();
                     return self.fault("control", fault);
@@ -205,6 +197,7 @@ impl Session {
         );
     }
 
+    /// Handles a request, or keeps it for a driver that goes on after a pause.
     fn one(&self, taken: Taken) {
         if taken.malformed {
             self.limiters.session.warn(
@@ -221,7 +214,15 @@ impl Session {
         match taken.request {
             Ok(request) => {
                 log::trace!("{}: request {:?}: {request:?}", self.name, taken.token);
-                self.request(taken.epoch, taken.token, request);
+                let (epoch, token) = (taken.epoch, taken.token);
+                if let Some(request) = self.dispatcher.request(self.peer, epoch, token, request) {
+                    lock(&self.deferred).push(Taken {
+                        request: Ok(request),
+                        // What is to be said of it was said.
+                        answerable: true,
+                        ..taken
+                    });
+                }
             }
             Err(status) => {
                 self.limiters
@@ -230,13 +231,6 @@ impl Session {
                 self.dispatcher.refuse(self.peer);
                 self.reply(taken.token, &Err(status));
             }
-        }
-    }
-
-    /// Handles a request, or keeps it for a driver that goes on after a pause.
-    fn request(&self, epoch: u64, token: Token, request: Request) {
-        if let Some(request) = self.dispatcher.request(self.peer, epoch, token, request) {
-            lock(&self.deferred).push((epoch, token, request));
         }
     }
 
@@ -302,9 +296,13 @@ impl Session {
         }
         let posted = self.outbox.posted.load(Ordering::Acquire);
         self.start_if_ready(rings);
-        self.answer_all();
-        if (event == EVENT_AGAIN || u32::from(event) == QUEUE_EVENT) && self.deliver() {
-            self.outbox.written.store(posted, Ordering::Release);
+        if event == EVENT_AGAIN {
+            self.answer_all();
+            if self.deliver() {
+                self.outbox.written.store(posted, Ordering::Release);
+            }
+        } else if u32::from(event) == QUEUE_EVENT {
+            self.deliver();
         }
         if u32::from(event) != QUEUE_EVENT {
             self.serve();

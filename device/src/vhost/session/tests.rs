@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::IntoRawFd;
 use std::time::Duration;
 
+use bufshare_protocol::request::Request;
 use bufshare_protocol::response::Response;
 use bufshare_protocol::types::{BufferId, Name};
 
@@ -67,6 +68,17 @@ fn with_call(ring: Vring) -> Vring {
     ring
 }
 
+/// A request as it was taken from the ring.
+fn get_caps(epoch: u64, token: u64) -> Taken {
+    Taken {
+        token: Token(token),
+        request: Ok(Request::GetCaps { version: 2 }),
+        epoch,
+        malformed: false,
+        answerable: true,
+    }
+}
+
 /// Has the worker look at everything. Returns whether it wants to be woken again.
 fn look(session: &Session, rings: &[Vring]) -> bool {
     session
@@ -127,8 +139,7 @@ fn a_request_that_was_read_before_a_reset_is_not_handled_after_it() {
     session.stop();
     // As when the worker is between the dispatcher and here while the driver is forgotten.
     session.windows_dropped();
-    let request = Request::GetCaps { version: 2 };
-    lock(&session.deferred).push((epoch, Token(0), request));
+    lock(&session.deferred).push(get_caps(epoch, 0));
     let handled = || session.dispatcher.report().broker.peers[0].requests;
     let before = handled();
 
@@ -228,6 +239,7 @@ fn an_answer_of_a_sessions_own_thread_is_written_without_its_worker() {
     let Take::Request(taken) = session.control.take(|_, _| true) else {
         panic!("no request");
     };
+    session.control.end_batch();
 
     answer_by_own_thread(&session, taken.token);
 
@@ -250,6 +262,7 @@ fn an_answer_that_cannot_be_signalled_yet_is_signalled_by_the_worker() {
     let Take::Request(taken) = session.control.take(|_, _| true) else {
         panic!("no request");
     };
+    session.control.end_batch();
     rings[0].set_call(None);
 
     answer_by_own_thread(&session, taken.token);
@@ -297,10 +310,8 @@ fn a_stop_that_comes_while_kept_requests_are_served_ends() {
         session.control.counters.chains.store(5, Ordering::Relaxed);
         let epoch = session.dispatcher.start(session.peer, false);
         session.dispatcher.stop(session.peer, || false);
-        for n in 0..1000 {
-            let caps = Request::GetCaps { version: 2 };
-            lock(&session.deferred).push((epoch, Token(n), caps));
-        }
+        let requests = (0..1000).map(|n| get_caps(epoch, n));
+        lock(&session.deferred).extend(requests);
         let worker = session.clone();
         let (done, ended) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
