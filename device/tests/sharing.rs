@@ -15,11 +15,11 @@ mod common;
 use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::Extent;
+use bufshare_protocol::types::{BufferId, Extent};
 use common::daemon::{Daemon, Setup, Start};
 use common::frontend::{Asked, PAGE, SHM_GPA};
 use common::until;
-use common::vm::{DATA, Vm, unexport_request};
+use common::vm::{DATA, Ticket, Vm, unexport_request};
 
 fn two() -> (Daemon, Vm, Vm) {
     two_with(Daemon::start)
@@ -163,6 +163,83 @@ fn window_cannot_be_exported_again() {
     assert_eq!(reply, Err(Status::NotRam));
     assert_eq!(daemon.session("b")["window_regions"], 1);
     drop((a, b));
+    daemon.finish();
+}
+
+/// B's MAP of a page of A, whose barrier B's VMM does not look at.
+fn map_without_its_barrier(a: &mut Vm, b: &mut Vm) -> (BufferId, Ticket) {
+    let id = a.export(DATA, PAGE);
+    let handle = b.attach(id);
+    b.front.shm.hold_after_map();
+    let map = Request::Map {
+        handle,
+        offset: 0,
+        len: PAGE,
+    };
+    let ticket = b.submit(&map);
+    b.front.shm.until_waiting();
+    assert!(!b.is_done(ticket), "answered before the barrier");
+    (id, ticket)
+}
+
+#[test]
+fn map_is_answered_when_its_barrier_is() {
+    let (daemon, mut a, mut b) = two();
+    let (_, ticket) = map_without_its_barrier(&mut a, &mut b);
+    assert_eq!(b.front.shm.windows(), 1);
+    let other = a.export(DATA + PAGE, PAGE);
+    assert!(!b.is_done(ticket), "answered before the barrier");
+
+    b.front.shm.hold(false);
+
+    b.finish(ticket).unwrap();
+    let handle = b.attach(other);
+    b.map(handle, PAGE);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn map_that_is_revoked_before_its_barrier_is_unmapped_after_it() {
+    let (daemon, mut a, mut b) = two();
+    let (id, ticket) = map_without_its_barrier(&mut a, &mut b);
+    let unexport = a.submit(&unexport_request(id));
+    assert_eq!(b.finish(ticket), Err(Status::Revoked));
+    assert!(!a.is_done(unexport), "b's VMM maps it");
+
+    b.front.shm.hold(false);
+
+    a.finish(unexport).unwrap();
+    assert_eq!(b.front.shm.windows(), 0);
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn map_whose_vmm_stops_before_its_barrier_is_answered_when_it_goes_on() {
+    let (daemon, mut a, mut b) = two();
+    let (_, ticket) = map_without_its_barrier(&mut a, &mut b);
+
+    let bases = b.front.stop();
+    b.front.shm.hold(false);
+    until("the barrier", || daemon.session("b")["jobs"] == 0);
+    assert!(!b.is_done(ticket), "the ring is not the daemon's");
+    b.resume(&bases);
+
+    b.finish(ticket).unwrap();
+    drop((a, b));
+    daemon.finish();
+}
+
+#[test]
+fn memory_of_a_map_whose_vmm_dies_before_its_barrier_comes_back() {
+    let (daemon, mut a, mut b) = two();
+    let (id, _) = map_without_its_barrier(&mut a, &mut b);
+
+    drop(b);
+
+    a.unexport(id);
+    drop(a);
     daemon.finish();
 }
 

@@ -223,6 +223,8 @@ struct ShmState {
     hoard: Vec<File>,
     /// The main loop does not look at the channel.
     held: bool,
+    /// From the next map on.
+    hold_then: bool,
     /// A request is there meanwhile.
     waiting: bool,
     /// The device is started.
@@ -341,6 +343,13 @@ impl Shm {
         self.changed.notify_all();
     }
 
+    /// When the main loop has served the next map, it leaves the channel alone.
+    pub fn hold_after_map(&self) {
+        let mut state = self.state();
+        state.hold_then = true;
+        state.waiting = false;
+    }
+
     fn handle(&self, request: &VhostUserMMap, fd: Option<RawFd>) -> Result<(), i32> {
         let (shm_offset, len) = (request.shm_offset, request.len);
         let mut state = self.state();
@@ -349,6 +358,9 @@ impl Shm {
         }
         let result = self.check(&mut state, request, fd);
         let ok = result.is_ok();
+        if fd.is_some() && std::mem::take(&mut state.hold_then) {
+            state.held = true;
+        }
         state.asked.push(match (fd, ok) {
             (Some(_), true) => Asked::Map {
                 shm_offset,
