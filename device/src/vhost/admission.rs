@@ -610,7 +610,7 @@ mod tests {
         let mut fds = vec![fd];
         let request = FrontendReq::ADD_MEM_REG.into();
         let listed = u64::try_from(lock(&admission.table).len()).unwrap();
-        let gpa = 0x1000 + listed * 0x10_0000;
+        let gpa = (listed << 20) | 0x1000;
         let mut region = words(&[0, gpa, len, user, offset]);
         let passed = admission.admit(request, &mut region, &mut fds)?;
         assert_eq!(passed, !fds.is_empty());

@@ -210,10 +210,10 @@ impl Relay {
         let front = &self.0.front;
         let mut answer = left;
         while !done() {
-            if let Some(bytes) = answer.take() {
-                if send(front, &Message::of(bytes)).is_err() {
-                    return;
-                }
+            if let Some(bytes) = answer.take()
+                && send(front, &Message::of(bytes)).is_err()
+            {
+                return;
             }
             match wait([(front, libc::POLLIN)], REFUSE_LOOK_MS) {
                 Ok(None) => {}
