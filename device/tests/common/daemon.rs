@@ -252,6 +252,11 @@ impl Daemon {
         }
     }
 
+    /// The program's process.
+    pub fn id(&self) -> u32 {
+        self.child().id()
+    }
+
     /// What the program wrote on standard error.
     pub fn log(&self) -> String {
         self.child();

@@ -159,7 +159,15 @@ impl Mapping {
     }
 
     pub fn read_u32(&self, offset: u64) -> u32 {
-        u32::from_le_bytes(self.read(offset, 4).try_into().unwrap())
+        let ptr = self.at(offset, 4).cast::<std::sync::atomic::AtomicU32>();
+        // SAFETY: inside the mapping and aligned by its callers.
+        u32::from_le(unsafe { &*ptr }.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    pub fn write_u32(&self, offset: u64, value: u32) {
+        let ptr = self.at(offset, 4).cast::<std::sync::atomic::AtomicU32>();
+        // SAFETY: inside the mapping and aligned by its callers.
+        unsafe { &*ptr }.store(value.to_le(), std::sync::atomic::Ordering::SeqCst);
     }
 }
 
