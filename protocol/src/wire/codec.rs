@@ -43,12 +43,12 @@ impl<'a> Writer<'a> {
     }
 
     fn put<const N: usize>(&mut self, bytes: [u8; N]) {
-        match core::mem::take(&mut self.0).split_first_chunk_mut() {
-            Some((head, rest)) => {
-                *head = bytes;
-                self.0 = rest;
-            }
-            None => self.0 = &mut [],
+        let room = core::mem::take(&mut self.0);
+        if room.len() < N {
+            room.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        } else if let Some((head, rest)) = room.split_first_chunk_mut() {
+            *head = bytes;
+            self.0 = rest;
         }
     }
 }
@@ -63,6 +63,18 @@ pub trait Wire: Copy {
 
     /// Appends the value.
     fn write(self, writer: &mut Writer<'_>);
+
+    /// Takes so many values off the front.
+    fn read_array<const N: usize>(reader: &mut Reader<'_>) -> [Self; N] {
+        core::array::from_fn(|_| Self::read(reader))
+    }
+
+    /// Appends the values.
+    fn write_array<const N: usize>(values: [Self; N], writer: &mut Writer<'_>) {
+        for value in values {
+            value.write(writer);
+        }
+    }
 
     /// Takes the value off the front of `bytes` and returns it with what follows,
     /// `None` if there are fewer than [`LEN`](Self::LEN).
@@ -101,19 +113,39 @@ macro_rules! wire_int {
     )+};
 }
 
-wire_int!(u8, u32, u64);
+wire_int!(u32, u64);
+
+impl Wire for u8 {
+    const LEN: usize = 1;
+
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let [value] = reader.take();
+        value
+    }
+
+    fn write(self, writer: &mut Writer<'_>) {
+        writer.put([self]);
+    }
+
+    // Names and ids, in one piece.
+    fn read_array<const N: usize>(reader: &mut Reader<'_>) -> [Self; N] {
+        reader.take()
+    }
+
+    fn write_array<const N: usize>(values: [Self; N], writer: &mut Writer<'_>) {
+        writer.put(values);
+    }
+}
 
 impl<T: Wire, const N: usize> Wire for [T; N] {
     const LEN: usize = N * T::LEN;
 
     fn read(reader: &mut Reader<'_>) -> Self {
-        core::array::from_fn(|_| T::read(reader))
+        T::read_array(reader)
     }
 
     fn write(self, writer: &mut Writer<'_>) {
-        for value in self {
-            value.write(writer);
-        }
+        T::write_array(self, writer);
     }
 }
 
