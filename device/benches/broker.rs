@@ -138,12 +138,12 @@ impl World {
             addr: u64::from(number) * PAGE,
             len: PAGE,
         };
-        let export = Request::Export(Export {
+        let export = Request::Export(Box::new(Export {
             size: PAGE,
             extents: vec![extent],
             acl: acl.collect(),
             meta: Meta::default(),
-        });
+        }));
         let Ok(Response::Exported { id, .. }) = self.ask(owner, export) else {
             panic!("no export {number}");
         };

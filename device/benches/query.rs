@@ -16,7 +16,6 @@ use std::time::Instant;
 
 use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::Request;
-use bufshare_protocol::types::Meta;
 use clap::Parser;
 use common::daemon::{Daemon, Setup};
 use common::vm::{DATA, Vm};
@@ -70,7 +69,7 @@ fn main() {
     while !importer.events().is_empty() {}
     let set = Request::SetMeta {
         id: *ids.last().unwrap(),
-        meta: Meta::default(),
+        meta: Box::default(),
     };
     let mut news: Vec<f64> = Vec::with_capacity(options.requests);
     for round in 0..options.requests + options.requests / 10 {

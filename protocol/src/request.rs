@@ -10,6 +10,7 @@ mod parse;
 
 pub use parse::parse;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::command;
@@ -170,7 +171,7 @@ impl SyncOp {
 /// A well-formed request
 ///
 /// Well-formed says nothing about whether the buffer exists, the offsets lie
-/// inside it or the asker may do it.
+/// inside it or the asker may do it. What is long is boxed: a request is moved often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Agree on a version, return the device's limits.
@@ -184,7 +185,7 @@ pub enum Request {
         cursor: u64,
     },
     /// Offer a buffer.
-    Export(Export),
+    Export(Box<Export>),
     /// Revoke an offered buffer.
     Unexport {
         /// The buffer.
@@ -231,7 +232,7 @@ pub enum Request {
         /// The buffer.
         id: BufferId,
         /// The new metadata.
-        meta: Meta,
+        meta: Box<Meta>,
     },
     /// Return a buffer's metadata.
     GetMeta {

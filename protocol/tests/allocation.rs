@@ -45,7 +45,7 @@ fn cost(bytes: &[u8]) -> usize {
 
 #[test]
 fn parse_allocates_no_more_than_the_request_backs() {
-    let export = Request::Export(Export {
+    let export = Request::Export(Box::new(Export {
         size: 1 << 20,
         extents: vec![
             Extent {
@@ -65,10 +65,10 @@ fn parse_allocates_no_more_than_the_request_backs() {
             blob: vec![7; 5],
             ..Meta::default()
         },
-    });
+    }));
     let meta = Request::SetMeta {
         id: BufferId::ZERO,
-        meta: Meta::default(),
+        meta: Box::default(),
     };
     for request in [export, meta] {
         let sound = request.encode(1);

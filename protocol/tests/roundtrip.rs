@@ -130,7 +130,7 @@ fn a_request() -> impl Strategy<Value = Request> {
     prop_oneof![
         (1..=u32::MAX).prop_map(|version| Request::GetCaps { version }),
         any64().prop_map(|cursor| Request::Peers { cursor }),
-        export().prop_map(Request::Export),
+        export().prop_map(|export| Request::Export(Box::new(export))),
         id().prop_map(|id| Request::Unexport { id }),
         (id(), grant(), any::<[u32; 3]>()).prop_map(
             |(id, rights, [ways, required, max_windows])| {
@@ -151,7 +151,10 @@ fn a_request() -> impl Strategy<Value = Request> {
         }),
         vec(any64(), 1..=MAX_BATCH).prop_map(|windows| Request::Unmap { windows }),
         sync(),
-        (id(), meta()).prop_map(|(id, meta)| Request::SetMeta { id, meta }),
+        (id(), meta()).prop_map(|(id, meta)| Request::SetMeta {
+            id,
+            meta: Box::new(meta)
+        }),
         id().prop_map(|id| Request::GetMeta { id }),
         id().prop_map(|id| Request::Query { id }),
         Just(Request::Flush),
@@ -457,7 +460,7 @@ fn status_with(request: &Request, offset: usize, value: u32) -> Status {
 }
 
 fn small_export() -> Request {
-    Request::Export(Export {
+    Request::Export(Box::new(Export {
         size: 4096,
         extents: vec![Extent { addr: 0, len: 4096 }],
         acl: vec![Access {
@@ -465,7 +468,7 @@ fn small_export() -> Request {
             rights: Rights::READ,
         }],
         meta: Meta::default(),
-    })
+    }))
 }
 
 /// SPEC 4.6: before what is wrong with its lengths and flags.
@@ -734,7 +737,7 @@ fn export_with_bad_line_of_access_list_is_refused() {
 fn metadata_not_well_formed_has_its_own_status() {
     let set = Request::SetMeta {
         id: BufferId::ZERO,
-        meta: Meta::default(),
+        meta: Box::default(),
     };
     let meta = wire::SetMeta::SIZE;
     assert_eq!(
@@ -817,7 +820,7 @@ fn unexport_that_is_forced_has_no_deadline_of_its_own() {
 
 #[test]
 fn longest_request_is_max_request() {
-    let longest = Request::Export(Export {
+    let longest = Request::Export(Box::new(Export {
         size: 0,
         extents: vec![Extent::default(); MAX_EXTENTS],
         acl: vec![
@@ -831,7 +834,7 @@ fn longest_request_is_max_request() {
             blob: vec![0; MAX_BLOB],
             ..Meta::default()
         },
-    });
+    }));
     let bytes = grown_everywhere(&longest);
     assert_eq!(bytes.len(), MAX_REQUEST);
     assert_eq!(request::parse(&bytes).unwrap().1, longest);

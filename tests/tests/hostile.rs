@@ -92,7 +92,7 @@ fn export(extents: &[(u64, u64)]) -> Request {
         len: *len,
     });
     let extents: Vec<Extent> = extents.collect();
-    Request::Export(Export {
+    Request::Export(Box::new(Export {
         size: extents.iter().fold(0, |sum, e| sum.wrapping_add(e.len)),
         extents,
         acl: Vec::new(),
@@ -101,7 +101,7 @@ fn export(extents: &[(u64, u64)]) -> Request {
             image: None,
             blob: Vec::new(),
         },
-    })
+    }))
 }
 
 /// The status in the header of a response.

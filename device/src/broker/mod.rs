@@ -285,7 +285,7 @@ impl Broker {
             let reply = match request {
                 Request::GetCaps { version } => Some(self.get_caps(peer, version)),
                 Request::Peers { cursor } => Some(self.list_peers(peer, cursor)),
-                Request::Export(export) => Some(self.export(peer, export)),
+                Request::Export(export) => Some(self.export(peer, *export)),
                 Request::Unexport { id } => self.unexport(peer, token, id),
                 Request::Attach(attach) => Some(self.attach(peer, &attach)),
                 Request::Detach { handles } => Some(self.detach(peer, &handles)),
@@ -306,7 +306,7 @@ impl Broker {
                     self.flush(peer, token);
                     None
                 }
-                Request::SetMeta { id, meta } => Some(self.set_meta(peer, id, meta)),
+                Request::SetMeta { id, meta } => Some(self.set_meta(peer, id, *meta)),
                 Request::GetMeta { id } => Some(self.get_meta(peer, id)),
                 Request::Query { id } => Some(self.query(peer, id)),
                 Request::List { cursor } => Some(self.list(peer, cursor)),

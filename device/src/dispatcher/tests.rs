@@ -151,12 +151,12 @@ fn ask(dispatcher: &Dispatcher, peer: PeerId, notes: &Notes, request: Request) -
 
 /// A buffer of a.
 fn exported(dispatcher: &Dispatcher, sessions: &BTreeMap<PeerId, Arc<Notes>>) {
-    let export = Request::Export(Export {
+    let export = Request::Export(Box::new(Export {
         size: PAGE,
         extents: vec![Extent { addr: 0, len: PAGE }],
         acl: Vec::new(),
         meta: Meta::default(),
-    });
+    }));
     ask(dispatcher, A, &sessions[&A], export).unwrap().unwrap();
 }
 

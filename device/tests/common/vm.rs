@@ -444,12 +444,12 @@ impl Vm {
     }
 
     pub fn export_of(extents: Vec<Extent>, acl: Vec<Access>) -> Request {
-        Request::Export(Export {
+        Request::Export(Box::new(Export {
             size: extents.iter().map(|e| e.len).sum(),
             extents,
             acl,
             meta: Meta::default(),
-        })
+        }))
     }
 
     /// Exports one piece of RAM to all.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A guest's bytes to a request
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::command;
@@ -271,7 +272,7 @@ fn set_meta(message: &Message<'_>) -> Result<Request, Status> {
     let (meta, blob) = meta_record(rest, raw.meta_size)?;
     Ok(Request::SetMeta {
         id: BufferId::from_wire(&raw.id),
-        meta: Meta::from_wire(&meta, blob)?,
+        meta: Box::new(Meta::from_wire(&meta, blob)?),
     })
 }
 
@@ -293,7 +294,7 @@ fn export(message: &Message<'_>) -> Result<Request, Status> {
     let (meta, rest) = meta_record(rest, raw.meta_size)?;
     let (acl, rest) = table::<wire::Access>(rest, acl_len, access_size)?;
     let (extents, blob) = table::<wire::Extent>(rest, extents_len, extent_size)?;
-    Ok(Request::Export(Export {
+    Ok(Request::Export(Box::new(Export {
         size: raw.size,
         meta: Meta::from_wire(&meta, blob)?,
         acl: acl
@@ -302,5 +303,5 @@ fn export(message: &Message<'_>) -> Result<Request, Status> {
         extents: extents
             .map(|raw| raw.map(|raw| Extent::from_wire(&raw)))
             .collect::<Result<_, _>>()?,
-    }))
+    })))
 }

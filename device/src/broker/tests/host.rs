@@ -412,7 +412,7 @@ impl Host {
 }
 
 pub(super) fn export(extents: &[(u64, u64)]) -> Request {
-    Request::Export(Export {
+    Request::Export(Box::new(Export {
         size: extents.iter().map(|(_, pages)| pages * PAGE).sum(),
         extents: extents
             .iter()
@@ -427,7 +427,7 @@ pub(super) fn export(extents: &[(u64, u64)]) -> Request {
             image: None,
             blob: Vec::new(),
         },
-    })
+    }))
 }
 
 /// The answer to a batch of one.

@@ -31,7 +31,7 @@ fn with_meta(meta: Meta) -> Request {
     let Request::Export(request) = export(&[(RAM, 1)]) else {
         unreachable!()
     };
-    Request::Export(Export { meta, ..request })
+    Request::Export(Box::new(Export { meta, ..*request }))
 }
 
 fn kinds(host: &mut Host, peer: PeerId) -> Vec<EventKind> {
@@ -489,7 +489,10 @@ fn a_blob_that_is_too_large_is_refused_not_cut() {
     let Ok(Response::Exported { id, .. }) = host.call(A, with_meta(meta(8))) else {
         panic!()
     };
-    let request = Request::SetMeta { id, meta: meta(9) };
+    let request = Request::SetMeta {
+        id,
+        meta: Box::new(meta(9)),
+    };
     assert_eq!(status(host.call(A, request)), Status::MetaTooLarge);
     let Ok(Response::Meta { seq, meta }) = host.call(B, Request::GetMeta { id }) else {
         panic!()
@@ -510,14 +513,17 @@ fn metadata_updates_are_counted_and_reported_to_whoever_may_attach() {
     for seq in 2..5 {
         let request = Request::SetMeta {
             id,
-            meta: meta.clone(),
+            meta: Box::new(meta.clone()),
         };
         assert_eq!(host.call(A, request), Ok(Response::MetaSet { seq }));
     }
     let events = host.events(B);
     assert_eq!(events.len(), 1);
     assert_eq!((events[0].kind, events[0].value), (EventKind::Meta, 4));
-    let request = Request::SetMeta { id, meta };
+    let request = Request::SetMeta {
+        id,
+        meta: Box::new(meta),
+    };
     assert_eq!(status(host.call(B, request)), Status::NotFound);
 }
 
