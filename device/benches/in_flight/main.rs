@@ -4,10 +4,10 @@
 //!
 //! `cargo bench -p vhost-device-bufshare --bench in_flight` prints a table. Both back ends
 //! are processes of their own and have a front end in this one, with the same driver and
-//! the same chains. They take turns in short rounds, and each round's two rates are divided
-//! by each other: other load makes both slower. Of the quotients, as of all else, the table
-//! has the median, with the quartiles. The CPU time is that of the back end's process,
-//! which hardly depends on other load. A run may take five minutes (see `Daemon`).
+//! the same chains. They take turns in rounds so short that other load seldom falls into
+//! one, and each round's two rates are divided by each other. Of the quotients, as of all
+//! else, the table has the median, and their quartiles. The CPU time is that of the back
+//! end's process. A run may take five minutes (see `Daemon`).
 //!
 //! The front end sleeps until the device signals, as a guest that is idle does. Where it
 //! has a CPU of its own, it is woken and put to sleep at times that are not the device's to
@@ -52,10 +52,10 @@ struct Options {
     #[arg(long)]
     daemon: Option<PathBuf>,
     /// How often each is measured
-    #[arg(long, default_value_t = 201, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 301, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Requests in a round
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     requests: u32,
     /// Requests in flight at all times
     #[arg(long, value_delimiter = ',', default_value = "1,32",
