@@ -39,6 +39,7 @@ use crate::backing::{Ram, WeakRam};
 use crate::broker::{
     Broker, DeadlineId, Effect, EffectId, Lifecycle, Outcome, PeerId, RamRegion, Token, VmmRequest,
 };
+use crate::few::Few;
 use crate::log_limits::Limiter;
 use crate::os::stop::Stop;
 
@@ -77,8 +78,8 @@ struct State {
 /// What is left to do when the broker is unlocked.
 #[derive(Default)]
 struct After {
-    replies: Vec<(Arc<dyn Link>, Token, Reply)>,
-    events: Vec<Arc<dyn Link>>,
+    replies: Few<(Arc<dyn Link>, Token, Reply)>,
+    events: Few<Arc<dyn Link>>,
     /// Something that a stop or the end waits for may have happened.
     unexposed: bool,
 }

@@ -459,6 +459,12 @@ fn status_with(request: &Request, offset: usize, value: u32) -> Status {
     request::parse(&bytes).unwrap_err().1
 }
 
+fn encode(header: &Header, reply: &Reply, room: usize) -> Vec<u8> {
+    let mut bytes = b"of another answer".to_vec();
+    response::encode(header, reply, room, &mut bytes);
+    bytes
+}
+
 fn small_export() -> Request {
     Request::Export(Box::new(Export {
         size: 4096,
@@ -849,7 +855,7 @@ fn header(kind: u32) -> Header {
 
 /// One PEERS or LIST exchange: the keys of the entries received, and `next`.
 fn exchange(kind: u32, reply: &Reply, room: usize) -> Result<(Vec<u64>, u64), Status> {
-    let bytes = response::encode(&header(kind), reply, room);
+    let bytes = encode(&header(kind), reply, room);
     assert!(bytes.len() <= room);
     let (cookie, reply, next) = response::parse(kind, &bytes).unwrap();
     assert_eq!(cookie, 0xc0ffee);
@@ -903,14 +909,14 @@ proptest! {
 
     #[test]
     fn response_parse_after_encode_is_identity((kind, response) in single()) {
-        let bytes = response::encode(&header(kind), &Ok(response.clone()), MAX_RESPONSE);
+        let bytes = encode(&header(kind), &Ok(response.clone()), MAX_RESPONSE);
         prop_assert_eq!(response::parse(kind, &bytes), Ok((0xc0ffee, Ok(response), 0)));
     }
 
     #[test]
     fn response_status_round_trips(kind in select(command::ALL), status in select(Status::ALL)) {
         prop_assume!(status != Status::Ok);
-        let bytes = response::encode(&header(kind), &Err(status), MAX_RESPONSE);
+        let bytes = encode(&header(kind), &Err(status), MAX_RESPONSE);
         prop_assert_eq!(bytes.len(), RESPONSE_HEADER);
         prop_assert_eq!(response::parse(kind, &bytes), Ok((0xc0ffee, Err(status), 0)));
     }
@@ -918,9 +924,9 @@ proptest! {
     /// SPEC 4.4.
     #[test]
     fn response_without_room_is_no_room_or_nothing((kind, response) in single(), room: Index) {
-        let whole = response::encode(&header(kind), &Ok(response.clone()), MAX_RESPONSE);
+        let whole = encode(&header(kind), &Ok(response.clone()), MAX_RESPONSE);
         let room = room.index(whole.len());
-        let bytes = response::encode(&header(kind), &Ok(response), room);
+        let bytes = encode(&header(kind), &Ok(response), room);
         if room < RESPONSE_HEADER {
             prop_assert!(bytes.is_empty());
         } else {
@@ -931,7 +937,7 @@ proptest! {
 
     #[test]
     fn response_truncated_or_extended_is_refused((kind, response) in single(), more in 1..64usize) {
-        let mut bytes = response::encode(&header(kind), &Ok(response), MAX_RESPONSE);
+        let mut bytes = encode(&header(kind), &Ok(response), MAX_RESPONSE);
         for end in 0..bytes.len() {
             prop_assert_eq!(response::parse(kind, &bytes[..end]), Err(Status::BadLength));
         }
@@ -949,12 +955,12 @@ proptest! {
 
     #[test]
     fn response_damaged_is_total((kind, response) in single(), at: Index, value: u8) {
-        let mut bytes = response::encode(&header(kind), &Ok(response), MAX_RESPONSE);
+        let mut bytes = encode(&header(kind), &Ok(response), MAX_RESPONSE);
         let at = at.index(bytes.len());
         bytes[at] = value;
         if let Ok((cookie, reply, 0)) = response::parse(kind, &bytes) {
             // What is not known of it is ignored.
-            let again = response::encode(&Header::new(kind, cookie), &reply, MAX_RESPONSE);
+            let again = encode(&Header::new(kind, cookie), &reply, MAX_RESPONSE);
             prop_assert_eq!(response::parse(kind, &again), Ok((cookie, reply, 0)));
         }
     }
@@ -984,20 +990,20 @@ proptest! {
         let last = peers.last().filter(|_| more).map_or(0, |peer| peer.id);
         let expected = Response::Peers { entries: peers.clone(), more: last != 0 };
         let reply = Ok(Response::Peers { entries: peers, more });
-        let bytes = response::encode(&header(command::PEERS), &reply, MAX_RESPONSE);
+        let bytes = encode(&header(command::PEERS), &reply, MAX_RESPONSE);
         prop_assert_eq!(response::parse(command::PEERS, &bytes), Ok((0xc0ffee, Ok(expected), last)));
 
         let last = buffers.last().filter(|_| more).map_or(0, |buffer| buffer.generation);
         let expected = Response::Buffers { entries: buffers.clone(), more: last != 0 };
         let reply = Ok(Response::Buffers { entries: buffers, more });
-        let bytes = response::encode(&header(command::LIST), &reply, MAX_RESPONSE);
+        let bytes = encode(&header(command::LIST), &reply, MAX_RESPONSE);
         prop_assert_eq!(response::parse(command::LIST, &bytes), Ok((0xc0ffee, Ok(expected), last)));
     }
 
     /// SPEC 7.1.
     #[test]
     fn config_space_is_the_head_of_caps(caps in caps()) {
-        let bytes = response::encode(&header(command::GET_CAPS), &Ok(Response::Caps(caps)), MAX_RESPONSE);
+        let bytes = encode(&header(command::GET_CAPS), &Ok(Response::Caps(caps)), MAX_RESPONSE);
         prop_assert_eq!(&bytes[24..280], &caps.config_space()[..]);
     }
 }
@@ -1012,10 +1018,10 @@ proptest! {
         resp_length in RESPONSE_HEADER / 8..=MAX_STRUCT / 8,
     ) {
         let resp_length = resp_length * 8;
-        let whole = response::encode(&header(kind), &Ok(response.clone()), MAX_RESPONSE);
+        let whole = encode(&header(kind), &Ok(response.clone()), MAX_RESPONSE);
         let known = header(kind).resp_length as usize;
         let asked = Header { resp_length: u32::try_from(resp_length).unwrap(), ..header(kind) };
-        let bytes = response::encode(&asked, &Ok(response), MAX_RESPONSE);
+        let bytes = encode(&asked, &Ok(response), MAX_RESPONSE);
         let (head, tail) = bytes.split_at(resp_length);
         let (known, blob) = whole.split_at(known);
         prop_assert_eq!(tail, blob);
@@ -1030,9 +1036,9 @@ proptest! {
     fn entries_have_the_size_that_was_asked_for(table in buffers(), entry_size in 1..=MAX_ENTRY / 8) {
         let entry_size = entry_size * 8;
         let reply = Ok(Response::Buffers { entries: table.clone(), more: false });
-        let whole = response::encode(&header(command::LIST), &reply, MAX_RESPONSE);
+        let whole = encode(&header(command::LIST), &reply, MAX_RESPONSE);
         let asked = Header { entry_size: u32::try_from(entry_size).unwrap(), ..header(command::LIST) };
-        let bytes = response::encode(&asked, &reply, MAX_RESPONSE);
+        let bytes = encode(&asked, &reply, MAX_RESPONSE);
         let (head, entries) = bytes.split_at(wire::ListResp::SIZE);
         let (known_head, known) = whole.split_at(wire::ListResp::SIZE);
         prop_assert_eq!(head, known_head);
@@ -1060,7 +1066,7 @@ fn longest_response_is_max_response() {
         entry_size: u32::try_from(MAX_ENTRY).unwrap(),
         ..header(command::LIST)
     };
-    let bytes = response::encode(&asked, &reply, usize::MAX);
+    let bytes = encode(&asked, &reply, usize::MAX);
     assert_eq!(bytes.len(), MAX_RESPONSE);
 }
 
@@ -1109,7 +1115,7 @@ fn list_that_fits_exactly_has_no_next() {
 
 #[test]
 fn response_to_another_kind_is_bad_field() {
-    let bytes = response::encode(&header(command::FLUSH), &Ok(Response::Done), 64);
+    let bytes = encode(&header(command::FLUSH), &Ok(Response::Done), 64);
     assert_eq!(
         response::parse(command::SYNC, &bytes),
         Err(Status::BadField)

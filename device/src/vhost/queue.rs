@@ -11,8 +11,8 @@
 //! started again. What was taken from it before is still completed.
 
 mod ring;
+mod under_way;
 
-use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -23,14 +23,16 @@ use bufshare_protocol::request::{self, Header, Request};
 use bufshare_protocol::response::{self, Reply};
 use bufshare_protocol::status::Status;
 use vhost_user_backend::VringT;
-use virtio_queue::{DescriptorChain, QueueOwnedT};
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemory};
 
 use super::{GuestMem, Vring};
 use crate::broker::Token;
+use crate::few::Few;
 use crate::locks::lock;
 pub use ring::Fault;
 use ring::Next;
+use under_way::{Pending, UnderWay};
 
 /// Descriptors per chain that are looked at. The longest request and response
 /// in single pages are 16 and 18; a driver may cut finer, but not without end.
@@ -62,9 +64,9 @@ pub struct Layout {
     /// Index to complete it with.
     pub head: u16,
     /// What the driver wrote.
-    pub readable: Vec<Segment>,
+    pub readable: Few<Segment>,
     /// Where the device may write.
-    pub writable: Vec<Segment>,
+    pub writable: Few<Segment>,
     /// Descriptors that were looked at.
     pub walked: usize,
     /// It ends where it should not, reads after it writes, or has more than
@@ -118,18 +120,21 @@ impl Layout {
     /// Bytes that may be written, as far as anybody needs to know.
     #[must_use]
     pub fn room(&self) -> usize {
-        let room = self
-            .writable
-            .iter()
-            .fold(0_u64, |sum, s| sum.saturating_add(u64::from(s.len)));
+        let lengths = self.writable.iter().map(|s| u64::from(s.len));
+        let room = lengths.fold(0_u64, u64::saturating_add);
         usize::try_from(room).unwrap_or(usize::MAX)
     }
 
-    /// The readable bytes, and no more than `limit` of them. `None`: memory
-    /// that cannot be read.
-    pub fn read<M: GuestMemory>(&self, mem: &M, limit: usize) -> Option<Vec<u8>> {
-        let mut bytes = Vec::new();
-        for segment in &self.readable {
+    /// The readable bytes, and no more than `limit` of them, in place of what is in `bytes`.
+    /// `None`: memory that cannot be read.
+    pub fn read<'a, M: GuestMemory>(
+        &self,
+        mem: &M,
+        limit: usize,
+        bytes: &'a mut Vec<u8>,
+    ) -> Option<&'a [u8]> {
+        bytes.clear();
+        for segment in self.readable.iter() {
             let rest = limit.saturating_sub(bytes.len());
             if rest == 0 {
                 break;
@@ -147,7 +152,7 @@ impl Layout {
     pub fn write<M: GuestMemory>(&self, mem: &M, bytes: &[u8]) -> u32 {
         let mut rest = bytes;
         let mut written = 0_u32;
-        for segment in &self.writable {
+        for segment in self.writable.iter() {
             if rest.is_empty() {
                 break;
             }
@@ -164,14 +169,19 @@ impl Layout {
         written
     }
 
-    /// The request in this chain. Never fails without saying what to answer.
-    fn parse<M: GuestMemory>(&self, mem: &M) -> (Header, Result<Request, Status>) {
+    /// The request in this chain, by way of `bytes`. Never fails without saying what to
+    /// answer.
+    fn parse<M: GuestMemory>(
+        &self,
+        mem: &M,
+        bytes: &mut Vec<u8>,
+    ) -> (Header, Result<Request, Status>) {
         // One more byte than any request has: enough to see it is too long.
         let limit = MAX_REQUEST.saturating_add(1);
-        let Some(bytes) = self.read(mem, limit) else {
+        let Some(bytes) = self.read(mem, limit, bytes) else {
             return (Header::default(), Err(Status::BadLength));
         };
-        let (header, result) = match request::parse(&bytes) {
+        let (header, result) = match request::parse(bytes) {
             Ok((header, request)) => (header, Ok(request)),
             Err((header, status)) => (header.unwrap_or_default(), Err(status)),
         };
@@ -243,13 +253,6 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-#[derive(Debug)]
-struct Pending {
-    token: Token,
-    layout: Layout,
-    header: Header,
-}
-
 #[derive(Default)]
 struct Gate {
     /// The ring, while it runs.
@@ -257,10 +260,11 @@ struct Gate {
     /// It cannot be served.
     fault: bool,
     epoch: u64,
-    /// Requests taken, to distinguish those that have the same head.
-    taken: u64,
-    /// Requests that are under way, by their head. At most `max_requests`.
-    pending: BTreeMap<u16, Pending>,
+    /// The bytes of the request that is being read, or of the answer that is being written.
+    /// The memory that the longest took is kept.
+    bytes: Vec<u8>,
+    /// At most `max_requests`.
+    under_way: UnderWay,
     /// Nothing was taken because of that limit.
     full: bool,
     /// Answers that came while the ring did not run, at most one for each request.
@@ -269,24 +273,6 @@ struct Gate {
     batching: bool,
     /// Completed and not signalled.
     unsignalled: bool,
-}
-
-/// A token says where its request is, and which one is meant.
-fn token(head: u16, number: u64) -> Token {
-    Token(number << 16 | u64::from(head))
-}
-
-fn head_of(token: Token) -> u16 {
-    let [.., high, low] = token.0.to_be_bytes();
-    u16::from_be_bytes([high, low])
-}
-
-impl Gate {
-    /// The request `token`, if it is under way.
-    fn find(&self, token: Token) -> Option<&Pending> {
-        let pending = self.pending.get(&head_of(token))?;
-        (pending.token == token).then_some(pending)
-    }
 }
 
 /// Queue 0.
@@ -342,9 +328,9 @@ impl Control {
     /// The driver of the ring, which does not run, is gone: nobody waits for answers.
     pub fn forget(&self) {
         let mut gate = lock(&self.gate);
-        gate.pending.clear();
+        gate.under_way.clear();
         gate.held.clear();
-        self.count_pending(&gate);
+        self.count_pending(&gate.under_way);
     }
 
     /// Requests that wait for their answer.
@@ -353,29 +339,29 @@ impl Control {
         self.pending.load(Ordering::Relaxed)
     }
 
-    fn count_pending(&self, gate: &Gate) {
-        self.pending.store(gate.pending.len(), Ordering::Relaxed);
+    fn count_pending(&self, under_way: &UnderWay) {
+        self.pending.store(under_way.len(), Ordering::Relaxed);
     }
 
     /// Takes one request, unless so many are under way already that [`Control::reply`]
     /// will say when to go on. The first one begins a batch: until [`Control::end_batch`]
     /// the driver is not to kick, and completions are not signalled.
     pub fn take(&self, own: impl Fn(u64, u64) -> bool) -> Take {
-        let mut gate = lock(&self.gate);
-        let Some(ring) = gate.ring.clone().filter(|_| !gate.fault) else {
+        let gate = &mut *lock(&self.gate);
+        let Some(ring) = gate.ring.as_ref().filter(|_| !gate.fault) else {
             return Take::Idle;
         };
-        if gate.pending.len() >= self.max_requests {
+        let Some(slot) = gate.under_way.vacancy(self.max_requests) else {
             gate.full = true;
             return Take::Idle;
-        }
+        };
         // What the driver is told of kicks is a hint; what fails here fails again below.
         if !std::mem::replace(&mut gate.batching, true) {
             let _ = ring.disable_notification();
         }
         let mem = self.mem.memory();
-        let chain = match ring::next(&ring, mem.clone()) {
-            Next::Chain(chain) if gate.pending.contains_key(&chain.head_index()) => {
+        let chain = match ring::next(ring, &*mem) {
+            Next::Chain(chain) if gate.under_way.has_head(chain.head_index()) => {
                 Err(Fault::HeadInUse(chain.head_index()))
             }
             Next::Chain(chain) => Ok(chain),
@@ -397,7 +383,7 @@ impl Control {
         };
         count(&self.counters.chains);
         let mut layout = Layout::walk(chain, own);
-        let (header, request) = layout.parse(&*mem);
+        let (header, request) = layout.parse(&*mem, &mut gate.bytes);
         // What cannot be answered is not done either.
         let length = usize::try_from(header.resp_length).unwrap_or(usize::MAX);
         let request = request.and_then(|request| {
@@ -405,59 +391,51 @@ impl Control {
             fits.then_some(request).ok_or(Status::NoRoom)
         });
         // Only the room is still needed.
-        layout.readable = Vec::new();
+        layout.readable = Few::default();
         if layout.malformed {
             count(&self.counters.malformed);
         }
-        let token = token(layout.head, gate.taken);
-        gate.taken = gate.taken.wrapping_add(1);
-        let taken = Taken {
+        let (malformed, answerable) = (layout.malformed, layout.room() >= RESPONSE_HEADER);
+        let token = gate.under_way.add(slot, layout, header);
+        self.count_pending(&gate.under_way);
+        Take::Request(Taken {
             token,
             request,
             epoch: gate.epoch,
-            malformed: layout.malformed,
-            answerable: layout.room() >= RESPONSE_HEADER,
-        };
-        gate.pending.insert(
-            layout.head,
-            Pending {
-                token,
-                layout,
-                header,
-            },
-        );
-        self.count_pending(&gate);
-        Take::Request(taken)
+            malformed,
+            answerable,
+        })
     }
 
     /// Completes a request. One that is not known (any more) does nothing.
     /// Returns whether the worker has to look: [`Control::take`] has waited for that, or
     /// there is no call descriptor. One that comes is signalled at the end of its batch.
     pub fn reply(&self, token: Token, reply: &Reply) -> bool {
-        let mut gate = lock(&self.gate);
-        if gate.find(token).is_none() {
+        let gate = &mut *lock(&self.gate);
+        if !gate.under_way.has(token) {
             return false;
         }
-        let Some(ring) = gate.ring.clone() else {
+        let Some(ring) = &gate.ring else {
             gate.held.push((token, reply.clone()));
             return false;
         };
-        let Some(Pending { layout, header, .. }) = gate.pending.remove(&head_of(token)) else {
+        let Some(Pending { layout, header, .. }) = gate.under_way.remove(token) else {
             return false;
         };
-        self.count_pending(&gate);
-        let bytes = response::encode(&header, reply, layout.room().min(MAX_RESPONSE));
-        if bytes.is_empty() {
+        self.count_pending(&gate.under_way);
+        let room = layout.room().min(MAX_RESPONSE);
+        response::encode(&header, reply, room, &mut gate.bytes);
+        if gate.bytes.is_empty() {
             count(&self.counters.no_room);
         }
-        let written = layout.write(&*self.mem.memory(), &bytes);
-        // Fails only if the driver placed its ring outside of memory.
-        let _ = ring.add_used(layout.head, written);
+        let mem = self.mem.memory();
+        let written = layout.write(&*mem, &gate.bytes);
+        complete(ring, &*mem, layout.head, written);
         let mute = !gate.batching && ring.get_ref().get_call().is_none();
         if gate.batching || mute {
             gate.unsignalled = true;
         } else {
-            signal(&ring);
+            signal(ring);
         }
         std::mem::take(&mut gate.full) || mute
     }
@@ -529,21 +507,21 @@ impl Events {
         own: impl Fn(u64, u64) -> bool,
         next: impl Fn() -> Option<Event>,
     ) -> Delivered {
-        let mut guard = lock(&self.ring);
-        let Some(ring) = guard.ring.clone().filter(|_| !guard.fault) else {
+        let guard = &mut *lock(&self.ring);
+        let Some(ring) = guard.ring.as_ref().filter(|_| !guard.fault) else {
             return Delivered::All;
         };
         if ring.get_ref().get_call().is_none() && !self.polled.load(Ordering::Relaxed) {
             return Delivered::All;
         }
         let mut written = false;
-        let delivered = self.fill(&ring, &own, &next, &mut written);
+        let delivered = self.fill(ring, &own, &next, &mut written);
         if let Delivered::Fault(_) = delivered {
             guard.fault = true;
             count(&self.counters.faults);
         }
         if written {
-            signal(&ring);
+            signal(ring);
         }
         delivered
     }
@@ -561,7 +539,7 @@ impl Events {
             if walked >= MAX_WALKED_PER_KICK {
                 break;
             }
-            let chain = match ring::next(ring, mem.clone()) {
+            let chain = match ring::next(ring, &*mem) {
                 Next::Chain(chain) => chain,
                 Next::Empty if ring.enable_notification().unwrap_or(false) => continue,
                 Next::Empty | Next::Off => return Delivered::All,
@@ -575,7 +553,7 @@ impl Events {
                 } else {
                     &self.counters.no_room
                 });
-                let _ = ring.add_used(layout.head, 0);
+                complete(ring, &*mem, layout.head, 0);
                 *written = true;
                 continue;
             }
@@ -584,12 +562,19 @@ impl Events {
                 return Delivered::All;
             };
             let len = layout.write(&*mem, &event.to_bytes());
-            let _ = ring.add_used(layout.head, len);
+            complete(ring, &*mem, layout.head, len);
             count(&self.counters.events);
             *written = true;
         }
         Delivered::Some
     }
+}
+
+/// Gives a chain back, with so many bytes written.
+fn complete<M: GuestMemory>(ring: &Vring, mem: &M, head: u16, written: u32) {
+    let mut state = ring.get_mut();
+    // Fails only if the driver placed its ring outside of memory.
+    let _ = state.get_queue_mut().add_used(mem, head, written);
 }
 
 /// Signals the driver, if it wants to be signalled.

@@ -9,7 +9,7 @@ use crate::response::{MAP_CACHED, Reply, Response};
 use crate::status::Status;
 use crate::wire::{self, Wire};
 
-/// The bytes that answer a request, never more than `room`.
+/// The bytes that answer a request, never more than `room`, in place of what is in `bytes`.
 ///
 /// The structure is cut, or filled with zeroes, to the length that the request asked for.
 /// A list is cut to what fits and to [`MAX_LIST`]; its `next` then is the key
@@ -24,39 +24,57 @@ use crate::wire::{self, Wire};
 /// use bufshare_protocol::response::{Response, encode};
 ///
 /// let header = Header::new(command::FLUSH, 42);
-/// assert_eq!(encode(&header, &Ok(Response::Done), 4096).len(), 24);
-/// assert!(encode(&header, &Ok(Response::Done), 23).is_empty());
+/// let mut bytes = Vec::new();
+/// encode(&header, &Ok(Response::Done), 4096, &mut bytes);
+/// assert_eq!(bytes.len(), 24);
+/// encode(&header, &Ok(Response::Done), 23, &mut bytes);
+/// assert!(bytes.is_empty());
 /// ```
-#[must_use]
-pub fn encode(header: &Header, reply: &Reply, room: usize) -> Vec<u8> {
+pub fn encode(header: &Header, reply: &Reply, room: usize, bytes: &mut Vec<u8>) {
+    bytes.clear();
     if room < RESPONSE_HEADER {
-        return Vec::new();
+        return;
     }
     let answer = match reply {
-        Ok(response) => answer(header, response, room),
+        Ok(response) => answer(header, response, room, bytes),
         Err(status) => Err(*status),
     };
     match answer {
-        Ok(bytes) if bytes.len() <= room => bytes,
-        Ok(_) => refusal(header, Status::NoRoom),
-        Err(status) => refusal(header, status),
+        Ok(()) if bytes.len() <= room => {}
+        Ok(()) => refusal(header, Status::NoRoom, bytes),
+        Err(status) => refusal(header, status, bytes),
     }
 }
 
-fn refusal(header: &Header, status: Status) -> Vec<u8> {
-    wire::Resp {
+fn refusal(header: &Header, status: Status, bytes: &mut Vec<u8>) {
+    let answer = wire::Resp {
         r#type: header.kind,
         status: status.to_wire(),
         length: u32::try_from(RESPONSE_HEADER).unwrap_or_default(),
         flags: 0,
         cookie: header.cookie,
+    };
+    bytes.clear();
+    put(bytes, answer, RESPONSE_HEADER);
+}
+
+/// Appends a structure, cut or filled with zeroes to this size.
+fn put<T: Wire>(bytes: &mut Vec<u8>, value: T, size: usize) {
+    let start = bytes.len();
+    bytes.resize(start.saturating_add(T::LEN), 0);
+    if let Some(room) = bytes.get_mut(start..) {
+        value.write(&mut wire::Writer::new(room));
     }
-    .to_bytes()
-    .into()
+    bytes.resize(start.saturating_add(size), 0);
 }
 
 /// The whole answer, whether it fits or not; only lists look at `room`.
-fn answer(header: &Header, response: &Response, room: usize) -> Result<Vec<u8>, Status> {
+fn answer(
+    header: &Header,
+    response: &Response,
+    room: usize,
+    bytes: &mut Vec<u8>,
+) -> Result<(), Status> {
     let status = match response {
         Response::Batch { status, .. } => *status,
         _ => Status::Ok,
@@ -70,36 +88,41 @@ fn answer(header: &Header, response: &Response, room: usize) -> Result<Vec<u8>, 
     };
     let length = usize::try_from(header.resp_length).map_err(|_| Status::NoRoom)?;
     let length = length.min(MAX_STRUCT);
-    let mut tail = Vec::new();
-    let mut bytes: Vec<u8> = match response {
-        Response::Done => hdr.to_bytes().into(),
-        &Response::Batch { entry, .. } => wire::BatchResp {
-            hdr,
-            entry,
-            reserved: 0,
-        }
-        .to_bytes()
-        .into(),
-        Response::Caps(caps) => wire::GetCapsResp {
-            hdr,
-            config: caps.to_config(),
-            name: caps.name.to_wire(),
-            windows_used: caps.windows_used,
-            reserved: 0,
-        }
-        .to_bytes()
-        .into(),
+    match response {
+        Response::Done => put(bytes, hdr, length),
+        &Response::Batch { entry, .. } => put(
+            bytes,
+            wire::BatchResp {
+                hdr,
+                entry,
+                reserved: 0,
+            },
+            length,
+        ),
+        Response::Caps(caps) => put(
+            bytes,
+            wire::GetCapsResp {
+                hdr,
+                config: caps.to_config(),
+                name: caps.name.to_wire(),
+                windows_used: caps.windows_used,
+                reserved: 0,
+            },
+            length,
+        ),
         Response::Peers { entries, more } => {
-            let keyed = entries.iter().map(|peer| (peer.id, peer.to_wire()));
-            return List::new(header, length, room)?.fill(hdr, keyed, *more);
+            let list = List::new(header, length, room)?;
+            list.put(bytes, hdr, entries, |one| (one.id, one.to_wire()), *more)?;
         }
-        &Response::Exported { id, generation } => wire::ExportResp {
-            hdr,
-            id: id.to_wire(),
-            generation,
-        }
-        .to_bytes()
-        .into(),
+        &Response::Exported { id, generation } => put(
+            bytes,
+            wire::ExportResp {
+                hdr,
+                id: id.to_wire(),
+                generation,
+            },
+            length,
+        ),
         &Response::Attached {
             handle,
             size,
@@ -109,56 +132,65 @@ fn answer(header: &Header, response: &Response, room: usize) -> Result<Vec<u8>, 
             way,
             properties,
             windows,
-        } => wire::AttachResp {
-            hdr,
-            handle,
-            size,
-            generation,
-            owner,
-            rights: rights.to_wire(),
-            way: way.to_wire(),
-            properties: properties.to_wire(),
-            windows,
-        }
-        .to_bytes()
-        .into(),
+        } => put(
+            bytes,
+            wire::AttachResp {
+                hdr,
+                handle,
+                size,
+                generation,
+                owner,
+                rights: rights.to_wire(),
+                way: way.to_wire(),
+                properties: properties.to_wire(),
+                windows,
+            },
+            length,
+        ),
         &Response::Mapped {
             window,
             shm_offset,
             len,
             cached,
-        } => wire::MapResp {
-            hdr,
-            window,
-            shm_offset,
-            len,
-            flags: if cached { MAP_CACHED } else { 0 },
-            reserved: 0,
-        }
-        .to_bytes()
-        .into(),
-        &Response::MetaSet { seq } => wire::SetMetaResp { hdr, seq }.to_bytes().into(),
+        } => put(
+            bytes,
+            wire::MapResp {
+                hdr,
+                window,
+                shm_offset,
+                len,
+                flags: if cached { MAP_CACHED } else { 0 },
+                reserved: 0,
+            },
+            length,
+        ),
+        &Response::MetaSet { seq } => put(bytes, wire::SetMetaResp { hdr, seq }, length),
         Response::Meta { seq, meta } => {
             let size = usize::try_from(header.entry_size).map_err(|_| Status::NoRoom)?;
-            tail.extend(meta.to_wire().to_bytes());
-            tail.resize(size.min(MAX_ENTRY), 0);
-            tail.extend_from_slice(&meta.blob);
-            wire::GetMetaResp { hdr, seq: *seq }.to_bytes().into()
+            put(bytes, wire::GetMetaResp { hdr, seq: *seq }, length);
+            put(bytes, meta.to_wire(), size.min(MAX_ENTRY));
+            bytes.extend_from_slice(&meta.blob);
         }
-        Response::Buffer(info) => wire::QueryResp {
-            hdr,
-            buffer: info.to_wire(),
-        }
-        .to_bytes()
-        .into(),
+        Response::Buffer(info) => put(
+            bytes,
+            wire::QueryResp {
+                hdr,
+                buffer: info.to_wire(),
+            },
+            length,
+        ),
         Response::Buffers { entries, more } => {
-            let keyed = entries.iter().map(|info| (info.generation, info.to_wire()));
-            return List::new(header, length, room)?.fill(hdr, keyed, *more);
+            let list = List::new(header, length, room)?;
+            list.put(
+                bytes,
+                hdr,
+                entries,
+                |one| (one.generation, one.to_wire()),
+                *more,
+            )?;
         }
-    };
-    bytes.resize(length, 0);
-    bytes.append(&mut tail);
-    Ok(bytes)
+    }
+    Ok(())
 }
 
 /// The shape of an answer that is a list
@@ -183,43 +215,35 @@ impl List {
         })
     }
 
-    /// As many entries, given with their keys, as there is room for.
-    fn fill<T: Wire>(
+    /// Appends the answer, with as many entries as there is room for. `keyed` has the key of
+    /// one and what it is on the wire.
+    fn put<E, T: Wire>(
         &self,
+        bytes: &mut Vec<u8>,
         hdr: wire::Resp,
-        entries: impl ExactSizeIterator<Item = (u64, T)>,
+        entries: &[E],
+        keyed: impl Fn(&E) -> (u64, T),
         more: bool,
-    ) -> Result<Vec<u8>, Status> {
-        let total = entries.len();
-        if self.fits == 0 && total != 0 {
+    ) -> Result<(), Status> {
+        if self.fits == 0 && !entries.is_empty() {
             return Err(Status::NoRoom);
         }
-        let count = total.min(self.fits);
-        let mut body = Vec::new();
-        let mut last = 0;
-        for (key, entry) in entries.take(count) {
-            self.put(&mut body, entry);
-            last = key;
-        }
+        let sent = entries.get(..self.fits).unwrap_or(entries);
+        let last = sent.last().map_or(0, |entry| keyed(entry).0);
         let head = wire::ListResp {
             hdr,
-            next: if more || count < total { last } else { 0 },
-            count: u32::try_from(count).map_err(|_| Status::NoRoom)?,
+            next: if more || sent.len() < entries.len() {
+                last
+            } else {
+                0
+            },
+            count: u32::try_from(sent.len()).map_err(|_| Status::NoRoom)?,
             reserved: 0,
         };
-        let mut bytes = Vec::from(head.to_bytes());
-        bytes.resize(self.length, 0);
-        bytes.extend(body);
-        Ok(bytes)
-    }
-
-    /// Appends an entry, cut or filled with zeroes.
-    fn put<T: Wire>(&self, bytes: &mut Vec<u8>, value: T) {
-        let start = bytes.len();
-        bytes.resize(start.saturating_add(T::LEN), 0);
-        if let Some(room) = bytes.get_mut(start..) {
-            value.write(&mut wire::Writer::new(room));
+        put(bytes, head, self.length);
+        for entry in sent {
+            put(bytes, keyed(entry).1, self.entry_size);
         }
-        bytes.resize(start.saturating_add(self.entry_size), 0);
+        Ok(())
     }
 }

@@ -52,19 +52,20 @@ where
     }
     let queue = state.get_queue_mut();
     let size = queue.size();
-    match queue.avail_idx(mem.deref(), Ordering::Acquire) {
-        Ok(index) if index.0 == queue.next_avail() => return Next::Empty,
-        Ok(_) => {}
-        Err(_) => return Next::Fault(Fault::NoMemory),
-    }
-    let chain = match queue.iter(mem) {
-        Ok(mut chains) => chains.next(),
-        Err(Error::InvalidAvailRingIndex) => return Next::Fault(Fault::AvailIndex),
-        Err(_) => None,
-    };
-    match chain {
-        Some(chain) if chain.head_index() < size => Next::Chain(chain),
-        Some(chain) => Next::Fault(Fault::NoSuchHead(chain.head_index())),
-        None => Next::Fault(Fault::NoMemory),
+    let mut empty = true;
+    loop {
+        match queue.iter(mem.clone()).map(|mut chains| chains.next()) {
+            Ok(Some(chain)) if chain.head_index() < size => return Next::Chain(chain),
+            Ok(Some(chain)) => return Next::Fault(Fault::NoSuchHead(chain.head_index())),
+            Err(Error::InvalidAvailRingIndex) => return Next::Fault(Fault::AvailIndex),
+            Ok(None) if empty => {}
+            Ok(None) | Err(_) => return Next::Fault(Fault::NoMemory),
+        }
+        // Either there was none, or its entry cannot be read.
+        match queue.avail_idx(mem.deref(), Ordering::Acquire) {
+            Ok(index) if index.0 == queue.next_avail() => return Next::Empty,
+            Ok(_) => empty = false,
+            Err(_) => return Next::Fault(Fault::NoMemory),
+        }
     }
 }

@@ -11,7 +11,6 @@ use bufshare_protocol::wire;
 use virtio_bindings::bindings::virtio_ring::{
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
 };
-use virtio_queue::QueueT;
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
@@ -172,10 +171,10 @@ fn walk_separates_what_is_read_from_what_is_written() {
     assert!(!layout.malformed);
     assert_eq!(
         layout.readable,
-        [Segment {
+        Few::from_iter([Segment {
             addr: REQUEST,
             len: 10
-        }]
+        }])
     );
     assert_eq!(layout.room(), 50);
 }
@@ -227,7 +226,13 @@ fn walk_follows_an_indirect_table() {
     let layout = Layout::walk(popped(&ring, &mem), own);
 
     assert!(!layout.malformed);
-    assert_eq!((layout.readable.len(), layout.writable.len()), (1, 1));
+    assert_eq!(
+        (
+            layout.readable.iter().count(),
+            layout.writable.iter().count()
+        ),
+        (1, 1)
+    );
 }
 
 #[test]
@@ -245,7 +250,7 @@ fn walk_looks_at_a_bounded_number_of_descriptors() {
     let layout = Layout::walk(popped(&ring, &mem), own);
 
     assert!(layout.malformed);
-    assert_eq!(layout.readable.len(), MAX_DESCRIPTORS);
+    assert_eq!(layout.readable.iter().count(), MAX_DESCRIPTORS);
 }
 
 #[test]
@@ -257,7 +262,7 @@ fn read_and_write_cross_segments() {
         .write_slice(b"defg", GuestAddress(REQUEST + 100))
         .unwrap();
     let layout = Layout {
-        readable: vec![
+        readable: Few::from_iter([
             Segment {
                 addr: REQUEST,
                 len: 3,
@@ -266,18 +271,19 @@ fn read_and_write_cross_segments() {
                 addr: REQUEST + 100,
                 len: 4,
             },
-        ],
-        writable: vec![
+        ]),
+        writable: Few::from_iter([
             Segment { addr: ROOM, len: 2 },
             Segment {
                 addr: ROOM + 100,
                 len: 9,
             },
-        ],
+        ]),
         ..Layout::default()
     };
 
-    assert_eq!(layout.read(&*guard, 5).unwrap(), b"abcde");
+    let mut bytes = b"of another".to_vec();
+    assert_eq!(layout.read(&*guard, 5, &mut bytes).unwrap(), b"abcde");
     assert_eq!(layout.write(&*guard, b"12345"), 5);
 
     let mut back = [0; 3];
