@@ -8,17 +8,31 @@ use bufshare_protocol::types::BufferId;
 
 use serde::{Deserialize, Serialize};
 
+use super::records::{Record, Records, Slot};
 use super::refcount;
 
 /// What an event is about. Two events with one key coalesce.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-enum Key {
-    Offer([u8; 16]),
-    Meta([u8; 16]),
-    Released([u8; 16], u64),
-    Revoked([u8; 16], u64),
-    PeerUp(u64),
-    PeerDown(u64),
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    kind: EventKind,
+    id: BufferId,
+    /// The handle of a REVOKED; the peer of a RELEASED, a PEER_UP or PEER_DOWN.
+    number: u64,
+}
+
+impl Key {
+    fn of(event: &Event) -> Self {
+        let number = match event.kind {
+            EventKind::Revoked => event.handle,
+            EventKind::Released | EventKind::PeerUp | EventKind::PeerDown => event.peer,
+            EventKind::Offer | EventKind::Meta | EventKind::Overflow => 0,
+        };
+        Self::new(event.kind, event.id, number)
+    }
+
+    fn new(kind: EventKind, id: BufferId, number: u64) -> Self {
+        Self { kind, id, number }
+    }
 }
 
 /// What bounds the number of events of one kind.
@@ -35,11 +49,20 @@ enum Class {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Waiting {
-    key: Key,
-    class: Class,
     event: Event,
+    class: Class,
     /// An OFFER whose buffer an answer has shown meanwhile.
     shown: bool,
+    before: Option<Slot>,
+    after: Option<Slot>,
+}
+
+impl Record for Waiting {
+    type Key = Key;
+
+    fn key(&self) -> Key {
+        Key::of(&self.event)
+    }
 }
 
 /// The queue of one peer.
@@ -54,9 +77,10 @@ struct Waiting {
 pub(super) struct EventQueue {
     /// Of one peer.
     max_droppable: usize,
-    waiting: BTreeMap<u64, Waiting>,
-    places: BTreeMap<Key, u64>,
-    next_place: u64,
+    waiting: Records<Waiting>,
+    /// Those that came first and last of them; each knows its neighbours.
+    first: Option<Slot>,
+    last: Option<Slot>,
     /// Droppable events by the peer that they are about.
     droppable: BTreeMap<u64, usize>,
     /// Events of own exports that ended.
@@ -76,12 +100,9 @@ impl EventQueue {
         }
     }
 
-    fn push(&mut self, key: Key, class: Class, event: Event) {
-        if let Some(waiting) = self
-            .places
-            .get(&key)
-            .and_then(|place| self.waiting.get_mut(place))
-        {
+    fn push(&mut self, class: Class, event: Event) {
+        let waiting = self.waiting.find(&Key::of(&event));
+        if let Some(waiting) = waiting.and_then(|slot| self.waiting.get_mut(slot)) {
             waiting.event = event;
             return;
         }
@@ -98,39 +119,54 @@ impl EventQueue {
             Class::Ended => refcount::more(&mut self.ended, 1, "ended exports"),
             Class::Kept => {}
         }
-        let place = self.next_place;
-        self.next_place = place.wrapping_add(1);
-        self.places.insert(key, place);
-        self.waiting.insert(
-            place,
-            Waiting {
-                key,
-                class,
-                event,
-                shown: false,
-            },
-        );
+        let slot = self.waiting.insert(Waiting {
+            event,
+            class,
+            shown: false,
+            before: self.last,
+            after: None,
+        });
+        if slot.is_none() {
+            return self.uncount(class, event.peer);
+        }
+        match self.last.and_then(|last| self.waiting.get_mut(last)) {
+            Some(last) => last.after = slot,
+            None => self.first = slot,
+        }
+        self.last = slot;
     }
 
-    fn remove(&mut self, key: Key) -> Option<Waiting> {
-        let place = self.places.remove(&key)?;
-        let waiting = self.waiting.remove(&place)?;
-        self.uncount(&waiting);
+    fn take(&mut self, slot: Slot) -> Option<Waiting> {
+        let waiting = self.waiting.remove(slot)?;
+        match waiting.before.and_then(|slot| self.waiting.get_mut(slot)) {
+            Some(before) => before.after = waiting.after,
+            None => self.first = waiting.after,
+        }
+        match waiting.after.and_then(|slot| self.waiting.get_mut(slot)) {
+            Some(after) => after.before = waiting.before,
+            None => self.last = waiting.before,
+        }
+        self.uncount(waiting.class, waiting.event.peer);
         Some(waiting)
+    }
+
+    fn remove(&mut self, kind: EventKind, id: BufferId, number: u64) -> Option<Waiting> {
+        let slot = self.waiting.find(&Key::new(kind, id, number))?;
+        self.take(slot)
     }
 
     /// An answer has shown a buffer to the peer, maybe before its OFFER came.
     pub(super) fn show(&mut self, id: BufferId) {
-        let place = self.places.get(&Key::Offer(id.0));
-        if let Some(waiting) = place.and_then(|place| self.waiting.get_mut(place)) {
-            waiting.shown = true;
+        let offer = self.waiting.find(&Key::new(EventKind::Offer, id, 0));
+        if let Some(offer) = offer.and_then(|slot| self.waiting.get_mut(slot)) {
+            offer.shown = true;
         }
     }
 
-    fn uncount(&mut self, waiting: &Waiting) {
-        match waiting.class {
+    fn uncount(&mut self, class: Class, peer: u64) {
+        match class {
             Class::Droppable => {
-                let count = self.droppable.entry(waiting.event.peer).or_default();
+                let count = self.droppable.entry(peer).or_default();
                 refcount::fewer(count, 1, "droppable events");
             }
             Class::Ended => refcount::fewer(&mut self.ended, 1, "ended exports"),
@@ -141,13 +177,13 @@ impl EventQueue {
     /// A peer came up or went down. Of what has not been seen yet the first
     /// going is kept, before what was revoked by it, and a last coming.
     pub(super) fn peer(&mut self, peer: u64, up: bool) {
-        self.remove(Key::PeerUp(peer));
+        self.remove(EventKind::PeerUp, BufferId::ZERO, peer);
         if up {
             let event = blank(EventKind::PeerUp, peer, BufferId::ZERO, 0);
-            self.push(Key::PeerUp(peer), Class::Kept, event);
+            self.push(Class::Kept, event);
         } else {
             let event = blank(EventKind::PeerDown, peer, BufferId::ZERO, 0);
-            self.push(Key::PeerDown(peer), Class::Kept, event);
+            self.push(Class::Kept, event);
         }
     }
 
@@ -155,42 +191,42 @@ impl EventQueue {
     pub(super) fn offer(&mut self, owner: u64, id: BufferId, generation: u64, size: u64) {
         let mut event = blank(EventKind::Offer, owner, id, generation);
         event.value = size;
-        self.push(Key::Offer(id.0), Class::Droppable, event);
+        self.push(Class::Droppable, event);
     }
 
     /// The metadata of a buffer changed.
     pub(super) fn meta(&mut self, owner: u64, id: BufferId, generation: u64, sequence: u64) {
         let mut event = blank(EventKind::Meta, owner, id, generation);
         event.value = sequence;
-        self.push(Key::Meta(id.0), Class::Droppable, event);
+        self.push(Class::Droppable, event);
     }
 
     /// `importer` has no attachment of our buffer any more.
     pub(super) fn released(&mut self, importer: u64, id: BufferId, generation: u64) {
         let event = blank(EventKind::Released, importer, id, generation);
-        self.push(Key::Released(id.0, importer), Class::Kept, event);
+        self.push(Class::Kept, event);
     }
 
     /// An attachment is gone.
     pub(super) fn revoked(&mut self, owner: u64, id: BufferId, generation: u64, handle: u64) {
         let mut event = blank(EventKind::Revoked, owner, id, generation);
         event.handle = handle;
-        self.push(Key::Revoked(id.0, handle), Class::Kept, event);
+        self.push(Class::Kept, event);
     }
 
     /// The holder of an attachment that is gone has given it up. That the buffer is
     /// gone is news to others of the peer, who may know it by its offer.
     pub(super) fn detached(&mut self, id: BufferId, handle: u64) {
-        if let Some(mut waiting) = self.remove(Key::Revoked(id.0, handle)) {
+        if let Some(mut waiting) = self.remove(EventKind::Revoked, id, handle) {
             waiting.event.handle = 0;
-            self.push(Key::Revoked(id.0, 0), Class::Droppable, waiting.event);
+            self.push(Class::Droppable, waiting.event);
         }
     }
 
     /// An own export ended, and nobody asked for that.
     pub(super) fn ended(&mut self, owner: u64, id: BufferId, generation: u64) {
         let event = blank(EventKind::Revoked, owner, id, generation);
-        self.push(Key::Revoked(id.0, 0), Class::Ended, event);
+        self.push(Class::Ended, event);
     }
 
     /// Of how many own exports that ended unasked nobody has taken the event.
@@ -201,22 +237,22 @@ impl EventQueue {
     /// A buffer that was offered but never attached is gone. An offer of which
     /// the peer knows nothing yet just disappears.
     pub(super) fn withdrawn(&mut self, owner: u64, id: BufferId, generation: u64) {
-        self.remove(Key::Meta(id.0));
+        self.remove(EventKind::Meta, id, 0);
         let known = self
-            .remove(Key::Offer(id.0))
+            .remove(EventKind::Offer, id, 0)
             .is_none_or(|offer| offer.shown);
         if known {
             let event = blank(EventKind::Revoked, owner, id, generation);
-            self.push(Key::Revoked(id.0, 0), Class::Droppable, event);
+            self.push(Class::Droppable, event);
         }
     }
 
     /// Forgets news of a buffer that is gone, but not that it is gone.
     pub(super) fn forget(&mut self, id: BufferId, importers: impl Iterator<Item = u64>) {
-        self.remove(Key::Offer(id.0));
-        self.remove(Key::Meta(id.0));
+        self.remove(EventKind::Offer, id, 0);
+        self.remove(EventKind::Meta, id, 0);
         for importer in importers {
-            self.remove(Key::Released(id.0, importer));
+            self.remove(EventKind::Released, id, importer);
         }
     }
 
@@ -241,10 +277,7 @@ impl EventQueue {
             event.value = core::mem::take(&mut self.dropped);
             event
         } else {
-            let (_, waiting) = self.waiting.pop_first()?;
-            self.places.remove(&waiting.key);
-            self.uncount(&waiting);
-            waiting.event
+            self.take(self.first?)?.event
         };
         self.sequence = self.sequence.wrapping_add(1);
         event.seq = self.sequence;
@@ -263,31 +296,37 @@ impl EventQueue {
         attached: impl Fn(u64) -> bool,
         exported: impl Fn(BufferId) -> bool,
     ) -> Result<(), String> {
-        if self.places.len() != self.waiting.len() {
+        if !self.waiting.check() {
+            return Err("an event is not found by what it is about".into());
+        }
+        let (mut queued, mut before, mut next) = (0, None, self.first);
+        while let Some(slot) = next {
+            let waiting = self.waiting.get(slot).ok_or("a gap in the queue")?;
+            if waiting.before != before {
+                return Err("an event does not know the one before".into());
+            }
+            (before, next) = (Some(slot), waiting.after);
+            queued += 1;
+        }
+        if before != self.last || queued != self.waiting.len() {
             return Err("an event is lost, or in two places".into());
         }
         let mut droppable = BTreeMap::new();
         let mut ended = 0;
-        for (
-            place,
-            Waiting {
-                key, class, event, ..
-            },
-        ) in &self.waiting
-        {
-            if self.places.get(key) != Some(place) {
-                return Err(format!("{key:?} is not where it should be"));
-            }
+        for (_, Waiting { class, event, .. }) in self.waiting.iter() {
             match class {
                 Class::Droppable => *droppable.entry(event.peer).or_insert(0) += 1,
                 Class::Ended => ended += 1,
                 Class::Kept => {}
             }
-            match key {
-                Key::Revoked(_, handle) if *handle != 0 && !attached(*handle) => {
-                    return Err(format!("an event of handle {handle}, which is gone"));
+            match event.kind {
+                EventKind::Revoked if event.handle != 0 && !attached(event.handle) => {
+                    return Err(format!(
+                        "an event of handle {}, which is gone",
+                        event.handle
+                    ));
                 }
-                Key::Released(id, _) if !exported(BufferId(*id)) => {
+                EventKind::Released if !exported(event.id) => {
                     return Err("RELEASED of no export".into());
                 }
                 _ => {}

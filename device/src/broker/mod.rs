@@ -28,6 +28,7 @@
 //! | `ram` | the RAM of the VMs |
 //! | `queries` | PEERS, LIST, QUERY, GET_CAPS, snapshots |
 //! | `windows` | windows, their budget, cache and quarantine |
+//! | `records` | records in slots, found by their key |
 //! | `usage` | what of a peer is counted and limited |
 //! | `events` | the events that wait for a peer |
 //! | `refcount` | counts of references |
@@ -45,6 +46,7 @@ pub mod limits;
 mod policy;
 mod queries;
 mod ram;
+mod records;
 mod refcount;
 mod revocations;
 #[cfg(test)]
