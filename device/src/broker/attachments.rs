@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The attachments of one peer, by handle and by buffer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bufshare_protocol::types::{BufferId, Rights, Way};
 
 use serde::{Deserialize, Serialize};
 
-use super::backing::{BackingId, Buffer};
+use super::backing::{Attached, BackingId, Buffer};
+use super::records::{Record, Records, Slot};
 use super::types::PeerId;
 use super::windows::WindowId;
 use super::{SyncCounts, refcount};
@@ -15,6 +16,7 @@ use super::{SyncCounts, refcount};
 /// One peer's use of one buffer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Attachment {
+    pub(super) handle: u64,
     pub(super) generation: u64,
     pub(super) backing: BackingId,
     pub(super) id: BufferId,
@@ -31,14 +33,23 @@ pub(super) struct Attachment {
     pub(super) number: u64,
     pub(super) sync: SyncCounts,
     pub(super) revoked: bool,
+    /// The peer's neighbours of the same buffer, until that is revoked.
+    pub(super) before: Option<Slot>,
+    pub(super) after: Option<Slot>,
+}
+
+impl Record for Attachment {
+    type Key = u64;
+
+    fn key(&self) -> u64 {
+        self.handle
+    }
 }
 
 /// Those of one peer. Neither a handle nor the number of a mapping is ever used again.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Attachments {
-    table: BTreeMap<u64, Attachment>,
-    /// By the generation of the buffer.
-    of_buffer: BTreeSet<(u64, u64)>,
+    table: Records<Attachment>,
     /// Handles of those that are mapped, by the number of that.
     mapped: BTreeMap<u64, u64>,
     /// The last handle or number.
@@ -49,8 +60,7 @@ impl Attachments {
     /// None, the first of which has a number above `last`.
     pub(super) fn new(last: u64) -> Self {
         Self {
-            table: BTreeMap::new(),
-            of_buffer: BTreeSet::new(),
+            table: Records::default(),
             mapped: BTreeMap::new(),
             last,
         }
@@ -66,29 +76,50 @@ impl Attachments {
     }
 
     pub(super) fn get(&self, handle: u64) -> Option<&Attachment> {
-        self.table.get(&handle)
+        self.table.get(self.table.find(&handle)?)
     }
 
     pub(super) fn get_mut(&mut self, handle: u64) -> Option<&mut Attachment> {
-        self.table.get_mut(&handle)
+        self.table.get_mut(self.table.find(&handle)?)
     }
 
+    /// How many are mapped.
+    pub(super) fn mapped(&self) -> usize {
+        self.mapped.len()
+    }
+
+    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Attachment)> {
-        self.table.iter().map(|(handle, one)| (*handle, one))
+        self.table.iter().map(|(_, one)| (one.handle, one))
     }
 
-    /// A new one: its handle.
-    pub(super) fn add(&mut self, attachment: Attachment) -> u64 {
+    /// A new one, linked to the peer's others of its buffer: its handle. `None` if there is
+    /// no room for its number.
+    pub(super) fn add(&mut self, attachment: Attachment, others: &mut Attached) -> Option<u64> {
         let handle = self.number();
-        self.of_buffer.insert((attachment.generation, handle));
-        self.table.insert(handle, attachment);
-        handle
+        let slot = self.table.insert(Attachment {
+            handle,
+            before: None,
+            after: others.first,
+            ..attachment
+        })?;
+        if let Some(first) = others.first.and_then(|first| self.table.get_mut(first)) {
+            first.before = Some(slot);
+        }
+        others.first = Some(slot);
+        Some(handle)
     }
 
-    /// Removes one that is not mapped.
+    /// Removes one that is not mapped. The buffer has to be told of it.
     pub(super) fn remove(&mut self, handle: u64) -> Option<Attachment> {
-        let attachment = self.table.remove(&handle)?;
-        self.of_buffer.remove(&(attachment.generation, handle));
+        let attachment = self.table.remove(self.table.find(&handle)?)?;
+        let (before, after) = (attachment.before, attachment.after);
+        if let Some(before) = before.and_then(|slot| self.table.get_mut(slot)) {
+            before.after = after;
+        }
+        if let Some(after) = after.and_then(|slot| self.table.get_mut(slot)) {
+            after.before = before;
+        }
         Some(attachment)
     }
 
@@ -98,17 +129,17 @@ impl Attachments {
         handle: u64,
         peer: PeerId,
         window: WindowId,
-        buffers: &mut BTreeMap<u64, Box<Buffer>>,
+        buffers: &mut Records<Buffer>,
     ) -> Option<u64> {
         let next = self.last.wrapping_add(1);
-        let attachment = self.table.get_mut(&handle)?;
+        let attachment = self.table.get_mut(self.table.find(&handle)?)?;
         refcount::more(&mut attachment.maps, 1, "maps");
         attachment.window = Some(window);
         if attachment.maps == 1 {
             attachment.number = next;
             self.last = next;
             self.mapped.insert(next, handle);
-            if let Some(buffer) = buffers.get_mut(&attachment.generation) {
+            if let Some(buffer) = buffer_of(buffers, attachment) {
                 buffer.set_mapped(peer, true);
             }
         }
@@ -126,16 +157,18 @@ impl Attachments {
         &mut self,
         number: u64,
         peer: PeerId,
-        buffers: &mut BTreeMap<u64, Box<Buffer>>,
+        buffers: &mut Records<Buffer>,
     ) -> Option<WindowId> {
-        let attachment = self.table.get_mut(self.mapped.get(&number)?)?;
+        let attachment = self
+            .table
+            .get_mut(self.table.find(self.mapped.get(&number)?)?)?;
         refcount::fewer(&mut attachment.maps, 1, "maps");
         if attachment.maps > 0 {
             return attachment.window;
         }
         attachment.number = 0;
         self.mapped.remove(&number);
-        if let Some(buffer) = buffers.get_mut(&attachment.generation) {
+        if let Some(buffer) = buffer_of(buffers, attachment) {
             buffer.set_mapped(peer, false);
         }
         attachment.window.take()
@@ -143,31 +176,44 @@ impl Attachments {
 
     /// Removes all.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Attachment> + use<> {
-        self.of_buffer.clear();
         self.mapped.clear();
-        core::mem::take(&mut self.table).into_values()
+        core::mem::take(&mut self.table).into_iter()
     }
 
-    /// The buffer of this generation is revoked: their handles.
-    pub(super) fn revoke(&mut self, generation: u64) -> Vec<u64> {
-        let of = self
-            .of_buffer
-            .range((generation, 0)..=(generation, u64::MAX));
-        let handles: Vec<u64> = of.map(|(_, handle)| *handle).collect();
-        for handle in &handles {
-            if let Some(attachment) = self.table.get_mut(handle) {
-                attachment.revoked = true;
-            }
+    /// The buffer of which `first` is one is revoked: the handles of all of them, in order.
+    pub(super) fn revoke(&mut self, first: Option<Slot>) -> Vec<u64> {
+        let mut handles = Vec::new();
+        let mut next = first;
+        while let Some(attachment) = next.and_then(|slot| self.table.get_mut(slot)) {
+            attachment.revoked = true;
+            attachment.before = None;
+            next = attachment.after.take();
+            handles.push(attachment.handle);
         }
+        handles.sort_unstable();
         handles
+    }
+
+    /// How many of a buffer are found from `first`; `None` if one of them is not of it.
+    #[cfg(test)]
+    pub(super) fn linked(&self, first: Option<Slot>, generation: u64) -> Option<usize> {
+        let (mut found, mut before, mut next) = (0_usize, None, first);
+        while let Some(slot) = next {
+            let one = self.table.get(slot)?;
+            if one.before != before || one.generation != generation || one.revoked {
+                return None;
+            }
+            found = found.checked_add(1)?;
+            (before, next) = (Some(slot), one.after);
+        }
+        Some(found)
     }
 
     /// What must hold at all times; names what does not.
     #[cfg(test)]
     pub(super) fn check(&self) -> Result<(), String> {
-        let of_buffer = self.iter().map(|(handle, one)| (one.generation, handle));
-        if self.of_buffer != of_buffer.collect() {
-            return Err("attachments are not found by their buffer".into());
+        if !self.table.check() {
+            return Err("attachments are not found by their handle".into());
         }
         let mapped = self.iter().filter(|(_, one)| one.maps > 0);
         if self.mapped != mapped.map(|(handle, one)| (one.number, handle)).collect() {
@@ -179,4 +225,13 @@ impl Attachments {
             Some(number) => Err(format!("{number} is to be given out yet")),
         }
     }
+}
+
+/// The buffer, if it is not gone.
+pub(super) fn buffer_of<'a>(
+    buffers: &'a mut Records<Buffer>,
+    attachment: &Attachment,
+) -> Option<&'a mut Buffer> {
+    let buffer = buffers.get_mut(buffers.find(&attachment.id)?);
+    buffer.filter(|buffer| buffer.generation == attachment.generation)
 }

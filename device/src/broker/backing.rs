@@ -5,19 +5,22 @@
 //! shows all of it; what a range of it means to those who attach it is the buffer's.
 
 use core::ops::RangeInclusive;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bufshare_protocol::types::{BufferId, Extent, Meta, Rights};
+use bufshare_protocol::types::{BufferId, Extent, Image, Meta, Name, Rights};
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::SyncCounts;
+use super::attachments::Attachment;
 use super::limits::GENERATION_BITS;
+use super::records::{Record, Records, Slot};
 use super::refcount;
 use super::types::{DeadlineId, PeerId, Token};
 
 /// Number of a backing, never used again. Its upper bits are its owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct BackingId(pub(super) u64);
 
 impl BackingId {
@@ -67,13 +70,17 @@ pub(super) fn generation(owner: PeerId, exported: u64) -> Option<u64> {
     }
 }
 
-/// A few peers, in order: in one piece of memory, as each buffer has two of these.
+/// Peers that have no memory of their own in a [`PeerMap`]: most buffers are for one or two.
+const FEW_PEERS: usize = 4;
+
+/// A few peers, in order: a part of what they are the peers of, if they are few.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PeerMap<T>(Vec<(PeerId, T)>);
+#[serde(bound(serialize = "T: Serialize", deserialize = "T: Deserialize<'de>"))]
+pub(super) struct PeerMap<T>(SmallVec<[(PeerId, T); FEW_PEERS]>);
 
 impl<T> Default for PeerMap<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self(SmallVec::new())
     }
 }
 
@@ -131,22 +138,94 @@ impl<T> PeerMap<T> {
 pub(super) struct Grant {
     pub(super) rights: Rights,
     /// Windows that show it or are to, and file holds of it that no guest sees.
-    pub(super) reached: u64,
+    pub(super) reached: u32,
 }
 
 /// Memory that a peer shares.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Backing {
+    pub(super) number: BackingId,
     pub(super) owner: PeerId,
     pub(super) size: u64,
     /// Of the owner's RAM.
-    pub(super) extents: Vec<Extent>,
+    pub(super) extents: Box<[Extent]>,
     /// The owner's access list, already narrowed to the operator's policy.
     pub(super) grants: PeerMap<Grant>,
-    /// The generations of the buffers in it.
-    pub(super) buffers: Vec<u64>,
+    /// The buffers in it, which end with it.
+    pub(super) buffers: SmallVec<[Slot; 4]>,
     /// Set while it is being revoked.
-    pub(super) revoking: Option<Revoking>,
+    pub(super) revoking: Option<Box<Revoking>>,
+}
+
+impl Record for Backing {
+    type Key = BackingId;
+
+    fn key(&self) -> BackingId {
+        self.number
+    }
+}
+
+/// All backings.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Backings {
+    records: Records<Backing>,
+    order: BTreeMap<BackingId, Slot>,
+}
+
+impl Backings {
+    pub(super) fn get(&self, id: BackingId) -> Option<&Backing> {
+        self.records.get(self.records.find(&id)?)
+    }
+
+    pub(super) fn get_mut(&mut self, id: BackingId) -> Option<&mut Backing> {
+        self.records.get_mut(self.records.find(&id)?)
+    }
+
+    /// `None` if there is no room for its number.
+    pub(super) fn insert(&mut self, backing: Backing) -> Option<()> {
+        let number = backing.number;
+        let slot = self.records.insert(backing)?;
+        self.order.insert(number, slot);
+        Some(())
+    }
+
+    pub(super) fn remove(&mut self, id: BackingId) -> Option<Backing> {
+        self.records.remove(self.order.remove(&id)?)
+    }
+
+    /// Those with these numbers, in their order.
+    pub(super) fn range(
+        &self,
+        numbers: RangeInclusive<BackingId>,
+    ) -> impl Iterator<Item = &Backing> {
+        let slots = self.order.range(numbers);
+        slots.filter_map(|(_, slot)| self.records.get(*slot))
+    }
+
+    /// All, in the order of their numbers.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Backing> {
+        self.range(BackingId::ALL)
+    }
+
+    /// Changes those of `owner` that are being revoked.
+    pub(super) fn for_revoking(&mut self, owner: PeerId, mut change: impl FnMut(&mut Revoking)) {
+        for (_, slot) in self.order.range(BackingId::all_of(owner)) {
+            let backing = self.records.get_mut(*slot);
+            if let Some(revoking) = backing.and_then(|backing| backing.revoking.as_mut()) {
+                change(revoking);
+            }
+        }
+    }
+
+    /// Whether each is found by its number, and once.
+    #[cfg(test)]
+    pub(super) fn check(&self) -> bool {
+        let in_order = self.order.iter().all(|(id, slot)| {
+            let backing = self.records.get(*slot);
+            backing.is_some_and(|backing| backing.number == *id)
+        });
+        self.records.check() && in_order && self.order.len() == self.records.len()
+    }
 }
 
 impl Backing {
@@ -195,38 +274,98 @@ pub(super) struct Attached {
     pub(super) attachments: u32,
     /// How many of them are mapped.
     pub(super) mapped: u32,
+    /// One of them, which leads to the others. None of a buffer that is revoked.
+    pub(super) first: Option<Slot>,
+}
+
+/// What only GET_META reads of a buffer's metadata.
+#[derive(Debug, Serialize, Deserialize)]
+struct Details {
+    image: Option<Image>,
+    blob: Vec<u8>,
 }
 
 /// One exported buffer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Buffer {
     pub(super) id: BufferId,
+    pub(super) generation: u64,
     pub(super) owner: PeerId,
     pub(super) backing: BackingId,
     pub(super) size: u64,
-    pub(super) meta: Meta,
+    pub(super) name: Name,
+    /// Of the image, 0 if there is none.
+    pub(super) fourcc: u32,
     pub(super) meta_seq: u64,
+    details: Option<Box<Details>>,
     /// Begun and not ended CPU access of the owner.
     pub(super) sync: SyncCounts,
     pub(super) attached: PeerMap<Attached>,
 }
 
+impl Record for Buffer {
+    type Key = BufferId;
+
+    fn key(&self) -> BufferId {
+        self.id
+    }
+}
+
 impl Buffer {
-    /// One attachment more of `peer`.
-    pub(super) fn attach(&mut self, peer: PeerId) {
-        self.attached.insert(peer, Attached::default());
-        if let Some(attached) = self.attached.get_mut(peer) {
-            refcount::more(&mut attached.attachments, 1, "attachments of a buffer");
+    /// The whole of a backing, without metadata.
+    pub(super) fn new(id: BufferId, generation: u64, backing: &Backing) -> Self {
+        Self {
+            id,
+            generation,
+            owner: backing.owner,
+            backing: backing.number,
+            size: backing.size,
+            name: Name::EMPTY,
+            fourcc: 0,
+            meta_seq: 0,
+            details: None,
+            sync: SyncCounts::default(),
+            attached: PeerMap::default(),
         }
     }
 
-    /// One less. Answers whether it was the last of `peer`.
-    pub(super) fn detach(&mut self, peer: PeerId) -> bool {
+    pub(super) fn meta(&self) -> Meta {
+        let details = self.details.as_ref();
+        Meta {
+            name: self.name,
+            image: details.and_then(|details| details.image.clone()),
+            blob: details.map_or_else(Vec::new, |details| details.blob.clone()),
+        }
+    }
+
+    /// Replaces the metadata, and counts that.
+    pub(super) fn set_meta(&mut self, meta: Meta) {
+        let Meta { name, image, blob } = meta;
+        self.name = name;
+        self.fourcc = image.as_ref().map_or(0, |image| image.fourcc);
+        let details = image.is_some() || !blob.is_empty();
+        self.details = details.then(|| Box::new(Details { image, blob }));
+        self.meta_seq = self.meta_seq.saturating_add(1);
+    }
+
+    /// One attachment more of `peer`: where it is to be linked to the others.
+    pub(super) fn attach(&mut self, peer: PeerId) -> Option<&mut Attached> {
+        self.attached.insert(peer, Attached::default());
+        let attached = self.attached.get_mut(peer)?;
+        refcount::more(&mut attached.attachments, 1, "attachments of a buffer");
+        Some(attached)
+    }
+
+    /// This one less. Answers whether it was the last of `peer`.
+    pub(super) fn detach(&mut self, peer: PeerId, ended: &Attachment) -> bool {
         let Some(attached) = self.attached.get_mut(peer) else {
             refcount::wrong("attachments of a buffer");
             return true;
         };
         refcount::fewer(&mut attached.attachments, 1, "attachments of a buffer");
+        if ended.before.is_none() {
+            attached.first = ended.after;
+        }
         let last = attached.attachments == 0;
         if last {
             self.attached.remove(peer);

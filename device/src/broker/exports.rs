@@ -6,10 +6,13 @@ use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Rights};
 
+use smallvec::SmallVec;
+
 use super::backing::{Backing, BackingId, Buffer, Grant, PeerMap, generation};
 use super::limits::{self, MAP_ALIGN};
+use super::records::Slot;
 use super::types::{PeerId, Token};
-use super::{Broker, DONE, SyncCounts, region_of};
+use super::{Broker, DONE, region_of};
 
 impl Broker {
     /// Offers a buffer. Everything is checked before anything changes.
@@ -28,48 +31,37 @@ impl Broker {
         }
         let generation = generation(owner, state.exported).ok_or(Status::HostError)?;
         let id = self.ids.fresh().ok_or(Status::HostError)?;
-        if id == BufferId::ZERO || self.generations.contains_key(&id.0) {
+        if id == BufferId::ZERO || self.buffers.find(&id).is_some() {
             return Err(Status::HostError);
         }
-        state.usage.buffers.charge()?;
-        state.exported = state.exported.saturating_add(1);
-        self.generations.insert(id.0, generation);
         let size = export.size;
         let offered: Vec<PeerId> = grants.peers().collect();
         // A backing of extents holds one buffer, and has its number.
-        let backing = BackingId(generation);
-        self.backings.insert(
-            backing,
-            Box::new(Backing {
-                owner,
-                size,
-                extents: export.extents,
-                grants,
-                buffers: vec![generation],
-                revoking: None,
-            }),
-        );
-        self.buffers.insert(
-            generation,
-            Box::new(Buffer {
-                id,
-                owner,
-                backing,
-                size,
-                meta: export.meta,
-                meta_seq: 1,
-                sync: SyncCounts::default(),
-                attached: PeerMap::default(),
-            }),
-        );
-        if let Some(state) = self.peers.get_mut(&owner) {
-            state.known.insert(generation);
+        let mut backing = Backing {
+            number: BackingId(generation),
+            owner,
+            size,
+            extents: export.extents.into(),
+            grants,
+            buffers: SmallVec::new(),
+            revoking: None,
+        };
+        let mut buffer = Buffer::new(id, generation, &backing);
+        buffer.set_meta(export.meta);
+        let slot = self.buffers.insert(buffer).ok_or(Status::HostError)?;
+        backing.buffers.push(slot);
+        if self.backings.insert(backing).is_none() {
+            self.buffers.remove(slot);
+            return Err(Status::HostError);
         }
+        state.usage.buffers.take(1);
+        state.exported = state.exported.saturating_add(1);
+        state.known.insert(generation, slot);
         for peer in offered {
             let Some(state) = self.peers.get_mut(&peer) else {
                 continue;
             };
-            state.known.insert(generation);
+            state.known.insert(generation, slot);
             if state.life.runs() {
                 self.notify(peer, |events| {
                     events.offer(owner.to_wire(), id, generation, size);
@@ -160,7 +152,7 @@ impl Broker {
     /// being revoked already is waited for, by one request. A driver that left the device
     /// before the answer has it in a later session.
     pub(super) fn unexport(&mut self, owner: PeerId, token: Token, id: BufferId) -> Option<Reply> {
-        let Some(generation) = self.owned(owner, id) else {
+        let Some(slot) = self.owned(owner, id) else {
             let owed = &mut self.peers.get_mut(&owner)?.owed;
             let before = owed.len();
             owed.retain(|ended| *ended != id);
@@ -170,7 +162,7 @@ impl Broker {
                 Err(Status::NotFound)
             });
         };
-        let backing = self.buffers.get(&generation)?.backing;
+        let backing = self.buffers.get(slot)?.backing;
         match self.revoking(backing) {
             Some(revoking) if revoking.waiter.is_some() => return Some(Err(Status::Busy)),
             Some(revoking) => revoking.waiter = Some(token),
@@ -181,17 +173,16 @@ impl Broker {
 
     /// Replaces the metadata and notifies everybody who may attach.
     pub(super) fn set_meta(&mut self, owner: PeerId, id: BufferId, meta: Meta) -> Reply {
-        let generation = self.owned(owner, id).ok_or(Status::NotFound)?;
-        let size = self.buffers.get(&generation).ok_or(Status::NotFound)?.size;
+        let slot = self.owned(owner, id).ok_or(Status::NotFound)?;
+        let size = self.buffers.get(slot).ok_or(Status::NotFound)?.size;
         self.check_meta(&meta, size)?;
-        let buffer = self.buffers.get_mut(&generation).ok_or(Status::NotFound)?;
-        let backing = self.backings.get(&buffer.backing).ok_or(Status::NotFound)?;
+        let buffer = self.buffers.get_mut(slot).ok_or(Status::NotFound)?;
+        let backing = self.backings.get(buffer.backing).ok_or(Status::NotFound)?;
         if backing.revoking.is_some() {
             return Err(Status::Revoked);
         }
-        buffer.meta = meta;
-        buffer.meta_seq = buffer.meta_seq.saturating_add(1);
-        let seq = buffer.meta_seq;
+        buffer.set_meta(meta);
+        let (generation, seq) = (buffer.generation, buffer.meta_seq);
         let notified: Vec<PeerId> = backing.grants.peers().collect();
         for peer in notified {
             if self.runs(peer) {
@@ -205,38 +196,33 @@ impl Broker {
 
     /// The metadata, for the owner and whoever may attach.
     pub(super) fn get_meta(&mut self, peer: PeerId, id: BufferId) -> Reply {
-        let generation = self.visible(peer, id).ok_or(Status::NotFound)?;
-        let buffer = self.buffers.get(&generation).ok_or(Status::NotFound)?;
+        let slot = self.visible(peer, id).ok_or(Status::NotFound)?;
+        let buffer = self.buffers.get(slot).ok_or(Status::NotFound)?;
         Ok(Response::Meta {
             seq: buffer.meta_seq,
-            meta: buffer.meta.clone(),
+            meta: buffer.meta(),
         })
     }
 
     /// The buffer `id`, if `peer` exported it.
-    pub(super) fn owned(&self, peer: PeerId, id: BufferId) -> Option<u64> {
-        let generation = *self.generations.get(&id.0)?;
-        (self.buffers.get(&generation)?.owner == peer).then_some(generation)
+    pub(super) fn owned(&self, peer: PeerId, id: BufferId) -> Option<Slot> {
+        let slot = self.buffers.find(&id)?;
+        (self.buffers.get(slot)?.owner == peer).then_some(slot)
     }
 
     /// The buffer `id`, if `peer` exported it or may attach to it. Anything
     /// else looks as if it were not there.
-    pub(super) fn visible(&self, peer: PeerId, id: BufferId) -> Option<u64> {
-        let generation = *self.generations.get(&id.0)?;
-        self.sees(peer, generation).then_some(generation)
-    }
-
-    /// Whether `peer` owns a buffer, or may attach to it.
-    pub(super) fn sees(&self, peer: PeerId, generation: u64) -> bool {
-        self.buffers.get(&generation).is_some_and(|buffer| {
-            buffer.owner == peer
-                || (self.is_offered(buffer.backing) && self.grant(peer, buffer).is_some())
-        })
+    pub(super) fn visible(&self, peer: PeerId, id: BufferId) -> Option<Slot> {
+        let slot = self.buffers.find(&id)?;
+        let buffer = self.buffers.get(slot)?;
+        let visible = buffer.owner == peer
+            || (self.is_offered(buffer.backing) && self.grant(peer, buffer).is_some());
+        visible.then_some(slot)
     }
 
     /// What `peer` may do with a buffer, if that was granted.
     pub(super) fn grant(&self, peer: PeerId, buffer: &Buffer) -> Option<&Grant> {
-        self.backings.get(&buffer.backing)?.grants.get(peer)
+        self.backings.get(buffer.backing)?.grants.get(peer)
     }
 
     /// Largest buffer, bytes: what one window can hold.

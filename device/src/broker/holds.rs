@@ -55,8 +55,8 @@ impl Broker {
         self.closed = true;
         let next: Vec<BackingId> = self
             .backings
-            .range(self.close_from..)
-            .map(|(id, _)| *id)
+            .range(self.close_from..=*BackingId::ALL.end())
+            .map(|backing| backing.number)
             .take(self.at_once)
             .collect();
         for id in &next {

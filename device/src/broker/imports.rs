@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bufshare_protocol::request::{Attach, SyncOp, SyncTarget};
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{Extent, Properties, Rights, Way, Ways};
+use bufshare_protocol::types::{BufferId, Extent, Properties, Rights, Way, Ways};
 
-use super::attachments::Attachment;
+use super::attachments::{Attachment, buffer_of};
 use super::backing::Backing;
 use super::limits::{MAX_NESTING, UDMABUF_MAX_EXTENTS, UDMABUF_MAX_SIZE};
 use super::types::{Effect, PeerId, Token};
@@ -26,8 +26,8 @@ impl Broker {
         if !Properties::KNOWN.contains(attach.required) || !(served || attach.ways.is_empty()) {
             return Err(Status::Unsupported);
         }
-        let generation = self.visible(peer, id).ok_or(Status::NotFound)?;
-        let buffer = self.buffers.get(&generation).ok_or(Status::NotFound)?;
+        let slot = self.visible(peer, id).ok_or(Status::NotFound)?;
+        let buffer = self.buffers.get(slot).ok_or(Status::NotFound)?;
         if buffer.owner == peer {
             return Err(Status::Denied);
         }
@@ -42,18 +42,20 @@ impl Broker {
         if !wanted.contains(Rights::WRITE) && !state.config.enforces_ro {
             return Err(Status::RoNotEnforced);
         }
-        let backing = self.backings.get(&buffer.backing).ok_or(Status::NotFound)?;
+        let backing = self.backings.get(buffer.backing).ok_or(Status::NotFound)?;
         let Chosen {
             way,
             properties,
             windows,
         } = self.choose(backing, attach)?;
-        let (owner, size, backing) = (buffer.owner, buffer.size, buffer.backing);
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
+        let buffer = self.buffers.get_mut(slot).ok_or(Status::NotFound)?;
+        let (owner, size, generation) = (buffer.owner, buffer.size, buffer.generation);
         state.usage.attachments.charge()?;
-        let handle = state.attachments.add(Attachment {
+        let attachment = Attachment {
+            handle: 0,
             generation,
-            backing,
+            backing: buffer.backing,
             id,
             size,
             rights: wanted,
@@ -64,10 +66,12 @@ impl Broker {
             number: 0,
             sync: SyncCounts::default(),
             revoked: false,
-        });
-        if let Some(buffer) = self.buffers.get_mut(&generation) {
-            buffer.attach(peer);
-        }
+            before: None,
+            after: None,
+        };
+        let others = buffer.attach(peer).ok_or(Status::HostError)?;
+        let handle = state.attachments.add(attachment, others);
+        let handle = handle.ok_or(Status::HostError)?;
         Ok(Response::Attached {
             handle,
             size,
@@ -154,17 +158,16 @@ impl Broker {
         let Some(attachment) = state.attachments.remove(handle) else {
             return;
         };
-        let (generation, id, revoked) = (attachment.generation, attachment.id, attachment.revoked);
         state.usage.attachments.give(1);
-        if revoked {
-            state.events.detached(id, handle);
+        if attachment.revoked {
+            state.events.detached(attachment.id, handle);
         }
-        let last = self
-            .buffers
-            .get_mut(&generation)
-            .is_some_and(|buffer| buffer.detach(peer));
-        if last && !revoked {
-            self.report_released(peer, generation);
+        let Some(buffer) = buffer_of(&mut self.buffers, &attachment) else {
+            return;
+        };
+        if buffer.detach(peer, &attachment) && !attachment.revoked {
+            let (owner, id, generation) = (buffer.owner, buffer.id, buffer.generation);
+            self.report_released(peer, owner, id, generation);
         }
     }
 
@@ -175,25 +178,25 @@ impl Broker {
         };
         let attachments = state.attachments.take();
         state.usage.attachments.clear();
-        let of = attachments.map(|attachment| (attachment.generation, attachment.revoked));
-        for (generation, revoked) in of.collect::<BTreeSet<_>>() {
-            if let Some(buffer) = self.buffers.get_mut(&generation) {
-                buffer.attached.remove(peer);
-            }
-            if !revoked {
-                self.report_released(peer, generation);
+        // In the order of the exports; of several attachments of a buffer the first removes.
+        let mut ended: Vec<Attachment> = attachments.collect();
+        ended.sort_unstable_by_key(|attachment| attachment.generation);
+        for attachment in &ended {
+            let Some(buffer) = buffer_of(&mut self.buffers, attachment) else {
+                continue;
+            };
+            if buffer.attached.remove(peer).is_some() && !attachment.revoked {
+                let (owner, id, generation) = (buffer.owner, buffer.id, buffer.generation);
+                self.report_released(peer, owner, id, generation);
             }
         }
     }
 
     /// The owner learns that the peer has no attachment of the buffer any more.
-    fn report_released(&mut self, importer: PeerId, generation: u64) {
-        if let Some(buffer) = self.buffers.get(&generation) {
-            let (owner, id) = (buffer.owner, buffer.id);
-            self.notify(owner, |events| {
-                events.released(importer.to_wire(), id, generation);
-            });
-        }
+    fn report_released(&mut self, importer: PeerId, owner: PeerId, id: BufferId, generation: u64) {
+        self.notify(owner, |events| {
+            events.released(importer.to_wire(), id, generation);
+        });
     }
 
     /// Makes the buffer visible in the peer's region. Answered at once only if it
@@ -252,7 +255,7 @@ impl Broker {
             state.windows.wait(id, waiter);
             return Ok(None);
         }
-        let backing = self.backings.get_mut(&backing).ok_or(Status::Revoked)?;
+        let backing = self.backings.get_mut(backing).ok_or(Status::Revoked)?;
         backing.reach(peer);
         refcount::more(&mut attachment.pending, 1, "waiting maps");
         let way = attachment.way;
@@ -364,8 +367,8 @@ impl Broker {
                 (&mut attachment.sync, attachment.size, attachment.rights)
             }
             SyncTarget::Owned(id) => {
-                let generation = self.owned(peer, id).ok_or(Status::NotFound)?;
-                let buffer = self.buffers.get_mut(&generation).ok_or(Status::NotFound)?;
+                let slot = self.owned(peer, id).ok_or(Status::NotFound)?;
+                let buffer = self.buffers.get_mut(slot).ok_or(Status::NotFound)?;
                 (&mut buffer.sync, buffer.size, Rights::RW)
             }
         };

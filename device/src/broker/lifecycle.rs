@@ -220,12 +220,10 @@ impl Broker {
         state.windows.abandon();
         state.flushes.clear();
         // A pending UNEXPORT is forgotten, not answered.
-        for (_, backing) in self.backings.range_mut(BackingId::all_of(peer)) {
-            if let Some(revoking) = &mut backing.revoking {
-                revoking.waiter = None;
-                revoking.left = true;
-            }
-        }
+        self.backings.for_revoking(peer, |revoking| {
+            revoking.waiter = None;
+            revoking.left = true;
+        });
         self.drop_attachments(peer);
         self.with_windows(peer, |windows, out| {
             for id in windows.all() {

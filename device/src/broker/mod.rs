@@ -75,10 +75,11 @@ pub use types::{
 };
 
 use attachments::Attachments;
-use backing::{Backing, BackingId, Buffer};
+use backing::{BackingId, Backings, Buffer};
 use events::EventQueue;
 use policy::Policy;
 use ram::region_of;
+use records::{Records, Slot};
 use usage::Usage;
 use windows::{Change, Changes, EffectIds, Windows};
 
@@ -141,8 +142,8 @@ struct Peer {
     /// In order.
     ram: Vec<RamRegion>,
     attachments: Attachments,
-    /// The generations of its own buffers and of those that it may attach to.
-    known: BTreeSet<u64>,
+    /// Its own buffers and those that it may attach to, by generation.
+    known: BTreeMap<u64, Slot>,
     windows: Windows,
     /// FLUSH requests that wait until no window is on its way out.
     flushes: Vec<Token>,
@@ -164,10 +165,8 @@ struct Peer {
 pub struct Broker {
     peers: BTreeMap<PeerId, Peer>,
     policy: Policy,
-    /// By generation.
-    buffers: BTreeMap<u64, Box<Buffer>>,
-    backings: BTreeMap<BackingId, Box<Backing>>,
-    generations: BTreeMap<[u8; 16], u64>,
+    buffers: Records<Buffer>,
+    backings: Backings,
     effect_ids: EffectIds,
     effect_peers: BTreeMap<EffectId, PeerId>,
     next_deadline: u64,
@@ -243,7 +242,7 @@ impl Broker {
                     can_map: false,
                     ram: Vec::new(),
                     attachments: Attachments::new(config.started_us),
-                    known: BTreeSet::new(),
+                    known: BTreeMap::new(),
                     windows: Windows::new(config.shm_size),
                     flushes: Vec::new(),
                     events: EventQueue::new(config.limits.max_events),
@@ -258,9 +257,8 @@ impl Broker {
         Ok(Self {
             peers,
             policy,
-            buffers: BTreeMap::new(),
-            backings: BTreeMap::new(),
-            generations: BTreeMap::new(),
+            buffers: Records::default(),
+            backings: Backings::default(),
             effect_ids: EffectIds::default(),
             effect_peers: BTreeMap::new(),
             next_deadline: 1,
@@ -335,7 +333,7 @@ impl Broker {
         if let Some(peer) = self.effect_peers.get(&effect)
             && let Some(state) = self.peers.get_mut(peer)
             && let Some(backing) = state.windows.keeps(effect)
-            && let Some(backing) = self.backings.get_mut(&backing)
+            && let Some(backing) = self.backings.get_mut(backing)
         {
             backing.reach(*peer);
         }

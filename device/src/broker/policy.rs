@@ -82,7 +82,7 @@ impl Broker {
     ) -> Result<(Vec<PeerId>, Vec<Effect>), ConfigError> {
         self.policy = Policy::new(&self.peers, lines)?;
         let mut owners = Vec::new();
-        for (id, backing) in &self.backings {
+        for backing in self.backings.iter() {
             let owner = backing.owner;
             let mut grants = backing.grants.iter();
             let is_allowed = |(importer, grant): (PeerId, &Grant)| {
@@ -92,7 +92,7 @@ impl Broker {
                 continue;
             }
             if let Some(state) = self.peers.get_mut(&owner) {
-                state.lost.insert(*id);
+                state.lost.insert(backing.number);
             }
             if owners.last() != Some(&owner) {
                 owners.push(owner);

@@ -8,7 +8,7 @@ use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Rights, Way, Ways};
 use serde::Serialize;
 
-use super::backing::{BackingId, Buffer};
+use super::backing::{Backing, BackingId, Buffer};
 use super::limits::MAP_ALIGN;
 use super::types::PeerId;
 use super::windows::State;
@@ -106,9 +106,7 @@ impl Broker {
         let after = cursor.checked_add(1).ok_or(Status::BadField)?;
         let state = self.peers.get(&peer).ok_or(Status::HostError)?;
         let known = state.known.range(after..);
-        let mut entries = known
-            .filter_map(|generation| Some((*generation, self.buffers.get(generation)?)))
-            .filter_map(|(generation, buffer)| self.info(peer, generation, buffer));
+        let mut entries = known.filter_map(|(_, slot)| self.info(peer, self.buffers.get(*slot)?));
         let page: Vec<BufferInfo> = entries.by_ref().take(MAX_LIST).collect();
         let more = entries.next().is_some();
         for buffer in &page {
@@ -121,11 +119,9 @@ impl Broker {
     }
 
     pub(super) fn query(&mut self, peer: PeerId, id: BufferId) -> Reply {
-        let generation = *self.generations.get(&id.0).ok_or(Status::NotFound)?;
-        let buffer = self.buffers.get(&generation).ok_or(Status::NotFound)?;
-        let info = self
-            .info(peer, generation, buffer)
-            .ok_or(Status::NotFound)?;
+        let slot = self.buffers.find(&id).ok_or(Status::NotFound)?;
+        let buffer = self.buffers.get(slot).ok_or(Status::NotFound)?;
+        let info = self.info(peer, buffer).ok_or(Status::NotFound)?;
         self.show(peer, id);
         Ok(Response::Buffer(info))
     }
@@ -138,14 +134,14 @@ impl Broker {
     }
 
     /// What `peer` may know of a buffer; nothing if it neither owns it nor may attach to it.
-    fn info(&self, peer: PeerId, generation: u64, buffer: &Buffer) -> Option<BufferInfo> {
+    fn info(&self, peer: PeerId, buffer: &Buffer) -> Option<BufferInfo> {
         let owned = buffer.owner == peer;
-        let backing = self.backings.get(&buffer.backing)?;
+        let backing = self.backings.get(buffer.backing)?;
         let rights = if owned {
             Rights::RW
         } else {
             let grant = backing.grants.get(peer)?;
-            self.is_offered(buffer.backing).then_some(grant.rights)?
+            self.offers(backing).then_some(grant.rights)?
         };
         let (mut attachments, mut mapped) = (0u32, 0u32);
         for (importer, attached) in buffer.attached.iter() {
@@ -158,7 +154,7 @@ impl Broker {
             id: buffer.id,
             owner: buffer.owner.to_wire(),
             size: buffer.size,
-            generation,
+            generation: buffer.generation,
             meta_seq: buffer.meta_seq,
             rights,
             owned,
@@ -170,8 +166,8 @@ impl Broker {
             },
             attachments,
             mapped,
-            fourcc: buffer.meta.image.as_ref().map_or(0, |image| image.fourcc),
-            name: buffer.meta.name,
+            fourcc: buffer.fourcc,
+            name: buffer.name,
         })
     }
 
@@ -188,27 +184,30 @@ impl Broker {
                 .map(|id| self.peer_snapshot(*id))
                 .collect(),
             buffers: self
-                .buffers
+                .backings
                 .iter()
-                .filter_map(|(generation, buffer)| self.buffer_snapshot(*generation, buffer))
+                .flat_map(|backing| {
+                    let buffers = backing.buffers.iter();
+                    let buffers = buffers.filter_map(|slot| self.buffers.get(*slot));
+                    buffers.map(|buffer| self.buffer_snapshot(backing, buffer))
+                })
                 .collect(),
         }
     }
 
-    fn buffer_snapshot(&self, generation: u64, buffer: &Buffer) -> Option<BufferSnapshot> {
-        let backing = self.backings.get(&buffer.backing)?;
+    fn buffer_snapshot(&self, backing: &Backing, buffer: &Buffer) -> BufferSnapshot {
         let importers = buffer.attached.peers();
-        Some(BufferSnapshot {
+        BufferSnapshot {
             id: buffer.id.to_string(),
             owner: self.name_of(buffer.owner),
-            name: buffer.meta.name.as_str().to_owned(),
+            name: buffer.name.as_str().to_owned(),
             size: buffer.size,
             extents: count(backing.extents.len()),
-            generation,
+            generation: buffer.generation,
             meta_seq: buffer.meta_seq,
             revoking: backing.revoking.is_some(),
             importers: importers.map(|peer| self.name_of(peer)).collect(),
-        })
+        }
     }
 
     fn name_of(&self, peer: PeerId) -> String {
@@ -237,9 +236,9 @@ impl Broker {
         snapshot.exported_bytes = self
             .backings
             .range(BackingId::all_of(peer))
-            .fold(0, |sum, (_, backing)| sum.saturating_add(backing.size));
+            .fold(0, |sum, backing| sum.saturating_add(backing.size));
         snapshot.attachments = count(state.attachments.len());
-        snapshot.mapped = count(state.attachments.iter().filter(|(_, a)| a.maps > 0).count());
+        snapshot.mapped = count(state.attachments.mapped());
         snapshot.windows = state.usage.mappings.used();
         snapshot.windows_peak = state.usage.mappings.peak();
         for window in state.windows.iter() {

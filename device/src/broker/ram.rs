@@ -34,9 +34,9 @@ impl Broker {
         let lost: Vec<BackingId> = self
             .backings
             .range(BackingId::all_of(peer))
-            .filter(|(_, backing)| backing.revoking.is_none())
-            .filter(|(_, backing)| is_lost(backing, &changed, ram, &mut looks))
-            .map(|(id, _)| *id)
+            .filter(|backing| backing.revoking.is_none())
+            .filter(|backing| is_lost(backing, &changed, ram, &mut looks))
+            .map(|backing| backing.number)
             .collect();
         #[cfg(test)]
         {

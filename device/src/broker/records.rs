@@ -138,6 +138,11 @@ impl<T: Record> Records<T> {
     }
 
     /// All, in no order that means anything.
+    pub(super) fn into_iter(self) -> impl Iterator<Item = T> {
+        self.slots.into_iter().map(|(_, record)| record)
+    }
+
+    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &T)> {
         self.slots
             .iter()

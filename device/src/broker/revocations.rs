@@ -3,48 +3,51 @@
 //! VMM reaches it.
 
 use std::collections::BTreeSet;
-use std::collections::btree_map::Entry;
 use std::ops::RangeInclusive;
 
 use bufshare_protocol::status::Status;
 
-use super::backing::{BackingId, Revoking};
+use super::backing::{Backing, BackingId, Revoking};
+use super::records::Slot;
 use super::types::{DeadlineId, Effect, PeerId, Token};
 use super::windows::{Window, Windows};
 use super::{Broker, DONE, Deadline, Peer};
 
 impl Broker {
     pub(super) fn revoking(&mut self, backing: BackingId) -> Option<&mut Revoking> {
-        self.backings.get_mut(&backing)?.revoking.as_mut()
+        self.backings.get_mut(backing)?.revoking.as_deref_mut()
     }
 
     /// Whether a backing is there for importers: not being revoked, nor to be in one of
     /// the next steps, because its owner has stopped or it is in no RAM.
     pub(super) fn is_offered(&self, id: BackingId) -> bool {
-        self.backings.get(&id).is_some_and(|backing| {
-            let offers = |owner: &Peer| owner.life.runs() && !owner.lost.contains(&id);
-            backing.revoking.is_none() && self.peers.get(&backing.owner).is_some_and(offers)
-        })
+        let backing = self.backings.get(id);
+        backing.is_some_and(|backing| self.offers(backing))
+    }
+
+    pub(super) fn offers(&self, backing: &Backing) -> bool {
+        let offers = |owner: &Peer| owner.life.runs() && !owner.lost.contains(&backing.number);
+        backing.revoking.is_none() && self.peers.get(&backing.owner).is_some_and(offers)
     }
 
     /// Revokes a backing: nobody may attach or map it from now on, those who have it
     /// mapped are notified and given until the deadline, idle windows go at once. It is
     /// freed when its last window is proved to be gone.
     pub(super) fn revoke(&mut self, id: BackingId, waiter: Option<Token>) {
-        let Some(backing) = self.backings.get_mut(&id) else {
+        let Some(backing) = self.backings.get_mut(id) else {
             return;
         };
-        backing.revoking = Some(Revoking {
+        backing.revoking = Some(Box::new(Revoking {
             waiter,
             ..Revoking::default()
-        });
+        }));
         let importers: Vec<PeerId> = backing.grants.peers().collect();
         let buffers = backing.buffers.clone();
         if let Some(state) = self.peers.get_mut(&backing.owner) {
             state.counters.revocations = state.counters.revocations.saturating_add(1);
         }
-        for generation in buffers {
-            self.report_revoked(generation, &importers);
+        for buffer in buffers {
+            self.report_revoked(buffer, &importers);
         }
         for peer in importers {
             self.with_windows(peer, |windows, out| {
@@ -58,11 +61,11 @@ impl Broker {
     }
 
     /// A buffer is revoked: its attachments are, and all who know of it are notified.
-    fn report_revoked(&mut self, generation: u64, importers: &[PeerId]) {
-        let Some(buffer) = self.buffers.get(&generation) else {
+    fn report_revoked(&mut self, slot: Slot, importers: &[PeerId]) {
+        let Some(buffer) = self.buffers.get(slot) else {
             return;
         };
-        let (id, owner) = (buffer.id, buffer.owner);
+        let (id, owner, generation) = (buffer.id, buffer.owner, buffer.generation);
         if let Some(state) = self.peers.get_mut(&owner) {
             let importers = importers.iter().map(|peer| peer.to_wire());
             state.events.forget(id, importers);
@@ -71,7 +74,10 @@ impl Broker {
             let Some(state) = self.peers.get_mut(peer) else {
                 continue;
             };
-            let handles = state.attachments.revoke(generation);
+            let buffer = self.buffers.get_mut(slot);
+            let attached = buffer.and_then(|buffer| buffer.attached.get_mut(*peer));
+            let first = attached.and_then(|attached| attached.first.take());
+            let handles = state.attachments.revoke(first);
             // One that is stopped may yet go on with what it has.
             if state.life.runs() || !handles.is_empty() {
                 self.notify(*peer, |events| {
@@ -92,16 +98,16 @@ impl Broker {
 
     /// Revokes what its owner did not ask to be revoked, and notifies it.
     pub(super) fn revoke_unasked(&mut self, id: BackingId) {
-        let Some(backing) = self.backings.get(&id) else {
+        let Some(backing) = self.backings.get(id) else {
             return;
         };
         if backing.revoking.is_some() {
             return;
         }
         let owner = backing.owner;
-        for generation in backing.buffers.clone() {
-            if let Some(buffer) = self.buffers.get(&generation) {
-                let id = buffer.id;
+        for slot in backing.buffers.clone() {
+            if let Some(buffer) = self.buffers.get(slot) {
+                let (id, generation) = (buffer.id, buffer.generation);
                 self.notify(owner, |events| {
                     events.ended(owner.to_wire(), id, generation);
                 });
@@ -122,7 +128,7 @@ impl Broker {
         let mut last = rest > 0;
         if let Some(from) = state.revoked_below.filter(|_| last) {
             let own = self.backings.range(from..=*BackingId::all_of(peer).end());
-            let own: Vec<BackingId> = own.map(|(id, _)| *id).take(rest).collect();
+            let own: Vec<BackingId> = own.map(|backing| backing.number).take(rest).collect();
             last = own.len() < rest;
             state.revoked_below = own.last().map(|id| id.next()).filter(|_| !last);
             next.extend(own);
@@ -136,7 +142,7 @@ impl Broker {
     /// Gives those who use a backing that is being revoked, or `only` one of them, until a
     /// deadline.
     pub(super) fn arm_release(&mut self, backing: BackingId, only: Option<PeerId>) {
-        let Some(revoked) = self.backings.get(&backing) else {
+        let Some(revoked) = self.backings.get(backing) else {
             return;
         };
         let uses = |peer: PeerId| {
@@ -164,7 +170,7 @@ impl Broker {
     /// the same. Those that are stopped cannot have, and cannot look; theirs comes when
     /// they go on.
     pub(super) fn release_is_late(&mut self, id: BackingId, only: Option<PeerId>) {
-        let Some(backing) = self.backings.get(&id) else {
+        let Some(backing) = self.backings.get(id) else {
             return;
         };
         let Some(revoking) = &backing.revoking else {
@@ -230,11 +236,8 @@ impl Broker {
 
     /// The stop of `peer` was answered although other VMMs may map its memory.
     pub fn stop_unproved(&mut self, peer: PeerId) {
-        for (_, backing) in self.backings.range_mut(BackingId::all_of(peer)) {
-            if let Some(revoking) = &mut backing.revoking {
-                revoking.unproved = true;
-            }
-        }
+        self.backings
+            .for_revoking(peer, |revoking| revoking.unproved = true);
     }
 
     /// The time is over of those importers of `owner` whose device is stopped, and
@@ -284,7 +287,7 @@ impl Broker {
 
     /// One window less of `peer` shows a backing, or one file hold less is of it.
     pub(super) fn vacated(&mut self, peer: PeerId, id: BackingId) {
-        if let Some(backing) = self.backings.get_mut(&id) {
+        if let Some(backing) = self.backings.get_mut(id) {
             backing.leave(peer);
             let owner = backing.owner;
             let effect = Effect::Unexposed { owner };
@@ -297,31 +300,31 @@ impl Broker {
 
     /// Removes a backing that is being revoked and that no VMM reaches, and its buffers.
     fn free_if_unreached(&mut self, id: BackingId) {
-        let Entry::Occupied(mut entry) = self.backings.entry(id) else {
-            return;
-        };
-        if entry.get().reached_by().next().is_some() {
+        let ended =
+            |backing: &Backing| backing.revoking.is_some() && backing.reached_by().next().is_none();
+        if !self.backings.get(id).is_some_and(ended) {
             return;
         }
-        let Some(revoking) = entry.get_mut().revoking.take() else {
+        let Some(mut backing) = self.backings.remove(id) else {
             return;
         };
-        let backing = entry.remove();
+        let Some(revoking) = backing.revoking.take() else {
+            return;
+        };
         for deadline in revoking.deadlines {
             self.deadlines.remove(&deadline);
             self.out.push(Effect::Disarm { id: deadline });
         }
-        for generation in backing.buffers {
+        for slot in backing.buffers {
+            let Some(buffer) = self.buffers.remove(slot) else {
+                continue;
+            };
             let peers = backing.grants.peers().chain([backing.owner]);
             for peer in peers {
                 if let Some(state) = self.peers.get_mut(&peer) {
-                    state.known.remove(&generation);
+                    state.known.remove(&buffer.generation);
                 }
             }
-            let Some(buffer) = self.buffers.remove(&generation) else {
-                continue;
-            };
-            self.generations.remove(&buffer.id.0);
             let Some(state) = self.peers.get_mut(&backing.owner) else {
                 continue;
             };

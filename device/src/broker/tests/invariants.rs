@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::broker::backing::{Attached, BackingId, Buffer, Grant};
+use crate::broker::backing::{BackingId, Buffer, Grant};
 use crate::broker::types::{DeadlineId, PeerId};
 use crate::broker::{Broker, Peer};
 
@@ -13,14 +13,14 @@ impl Broker {
         let state = &self.peers[&peer];
         let maps: usize = state.windows.iter().map(|w| w.waiters.len()).sum();
         let own = self.backings.range(BackingId::all_of(peer));
-        let revoking = own.filter_map(|(_, backing)| backing.revoking.as_ref());
+        let revoking = own.filter_map(|backing| backing.revoking.as_ref());
         maps + state.flushes.len() + revoking.filter(|r| r.waiter.is_some()).count()
     }
 
     fn grants(&self) -> impl Iterator<Item = (BackingId, PeerId, &Grant)> {
-        self.backings.iter().flat_map(|(id, backing)| {
+        self.backings.iter().flat_map(|backing| {
             let grants = backing.grants.iter();
-            grants.map(move |(peer, grant)| (*id, peer, grant))
+            grants.map(move |(peer, grant)| (backing.number, peer, grant))
         })
     }
 
@@ -31,8 +31,8 @@ impl Broker {
 
     /// What must hold at every return; names what does not.
     pub(super) fn check(&self) -> Result<(), String> {
-        let mut reached: BTreeMap<(BackingId, PeerId), u64> = BTreeMap::new();
-        let mut attached: BTreeMap<(u64, PeerId), Attached> = BTreeMap::new();
+        let mut reached: BTreeMap<(BackingId, PeerId), u32> = BTreeMap::new();
+        let mut attached: BTreeMap<(u64, PeerId), (u32, u32)> = BTreeMap::new();
         for (id, peer) in &self.peers {
             self.check_peer(*id, peer)
                 .map_err(|e| format!("peer {id}: {e}"))?;
@@ -41,8 +41,8 @@ impl Broker {
             }
             for (_, attachment) in peer.attachments.iter() {
                 let attached = attached.entry((attachment.generation, *id)).or_default();
-                attached.attachments += 1;
-                attached.mapped += u32::from(attachment.maps > 0);
+                attached.0 += 1;
+                attached.1 += u32::from(attachment.maps > 0);
             }
         }
         for (backing, peer, grant) in self.grants() {
@@ -53,17 +53,35 @@ impl Broker {
         if !reached.is_empty() {
             return Err("a window of no backing".into());
         }
-        let counted = self.buffers.iter().flat_map(|(generation, buffer)| {
-            let attached = buffer.attached.iter();
-            attached.map(move |(peer, attached)| ((*generation, peer), attached.clone()))
-        });
-        attached.retain(|(generation, _), _| self.buffers.contains_key(generation));
-        if counted.collect::<BTreeMap<_, _>>() != attached {
+        if !self.buffers.check() || !self.backings.check() {
+            return Err("a buffer or backing is not found by its key".into());
+        }
+        let mut counted = BTreeMap::new();
+        for (_, buffer) in self.buffers.iter() {
+            for (peer, found) in buffer.attached.iter() {
+                counted.insert((buffer.generation, peer), (found.attachments, found.mapped));
+                let attachments = &self.peers[&peer].attachments;
+                let linked = attachments.linked(found.first, buffer.generation);
+                let backing = self.backings.get(buffer.backing);
+                let revoking = backing.is_none_or(|backing| backing.revoking.is_some());
+                let all = if revoking { 0 } else { found.attachments };
+                if linked != Some(all as usize) {
+                    return Err("a buffer does not lead to its attachments".into());
+                }
+            }
+        }
+        let generations: BTreeSet<u64> = self
+            .buffers
+            .iter()
+            .map(|(_, buffer)| buffer.generation)
+            .collect();
+        attached.retain(|(generation, _), _| generations.contains(generation));
+        if counted != attached {
             return Err("a buffer does not know its attachments".into());
         }
         let deadlines: BTreeSet<DeadlineId> = self
             .backings
-            .values()
+            .iter()
             .filter_map(|backing| backing.revoking.as_ref())
             .flat_map(|revoking| revoking.deadlines.iter().copied())
             .collect();
@@ -82,28 +100,29 @@ impl Broker {
         peer.events.check(
             |handle| peer.attachments.get(handle).is_some_and(|a| a.revoked),
             |buffer| {
-                let buffer = self.owned(id, buffer).and_then(|g| self.buffers.get(&g));
-                let backing = buffer.and_then(|buffer| self.backings.get(&buffer.backing));
+                let buffer = self
+                    .owned(id, buffer)
+                    .and_then(|slot| self.buffers.get(slot));
+                let backing = buffer.and_then(|buffer| self.backings.get(buffer.backing));
                 backing.is_some_and(|backing| backing.revoking.is_none())
             },
         )?;
         let knows = |b: &Buffer| b.owner == id || self.grant(id, b).is_some();
         let known = self.buffers.iter().filter(|(_, buffer)| knows(buffer));
-        if !known.map(|(generation, _)| generation).eq(&peer.known) {
+        let known = known.map(|(slot, buffer)| (buffer.generation, slot));
+        if known.collect::<BTreeMap<_, _>>() != peer.known {
             return Err("it does not know its buffers".into());
         }
-        let exports = self.buffers.values().filter(|b| b.owner == id).count();
+        let exports = self.buffers.iter().filter(|(_, b)| b.owner == id).count();
         let own = || self.backings.range(BackingId::all_of(id));
-        if exports
-            != own()
-                .map(|(_, backing)| backing.buffers.len())
-                .sum::<usize>()
-        {
+        if exports != own().map(|backing| backing.buffers.len()).sum::<usize>() {
             return Err("a buffer is not of its owner's backing".into());
         }
         if !peer.life.runs()
-            && !own().all(|(id, backing)| {
-                let step = peer.revoked_below.is_some_and(|below| *id >= below);
+            && !own().all(|backing| {
+                let step = peer
+                    .revoked_below
+                    .is_some_and(|below| backing.number >= below);
                 step || backing.revoking.is_some()
             })
         {
@@ -111,13 +130,13 @@ impl Broker {
         }
         usage.buffers.check("buffers", exports)?;
         for window in peer.windows.iter().filter(|w| w.shows_backing()) {
-            if !self.backings.contains_key(&window.key.backing) {
+            if self.backings.get(window.key.backing).is_none() {
                 return Err("a window of no backing".into());
             }
         }
         peer.attachments.check()?;
         for (handle, attachment) in peer.attachments.iter() {
-            if !attachment.revoked && !self.buffers.contains_key(&attachment.generation) {
+            if !attachment.revoked && self.buffers.find(&attachment.id).is_none() {
                 return Err(format!("handle {handle} is of no buffer"));
             }
         }
@@ -181,7 +200,7 @@ impl Broker {
             ]);
         }
         let mut deadlines = 0;
-        for backing in self.backings.values() {
+        for backing in self.backings.iter() {
             let late = backing.revoking.as_ref().map_or(0, |r| r.late.len());
             deadlines += usize::from(backing.revoking.is_some()) + late;
             sizes.push(("late importers", late, peers - 1));
@@ -191,15 +210,11 @@ impl Broker {
             ("deadlines", self.deadlines.len(), deadlines),
             ("effects", self.out.len(), 0),
             ("effects under way", self.effect_peers.len(), outstanding),
-            ("ids", self.generations.len(), self.buffers.len()),
         ]);
         for (what, size, most) in sizes {
             if size > most {
                 return Err(format!("{size} {what}, {most} at most"));
             }
-        }
-        if self.generations.len() != self.buffers.len() {
-            return Err("an id leads nowhere".into());
         }
         Ok(())
     }
