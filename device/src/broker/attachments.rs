@@ -20,6 +20,8 @@ pub(super) struct Attachment {
     pub(super) generation: u64,
     pub(super) backing: BackingId,
     pub(super) id: BufferId,
+    /// Where that is, if it is not gone: see [`buffer_of`].
+    pub(super) buffer: Slot,
     pub(super) size: u64,
     pub(super) rights: Rights,
     pub(super) way: Way,
@@ -232,6 +234,6 @@ pub(super) fn buffer_of<'a>(
     buffers: &'a mut Records<Buffer>,
     attachment: &Attachment,
 ) -> Option<&'a mut Buffer> {
-    let buffer = buffers.get_mut(buffers.find(&attachment.id)?);
+    let buffer = buffers.get_mut(attachment.buffer);
     buffer.filter(|buffer| buffer.generation == attachment.generation)
 }

@@ -148,7 +148,7 @@ pub(super) struct Backing {
     pub(super) owner: PeerId,
     pub(super) size: u64,
     /// Of the owner's RAM.
-    pub(super) extents: Box<[Extent]>,
+    pub(super) extents: SmallVec<[Extent; 1]>,
     /// The owner's access list, already narrowed to the operator's policy.
     pub(super) grants: PeerMap<Grant>,
     /// The buffers in it, which end with it.
@@ -181,12 +181,17 @@ impl Backings {
         self.records.get_mut(self.records.find(&id)?)
     }
 
-    /// `None` if there is no room for its number.
-    pub(super) fn insert(&mut self, backing: Backing) -> Option<()> {
+    /// The one that a buffer is in.
+    pub(super) fn of(&self, buffer: &Buffer) -> Option<&Backing> {
+        self.records.get(buffer.backing_slot)
+    }
+
+    /// Where it is now. `None` if there is no room for its number.
+    pub(super) fn insert(&mut self, backing: Backing) -> Option<Slot> {
         let number = backing.number;
         let slot = self.records.insert(backing)?;
         self.order.insert(number, slot);
-        Some(())
+        Some(slot)
     }
 
     pub(super) fn remove(&mut self, id: BackingId) -> Option<Backing> {
@@ -292,6 +297,8 @@ pub(super) struct Buffer {
     pub(super) generation: u64,
     pub(super) owner: PeerId,
     pub(super) backing: BackingId,
+    /// Where that is.
+    pub(super) backing_slot: Slot,
     pub(super) size: u64,
     pub(super) name: Name,
     /// Of the image, 0 if there is none.
@@ -312,9 +319,10 @@ impl Record for Buffer {
 }
 
 impl Buffer {
-    /// The whole of a backing, without metadata.
-    pub(super) fn new(id: BufferId, generation: u64, backing: &Backing) -> Self {
+    /// The whole of a backing, which is in this slot, without metadata.
+    pub(super) fn new(id: BufferId, generation: u64, backing: &Backing, slot: Slot) -> Self {
         Self {
+            backing_slot: slot,
             id,
             generation,
             owner: backing.owner,

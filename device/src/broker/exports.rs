@@ -37,23 +37,22 @@ impl Broker {
         let size = export.size;
         let offered: Vec<PeerId> = grants.peers().collect();
         // A backing of extents holds one buffer, and has its number.
-        let mut backing = Backing {
+        let backing = Backing {
             number: BackingId(generation),
             owner,
             size,
-            extents: export.extents.into(),
+            extents: SmallVec::from_slice(&export.extents),
             grants,
             buffers: SmallVec::new(),
             revoking: None,
         };
-        let mut buffer = Buffer::new(id, generation, &backing);
+        let number = backing.number;
+        let place = self.backings.insert(backing).ok_or(Status::HostError)?;
+        let backing = self.backings.get_mut(number).ok_or(Status::HostError)?;
+        let mut buffer = Buffer::new(id, generation, backing, place);
         buffer.set_meta(export.meta);
         let slot = self.buffers.insert(buffer).ok_or(Status::HostError)?;
         backing.buffers.push(slot);
-        if self.backings.insert(backing).is_none() {
-            self.buffers.remove(slot);
-            return Err(Status::HostError);
-        }
         state.usage.buffers.take(1);
         state.exported = state.exported.saturating_add(1);
         state.known.insert(generation, slot);
@@ -177,7 +176,7 @@ impl Broker {
         let size = self.buffers.get(slot).ok_or(Status::NotFound)?.size;
         self.check_meta(&meta, size)?;
         let buffer = self.buffers.get_mut(slot).ok_or(Status::NotFound)?;
-        let backing = self.backings.get(buffer.backing).ok_or(Status::NotFound)?;
+        let backing = self.backings.of(buffer).ok_or(Status::NotFound)?;
         if backing.revoking.is_some() {
             return Err(Status::Revoked);
         }
@@ -216,13 +215,16 @@ impl Broker {
         let slot = self.buffers.find(&id)?;
         let buffer = self.buffers.get(slot)?;
         let visible = buffer.owner == peer
-            || (self.is_offered(buffer.backing) && self.grant(peer, buffer).is_some());
+            || self
+                .backings
+                .of(buffer)
+                .is_some_and(|backing| backing.grants.get(peer).is_some() && self.offers(backing));
         visible.then_some(slot)
     }
 
     /// What `peer` may do with a buffer, if that was granted.
     pub(super) fn grant(&self, peer: PeerId, buffer: &Buffer) -> Option<&Grant> {
-        self.backings.get(buffer.backing)?.grants.get(peer)
+        self.backings.of(buffer)?.grants.get(peer)
     }
 
     /// Largest buffer, bytes: what one window can hold.

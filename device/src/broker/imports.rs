@@ -42,7 +42,7 @@ impl Broker {
         if !wanted.contains(Rights::WRITE) && !state.config.enforces_ro {
             return Err(Status::RoNotEnforced);
         }
-        let backing = self.backings.get(buffer.backing).ok_or(Status::NotFound)?;
+        let backing = self.backings.of(buffer).ok_or(Status::NotFound)?;
         let Chosen {
             way,
             properties,
@@ -57,6 +57,7 @@ impl Broker {
             generation,
             backing: buffer.backing,
             id,
+            buffer: slot,
             size,
             rights: wanted,
             way,

@@ -136,7 +136,7 @@ impl Broker {
     /// What `peer` may know of a buffer; nothing if it neither owns it nor may attach to it.
     fn info(&self, peer: PeerId, buffer: &Buffer) -> Option<BufferInfo> {
         let owned = buffer.owner == peer;
-        let backing = self.backings.get(buffer.backing)?;
+        let backing = self.backings.of(buffer)?;
         let rights = if owned {
             Rights::RW
         } else {
