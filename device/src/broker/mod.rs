@@ -160,7 +160,7 @@ struct Peer {
 /// The broker. See the module's text.
 ///
 /// All of it is plain data that can be written down and read again, but for where new ids
-/// come from: see [`Broker::set_ids`].
+/// come from: see [`Broker::resume`].
 #[derive(Serialize, Deserialize)]
 pub struct Broker {
     peers: BTreeMap<PeerId, Peer>,
@@ -385,9 +385,17 @@ impl Broker {
         self.limits.release()
     }
 
-    /// Where ids come from, for a broker that was read: until then it exports nothing.
-    pub fn set_ids(&mut self, ids: Box<dyn IdSource + Send>) {
+    /// Goes on after it was read, with new ids from there: until then it exports nothing. The
+    /// broker has no clock, so each deadline is armed for the whole of its time again.
+    pub fn resume(&mut self, ids: Box<dyn IdSource + Send>) -> Vec<Effect> {
         self.ids = ids;
+        let after = self.limits.release();
+        for (id, deadline) in &self.deadlines {
+            match deadline {
+                Deadline::Release { .. } => self.out.push(Effect::Arm { id: *id, after }),
+            }
+        }
+        self.finish()
     }
 
     fn finish(&mut self) -> Vec<Effect> {

@@ -208,10 +208,12 @@ impl Host {
         let mut broker: Broker = postcard::from_bytes(&written).unwrap();
         // No id comes twice.
         let exports: u64 = self.broker.peers.values().map(|peer| peer.exported).sum();
-        broker.set_ids(Box::new(Ids(exports)));
+        let armed = core::mem::take(&mut self.deadlines);
+        let effects = broker.resume(Box::new(Ids(exports)));
         assert_eq!(postcard::to_stdvec(&broker).unwrap(), written);
         self.broker = broker;
-        self.broker.check().unwrap();
+        self.take(effects);
+        assert_eq!(self.deadlines, armed, "deadlines of before");
     }
 
     pub(super) fn take(&mut self, effects: Vec<Effect>) {
