@@ -53,6 +53,17 @@ impl Broker {
         if !reached.is_empty() {
             return Err("a window of no backing".into());
         }
+        for backing in self.backings.iter() {
+            let owner = &self.peers[&backing.owner];
+            let may = |(peer, grant): (PeerId, &Grant)| {
+                let allowed = self.policy.allowed(backing.owner, peer);
+                allowed.contains(grant.rights)
+            };
+            let going = backing.revoking.is_some() || owner.lost.contains(&backing.number);
+            if !going && !backing.grants.iter().all(may) {
+                return Err("a backing is offered beyond the policy".into());
+            }
+        }
         if !self.buffers.check() || !self.backings.check() {
             return Err("a buffer or backing is not found by its key".into());
         }
@@ -62,7 +73,10 @@ impl Broker {
                 counted.insert((buffer.generation, peer), (found.attachments, found.mapped));
                 let attachments = &self.peers[&peer].attachments;
                 let linked = attachments.linked(found.first, buffer.generation);
-                let backing = self.backings.get(buffer.backing);
+                let backing = self.backings.of(buffer);
+                if backing.map(|backing| backing.number) != Some(buffer.backing) {
+                    return Err("a buffer of no backing".into());
+                }
                 let revoking = backing.is_none_or(|backing| backing.revoking.is_some());
                 let all = if revoking { 0 } else { found.attachments };
                 if linked != Some(all as usize) {
@@ -103,7 +117,7 @@ impl Broker {
                 let buffer = self
                     .owned(id, buffer)
                     .and_then(|slot| self.buffers.get(slot));
-                let backing = buffer.and_then(|buffer| self.backings.get(buffer.backing));
+                let backing = buffer.and_then(|buffer| self.backings.of(buffer));
                 backing.is_some_and(|backing| backing.revoking.is_none())
             },
         )?;

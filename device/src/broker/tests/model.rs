@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bufshare_protocol::request::{Attach, Request};
 use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Rights};
+use bufshare_protocol::types::{BufferId, Rights, Way, Ways};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -24,7 +24,8 @@ use crate::broker::*;
 enum Op {
     Export(u8, u64, u64),
     Unexport(u8, Index),
-    Attach(u8, Index),
+    /// With what ways are accepted, and how many mappings at the most.
+    Attach(u8, Index, Ways, u32),
     Detach(u8, Vec<Index>),
     Map(u8, Index),
     Unmap(u8, Vec<Index>),
@@ -50,6 +51,37 @@ enum Op {
     Flush(u8),
     /// The broker is written down and read again.
     Restore,
+    /// The operator's policy is another one; and whether all steps of that follow at once.
+    Policy(Policy, bool),
+}
+
+/// What each may grant to each other one.
+type Policy = BTreeMap<(PeerId, PeerId), Rights>;
+
+fn policy() -> impl Strategy<Value = Policy> {
+    let rights = prop_oneof![
+        1 => Just(Rights::NONE),
+        1 => Just(Rights::READ),
+        3 => Just(Rights::RW),
+    ];
+    let pairs = [(A, B), (A, C), (B, A), (B, C), (C, A), (C, B)];
+    let policy = prop::collection::vec(rights, pairs.len()).prop_map(move |rights| {
+        let lines = pairs.into_iter().zip(rights);
+        lines.filter(|(_, rights)| !rights.is_empty()).collect()
+    });
+    prop_oneof![1 => Just(Policy::from(ALLOWED)), 1 => policy]
+}
+
+/// Mostly any.
+fn ways() -> impl Strategy<Value = Ways> {
+    let (direct, udmabuf) = (Ways::NONE.with(Way::Direct), Ways::NONE.with(Way::Udmabuf));
+    let both = direct.with(Way::Udmabuf);
+    prop_oneof![
+        4 => Just(Ways::NONE),
+        1 => Just(both),
+        1 => Just(direct),
+        1 => Just(udmabuf),
+    ]
 }
 
 /// Mostly one, sometimes some, and among those the same ones.
@@ -63,7 +95,8 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (peer.clone(), 1u64..60, 1u64..4).prop_map(|(p, n, k)| Op::Export(p, n, k)),
         2 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Unexport(p, i)),
-        5 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Attach(p, i)),
+        5 => (peer.clone(), any::<Index>(), ways(), prop_oneof![3 => Just(0), 1 => 1u32..4])
+            .prop_map(|(p, i, ways, most)| Op::Attach(p, i, ways, most)),
         3 => (peer.clone(), batch()).prop_map(|(p, i)| Op::Detach(p, i)),
         8 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Map(p, i)),
         6 => (peer.clone(), batch()).prop_map(|(p, i)| Op::Unmap(p, i)),
@@ -81,6 +114,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => peer.clone().prop_map(Op::Events),
         1 => peer.prop_map(Op::Flush),
         1 => Just(Op::Restore),
+        1 => (policy(), any::<bool>()).prop_map(|(policy, done)| Op::Policy(policy, done)),
     ]
 }
 
@@ -89,6 +123,8 @@ struct Export {
     owner: PeerId,
     /// Address and pages of each piece.
     list: Vec<(u64, u64)>,
+    /// To whom, as the policy was then.
+    granted: BTreeMap<PeerId, Rights>,
     revoked: bool,
 }
 
@@ -132,22 +168,35 @@ struct Model {
     stopped: BTreeSet<PeerId>,
     /// Its session has ended.
     left: BTreeSet<PeerId>,
+    policy: Policy,
+    max_windows: u32,
+    udmabuf: bool,
 }
 
-const ALLOWED: [(PeerId, PeerId); 3] = [(A, B), (A, C), (B, A)];
+/// As [`config`] says.
+const ALLOWED: [((PeerId, PeerId), Rights); 3] = [
+    ((A, B), Rights::RW),
+    ((A, C), Rights::RW),
+    ((B, A), Rights::RW),
+];
 
 impl Model {
-    fn new() -> Self {
+    fn new(max_windows: u32, udmabuf: bool) -> Self {
         let limits = Limits {
-            max_windows: 6,
+            max_windows,
             max_buffers: 8,
             max_attachments: 12,
             ..Limits::default()
         };
-        let mut host = Host::with(config(limits));
+        let mut config = config(limits);
+        config.host_udmabuf = udmabuf;
+        let mut host = Host::with(config);
         host.broker.at_once = 2;
         Self {
             host,
+            policy: Policy::from(ALLOWED),
+            max_windows,
+            udmabuf,
             exports: BTreeMap::new(),
             attachments: BTreeMap::new(),
             maps: BTreeMap::new(),
@@ -188,7 +237,7 @@ impl Model {
     fn asks(&mut self, op: &Op) {
         if let Op::Export(p, ..)
         | Op::Unexport(p, _)
-        | Op::Attach(p, _)
+        | Op::Attach(p, ..)
         | Op::Detach(p, _)
         | Op::Map(p, _)
         | Op::Unmap(p, _)
@@ -306,10 +355,68 @@ impl Model {
         done
     }
 
-    fn may_attach(&self, peer: PeerId, id: BufferId) -> bool {
-        self.exports
-            .get(&id)
-            .is_some_and(|e| !e.revoked && ALLOWED.contains(&(e.owner, peer)))
+    /// What an ATTACH for reading and writing is to be answered, unless there are too many.
+    fn attach_status(&self, peer: PeerId, id: BufferId, ways: Ways, most: u32) -> Status {
+        let export = &self.exports[&id];
+        let granted = export.granted.get(&peer);
+        let way = if self.udmabuf {
+            Way::Udmabuf
+        } else {
+            Way::Direct
+        };
+        let most = if most == 0 { u32::MAX } else { most };
+        let pieces = u32::try_from(export.list.len()).unwrap();
+        if export.owner == peer {
+            // It sees its own until that is gone.
+            match self.host.broker.owned(peer, id) {
+                Some(_) => Status::Denied,
+                None => Status::NotFound,
+            }
+        } else if export.revoked || granted.is_none() {
+            Status::NotFound
+        } else if granted != Some(&Rights::RW) {
+            Status::Denied
+        } else if !ways.accept(way) {
+            Status::NoWay
+        } else if !self.udmabuf && pieces > self.max_windows.min(most) {
+            Status::TooFragmented
+        } else {
+            Status::Ok
+        }
+    }
+
+    /// The policy is another one: what grants more than that is revoked, nothing else.
+    fn set_policy(&mut self, policy: Policy, done: bool) {
+        let line = |(&(exporter, importer), &rights): (&(PeerId, PeerId), &Rights)| Allow {
+            exporter,
+            importer,
+            rights,
+        };
+        let lines: Vec<Allow> = policy.iter().map(line).collect();
+        let (owners, effects) = self.host.broker.set_policy(&lines).unwrap();
+        self.host.take(effects);
+        let too_much = |export: &Export| {
+            export.granted.iter().any(|(peer, granted)| {
+                let allowed = policy.get(&(export.owner, *peer));
+                !allowed.is_some_and(|allowed| allowed.contains(*granted))
+            })
+        };
+        let lost = self
+            .exports
+            .iter()
+            .filter(|(_, e)| !e.revoked && too_much(e));
+        let lost: Vec<(BufferId, PeerId)> = lost.map(|(id, e)| (*id, e.owner)).collect();
+        for (id, owner) in lost {
+            assert!(owners.contains(&owner), "nobody goes on with {owner}");
+            *self.ended.entry(owner).or_default() += 1;
+            self.revoke(id);
+        }
+        if done {
+            for owner in owners {
+                while !self.host.revoke_next(owner) {}
+            }
+        }
+        self.policy = policy;
     }
 
     fn revoke_of(&mut self, owner: PeerId) {
@@ -371,17 +478,23 @@ impl Model {
                     .count();
                 match self.now(peer, export(&list)) {
                     Ok(Response::Exported { id, .. }) => {
-                        assert!(peer != C, "nobody may import from c");
+                        let importers = self.policy.iter().filter(|((p, _), _)| *p == peer);
+                        let granted: BTreeMap<PeerId, Rights> =
+                            importers.map(|((_, to), rights)| (*to, *rights)).collect();
+                        assert!(!granted.is_empty(), "nobody may import from {peer}");
                         self.exports.insert(
                             id,
                             Export {
                                 owner: peer,
                                 list,
+                                granted,
                                 revoked: false,
                             },
                         );
                     }
-                    Err(Status::Denied) => assert_eq!(peer, C),
+                    Err(Status::Denied) => {
+                        assert!(self.policy.keys().all(|(p, _)| *p != peer));
+                    }
                     Err(Status::TooMany) => {
                         let ended = self.ended.get(&peer).copied().unwrap_or_default();
                         assert!(live == 8 || ended >= 8, "{live} live, {ended} ended");
@@ -413,17 +526,22 @@ impl Model {
                     self.unexports.insert((peer, token), id);
                 }
             }
-            Op::Attach(p, index) => {
+            Op::Attach(p, index, ways, max_windows) => {
                 let peer = PeerId(p.into());
                 let Some(id) = self.some_buffer(&index) else {
                     return;
                 };
                 let held = self.attachments.keys().filter(|k| k.0 == peer).count();
                 let rights = Rights::RW;
-                let allowed = self.may_attach(peer, id);
-                match self.now(peer, Request::Attach(Attach::new(id, rights))) {
+                let expected = self.attach_status(peer, id, ways, max_windows);
+                let attach = Attach {
+                    ways,
+                    max_windows,
+                    ..Attach::new(id, rights)
+                };
+                match self.now(peer, Request::Attach(attach)) {
                     Ok(Response::Attached { handle, size, .. }) => {
-                        assert!(allowed);
+                        assert_eq!(expected, Status::Ok);
                         let pages = self.exports[&id].pages();
                         assert_eq!(size, pages * PAGE);
                         let new = Attachment {
@@ -434,9 +552,10 @@ impl Model {
                         assert!(self.attachments.insert((peer, handle), new).is_none());
                         assert!(self.given.insert((peer, handle)), "{handle} again");
                     }
-                    Err(Status::TooMany) => assert_eq!(held, 12),
-                    Err(Status::Denied) => assert_eq!(self.exports[&id].owner, peer),
-                    Err(Status::NotFound) => assert!(!allowed),
+                    Err(Status::TooMany) => {
+                        assert_eq!((expected, held), (Status::Ok, 12));
+                    }
+                    Err(status) => assert_eq!(status, expected),
                     other => panic!("{other:?}"),
                 }
             }
@@ -564,6 +683,7 @@ impl Model {
                 self.flushes.insert((peer, token));
             }
             Op::Restore => self.host.restore(),
+            Op::Policy(policy, done) => self.set_policy(policy, done),
         }
         self.check();
     }
@@ -617,6 +737,10 @@ impl Model {
             for (addr, pages) in &export.list {
                 pieces.push((end, *addr, pages * PAGE));
                 end += pages * PAGE;
+            }
+            if self.udmabuf {
+                // One file of all of them.
+                pieces = vec![(held.offset, export.list[0].0, end - held.offset)];
             }
             for (at, shown) in &self.host.vmms[peer].mappings {
                 if at + shown.len <= held.offset || end <= *at || shown.owner == NOBODY {
@@ -712,8 +836,12 @@ proptest! {
     })]
 
     #[test]
-    fn any_history_keeps_the_promises(ops in prop::collection::vec(op(), 1..120)) {
-        let mut model = Model::new();
+    fn any_history_keeps_the_promises(
+        ops in prop::collection::vec(op(), 1..120),
+        max_windows in 2u32..8,
+        udmabuf in prop::bool::weighted(0.25),
+    ) {
+        let mut model = Model::new(max_windows, udmabuf);
         for op in ops {
             model.apply(op);
         }
