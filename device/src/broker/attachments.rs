@@ -13,18 +13,24 @@ use super::types::PeerId;
 use super::windows::WindowId;
 use super::{SyncCounts, refcount};
 
-/// One peer's use of one buffer.
+/// One peer's use of one buffer. In this order: the end of a buffer looks at the first fields
+/// of each, which the caches mostly do not hold.
 #[derive(Debug, Serialize, Deserialize)]
+#[repr(C)]
 pub(super) struct Attachment {
     pub(super) handle: u64,
+    /// The peer's neighbours of the same buffer, until that is revoked.
+    pub(super) before: Option<Slot>,
+    pub(super) after: Option<Slot>,
+    pub(super) revoked: bool,
+    pub(super) way: Way,
+    pub(super) rights: Rights,
+    /// Where the buffer is, if it is not gone: see [`buffer_of`].
+    pub(super) buffer: Slot,
     pub(super) generation: u64,
     pub(super) backing: BackingId,
     pub(super) id: BufferId,
-    /// Where that is, if it is not gone: see [`buffer_of`].
-    pub(super) buffer: Slot,
     pub(super) size: u64,
-    pub(super) rights: Rights,
-    pub(super) way: Way,
     /// Answered MAPs less UNMAPs.
     pub(super) maps: u32,
     /// MAPs that wait for their answer.
@@ -34,10 +40,6 @@ pub(super) struct Attachment {
     /// What the guest calls that, 0 unless it is mapped.
     pub(super) number: u64,
     pub(super) sync: SyncCounts,
-    pub(super) revoked: bool,
-    /// The peer's neighbours of the same buffer, until that is revoked.
-    pub(super) before: Option<Slot>,
-    pub(super) after: Option<Slot>,
 }
 
 impl Record for Attachment {

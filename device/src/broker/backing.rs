@@ -392,3 +392,22 @@ impl Buffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an idle buffer takes beside this are its places in the indexes, and more than one
+    /// extent, or than a few peers, or metadata that is more than a name.
+    #[test]
+    fn the_records_of_a_buffer_and_of_an_attachment_are_small() {
+        let sizes = [
+            size_of::<Buffer>(),
+            size_of::<Backing>(),
+            size_of::<Attachment>(),
+        ];
+        let most = [184, 136, 112];
+        let kept = sizes.iter().zip(&most).all(|(size, most)| size <= most);
+        assert!(kept, "{sizes:?} bytes, {most:?} at most");
+    }
+}

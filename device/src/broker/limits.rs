@@ -108,9 +108,9 @@ limits! {
     max_windows: VHOST_REGIONS - OWN_REGIONS, at most HARD_MAX_WINDOWS;
     /// Pieces of one buffer.
     max_extents: MAX_EXTENTS, at most MAX_EXTENTS;
-    /// Buffers exported at once. Each takes about 1 KiB, more if it is in many pieces.
+    /// Buffers exported at once. Each takes about 500 bytes, more if it is in many pieces.
     max_buffers: 1024, at most 65_536;
-    /// Attachments held at once. Each takes about 200 bytes.
+    /// Attachments held at once. Each takes about 150 bytes.
     max_attachments: 1024, at most 65_536;
     /// Bytes of opaque metadata of one buffer.
     max_blob: MAX_BLOB, at most MAX_BLOB;
