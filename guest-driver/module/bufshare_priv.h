@@ -4,7 +4,7 @@
  *
  * Files; each calls only those of its own line and below:
  *   main				the driver: probe and remove
- *   reset, session			from the first word to the host until the reset
+ *   session, function_reset		from the first word to the host until the reset
  *   file, ioctl, sysfs, debugfs, event	what programs and the host ask for
  *   export, kept, import		a buffer's way out of this VM and into it
  *   backing, alloc, mmap, sg, shm	its memory
@@ -869,7 +869,7 @@ void bufshare_reset_renew(struct bufshare_device *bd);
 void bufshare_suspend(struct bufshare_device *bd);
 int bufshare_resume(struct bufshare_device *bd);
 
-/* bufshare_reset.c */
+/* bufshare_function_reset.c */
 void bufshare_set_priv(struct virtio_device *vdev, struct bufshare_device *bd);
 void bufshare_begin_unbinding(struct bufshare_device *bd);
 void bufshare_reset_wait_left(void);

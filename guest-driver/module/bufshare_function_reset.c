@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * bufshare_reset.c - resets of the PCI function under the driver
+ * bufshare_function_reset.c - resets of the PCI function under the driver
  *
  * Who writes to the function's "reset" in sysfs resets the device. A newer kernel
  * has virtio drivers stop before and start after. On an older one nobody would
