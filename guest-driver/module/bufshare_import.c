@@ -48,16 +48,22 @@ static void bufshare_imp_set_wire(struct bufshare_imp *imp, enum bufshare_import
 	WRITE_ONCE(imp->wire, wire);
 }
 
-static void bufshare_imp_put_locked(struct bufshare_imp *imp)
+/* With bufshare_device.lock: lists lead to imports that have a reference. */
+static void bufshare_imp_free_locked(struct kref *ref)
 {
-	lockdep_assert_held(&imp->bd->lock);
-	if (--imp->refs)
-		return;
+	struct bufshare_imp *imp = container_of(ref, struct bufshare_imp, ref);
+
 	list_del(&imp->node);
 	hash_del(&imp->by_handle);
 	bufshare_req_put(imp->unmap_req);
 	bufshare_req_put(imp->detach_req);
 	kfree(imp);
+}
+
+static void bufshare_imp_put_locked(struct bufshare_imp *imp)
+{
+	lockdep_assert_held(&imp->bd->lock);
+	kref_put(&imp->ref, bufshare_imp_free_locked);
 }
 
 static void bufshare_imp_settle_locked(struct bufshare_imp *imp);
@@ -94,11 +100,11 @@ static void bufshare_imp_send_locked(struct bufshare_imp *imp, struct bufshare_r
 {
 	req->owner = imp;
 	req->complete = complete;
-	imp->refs++;
+	kref_get(&imp->ref);
 	bufshare_imp_set_wire(imp, wire);
 	if (bufshare_send_locked(imp->bd, req)) {
 		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_GONE);
-		imp->refs--;	/* not the last: the caller has one */
+		bufshare_imp_put_locked(imp);	/* not the last: the caller has one */
 	}
 }
 
@@ -206,12 +212,12 @@ static int bufshare_imp_start_map_locked(struct bufshare_imp *imp, struct bufsha
 	out->len = cpu_to_le64(imp->size);
 	req->owner = imp;
 	req->complete = bufshare_map_complete;
-	imp->refs++;
+	kref_get(&imp->ref);
 	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_MAPPING);
 	ret = bufshare_send_locked(bd, req);
 	if (ret) {
 		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHED);
-		imp->refs--;
+		bufshare_imp_put_locked(imp);
 		bd->maps--;
 	}
 	return ret;
@@ -359,7 +365,7 @@ static void bufshare_imp_unuse(struct bufshare_imp *imp)
 		imp->lost = false;
 		atomic_dec(&imp->shm->lost);
 		/* Nothing leads there any more, as in bufshare_imports_gone(). */
-		imp->refs++;
+		kref_get(&imp->ref);
 		bufshare_device_get(bd);
 		queue_work(bufshare_release_wq, &imp->drop_work);
 	}
@@ -592,10 +598,10 @@ static int bufshare_sync_call(struct bufshare_imp *imp, struct bufshare_req *req
 
 	bufshare_lock(bd);
 	if (begins || imp->accesses) {
-		imp->refs++;
+		kref_get(&imp->ref);
 		ret = bufshare_send_locked(bd, req);
 		if (ret)
-			imp->refs--;	/* not the last: the dma-buf has one */
+			bufshare_imp_put_locked(imp);	/* not the last: the dma-buf has one */
 		else if (!begins)
 			imp->accesses--;
 	}
@@ -818,7 +824,7 @@ static void bufshare_imp_revoke_locked(struct bufshare_imp *imp)
 	WRITE_ONCE(imp->revoked, true);
 	wake_up_all(&imp->wait);
 	if (imp->dmabuf) {
-		imp->refs++;
+		kref_get(&imp->ref);
 		bufshare_device_get(imp->bd);
 		queue_work(imp->bd->revoke_wq, &imp->revoke_work);
 	} else {
@@ -955,7 +961,7 @@ static struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
 	}
 	imp->unmap_req->closing = true;
 	imp->detach_req->closing = true;
-	imp->refs = 1;
+	kref_init(&imp->ref);
 	imp->bd = bd;
 	memcpy(&imp->id, &arg->id, sizeof(imp->id));
 	init_rwsem(&imp->fault_sem);
@@ -984,12 +990,12 @@ static int bufshare_imp_send_attach_locked(struct bufshare_imp *imp, struct bufs
 		dev_err_ratelimited(bd->dev, "other drivers use buffers that were imported before the device was reset: no other is imported until they end that\n");
 		return -EBUSY;
 	}
-	imp->refs++;
+	kref_get(&imp->ref);
 	bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_ATTACHING);
 	ret = bufshare_send_locked(bd, req);
 	if (ret) {
 		bufshare_imp_set_wire(imp, BUFSHARE_IMPORT_GONE);
-		imp->refs--;
+		bufshare_imp_put_locked(imp);
 	}
 	return ret;
 }

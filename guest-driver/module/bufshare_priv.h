@@ -35,6 +35,11 @@
  * asked for is undone when the answer comes: an import without an owner is
  * unmapped and detached, an export without an owner is unexported.
  *
+ * References of an import are dropped with that lock, since answers drop some: so
+ * who finds it in a list has one that counts. Those of an export are dropped without
+ * it, as the last one drops a reference of the device: it takes the lock to leave
+ * the lists.
+ *
  * Lock order, outermost first:
  *   bufshare_device.session	begin and end of a session with the host
  *   bufshare_device.inside	read: EXPORT and IMPORT, but no access to user memory
@@ -578,8 +583,8 @@ enum bufshare_import_wire {
 
 /**
  * struct bufshare_imp - one import
- * @refs: of the dma-buf (before: of the maker), of each request under way and of
- *	@revoke_work and @drop_work; bufshare_device.lock
+ * @ref: of the dma-buf (before: of the maker), of each request under way and of
+ *	@revoke_work and @drop_work; dropped with bufshare_device.lock
  * @bd: the device; constant, counted by the dma-buf
  * @shm: the window region, counted by the dma-buf; NULL before and after its life,
  *	and when the device has gone and nothing leads there; bufshare_device.lock
@@ -622,7 +627,7 @@ enum bufshare_import_wire {
  * @maps: device mappings
  */
 struct bufshare_imp {
-	u32 refs;
+	struct kref ref;
 	struct bufshare_device *bd;
 	struct bufshare_shm *shm;
 	struct list_head node;
