@@ -19,7 +19,7 @@ const ROOTS: [&str; 3] = ["", "device/src", "guest-driver/module"];
 
 /// Enums of which the page names all values: the file, the name, and what each value in C
 /// begins with.
-const ENUMS: [(&str, &str, &str); 5] = [
+const ENUMS: [(&str, &str, &str); 6] = [
     ("broker/lifecycle.rs", "Lifecycle", ""),
     ("broker/windows/mod.rs", "State", ""),
     (
@@ -31,6 +31,11 @@ const ENUMS: [(&str, &str, &str); 5] = [
         "bufshare_priv.h",
         "bufshare_import_wire",
         "BUFSHARE_IMPORT_",
+    ),
+    (
+        "bufshare_priv.h",
+        "bufshare_window_state",
+        "BUFSHARE_WINDOW_",
     ),
     ("bufshare_priv.h", "bufshare_req_state", "BUFSHARE_REQ_"),
 ];
@@ -403,7 +408,7 @@ fn what_the_page_has_wrong_is_found() {
     let damages: [(&str, &str, Check); 12] = [
         ("`host/control_socket.rs: serve`", "`host/no.rs`", missing),
         (
-            "`bufshare_import.c: bufshare_imp_zap`",
+            "`bufshare_revoke.c: bufshare_imp_zap`",
             "`bufshare_mmap.c: bufshare_imp_zap`",
             missing,
         ),

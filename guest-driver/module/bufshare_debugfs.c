@@ -26,11 +26,18 @@ static const char * const bufshare_import_wires[] = {
 	[BUFSHARE_IMPORT_NEW] = "new",
 	[BUFSHARE_IMPORT_ATTACHING] = "attaching",
 	[BUFSHARE_IMPORT_ATTACHED] = "attached",
-	[BUFSHARE_IMPORT_MAPPING] = "mapping",
-	[BUFSHARE_IMPORT_MAPPED] = "mapped",
-	[BUFSHARE_IMPORT_UNMAPPING] = "unmapping",
 	[BUFSHARE_IMPORT_DETACHING] = "detaching",
 	[BUFSHARE_IMPORT_GONE] = "gone",
+};
+
+static const char * const bufshare_window_states[] = {
+	[BUFSHARE_WINDOW_UNMAPPED] = "unmapped",
+	[BUFSHARE_WINDOW_MAPPING] = "mapping",
+	[BUFSHARE_WINDOW_MAPPED] = "mapped",
+	[BUFSHARE_WINDOW_REVOKING] = "revoking",
+	[BUFSHARE_WINDOW_HELD] = "held",
+	[BUFSHARE_WINDOW_UNMAPPING] = "unmapping",
+	[BUFSHARE_WINDOW_LOST] = "lost",
 };
 
 /**
@@ -39,10 +46,13 @@ static const char * const bufshare_import_wires[] = {
  * @state: what the host knows of it
  * @size: bytes
  * @handle: imports: of the attachment
- * @window: imports: what UNMAP names
- * @shm_offset: imports: place in the window region
  * @owner: imports: exporting peer
- * @number: exports: pieces; imports: device and kernel mappings
+ * @extents: exports: pieces
+ * @window: imports: what UNMAP names
+ * @offset: imports: place in the window region
+ * @window_state: imports: where the window is
+ * @devices: imports: device mappings
+ * @kernels: imports: kernel mappings
  * @way: imports: VIRTIO_BUFSHARE_WAY_*
  * @properties: imports: VIRTIO_BUFSHARE_COHERENT and the others
  * @ended: the export has ended, or the import was revoked
@@ -53,10 +63,13 @@ struct bufshare_line {
 	const char *state;
 	u64 size;
 	u64 handle;
-	u64 window;
-	u64 shm_offset;
 	u64 owner;
-	u32 number;
+	u32 extents;
+	u64 window;
+	u64 offset;
+	const char *window_state;
+	u32 devices;
+	u32 kernels;
 	u32 way;
 	u32 properties;
 	bool ended;
@@ -78,7 +91,7 @@ static u32 bufshare_exports_snapshot(struct bufshare_device *bd, struct bufshare
 			.id = exp->id,
 			.state = bufshare_export_wires[exp->wire],
 			.size = exp->size,
-			.number = exp->nr_extents,
+			.extents = exp->nr_extents,
 			.ended = exp->dead,
 			.closed = exp->closed,
 		};
@@ -103,10 +116,12 @@ static u32 bufshare_imports_snapshot(struct bufshare_device *bd, struct bufshare
 			.state = bufshare_import_wires[imp->wire],
 			.size = imp->size,
 			.handle = imp->handle,
-			.window = imp->window,
-			.shm_offset = imp->shm_offset,
 			.owner = imp->owner,
-			.number = imp->users,
+			.window = imp->window.number,
+			.offset = imp->window.offset,
+			.window_state = bufshare_window_states[imp->window.state],
+			.devices = imp->window.uses[BUFSHARE_USE_DEVICE],
+			.kernels = imp->window.uses[BUFSHARE_USE_KERNEL],
 			.way = imp->way,
 			.properties = imp->properties,
 			.ended = imp->revoked,
@@ -156,7 +171,7 @@ static int state_show(struct seq_file *m, void *unused)
 	seq_printf(m, "exports %u\n", total);
 	for (i = 0; i < n; i++)
 		seq_printf(m, "  %*phN size %llu extents %u %s%s%s\n", (int)sizeof(lines[i].id),
-			   &lines[i].id, lines[i].size, lines[i].number, lines[i].state,
+			   &lines[i].id, lines[i].size, lines[i].extents, lines[i].state,
 			   lines[i].ended ? " dead" : "", lines[i].closed ? " closed" : "");
 	if (n < total)
 		seq_puts(m, "  ...\n");
@@ -164,11 +179,12 @@ static int state_show(struct seq_file *m, void *unused)
 	n = bufshare_imports_snapshot(bd, lines, &total);
 	seq_printf(m, "imports %u\n", total);
 	for (i = 0; i < n; i++)
-		seq_printf(m, "  %*phN size %llu owner %llu handle %llu way %u properties %#x window %llu offset %#llx users %u %s%s%s\n",
+		seq_printf(m, "  %*phN size %llu owner %llu handle %llu way %u properties %#x %s%s%s, window %llu offset %#llx devices %u kernel %u %s\n",
 			   (int)sizeof(lines[i].id), &lines[i].id, lines[i].size, lines[i].owner,
-			   lines[i].handle, lines[i].way, lines[i].properties, lines[i].window,
-			   lines[i].shm_offset, lines[i].number, lines[i].state,
-			   lines[i].ended ? " revoked" : "", lines[i].closed ? " closed" : "");
+			   lines[i].handle, lines[i].way, lines[i].properties, lines[i].state,
+			   lines[i].ended ? " revoked" : "", lines[i].closed ? " closed" : "",
+			   lines[i].window, lines[i].offset, lines[i].devices, lines[i].kernels,
+			   lines[i].window_state);
 	if (n < total)
 		seq_puts(m, "  ...\n");
 	kvfree(lines);

@@ -7,6 +7,8 @@
  *   session, function_reset		from the first word to the host until the reset
  *   file, ioctl, sysfs, debugfs, event	what programs and the host ask for
  *   export, kept, import		a buffer's way out of this VM and into it
+ *   import_dmabuf, cpu_access,		what an import consists of
+ *     revoke, attachment, window
  *   backing, alloc, mmap, sg, shm	its memory
  *   caps, user, wire, vq		requests and answers
  *   device, ring			what all of them hold
@@ -29,6 +31,7 @@
  *			     ever, and the module with it. A later session of
  *			     any device may bring that answer.
  *   struct bufshare_imp     an ATTACH, with its dma-buf.
+ *   struct bufshare_window  a MAP of it: one, until parts of a buffer can be mapped.
  *
  * Exports and imports are state machines driven from complete() callbacks of
  * requests, under bufshare_device.lock. So whatever a waiter that gave up had
@@ -391,7 +394,7 @@ enum bufshare_req_state {
 	BUFSHARE_REQ_NEW,	/* not sent */
 	BUFSHARE_REQ_PENDING,	/* on bufshare_device.pending or .parked */
 	BUFSHARE_REQ_INFLIGHT,	/* on bufshare_device.inflight; the device owns the buffers */
-	BUFSHARE_REQ_DONE,	/* answered or given up; ours again */
+	BUFSHARE_REQ_DONE,	/* answered or given up; ours again, and may be sent again */
 };
 
 /**
@@ -415,8 +418,8 @@ enum bufshare_req_state {
  * @cookie: as sent; constant from the sending on
  * @done: completed when DONE, or when waiting has become pointless
  * @owner: for @complete; constant from the sending on
- * @complete: called once when DONE, under bufshare_device.lock, maybe in a hard
- *	interrupt; may send other requests; may be NULL
+ * @complete: called once for each sending, when DONE, under bufshare_device.lock, maybe in
+ *	a hard interrupt; may send requests; may be NULL
  */
 struct bufshare_req {
 	struct kref ref;
@@ -569,16 +572,87 @@ struct bufshare_extents {
 	u64 align;
 };
 
-/* What the host knows of an import. */
+/*
+ * What the host knows of an import. GONE may follow each: the host refused it, or the
+ * device has gone or was reset.
+ *
+ *   from	to		when
+ *   NEW	ATTACHING	ATTACH is sent
+ *   ATTACHING	ATTACHED	it is done
+ *   ATTACHED	DETACHING	DETACH is sent: no window is mapped, and the dma-buf is gone
+ *				or the session ends
+ *   DETACHING	GONE		it is answered, however
+ */
 enum bufshare_import_wire {
 	BUFSHARE_IMPORT_NEW,		/* nothing */
 	BUFSHARE_IMPORT_ATTACHING,	/* ATTACH under way */
-	BUFSHARE_IMPORT_ATTACHED,	/* not mapped */
-	BUFSHARE_IMPORT_MAPPING,	/* MAP under way */
-	BUFSHARE_IMPORT_MAPPED,		/* in the window */
-	BUFSHARE_IMPORT_UNMAPPING,	/* UNMAP under way */
+	BUFSHARE_IMPORT_ATTACHED,	/* windows may be mapped */
 	BUFSHARE_IMPORT_DETACHING,	/* DETACH under way */
 	BUFSHARE_IMPORT_GONE,		/* detached, refused, or forgotten by a reset */
+};
+
+/*
+ * Where a window is. A reset of the device leads from each to UNMAPPED, or to LOST if it
+ * is still used; else it is UNMAPPED unless the import is ATTACHED.
+ *
+ *   from	to		when
+ *   UNMAPPED	MAPPING		somebody needs it, and MAP is sent
+ *   MAPPING	MAPPED		it is done, and wanted
+ *   MAPPING	UNMAPPED	it is refused
+ *   MAPPING	UNMAPPING	it is done, but the place cannot be taken, or the import is
+ *				revoked or released meanwhile
+ *   MAPPED	REVOKING	the import is revoked
+ *   MAPPED	UNMAPPING	the import is released
+ *   REVOKING	HELD		no user space mapping is left
+ *   REVOKING	UNMAPPING	the import is released
+ *   HELD	UNMAPPING	nothing uses it any more, which may be so at once
+ *   UNMAPPING	UNMAPPED	UNMAP is answered, however, or cannot be sent
+ *   LOST	UNMAPPED	nothing uses it any more
+ *
+ * Uses begin in MAPPED alone, and user space sees it only there. Who needs it waits in
+ * MAPPING; a state in which its content moves would be another to wait in.
+ */
+enum bufshare_window_state {
+	BUFSHARE_WINDOW_UNMAPPED,	/* nowhere */
+	BUFSHARE_WINDOW_MAPPING,	/* MAP under way */
+	BUFSHARE_WINDOW_MAPPED,		/* it shows the buffer */
+	BUFSHARE_WINDOW_REVOKING,	/* user space mappings are being ended */
+	BUFSHARE_WINDOW_HELD,		/* they are: UNMAP waits for other uses */
+	BUFSHARE_WINDOW_UNMAPPING,	/* UNMAP under way */
+	BUFSHARE_WINDOW_LOST,		/* the device has forgotten it, and it is still used */
+};
+
+/* What uses a window and cannot be stopped. */
+enum bufshare_use {
+	BUFSHARE_USE_DEVICE,	/* a device mapping */
+	BUFSHARE_USE_KERNEL,	/* a kernel mapping */
+	BUFSHARE_NR_USES
+};
+
+/**
+ * struct bufshare_window - a range of the window region that shows an attachment's buffer
+ * @imp: the attachment; constant
+ * @state: where it is; bufshare_device.lock to write
+ * @number: what UNMAP names, another one for each MAP; bufshare_device.lock
+ * @offset: place in the region, bytes; changes only in MAPPING
+ * @len: bytes; constant once the import is ATTACHED
+ * @until: when the host has to have answered the last MAP, jiffies; bufshare_device.lock
+ * @err: why the last MAP was of no use, or 0; bufshare_device.lock
+ * @uses: how many of each kind; bufshare_device.lock
+ * @wait: waiters for the end of MAPPING
+ * @unmap_req: made in advance, since a close cannot fail; owned
+ */
+struct bufshare_window {
+	struct bufshare_imp *imp;
+	enum bufshare_window_state state;
+	u64 number;
+	u64 offset;
+	u64 len;
+	unsigned long until;
+	int err;
+	u32 uses[BUFSHARE_NR_USES];
+	wait_queue_head_t wait;
+	struct bufshare_req *unmap_req;
 };
 
 /**
@@ -591,7 +665,7 @@ enum bufshare_import_wire {
  *	to write
  * @node: on bufshare_device.imports; bufshare_device.lock
  * @by_handle: in bufshare_device.imports_by_handle from ATTACHED on; bufshare_device.lock
- * @wire: what the host knows; bufshare_device.lock to write
+ * @wire: what the host knows; bufshare_device.lock
  * @id: the buffer; constant
  * @handle: of the attachment, 0 until ATTACHED; bufshare_device.lock
  * @size: bytes; constant once ATTACHED
@@ -601,20 +675,13 @@ enum bufshare_import_wire {
  * @way: likewise
  * @properties: VIRTIO_BUFSHARE_COHERENT and the others; likewise
  * @windows: likewise
- * @window: what UNMAP names; constant once MAPPED
- * @shm_offset: place in the window region; likewise
- * @map_until: when the host has to have answered the last MAP, jiffies;
- *	bufshare_device.lock
- * @map_err: why the last MAP failed; bufshare_device.lock
- * @users: device mappings and kernel mappings; bufshare_device.lock
- * @released: the dma-buf is gone or never came; bufshare_device.lock
- * @revoked: no new use; bufshare_device.lock to write
- * @lost: it counts for bufshare_shm.lost; bufshare_device.lock
- * @zapped: no user space mapping is left, nor comes; bufshare_device.lock
- * @fault_sem: read: a fault checks @revoked and inserts; write: none is between
- * @wait: waiters for the end of MAPPING
- * @unmap_req: made in advance, since a close cannot fail; owned
- * @detach_req: likewise
+ * @window: where it is in the region
+ * @released: the dma-buf is gone or never came: the program's side, whatever @wire is and
+ *	whether or not it is revoked; never unset; bufshare_device.lock
+ * @revoked: no new use: the exporter's side, or the session's, likewise;
+ *	bufshare_device.lock to write
+ * @fault_sem: read: a fault looks at @window and inserts; write: none is between
+ * @detach_req: made in advance, since a close cannot fail; owned
  * @dmabuf: NULL before and after its life; its file may go before it does;
  *	bufshare_device.lock
  * @label: exporter's name of @dmabuf; constant from its making on
@@ -623,7 +690,8 @@ enum bufshare_import_wire {
  * @scratch: kernel mapping made after a revocation; the dma-buf's reservation lock
  * @scratch_page: what it shows; likewise
  * @revoke_work: on bufshare_device.revoke_wq, once
- * @drop_work: drops @shm when the last user of a lost one ends; on bufshare_release_wq, once
+ * @drop_work: drops @shm when the last use of a LOST @window ends; on bufshare_release_wq,
+ *	once
  * @maps: device mappings
  */
 struct bufshare_imp {
@@ -642,18 +710,10 @@ struct bufshare_imp {
 	u32 way;
 	u32 properties;
 	u32 windows;
-	u64 window;
-	u64 shm_offset;
-	unsigned long map_until;
-	int map_err;
-	u32 users;
+	struct bufshare_window window;
 	bool released;
 	bool revoked;
-	bool lost;
-	bool zapped;
 	struct rw_semaphore fault_sem;
-	wait_queue_head_t wait;
-	struct bufshare_req *unmap_req;
 	struct bufshare_req *detach_req;
 	struct dma_buf *dmabuf;
 	char label[BUFSHARE_LABEL_LEN];
@@ -855,14 +915,48 @@ void bufshare_backing_get(struct bufshare_exp *exp, struct dma_buf *dmabuf);
 int bufshare_backing_extents(struct bufshare_exp *exp, struct bufshare_extents *ext, u32 *status);
 void bufshare_backing_put(struct bufshare_exp *exp);
 
-/* bufshare_import.c */
-int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
-			struct bufshare_newfd *newfd);
-bool bufshare_is_import(struct dma_buf *dmabuf);
+/* bufshare_window.c */
+int bufshare_window_init(struct bufshare_window *win, struct bufshare_imp *imp);
+void bufshare_window_destroy(struct bufshare_window *win);
+bool bufshare_window_used_locked(const struct bufshare_window *win);
+void bufshare_window_settle_locked(struct bufshare_window *win);
+bool bufshare_window_revoke_locked(struct bufshare_window *win);
+void bufshare_window_revoked_locked(struct bufshare_window *win);
+bool bufshare_window_forget_locked(struct bufshare_window *win);
+int bufshare_window_look_locked(const struct bufshare_window *win, bool asked);
+int bufshare_window_map(struct bufshare_window *win, bool asked, bool killable);
+int bufshare_window_use(struct bufshare_window *win, enum bufshare_use use);
+void bufshare_window_unuse(struct bufshare_window *win, enum bufshare_use use);
+void bufshare_window_piece(const struct bufshare_window *win, struct bufshare_piece *piece);
+
+/* bufshare_attachment.c */
+struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd, const struct bufshare_id *id);
+int bufshare_imp_attach(struct bufshare_imp *imp, struct bufshare_import *arg);
+void bufshare_imp_set_wire_locked(struct bufshare_imp *imp, enum bufshare_import_wire wire);
+void bufshare_imp_put_locked(struct bufshare_imp *imp);
+void bufshare_imp_settle_locked(struct bufshare_imp *imp);
+void bufshare_imp_release_locked(struct bufshare_imp *imp);
+
+/* bufshare_revoke.c */
+void bufshare_revoke_work(struct work_struct *work);
+void bufshare_drop_work(struct work_struct *work);
+void bufshare_imp_revoke_locked(struct bufshare_imp *imp);
 void bufshare_import_revoked_locked(struct bufshare_device *bd, u64 handle);
 void bufshare_imports_revoke_all(struct bufshare_device *bd);
 void bufshare_imports_wait_left(struct bufshare_device *bd);
 void bufshare_imports_gone(struct bufshare_device *bd);
+
+/* bufshare_cpu_access.c */
+int bufshare_imp_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir);
+int bufshare_imp_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir);
+
+/* bufshare_import_dmabuf.c */
+struct dma_buf *bufshare_imp_dmabuf(struct bufshare_imp *imp, u32 fd_flags);
+bool bufshare_is_import(struct dma_buf *dmabuf);
+
+/* bufshare_import.c */
+int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
+			struct bufshare_newfd *newfd);
 
 /* bufshare_ioctl.c */
 long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg);

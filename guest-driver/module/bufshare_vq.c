@@ -267,9 +267,10 @@ static void bufshare_finish_locked(struct bufshare_device *bd, struct bufshare_r
 	req->state = BUFSHARE_REQ_DONE;
 	if (req->orphan)
 		bd->stats.orphans++;
+	/* Waiters take the lock; first, as it may be sent once more from here on. */
+	complete(&req->done);
 	if (req->complete)
 		req->complete(bd, req);
-	complete(&req->done);
 	bufshare_req_put(req);
 }
 
@@ -350,10 +351,22 @@ static void bufshare_pump_locked(struct bufshare_device *bd)
 		bd->kick_ctrl |= virtqueue_kick_prepare(bd->ctrl);
 }
 
+/* Have a request that is done as it was when it was new, but for what it asks for. */
+static void bufshare_rearm_locked(struct bufshare_req *req)
+{
+	req->reached = false;
+	req->orphan = false;
+	req->used = 0;
+	req->err = 0;
+	req->status = VIRTIO_BUFSHARE_S_OK;
+	memset(req->in, 0, req->in_len);
+	reinit_completion(&req->done);
+}
+
 /**
  * bufshare_send_locked() - give a request to the device, as soon as it has room
  * @bd: the device; its lock is held
- * @req: the request, new
+ * @req: the request, new, or done and to be sent once more; nobody waits for it any more
  *
  * Return: 0, then complete() and the completion will come; or -ENODEV, then
  * nothing has happened.
@@ -365,6 +378,8 @@ int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req)
 	lockdep_assert_held(&bd->lock);
 	if (!bd->alive || (bd->leaving && !req->closing))
 		return -ENODEV;
+	if (req->state == BUFSHARE_REQ_DONE)
+		bufshare_rearm_locked(req);
 	req->cookie = ++bd->cookie;
 	hdr->cookie = cpu_to_le64(req->cookie);
 	kref_get(&req->ref);
@@ -472,7 +487,7 @@ void bufshare_fail_locked(struct bufshare_device *bd)
 	list_for_each_entry(req, &bd->inflight, node)
 		complete(&req->done);
 	list_for_each_entry(imp, &bd->imports, node)
-		wake_up_all(&imp->wait);
+		wake_up_all(&imp->window.wait);
 	wake_up_all(&bd->idle);
 	list_for_each_entry(exp, &bd->exports, node)
 		wake_up_all(&exp->wait);
