@@ -301,6 +301,7 @@ struct bufshare_shm {
  * @exports_by_id: struct bufshare_exp.by_id; @lock
  * @imports: struct bufshare_imp.node; @lock
  * @imports_by_handle: struct bufshare_imp.by_handle; @lock
+ * @stale: struct bufshare_window.stale, normally none: no other is accepted there; @lock
  * @maps: MAPs that the host has not answered; @lock
  * @maps_until: when it has to have answered one of them, jiffies; @lock
  * @unmaps: how many UNMAPs were sent; @lock
@@ -366,6 +367,7 @@ struct bufshare_device {
 	DECLARE_HASHTABLE(exports_by_id, BUFSHARE_HASH_BITS);
 	struct list_head imports;
 	DECLARE_HASHTABLE(imports_by_handle, BUFSHARE_HASH_BITS);
+	struct list_head stale;
 	u32 maps;
 	unsigned long maps_until;
 	u64 unmaps;
@@ -639,6 +641,7 @@ enum bufshare_use {
  * @until: when the host has to have answered the last MAP, jiffies; bufshare_device.lock
  * @err: why the last MAP was of no use, or 0; bufshare_device.lock
  * @uses: how many of each kind; bufshare_device.lock
+ * @stale: on bufshare_device.stale while it is revoked and used; bufshare_device.lock
  * @wait: waiters for the end of MAPPING
  * @unmap_req: made in advance, since a close cannot fail; owned
  */
@@ -651,6 +654,7 @@ struct bufshare_window {
 	unsigned long until;
 	int err;
 	u32 uses[BUFSHARE_NR_USES];
+	struct list_head stale;
 	wait_queue_head_t wait;
 	struct bufshare_req *unmap_req;
 };

@@ -14,6 +14,7 @@
 #include <linux/bug.h>
 #include <linux/errno.h>
 #include <linux/jiffies.h>
+#include <linux/list.h>
 #include <linux/mm.h>
 #include <linux/string.h>
 
@@ -58,6 +59,7 @@ int bufshare_window_init(struct bufshare_window *win, struct bufshare_imp *imp)
 		return -ENOMEM;
 	win->unmap_req->closing = true;
 	win->imp = imp;
+	INIT_LIST_HEAD(&win->stale);
 	init_waitqueue_head(&win->wait);
 	return 0;
 }
@@ -146,6 +148,8 @@ bool bufshare_window_revoke_locked(struct bufshare_window *win)
 	if (win->state != BUFSHARE_WINDOW_MAPPED)
 		return false;
 	bufshare_window_set_locked(win, BUFSHARE_WINDOW_REVOKING);
+	if (bufshare_window_used_locked(win))
+		list_add_tail(&win->stale, &win->imp->bd->stale);
 	return true;
 }
 
@@ -182,14 +186,10 @@ bool bufshare_window_forget_locked(struct bufshare_window *win)
 /* Is the place still used for a buffer that was revoked? */
 static bool bufshare_place_stale_locked(const struct bufshare_window *win)
 {
-	struct bufshare_device *bd = win->imp->bd;
 	const struct bufshare_window *other;
-	struct bufshare_imp *imp;
 
-	list_for_each_entry(imp, &bd->imports, node) {
-		other = &imp->window;
-		if (other != win && imp->revoked && bufshare_window_used_locked(other) &&
-		    win->offset < other->offset + other->len &&
+	list_for_each_entry(other, &win->imp->bd->stale, stale) {
+		if (win->offset < other->offset + other->len &&
 		    other->offset < win->offset + win->len)
 			return true;
 	}
@@ -434,6 +434,8 @@ void bufshare_window_unuse(struct bufshare_window *win, enum bufshare_use use)
 
 	bufshare_lock(bd);
 	win->uses[use]--;
+	if (!bufshare_window_used_locked(win))
+		list_del_init(&win->stale);
 	if (win->state == BUFSHARE_WINDOW_LOST && !bufshare_window_used_locked(win)) {
 		bufshare_window_set_locked(win, BUFSHARE_WINDOW_UNMAPPED);
 		atomic_dec(&imp->shm->lost);
