@@ -164,7 +164,8 @@ struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd, const struct
 	return imp;
 }
 
-static int bufshare_imp_send_attach_locked(struct bufshare_imp *imp, struct bufshare_req *req)
+static int bufshare_imp_send_attach_locked(struct bufshare_imp *imp, struct bufshare_req *req,
+					   bool *lost)
 {
 	struct bufshare_device *bd = imp->bd;
 	int ret;
@@ -176,7 +177,7 @@ static int bufshare_imp_send_attach_locked(struct bufshare_imp *imp, struct bufs
 	 * outlast it.
 	 */
 	if (bd->shm && atomic_read(&bd->shm->lost)) {
-		dev_err_ratelimited(bd->dev, "other drivers use buffers that were imported before the device was reset: no other is imported until they end that\n");
+		*lost = true;
 		return -EBUSY;
 	}
 	kref_get(&imp->ref);
@@ -201,6 +202,7 @@ int bufshare_imp_attach(struct bufshare_imp *imp, struct bufshare_import *arg)
 	struct bufshare_device *bd = imp->bd;
 	struct virtio_bufshare_attach *out;
 	struct bufshare_req *req;
+	bool lost = false;
 	int ret;
 
 	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_ATTACH, sizeof(*out), 0,
@@ -218,8 +220,10 @@ int bufshare_imp_attach(struct bufshare_imp *imp, struct bufshare_import *arg)
 	req->complete = bufshare_attach_complete;
 
 	bufshare_lock(bd);
-	ret = bufshare_imp_send_attach_locked(imp, req);
+	ret = bufshare_imp_send_attach_locked(imp, req, &lost);
 	bufshare_unlock(bd);
+	if (lost)
+		dev_err_ratelimited(bd->dev, "other drivers use buffers that were imported before the device was reset: no other is imported until they end that\n");
 	if (!ret)
 		ret = bufshare_wait(bd, req, &arg->status);
 	bufshare_req_put(req);

@@ -6,9 +6,7 @@
  * work if there is much to take. It copies an event, gives the buffer back to the device,
  * does at once what the event says (an import is revoked, an export has ended), and puts
  * it into a ring. Delivery to open files is another work, which takes their locks. So
- * nobody who waits for what an event brings waits for a reader of events. Nor does the
- * interrupt wait for a console: what is to be said in the log is noted, and the work says
- * it.
+ * nobody who waits for what an event brings waits for a reader of events.
  */
 #include <linux/errno.h>
 #include <linux/jiffies.h>
@@ -112,7 +110,7 @@ static bool bufshare_event_parse_locked(struct bufshare_device *bd, const void *
 		bd->complaints.type = le32_to_cpu(wire->type);
 		bd->complaints.length = length;
 		bd->complaints.used = used;
-		queue_work(bd->wq, &bd->deliver_work);
+		bufshare_complain_locked(bd);
 		return false;
 	}
 	if (length < sizeof(*wire))
@@ -182,7 +180,7 @@ static void bufshare_event_give_locked(struct bufshare_device *bd, void *buf)
 		return;
 	bd->aside[bd->nr_aside++] = buf;
 	bd->complaints.aside++;
-	queue_work(bd->wq, &bd->deliver_work);
+	bufshare_complain_locked(bd);
 	/* Unless it is to run at once: then it sees to it itself. */
 	queue_delayed_work(bd->wq, &bd->intake_work, BUFSHARE_EVENT_PAUSE);
 }
@@ -319,28 +317,6 @@ static u32 bufshare_deliver_next(struct bufshare_device *bd)
 	}
 	bufshare_unlock(bd);
 	return n;
-}
-
-/* Say in the log what the intake has found. */
-static void bufshare_complain(struct bufshare_device *bd)
-{
-	struct bufshare_complaints found;
-
-	bufshare_lock(bd);
-	found = bd->complaints;
-	memset(&bd->complaints, 0, sizeof(bd->complaints));
-	bufshare_unlock(bd);
-	if (found.malformed)
-		dev_err_ratelimited(bd->dev, "%u malformed events, the last of type %#x, length %u, %u bytes\n",
-				    found.malformed, found.type, found.length, found.used);
-	if (found.gaps)
-		dev_err_ratelimited(bd->dev, "%u events came after a gap, the last is %llu\n",
-				    found.gaps, found.seq);
-	if (found.aside)
-		dev_err_ratelimited(bd->dev, "%u times an event buffer could not be given back\n",
-				    found.aside);
-	if (found.broken)
-		dev_err(bd->dev, "the event queue is broken: the device is not used any more\n");
 }
 
 /**

@@ -110,9 +110,12 @@ static void bufshare_unexport_complete(struct bufshare_device *bd, struct bufsha
 		bufshare_exp_gone_locked(exp);
 	} else {
 		exp->wire = BUFSHARE_EXPORT_STUCK;
-		if (bd->alive && !exp->unknown)
-			dev_err_ratelimited(bd->dev, "UNEXPORT: status %u (%d): the memory is kept\n",
-					    req->status, req->err);
+		if (bd->alive && !exp->unknown) {
+			bd->complaints.stuck++;
+			bd->complaints.stuck_status = req->status;
+			bd->complaints.stuck_err = req->err;
+			bufshare_complain_locked(bd);
+		}
 	}
 	wake_up_all(&bd->idle);
 }

@@ -10,7 +10,7 @@
  *   import_dmabuf, cpu_access,		what an import consists of
  *     revoke, attachment, window
  *   backing, alloc, mmap, sg, shm	its memory
- *   caps, user, wire, vq		requests and answers
+ *   caps, user, wire, vq, complaints	requests and answers
  *   device, ring			what all of them hold
  * Upwards, vq calls those who wait for a request, and backing ends an export whose
  * memory its owner wants back.
@@ -44,8 +44,10 @@
  * the lists.
  *
  * Lock order, outermost first:
+ *   bufshare_in_reset		read: a callback of a reset of the function runs
  *   bufshare_device.session	begin and end of a session with the host
  *   bufshare_device.inside	read: EXPORT and IMPORT, but no access to user memory
+ *   bufshare_file.read_lock	one reader of a file takes an event, and waits for one
  *   mmap_lock			taken by the kernel around mmap and faults
  *   dma_resv of a dma-buf	taken by importers, and by us in process context
  *   bufshare_imp.fault_sem	read: check and insert of a PTE
@@ -55,13 +57,19 @@
  *   lock of bufshare_kept.c	list of kept exports
  *   bufshare_file.lock		one file's events
  *   wait queues
- * No lock but session and inside is held while waiting for the host, and the work that
+ * Two more are taken with none of these held:
+ *   bufshare_shm_mutex		regions, and the beginning and end of their struct pages
+ *   bufshare_priv_lock		who the virtio device is; also under bufshare_in_reset
+ * No lock but the first three is held while waiting for the host, and the work that
  * revokes an import takes only the locks of that import. Where the kernel leaves no choice,
  * a MAP is waited for with dma_resv (a kernel mapping without an attachment) or with
  * mmap_lock for reading (a fault that may not be retried); with mmap_lock for writing
  * nothing is. No code of other drivers is called under bufshare_device.lock: who is to be
- * told what is told when it has been released, by bufshare_notify() or by a work. Intake
- * and delivery of events take no dma_resv: who holds one may wait for what an event brings.
+ * told what is told when it has been released, by bufshare_notify() or by a work. So is
+ * the log, which a console may hold up: what is said under that lock is dev_dbg(), which
+ * somebody has to turn on, and one line for each backing that was kept and is given back.
+ * Intake and delivery of events take no dma_resv: who holds one may wait for what an event
+ * brings.
  */
 #ifndef _BUFSHARE_PRIV_H
 #define _BUFSHARE_PRIV_H
@@ -211,7 +219,7 @@ struct bufshare_ring {
 };
 
 /**
- * struct bufshare_complaints - what the intake of events has found, and the work reports
+ * struct bufshare_complaints - what the host does wrong, yet to be said in the log
  * @malformed: events that made no sense
  * @type: of the last of those, as far as it can be believed
  * @length: likewise
@@ -220,6 +228,20 @@ struct bufshare_ring {
  * @seq: number of the last of those
  * @aside: event buffers that could not be given back
  * @broken: the event queue is
+ * @answers: answers that made no sense
+ * @answer_type: command of the last of those
+ * @answer_used: bytes that the device said it has written of it
+ * @bad_maps: windows that are not within the region, or not of the buffer's size
+ * @map_len: bytes of the last of those
+ * @map_offset: its place
+ * @map_region: bytes of the region
+ * @map_window: its number
+ * @stale_maps: windows where something still uses a revoked buffer
+ * @stuck: UNEXPORTs that were not done
+ * @stuck_status: status of the last of those
+ * @stuck_err: likewise, as a negative errno
+ * @ctrl_err: why a request could not be put into the control queue, or 0
+ * @ctrl_broken: the control queue is broken
  */
 struct bufshare_complaints {
 	u32 malformed;
@@ -230,6 +252,20 @@ struct bufshare_complaints {
 	u64 seq;
 	u32 aside;
 	bool broken;
+	u32 answers;
+	u32 answer_type;
+	u32 answer_used;
+	u32 bad_maps;
+	u64 map_len;
+	u64 map_offset;
+	u64 map_region;
+	u64 map_window;
+	u32 stale_maps;
+	u32 stuck;
+	u32 stuck_status;
+	int stuck_err;
+	int ctrl_err;
+	bool ctrl_broken;
 };
 
 /**
@@ -314,7 +350,7 @@ struct bufshare_shm {
  * @nr_aside: how many; @lock
  * @event_seq: number of the last event; @lock
  * @events: those that were taken and not delivered; @lock
- * @complaints: what @deliver_work has to report to the log; @lock
+ * @complaints: what @deliver_work has to say in the log; @lock
  * @deliver: those that are being delivered; @deliver_work alone
  * @delivered: the session is over, and files have all its events; written by
  *	@deliver_work, and as a session begins, under @lock
@@ -821,6 +857,10 @@ void bufshare_ctrl_done(struct virtqueue *vq);
 void bufshare_ctrl_drain_locked(struct bufshare_device *bd);
 void bufshare_fail_locked(struct bufshare_device *bd);
 void bufshare_cancel_all(struct bufshare_device *bd);
+
+/* bufshare_complaints.c */
+void bufshare_complain_locked(struct bufshare_device *bd);
+void bufshare_complain(struct bufshare_device *bd);
 
 /* bufshare_caps.c */
 int bufshare_read_config(struct bufshare_device *bd);

@@ -81,10 +81,6 @@ void bufshare_revoke_work(struct work_struct *work)
 
 	bufshare_lock(bd);
 	bufshare_window_revoked_locked(&imp->window);
-	if (imp->window.state == BUFSHARE_WINDOW_HELD)
-		dev_dbg(bd->dev, "import %llu was revoked and is still mapped by %u devices and %u drivers\n",
-			imp->handle, imp->window.uses[BUFSHARE_USE_DEVICE],
-			imp->window.uses[BUFSHARE_USE_KERNEL]);
 	bufshare_imp_settle_locked(imp);
 	bufshare_imp_put_locked(imp);
 	bufshare_unlock(bd);

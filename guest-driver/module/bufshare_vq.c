@@ -305,8 +305,10 @@ static int bufshare_parse_locked(struct bufshare_device *bd, struct bufshare_req
 
 malformed:
 	bd->stats.malformed++;
-	dev_err_ratelimited(bd->dev, "malformed answer to command %#x, %u bytes\n",
-			    le32_to_cpu(out->type), used);
+	bd->complaints.answers++;
+	bd->complaints.answer_type = le32_to_cpu(out->type);
+	bd->complaints.answer_used = used;
+	bufshare_complain_locked(bd);
 	return -EPROTO;
 }
 
@@ -343,7 +345,8 @@ static void bufshare_pump_locked(struct bufshare_device *bd)
 		/* The next answer makes room, if there will be one. */
 		if (ret != -EIO && !list_empty(&bd->inflight))
 			break;
-		dev_err_ratelimited(bd->dev, "control queue: %d\n", ret);
+		bd->complaints.ctrl_err = ret;
+		bufshare_complain_locked(bd);
 		bufshare_finish_locked(bd, req, -EIO);
 	}
 	bd->pumping = false;
@@ -405,6 +408,7 @@ int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req)
 int bufshare_wait_for(struct bufshare_device *bd, struct bufshare_req *req, long time,
 		      bool killable, u32 *status)
 {
+	bool timed_out = false;
 	long left;
 	int ret;
 
@@ -425,7 +429,7 @@ int bufshare_wait_for(struct bufshare_device *bd, struct bufshare_req *req, long
 			ret = left ? -EINTR : -ETIMEDOUT;
 		if (ret == -ETIMEDOUT) {
 			bd->stats.timeouts++;
-			dev_err_ratelimited(bd->dev, "the host does not answer\n");
+			timed_out = true;
 		}
 		if (req->state == BUFSHARE_REQ_PENDING)
 			bufshare_finish_locked(bd, req, ret);
@@ -433,6 +437,8 @@ int bufshare_wait_for(struct bufshare_device *bd, struct bufshare_req *req, long
 			req->orphan = true;
 	}
 	bufshare_unlock(bd);
+	if (timed_out)
+		dev_err_ratelimited(bd->dev, "the host does not answer\n");
 	return ret;
 }
 
@@ -519,7 +525,7 @@ void bufshare_ctrl_drain_locked(struct bufshare_device *bd)
 	} while (!virtqueue_enable_cb(bd->ctrl));
 
 	if (virtqueue_is_broken(bd->ctrl) && bd->alive) {
-		dev_err(bd->dev, "the control queue is broken: the device is not used any more\n");
+		bd->complaints.ctrl_broken = true;
 		bufshare_fail_locked(bd);
 	}
 	bufshare_pump_locked(bd);

@@ -205,12 +205,17 @@ static int bufshare_window_check_locked(const struct bufshare_window *win, u64 l
 	if (!win->number || len != win->len || !PAGE_ALIGNED(win->offset) ||
 	    win->offset > size || len > size - win->offset) {
 		bd->stats.malformed++;
-		dev_err_ratelimited(bd->dev, "the host maps %llu bytes at %#llx of a region of %#llx, window %llu\n",
-				    len, win->offset, size, win->number);
+		bd->complaints.bad_maps++;
+		bd->complaints.map_len = len;
+		bd->complaints.map_offset = win->offset;
+		bd->complaints.map_region = size;
+		bd->complaints.map_window = win->number;
+		bufshare_complain_locked(bd);
 		return -EPROTO;
 	}
 	if (bufshare_place_stale_locked(win)) {
-		dev_err_ratelimited(bd->dev, "the host maps where a device still uses a revoked buffer\n");
+		bd->complaints.stale_maps++;
+		bufshare_complain_locked(bd);
 		return -EPROTO;
 	}
 	return 0;
