@@ -104,6 +104,7 @@ static int bufshare_fop_open(struct inode *inode, struct file *file)
 	spin_lock_init(&bf->lock);
 	mutex_init(&bf->read_lock);
 	init_waitqueue_head(&bf->wait);
+	bufshare_handles_init(bf);
 	bf->bd = bufshare_device_get(bd);
 	file->private_data = bf;
 	mutex_lock(&bd->files_lock);
@@ -120,6 +121,7 @@ static int bufshare_fop_release(struct inode *inode, struct file *file)
 	mutex_lock(&bd->files_lock);
 	list_del(&bf->node);
 	mutex_unlock(&bd->files_lock);
+	bufshare_handles_destroy(bf);
 	kvfree(bf);
 	bufshare_device_put(bd);
 	return 0;

@@ -65,12 +65,17 @@ static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import 
 		goto err_drop;
 	}
 	/* From here on the dma-buf has our reference. */
-	ret = bufshare_newfd_prepare(newfd, arg->fd_flags, dmabuf->file);
-	if (ret) {
-		dma_buf_put(dmabuf);
-		return ret;
+	if (newfd->handle) {
+		newfd->dmabuf = dmabuf;
+	} else {
+		ret = bufshare_newfd_prepare(newfd, arg->fd_flags, dmabuf->file);
+		if (ret) {
+			dma_buf_put(dmabuf);
+			return ret;
+		}
 	}
 	arg->fd = newfd->fd;
+	arg->handle = newfd->handle;
 	arg->rights = imp->rights;
 	arg->size = imp->size;
 	arg->generation = imp->generation;
@@ -91,20 +96,28 @@ err_drop:
  * bufshare_ioc_import() - IMPORT
  * @bd: the device
  * @arg: what is asked and answered
- * @newfd: the dma-buf
+ * @newfd: the dma-buf, or its handle
  *
  * Return: 0 or a negative errno.
  */
 int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
 			struct bufshare_newfd *newfd)
 {
+	bool by_handle = arg->flags & BUFSHARE_IMPORT_HANDLE;
 	int ret;
 
-	if (arg->flags || arg->reserved ||
+	if (arg->flags & ~BUFSHARE_IMPORT_HANDLE || arg->handle ||
 	    arg->fd_flags & ~(O_CLOEXEC | O_ACCMODE) || (arg->fd_flags & O_ACCMODE) == O_WRONLY)
+		return -EINVAL;
+	if (by_handle && arg->fd_flags & O_CLOEXEC)
 		return -EINVAL;
 	if (arg->rights != BUFSHARE_READ && arg->rights != (BUFSHARE_READ | BUFSHARE_WRITE))
 		return -EINVAL;
+	if (by_handle) {
+		ret = bufshare_handle_reserve(newfd->bf, &newfd->handle);
+		if (ret)
+			return ret;
+	}
 	if (!bufshare_enter(bd))
 		return -ENODEV;
 	ret = bufshare_imp_make(bd, arg, newfd);

@@ -3,8 +3,8 @@
  * bufshare_ioctl.c - the ioctls of /dev/bufshare
  *
  * The argument of each ioctl is copied in once, and copied out also when it
- * failed, for its status. A new file descriptor is installed last, when nothing
- * can fail any more.
+ * failed, for its status. A new file descriptor or handle is installed last, when
+ * nothing can fail any more.
  */
 #include <linux/errno.h>
 #include <linux/file.h>
@@ -170,6 +170,18 @@ static int bufshare_ioc_import_any(struct bufshare_device *bd, void *data,
 	return bufshare_ioc_import(bd, arg, newfd);
 }
 
+static int bufshare_ioc_handle_to_fd_any(struct bufshare_device *bd, void *data,
+					 struct bufshare_newfd *newfd)
+{
+	return bufshare_ioc_handle_to_fd(newfd->bf, data, newfd);
+}
+
+static int bufshare_ioc_close_any(struct bufshare_device *bd, void *data,
+				  struct bufshare_newfd *newfd)
+{
+	return bufshare_ioc_close(newfd->bf, data);
+}
+
 /* SET_META */
 static int bufshare_ioc_set_meta(struct bufshare_device *bd, void *data,
 				 struct bufshare_newfd *newfd)
@@ -306,16 +318,20 @@ static int bufshare_ioc_query(struct bufshare_device *bd, void *data, struct buf
  * struct bufshare_ioc - one ioctl
  * @cmd: its number, with the size that its argument has for us
  * @least: bytes that its argument has for every program
+ * @local: it asks neither the host nor the device, and works when these are gone
  * @call: what it does
  */
 struct bufshare_ioc {
 	unsigned int cmd;
 	size_t least;
+	bool local;
 	int (*call)(struct bufshare_device *bd, void *data, struct bufshare_newfd *newfd);
 };
 
 #define BUFSHARE_IOC(name, least, func) \
-	[_IOC_NR(BUFSHARE_IOC_##name)] = { BUFSHARE_IOC_##name, least, func }
+	[_IOC_NR(BUFSHARE_IOC_##name)] = { BUFSHARE_IOC_##name, least, false, func }
+#define BUFSHARE_IOC_LOCAL(name, least, func) \
+	[_IOC_NR(BUFSHARE_IOC_##name)] = { BUFSHARE_IOC_##name, least, true, func }
 
 static const struct bufshare_ioc bufshare_iocs[] = {
 	BUFSHARE_IOC(INFO, BUFSHARE_INFO_SIZE_VER0, bufshare_ioc_info),
@@ -327,6 +343,9 @@ static const struct bufshare_ioc bufshare_iocs[] = {
 	BUFSHARE_IOC(GET_META, BUFSHARE_META_IO_SIZE_VER0, bufshare_ioc_get_meta),
 	BUFSHARE_IOC(QUERY, BUFSHARE_QUERY_SIZE_VER0, bufshare_ioc_query),
 	BUFSHARE_IOC(LIST, BUFSHARE_TABLE_SIZE_VER0, bufshare_ioc_list),
+	BUFSHARE_IOC_LOCAL(HANDLE_TO_FD, BUFSHARE_HANDLE_TO_FD_SIZE_VER0,
+			   bufshare_ioc_handle_to_fd_any),
+	BUFSHARE_IOC_LOCAL(CLOSE, BUFSHARE_CLOSE_SIZE_VER0, bufshare_ioc_close_any),
 };
 
 /**
@@ -339,8 +358,8 @@ static const struct bufshare_ioc bufshare_iocs[] = {
  */
 long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
-	struct bufshare_newfd newfd = { .fd = -1 };
 	struct bufshare_file *bf = file->private_data;
+	struct bufshare_newfd newfd = { .bf = bf, .fd = -1 };
 	void __user *user = (void __user *)arg;
 	size_t user_size = _IOC_SIZE(cmd), size;
 	const struct bufshare_ioc *ioc;
@@ -352,17 +371,20 @@ long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		struct bufshare_import import;
 		struct bufshare_meta_io meta;
 		struct bufshare_query query;
+		struct bufshare_handle_to_fd handle_to_fd;
+		struct bufshare_close close;
 	} data;
 	int ret;
 
 	if (_IOC_TYPE(cmd) != BUFSHARE_IOC_MAGIC || _IOC_NR(cmd) >= ARRAY_SIZE(bufshare_iocs))
 		return -ENOTTY;
 	ioc = &bufshare_iocs[array_index_nospec(_IOC_NR(cmd), ARRAY_SIZE(bufshare_iocs))];
-	if (_IOC_DIR(cmd) != _IOC_DIR(ioc->cmd))
+	/* Some numbers are of no ioctl. */
+	if (!ioc->call || _IOC_DIR(cmd) != _IOC_DIR(ioc->cmd))
 		return -ENOTTY;
 	if (user_size < ioc->least)
 		return -EINVAL;
-	if (!READ_ONCE(bf->bd->alive))
+	if (!ioc->local && !READ_ONCE(bf->bd->alive))
 		return -ENODEV;
 	/* The argument's size is the program's: it may know fewer fields than we do, or more. */
 	size = _IOC_SIZE(ioc->cmd);
@@ -381,6 +403,14 @@ long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		} else {
 			fd_install(newfd.fd, newfd.file);
 		}
+	}
+	if (newfd.handle) {
+		if (ret)
+			bufshare_handle_unreserve(bf, newfd.handle);
+		else
+			bufshare_handle_install(bf, newfd.handle, newfd.dmabuf);
+		if (ret && newfd.dmabuf)
+			dma_buf_put(newfd.dmabuf);
 	}
 	return ret;
 }

@@ -6,7 +6,7 @@
  *   main				the driver: probe and remove
  *   session, function_reset		from the first word to the host until the reset
  *   file, ioctl, sysfs, debugfs, event	what programs and the host ask for
- *   export, kept, import		a buffer's way out of this VM and into it
+ *   export, kept, import, handle	a buffer's way out of this VM and into it
  *   import_dmabuf, cpu_access,		what an import consists of
  *     revoke, attachment, window
  *   backing, alloc, mmap, sg, shm	its memory
@@ -32,6 +32,8 @@
  *			     any device may bring that answer.
  *   struct bufshare_imp     an ATTACH, with its dma-buf.
  *   struct bufshare_window  a MAP of it: one, until parts of a buffer can be mapped.
+ *   struct bufshare_file    one opening of /dev/bufshare: its events and its handles,
+ *			     each of which holds the dma-buf of an import.
  *
  * Exports and imports are state machines driven from complete() callbacks of
  * requests, under bufshare_device.lock. So whatever a waiter that gave up had
@@ -56,6 +58,7 @@
  *   bufshare_device.lock	everything else; taken in hard interrupts
  *   lock of bufshare_kept.c	list of kept exports
  *   bufshare_file.lock		one file's events
+ *   lock of bufshare_file.handles	one file's handles
  *   wait queues
  * Two more are taken with none of these held:
  *   bufshare_shm_mutex		regions, and the beginning and end of their struct pages
@@ -96,6 +99,7 @@
 #include <linux/virtio.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
+#include <linux/xarray.h>
 
 #include "compat.h"
 #include <virtio_bufshare.h>
@@ -139,6 +143,8 @@
 #define BUFSHARE_META_SIZE_VER0		160
 #define BUFSHARE_ACCESS_SIZE_VER0	16
 #define BUFSHARE_EVENT_SIZE_VER0	72
+#define BUFSHARE_HANDLE_TO_FD_SIZE_VER0	16
+#define BUFSHARE_CLOSE_SIZE_VER0	8
 /* Sizes of entries and records are multiples of this, so that all fields are aligned. */
 #define BUFSHARE_ENTRY_ALIGN		8
 /* Exports and imports are found by name in about as many lists as there are of each. */
@@ -774,6 +780,7 @@ struct bufshare_imp {
  * @ring: its events
  * @read_lock: one reader at a time
  * @wait: readers and pollers
+ * @handles: each holds a dma-buf of IMPORT; its own lock
  */
 struct bufshare_file {
 	struct bufshare_device *bd;
@@ -782,16 +789,23 @@ struct bufshare_file {
 	struct bufshare_ring ring;
 	struct mutex read_lock;	/* one reader at a time */
 	wait_queue_head_t wait;
+	struct xarray handles;
 };
 
 /**
  * struct bufshare_newfd - a file that an ioctl gives to its caller
+ * @bf: the opening of /dev/bufshare that was called
  * @fd: reserved number, -1: none
  * @file: goes there once the answer has been copied out
+ * @handle: reserved number of @bf's, 0: none
+ * @dmabuf: likewise, or NULL
  */
 struct bufshare_newfd {
+	struct bufshare_file *bf;
 	int fd;
 	struct file *file;
+	u32 handle;
+	struct dma_buf *dmabuf;
 };
 
 /**
@@ -1001,6 +1015,16 @@ bool bufshare_is_import(struct dma_buf *dmabuf);
 /* bufshare_import.c */
 int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
 			struct bufshare_newfd *newfd);
+
+/* bufshare_handle.c */
+void bufshare_handles_init(struct bufshare_file *bf);
+void bufshare_handles_destroy(struct bufshare_file *bf);
+int bufshare_handle_reserve(struct bufshare_file *bf, u32 *handle);
+void bufshare_handle_unreserve(struct bufshare_file *bf, u32 handle);
+void bufshare_handle_install(struct bufshare_file *bf, u32 handle, struct dma_buf *dmabuf);
+int bufshare_ioc_handle_to_fd(struct bufshare_file *bf, struct bufshare_handle_to_fd *arg,
+			      struct bufshare_newfd *newfd);
+int bufshare_ioc_close(struct bufshare_file *bf, const struct bufshare_close *arg);
 
 /* bufshare_ioctl.c */
 long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg);

@@ -44,6 +44,10 @@
 #define BUFSHARE_READ		0x1
 #define BUFSHARE_WRITE		0x2
 
+#define BUFSHARE_IMPORT_HANDLE	0x1	/* a handle instead of a descriptor */
+/* Of one open file: half of the imports that a VM may have unless its operator says more. */
+#define BUFSHARE_MAX_HANDLES	512
+
 /**
  * struct bufshare_id - name of a buffer
  * @b: bytes
@@ -274,12 +278,13 @@ struct bufshare_export {
  * @id: in: the buffer
  * @rights: in: wanted; out: granted
  * @fd_flags: in: O_CLOEXEC and O_RDWR or O_RDONLY
- * @flags: in: zero
+ * @flags: in: BUFSHARE_IMPORT_*
  * @ways: in: ways that are accepted, as bits: 1 << VIRTIO_BUFSHARE_WAY_*; 0: WAY_DIRECT
  *	and WAY_UDMABUF
  * @required: in: properties without which it is refused (EOPNOTSUPP)
  * @max_windows: in: VMM mappings that mapping it may take (else E2BIG); 0: any number
- * @fd: out: the dma-buf; closing its last copy is the detach
+ * @fd: out: the dma-buf, or -1 with BUFSHARE_IMPORT_HANDLE; closing its last copy is the
+ *	detach, if no handle is left either
  * @status: out: status of the host
  * @size: out: bytes
  * @generation: out: of the export
@@ -287,7 +292,13 @@ struct bufshare_export {
  * @way: out: VIRTIO_BUFSHARE_WAY_*, for people
  * @properties: out: what holds of it, VIRTIO_BUFSHARE_COHERENT and the others
  * @windows: out: VMM mappings that mapping it takes
- * @reserved: zero
+ * @handle: in: zero; out: with BUFSHARE_IMPORT_HANDLE the handle, not zero, else zero
+ *
+ * A handle stands for the dma-buf within this open file of /dev/bufshare, and keeps it as
+ * a descriptor does, with the window that it has in this VM: until CLOSE, or until the
+ * file is closed everywhere. Processes that share the open file share its handles. It has
+ * no O_CLOEXEC, so that is EINVAL with BUFSHARE_IMPORT_HANDLE. EMFILE: the file has
+ * BUFSHARE_MAX_HANDLES; nothing was imported then.
  *
  * EROFS: BUFSHARE_READ alone was wanted, and the VMM does not enforce read-only
  * mappings (no VIRTIO_BUFSHARE_CAP_RO_ENFORCED in INFO). QEMU does not: there only
@@ -317,6 +328,36 @@ struct bufshare_import {
 	__u32 way;
 	__u32 properties;
 	__u32 windows;
+	__u32 handle;
+};
+
+/**
+ * struct bufshare_handle_to_fd - HANDLE_TO_FD: a descriptor of an import, on demand
+ * @handle: in: of IMPORT
+ * @fd_flags: in: O_CLOEXEC or 0; whether it can be written is what IMPORT said
+ * @fd: out: the dma-buf, the same each time
+ * @reserved: zero
+ *
+ * ENOENT: this open file has no such handle. The host is not asked: of a buffer that was
+ * revoked there is a descriptor, too, and also when the device is gone.
+ */
+struct bufshare_handle_to_fd {
+	__u32 handle;
+	__u32 fd_flags;
+	__s32 fd;
+	__u32 reserved;
+};
+
+/**
+ * struct bufshare_close - CLOSE: end a handle
+ * @handle: in: of IMPORT; it may be that of a later import then
+ * @reserved: zero
+ *
+ * Descriptors that were made of it stay. ENOENT: this open file has no such handle. It
+ * works also when the device is gone.
+ */
+struct bufshare_close {
+	__u32 handle;
 	__u32 reserved;
 };
 
@@ -393,5 +434,7 @@ struct bufshare_event {
 #define BUFSHARE_IOC_GET_META	_IOWR(BUFSHARE_IOC_MAGIC, 0x06, struct bufshare_meta_io)
 #define BUFSHARE_IOC_QUERY	_IOWR(BUFSHARE_IOC_MAGIC, 0x07, struct bufshare_query)
 #define BUFSHARE_IOC_LIST	_IOWR(BUFSHARE_IOC_MAGIC, 0x08, struct bufshare_table)
+#define BUFSHARE_IOC_HANDLE_TO_FD _IOWR(BUFSHARE_IOC_MAGIC, 0x0A, struct bufshare_handle_to_fd)
+#define BUFSHARE_IOC_CLOSE	_IOWR(BUFSHARE_IOC_MAGIC, 0x0B, struct bufshare_close)
 
 #endif /* _UAPI_BUFSHARE_H */

@@ -118,7 +118,7 @@ layout_struct! {
         rights: u32,
         /// In: `O_CLOEXEC` and `O_RDWR` or `O_RDONLY`.
         fd_flags: u32,
-        /// In: zero.
+        /// In: [`IMPORT_HANDLE`], or 0.
         flags: u32,
         /// In: [`Ways`](crate::types::Ways) that are accepted; 0: direct and udmabuf.
         ways: u32,
@@ -126,7 +126,8 @@ layout_struct! {
         required: u32,
         /// In: VMM mappings that mapping it may take; 0: any number.
         max_windows: u32,
-        /// Out: the dma-buf; closing its last copy is the detach.
+        /// Out: the dma-buf, or -1 with [`IMPORT_HANDLE`]; closing its last copy is the detach,
+        /// if no handle is left either.
         fd: i32,
         /// Out: status of the host.
         status: u32,
@@ -142,6 +143,37 @@ layout_struct! {
         properties: u32,
         /// Out: VMM mappings that mapping it takes.
         windows: u32,
+        /// In: zero. Out: with [`IMPORT_HANDLE`] the handle, not zero, else zero.
+        handle: u32,
+    }
+}
+
+/// `flags` of [`Import`]: a handle instead of a descriptor.
+pub const IMPORT_HANDLE: u32 = 0x1;
+
+/// Handles that one open file of `/dev/bufshare` may have: half of the imports that a VM may
+/// have unless its operator says more.
+pub const MAX_HANDLES: u32 = 512;
+
+layout_struct! {
+    /// `HANDLE_TO_FD`: a descriptor of an import, on demand
+    HandleToFd = "bufshare_handle_to_fd" {
+        /// In: of IMPORT.
+        handle: u32,
+        /// In: `O_CLOEXEC` or 0.
+        fd_flags: u32,
+        /// Out: the dma-buf, the same each time.
+        fd: i32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+layout_struct! {
+    /// CLOSE: end a handle
+    Close = "bufshare_close" {
+        /// In: of IMPORT.
+        handle: u32,
         /// Zero.
         reserved: u32,
     }
@@ -214,3 +246,7 @@ pub const GET_META: u32 = ioc(DIR_READ | DIR_WRITE, 0x06, MetaIo::SIZE);
 pub const QUERY: u32 = ioc(DIR_READ | DIR_WRITE, 0x07, Query::SIZE);
 /// LIST; the argument is a [`Table`] of [`Buffer`].
 pub const LIST: u32 = ioc(DIR_READ | DIR_WRITE, 0x08, Table::SIZE);
+/// `HANDLE_TO_FD`; the argument is a [`HandleToFd`].
+pub const HANDLE_TO_FD: u32 = ioc(DIR_READ | DIR_WRITE, 0x0A, HandleToFd::SIZE);
+/// CLOSE; the argument is a [`Close`].
+pub const CLOSE: u32 = ioc(DIR_READ | DIR_WRITE, 0x0B, Close::SIZE);

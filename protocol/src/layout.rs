@@ -90,6 +90,8 @@ pub const LAYOUT: &[Struct] = &[
     ioctl::Alloc::LAYOUT,
     ioctl::Export::LAYOUT,
     ioctl::Import::LAYOUT,
+    ioctl::HandleToFd::LAYOUT,
+    ioctl::Close::LAYOUT,
     ioctl::MetaIo::LAYOUT,
     ioctl::Query::LAYOUT,
 ];
@@ -160,6 +162,8 @@ others! {
     BUFSHARE_MAX_ENTRY = limits::MAX_ENTRY,
     BUFSHARE_READ = types::Rights::READ.to_wire(),
     BUFSHARE_WRITE = types::Rights::WRITE.to_wire(),
+    BUFSHARE_IMPORT_HANDLE = ioctl::IMPORT_HANDLE,
+    BUFSHARE_MAX_HANDLES = ioctl::MAX_HANDLES,
     BUFSHARE_IOC_MAGIC = ioctl::MAGIC,
     BUFSHARE_IOC_INFO = ioctl::INFO,
     BUFSHARE_IOC_PEERS = ioctl::PEERS,
@@ -170,4 +174,6 @@ others! {
     BUFSHARE_IOC_GET_META = ioctl::GET_META,
     BUFSHARE_IOC_QUERY = ioctl::QUERY,
     BUFSHARE_IOC_LIST = ioctl::LIST,
+    BUFSHARE_IOC_HANDLE_TO_FD = ioctl::HANDLE_TO_FD,
+    BUFSHARE_IOC_CLOSE = ioctl::CLOSE,
 }

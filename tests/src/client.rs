@@ -340,6 +340,11 @@ impl Client {
         expect!(self.quick(Op::Adopt { pid, index }), Yield::Made { buf, size } => Buf { number: buf, size })
     }
 
+    /// Take a descriptor of the process that an ioctl made for a dma-buf.
+    pub fn take(&mut self, fd: i32) -> Result<Buf> {
+        expect!(self.quick(Op::Take { fd }), Yield::Made { buf, size } => Buf { number: buf, size })
+    }
+
     /// EXPORT to all whom the operator allows.
     pub fn export(&mut self, buf: Buf) -> Result<Export> {
         self.export_to(buf, &[], "", &[])

@@ -8,7 +8,9 @@
 use core::mem::offset_of;
 
 use anyhow::{Context as _, Result, ensure};
-use bufshare_protocol::ioctl::{self, Access, Alloc, Export, Import, MetaIo, Peer, Query, Table};
+use bufshare_protocol::ioctl::{
+    self, Access, Alloc, Close, Export, HandleToFd, Import, MetaIo, Peer, Query, Table,
+};
 use bufshare_protocol::wire::{Buffer, Id, Image, Meta};
 use bufshare_tests::client::{Client, Patch, Sight, bytes, id_bytes, refused, share_works, status};
 use bufshare_tests::driver::{bind, unbind};
@@ -190,6 +192,7 @@ fn reserved_fields_and_unknown_flags_are_refused() {
         let size = (offset_of!(Alloc, size), &4096_u64.to_ne_bytes()[..]);
         let one = 1_u32.to_ne_bytes();
         let all = u32::MAX.to_ne_bytes();
+        let cloexec = libc::O_CLOEXEC.to_ne_bytes();
         let id = (offset_of!(Import, id), &UNKNOWN[..]);
         let read = (offset_of!(Import, rights), &one[..]);
         let eight = 8_u32.to_ne_bytes();
@@ -216,7 +219,10 @@ fn reserved_fields_and_unknown_flags_are_refused() {
             (
                 "IMPORT flags",
                 ioctl::IMPORT,
-                bytes(Import::SIZE, &[id, read, (offset_of!(Import, flags), &one)]),
+                bytes(
+                    Import::SIZE,
+                    &[id, read, (offset_of!(Import, flags), &2_u32.to_ne_bytes())],
+                ),
                 vec![],
             ),
             (
@@ -229,12 +235,50 @@ fn reserved_fields_and_unknown_flags_are_refused() {
                 vec![],
             ),
             (
-                "IMPORT reserved",
+                "IMPORT handle",
                 ioctl::IMPORT,
                 bytes(
                     Import::SIZE,
-                    &[id, read, (offset_of!(Import, reserved), &one)],
+                    &[id, read, (offset_of!(Import, handle), &one)],
                 ),
+                vec![],
+            ),
+            (
+                "IMPORT of a handle, and flags of a descriptor",
+                ioctl::IMPORT,
+                bytes(
+                    Import::SIZE,
+                    &[
+                        id,
+                        read,
+                        (offset_of!(Import, flags), &one),
+                        (offset_of!(Import, fd_flags), &cloexec),
+                    ],
+                ),
+                vec![],
+            ),
+            (
+                "HANDLE_TO_FD fd_flags",
+                ioctl::HANDLE_TO_FD,
+                bytes(
+                    HandleToFd::SIZE,
+                    &[(offset_of!(HandleToFd, fd_flags), &2_u32.to_ne_bytes())],
+                ),
+                vec![],
+            ),
+            (
+                "HANDLE_TO_FD reserved",
+                ioctl::HANDLE_TO_FD,
+                bytes(
+                    HandleToFd::SIZE,
+                    &[(offset_of!(HandleToFd, reserved), &one)],
+                ),
+                vec![],
+            ),
+            (
+                "CLOSE reserved",
+                ioctl::CLOSE,
+                bytes(Close::SIZE, &[(offset_of!(Close, reserved), &one)]),
                 vec![],
             ),
             (

@@ -122,6 +122,11 @@ pub enum Op {
         /// Which of its dma-bufs, by descriptor, from 0.
         index: usize,
     },
+    /// Take a descriptor of our own that an ioctl made for a dma-buf.
+    Take {
+        /// Its number.
+        fd: i32,
+    },
     /// EXPORT.
     Export {
         /// The buffer.

@@ -17,7 +17,7 @@ mod video;
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -208,6 +208,14 @@ impl Client {
             }
             Op::Adopt { pid, index } => {
                 let (fd, size) = measured(sources::adopt(pid, index)?)?;
+                Yield::Made {
+                    buf: self.keep_buffer(fd, size),
+                    size,
+                }
+            }
+            Op::Take { fd } => {
+                // SAFETY: it was made for the test, and nothing else in this process has it.
+                let (fd, size) = measured(unsafe { OwnedFd::from_raw_fd(fd) })?;
                 Yield::Made {
                     buf: self.keep_buffer(fd, size),
                     size,
