@@ -233,7 +233,15 @@ fn detach(world: &mut World) -> usize {
 fn unexport(world: &mut World) -> usize {
     let buffers = core::mem::take(&mut world.buffers);
     for (owner, id) in &buffers {
-        world.ask(*owner, Request::Unexport { id: *id }).unwrap();
+        world
+            .ask(
+                *owner,
+                Request::Unexport {
+                    id: *id,
+                    quiesced: false,
+                },
+            )
+            .unwrap();
     }
     buffers.len()
 }

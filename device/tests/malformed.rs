@@ -127,6 +127,49 @@ fn repeated_unexport_is_not_found() {
     check(daemon, a);
 }
 
+/// SPEC 7.11: each is refused, and the buffer is as it was.
+#[test]
+fn quiesce_that_makes_no_sense_is_refused_and_changes_nothing() {
+    let daemon = Daemon::start(&Setup::default());
+    let mut a = Vm::boot(&daemon.socket("a"));
+    let mut b = Vm::boot(&daemon.socket("b"));
+    let id = a.export(DATA, PAGE);
+    for quiesced in [false, true] {
+        a.ok(&Request::Quiesce { id, quiesced });
+        let sound = Request::Quiesce {
+            id,
+            quiesced: !quiesced,
+        };
+        let mode = size_of::<[u64; 5]>();
+        for (offset, value, want) in [
+            (4, 1_u32, Status::Unsupported),
+            (8, 40, Status::BadLength),
+            (8, 56, Status::BadLength),
+            (12, 16, Status::BadLength),
+            (24, 0, Status::NotFound),
+            (mode, 2, Status::Unsupported),
+            (mode, u32::MAX, Status::Unsupported),
+            (mode + 4, 1, Status::Unsupported),
+        ] {
+            let mut bytes = sound.encode(5);
+            bytes[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+            let ticket = a.submit_bytes(0, &bytes);
+            let answer = a.finish_raw(ticket);
+            assert_eq!(status(&answer), want, "{value} at {offset}");
+        }
+        let longer = [sound.encode(5), vec![0; 8]].concat();
+        let ticket = a.submit_bytes(0, &longer);
+        assert_eq!(status(&a.finish_raw(ticket)), Status::BadLength);
+        assert_eq!(b.request(&sound), Err(Status::NotFound));
+        match a.request(&Request::Query { id }) {
+            Ok(Response::Buffer(buffer)) => assert_eq!(buffer.quiesced, quiesced),
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(b);
+    check(daemon, a);
+}
+
 #[test]
 fn request_longer_than_any_is_bad_length() {
     let (daemon, mut a) = one();

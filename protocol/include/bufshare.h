@@ -397,6 +397,40 @@ struct bufshare_query {
 	struct bufshare_buffer buffer;
 };
 
+#define BUFSHARE_QUIESCE_ACTIVE		0
+#define BUFSHARE_QUIESCE_QUIESCED	1
+
+/**
+ * struct bufshare_quiesce - QUIESCE: promise the host that nothing writes to the memory
+ * @export_fd: an export of memory of ALLOC (of another driver's: EOPNOTSUPP)
+ * @mode: BUFSHARE_QUIESCE_*
+ * @status: out: status of the host
+ * @reserved: zero
+ *
+ * It is the memory that is quiesced: the host is asked for each export that there is of it,
+ * whichever is named. One that is made later is active for the host, until QUIESCE again.
+ *
+ * Programs' mappings stay, and need nothing: what touches one, and each map for a device
+ * or the kernel, and each DMA_BUF_IOCTL_SYNC that begins, ends the state, and waits until
+ * the host has answered that. If it does not answer in time, a page fault is SIGBUS and
+ * the others are ETIMEDOUT; the memory stays quiesced, and the next try asks again. So
+ * QUIESCE_ACTIVE is for who wants to wait now, and not later.
+ *
+ * EBUSY: a device or the kernel has the memory mapped, a CPU access that was begun has not
+ * ended, or somebody else is about to quiesce or to use it. Other failures leave the
+ * memory active too, but the host is asked for that if it may have taken it for quiesced
+ * (EINTR, ETIMEDOUT): what comes next may wait for that answer.
+ *
+ * The end of an export that is quiesced is an UNEXPORT with UNEXPORT_QUIESCED. The memory
+ * stays quiesced until its answer, or until it is used as above.
+ */
+struct bufshare_quiesce {
+	__s32 export_fd;
+	__u32 mode;
+	__u32 status;
+	__u32 reserved;
+};
+
 /**
  * struct bufshare_event - what read() returns; as struct virtio_bufshare_event
  * @type: VIRTIO_BUFSHARE_EVT_*
@@ -434,6 +468,7 @@ struct bufshare_event {
 #define BUFSHARE_IOC_GET_META	_IOWR(BUFSHARE_IOC_MAGIC, 0x06, struct bufshare_meta_io)
 #define BUFSHARE_IOC_QUERY	_IOWR(BUFSHARE_IOC_MAGIC, 0x07, struct bufshare_query)
 #define BUFSHARE_IOC_LIST	_IOWR(BUFSHARE_IOC_MAGIC, 0x08, struct bufshare_table)
+#define BUFSHARE_IOC_QUIESCE	_IOWR(BUFSHARE_IOC_MAGIC, 0x09, struct bufshare_quiesce)
 #define BUFSHARE_IOC_HANDLE_TO_FD _IOWR(BUFSHARE_IOC_MAGIC, 0x0A, struct bufshare_handle_to_fd)
 #define BUFSHARE_IOC_CLOSE	_IOWR(BUFSHARE_IOC_MAGIC, 0x0B, struct bufshare_close)
 

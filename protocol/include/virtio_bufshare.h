@@ -83,7 +83,7 @@
 /* Modes of an UNEXPORT. */
 #define VIRTIO_BUFSHARE_UNEXPORT_FORCED	0	/* importers have until the deadline */
 #define VIRTIO_BUFSHARE_UNEXPORT_GRACEFUL	1	/* until they detach; not served yet */
-#define VIRTIO_BUFSHARE_UNEXPORT_QUIESCED	2	/* forced, exporter idle; not served yet */
+#define VIRTIO_BUFSHARE_UNEXPORT_QUIESCED	2	/* forced, and it stays quiesced */
 
 /**
  * struct virtio_bufshare_config - device configuration space, read-only
@@ -138,7 +138,7 @@ struct virtio_bufshare_config {
 #define VIRTIO_BUFSHARE_CMD_UNMAP	0x0205
 #define VIRTIO_BUFSHARE_CMD_SYNC	0x0206
 #define VIRTIO_BUFSHARE_CMD_FLUSH	0x0207	/* header only */
-#define VIRTIO_BUFSHARE_CMD_QUIESCE	0x0208	/* not served yet */
+#define VIRTIO_BUFSHARE_CMD_QUIESCE	0x0208
 #define VIRTIO_BUFSHARE_CMD_SET_META	0x0300
 #define VIRTIO_BUFSHARE_CMD_GET_META	0x0301
 #define VIRTIO_BUFSHARE_CMD_QUERY	0x0302
@@ -488,6 +488,9 @@ struct virtio_bufshare_by_id {
  * @deadline_ms: UNEXPORT_GRACEFUL: milliseconds after which it is forced, 0: never.
  *	Zero of other modes: importers have the time that the operator gives them
  *
+ * UNEXPORT_QUIESCED is for a buffer that is quiesced (else BAD_FIELD) and stays so until
+ * the answer, unless a QUIESCE with QUIESCE_ACTIVE is answered before.
+ *
  * Answered when no importer can reach the memory any more. An
  * importer's driver is notified (REVOKED) and given time to zap its mappings
  * and UNMAP; one that does not answer in time loses the memory anyway. Where
@@ -612,6 +615,29 @@ struct virtio_bufshare_sync {
 	__le64 len;
 };
 
+#define VIRTIO_BUFSHARE_QUIESCE_ACTIVE	0	/* the exporter may write; from EXPORT on */
+#define VIRTIO_BUFSHARE_QUIESCE_QUIESCED	1	/* nothing of its VM writes */
+
+/**
+ * struct virtio_bufshare_quiesce - QUIESCE, owner only: does the exporter write?
+ * @hdr: request header
+ * @id: the buffer
+ * @mode: VIRTIO_BUFSHARE_QUIESCE_*
+ * @reserved: zero
+ *
+ * While a buffer is quiesced, the device may rely on it at any time that nothing of the
+ * exporter's VM writes to its memory, whatever else was exported of that. The driver
+ * keeps that promise from before the request on until QUIESCE_ACTIVE is answered OK or
+ * NOT_FOUND, until an answer to UNEXPORT says that nobody reaches the memory, or until
+ * the end of a reset. The answer waits for no other VM.
+ */
+struct virtio_bufshare_quiesce {
+	struct virtio_bufshare_req hdr;
+	struct virtio_bufshare_id id;
+	__le32 mode;
+	__le32 reserved;
+};
+
 /**
  * struct virtio_bufshare_set_meta - SET_META, owner only
  * @hdr: request header
@@ -670,6 +696,7 @@ struct virtio_bufshare_get_meta_resp {
 
 #define VIRTIO_BUFSHARE_BUFFER_OWNED	0x1	/* the asker exported it */
 #define VIRTIO_BUFSHARE_BUFFER_REVOKING	0x2	/* UNEXPORT under way */
+#define VIRTIO_BUFSHARE_BUFFER_QUIESCED	0x4	/* see QUIESCE; its owner sees it */
 
 /**
  * struct virtio_bufshare_buffer - one buffer as QUERY and LIST report it

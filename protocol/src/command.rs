@@ -33,7 +33,7 @@ macro_rules! commands {
 }
 
 /// Commands that are named and not served yet.
-pub const NOT_SERVED: &[u32] = &[QUIESCE, PUSH, RETURN, FENCE];
+pub const NOT_SERVED: &[u32] = &[PUSH, RETURN, FENCE];
 
 commands! {
     /// Agree on a version, return the device's limits.
@@ -56,7 +56,7 @@ commands! {
     SYNC = 0x0206,
     /// Give up all windows that are not in use.
     FLUSH = 0x0207,
-    /// The exporter uses a buffer in no way until it says so. Not served yet.
+    /// State whether the exporter writes to its buffer.
     QUIESCE = 0x0208,
     /// Replace a buffer's metadata.
     SET_META = 0x0300,

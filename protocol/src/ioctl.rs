@@ -214,6 +214,21 @@ layout_struct! {
     }
 }
 
+layout_struct! {
+    /// QUIESCE: promise the host that nothing writes to the memory
+    Quiesce = "bufshare_quiesce" {
+        /// In: an export of memory of ALLOC.
+        export_fd: i32,
+        /// In: [`QUIESCE_ACTIVE`](crate::request::QUIESCE_ACTIVE) or
+        /// [`QUIESCE_QUIESCED`](crate::request::QUIESCE_QUIESCED).
+        mode: u32,
+        /// Out: status of the host.
+        status: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
 /// The letter of our requests.
 pub const MAGIC: u32 = 0xBE;
 
@@ -246,6 +261,8 @@ pub const GET_META: u32 = ioc(DIR_READ | DIR_WRITE, 0x06, MetaIo::SIZE);
 pub const QUERY: u32 = ioc(DIR_READ | DIR_WRITE, 0x07, Query::SIZE);
 /// LIST; the argument is a [`Table`] of [`Buffer`].
 pub const LIST: u32 = ioc(DIR_READ | DIR_WRITE, 0x08, Table::SIZE);
+/// QUIESCE; the argument is a [`Quiesce`].
+pub const QUIESCE: u32 = ioc(DIR_READ | DIR_WRITE, 0x09, Quiesce::SIZE);
 /// `HANDLE_TO_FD`; the argument is a [`HandleToFd`].
 pub const HANDLE_TO_FD: u32 = ioc(DIR_READ | DIR_WRITE, 0x0A, HandleToFd::SIZE);
 /// CLOSE; the argument is a [`Close`].

@@ -70,6 +70,7 @@ pub const LAYOUT: &[Struct] = &[
     wire::Map::LAYOUT,
     wire::MapResp::LAYOUT,
     wire::Sync::LAYOUT,
+    wire::Quiesce::LAYOUT,
     wire::SetMeta::LAYOUT,
     wire::SetMetaResp::LAYOUT,
     wire::GetMeta::LAYOUT,
@@ -94,6 +95,7 @@ pub const LAYOUT: &[Struct] = &[
     ioctl::Close::LAYOUT,
     ioctl::MetaIo::LAYOUT,
     ioctl::Query::LAYOUT,
+    ioctl::Quiesce::LAYOUT,
 ];
 
 /// Every numeric constant of `virtio_bufshare.h` and `bufshare.h`, in several tables.
@@ -154,6 +156,9 @@ others! {
     VIRTIO_BUFSHARE_SYNC_END = request::SyncOp::End,
     VIRTIO_BUFSHARE_BUFFER_OWNED = response::BUFFER_OWNED,
     VIRTIO_BUFSHARE_BUFFER_REVOKING = response::BUFFER_REVOKING,
+    VIRTIO_BUFSHARE_BUFFER_QUIESCED = response::BUFFER_QUIESCED,
+    VIRTIO_BUFSHARE_QUIESCE_ACTIVE = request::QUIESCE_ACTIVE,
+    VIRTIO_BUFSHARE_QUIESCE_QUIESCED = request::QUIESCE_QUIESCED,
     BUFSHARE_NAME_LEN = limits::NAME_LEN,
     BUFSHARE_ID_LEN = limits::ID_LEN,
     BUFSHARE_MAX_PLANES = limits::MAX_PLANES,
@@ -164,6 +169,8 @@ others! {
     BUFSHARE_WRITE = types::Rights::WRITE.to_wire(),
     BUFSHARE_IMPORT_HANDLE = ioctl::IMPORT_HANDLE,
     BUFSHARE_MAX_HANDLES = ioctl::MAX_HANDLES,
+    BUFSHARE_QUIESCE_ACTIVE = request::QUIESCE_ACTIVE,
+    BUFSHARE_QUIESCE_QUIESCED = request::QUIESCE_QUIESCED,
     BUFSHARE_IOC_MAGIC = ioctl::MAGIC,
     BUFSHARE_IOC_INFO = ioctl::INFO,
     BUFSHARE_IOC_PEERS = ioctl::PEERS,
@@ -174,6 +181,7 @@ others! {
     BUFSHARE_IOC_GET_META = ioctl::GET_META,
     BUFSHARE_IOC_QUERY = ioctl::QUERY,
     BUFSHARE_IOC_LIST = ioctl::LIST,
+    BUFSHARE_IOC_QUIESCE = ioctl::QUIESCE,
     BUFSHARE_IOC_HANDLE_TO_FD = ioctl::HANDLE_TO_FD,
     BUFSHARE_IOC_CLOSE = ioctl::CLOSE,
 }

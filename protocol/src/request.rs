@@ -30,9 +30,13 @@ pub const BACKING_DEFERRED: u32 = 2;
 pub const UNEXPORT_FORCED: u32 = 0;
 /// Mode of an UNEXPORT: importers have until they detach. Not served yet.
 pub const UNEXPORT_GRACEFUL: u32 = 1;
-/// Mode of an UNEXPORT: as forced, and the exporter uses the memory in no way. Not served
-/// yet.
+/// Mode of an UNEXPORT: as forced, of a buffer that is quiesced and stays so.
 pub const UNEXPORT_QUIESCED: u32 = 2;
+
+/// Mode of a QUIESCE: the exporter may write.
+pub const QUIESCE_ACTIVE: u32 = 0;
+/// Mode of a QUIESCE: nothing of the exporter's VM writes.
+pub const QUIESCE_QUIESCED: u32 = 1;
 
 /// Head of a request: what its answer depends on
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -190,6 +194,8 @@ pub enum Request {
     Unexport {
         /// The buffer.
         id: BufferId,
+        /// It is quiesced, and stays so until the answer.
+        quiesced: bool,
     },
     /// Begin to use another peer's buffer.
     Attach(Attach),
@@ -227,6 +233,13 @@ pub enum Request {
     },
     /// Give up all windows that are not in use.
     Flush,
+    /// State whether the exporter writes to its buffer.
+    Quiesce {
+        /// The buffer.
+        id: BufferId,
+        /// Nothing of its VM does.
+        quiesced: bool,
+    },
     /// Replace a buffer's metadata.
     SetMeta {
         /// The buffer.
@@ -266,6 +279,7 @@ impl Request {
             Self::Unmap { .. } => command::UNMAP,
             Self::Sync { .. } => command::SYNC,
             Self::Flush => command::FLUSH,
+            Self::Quiesce { .. } => command::QUIESCE,
             Self::SetMeta { .. } => command::SET_META,
             Self::GetMeta { .. } => command::GET_META,
             Self::Query { .. } => command::QUERY,

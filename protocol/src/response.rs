@@ -8,7 +8,9 @@ mod info;
 mod parse;
 
 pub use encode::encode;
-pub use info::{BUFFER_OWNED, BUFFER_REVOKING, BufferInfo, Caps, PEER_UP, PeerInfo};
+pub use info::{
+    BUFFER_OWNED, BUFFER_QUIESCED, BUFFER_REVOKING, BufferInfo, Caps, PEER_UP, PeerInfo,
+};
 pub use parse::parse;
 
 use alloc::vec::Vec;
@@ -26,7 +28,7 @@ pub type Reply = Result<Response, Status>;
 /// An answer
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
-    /// To UNEXPORT, SYNC and FLUSH.
+    /// To UNEXPORT, SYNC, FLUSH and QUIESCE.
     Done,
     /// To DETACH and UNMAP.
     Batch {

@@ -431,6 +431,21 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// QUIESCE, owner only
+    Quiesce = "virtio_bufshare_quiesce" {
+        /// Request header.
+        hdr: Req,
+        /// The buffer.
+        id: Id,
+        /// [`QUIESCE_ACTIVE`](crate::request::QUIESCE_ACTIVE) or
+        /// [`QUIESCE_QUIESCED`](crate::request::QUIESCE_QUIESCED).
+        mode: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+wire_struct! {
     /// SET_META, owner only; metadata, which replaces all, and blob follow
     SetMeta = "virtio_bufshare_set_meta" {
         /// Request header.

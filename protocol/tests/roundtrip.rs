@@ -14,7 +14,7 @@ use bufshare_protocol::limits::{
     MAX_REQUEST, MAX_RESPONSE, MAX_STRUCT, REQUEST_HEADER, RESPONSE_HEADER,
 };
 use bufshare_protocol::request::{
-    self, Attach, Export, Header, Request, SyncOp, SyncTarget, UNEXPORT_GRACEFUL, UNEXPORT_QUIESCED,
+    self, Attach, Export, Header, Request, SyncOp, SyncTarget, UNEXPORT_GRACEFUL,
 };
 use bufshare_protocol::response::{self, BufferInfo, Caps, PeerInfo, Reply, Response};
 use bufshare_protocol::status::Status;
@@ -131,7 +131,8 @@ fn a_request() -> impl Strategy<Value = Request> {
         (1..=u32::MAX).prop_map(|version| Request::GetCaps { version }),
         any64().prop_map(|cursor| Request::Peers { cursor }),
         export().prop_map(|export| Request::Export(Box::new(export))),
-        id().prop_map(|id| Request::Unexport { id }),
+        (id(), any::<bool>()).prop_map(|(id, quiesced)| Request::Unexport { id, quiesced }),
+        (id(), any::<bool>()).prop_map(|(id, quiesced)| Request::Quiesce { id, quiesced }),
         (id(), grant(), any::<[u32; 3]>()).prop_map(
             |(id, rights, [ways, required, max_windows])| {
                 Request::Attach(Attach {
@@ -194,7 +195,7 @@ fn peer() -> impl Strategy<Value = PeerInfo> {
 }
 
 fn buffer() -> impl Strategy<Value = BufferInfo> {
-    let flags = any::<(bool, bool)>();
+    let flags = any::<(bool, bool, bool)>();
     (
         id(),
         any::<[u64; 4]>(),
@@ -204,7 +205,7 @@ fn buffer() -> impl Strategy<Value = BufferInfo> {
         name(),
     )
         .prop_map(
-            |(id, big, small, rights, (owned, revoking), name)| BufferInfo {
+            |(id, big, small, rights, (owned, revoking, quiesced), name)| BufferInfo {
                 id,
                 owner: big[0],
                 size: big[1],
@@ -213,6 +214,7 @@ fn buffer() -> impl Strategy<Value = BufferInfo> {
                 rights,
                 owned,
                 revoking,
+                quiesced,
                 extents: small[0],
                 attachments: small[1],
                 mapped: small[2],
@@ -257,7 +259,13 @@ fn buffers() -> impl Strategy<Value = Vec<BufferInfo>> {
 
 /// An answer that is not a list, with the kind of its request.
 fn single() -> impl Strategy<Value = (u32, Response)> {
-    let done = select(&[command::UNEXPORT, command::FLUSH, command::SYNC][..]);
+    let done = [
+        command::UNEXPORT,
+        command::FLUSH,
+        command::QUIESCE,
+        command::SYNC,
+    ];
+    let done = select(done.as_slice().to_vec());
     let batch = select(&[command::DETACH, command::UNMAP][..]);
     let way = select(Way::ALL);
     prop_oneof![
@@ -465,6 +473,13 @@ fn encode(header: &Header, reply: &Reply, room: usize) -> Vec<u8> {
     bytes
 }
 
+fn unexport(quiesced: bool) -> Request {
+    Request::Unexport {
+        id: BufferId::ZERO,
+        quiesced,
+    }
+}
+
 fn small_export() -> Request {
     Request::Export(Box::new(Export {
         size: 4096,
@@ -496,7 +511,7 @@ fn request_with_unknown_command_is_unsupported_and_keeps_its_cookie() {
     }
 }
 
-/// SPEC 7.15.
+/// SPEC 7.16.
 #[test]
 fn what_is_named_and_not_served_is_unsupported() {
     for &kind in command::NOT_SERVED {
@@ -510,10 +525,13 @@ fn what_is_named_and_not_served_is_unsupported() {
         let (_, status) = request::parse(&hdr.to_bytes()).unwrap_err();
         assert_eq!(status, Status::Unsupported, "{:?}", command::name(kind));
     }
-    let unexport = Request::Unexport { id: BufferId::ZERO };
-    for mode in [UNEXPORT_GRACEFUL, UNEXPORT_QUIESCED, 3, u32::MAX] {
+    for mode in [UNEXPORT_GRACEFUL, 3, u32::MAX] {
         assert_eq!(
-            status_with(&unexport, core::mem::offset_of!(wire::Unexport, mode), mode),
+            status_with(
+                &unexport(false),
+                core::mem::offset_of!(wire::Unexport, mode),
+                mode
+            ),
             Status::Unsupported
         );
     }
@@ -819,9 +837,27 @@ fn sizes_of_what_an_export_consists_of_are_bounded_and_aligned() {
 /// SPEC 7.4.
 #[test]
 fn unexport_that_is_forced_has_no_deadline_of_its_own() {
-    let unexport = Request::Unexport { id: BufferId::ZERO };
     let at = core::mem::offset_of!(wire::Unexport, deadline_ms);
-    assert_eq!(status_with(&unexport, at, 1), Status::BadField);
+    for quiesced in [false, true] {
+        assert_eq!(status_with(&unexport(quiesced), at, 1), Status::BadField);
+    }
+}
+
+/// SPEC 7.11.
+#[test]
+fn quiesce_of_an_unknown_mode_or_with_reserved_is_unsupported() {
+    let quiesce = Request::Quiesce {
+        id: BufferId::ZERO,
+        quiesced: true,
+    };
+    let (mode, reserved) = (
+        core::mem::offset_of!(wire::Quiesce, mode),
+        core::mem::offset_of!(wire::Quiesce, reserved),
+    );
+    for value in [2, u32::MAX] {
+        assert_eq!(status_with(&quiesce, mode, value), Status::Unsupported);
+    }
+    assert_eq!(status_with(&quiesce, reserved, 1), Status::Unsupported);
 }
 
 #[test]

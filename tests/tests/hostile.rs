@@ -174,9 +174,15 @@ fn each_bad_request_of_a_hostile_kernel_gets_its_status_and_harms_nobody() {
             }
         }
         let other: BufferId = theirs.id.parse().ok().context("an id")?;
-        let unexport = Request::Unexport { id: other };
+        let unexport = Request::Unexport {
+            id: other,
+            quiesced: false,
+        };
         hostile.refuses("UNEXPORT of another's", &unexport, Status::NotFound)?;
-        let unexport = Request::Unexport { id };
+        let unexport = Request::Unexport {
+            id,
+            quiesced: false,
+        };
         ensure!(hostile.ask(&unexport)? == Ok(Response::Done));
         hostile.refuses("UNEXPORT again", &unexport, Status::NotFound)?;
         ensure!(status(b.import(&id.to_string()))? == "NOT_FOUND");

@@ -307,6 +307,9 @@ pub(super) struct Buffer {
     details: Option<Box<Details>>,
     /// Begun and not ended CPU access of the owner.
     pub(super) sync: SyncCounts,
+    /// Its exporter's driver has promised that nothing of that VM writes to it. Counts while
+    /// that runs: see [`super::Broker::is_quiesced`].
+    pub(super) quiesced: bool,
     pub(super) attached: PeerMap<Attached>,
 }
 
@@ -333,6 +336,7 @@ impl Buffer {
             meta_seq: 0,
             details: None,
             sync: SyncCounts::default(),
+            quiesced: false,
             attached: PeerMap::default(),
         }
     }

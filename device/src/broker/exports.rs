@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The exporter's side: EXPORT, UNEXPORT and metadata.
+//! The exporter's side: EXPORT, QUIESCE, UNEXPORT and metadata.
 
 use bufshare_protocol::request::Export;
 use bufshare_protocol::response::{Reply, Response};
@@ -150,7 +150,13 @@ impl Broker {
     /// Ends an export. Answered at once only if nobody maps the buffer. One that is
     /// being revoked already is waited for, by one request. A driver that left the device
     /// before the answer has it in a later session.
-    pub(super) fn unexport(&mut self, owner: PeerId, token: Token, id: BufferId) -> Option<Reply> {
+    pub(super) fn unexport(
+        &mut self,
+        owner: PeerId,
+        token: Token,
+        id: BufferId,
+        quiesced: bool,
+    ) -> Option<Reply> {
         let Some(slot) = self.owned(owner, id) else {
             let owed = &mut self.peers.get_mut(&owner)?.owed;
             let before = owed.len();
@@ -161,13 +167,32 @@ impl Broker {
                 Err(Status::NotFound)
             });
         };
-        let backing = self.buffers.get(slot)?.backing;
+        let buffer = self.buffers.get(slot)?;
+        let (backing, lies) = (buffer.backing, quiesced && !buffer.quiesced);
         match self.revoking(backing) {
             Some(revoking) if revoking.waiter.is_some() => return Some(Err(Status::Busy)),
             Some(revoking) => revoking.waiter = Some(token),
+            None if lies => return Some(Err(Status::BadField)),
+            // Of a quiesced one, the owner's pages could be replaced here: importers would
+            // keep the old ones, and nobody would wait for them.
             None => self.revoke(backing, Some(token)),
         }
         None
+    }
+
+    /// Notes whether anything of the owner's VM writes to a buffer, also to one that is being
+    /// revoked. Nothing here relies on that yet, so there is nothing to end either.
+    pub(super) fn quiesce(&mut self, owner: PeerId, id: BufferId, quiesced: bool) -> Reply {
+        let slot = self.owned(owner, id).ok_or(Status::NotFound)?;
+        let buffer = self.buffers.get_mut(slot).ok_or(Status::NotFound)?;
+        buffer.quiesced = quiesced;
+        DONE
+    }
+
+    /// Whether nothing of the owner's VM writes to a buffer. What a driver that does not run
+    /// has promised may have ended with it.
+    pub(super) fn is_quiesced(&self, buffer: &Buffer) -> bool {
+        buffer.quiesced && self.runs(buffer.owner)
     }
 
     /// Replaces the metadata and notifies everybody who may attach.

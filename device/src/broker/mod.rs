@@ -22,7 +22,7 @@
 //! | `backing` | backings and buffers |
 //! | `lifecycle` | a peer's life: front end and driver come, stop and go |
 //! | `policy` | what the operator allows |
-//! | `exports` | EXPORT, UNEXPORT, metadata |
+//! | `exports` | EXPORT, QUIESCE, UNEXPORT, metadata |
 //! | `revocations` | revocation, by request or unasked |
 //! | `imports`, `attachments` | ATTACH, MAP, SYNC and their ends |
 //! | `ram` | the RAM of the VMs |
@@ -286,7 +286,8 @@ impl Broker {
                 Request::GetCaps { version } => Some(self.get_caps(peer, version)),
                 Request::Peers { cursor } => Some(self.list_peers(peer, cursor)),
                 Request::Export(export) => Some(self.export(peer, *export)),
-                Request::Unexport { id } => self.unexport(peer, token, id),
+                Request::Unexport { id, quiesced } => self.unexport(peer, token, id, quiesced),
+                Request::Quiesce { id, quiesced } => Some(self.quiesce(peer, id, quiesced)),
                 Request::Attach(attach) => Some(self.attach(peer, &attach)),
                 Request::Detach { handles } => Some(self.detach(peer, &handles)),
                 Request::Map {

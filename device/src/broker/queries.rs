@@ -159,6 +159,7 @@ impl Broker {
             rights,
             owned,
             revoking: backing.revoking.is_some(),
+            quiesced: owned && self.is_quiesced(buffer),
             extents: if owned {
                 u32::try_from(backing.extents.len()).unwrap_or(u32::MAX)
             } else {
@@ -206,6 +207,7 @@ impl Broker {
             generation: buffer.generation,
             meta_seq: buffer.meta_seq,
             revoking: backing.revoking.is_some(),
+            quiesced: self.is_quiesced(buffer),
             importers: importers.map(|peer| self.name_of(peer)).collect(),
         }
     }
@@ -389,6 +391,8 @@ pub struct BufferSnapshot {
     pub meta_seq: u64,
     /// Whether it is being revoked.
     pub revoking: bool,
+    /// Whether nothing of its exporter's VM writes to it.
+    pub quiesced: bool,
     /// Names of the peers that have it attached.
     pub importers: Vec<String>,
 }

@@ -134,9 +134,22 @@ impl Broker {
             next.extend(own);
         }
         for id in next {
+            if !self.runs(peer) {
+                self.forget_quiesced(id);
+            }
             self.revoke_unasked(id);
         }
         last
+    }
+
+    /// What its owner's driver has promised of a backing counts no more: it may be gone.
+    fn forget_quiesced(&mut self, id: BackingId) {
+        let backing = self.backings.get(id);
+        for slot in backing.iter().flat_map(|backing| &backing.buffers) {
+            if let Some(buffer) = self.buffers.get_mut(*slot) {
+                buffer.quiesced = false;
+            }
+        }
     }
 
     /// Gives those who use a backing that is being revoked, or `only` one of them, until a

@@ -298,7 +298,15 @@ fn a_reset_leaves_no_job_about_windows_that_the_vmm_has_dropped() {
     ask(&dispatcher, B, &sessions[&B], unmap);
     dispatcher.stop(B, || true);
     // Between the look at what b's VMM holds and the reset, a job comes.
-    let back = dispatcher.request(A, 0, Token(1), Request::Unexport { id: ID });
+    let back = dispatcher.request(
+        A,
+        0,
+        Token(1),
+        Request::Unexport {
+            id: ID,
+            quiesced: false,
+        },
+    );
     assert!(back.is_none());
     assert_eq!(lock(&sessions[&B].jobs).len(), 1, "to unmap it");
 

@@ -536,5 +536,8 @@ impl Vm {
 }
 
 pub fn unexport_request(id: BufferId) -> Request {
-    Request::Unexport { id }
+    Request::Unexport {
+        id,
+        quiesced: false,
+    }
 }

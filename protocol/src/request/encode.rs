@@ -4,7 +4,8 @@
 use alloc::vec::Vec;
 
 use crate::request::{
-    Attach, BACKING_EXTENTS, Export, Header, Request, SyncTarget, UNEXPORT_FORCED, size,
+    Attach, BACKING_EXTENTS, Export, Header, QUIESCE_ACTIVE, QUIESCE_QUIESCED, Request, SyncTarget,
+    UNEXPORT_FORCED, UNEXPORT_QUIESCED, size,
 };
 use crate::types::BufferId;
 use crate::wire::{self, Wire};
@@ -43,11 +44,27 @@ impl Request {
             .into(),
             Self::Export(export) => export.encode(hdr),
             Self::Flush => hdr.to_bytes().into(),
-            &Self::Unexport { id } => wire::Unexport {
+            &Self::Unexport { id, quiesced } => wire::Unexport {
                 hdr,
                 id: id.to_wire(),
-                mode: UNEXPORT_FORCED,
+                mode: if quiesced {
+                    UNEXPORT_QUIESCED
+                } else {
+                    UNEXPORT_FORCED
+                },
                 deadline_ms: 0,
+            }
+            .to_bytes()
+            .into(),
+            &Self::Quiesce { id, quiesced } => wire::Quiesce {
+                hdr,
+                id: id.to_wire(),
+                mode: if quiesced {
+                    QUIESCE_QUIESCED
+                } else {
+                    QUIESCE_ACTIVE
+                },
+                reserved: 0,
             }
             .to_bytes()
             .into(),
@@ -149,6 +166,7 @@ impl Request {
             Self::Map { .. } => wire::Map::SIZE,
             Self::Sync { .. } => wire::Sync::SIZE,
             Self::Flush => wire::Req::SIZE,
+            Self::Quiesce { .. } => wire::Quiesce::SIZE,
             Self::SetMeta { .. } => wire::SetMeta::SIZE,
             Self::GetMeta { .. } => wire::GetMeta::SIZE,
             Self::Query { .. } => wire::ById::SIZE,

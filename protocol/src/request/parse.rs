@@ -10,7 +10,8 @@ use crate::limits::{
     RESPONSE_HEADER,
 };
 use crate::request::{
-    Attach, BACKING_EXTENTS, Export, Header, Request, SyncOp, SyncTarget, UNEXPORT_FORCED,
+    Attach, BACKING_EXTENTS, Export, Header, QUIESCE_ACTIVE, QUIESCE_QUIESCED, Request, SyncOp,
+    SyncTarget, UNEXPORT_FORCED, UNEXPORT_QUIESCED,
 };
 use crate::status::Status;
 use crate::types::{Access, BufferId, Extent, Meta, Properties, Rights, Ways};
@@ -114,6 +115,7 @@ impl<'a> Message<'a> {
             }
             command::SYNC => sync(&self.whole()?),
             command::FLUSH => self.whole().map(|_: wire::Req| Request::Flush),
+            command::QUIESCE => quiesce(&self.whole()?),
             command::SET_META => set_meta(self),
             command::GET_META => get_meta(&self.whole()?, header),
             command::QUERY => self.whole().map(|raw: wire::ById| Request::Query {
@@ -210,15 +212,30 @@ fn get_caps(raw: &wire::GetCaps) -> Result<Request, Status> {
 }
 
 fn unexport(raw: &wire::Unexport) -> Result<Request, Status> {
-    if raw.mode != UNEXPORT_FORCED {
-        return Err(Status::Unsupported);
-    }
+    let quiesced = match raw.mode {
+        UNEXPORT_FORCED => false,
+        UNEXPORT_QUIESCED => true,
+        _ => return Err(Status::Unsupported),
+    };
     // Importers have the time that the operator gives them, whatever an exporter wants.
     if raw.deadline_ms != 0 {
         return Err(Status::BadField);
     }
     Ok(Request::Unexport {
         id: BufferId::from_wire(&raw.id),
+        quiesced,
+    })
+}
+
+fn quiesce(raw: &wire::Quiesce) -> Result<Request, Status> {
+    let quiesced = match (raw.mode, raw.reserved) {
+        (QUIESCE_ACTIVE, 0) => false,
+        (QUIESCE_QUIESCED, 0) => true,
+        _ => return Err(Status::Unsupported),
+    };
+    Ok(Request::Quiesce {
+        id: BufferId::from_wire(&raw.id),
+        quiesced,
     })
 }
 

@@ -13,6 +13,8 @@ pub const PEER_UP: u32 = 0x1;
 pub const BUFFER_OWNED: u32 = 0x1;
 /// Flag of a buffer: its UNEXPORT is under way.
 pub const BUFFER_REVOKING: u32 = 0x2;
+/// Flag of a buffer: nothing of its exporter's VM writes; only that sees it.
+pub const BUFFER_QUIESCED: u32 = 0x4;
 
 #[expect(clippy::cast_possible_truncation, reason = "far below")]
 const EVENT_SIZE: u32 = MIN_EVENT_SIZE as u32;
@@ -165,6 +167,8 @@ pub struct BufferInfo {
     pub owned: bool,
     /// Its UNEXPORT is under way.
     pub revoking: bool,
+    /// Nothing of its exporter's VM writes; false unless the asker owns it.
+    pub quiesced: bool,
     /// Number of pieces; 0 unless the asker owns it.
     pub extents: u32,
     /// Of all peers if the asker owns it, else of the asker.
@@ -183,6 +187,7 @@ impl BufferInfo {
     pub const fn to_wire(self) -> wire::Buffer {
         let owned = if self.owned { BUFFER_OWNED } else { 0 };
         let revoking = if self.revoking { BUFFER_REVOKING } else { 0 };
+        let quiesced = if self.quiesced { BUFFER_QUIESCED } else { 0 };
         wire::Buffer {
             id: self.id.to_wire(),
             owner: self.owner,
@@ -190,7 +195,7 @@ impl BufferInfo {
             generation: self.generation,
             meta_seq: self.meta_seq,
             rights: self.rights.to_wire(),
-            flags: owned | revoking,
+            flags: owned | revoking | quiesced,
             extents: self.extents,
             attachments: self.attachments,
             mapped: self.mapped,
@@ -214,6 +219,7 @@ impl BufferInfo {
             rights: Rights::known(raw.rights),
             owned: raw.flags & BUFFER_OWNED != 0,
             revoking: raw.flags & BUFFER_REVOKING != 0,
+            quiesced: raw.flags & BUFFER_QUIESCED != 0,
             extents: raw.extents,
             attachments: raw.attachments,
             mapped: raw.mapped,

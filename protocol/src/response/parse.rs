@@ -70,7 +70,7 @@ fn answer(kind: u32, bytes: &[u8]) -> Result<(Response, u64), Status> {
             }
         }
         command::DETACH | command::UNMAP => batch(bytes, Status::Ok)?,
-        command::UNEXPORT | command::SYNC | command::FLUSH => {
+        command::UNEXPORT | command::SYNC | command::FLUSH | command::QUIESCE => {
             exact::<wire::Resp>(bytes)?;
             Response::Done
         }

@@ -445,7 +445,18 @@ pub(super) fn one(reply: Reply) -> Reply {
 }
 
 pub(super) fn unexport_request(id: BufferId) -> Request {
-    Request::Unexport { id }
+    Request::Unexport {
+        id,
+        quiesced: false,
+    }
+}
+
+pub(super) fn unexport_quiesced(id: BufferId) -> Request {
+    Request::Unexport { id, quiesced: true }
+}
+
+pub(super) fn quiesce(id: BufferId, quiesced: bool) -> Request {
+    Request::Quiesce { id, quiesced }
 }
 
 pub(super) fn map(handle: u64, pages: u64) -> Request {

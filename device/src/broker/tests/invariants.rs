@@ -142,6 +142,20 @@ impl Broker {
         {
             return Err("a buffer of a peer that does not run".into());
         }
+        let promised = own().filter(|backing| {
+            let step = peer
+                .revoked_below
+                .is_some_and(|below| backing.number >= below);
+            !peer.life.runs() && !step
+        });
+        let mut promised = promised.flat_map(|backing| &backing.buffers);
+        if promised.any(|slot| {
+            self.buffers
+                .get(*slot)
+                .is_some_and(|buffer| buffer.quiesced)
+        }) {
+            return Err("a quiesced buffer of a peer that does not run".into());
+        }
         usage.buffers.check("buffers", exports)?;
         for window in peer.windows.iter().filter(|w| w.shows_backing()) {
             if self.backings.get(window.key.backing).is_none() {

@@ -23,7 +23,9 @@ use crate::broker::*;
 #[derive(Clone, Debug)]
 enum Op {
     Export(u8, u64, u64),
-    Unexport(u8, Index),
+    /// As one that is quiesced, or not.
+    Unexport(u8, Index, bool),
+    Quiesce(u8, Index, bool),
     /// With what ways are accepted, and how many mappings at the most.
     Attach(u8, Index, Ways, u32),
     Detach(u8, Vec<Index>),
@@ -94,7 +96,8 @@ fn op() -> impl Strategy<Value = Op> {
     let peer = 1u8..4;
     prop_oneof![
         3 => (peer.clone(), 1u64..60, 1u64..4).prop_map(|(p, n, k)| Op::Export(p, n, k)),
-        2 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Unexport(p, i)),
+        2 => (peer.clone(), any::<Index>(), any::<bool>()).prop_map(|(p, i, q)| Op::Unexport(p, i, q)),
+        3 => (peer.clone(), any::<Index>(), any::<bool>()).prop_map(|(p, i, q)| Op::Quiesce(p, i, q)),
         5 => (peer.clone(), any::<Index>(), ways(), prop_oneof![3 => Just(0), 1 => 1u32..4])
             .prop_map(|(p, i, ways, most)| Op::Attach(p, i, ways, most)),
         3 => (peer.clone(), batch()).prop_map(|(p, i)| Op::Detach(p, i)),
@@ -126,6 +129,8 @@ struct Export {
     /// To whom, as the policy was then.
     granted: BTreeMap<PeerId, Rights>,
     revoked: bool,
+    /// Nothing of its owner's VM writes to it.
+    quiesced: bool,
 }
 
 impl Export {
@@ -236,7 +241,8 @@ impl Model {
     /// Whoever asks for something runs.
     fn asks(&mut self, op: &Op) {
         if let Op::Export(p, ..)
-        | Op::Unexport(p, _)
+        | Op::Unexport(p, ..)
+        | Op::Quiesce(p, ..)
         | Op::Attach(p, ..)
         | Op::Detach(p, _)
         | Op::Map(p, _)
@@ -427,6 +433,9 @@ impl Model {
             .map(|(id, _)| *id)
             .collect();
         *self.ended.entry(owner).or_default() += gone.len();
+        for export in self.exports.values_mut().filter(|e| e.owner == owner) {
+            export.quiesced = false;
+        }
         for id in gone {
             self.revoke(id);
         }
@@ -489,6 +498,7 @@ impl Model {
                                 list,
                                 granted,
                                 revoked: false,
+                                quiesced: false,
                             },
                         );
                     }
@@ -502,12 +512,12 @@ impl Model {
                     other => panic!("{other:?}"),
                 }
             }
-            Op::Unexport(p, index) => {
+            Op::Unexport(p, index, quiesced) => {
                 let peer = PeerId(p.into());
                 let Some(id) = self.some_buffer(&index) else {
                     return;
                 };
-                let token = self.host.send(peer, unexport_request(id));
+                let token = self.host.send(peer, Request::Unexport { id, quiesced });
                 let export = &self.exports[&id];
                 if export.owner != peer {
                     let answer = self.host.answer(peer, token);
@@ -515,15 +525,35 @@ impl Model {
                 } else if export.revoked {
                     match self.host.answer(peer, token) {
                         Some(Err(Status::NotFound | Status::Busy)) => {}
+                        // The policy has it revoked, and that step is yet to come.
+                        Some(Err(Status::BadField)) => assert!(quiesced && !export.quiesced),
                         // At once: a driver of before has left without the answer.
                         None | Some(Ok(Response::Done)) => {
                             assert!(self.unexports.insert((peer, token), id).is_none());
                         }
                         other => panic!("{other:?}"),
                     }
+                } else if quiesced && !export.quiesced {
+                    let answer = self.host.answer(peer, token);
+                    assert_eq!(answer, Some(&Err(Status::BadField)));
                 } else {
                     self.revoke(id);
                     self.unexports.insert((peer, token), id);
+                }
+            }
+            Op::Quiesce(p, index, quiesced) => {
+                let peer = PeerId(p.into());
+                let Some(id) = self.some_buffer(&index) else {
+                    return;
+                };
+                let there = self.listed(id).is_some();
+                let answer = self.now(peer, quiesce(id, quiesced));
+                let export = self.exports.get_mut(&id).unwrap();
+                if export.owner == peer && there {
+                    assert_eq!(answer, Ok(Response::Done));
+                    export.quiesced = quiesced;
+                } else {
+                    assert_eq!(answer, Err(Status::NotFound));
                 }
             }
             Op::Attach(p, index, ways, max_windows) => {
@@ -763,6 +793,14 @@ impl Model {
             let open = self.host.unanswered.iter().filter(|(p, _)| *p == peer);
             assert_eq!(self.host.broker.unanswered(peer), open.count());
         }
+        for buffer in self.host.broker.snapshot().buffers {
+            let export = self
+                .exports
+                .iter()
+                .find(|(id, _)| id.to_string() == buffer.id);
+            let (_, export) = export.unwrap();
+            assert_eq!(buffer.quiesced, export.quiesced, "{}", buffer.id);
+        }
         // An export whose end was answered is mapped nowhere.
         let done: Vec<(PeerId, Token)> = self
             .unexports
@@ -784,6 +822,12 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// What the operator sees of a buffer, if it is there.
+    fn listed(&self, id: BufferId) -> Option<queries::BufferSnapshot> {
+        let all = self.host.broker.snapshot().buffers;
+        all.into_iter().find(|b| b.id == id.to_string())
     }
 
     /// Ends everything and sees that nothing is left.

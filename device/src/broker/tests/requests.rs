@@ -5,7 +5,7 @@ use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::{Attach, Request};
 use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{Properties, Rights, Way, Ways};
+use bufshare_protocol::types::{BufferId, Properties, Rights, Way, Ways};
 
 use super::host::*;
 use crate::broker::*;
@@ -204,4 +204,119 @@ fn a_clock_that_leaves_no_numbers_for_exports_is_an_error() {
     config.started_us = u64::MAX;
     let broker = Broker::new(config, super::super::types::no_ids());
     assert!(matches!(broker.err(), Some(ConfigError::Clock(u64::MAX))));
+}
+
+/// What QUERY says to its owner.
+fn is_quiesced(host: &mut Host, id: BufferId) -> bool {
+    match host.call(A, Request::Query { id }) {
+        Ok(Response::Buffer(buffer)) => buffer.quiesced,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// SPEC 7.11 and SPEC 7.13.
+#[test]
+fn a_quiesced_buffer_is_shown_to_its_owner_alone_until_it_is_active() {
+    let mut host = Host::new();
+    let (id, other) = (host.export(A, 1), host.export(A, 1));
+    assert!(!is_quiesced(&mut host, id));
+    for state in [true, true, false, false, true] {
+        host.call(A, quiesce(id, state)).unwrap();
+        assert_eq!(is_quiesced(&mut host, id), state);
+        assert!(!is_quiesced(&mut host, other));
+    }
+    match host.call(B, Request::Query { id }) {
+        Ok(Response::Buffer(buffer)) => assert!(!buffer.quiesced),
+        reply => panic!("{reply:?}"),
+    }
+    let handle = host.attach(B, id);
+    host.call(B, map(handle, 1)).unwrap();
+    host.call(A, quiesce(id, false)).unwrap();
+    assert!(!is_quiesced(&mut host, id));
+}
+
+/// SPEC 7.11.
+#[test]
+fn nobody_but_its_owner_quiesces_a_buffer() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    for state in [true, false] {
+        for (peer, id) in [(B, id), (C, id), (A, BufferId::ZERO)] {
+            assert_eq!(
+                status(host.call(peer, quiesce(id, state))),
+                Status::NotFound
+            );
+        }
+    }
+    assert!(!is_quiesced(&mut host, id));
+}
+
+/// SPEC 7.4: it is refused, and nothing is done.
+#[test]
+fn an_unexport_of_a_quiesced_buffer_needs_one() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    host.call(B, map(handle, 1)).unwrap();
+    assert_eq!(
+        status(host.call(A, unexport_quiesced(id))),
+        Status::BadField
+    );
+    host.call(A, quiesce(id, true)).unwrap();
+    host.call(A, quiesce(id, false)).unwrap();
+    assert_eq!(
+        status(host.call(A, unexport_quiesced(id))),
+        Status::BadField
+    );
+    assert_eq!(host.peer(A).revocations, 0);
+
+    host.call(A, quiesce(id, true)).unwrap();
+    let token = host.send(A, unexport_quiesced(id));
+    assert!(host.answer(A, token).is_none(), "B has it mapped");
+    assert_eq!(host.deadlines.len(), 1, "B has its time");
+    host.unmap(B, handle).unwrap();
+    assert_eq!(host.answer(A, token), Some(&Ok(Response::Done)));
+    assert_eq!(status(host.call(A, quiesce(id, false))), Status::NotFound);
+}
+
+/// SPEC 7.4: the driver does not wait for importers to write again.
+#[test]
+fn a_buffer_that_is_being_revoked_can_be_quiesced_and_active() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    host.call(B, map(handle, 1)).unwrap();
+    host.call(A, quiesce(id, true)).unwrap();
+    let token = host.send(A, unexport_quiesced(id));
+    for state in [false, true, false] {
+        host.call(A, quiesce(id, state)).unwrap();
+        assert_eq!(is_quiesced(&mut host, id), state);
+    }
+    assert!(host.answer(A, token).is_none());
+    assert_eq!(status(host.call(A, unexport_quiesced(id))), Status::Busy);
+    host.unmap(B, handle).unwrap();
+    assert_eq!(host.answer(A, token), Some(&Ok(Response::Done)));
+}
+
+/// SPEC 3.2, and SPEC 7.4: what it takes for quiesced can still be unexported as that.
+#[test]
+fn a_stop_ends_what_its_driver_promised() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let handle = host.attach(B, id);
+    host.call(B, map(handle, 1)).unwrap();
+    host.call(A, quiesce(id, true)).unwrap();
+    let effects = host.broker.peer_stopped(A);
+    host.take(effects);
+    assert!(
+        !host.broker.snapshot().buffers[0].quiesced,
+        "before the steps"
+    );
+    while !host.revoke_next(A) {}
+    let effects = host.broker.peer_up(A, true);
+    host.take(effects);
+    assert!(!is_quiesced(&mut host, id));
+    let token = host.send(A, unexport_quiesced(id));
+    host.unmap(B, handle).unwrap();
+    assert_eq!(host.answer(A, token), Some(&Ok(Response::Done)));
 }
