@@ -213,6 +213,7 @@ static struct bufshare_mem *bufshare_mem_make(u64 size, unsigned long align)
 		return ERR_PTR(-ENOMEM);
 	mem->size = size;
 	bufshare_maps_init(&mem->maps);
+	bufshare_quiesce_init(mem);
 	while (rest) {
 		ret = -EINTR;
 		if (fatal_signal_pending(current))
@@ -242,8 +243,16 @@ static struct sg_table *bufshare_mem_map_dma_buf(struct dma_buf_attachment *atta
 						 enum dma_data_direction dir)
 {
 	struct bufshare_mem *mem = attach->dmabuf->priv;
+	struct sg_table *sgt;
+	int ret;
 
-	return bufshare_maps_map(&mem->maps, attach, mem->pieces, mem->nr_pieces, dir);
+	ret = bufshare_mem_use(mem, &mem->users, true);
+	if (ret)
+		return ERR_PTR(ret);
+	sgt = bufshare_maps_map(&mem->maps, attach, mem->pieces, mem->nr_pieces, dir);
+	if (IS_ERR(sgt))
+		bufshare_mem_unuse(mem, &mem->users);
+	return sgt;
 }
 
 static void bufshare_mem_unmap_dma_buf(struct dma_buf_attachment *attach, struct sg_table *sgt,
@@ -252,12 +261,17 @@ static void bufshare_mem_unmap_dma_buf(struct dma_buf_attachment *attach, struct
 	struct bufshare_mem *mem = attach->dmabuf->priv;
 
 	bufshare_maps_unmap(&mem->maps, sgt);
+	bufshare_mem_unuse(mem, &mem->users);
 }
 
 static int bufshare_mem_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_direction dir)
 {
 	struct bufshare_mem *mem = dmabuf->priv;
+	int ret;
 
+	ret = bufshare_mem_use(mem, &mem->accesses, true);
+	if (ret)
+		return ret;
 	bufshare_maps_sync(&mem->maps, true);
 	return 0;
 }
@@ -267,17 +281,17 @@ static int bufshare_mem_end_cpu_access(struct dma_buf *dmabuf, enum dma_data_dir
 	struct bufshare_mem *mem = dmabuf->priv;
 
 	bufshare_maps_sync(&mem->maps, false);
+	/* Nobody says whose access ends: count those of all. */
+	bufshare_mem_unuse(mem, &mem->accesses);
 	return 0;
 }
 
-static int bufshare_mem_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
+static int bufshare_mem_vmap_pages(struct bufshare_mem *mem)
 {
-	struct bufshare_mem *mem = dmabuf->priv;
 	unsigned long n = 0, j;
 	struct page **pages;
 	u32 i;
 
-	/* The core calls this once for all users, under the reservation lock. */
 	pages = kvmalloc_objs(*pages, mem->size >> PAGE_SHIFT);
 	if (!pages)
 		return -ENOMEM;
@@ -286,8 +300,26 @@ static int bufshare_mem_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 			pages[n++] = bufshare_nth_page(mem->pieces[i].page, j);
 	mem->vmap = vmap(pages, n, VM_MAP, PAGE_KERNEL);
 	kvfree(pages);
-	if (!mem->vmap)
-		return -ENOMEM;
+	return mem->vmap ? 0 : -ENOMEM;
+}
+
+/*
+ * The core calls this once for all users, under the reservation lock, and warns of a
+ * failure: so the wait ends by no signal.
+ */
+static int bufshare_mem_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
+{
+	struct bufshare_mem *mem = dmabuf->priv;
+	int ret;
+
+	ret = bufshare_mem_use(mem, &mem->users, false);
+	if (ret)
+		return ret;
+	ret = bufshare_mem_vmap_pages(mem);
+	if (ret) {
+		bufshare_mem_unuse(mem, &mem->users);
+		return ret;
+	}
 	iosys_map_set_vaddr(map, mem->vmap);
 	return 0;
 }
@@ -299,13 +331,31 @@ static void bufshare_mem_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	vunmap(mem->vmap);
 	mem->vmap = NULL;
 	iosys_map_clear(map);
+	bufshare_mem_unuse(mem, &mem->users);
+}
+
+/* The time from the check to the entry's making is what QUIESCE waits out. */
+static int bufshare_mem_try_fault(void *priv, struct vm_fault *vmf, bool asked, vm_fault_t *fault)
+{
+	struct bufshare_mem *mem = priv;
+	int ret;
+
+	down_read(&mem->fault_sem);
+	ret = bufshare_quiesce_look(mem, asked);
+	if (!ret)
+		*fault = bufshare_mmap_insert(vmf, mem->pieces, mem->nr_pieces);
+	up_read(&mem->fault_sem);
+	return ret;
+}
+
+static int bufshare_mem_fault_wait(void *priv, bool asked)
+{
+	return bufshare_quiesce_end(priv, asked, true, NULL);
 }
 
 static vm_fault_t bufshare_mem_fault(struct vm_fault *vmf)
 {
-	const struct bufshare_mem *mem = vmf->vma->vm_private_data;
-
-	return bufshare_mmap_insert(vmf, mem->pieces, mem->nr_pieces);
+	return bufshare_mmap_fault(vmf, bufshare_mem_try_fault, bufshare_mem_fault_wait);
 }
 
 static const struct vm_operations_struct bufshare_mem_vm_ops = {

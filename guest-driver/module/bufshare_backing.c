@@ -209,9 +209,13 @@ out:
  */
 void bufshare_backing_get(struct bufshare_exp *exp, struct dma_buf *dmabuf)
 {
+	struct bufshare_mem *mem = bufshare_mem_of(dmabuf);
+
 	get_dma_buf(dmabuf);
 	exp->dmabuf = dmabuf;
 	exp->size = dmabuf->size;
+	if (mem)
+		bufshare_quiesce_add(exp, mem);
 	/* We were called by a file of this module. */
 	__module_get(THIS_MODULE);
 }
@@ -266,6 +270,7 @@ void bufshare_backing_put(struct bufshare_exp *exp)
 	if (exp->charged)
 		atomic64_sub(exp->size, &bufshare_pinned);
 	bufshare_lock(bd);
+	bufshare_quiesce_del_locked(exp);
 	exp->dmabuf = NULL;
 	wake_up_all(&bd->idle);
 	bufshare_unlock(bd);

@@ -57,6 +57,7 @@ static const char * const bufshare_window_states[] = {
  * @properties: imports: VIRTIO_BUFSHARE_COHERENT and the others
  * @ended: the export has ended, or the import was revoked
  * @closed: its file is gone
+ * @quiesced: exports: the host may take it for that
  */
 struct bufshare_line {
 	struct virtio_bufshare_id id;
@@ -74,6 +75,7 @@ struct bufshare_line {
 	u32 properties;
 	bool ended;
 	bool closed;
+	bool quiesced;
 };
 
 static u32 bufshare_exports_snapshot(struct bufshare_device *bd, struct bufshare_line *lines,
@@ -94,6 +96,7 @@ static u32 bufshare_exports_snapshot(struct bufshare_device *bd, struct bufshare
 			.extents = exp->nr_extents,
 			.ended = exp->dead,
 			.closed = exp->closed,
+			.quiesced = READ_ONCE(exp->quiesced),
 		};
 	}
 	bufshare_unlock(bd);
@@ -170,9 +173,10 @@ static int state_show(struct seq_file *m, void *unused)
 	n = bufshare_exports_snapshot(bd, lines, &total);
 	seq_printf(m, "exports %u\n", total);
 	for (i = 0; i < n; i++)
-		seq_printf(m, "  %*phN size %llu extents %u %s%s%s\n", (int)sizeof(lines[i].id),
+		seq_printf(m, "  %*phN size %llu extents %u %s%s%s%s\n", (int)sizeof(lines[i].id),
 			   &lines[i].id, lines[i].size, lines[i].extents, lines[i].state,
-			   lines[i].ended ? " dead" : "", lines[i].closed ? " closed" : "");
+			   lines[i].ended ? " dead" : "", lines[i].closed ? " closed" : "",
+			   lines[i].quiesced ? " quiesced" : "");
 	if (n < total)
 		seq_puts(m, "  ...\n");
 

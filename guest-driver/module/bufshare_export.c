@@ -128,6 +128,7 @@ static void bufshare_exp_settle_locked(struct bufshare_exp *exp)
 	if (exp->wire != BUFSHARE_EXPORT_LIVE || !exp->closed)
 		return;
 	out->id = exp->id;
+	out->mode = cpu_to_le32(bufshare_quiesce_unexport_mode_locked(exp));
 	exp->unexport_req->owner = exp;
 	exp->unexport_req->complete = bufshare_unexport_complete;
 	exp->wire = BUFSHARE_EXPORT_CLOSING;
@@ -345,6 +346,26 @@ static const struct file_operations bufshare_exp_fops = {
 	.show_fdinfo = bufshare_exp_fop_fdinfo,
 };
 
+static struct file *bufshare_exp_fget(struct bufshare_device *bd, int fd)
+{
+	struct file *file = fget(fd);
+	struct bufshare_exp *exp;
+
+	if (!file)
+		return ERR_PTR(-EBADF);
+	exp = file->private_data;
+	if (file->f_op == &bufshare_exp_fops && exp->bd == bd)
+		return file;
+	fput(file);
+	return ERR_PTR(-EINVAL);
+}
+
+static bool bufshare_exp_is_live_locked(const struct bufshare_exp *exp)
+{
+	lockdep_assert_held(&exp->bd->lock);
+	return exp->wire == BUFSHARE_EXPORT_LIVE && !exp->dead;
+}
+
 /**
  * bufshare_exp_id() - the buffer of an export that a program has the file of
  * @bd: the device
@@ -355,19 +376,70 @@ static const struct file_operations bufshare_exp_fops = {
  */
 int bufshare_exp_id(struct bufshare_device *bd, int fd, struct virtio_bufshare_id *id)
 {
-	struct file *file = fget(fd);
+	struct file *file = bufshare_exp_fget(bd, fd);
 	struct bufshare_exp *exp;
-	int ret = -EINVAL;
+	int ret;
 
-	if (!file)
-		return -EBADF;
+	if (IS_ERR(file))
+		return PTR_ERR(file);
 	exp = file->private_data;
-	if (file->f_op == &bufshare_exp_fops && exp->bd == bd) {
-		bufshare_lock(bd);
-		ret = exp->wire == BUFSHARE_EXPORT_LIVE && !exp->dead ? 0 : -ENOENT;
-		*id = exp->id;
-		bufshare_unlock(bd);
+	bufshare_lock(bd);
+	ret = bufshare_exp_is_live_locked(exp) ? 0 : -ENOENT;
+	*id = exp->id;
+	bufshare_unlock(bd);
+	fput(file);
+	return ret;
+}
+
+/* The memory of an export, and its dma-buf, counted. To end what is left, of an ended one, too. */
+static int bufshare_exp_mem(struct bufshare_exp *exp, bool begins, struct bufshare_mem **mem,
+			    struct dma_buf **dmabuf)
+{
+	struct bufshare_device *bd = exp->bd;
+	int ret = -ENOENT;
+
+	bufshare_lock(bd);
+	if (exp->dmabuf && (!begins || bufshare_exp_is_live_locked(exp))) {
+		*mem = exp->mem;
+		ret = *mem ? 0 : -EOPNOTSUPP;
+		if (!ret) {
+			*dmabuf = exp->dmabuf;
+			get_dma_buf(*dmabuf);
+		}
 	}
+	bufshare_unlock(bd);
+	return ret;
+}
+
+/**
+ * bufshare_exp_quiesce() - begin or end that nothing writes to the memory of an export
+ * @bd: the device
+ * @fd: a program's descriptor of the export
+ * @begins: which of the two
+ * @status: where to put what the host said
+ *
+ * Return: 0 or a negative errno.
+ */
+int bufshare_exp_quiesce(struct bufshare_device *bd, int fd, bool begins, u32 *status)
+{
+	struct file *file = bufshare_exp_fget(bd, fd);
+	struct bufshare_exp *exp;
+	struct bufshare_mem *mem;
+	struct dma_buf *dmabuf;
+	int ret;
+
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	exp = file->private_data;
+	ret = bufshare_exp_mem(exp, begins, &mem, &dmabuf);
+	if (ret)
+		goto out;
+	if (begins)
+		ret = bufshare_quiesce_begin(exp, mem, status);
+	else
+		ret = bufshare_quiesce_end(mem, false, true, status);
+	dma_buf_put(dmabuf);
+out:
 	fput(file);
 	return ret;
 }

@@ -131,29 +131,10 @@ static void bufshare_imp_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	__free_page(imp->scratch_page);
 }
 
-/*
- * A fault waits here, and nowhere else, for whatever keeps the import from being seen:
- * once for each retry that the kernel allows it, without the mmap_lock. That belongs to
- * the vma, so the dma-buf is held instead. What came of it, the next try sees.
- */
-static vm_fault_t bufshare_imp_fault_wait(struct bufshare_imp *imp, struct vm_fault *vmf,
-					  bool asked)
-{
-	struct file *file;
-
-	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
-		return VM_FAULT_RETRY;
-	file = get_file(vmf->vma->vm_file);
-	release_fault_lock(vmf);
-	bufshare_window_map(&imp->window, asked, true);
-	fput(file);
-	return VM_FAULT_RETRY;
-}
-
 /* The time from the check to the entry's making is what a revocation waits out. */
-static int bufshare_imp_try_fault(struct bufshare_imp *imp, struct vm_fault *vmf, bool asked,
-				  vm_fault_t *fault)
+static int bufshare_imp_try_fault(void *priv, struct vm_fault *vmf, bool asked, vm_fault_t *fault)
 {
+	struct bufshare_imp *imp = priv;
 	struct bufshare_device *bd = imp->bd;
 	struct bufshare_piece piece;
 	int ret;
@@ -170,22 +151,16 @@ static int bufshare_imp_try_fault(struct bufshare_imp *imp, struct vm_fault *vmf
 	return ret;
 }
 
+static int bufshare_imp_fault_wait(void *priv, bool asked)
+{
+	struct bufshare_imp *imp = priv;
+
+	return bufshare_window_map(&imp->window, asked, true);
+}
+
 static vm_fault_t bufshare_imp_fault(struct vm_fault *vmf)
 {
-	struct bufshare_imp *imp = vmf->vma->vm_private_data;
-	bool asked = vmf->flags & FAULT_FLAG_TRIED;
-	vm_fault_t fault = VM_FAULT_SIGBUS;
-	int ret;
-
-	ret = bufshare_imp_try_fault(imp, vmf, asked, &fault);
-	if (ret != -EINPROGRESS)
-		return fault;
-	if (vmf->flags & FAULT_FLAG_ALLOW_RETRY)
-		return bufshare_imp_fault_wait(imp, vmf, asked);
-	/* For a futex, say. Who was killed is not to try again: that could be for ever. */
-	if (!bufshare_window_map(&imp->window, asked, true))
-		bufshare_imp_try_fault(imp, vmf, true, &fault);
-	return fault;
+	return bufshare_mmap_fault(vmf, bufshare_imp_try_fault, bufshare_imp_fault_wait);
 }
 
 static const struct vm_operations_struct bufshare_imp_vm_ops = {

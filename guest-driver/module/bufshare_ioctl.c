@@ -314,6 +314,19 @@ static int bufshare_ioc_query(struct bufshare_device *bd, void *data, struct buf
 	return ret;
 }
 
+/* QUIESCE */
+static int bufshare_ioc_quiesce(struct bufshare_device *bd, void *data,
+				struct bufshare_newfd *newfd)
+{
+	struct bufshare_quiesce *arg = data;
+
+	arg->status = 0;
+	if (arg->mode > BUFSHARE_QUIESCE_QUIESCED || arg->reserved)
+		return -EINVAL;
+	return bufshare_exp_quiesce(bd, arg->export_fd, arg->mode == BUFSHARE_QUIESCE_QUIESCED,
+				    &arg->status);
+}
+
 /**
  * struct bufshare_ioc - one ioctl
  * @cmd: its number, with the size that its argument has for us
@@ -343,6 +356,7 @@ static const struct bufshare_ioc bufshare_iocs[] = {
 	BUFSHARE_IOC(GET_META, BUFSHARE_META_IO_SIZE_VER0, bufshare_ioc_get_meta),
 	BUFSHARE_IOC(QUERY, BUFSHARE_QUERY_SIZE_VER0, bufshare_ioc_query),
 	BUFSHARE_IOC(LIST, BUFSHARE_TABLE_SIZE_VER0, bufshare_ioc_list),
+	BUFSHARE_IOC(QUIESCE, BUFSHARE_QUIESCE_SIZE_VER0, bufshare_ioc_quiesce),
 	BUFSHARE_IOC_LOCAL(HANDLE_TO_FD, BUFSHARE_HANDLE_TO_FD_SIZE_VER0,
 			   bufshare_ioc_handle_to_fd_any),
 	BUFSHARE_IOC_LOCAL(CLOSE, BUFSHARE_CLOSE_SIZE_VER0, bufshare_ioc_close_any),
@@ -371,6 +385,7 @@ long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		struct bufshare_import import;
 		struct bufshare_meta_io meta;
 		struct bufshare_query query;
+		struct bufshare_quiesce quiesce;
 		struct bufshare_handle_to_fd handle_to_fd;
 		struct bufshare_close close;
 	} data;

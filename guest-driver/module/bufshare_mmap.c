@@ -7,6 +7,8 @@
  * taken away at any time, and faults bring them back.
  */
 #include <linux/errno.h>
+#include <linux/file.h>
+#include <linux/fs.h>
 #include <linux/minmax.h>
 #include <linux/mm.h>
 #include <linux/pgtable.h>
@@ -56,6 +58,56 @@ vm_fault_t bufshare_mmap_insert(struct vm_fault *vmf, const struct bufshare_piec
 		ret = vmf_insert_pfn(vma, addr, page_to_pfn(piece->page) + (n - piece->first));
 	}
 	return ret;
+}
+
+/*
+ * A fault waits here, and nowhere else, for whatever keeps the memory from being used:
+ * once for each retry that the kernel allows it, without the mmap_lock. That belongs to
+ * the vma, so the dma-buf is held instead. What came of it, the next try sees.
+ */
+static vm_fault_t bufshare_mmap_wait(struct vm_fault *vmf, bool asked,
+				     int (*wait)(void *priv, bool asked))
+{
+	void *priv = vmf->vma->vm_private_data;
+	struct file *file;
+
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_RETRY;
+	file = get_file(vmf->vma->vm_file);
+	release_fault_lock(vmf);
+	wait(priv, asked);
+	fput(file);
+	return VM_FAULT_RETRY;
+}
+
+/**
+ * bufshare_mmap_fault() - a fault that may have to wait for the host
+ * @vmf: the fault, in what bufshare_mmap_prepare() has set up
+ * @try: makes the entries and sets @fault, or returns a negative errno, -EINPROGRESS: @wait
+ *	is to be called first; @asked: it was, for this fault
+ * @wait: has @try succeed, or returns a negative errno; both get the vma's vm_private_data
+ *
+ * Return: for the kernel.
+ */
+vm_fault_t bufshare_mmap_fault(struct vm_fault *vmf,
+			       int (*try)(void *priv, struct vm_fault *vmf, bool asked,
+					  vm_fault_t *fault),
+			       int (*wait)(void *priv, bool asked))
+{
+	void *priv = vmf->vma->vm_private_data;
+	bool asked = vmf->flags & FAULT_FLAG_TRIED;
+	vm_fault_t fault = VM_FAULT_SIGBUS;
+	int ret;
+
+	ret = try(priv, vmf, asked, &fault);
+	if (ret != -EINPROGRESS)
+		return fault;
+	if (vmf->flags & FAULT_FLAG_ALLOW_RETRY)
+		return bufshare_mmap_wait(vmf, asked, wait);
+	/* For a futex, say. Who was killed is not to try again: that could be for ever. */
+	if (!wait(priv, asked))
+		try(priv, vmf, true, &fault);
+	return fault;
 }
 
 /**

@@ -9,7 +9,8 @@
  *   export, kept, import, handle	a buffer's way out of this VM and into it
  *   import_dmabuf, cpu_access,		what an import consists of
  *     revoke, attachment, window
- *   backing, alloc, mmap, sg, shm	its memory
+ *   backing, quiesce, alloc, mmap,	its memory
+ *     sg, shm
  *   caps, user, wire, vq, complaints	requests and answers
  *   device, ring			what all of them hold
  * Upwards, vq calls those who wait for a request, and backing ends an export whose
@@ -52,10 +53,11 @@
  *   bufshare_file.read_lock	one reader of a file takes an event, and waits for one
  *   mmap_lock			taken by the kernel around mmap and faults
  *   dma_resv of a dma-buf	taken by importers, and by us in process context
- *   bufshare_imp.fault_sem	read: check and insert of a PTE
+ *   bufshare_imp.fault_sem, bufshare_mem.fault_sem	read: check and insert of a PTE
  *   bufshare_maps.lock		device mappings of one dma-buf
  *   bufshare_device.files_lock	list of open files
  *   bufshare_device.lock	everything else; taken in hard interrupts
+ *   bufshare_mem.lock		who uses memory of ALLOC, or is not to
  *   lock of bufshare_kept.c	list of kept exports
  *   bufshare_file.lock		one file's events
  *   lock of bufshare_file.handles	one file's handles
@@ -66,13 +68,14 @@
  * No lock but the first three is held while waiting for the host, and the work that
  * revokes an import takes only the locks of that import. Where the kernel leaves no choice,
  * a MAP is waited for with dma_resv (a kernel mapping without an attachment) or with
- * mmap_lock for reading (a fault that may not be retried); with mmap_lock for writing
- * nothing is. No code of other drivers is called under bufshare_device.lock: who is to be
- * told what is told when it has been released, by bufshare_notify() or by a work. So is
- * the log, which a console may hold up: what is said under that lock is dev_dbg(), which
- * somebody has to turn on, and one line for each backing that was kept and is given back.
- * Intake and delivery of events take no dma_resv: who holds one may wait for what an event
- * brings.
+ * mmap_lock for reading (a fault that may not be retried), and a QUIESCE with dma_resv (a
+ * mapping) or likewise: neither answer waits for another VM. With mmap_lock for writing
+ * nothing is waited for. No code of other drivers is called under bufshare_device.lock:
+ * who is to be told what is told when it has been released, by bufshare_notify() or by a
+ * work. So is the log, which a console may hold up: what is said under that lock is
+ * dev_dbg(), which somebody has to turn on, and one line for each backing that was kept
+ * and is given back. Intake and delivery of events take no dma_resv: who holds one may
+ * wait for what an event brings.
  */
 #ifndef _BUFSHARE_PRIV_H
 #define _BUFSHARE_PRIV_H
@@ -140,6 +143,7 @@
 #define BUFSHARE_IMPORT_SIZE_VER0	88
 #define BUFSHARE_META_IO_SIZE_VER0	56
 #define BUFSHARE_QUERY_SIZE_VER0	112
+#define BUFSHARE_QUIESCE_SIZE_VER0	16
 #define BUFSHARE_META_SIZE_VER0		160
 #define BUFSHARE_ACCESS_SIZE_VER0	16
 #define BUFSHARE_EVENT_SIZE_VER0	72
@@ -450,7 +454,7 @@ enum bufshare_req_state {
  * @orphan: its waiter has gone; bufshare_device.lock
  * @closing: it gives something back; constant
  * @slow: its answer comes when other VMs please; constant
- * @out: the request's structure and what follows it; constant from the sending on
+ * @out: the request's structure and what follows it; constant once INFLIGHT
  * @out_len: bytes of both; constant
  * @in: room for the answer; the device's while INFLIGHT
  * @in_len: its bytes; constant
@@ -461,7 +465,7 @@ enum bufshare_req_state {
  * @status: VIRTIO_BUFSHARE_S_* of the answer, OK when there was none; when DONE
  * @cookie: as sent; constant from the sending on
  * @done: completed when DONE, or when waiting has become pointless
- * @owner: for @complete; constant from the sending on
+ * @owner: for @complete; bufshare_device.lock from the sending on
  * @complete: called once for each sending, when DONE, under bufshare_device.lock, maybe in
  *	a hard interrupt; may send requests; may be NULL
  */
@@ -526,6 +530,21 @@ struct bufshare_maps {
  * @inode: of the dma-buf, counted, with the user space mappings: its file may go
  *	before it does; constant from the dma-buf's making on
  * @vmap: kernel address; the dma-buf's reservation lock
+ * @fault_sem: read: a fault checks @quiesced and inserts; write: none is between
+ * @lock: protects all of the following
+ * @exports: struct bufshare_exp.in_mem
+ * @users: device mappings and kernel mappings
+ * @accesses: CPU accesses that have begun and not ended
+ * @waiters: who is about to be one of these
+ * @quiesced: exports that the host may take for quiesced, and one more while QUIESCE is
+ *	carried out: unless it is 0, nothing uses the memory
+ * @asked: QUIESCE requests that have no answer
+ * @quiescing: a QUIESCE of a program is being carried out
+ * @resuming: somebody wants to use the memory, and has waited until @until at the most
+ * @until: when the host has to have answered, jiffies
+ * @err: why it did not say what is wanted of it, since @resuming or @quiescing began
+ * @status: likewise, VIRTIO_BUFSHARE_S_*
+ * @wait: waiters for a change of these
  */
 struct bufshare_mem {
 	u64 size;
@@ -535,6 +554,21 @@ struct bufshare_mem {
 	struct bufshare_maps maps;
 	struct inode *inode;
 	void *vmap;
+	struct rw_semaphore fault_sem;
+
+	spinlock_t lock;	/* all of the following */
+	struct list_head exports;
+	u32 users;
+	u32 accesses;
+	u32 waiters;
+	u32 quiesced;
+	u32 asked;
+	bool quiescing;
+	bool resuming;
+	unsigned long until;
+	int err;
+	u32 status;
+	wait_queue_head_t wait;
 };
 
 /* What the host knows of an export. */
@@ -567,6 +601,11 @@ enum bufshare_export_wire {
  * @release_work: releases the backing; on bufshare_release_wq, once
  * @kept: on the list of exports that are kept; with bufshare_kept.c's lock to write
  * @asked: the round of questions that it was last part of; bufshare_kept.c's lock
+ * @mem: the backing if it is memory of ALLOC, else NULL; as @dmabuf
+ * @in_mem: on bufshare_mem.exports
+ * @quiesced: the host may take it for quiesced; bufshare_mem.lock
+ * @quiesce_req: the last QUIESCE, as long as it has no answer; bufshare_mem.lock, and
+ *	bufshare_device.lock to use it
  * @dmabuf: the backing; constant until released, then NULL; bufshare_device.lock
  *	to write
  * @attach: foreign backing: our attachment, or NULL; likewise
@@ -593,6 +632,10 @@ struct bufshare_exp {
 	struct work_struct release_work;
 	struct list_head kept;
 	u64 asked;
+	struct bufshare_mem *mem;
+	struct list_head in_mem;
+	bool quiesced;
+	struct bufshare_req *quiesce_req;
 	struct dma_buf *dmabuf;
 	struct dma_buf_attachment *attach;
 	struct sg_table *sgt;
@@ -936,6 +979,18 @@ struct sg_table *bufshare_maps_map(struct bufshare_maps *maps,
 void bufshare_maps_unmap(struct bufshare_maps *maps, struct sg_table *sgt);
 void bufshare_maps_sync(struct bufshare_maps *maps, bool for_cpu);
 
+/* bufshare_quiesce.c */
+void bufshare_quiesce_init(struct bufshare_mem *mem);
+void bufshare_quiesce_add(struct bufshare_exp *exp, struct bufshare_mem *mem);
+void bufshare_quiesce_del_locked(struct bufshare_exp *exp);
+void bufshare_quiesce_lapse(struct bufshare_device *bd);
+u32 bufshare_quiesce_unexport_mode_locked(struct bufshare_exp *exp);
+int bufshare_quiesce_look(struct bufshare_mem *mem, bool asked);
+int bufshare_quiesce_end(struct bufshare_mem *mem, bool asked, bool killable, u32 *status);
+int bufshare_quiesce_begin(struct bufshare_exp *exp, struct bufshare_mem *mem, u32 *status);
+int bufshare_mem_use(struct bufshare_mem *mem, u32 *count, bool killable);
+void bufshare_mem_unuse(struct bufshare_mem *mem, u32 *count);
+
 /* bufshare_alloc.c */
 int bufshare_ioc_alloc(struct bufshare_device *bd, struct bufshare_alloc *arg,
 		       struct bufshare_newfd *newfd);
@@ -945,6 +1000,10 @@ u64 bufshare_mem_uncharged(void);
 /* bufshare_mmap.c */
 vm_fault_t bufshare_mmap_insert(struct vm_fault *vmf, const struct bufshare_piece *pieces,
 				u32 nr_pieces);
+vm_fault_t bufshare_mmap_fault(struct vm_fault *vmf,
+			       int (*try)(void *priv, struct vm_fault *vmf, bool asked,
+					  vm_fault_t *fault),
+			       int (*wait)(void *priv, bool asked));
 int bufshare_mmap_prepare(struct vm_area_struct *vma, u64 size,
 			  const struct vm_operations_struct *ops, void *priv);
 
@@ -955,6 +1014,7 @@ int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 void bufshare_export_revoked_locked(struct bufshare_device *bd,
 				    const struct virtio_bufshare_id *id);
 int bufshare_exp_id(struct bufshare_device *bd, int fd, struct virtio_bufshare_id *id);
+int bufshare_exp_quiesce(struct bufshare_device *bd, int fd, bool begins, u32 *status);
 void bufshare_exp_end(struct bufshare_exp *exp);
 void bufshare_exp_release_locked(struct bufshare_device *bd, struct bufshare_exp *exp);
 void bufshare_exports_end_locked(struct bufshare_device *bd);

@@ -148,6 +148,7 @@ static void bufshare_stop(struct bufshare_device *bd)
 	cancel_delayed_work_sync(&bd->intake_work);
 	flush_work(&bd->deliver_work);
 	bufshare_cancel_all(bd);
+	bufshare_quiesce_lapse(bd);
 	bufshare_imports_gone(bd);
 	bufshare_exports_keep(bd);
 	bd->vdev->config->del_vqs(bd->vdev);

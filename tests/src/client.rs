@@ -320,6 +320,18 @@ impl Client {
         expect!(self.quick(op), Yield::Meta { seq, .. } => seq)
     }
 
+    /// QUIESCE: promise that nothing writes to the memory.
+    pub fn quiesce(&mut self, export: &Export) -> Result<()> {
+        let (export, quiesced) = (export.number, true);
+        expect!(self.quick(Op::Quiesce { export, quiesced }), Yield::Done => ())
+    }
+
+    /// The end of that.
+    pub fn resume(&mut self, export: &Export) -> Result<()> {
+        let (export, quiesced) = (export.number, false);
+        expect!(self.quick(Op::Quiesce { export, quiesced }), Yield::Done => ())
+    }
+
     /// Make a dma-buf.
     pub fn make(&mut self, source: Source, size: u64) -> Result<Buf> {
         expect!(self.quick(Op::Make { source, size }), Yield::Made { buf, size } => Buf { number: buf, size })

@@ -143,6 +143,8 @@ pub struct BufferState {
     pub extents: u64,
     /// It is being revoked.
     pub revoking: bool,
+    /// Its exporter has promised that nothing of it writes there.
+    pub quiesced: bool,
     /// Who imported it.
     pub importers: Vec<String>,
 }

@@ -140,6 +140,7 @@ pub(crate) struct Buffer {
     pub(crate) mapped: u32,
     pub(crate) fourcc: Option<String>,
     pub(crate) revoking: bool,
+    pub(crate) quiesced: bool,
 }
 
 impl From<&BufferInfo> for Buffer {
@@ -158,6 +159,7 @@ impl From<&BufferInfo> for Buffer {
             mapped: buffer.mapped,
             fourcc: (buffer.fourcc != 0).then(|| Fourcc(buffer.fourcc).to_string()),
             revoking: buffer.revoking,
+            quiesced: buffer.quiesced,
         }
     }
 }
@@ -587,6 +589,9 @@ impl Buffer {
         }
         if self.revoking {
             write!(to, ", being revoked")?;
+        }
+        if self.quiesced {
+            write!(to, ", quiesced")?;
         }
         Ok(())
     }

@@ -29,6 +29,9 @@ pub struct BufferInfo {
     pub owned: bool,
     /// This VM's own export of it is ending.
     pub revoking: bool,
+    /// This VM has promised that nothing of it writes there: see
+    /// [`Device::quiesce`](crate::Device::quiesce).
+    pub quiesced: bool,
     /// Pieces that it consists of; 0 unless this VM exports it.
     pub extents: u32,
     /// Imports of it: of all peers if this VM exports it, else of this VM.
@@ -53,6 +56,7 @@ impl BufferInfo {
             rights: buffer.rights,
             owned: buffer.owned,
             revoking: buffer.revoking,
+            quiesced: buffer.quiesced,
             extents: buffer.extents,
             attachments: buffer.attachments,
             mapped: buffer.mapped,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bufshare_protocol::event;
 use bufshare_protocol::ioctl::{self as abi, Buffer as RawBuffer, Peer as RawPeer, Table};
 use bufshare_protocol::limits::{MAX_BLOB, MAX_LIST};
+use bufshare_protocol::request::{QUIESCE_ACTIVE, QUIESCE_QUIESCED};
 use bufshare_protocol::{response, types};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -253,6 +254,48 @@ impl Device {
         ioctl::set_meta(self.as_fd(), &mut raw, record, &meta.blob)
             .map_err(|errno| Error::of_host(op, errno, raw.status))?;
         Ok(raw.seq)
+    }
+
+    /// Promises the host that nothing of this VM writes to the memory of an export, which
+    /// [`alloc`](Self::alloc) has to have made. An export that is dropped in this state is
+    /// one whose memory the host may take from an importer that does not let go of it, without
+    /// its help; a host of this version does not yet.
+    ///
+    /// It is the memory that is quiesced, so the host is asked about each export of it.
+    /// [`Mapping`](crate::Mapping)s stay and need nothing: whatever uses the memory next ends the
+    /// state, and waits for the host's answer to that, as a page fault of this process, a begin of
+    /// CPU access, or a driver's mapping. A fault that waits in vain is `SIGBUS`, unless the access
+    /// is one of the checked forms of [`CpuAccess`](crate::CpuAccess). [`resume`](Self::resume)
+    /// waits beforehand. To quiesce what is quiesced is no error. Asks the host.
+    ///
+    /// # Errors
+    /// The memory is in use (`EBUSY`): a driver has it mapped, CPU access was begun and has
+    /// not ended, or somebody else quiesces it or is about to use it. It is of another driver
+    /// (`EOPNOTSUPP`). The export has ended ([`Error::is_absent`]). The host refuses or does not
+    /// answer; the memory can be used all the same, as soon as the host says so.
+    pub fn quiesce(&self, export: &Export) -> Result<()> {
+        self.set_quiesced(Operation::Quiesce, export, QUIESCE_QUIESCED)
+    }
+
+    /// Ends what [`quiesce`](Self::quiesce) began, as the next use of the memory would. It is no
+    /// error if there is nothing to end. Asks the host, and waits for somebody else's `quiesce`.
+    ///
+    /// # Errors
+    /// The export and all that it shared are gone ([`Error::is_absent`]), it is not of this
+    /// library's [`alloc`](Self::alloc) (`EOPNOTSUPP`), or the host refuses or does not answer:
+    /// then the memory stays quiesced, and the next use of it asks again.
+    pub fn resume(&self, export: &Export) -> Result<()> {
+        self.set_quiesced(Operation::Resume, export, QUIESCE_ACTIVE)
+    }
+
+    fn set_quiesced(&self, op: Operation, export: &Export, mode: u32) -> Result<()> {
+        let mut raw = abi::Quiesce {
+            export_fd: export.as_raw_fd(),
+            mode,
+            ..abi::Quiesce::default()
+        };
+        ioctl::quiesce(self.as_fd(), &mut raw)
+            .map_err(|errno| Error::of_host(op, errno, raw.status))
     }
 
     /// The sequence number of the metadata of a buffer, and the metadata. Asks the host.

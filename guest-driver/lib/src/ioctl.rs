@@ -8,7 +8,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use bufshare_protocol::ioctl::{
-    self as abi, Access, Alloc, Buffer, Export, Import, Info, Meta, MetaIo, Peer, Query, Table,
+    self as abi, Access, Alloc, Buffer, Export, Import, Info, Meta, MetaIo, Peer, Query, Quiesce,
+    Table,
 };
 use bufshare_protocol::types::Rights;
 use rustix::fs::OFlags;
@@ -37,6 +38,8 @@ unsafe impl Argument for Import {}
 unsafe impl Argument for MetaIo {}
 // SAFETY: as above; the struct in it is such, too.
 unsafe impl Argument for Query {}
+// SAFETY: integers alone.
+unsafe impl Argument for Quiesce {}
 // SAFETY: one integer.
 unsafe impl Argument for DmaBufSync {}
 
@@ -217,6 +220,12 @@ pub(crate) fn query(fd: BorrowedFd<'_>, query: &mut Query) -> io::Result<()> {
     unsafe { call(fd, abi::QUERY, query) }
 }
 
+/// QUIESCE: `quiesce` is the export and the mode. Its status is valid when this fails.
+pub(crate) fn quiesce(fd: BorrowedFd<'_>, quiesce: &mut Quiesce) -> io::Result<()> {
+    // SAFETY: a `Quiesce` belongs to QUIESCE; it has no addresses.
+    unsafe { call(fd, abi::QUIESCE, quiesce) }
+}
+
 /// `struct dma_buf_sync` of `linux/dma-buf.h`.
 #[repr(C)]
 struct DmaBufSync {
@@ -285,6 +294,7 @@ mod tests {
             set_meta(fd, &mut MetaIo::default(), Meta::default(), b"blob").unwrap_err(),
             get_meta(fd, &mut MetaIo::default(), &mut [0; 16]).unwrap_err(),
             query(fd, &mut Query::default()).unwrap_err(),
+            quiesce(fd, &mut Quiesce::default()).unwrap_err(),
             sync(fd, Rights::RW, Edge::Start).unwrap_err(),
         ];
         for error in errors {

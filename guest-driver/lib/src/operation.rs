@@ -48,6 +48,10 @@ operations! {
     SetMeta = "set the buffer's metadata";
     /// [`Device::get_meta`](crate::Device::get_meta)
     GetMeta = "get the buffer's metadata";
+    /// [`Device::quiesce`](crate::Device::quiesce)
+    Quiesce = "quiesce the buffer";
+    /// [`Device::resume`](crate::Device::resume)
+    Resume = "resume the buffer";
     /// [`Device::next_event`](crate::Device::next_event)
     NextEvent = "read an event";
     /// [`Export::has_ended`](crate::Export::has_ended)

@@ -103,6 +103,13 @@ pub enum Op {
         #[serde(with = "crate::bytes")]
         blob: Vec<u8>,
     },
+    /// QUIESCE: promises that nothing writes to the memory, or ends that.
+    Quiesce {
+        /// The export.
+        export: u64,
+        /// Which of the two.
+        quiesced: bool,
+    },
     /// Make a dma-buf.
     Make {
         /// Where.
@@ -680,6 +687,8 @@ pub struct Buffer {
     pub mapped: u32,
     /// Pieces.
     pub extents: u32,
+    /// Nothing of ours writes there.
+    pub quiesced: bool,
 }
 
 /// An event.

@@ -84,6 +84,14 @@ impl Device {
         Ok(self.0.set_meta(&export.0, &meta(name, blob)?)?)
     }
 
+    pub(crate) fn quiesce(&self, export: &Export, quiesced: bool) -> Result<()> {
+        Ok(if quiesced {
+            self.0.quiesce(&export.0)
+        } else {
+            self.0.resume(&export.0)
+        }?)
+    }
+
     pub(crate) fn alloc(&self, size: u64) -> Result<OwnedFd> {
         Ok(self.0.alloc(size)?.into())
     }
@@ -184,5 +192,6 @@ fn buffer(info: BufferInfo) -> Buffer {
         attachments: info.attachments,
         mapped: info.mapped,
         extents: info.extents,
+        quiesced: info.quiesced,
     }
 }

@@ -195,6 +195,16 @@ impl Client {
                 let seq = seq?;
                 Yield::Meta { seq, name, blob }
             }
+            Op::Quiesce { export, quiesced } => {
+                let Some(Thing::Export(one)) = self.things.remove(&export) else {
+                    bail!("{export} is no export");
+                };
+                let device = self.device();
+                let done = device.and_then(|device| device.quiesce(&one, quiesced));
+                self.things.insert(export, Thing::Export(one));
+                done?;
+                Yield::Done
+            }
             Op::Make { source, size } => {
                 let (fd, size) = self.make(&source, size)?;
                 Yield::Made {
