@@ -96,7 +96,7 @@ static u32 bufshare_exports_snapshot(struct bufshare_device *bd, struct bufshare
 			.extents = exp->nr_extents,
 			.ended = exp->dead,
 			.closed = exp->closed,
-			.quiesced = READ_ONCE(exp->quiesced),
+			.quiesced = exp->quiesced,
 		};
 	}
 	bufshare_unlock(bd);

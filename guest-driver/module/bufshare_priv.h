@@ -603,9 +603,9 @@ enum bufshare_export_wire {
  * @asked: the round of questions that it was last part of; bufshare_kept.c's lock
  * @mem: the backing if it is memory of ALLOC, else NULL; as @dmabuf
  * @in_mem: on bufshare_mem.exports
- * @quiesced: the host may take it for quiesced; bufshare_mem.lock
- * @quiesce_req: the last QUIESCE, as long as it has no answer; bufshare_mem.lock, and
- *	bufshare_device.lock to use it
+ * @quiesced: the host may take it for quiesced; bufshare_device.lock and
+ *	bufshare_mem.lock to write
+ * @quiesce_req: the last QUIESCE, as long as it has no answer; likewise
  * @dmabuf: the backing; constant until released, then NULL; bufshare_device.lock
  *	to write
  * @attach: foreign backing: our attachment, or NULL; likewise

@@ -120,15 +120,9 @@ void bufshare_quiesce_lapse(struct bufshare_device *bd)
  */
 u32 bufshare_quiesce_unexport_mode_locked(struct bufshare_exp *exp)
 {
-	u32 mode = VIRTIO_BUFSHARE_UNEXPORT_FORCED;
-
-	if (!exp->mem)
-		return mode;
-	spin_lock(&exp->mem->lock);
-	if (exp->quiesced && !exp->quiesce_req)
-		mode = VIRTIO_BUFSHARE_UNEXPORT_QUIESCED;
-	spin_unlock(&exp->mem->lock);
-	return mode;
+	lockdep_assert_held(&exp->bd->lock);
+	return exp->quiesced && !exp->quiesce_req ? VIRTIO_BUFSHARE_UNEXPORT_QUIESCED :
+						    VIRTIO_BUFSHARE_UNEXPORT_FORCED;
 }
 
 static bool bufshare_quiesce_begins(const struct bufshare_req *req)
@@ -292,6 +286,19 @@ static struct bufshare_device *bufshare_quiesce_device(struct bufshare_mem *mem)
 	return bd;
 }
 
+static void bufshare_quiesce_timed_out(struct bufshare_mem *mem)
+{
+	struct bufshare_device *bd = bufshare_quiesce_device(mem);
+
+	if (!bd)
+		return;
+	bufshare_lock(bd);
+	bd->stats.timeouts++;
+	bufshare_unlock(bd);
+	dev_err_ratelimited(bd->dev, "the host does not answer\n");
+	bufshare_device_put(bd);
+}
+
 /* As long as the device is dead, and not reset, there is nobody to ask. */
 static int bufshare_quiesce_ask_end(struct bufshare_mem *mem)
 {
@@ -396,6 +403,8 @@ int bufshare_quiesce_end(struct bufshare_mem *mem, bool asked, bool killable, u3
 		quiescing = mem->quiescing;
 		left = max((long)(mem->until - jiffies), 1L);
 		spin_unlock_irq(&mem->lock);
+		if (ret == -ETIMEDOUT)
+			bufshare_quiesce_timed_out(mem);
 		if (ret != -EINPROGRESS)
 			return ret;
 
@@ -407,6 +416,12 @@ int bufshare_quiesce_end(struct bufshare_mem *mem, bool asked, bool killable, u3
 		if (bufshare_quiesce_wait(mem, quiescing, killable, left) < 0)
 			return -EINTR;
 	}
+}
+
+static bool bufshare_quiesce_is_busy_locked(const struct bufshare_mem *mem)
+{
+	return mem->users || mem->accesses || mem->waiters || mem->quiescing || mem->asked ||
+	       bufshare_quiesce_has_time_locked(mem);
 }
 
 /**
@@ -426,14 +441,15 @@ int bufshare_quiesce_begin(struct bufshare_exp *exp, struct bufshare_mem *mem, u
 	int ret;
 
 	spin_lock_irq(&mem->lock);
-	if (mem->users || mem->accesses || mem->waiters || mem->quiescing || mem->resuming ||
-	    mem->asked) {
+	if (bufshare_quiesce_is_busy_locked(mem)) {
 		spin_unlock_irq(&mem->lock);
 		return -EBUSY;
 	}
 	before = mem->quiesced;
 	WRITE_ONCE(mem->quiesced, mem->quiesced + 1);
 	WRITE_ONCE(mem->quiescing, true);
+	/* Who wanted to use it has left. */
+	WRITE_ONCE(mem->resuming, false);
 	mem->err = 0;
 	mem->status = VIRTIO_BUFSHARE_S_OK;
 	spin_unlock_irq(&mem->lock);
@@ -449,8 +465,8 @@ int bufshare_quiesce_begin(struct bufshare_exp *exp, struct bufshare_mem *mem, u
 						   bufshare_timeout());
 
 	spin_lock_irq(&mem->lock);
-	silent = !ret && mem->asked;
-	if (silent)
+	silent = mem->asked;
+	if (!ret && silent)
 		ret = left < 0 ? -EINTR : -ETIMEDOUT;
 	else if (!ret)
 		ret = mem->err;
@@ -471,6 +487,8 @@ int bufshare_quiesce_begin(struct bufshare_exp *exp, struct bufshare_mem *mem, u
 		bufshare_quiesce_ask_end(mem);
 	else if (undo)
 		bufshare_quiesce_end(mem, false, true, NULL);
+	if (ret == -ETIMEDOUT)
+		bufshare_quiesce_timed_out(mem);
 	return ret;
 }
 

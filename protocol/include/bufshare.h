@@ -417,9 +417,9 @@ struct bufshare_query {
  * QUIESCE_ACTIVE is for who wants to wait now, and not later.
  *
  * EBUSY: a device or the kernel has the memory mapped, a CPU access that was begun has not
- * ended, or somebody else is about to quiesce or to use it. Other failures leave the
- * memory active too, but the host is asked for that if it may have taken it for quiesced
- * (EINTR, ETIMEDOUT): what comes next may wait for that answer.
+ * ended (of a process that has gone, too), or somebody else is about to quiesce or to use
+ * it. Other failures leave the memory active too, but the host is asked for that if it may
+ * have taken it for quiesced (EINTR, ETIMEDOUT): what comes next may wait for that answer.
  *
  * The end of an export that is quiesced is an UNEXPORT with UNEXPORT_QUIESCED. The memory
  * stays quiesced until its answer, or until it is used as above.

@@ -382,6 +382,32 @@ fn memory_whose_quiescing_was_not_answered_is_active_as_soon_as_the_host_answers
     });
 }
 
+/// SPEC 3.2: the host does not know whether its driver will go on.
+#[test]
+fn memory_of_a_vm_that_was_paused_is_usable_and_its_quiesced_export_has_ended() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        b.info()?;
+        let (_, mine, export) = a.offer(SIZE, 1)?;
+        b.import_pattern(&export.id, 1)?;
+        quiesce(&mut a, &export)?;
+        vms.a.qmp().execute("stop", json!({}))?;
+        let stopped = b.wait_event_of("Revoked", &export.id);
+        vms.a.qmp().execute("cont", json!({}))?;
+        stopped?;
+        a.wait_event_of("Revoked", &export.id)?;
+        let refusal = refused(a.quiesce(&export))?;
+        ensure!(refusal.errno == libc::ENOENT, "{refusal}");
+        a.fill(mine, 2)?;
+        ensure!(a.compare(mine, 2)? == Sight::Pattern);
+        a.resume(&export)?;
+        a.close(export.number)?;
+        vms.daemon()?
+            .settles("the buffer to be gone", |now| now.buffers == 0)?;
+        Ok(())
+    });
+}
+
 #[test]
 fn memory_is_usable_when_the_driver_has_left_the_device() {
     VMS.with(|vms| {
