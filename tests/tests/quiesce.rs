@@ -73,6 +73,11 @@ fn begin_to_fill(vm: &Vm, client: &mut Client, map: Map, seed: u32) -> Result<u6
     Ok(begun)
 }
 
+/// Ends of exports that came with the promise.
+fn promised(vms: &mut TwoVms) -> Result<u64> {
+    Ok(vms.daemon()?.snapshot()?.peer("a")?.unexports_quiesced)
+}
+
 /// SPEC 7.11.
 #[test]
 fn a_quiesced_buffer_is_shown_as_that_to_its_exporter_and_read_by_its_importer() {
@@ -245,18 +250,28 @@ fn the_end_of_a_quiesced_export_takes_it_from_its_importer_and_gives_the_memory_
         let theirs = b.import_pattern(&export.id, 1)?;
         b.watch(theirs, 1)?;
         quiesce(&mut a, &export)?;
+        let before = promised(vms)?;
         a.close(export.number)?;
         b.wait_sigbus(theirs, LIMIT)?;
         ensure!(b.sights()? == [Sight::Sigbus]);
         b.wait_event_of("Revoked", &export.id)?;
         let settled = |now: &bufshare_tests::daemon::Holdings| now.buffers == 0;
         vms.daemon()?.settles("the buffer to be gone", settled)?;
+        ensure!(promised(vms)? == before + 1, "it ended as any other");
         a.fill(mine, 2)?;
         ensure!(a.compare(mine, 2)? == Sight::Pattern);
         // Nothing is left of the state.
         let export = a.export(buf)?;
         ensure!(!is_quiesced(&mut a, &export)?);
-        quiesce(&mut a, &export)
+        quiesce(&mut a, &export)?;
+        a.resume(&export)?;
+        a.close(export.number)?;
+        vms.daemon()?.settles("that, too, to be gone", settled)?;
+        ensure!(
+            promised(vms)? == before + 1,
+            "it promised what it did not keep"
+        );
+        Ok(())
     });
 }
 

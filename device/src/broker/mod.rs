@@ -112,6 +112,7 @@ struct Counters {
     zero_maps: u64,
     barriers: u64,
     revocations: u64,
+    unexports_quiesced: u64,
     deadlines_missed: u64,
 }
 

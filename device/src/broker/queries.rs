@@ -279,6 +279,7 @@ impl Broker {
         snapshot.vmm_zero_maps = state.counters.zero_maps;
         snapshot.barriers = state.counters.barriers;
         snapshot.revocations = state.counters.revocations;
+        snapshot.unexports_quiesced = state.counters.unexports_quiesced;
         snapshot.deadlines_missed = state.counters.deadlines_missed;
         snapshot
     }
@@ -367,6 +368,8 @@ pub struct PeerSnapshot {
     pub barriers: u64,
     /// Its backings that were revoked.
     pub revocations: u64,
+    /// How often it promised to write nothing until the end of an UNEXPORT.
+    pub unexports_quiesced: u64,
     /// How often windows that it used were taken from it, mostly as it had not released them
     /// in time.
     pub deadlines_missed: u64,

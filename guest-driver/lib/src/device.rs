@@ -506,6 +506,20 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_quiesced_or_resumed_says_which_of_the_two() {
+        let (device, other) = fake();
+        let export = Export::new(other.into(), BufferId([7; 16]), 1);
+        for (result, op) in [
+            (device.quiesce(&export), Operation::Quiesce),
+            (device.resume(&export), Operation::Resume),
+        ] {
+            let error = result.unwrap_err();
+            assert_eq!((error.op, error.status), (op, None));
+            assert_eq!(Errno::from_io_error(&error.errno), Some(Errno::NOTTY));
+        }
+    }
+
+    #[test]
     fn events_come_in_order_and_then_none() {
         let (device, driver) = fake();
         driver.send(&bytes(1)).unwrap();

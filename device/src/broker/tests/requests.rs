@@ -269,11 +269,13 @@ fn an_unexport_of_a_quiesced_buffer_needs_one() {
         Status::BadField
     );
     assert_eq!(host.peer(A).revocations, 0);
+    assert_eq!(host.peer(A).unexports_quiesced, 0);
 
     host.call(A, quiesce(id, true)).unwrap();
     let token = host.send(A, unexport_quiesced(id));
     assert!(host.answer(A, token).is_none(), "B has it mapped");
     assert_eq!(host.deadlines.len(), 1, "B has its time");
+    assert_eq!(host.peer(A).unexports_quiesced, 1);
     host.unmap(B, handle).unwrap();
     assert_eq!(host.answer(A, token), Some(&Ok(Response::Done)));
     assert_eq!(status(host.call(A, quiesce(id, false))), Status::NotFound);
