@@ -328,6 +328,42 @@ fn a_write_that_waits_for_the_host_goes_on_when_it_answers() {
     });
 }
 
+/// The end of the export and the end of the promise go to the host in either order.
+#[test]
+fn a_write_goes_on_although_the_export_ends_before_the_host_answers_it() {
+    VMS.with(|vms| {
+        for write_first in [true, false] {
+            let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+            let (_, mine, export) = a.offer(SIZE, 1)?;
+            b.import_pattern(&export.id, 1)?;
+            let mut other = vms.a.client()?;
+            let adopted = other.adopt(a.program().pid(), 0)?;
+            let map = other.map(adopted)?;
+            ensure!(other.compare(map, 1)? == Sight::Pattern);
+            quiesce(&mut a, &export)?;
+            let before = promised(vms)?;
+            let begun = without_the_host(vms, b"9000", |vms| {
+                if write_first {
+                    let begun = begin_to_fill(&vms.a, &mut other, map, 2)?;
+                    a.close(export.number)?;
+                    Ok(begun)
+                } else {
+                    a.close(export.number)?;
+                    begin_to_fill(&vms.a, &mut other, map, 2)
+                }
+            })?;
+            other.finish(begun, "writing", wait::COMMAND)?;
+            ensure!(a.compare(mine, 2)? == Sight::Pattern);
+            vms.daemon()?
+                .settles("the buffer to be gone", |now| now.buffers == 0)?;
+            // What was asked for before the end is not promised by it.
+            let made = promised(vms)? - before;
+            ensure!(made == u64::from(!write_first), "{made}, {write_first}");
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_write_that_waits_for_the_host_ends_with_its_process() {
     VMS.with(|vms| {
