@@ -5,7 +5,7 @@
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bufshare_protocol::request::Request;
 use bufshare_protocol::status::Status;
@@ -176,16 +176,4 @@ fn descriptor(front: &FrontEnd, index: u16, addr: u64, len: u32, flags: u16) {
     front.ram.write(at + 8, &len.to_le_bytes());
     front.ram.write(at + 12, &flags.to_le_bytes());
     front.ram.write(at + 14, &(index + 1).to_le_bytes());
-}
-
-/// What all threads of a process have run so far.
-pub fn cpu_time(process: u32) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
-    tasks
-        .map(|task| {
-            let stat = std::fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
-            let nanoseconds = stat.split_whitespace().next().unwrap();
-            Duration::from_nanos(nanoseconds.parse().unwrap())
-        })
-        .sum()
 }

@@ -9,9 +9,11 @@
 //! else, the table has the median, and their quartiles. The CPU time is that of the back
 //! end's process. A run may take five minutes (see `Daemon`).
 //!
-//! The front end sleeps until the device signals, as a guest that is idle does. Where it
-//! has a CPU of its own, it is woken and put to sleep at times that are not the device's to
-//! choose; under `taskset -c 0` the two take turns, and requests come in full batches.
+//! The front end sleeps until the device signals, as a guest that is idle does. It has one
+//! CPU, and the back ends are both on that one or, where there is another, both on that.
+//! Left alone, the one may stay where the front end is and the other not, and who is woken
+//! on an idle CPU is late by many times what a request takes. On one CPU requests come in
+//! full batches, and the rates are those of the back end's own work.
 
 #![allow(
     clippy::arithmetic_side_effects,
@@ -27,6 +29,7 @@
 mod common;
 mod driver;
 mod echo;
+mod process;
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -43,7 +46,8 @@ use common::frontend::Options as FrontEndOptions;
 use common::program::Program;
 use common::until;
 use common::vm::{DATA, Vm};
-use driver::{Driver, SLOTS, cpu_time};
+use driver::{Driver, SLOTS};
+use process::{cpu_time, cpus, pin};
 
 /// Rates of QUERY and of an empty echo
 #[derive(Parser)]
@@ -137,8 +141,15 @@ fn median(values: &[f64]) -> f64 {
 }
 
 /// Measures both in turns; the line of the table.
-fn compare(echo: &mut Side, query: &mut Side, in_flight: u16, options: &Options) -> String {
+fn compare(
+    echo: &mut Side,
+    query: &mut Side,
+    (place, cpu): (&str, usize),
+    in_flight: u16,
+    options: &Options,
+) -> String {
     for side in [&mut *echo, &mut *query] {
+        pin(side.process, cpu);
         // One round fills caches and does not count.
         side.round(in_flight, options.requests);
         side.forget();
@@ -146,7 +157,7 @@ fn compare(echo: &mut Side, query: &mut Side, in_flight: u16, options: &Options)
     for round in 0..options.rounds {
         if round % options.rounds.div_ceil(5) == 0 {
             eprintln!(
-                "{in_flight} in flight: round {} of {}",
+                "{place} CPU, {in_flight} in flight: round {} of {}",
                 round + 1,
                 options.rounds
             );
@@ -164,7 +175,7 @@ fn compare(echo: &mut Side, query: &mut Side, in_flight: u16, options: &Options)
     let [echo_rate, query_rate] = [&echo.rates, &query.rates].map(|rates| median(rates));
     let [echo_cpu, query_cpu] = [&echo.costs, &query.costs].map(|costs| median(costs));
     format!(
-        "{in_flight:>9} {echo_rate:>12.0} {query_rate:>12.0} {ratio:>7.3}  {low:.3} to {high:.3} \
+        "{place:>7} {in_flight:>9} {echo_rate:>12.0} {query_rate:>12.0} {ratio:>7.3}  {low:.3} to {high:.3} \
          {echo_cpu:>11.3} {query_cpu:>11.3}"
     )
 }
@@ -183,6 +194,9 @@ fn main() {
     if let Some(front_end) = &options.echo {
         return echo::run(front_end);
     }
+    let cpus = cpus();
+    let own = cpus[0];
+    pin(std::process::id(), own);
     let daemon = Daemon::spawn(&Setup {
         program: options.daemon.clone().unwrap_or_else(|| binary().into()),
         ..Setup::default()
@@ -195,16 +209,19 @@ fn main() {
     let dir = tempfile::tempdir().unwrap();
     let (program, mut echo) = start_echo(dir.path(), &request);
 
-    let lines: Vec<String> = options
-        .in_flight
-        .iter()
-        .map(|in_flight| compare(&mut echo, &mut query, *in_flight, &options))
-        .collect();
+    let places = [("same", own), ("other", cpus[cpus.len() - 1])];
+    let places = &places[..cpus.len().min(2)];
+    let mut lines = Vec::new();
+    for place in places {
+        for in_flight in &options.in_flight {
+            let line = compare(&mut echo, &mut query, *place, *in_flight, &options);
+            lines.push(line);
+        }
+    }
     check(&query.driver, id);
-    let cpus = std::thread::available_parallelism().unwrap();
     println!(
-        "{} rounds of {} requests, {cpus} CPUs\n\
-         in flight  echo [1/s] QUERY [1/s]   ratio  quartiles      echo [us CPU] QUERY [us CPU]",
+        "{} rounds of {} requests\n    CPU in flight  echo [1/s] QUERY [1/s]   ratio  quartiles      \
+         echo [us CPU] QUERY [us CPU]",
         options.rounds, options.requests
     );
     for line in lines {
