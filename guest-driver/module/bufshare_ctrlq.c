@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * bufshare_vq.c - requests on the control queue
+ * bufshare_ctrlq.c - requests on the control queue
  *
  * A request belongs to its waiter and to the queue at the same time. A waiter
  * that is killed or out of patience just leaves; the buffers stay the device's

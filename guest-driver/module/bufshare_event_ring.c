@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * bufshare_ring.c - events that wait for their reader
+ * bufshare_event_ring.c - events that wait for their reader
  *
  * An event that finds no room is counted, and an OVERFLOW event of our own (seq 0)
  * reports it in the place where the events are missing. An OVERFLOW event that finds none

@@ -11,9 +11,10 @@
  *     revoke, attachment, window
  *   backing, quiesce, alloc, mmap,	its memory
  *     sg, shm
- *   caps, user, wire, vq, complaints	requests and answers
- *   device, ring			what all of them hold
- * Upwards, vq calls those who wait for a request, and backing ends an export whose
+ *   caps, user_lists, wire, ctrlq,	requests and answers
+ *     complaints
+ *   device, event_ring		what all of them hold
+ * Upwards, ctrlq calls those who wait for a request, and backing ends an export whose
  * memory its owner wants back.
  *
  * Objects
@@ -887,13 +888,13 @@ static inline struct bufshare_device *bufshare_device_get(struct bufshare_device
 	return bd;
 }
 
-/* bufshare_ring.c */
+/* bufshare_event_ring.c */
 void bufshare_overflow(struct bufshare_event *ev, u64 missing);
 u32 bufshare_ring_push_locked(struct bufshare_ring *ring, const struct bufshare_event *ev);
 bool bufshare_ring_peek_locked(const struct bufshare_ring *ring, struct bufshare_event *ev);
 void bufshare_ring_consume_locked(struct bufshare_ring *ring);
 
-/* bufshare_vq.c */
+/* bufshare_ctrlq.c */
 struct bufshare_req *bufshare_req_alloc(u32 type, size_t len, size_t more, size_t resp_len,
 					size_t resp_more);
 struct bufshare_req *bufshare_batch_alloc(u32 type, size_t entry_size);
@@ -924,7 +925,7 @@ int bufshare_read_config(struct bufshare_device *bd);
 int bufshare_greet(struct bufshare_device *bd);
 int bufshare_get_caps(struct bufshare_device *bd, u32 *windows_used);
 
-/* bufshare_user.c */
+/* bufshare_user_lists.c */
 int bufshare_meta_read(struct bufshare_device *bd, u64 from, u32 size, struct bufshare_meta *meta,
 		       u32 *status);
 int bufshare_meta_room(u64 to, u32 size, u32 *room);

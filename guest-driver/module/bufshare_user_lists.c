@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * bufshare_user.c - metadata and access lists in the memory of programs
+ * bufshare_user_lists.c - metadata and access lists in the memory of programs
  *
  * They have the size that the program says, which may know fewer fields than we do, or
  * more.
