@@ -15,14 +15,14 @@
 //! | `link` | a session, as the dispatcher sees it |
 //! | `stops` | who stops waits until nobody maps its memory |
 //! | `holds` | whose VMM maps whose memory; the end of the program |
-//! | `timer` | deadlines of the broker |
+//! | `deadlines` | when the broker is told that a deadline has passed |
 //! | `report` | what the control socket reports |
 
+mod deadlines;
 mod holds;
 mod link;
 mod report;
 mod stops;
-mod timer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -48,9 +48,9 @@ pub use link::{Job, Link};
 pub use report::{PeerReport, Report, SessionFacts};
 pub use stops::RevokeWait;
 
+use deadlines::Deadlines;
 use link::deliver;
 use stops::{STOP_LOOK, STOP_SAY, STOP_SAY_FIRST, Stopping};
-use timer::Timer;
 
 #[derive(Default)]
 struct Slot {
@@ -106,7 +106,7 @@ pub struct Dispatcher {
     changed: Condvar,
     /// Steps whose answers and events are yet to be delivered.
     delivering: AtomicUsize,
-    timer: Timer,
+    deadlines: Deadlines,
     revoke_wait: RevokeWait,
     /// How long an importer's driver has to release a buffer.
     release: Duration,
@@ -138,7 +138,7 @@ impl Dispatcher {
             state: Mutex::new(State { broker, slots }),
             changed: Condvar::new(),
             delivering: AtomicUsize::new(0),
-            timer: Timer::default(),
+            deadlines: Deadlines::default(),
             revoke_wait,
             failed: AtomicBool::new(false),
             on_failure: OnceLock::new(),
@@ -152,11 +152,11 @@ impl Dispatcher {
     ///
     /// # Errors
     /// As `pthread_create`.
-    pub fn start_timer(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
+    pub fn start_deadlines(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
         let dispatcher = Arc::downgrade(self);
         std::thread::Builder::new()
             .name("deadlines".into())
-            .spawn(move || Timer::run(&dispatcher))
+            .spawn(move || Deadlines::run(&dispatcher))
     }
 
     /// What is to be requested if a bug leaves the broker in the middle of a change.
@@ -195,9 +195,9 @@ impl Dispatcher {
         }
     }
 
-    /// Ends the timer thread.
-    pub fn stop_timer(&self) {
-        self.timer.stop();
+    /// Ends the thread of the deadlines.
+    pub fn stop_deadlines(&self) {
+        self.deadlines.stop();
     }
 
     /// A front end has connected.
@@ -449,8 +449,8 @@ impl Dispatcher {
                         link.job(Job { id, request, ram });
                     }
                 }
-                Effect::Arm { id, after } => self.timer.arm(id, after),
-                Effect::Disarm { id } => self.timer.disarm(id),
+                Effect::Arm { id, after } => self.deadlines.arm(id, after),
+                Effect::Disarm { id } => self.deadlines.disarm(id),
             }
         }
         after

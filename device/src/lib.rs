@@ -21,7 +21,7 @@
 //! | `Session::phase` | session | the queues start or stop, or the driver is forgotten |
 //! | `Control::gate`, `Events::ring` (never both) | session | a chain is taken or completed, or events are written |
 //! | the crate's vring, or `Dispatcher::state` (never both) | ring, program | one access; one change of the broker |
-//! | `ShmemRequests::state`, `Timer::queue` (never both) | session, program | a job or a deadline is queued |
+//! | `ShmemRequests::state`, `Deadlines::queue` (never both) | session, program | a job or a deadline is queued |
 //! | all others: `Session::ram`, `Session::deferred`, `Session::exit_fd`, `Outbox::replies`, `Lifeline::hangup`, `Admission::table`, `Admission::kicked`, `Files::front_ends`, `Server::current`, `Limiter`, the crate's memory table | session, program | a value is read or replaced |
 //!
 //! What follows from a change of the broker is done when the dispatcher is unlocked. Answers

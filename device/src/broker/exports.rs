@@ -4,11 +4,11 @@
 use bufshare_protocol::request::Export;
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Rights};
+use bufshare_protocol::types::{BufferId, Extent, Meta};
 
 use smallvec::SmallVec;
 
-use super::backing::{Backing, BackingId, Buffer, Grant, PeerMap, generation};
+use super::backing::{Backing, BackingId, Buffer, Grant, generation};
 use super::limits::{self, MAP_ALIGN};
 use super::records::Slot;
 use super::types::{PeerId, Token};
@@ -19,7 +19,7 @@ impl Broker {
     pub(super) fn export(&mut self, owner: PeerId, export: Export) -> Reply {
         self.check_extents(owner, &export)?;
         self.check_meta(&export.meta, export.size)?;
-        let grants = self.narrow(owner, &export.acl)?;
+        let grants = self.policy.narrow(owner, &export.acl)?;
         if self.closed {
             return Err(Status::HostError);
         }
@@ -117,34 +117,6 @@ impl Broker {
             Some(image) if !image.fits(size) => Err(Status::BadMeta),
             _ => Ok(()),
         }
-    }
-
-    /// The exporter's access list within the operator's policy. An exporter
-    /// can only narrow that: a line beyond it is an error, not cut.
-    fn narrow(&self, owner: PeerId, acl: &[Access]) -> Result<PeerMap<Grant>, Status> {
-        let mut grants = PeerMap::default();
-        let grant = |rights| Grant { rights, reached: 0 };
-        if acl.is_empty() {
-            for (importer, rights) in self.policy.importers(owner) {
-                grants.insert(importer, grant(rights));
-            }
-            if grants.is_empty() {
-                return Err(Status::Denied);
-            }
-        }
-        for line in acl {
-            let peer = PeerId(u32::try_from(line.peer).map_err(|_| Status::Denied)?);
-            if !line.rights.contains(Rights::READ) {
-                return Err(Status::BadField);
-            }
-            if !self.policy.allowed(owner, peer).contains(line.rights) {
-                return Err(Status::Denied);
-            }
-            if !grants.insert(peer, grant(line.rights)) {
-                return Err(Status::BadField);
-            }
-        }
-        Ok(grants)
     }
 
     /// Ends an export. Answered at once only if nobody maps the buffer. One that is

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the operator allows: who may share what with whom. It can be replaced while the
-//! daemon runs.
+//! What the operator allows: who may share what with whom. It can be replaced between any two
+//! requests; the daemon has no command for that yet.
 
 use std::collections::BTreeMap;
 
-use bufshare_protocol::types::Rights;
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::{Access, Rights};
 
 use serde::{Deserialize, Serialize};
 
-use super::backing::Grant;
+use super::backing::{Grant, PeerMap};
 use super::types::{Allow, ConfigError, Effect, PeerId};
 use super::{Broker, Peer};
 
@@ -65,6 +66,37 @@ impl Policy {
         let last = (exporter, PeerId(u32::MAX));
         let lines = self.rights.range(first..=last);
         lines.map(|((_, importer), rights)| (*importer, *rights))
+    }
+
+    /// The exporter's access list within the operator's policy. An exporter
+    /// can only narrow that: a line beyond it is an error, not cut.
+    ///
+    /// # Errors
+    /// The status of the EXPORT.
+    pub(super) fn narrow(&self, owner: PeerId, acl: &[Access]) -> Result<PeerMap<Grant>, Status> {
+        let mut grants = PeerMap::default();
+        let grant = |rights| Grant { rights, reached: 0 };
+        if acl.is_empty() {
+            for (importer, rights) in self.importers(owner) {
+                grants.insert(importer, grant(rights));
+            }
+            if grants.is_empty() {
+                return Err(Status::Denied);
+            }
+        }
+        for line in acl {
+            let peer = PeerId(u32::try_from(line.peer).map_err(|_| Status::Denied)?);
+            if !line.rights.contains(Rights::READ) {
+                return Err(Status::BadField);
+            }
+            if !self.allowed(owner, peer).contains(line.rights) {
+                return Err(Status::Denied);
+            }
+            if !grants.insert(peer, grant(line.rights)) {
+                return Err(Status::BadField);
+            }
+        }
+        Ok(grants)
     }
 }
 

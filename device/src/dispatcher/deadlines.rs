@@ -12,13 +12,13 @@ use crate::locks::lock;
 
 /// Deadlines by time.
 #[derive(Default)]
-pub(super) struct Timer {
-    pub(super) queue: Mutex<TimerQueue>,
+pub(super) struct Deadlines {
+    pub(super) queue: Mutex<DeadlineQueue>,
     pub(super) wake: Condvar,
 }
 
 #[derive(Default)]
-pub(super) struct TimerQueue {
+pub(super) struct DeadlineQueue {
     /// By time.
     armed: BTreeSet<(Instant, DeadlineId)>,
     times: BTreeMap<DeadlineId, Instant>,
@@ -28,7 +28,7 @@ pub(super) struct TimerQueue {
     pub(super) bug: bool,
 }
 
-impl Timer {
+impl Deadlines {
     pub(super) fn arm(&self, id: DeadlineId, after: Duration) {
         let now = Instant::now();
         let at = now.checked_add(after).unwrap_or(now);
@@ -88,7 +88,12 @@ impl Timer {
 
     pub(super) fn run(dispatcher: &Weak<Dispatcher>) {
         while let Some(dispatcher) = dispatcher.upgrade() {
-            let next = || dispatcher.timer.next().map(|id| dispatcher.deadline(id));
+            let next = || {
+                dispatcher
+                    .deadlines
+                    .next()
+                    .map(|id| dispatcher.deadline(id))
+            };
             match catch_unwind(AssertUnwindSafe(next)) {
                 Ok(Some(())) => {}
                 Ok(None) => return,

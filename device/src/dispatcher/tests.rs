@@ -399,11 +399,11 @@ fn a_bug_that_ends_the_deadlines_ends_the_program() {
     mapped(&dispatcher, &sessions);
     let stop = Arc::new(Stop::new().unwrap());
     dispatcher.stop_on_failure(stop.clone());
-    let timer = dispatcher.start_timer().unwrap();
-    lock(&dispatcher.timer.queue).bug = true;
-    dispatcher.timer.wake.notify_one();
+    let deadlines = dispatcher.start_deadlines().unwrap();
+    lock(&dispatcher.deadlines.queue).bug = true;
+    dispatcher.deadlines.wake.notify_one();
 
-    timer.join().unwrap();
+    deadlines.join().unwrap();
 
     assert!(dispatcher.failed() && stop.requested());
 }
@@ -483,18 +483,18 @@ fn the_end_waits_until_every_session_has_delivered() {
 
 #[test]
 fn deadline_that_is_disarmed_does_not_come() {
-    let timer = Timer::default();
+    let deadlines = Deadlines::default();
     for id in [1, 2, 3] {
-        timer.arm(DeadlineId(id), Duration::ZERO);
+        deadlines.arm(DeadlineId(id), Duration::ZERO);
     }
 
-    timer.disarm(DeadlineId(1));
-    timer.disarm(DeadlineId(7));
+    deadlines.disarm(DeadlineId(1));
+    deadlines.disarm(DeadlineId(7));
 
-    assert_eq!(timer.next(), Some(DeadlineId(2)));
-    assert_eq!(timer.next(), Some(DeadlineId(3)));
-    timer.stop();
-    assert_eq!(timer.next(), None);
+    assert_eq!(deadlines.next(), Some(DeadlineId(2)));
+    assert_eq!(deadlines.next(), Some(DeadlineId(3)));
+    deadlines.stop();
+    assert_eq!(deadlines.next(), None);
 }
 
 #[test]

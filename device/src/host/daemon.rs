@@ -164,11 +164,13 @@ impl Daemon {
             limits: config.limits,
             max_table: max_table_bytes(config.peers.len()),
         });
-        let timer = dispatcher.start_timer().map_err(system("start a thread"))?;
+        let deadlines = dispatcher
+            .start_deadlines()
+            .map_err(system("start a thread"))?;
         let mut daemon = Self {
             common: common.clone(),
             servers: Vec::new(),
-            threads: vec![timer],
+            threads: vec![deadlines],
             bug: Arc::default(),
             sockets: Vec::new(),
             _control: None,
@@ -268,7 +270,7 @@ impl Daemon {
         for server in &self.servers {
             server.end();
         }
-        self.common.dispatcher.stop_timer();
+        self.common.dispatcher.stop_deadlines();
         let end = Instant::now().checked_add(END_WAIT);
         for thread in self.threads {
             while !thread.is_finished() {
