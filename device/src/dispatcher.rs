@@ -14,12 +14,12 @@
 //! |---|---|
 //! | `link` | a session, as the dispatcher sees it |
 //! | `stops` | who stops waits until nobody maps its memory |
-//! | `holds` | whose VMM maps whose memory; the end of the program |
+//! | `end` | whose VMM maps whose memory, and the wait for it when the program ends |
 //! | `deadlines` | when the broker is told that a deadline has passed |
 //! | `report` | what the control socket reports |
 
 mod deadlines;
-mod holds;
+mod end;
 mod link;
 mod report;
 mod stops;
@@ -43,7 +43,7 @@ use crate::few::Few;
 use crate::log_limits::Limiter;
 use crate::os::stop::Stop;
 
-pub use holds::{Connector, HoldReport, HolderState};
+pub use end::{Connector, HoldReport, HolderState};
 pub use link::{Job, Link};
 pub use report::{PeerReport, Report, SessionFacts};
 pub use stops::RevokeWait;

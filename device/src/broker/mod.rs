@@ -32,14 +32,14 @@
 //! | `usage` | what of a peer is counted and limited |
 //! | `events` | the events that wait for a peer |
 //! | `refcount` | counts of references |
-//! | `holds` | whose memory the VMMs hold, the end of all sharing |
+//! | `end` | whose memory the VMMs hold, the end of all sharing |
 #![forbid(unsafe_code)]
 
 mod attachments;
 mod backing;
+mod end;
 mod events;
 mod exports;
-mod holds;
 mod imports;
 mod lifecycle;
 pub mod limits;
@@ -65,7 +65,7 @@ use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::BufferId;
 
-pub use holds::Hold;
+pub use end::Hold;
 pub use lifecycle::Lifecycle;
 pub use limits::Limits;
 pub use queries::{PeerSnapshot, Snapshot};

@@ -10,7 +10,7 @@
 //! A ring that makes no sense (see [`Fault`]) is not looked at again until it is
 //! started again. What was taken from it before is still completed.
 
-mod ring;
+mod avail;
 mod under_way;
 
 use std::ops::Deref;
@@ -30,8 +30,8 @@ use super::{GuestMem, Vring};
 use crate::broker::Token;
 use crate::few::Few;
 use crate::locks::lock;
-pub use ring::Fault;
-use ring::Next;
+pub use avail::Fault;
+use avail::Next;
 use under_way::{Pending, UnderWay};
 
 /// Descriptors per chain that are looked at. The longest request and response
@@ -360,7 +360,7 @@ impl Control {
             let _ = ring.disable_notification();
         }
         let mem = self.mem.memory();
-        let chain = match ring::next(ring, &*mem) {
+        let chain = match avail::next(ring, &*mem) {
             Next::Chain(chain) if gate.under_way.has_head(chain.head_index()) => {
                 Err(Fault::HeadInUse(chain.head_index()))
             }
@@ -539,7 +539,7 @@ impl Events {
             if walked >= MAX_WALKED_PER_KICK {
                 break;
             }
-            let chain = match ring::next(ring, &*mem) {
+            let chain = match avail::next(ring, &*mem) {
                 Next::Chain(chain) => chain,
                 Next::Empty if ring.enable_notification().unwrap_or(false) => continue,
                 Next::Empty | Next::Off => return Delivered::All,

@@ -19,7 +19,7 @@
 //! holds the files (see [`crate::backing::file_hold`]).
 
 mod budget;
-mod file_holds;
+mod sent_files;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -50,7 +50,7 @@ use crate::log_limits::Limiters;
 use crate::os::process::Process;
 use crate::os::random;
 use budget::{Budget, Lot};
-use file_holds::{Kept, WindowFile};
+use sent_files::{Kept, WindowFile};
 
 /// How often the kernel is asked who holds what was given to a VMM whose device is
 /// stopped.

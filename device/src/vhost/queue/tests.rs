@@ -65,7 +65,7 @@ fn ring(mem: &GuestMem, chain: &[Descriptor]) -> Vring {
 
 /// The chain that comes next.
 fn popped(ring: &Vring, mem: &GuestMem) -> DescriptorChain<impl Deref<Target = Memory> + Clone> {
-    match ring::next(ring, mem.memory()) {
+    match avail::next(ring, mem.memory()) {
         Next::Chain(chain) => chain,
         other => panic!("{other:?}"),
     }

@@ -11,7 +11,7 @@
 use std::time::{Duration, Instant};
 
 use super::LOOK;
-use super::file_holds::KEPT_SAY;
+use super::sent_files::KEPT_SAY;
 use crate::broker::PeerId;
 use crate::vhost::limits::{LOCK_SHARE, MARK_TIME};
 

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use bufshare_protocol::types::{Extent, Way};
 use log::Record;
 
-use super::file_holds::KEPT_SAY;
+use super::sent_files::KEPT_SAY;
 use super::*;
 use crate::backing::FileId;
 use crate::backing::file_hold::FileHold;
