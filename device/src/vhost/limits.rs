@@ -67,3 +67,19 @@ pub fn max_table_bytes(peers: usize) -> u64 {
         .checked_div(peers)
         .unwrap_or(MAX_TABLES_BYTES)
 }
+
+/// Queue sizes that front ends may ask for. crosvm offers the highest that
+/// virtio has unless configured otherwise; memory is not taken for it.
+pub const MAX_QUEUE_SIZE: usize = 32768;
+
+/// Descriptors per chain that are looked at. The longest request and response
+/// in single pages are 16 and 18; a driver may cut finer, but not without end.
+pub const MAX_DESCRIPTORS: usize = 256;
+
+/// Chains that one kick serves before the worker looks at its other work
+/// (and whether the session is over).
+pub const MAX_PER_KICK: usize = 256;
+
+/// Descriptors that a batch of event buffers may have before the worker looks at its
+/// other work: a driver's has one, and one that means harm [`MAX_DESCRIPTORS`].
+pub const MAX_WALKED_PER_KICK: usize = 4096;

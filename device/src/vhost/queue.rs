@@ -26,6 +26,7 @@ use vhost_user_backend::VringT;
 use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemory};
 
+use super::limits::{MAX_DESCRIPTORS, MAX_PER_KICK, MAX_WALKED_PER_KICK};
 use super::{GuestMem, Vring};
 use crate::broker::Token;
 use crate::few::Few;
@@ -33,18 +34,6 @@ use crate::locks::lock;
 pub use avail::Fault;
 use avail::Next;
 use under_way::{Pending, UnderWay};
-
-/// Descriptors per chain that are looked at. The longest request and response
-/// in single pages are 16 and 18; a driver may cut finer, but not without end.
-pub const MAX_DESCRIPTORS: usize = 256;
-
-/// Chains that one kick serves before the worker looks at its other work
-/// (and whether the session is over).
-pub const MAX_PER_KICK: usize = 256;
-
-/// Descriptors that a batch of event buffers may have before the worker looks at its
-/// other work: a driver's has one, and one that means harm [`MAX_DESCRIPTORS`].
-pub const MAX_WALKED_PER_KICK: usize = 4096;
 
 /// Bytes that a buffer for an event has to have, however long events are.
 const EVENT: usize = MIN_EVENT_SIZE;

@@ -26,6 +26,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::admission::Admission;
 use super::lifeline::{Lifeline, watch_worker, writes_for};
+use super::limits::MAX_QUEUE_SIZE;
 use super::queue::{Control, Events, Taken};
 use super::ram_files::{self, Files};
 use super::relay::{Verdict, Watch};
@@ -42,10 +43,6 @@ use ring_worker::{Outbox, Phase};
 /// Event of the worker's loop that says: serve the control queue again. The
 /// ids up to the number of queues are the crate's.
 pub const EVENT_AGAIN: u16 = 3;
-
-/// Queue sizes that front ends may ask for. crosvm offers the highest that
-/// virtio has unless configured otherwise; memory is not taken for it.
-const MAX_QUEUE_SIZE: usize = 32768;
 
 /// What is known of a front end before it says anything.
 pub struct Front {

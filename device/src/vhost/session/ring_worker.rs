@@ -17,7 +17,8 @@ use crate::broker::Token;
 use crate::dispatcher::Link;
 use crate::locks::lock;
 use crate::vhost::Vring;
-use crate::vhost::queue::{Delivered, Fault, MAX_PER_KICK, Take, Taken};
+use crate::vhost::limits::MAX_PER_KICK;
+use crate::vhost::queue::{Delivered, Fault, Take, Taken};
 
 /// How long a ring that has a kick descriptor waits for its call descriptor,
 /// which front ends send next: what is signalled between the two is lost. After

@@ -18,8 +18,9 @@ use crate::dispatcher::RevokeWait;
 use crate::locks::tests::ends_elsewhere;
 use crate::vhost::doorbell;
 use crate::vhost::lifeline::write_for;
+use crate::vhost::limits::MAX_PER_KICK;
+use crate::vhost::queue::Take;
 use crate::vhost::queue::tests::{control_of, event_buffer, memory, publish, ring_at};
-use crate::vhost::queue::{MAX_PER_KICK, Take};
 
 struct NoIds;
 
