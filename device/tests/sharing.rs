@@ -1,36 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Two virtual machines and the daemon between them.
-
-#![allow(
-    clippy::arithmetic_side_effects,
-    clippy::cast_possible_truncation,
-    clippy::cast_possible_wrap,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used
-)]
+//! Buffers that one virtual machine exports and another maps.
 
 mod common;
 
-use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Extent};
-use common::daemon::{Daemon, Setup, Start};
+use bufshare_protocol::types::Extent;
+use common::daemon::{Daemon, Setup};
 use common::frontend::{Asked, PAGE, SHM_GPA};
+use common::pair::{map_without_its_barrier, two, two_with};
 use common::until;
-use common::vm::{DATA, Ticket, Vm, unexport_request};
-
-fn two() -> (Daemon, Vm, Vm) {
-    two_with(Daemon::start)
-}
-
-fn two_with(start: Start) -> (Daemon, Vm, Vm) {
-    let daemon = start(&Setup::default());
-    let a = Vm::boot(&daemon.socket("a"));
-    let b = Vm::boot(&daemon.socket("b"));
-    (daemon, a, b)
-}
+use common::vm::{DATA, Vm};
 
 #[test]
 fn mapped_buffer_is_the_same_memory_on_both_sides() {
@@ -82,72 +62,6 @@ fn second_map_of_an_idle_window_does_not_ask_the_vmm() {
 }
 
 #[test]
-fn unexport_is_answered_after_the_importer_released_the_buffer() {
-    let (daemon, mut a, mut b) = two();
-    let id = a.export(DATA, PAGE);
-    let handle = b.attach(id);
-    let (at, _) = b.map(handle, PAGE);
-    let pending = a.submit(&unexport_request(id));
-
-    let event = b.event_of(EventKind::Revoked);
-
-    assert_eq!((event.id, event.handle), (id, handle));
-    assert!(!a.is_done(pending), "answered before the release");
-    b.unmap(handle);
-    assert!(a.finish(pending).is_ok());
-    assert_eq!(b.front.shm.windows(), 0);
-    assert_eq!(b.front.shm.region.read(at, 4), [0; 4]);
-    assert_eq!(b.try_map(handle, PAGE), Err(Status::Revoked));
-    b.detach(handle);
-    drop((a, b));
-    daemon.finish();
-}
-
-#[test]
-fn unexport_puts_zero_pages_in_place_of_a_buffer_whose_importer_does_not_release_it() {
-    let (daemon, mut a, mut b) = two();
-    a.front.ram.write(DATA, b"mine");
-    let id = a.export(DATA, PAGE);
-    let handle = b.attach(id);
-    let (at, _) = b.map(handle, PAGE);
-
-    a.unexport(id);
-
-    assert_eq!(b.event_of(EventKind::Revoked).handle, handle);
-    until("the zero pages", || b.front.shm.windows() == 1);
-    assert_eq!(b.front.shm.region.read(at, 4), [0; 4]);
-    b.front.shm.region.write(at, b"lost");
-    assert_eq!(a.front.ram.read(DATA, 4), b"mine");
-    let place = Extent {
-        addr: SHM_GPA + at,
-        len: PAGE,
-    };
-    let reply = b.request(&Vm::export_of(vec![place], vec![]));
-    assert_eq!(reply, Err(Status::NotRam), "it is no RAM of the VM");
-
-    // His place is not given to another buffer.
-    let other = a.export(DATA, PAGE);
-    let second = b.attach(other);
-    assert_ne!(b.map(second, PAGE).0, at);
-    b.unmap(handle);
-    until("the end of the zero pages", || b.front.shm.windows() == 1);
-    b.detach(handle);
-
-    // Zero pages again, whatever was written there.
-    b.unmap(second);
-    a.unexport(other);
-    until("the end of the other", || b.front.shm.windows() == 0);
-    let third = a.export(DATA, PAGE);
-    let handle = b.attach(third);
-    assert_eq!(b.map(handle, PAGE).0, at);
-    a.unexport(third);
-    until("the zero pages", || b.front.shm.windows() == 1);
-    assert_eq!(b.front.shm.region.read(at, 4), [0; 4]);
-    drop((a, b));
-    daemon.finish();
-}
-
-#[test]
 fn window_cannot_be_exported_again() {
     let (daemon, mut a, mut b) = two();
     let id = a.export(DATA, PAGE);
@@ -166,22 +80,6 @@ fn window_cannot_be_exported_again() {
     daemon.finish();
 }
 
-/// B's MAP of a page of A, whose barrier B's VMM does not look at.
-fn map_without_its_barrier(a: &mut Vm, b: &mut Vm) -> (BufferId, Ticket) {
-    let id = a.export(DATA, PAGE);
-    let handle = b.attach(id);
-    b.front.shm.hold_after_map();
-    let map = Request::Map {
-        handle,
-        offset: 0,
-        len: PAGE,
-    };
-    let ticket = b.submit(&map);
-    b.front.shm.until_waiting();
-    assert!(!b.is_done(ticket), "answered before the barrier");
-    (id, ticket)
-}
-
 #[test]
 fn map_is_answered_when_its_barrier_is() {
     let (daemon, mut a, mut b) = two();
@@ -196,50 +94,6 @@ fn map_is_answered_when_its_barrier_is() {
     let handle = b.attach(other);
     b.map(handle, PAGE);
     drop((a, b));
-    daemon.finish();
-}
-
-#[test]
-fn map_that_is_revoked_before_its_barrier_is_unmapped_after_it() {
-    let (daemon, mut a, mut b) = two();
-    let (id, ticket) = map_without_its_barrier(&mut a, &mut b);
-    let unexport = a.submit(&unexport_request(id));
-    assert_eq!(b.finish(ticket), Err(Status::Revoked));
-    assert!(!a.is_done(unexport), "b's VMM maps it");
-
-    b.front.shm.hold(false);
-
-    a.finish(unexport).unwrap();
-    assert_eq!(b.front.shm.windows(), 0);
-    drop((a, b));
-    daemon.finish();
-}
-
-#[test]
-fn map_whose_vmm_stops_before_its_barrier_is_answered_when_it_goes_on() {
-    let (daemon, mut a, mut b) = two();
-    let (_, ticket) = map_without_its_barrier(&mut a, &mut b);
-
-    let bases = b.front.stop();
-    b.front.shm.hold(false);
-    until("the barrier", || daemon.session("b")["jobs"] == 0);
-    assert!(!b.is_done(ticket), "the ring is not the daemon's");
-    b.resume(&bases);
-
-    b.finish(ticket).unwrap();
-    drop((a, b));
-    daemon.finish();
-}
-
-#[test]
-fn memory_of_a_map_whose_vmm_dies_before_its_barrier_comes_back() {
-    let (daemon, mut a, mut b) = two();
-    let (id, _) = map_without_its_barrier(&mut a, &mut b);
-
-    drop(b);
-
-    a.unexport(id);
-    drop(a);
     daemon.finish();
 }
 
@@ -353,41 +207,6 @@ fn map_beyond_the_window_budget_is_a_status() {
     b.map(handles[4], PAGE);
     assert_eq!(b.front.shm.windows(), 4);
     drop((a, b));
-    daemon.finish();
-}
-
-#[test]
-fn exporter_that_leaves_takes_its_memory_along() {
-    let (daemon, mut a, mut b) = two();
-    let id = a.export(DATA, PAGE);
-    let handle = b.attach(id);
-    b.map(handle, PAGE);
-
-    drop(a);
-
-    assert_eq!(b.event_of(EventKind::Revoked).handle, handle);
-    b.unmap(handle);
-    b.front.shm.until("the unmap", |asked| {
-        asked.iter().any(|a| matches!(a, Asked::Unmap { .. }))
-    });
-    assert_eq!(b.try_map(handle, PAGE), Err(Status::Revoked));
-    drop(b);
-    daemon.finish();
-}
-
-#[test]
-fn importer_that_leaves_is_reported_to_the_exporter() {
-    let (daemon, mut a, mut b) = two();
-    let id = a.export(DATA, PAGE);
-    let handle = b.attach(id);
-    b.map(handle, PAGE);
-
-    drop(b);
-
-    let event = a.event_of(EventKind::Released);
-    assert_eq!((event.id, event.peer), (id, 2));
-    a.unexport(id);
-    drop(a);
     daemon.finish();
 }
 

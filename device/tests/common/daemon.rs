@@ -107,6 +107,11 @@ impl Setup {
     }
 }
 
+/// The daemon does not wait long for front ends whose device is stopped.
+pub fn impatient(start: Start) -> Daemon {
+    start(&Setup::that_waits("1"))
+}
+
 pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_vhost-device-bufshare"))
 }

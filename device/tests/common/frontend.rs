@@ -84,6 +84,15 @@ impl Default for Options {
     }
 }
 
+/// A front end that negotiates all but these.
+pub fn without(features: VhostUserProtocolFeatures) -> Options {
+    let options = Options::default();
+    Options {
+        protocol: options.protocol - features,
+        ..options
+    }
+}
+
 /// Shared memory of this process: `len` bytes at `ptr`.
 pub struct Mapping {
     pub ptr: *mut u8,

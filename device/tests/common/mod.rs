@@ -17,10 +17,13 @@
 pub mod daemon;
 pub mod deny;
 pub mod frontend;
+pub mod held;
 pub mod other;
+pub mod pair;
 pub mod program;
 mod soon;
 pub mod threads;
+pub mod unmarked;
 pub mod vm;
 pub mod watchdog;
 
