@@ -75,7 +75,7 @@ fn a_revocation_is_not_missed_when_its_event_comes_with_the_answer_to_the_import
         PciConfig::of(&vms.a)?.set_interrupts(true)?;
         a.finish(asked, "IMPORT", wait::COMMAND)?;
         let state = state(&vms.a)?;
-        let revoked = |line: &str| line.ends_with(" revoked");
+        let revoked = |line: &str| line.contains(" revoked, window");
         ensure!(state.lines().any(revoked), "none is revoked: {state}");
         drop((a, b));
         share_works(&mut vms.b.client()?, &mut vms.a.client()?, 2)
