@@ -39,7 +39,7 @@ void bufshare_handles_destroy(struct bufshare_file *bf)
 /**
  * bufshare_handle_reserve() - find a number for a new handle
  * @bf: the file
- * @handle: where to put it, not zero
+ * @handle: where to put it, not zero; not touched by a failure
  *
  * Nobody finds the handle before bufshare_handle_install(), which cannot fail.
  *
@@ -47,9 +47,13 @@ void bufshare_handles_destroy(struct bufshare_file *bf)
  */
 int bufshare_handle_reserve(struct bufshare_file *bf, u32 *handle)
 {
-	int ret = xa_alloc(&bf->handles, handle, NULL, XA_LIMIT(1, BUFSHARE_MAX_HANDLES),
+	u32 id;
+	int ret = xa_alloc(&bf->handles, &id, NULL, XA_LIMIT(1, BUFSHARE_MAX_HANDLES),
 			   GFP_KERNEL);
 
+	/* A failure, too, may leave a number there: that of somebody else. */
+	if (!ret)
+		*handle = id;
 	return ret == -EBUSY ? -EMFILE : ret;
 }
 
