@@ -6,6 +6,8 @@
  * one contiguous piece is tried first. All pages are single ones (split), which
  * makes mapping and freeing them the same whatever they came from.
  */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/fs.h>
@@ -269,7 +271,9 @@ static int bufshare_mem_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_d
 	struct bufshare_mem *mem = dmabuf->priv;
 	int ret;
 
-	ret = bufshare_mem_use(mem, &mem->accesses, true);
+	ret = bufshare_wait_for_devices(dmabuf, dir);
+	if (!ret)
+		ret = bufshare_mem_use(mem, &mem->accesses, true);
 	if (ret)
 		return ret;
 	bufshare_maps_sync(&mem->maps, true);
@@ -305,7 +309,8 @@ static int bufshare_mem_vmap_pages(struct bufshare_mem *mem)
 
 /*
  * The core calls this once for all users, under the reservation lock, and warns of a
- * failure: so the wait ends by no signal.
+ * failure: so the wait ends by no signal, and of memory that the host has us leave alone
+ * there is a mapping of scratch memory.
  */
 static int bufshare_mem_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
@@ -313,8 +318,11 @@ static int bufshare_mem_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	int ret;
 
 	ret = bufshare_mem_use(mem, &mem->users, false);
-	if (ret)
-		return ret;
+	if (ret) {
+		pr_warn_ratelimited("quiesced memory could not be mapped for the kernel (%d): what is written there is lost\n",
+				    ret);
+		return bufshare_scratch_vmap(&mem->scratch, mem->size, map);
+	}
 	ret = bufshare_mem_vmap_pages(mem);
 	if (ret) {
 		bufshare_mem_unuse(mem, &mem->users);
@@ -328,9 +336,11 @@ static void bufshare_mem_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
 	struct bufshare_mem *mem = dmabuf->priv;
 
+	iosys_map_clear(map);
+	if (bufshare_scratch_vunmap(&mem->scratch))
+		return;
 	vunmap(mem->vmap);
 	mem->vmap = NULL;
-	iosys_map_clear(map);
 	bufshare_mem_unuse(mem, &mem->users);
 }
 
@@ -355,7 +365,16 @@ static int bufshare_mem_fault_wait(void *priv, bool asked)
 
 static vm_fault_t bufshare_mem_fault(struct vm_fault *vmf)
 {
-	return bufshare_mmap_fault(vmf, bufshare_mem_try_fault, bufshare_mem_fault_wait);
+	struct bufshare_mem *mem = vmf->vma->vm_private_data;
+	vm_fault_t fault;
+
+	if (vmf->flags & FAULT_FLAG_ALLOW_RETRY)
+		return bufshare_mmap_fault(vmf, bufshare_mem_try_fault, bufshare_mem_fault_wait);
+	/* What it has waited for is not to be over before its only retry. */
+	bufshare_mem_keep_active(mem, true);
+	fault = bufshare_mmap_fault(vmf, bufshare_mem_try_fault, bufshare_mem_fault_wait);
+	bufshare_mem_keep_active(mem, false);
+	return fault;
 }
 
 static const struct vm_operations_struct bufshare_mem_vm_ops = {

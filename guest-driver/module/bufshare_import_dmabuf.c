@@ -15,8 +15,6 @@
 #include <linux/iosys-map.h>
 #include <linux/mm.h>
 #include <linux/module.h>
-#include <linux/slab.h>
-#include <linux/vmalloc.h>
 
 #include "bufshare_priv.h"
 
@@ -61,32 +59,6 @@ static void bufshare_imp_unmap_dma_buf(struct dma_buf_attachment *attach, struct
 	bufshare_window_unuse(&imp->window, BUFSHARE_USE_DEVICE);
 }
 
-/* A kernel mapping that shows one page of zeroes over and over, as scratch memory. */
-static int bufshare_imp_vmap_scratch(struct bufshare_imp *imp, struct iosys_map *map)
-{
-	unsigned long nr = imp->size >> PAGE_SHIFT, i;
-	struct page **pages;
-
-	imp->scratch_page = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO);
-	if (!imp->scratch_page)
-		return -ENOMEM;
-	pages = kvmalloc_objs(*pages, nr);
-	if (!pages)
-		goto err;
-	for (i = 0; i < nr; i++)
-		pages[i] = imp->scratch_page;
-	imp->scratch = vmap(pages, nr, VM_MAP, PAGE_KERNEL);
-	kvfree(pages);
-	if (!imp->scratch)
-		goto err;
-	iosys_map_set_vaddr(map, imp->scratch);
-	return 0;
-
-err:
-	__free_page(imp->scratch_page);
-	return -ENOMEM;
-}
-
 /*
  * The core warns of a kernel mapping that fails (WARN_ON_ONCE), and what other VMs
  * do must not make this kernel warn. So of a buffer that was revoked, or that the
@@ -114,7 +86,7 @@ static int bufshare_imp_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 		bufshare_imp_revoke_locked(imp);
 		bufshare_unlock(bd);
 	}
-	return bufshare_imp_vmap_scratch(imp, map);
+	return bufshare_scratch_vmap(&imp->scratch, imp->size, map);
 }
 
 static void bufshare_imp_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
@@ -122,13 +94,8 @@ static void bufshare_imp_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	struct bufshare_imp *imp = dmabuf->priv;
 
 	iosys_map_clear(map);
-	if (!imp->scratch) {
+	if (!bufshare_scratch_vunmap(&imp->scratch))
 		bufshare_window_unuse(&imp->window, BUFSHARE_USE_KERNEL);
-		return;
-	}
-	vunmap(imp->scratch);
-	imp->scratch = NULL;
-	__free_page(imp->scratch_page);
 }
 
 /* The time from the check to the entry's making is what a revocation waits out. */

@@ -522,6 +522,16 @@ struct bufshare_maps {
 };
 
 /**
+ * struct bufshare_scratch - a kernel mapping that shows no memory of a dma-buf
+ * @virt: kernel address, NULL: there is none
+ * @page: what it shows, repeatedly
+ */
+struct bufshare_scratch {
+	void *virt;
+	struct page *page;
+};
+
+/**
  * struct bufshare_mem - ALLOC: RAM of our own, behind a dma-buf
  * @size: bytes; constant
  * @nr_pieces: number of @pieces; constant
@@ -531,6 +541,7 @@ struct bufshare_maps {
  * @inode: of the dma-buf, counted, with the user space mappings: its file may go
  *	before it does; constant from the dma-buf's making on
  * @vmap: kernel address; the dma-buf's reservation lock
+ * @scratch: kernel mapping instead of @vmap, as the memory stayed quiesced; likewise
  * @fault_sem: read: a fault checks @quiesced and inserts; write: none is between
  * @lock: protects all of the following
  * @exports: struct bufshare_exp.in_mem
@@ -543,8 +554,10 @@ struct bufshare_maps {
  * @quiescing: a QUIESCE of a program is being carried out
  * @resuming: somebody wants to use the memory, and has waited until @until at the most
  * @until: when the host has to have answered, jiffies
- * @err: why it did not say what is wanted of it, since @resuming or @quiescing began
+ * @err: why it did not say that the memory is active, since @resuming began
  * @status: likewise, VIRTIO_BUFSHARE_S_*
+ * @begin_err: why it did not say that the memory is quiesced, since @quiescing began
+ * @begin_status: likewise
  * @wait: waiters for a change of these
  */
 struct bufshare_mem {
@@ -555,6 +568,7 @@ struct bufshare_mem {
 	struct bufshare_maps maps;
 	struct inode *inode;
 	void *vmap;
+	struct bufshare_scratch scratch;
 	struct rw_semaphore fault_sem;
 
 	spinlock_t lock;	/* all of the following */
@@ -569,6 +583,8 @@ struct bufshare_mem {
 	unsigned long until;
 	int err;
 	u32 status;
+	int begin_err;
+	u32 begin_status;
 	wait_queue_head_t wait;
 };
 
@@ -778,7 +794,6 @@ struct bufshare_window {
  * @inode: of @dmabuf, counted, with the user space mappings; bufshare_device.lock
  * @accesses: CPU accesses that have begun and not ended; bufshare_device.lock
  * @scratch: kernel mapping made after a revocation; the dma-buf's reservation lock
- * @scratch_page: what it shows; likewise
  * @revoke_work: on bufshare_device.revoke_wq, once
  * @drop_work: drops @shm when the last use of a LOST @window ends; on bufshare_release_wq,
  *	once
@@ -809,8 +824,7 @@ struct bufshare_imp {
 	char label[BUFSHARE_LABEL_LEN];
 	struct inode *inode;
 	u32 accesses;
-	void *scratch;
-	struct page *scratch_page;
+	struct bufshare_scratch scratch;
 	struct work_struct revoke_work;
 	struct work_struct drop_work;
 	struct bufshare_maps maps;
@@ -979,6 +993,11 @@ struct sg_table *bufshare_maps_map(struct bufshare_maps *maps,
 				   enum dma_data_direction dir);
 void bufshare_maps_unmap(struct bufshare_maps *maps, struct sg_table *sgt);
 void bufshare_maps_sync(struct bufshare_maps *maps, bool for_cpu);
+int bufshare_wait_for_devices(struct dma_buf *dmabuf, enum dma_data_direction dir);
+
+/* bufshare_scratch.c */
+int bufshare_scratch_vmap(struct bufshare_scratch *scratch, u64 size, struct iosys_map *map);
+bool bufshare_scratch_vunmap(struct bufshare_scratch *scratch);
 
 /* bufshare_quiesce.c */
 void bufshare_quiesce_init(struct bufshare_mem *mem);
@@ -989,6 +1008,7 @@ u32 bufshare_quiesce_unexport_mode_locked(struct bufshare_exp *exp);
 int bufshare_quiesce_look(struct bufshare_mem *mem, bool asked);
 int bufshare_quiesce_end(struct bufshare_mem *mem, bool asked, bool killable, u32 *status);
 int bufshare_quiesce_begin(struct bufshare_exp *exp, struct bufshare_mem *mem, u32 *status);
+void bufshare_mem_keep_active(struct bufshare_mem *mem, bool keep);
 int bufshare_mem_use(struct bufshare_mem *mem, u32 *count, bool killable);
 void bufshare_mem_unuse(struct bufshare_mem *mem, u32 *count);
 

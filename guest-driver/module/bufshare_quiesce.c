@@ -149,11 +149,13 @@ static void bufshare_quiesce_complete(struct bufshare_device *bd, struct bufshar
 	begins = bufshare_quiesce_begins(req);
 	/* A device that has gone is about to be reset, which ends it: wait for that. */
 	failed = req->err && !unknown && (begins || req->err != -ENODEV);
-	if (failed) {
+	if (failed && begins) {
+		mem->begin_err = req->err;
+		mem->begin_status = req->status;
+	} else if (failed) {
 		mem->err = req->err;
 		mem->status = req->status;
-		if (!begins)
-			WRITE_ONCE(mem->resuming, false);
+		WRITE_ONCE(mem->resuming, false);
 	}
 	/* Without an answer, or with one that makes no sense, the host may rely on it. */
 	if (begins ? req->status != VIRTIO_BUFSHARE_S_OK || !req->reached : !req->err || unknown)
@@ -451,7 +453,8 @@ int bufshare_quiesce_begin(struct bufshare_exp *exp, struct bufshare_mem *mem, u
 	/* Who wanted to use it has left. */
 	WRITE_ONCE(mem->resuming, false);
 	mem->err = 0;
-	mem->status = VIRTIO_BUFSHARE_S_OK;
+	mem->begin_err = 0;
+	mem->begin_status = VIRTIO_BUFSHARE_S_OK;
 	spin_unlock_irq(&mem->lock);
 
 	/* A fault that did not see it has made its entry when the zap begins. */
@@ -469,8 +472,8 @@ int bufshare_quiesce_begin(struct bufshare_exp *exp, struct bufshare_mem *mem, u
 	if (!ret && silent)
 		ret = left < 0 ? -EINTR : -ETIMEDOUT;
 	else if (!ret)
-		ret = mem->err;
-	*status = mem->status;
+		ret = mem->begin_err;
+	*status = mem->begin_status;
 	if (!ret && !exp->quiesced) {
 		/* The host has ended the export, or we were reset. */
 		ret = READ_ONCE(bd->alive) ? -ENOENT : -ENODEV;
@@ -490,6 +493,18 @@ int bufshare_quiesce_begin(struct bufshare_exp *exp, struct bufshare_mem *mem, u
 	if (ret == -ETIMEDOUT)
 		bufshare_quiesce_timed_out(mem);
 	return ret;
+}
+
+/**
+ * bufshare_mem_keep_active() - have memory not be quiesced anew
+ * @mem: the memory
+ * @keep: from now on; else no more
+ */
+void bufshare_mem_keep_active(struct bufshare_mem *mem, bool keep)
+{
+	spin_lock_irq(&mem->lock);
+	mem->waiters += keep ? 1 : -1;
+	spin_unlock_irq(&mem->lock);
 }
 
 /**

@@ -7,9 +7,12 @@
  * when it was made. It is cut to what its device can take in one piece.
  */
 #include <linux/container_of.h>
+#include <linux/dma-buf.h>
 #include <linux/dma-mapping.h>
+#include <linux/dma-resv.h>
 #include <linux/errno.h>
 #include <linux/scatterlist.h>
+#include <linux/sched.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
 
@@ -126,6 +129,25 @@ void bufshare_maps_unmap(struct bufshare_maps *maps, struct sg_table *sgt)
 	dma_unmap_sgtable(map->dev, sgt, map->dir, 0);
 	sg_free_table(sgt);
 	kfree(map);
+}
+
+/**
+ * bufshare_wait_for_devices() - wait for what devices do with a dma-buf, as CPU access begins
+ * @dmabuf: the dma-buf; its reservation lock is not held
+ * @dir: what is to be accessed
+ *
+ * The core does so, too, but after begin_cpu_access(), and a signal that ends that wait has
+ * no end_cpu_access() follow: an access counted by then would count for ever.
+ *
+ * Return: 0, or -ERESTARTSYS: a signal ended the wait.
+ */
+int bufshare_wait_for_devices(struct dma_buf *dmabuf, enum dma_data_direction dir)
+{
+	long ret = dma_resv_wait_timeout(dmabuf->resv,
+					 dma_resv_usage_rw(dir != DMA_FROM_DEVICE), true,
+					 MAX_SCHEDULE_TIMEOUT);
+
+	return ret < 0 ? ret : 0;
 }
 
 /**

@@ -376,10 +376,14 @@ int bufshare_window_map(struct bufshare_window *win, bool asked, bool killable)
 			req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_MAP,
 						 sizeof(struct virtio_bufshare_map), 0,
 						 sizeof(struct virtio_bufshare_map_resp), 0);
-			if (!req)
-				return -ENOMEM;
 			bufshare_lock(bd);
-			continue;
+			if (req)
+				continue;
+			/* For a page fault that asks again. */
+			ret = -ENOMEM;
+			if (win->state == BUFSHARE_WINDOW_UNMAPPED)
+				win->err = ret;
+			break;
 		}
 		if (win->state == BUFSHARE_WINDOW_UNMAPPED) {
 			ret = bufshare_window_start_map_locked(win, req);

@@ -309,6 +309,19 @@ impl Vm {
             .map(drop)
     }
 
+    /// Returns when a process of the guest waits in a function of its kernel.
+    ///
+    /// # Errors
+    /// As [`Vm::call`]; it does not come to wait there.
+    pub fn waits_in(&self, pid: i32, symbol: &str) -> Result<()> {
+        let path = format!("/proc/{pid}/stack");
+        wait::until(&format!("{pid} to wait in {symbol}"), wait::COMMAND, || {
+            let stack = self.read_file(&path)?;
+            let waits = String::from_utf8_lossy(&stack).contains(symbol);
+            Ok(waits.then_some(()))
+        })
+    }
+
     /// Names in a folder of the guest.
     ///
     /// # Errors

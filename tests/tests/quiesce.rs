@@ -78,6 +78,14 @@ fn promised(vms: &mut TwoVms) -> Result<u64> {
     Ok(vms.daemon()?.snapshot()?.peer("a")?.unexports_quiesced)
 }
 
+/// Has the driver of `tests/guest/importer`.
+fn has_importer(vm: &Vm) -> Result<()> {
+    if vm.list_dir("/sys/module/bufshare_importer")?.is_empty() {
+        vm.insert("importer", &[])?;
+    }
+    Ok(())
+}
+
 /// SPEC 7.11.
 #[test]
 fn a_quiesced_buffer_is_shown_as_that_to_its_exporter_and_read_by_its_importer() {
@@ -161,12 +169,63 @@ fn cpu_access_that_has_begun_keeps_memory_from_being_quiesced_and_ends_it() {
     });
 }
 
+/// Others are waited for before an access begins; whoever does not get so far has none.
+#[test]
+fn cpu_access_that_a_signal_ended_before_it_began_does_not_keep_memory_from_being_quiesced() {
+    VMS.with(|vms| {
+        has_importer(&vms.a)?;
+        let (mut a, mut killed) = (vms.a.client()?, vms.a.client()?);
+        let (buf, _, export) = a.offer(SIZE, 1)?;
+        let importer = a.attach(buf, AttachKind::Plain)?;
+        a.step(importer, Step::Fence)?;
+        let theirs = killed.adopt(a.program().pid(), 0)?;
+        killed.begin(Op::Sync {
+            buf: theirs.number,
+            write: true,
+            end: false,
+        })?;
+        vms.a
+            .waits_in(killed.program().pid(), "dma_fence_default_wait")?;
+        killed.program().signal(libc::SIGKILL)?;
+        killed.program().end(LIMIT, |_, _| {})?;
+        a.step(importer, Step::Signal)?;
+        quiesce(&mut a, &export)
+    });
+}
+
+#[test]
+fn a_kernel_mapping_of_memory_that_a_silent_host_keeps_quiesced_is_scratch_memory() {
+    VMS.with(|vms| {
+        has_importer(&vms.a)?;
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        let (buf, _, export) = a.offer(SIZE, 1)?;
+        let theirs = b.import_pattern(&export.id, 1)?;
+        quiesce(&mut a, &export)?;
+        let importer = a.attach(buf, AttachKind::Plain)?;
+        let read = Step::CpuRead { offset: 0, len: 8 };
+        without_the_host(vms, b"300", |_| {
+            a.step(importer, Step::Vmap)?;
+            ensure!(a.step_read(importer, read)? == [0; 8]);
+            let data = vec![0x5a; 8];
+            a.step(importer, Step::CpuWrite { offset: 0, data })?;
+            ensure!(b.compare(theirs, 1)? == Sight::Pattern);
+            Ok(())
+        })?;
+        a.step(importer, Step::Vunmap)?;
+        a.step(importer, Step::Vmap)?;
+        is_busy(&mut a, &export)?;
+        let data = vec![0x5a; 8];
+        a.step(importer, Step::CpuWrite { offset: 0, data })?;
+        ensure!(b.peek(theirs, 0, 8)? == Some(vec![0x5a; 8]));
+        a.step(importer, Step::Vunmap)?;
+        quiesce(&mut a, &export)
+    });
+}
+
 #[test]
 fn mappings_for_devices_and_the_kernel_keep_memory_from_being_quiesced_and_end_it() {
     VMS.with(|vms| {
-        if vms.a.list_dir("/sys/module/bufshare_importer")?.is_empty() {
-            vms.a.insert("importer", &[])?;
-        }
+        has_importer(&vms.a)?;
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (buf, _, export) = a.offer(SIZE, 1)?;
         let theirs = b.import_pattern(&export.id, 1)?;

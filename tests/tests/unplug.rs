@@ -385,16 +385,6 @@ fn the_function_is_not_reset_before_an_unbind_has_ended() {
 /// For how long a reset and an unbind wait for each other, by the driver's own clock.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// A process of `vm` has come to wait in this function of the kernel.
-fn waits_in(vm: &Vm, pid: i32, symbol: &str) -> Result<()> {
-    let path = format!("/proc/{pid}/stack");
-    wait::until(&format!("{pid} to wait in {symbol}"), LIMIT, || {
-        let stack = vm.read_file(&path)?;
-        let waits = String::from_utf8_lossy(&stack).contains(symbol);
-        Ok(waits.then_some(()))
-    })
-}
-
 /// Of a reset of A's function and an unbind of its driver, one ends the session with an
 /// importer that is paused, and the other comes to wait for it in `symbol`. The daemon
 /// answers the end of the session only when the importer goes on. A stands still until
@@ -413,9 +403,10 @@ fn two_ends_while_the_vm_stands(vms: &mut TwoVms, order: [&str; 2], symbol: &str
     vms.b.qmp().execute("stop", json!({}))?;
     let [first, second] = order.map(script);
     let mut first = vms.a.spawn(&["/bin/busybox", "sh", "-c", &first])?;
-    waits_in(&vms.a, first.pid(), "bufshare_exports_wait_answered")?;
+    vms.a
+        .waits_in(first.pid(), "bufshare_exports_wait_answered")?;
     let mut second = vms.a.spawn(&["/bin/busybox", "sh", "-c", &second])?;
-    waits_in(&vms.a, second.pid(), symbol)?;
+    vms.a.waits_in(second.pid(), symbol)?;
     let waiting = Instant::now();
     let daemon = vms.daemon()?;
     wait::until("the exporter's stop", LIMIT, || {

@@ -461,6 +461,10 @@ pub enum Step {
     Begin,
     /// dma_buf_end_cpu_access().
     End,
+    /// Its device has something to do with the dma-buf: a fence is added to it.
+    Fence,
+    /// It has done that.
+    Signal,
     /// What has become of the mapping.
     State,
 }

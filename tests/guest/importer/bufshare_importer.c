@@ -9,6 +9,7 @@
  */
 #include <linux/delay.h>
 #include <linux/dma-buf.h>
+#include <linux/dma-fence.h>
 #include <linux/dma-mapping.h>
 #include <linux/dma-resv.h>
 #include <linux/fs.h>
@@ -75,12 +76,15 @@ struct importer_state {
 #define IMPORTER_BEGIN		_IO(0xb6, 7)
 #define IMPORTER_END		_IO(0xb6, 8)
 #define IMPORTER_STATE		_IOR(0xb6, 9, struct importer_state)
+#define IMPORTER_FENCE		_IO(0xb6, 10)
+#define IMPORTER_SIGNAL		_IO(0xb6, 11)
 
 static struct pci_dev *edu_pci;
 static void __iomem *edu_regs;
 static void *edu_staging;		/* EDU_MEMORY_SIZE bytes */
 static dma_addr_t edu_staging_addr;
 static DEFINE_MUTEX(edu_lock);		/* the device and edu_staging */
+static DEFINE_SPINLOCK(importer_fence_lock);
 
 /**
  * struct importer - one open file
@@ -94,6 +98,7 @@ static DEFINE_MUTEX(edu_lock);		/* the device and edu_staging */
  * @invalidated: how often the exporter asked; likewise
  * @vmap: if @vmapped
  * @vmapped: there is a kernel mapping
+ * @fence: of IMPORTER_FENCE, not signalled, or NULL
  */
 struct importer {
 	struct mutex lock;	/* all but @sgts, @mapped and @invalidated */
@@ -105,6 +110,17 @@ struct importer {
 	u32 invalidated;
 	struct iosys_map vmap;
 	bool vmapped;
+	struct dma_fence *fence;
+};
+
+static const char *importer_fence_name(struct dma_fence *fence)
+{
+	return KBUILD_MODNAME;
+}
+
+static const struct dma_fence_ops importer_fence_ops = {
+	.get_driver_name = importer_fence_name,
+	.get_timeline_name = importer_fence_name,
 };
 
 /* Between an address of the bus and the device's own memory. */
@@ -334,6 +350,42 @@ static int importer_copy(struct importer *im, const struct importer_transfer *ar
 	return ret;
 }
 
+/* A device writes to the dma-buf, as far as others can know. */
+static int importer_fence(struct importer *im)
+{
+	struct dma_fence *fence;
+	int ret;
+
+	if (im->fence)
+		return -EBUSY;
+	fence = kzalloc(sizeof(*fence), GFP_KERNEL);
+	if (!fence)
+		return -ENOMEM;
+	dma_fence_init(fence, &importer_fence_ops, &importer_fence_lock,
+		       dma_fence_context_alloc(1), 1);
+	dma_resv_lock(im->dmabuf->resv, NULL);
+	ret = dma_resv_reserve_fences(im->dmabuf->resv, 1);
+	if (!ret)
+		dma_resv_add_fence(im->dmabuf->resv, fence, DMA_RESV_USAGE_WRITE);
+	dma_resv_unlock(im->dmabuf->resv);
+	if (ret)
+		dma_fence_put(fence);
+	else
+		im->fence = fence;
+	return ret;
+}
+
+/* It has written. */
+static int importer_signal(struct importer *im)
+{
+	if (!im->fence)
+		return -EINVAL;
+	dma_fence_signal(im->fence);
+	dma_fence_put(im->fence);
+	im->fence = NULL;
+	return 0;
+}
+
 static void importer_state(struct importer *im, struct importer_state *state)
 {
 	dma_resv_lock(im->dmabuf->resv, NULL);
@@ -372,6 +424,10 @@ static long importer_call(struct importer *im, unsigned int cmd, void __user *us
 		return dma_buf_begin_cpu_access(im->dmabuf, DMA_BIDIRECTIONAL);
 	case IMPORTER_END:
 		return dma_buf_end_cpu_access(im->dmabuf, DMA_BIDIRECTIONAL);
+	case IMPORTER_FENCE:
+		return importer_fence(im);
+	case IMPORTER_SIGNAL:
+		return importer_signal(im);
 	case IMPORTER_STATE:
 		importer_state(im, &state);
 		return copy_to_user(user, &state, sizeof(state)) ? -EFAULT : 0;
@@ -406,6 +462,8 @@ static int importer_release(struct inode *inode, struct file *file)
 {
 	struct importer *im = file->private_data;
 
+	if (im->fence)
+		importer_signal(im);
 	if (im->vmapped)
 		importer_vunmap(im);
 	if (im->attach) {

@@ -57,6 +57,8 @@ const COPY: u32 = ioctl::write::<Transfer>(LETTER, 6);
 const BEGIN: u32 = ioctl::none(LETTER, 7);
 const END: u32 = ioctl::none(LETTER, 8);
 const STATE: u32 = ioctl::read::<State>(LETTER, 9);
+const FENCE: u32 = ioctl::none(LETTER, 10);
+const SIGNAL: u32 = ioctl::none(LETTER, 11);
 
 /// One dma-buf that the driver imports.
 pub(crate) struct Importer(File);
@@ -94,6 +96,8 @@ impl Importer {
             Step::Vunmap => VUNMAP,
             Step::Begin => BEGIN,
             Step::End => END,
+            Step::Fence => FENCE,
+            Step::Signal => SIGNAL,
             Step::DmaRead { offset, len } => return Ok(Yield::Data(self.read(DMA, offset, len)?)),
             Step::CpuRead { offset, len } => return Ok(Yield::Data(self.read(COPY, offset, len)?)),
             Step::DmaWrite { offset, data } => return self.write(DMA, offset, &data),
