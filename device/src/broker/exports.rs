@@ -149,7 +149,10 @@ impl Broker {
             // keep the old ones, and nobody would wait for them.
             None => self.revoke(backing, Some(token)),
         }
-        if quiesced && let Some(state) = self.peers.get_mut(&owner) {
+        if quiesced
+            && !lies
+            && let Some(state) = self.peers.get_mut(&owner)
+        {
             let count = &mut state.counters.unexports_quiesced;
             *count = count.saturating_add(1);
         }

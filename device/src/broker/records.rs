@@ -34,7 +34,9 @@ impl Slot {
 
 /// What is found by a part of itself, which does not change.
 pub(super) trait Record {
-    /// No two records have the same. Guests cannot choose it: it is a counter's or random.
+    /// No two records have the same. It is a counter's or random, so guests cannot choose it;
+    /// they can choose which records stay, and so have those that collide found more slowly:
+    /// a few microseconds with [`super::limits::Limits::default`], after millions of requests.
     type Key: Eq + Hash;
 
     fn key(&self) -> Self::Key;

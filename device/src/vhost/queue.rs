@@ -264,6 +264,19 @@ struct Gate {
     unsignalled: bool,
 }
 
+impl Gate {
+    /// Signals what was completed and not signalled, if there is a call descriptor: one may
+    /// be given later.
+    fn signal_rest(&mut self) {
+        if let Some(ring) = &self.ring
+            && ring.get_ref().get_call().is_some()
+            && std::mem::take(&mut self.unsignalled)
+        {
+            signal(ring);
+        }
+    }
+}
+
 /// Queue 0.
 pub struct Control {
     mem: GuestMem,
@@ -309,6 +322,8 @@ impl Control {
     /// Returns where the ring was.
     pub fn stop(&self) -> Option<u16> {
         let mut gate = lock(&self.gate);
+        // The end of this batch finds no ring, or another one.
+        gate.signal_rest();
         gate.unsignalled = false;
         let ring = gate.ring.take()?;
         Some(ring.queue_next_avail())
@@ -433,10 +448,7 @@ impl Control {
     pub fn end_batch(&self) {
         let mut gate = lock(&self.gate);
         gate.batching = false;
-        let unsignalled = std::mem::take(&mut gate.unsignalled);
-        if unsignalled && let Some(ring) = &gate.ring {
-            signal(ring);
-        }
+        gate.signal_rest();
     }
 }
 

@@ -321,4 +321,5 @@ fn a_stop_ends_what_its_driver_promised() {
     let token = host.send(A, unexport_quiesced(id));
     host.unmap(B, handle).unwrap();
     assert_eq!(host.answer(A, token), Some(&Ok(Response::Done)));
+    assert_eq!(host.peer(A).unexports_quiesced, 0);
 }

@@ -276,6 +276,43 @@ fn an_answer_that_cannot_be_signalled_yet_is_signalled_by_the_worker() {
 }
 
 #[test]
+fn an_answer_that_was_written_during_a_batch_is_signalled_although_the_rings_stop() {
+    let mem = memory();
+    let (_dispatcher, session) = session(&mem);
+    let (_, control) = control_of(16, &mem);
+    let rings = [
+        with_call(control),
+        with_call(ring_at(0x8_0000, 16, &mem, &[])),
+    ];
+    look_at_events(&session, &rings);
+    let Take::Request(taken) = session.control.take(|_, _| true) else {
+        panic!("no request");
+    };
+    answer_by_own_thread(&session, taken.token);
+    assert!(!is_signalled(&rings[0]), "the batch has not ended");
+
+    session.stop();
+
+    assert!(is_signalled(&rings[0]));
+}
+
+#[test]
+fn an_answer_without_a_call_descriptor_is_signalled_when_there_is_one() {
+    let mem = memory();
+    let (control, ring) = control_of(16, &mem);
+    let Take::Request(taken) = control.take(|_, _| true) else {
+        panic!("no request");
+    };
+    control.reply(taken.token, &Ok(Response::Done));
+    control.end_batch();
+
+    let ring = with_call(ring);
+    control.end_batch();
+
+    assert!(is_signalled(&ring));
+}
+
+#[test]
 fn what_one_batch_leaves_for_the_next_is_not_delivered() {
     let mem = memory();
     let (_dispatcher, session) = session(&mem);
