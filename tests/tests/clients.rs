@@ -140,28 +140,33 @@ fn vivid_sends_what_the_other_vm_drew() {
     });
 }
 
+/// B's display shows what A draws into a buffer.
+fn shows(vms: &TwoVms, display: &Display, seed: u32) -> Result<()> {
+    let (width, height) = SIZE;
+    let mut both = share(vms, SIZE)?;
+    let drawn = drawing(SIZE, seed);
+    both.a.poke(both.mine, 0, &drawn)?;
+    let buf = both.import.buf.number;
+    both.b.call(
+        Op::Show {
+            buf,
+            driver: display.driver.to_owned(),
+            width,
+            height,
+        },
+        LIMIT,
+    )?;
+    let wanted = Picture::from_xrgb(&drawn, width, height, width * 4)?;
+    display.screen(&vms.b)?.same_as(&wanted)
+}
+
 #[test]
 fn a_display_shows_what_the_other_vm_drew() {
     VMS.with(|vms| {
         let display = Display::that_imports();
         display.load(&vms.b)?;
-        let (width, height) = SIZE;
         for seed in [1, 2] {
-            let mut both = share(vms, SIZE)?;
-            let drawn = drawing(SIZE, seed);
-            both.a.poke(both.mine, 0, &drawn)?;
-            let buf = both.import.buf.number;
-            both.b.call(
-                Op::Show {
-                    buf,
-                    driver: display.driver.to_owned(),
-                    width,
-                    height,
-                },
-                LIMIT,
-            )?;
-            let wanted = Picture::from_xrgb(&drawn, width, height, width * 4)?;
-            display.screen(&vms.b)?.same_as(&wanted)?;
+            shows(vms, &display, seed)?;
         }
         Ok(())
     });
@@ -298,20 +303,6 @@ fn a_buffer_that_a_driver_uses_is_revoked_without_harm() {
         b.close(buf)?;
         vms.settled()?;
         // The display goes on with another buffer.
-        let mut both = share(vms, SIZE)?;
-        let drawn = drawing(SIZE, 3);
-        both.a.poke(both.mine, 0, &drawn)?;
-        let buf = both.import.buf.number;
-        both.b.call(
-            Op::Show {
-                buf,
-                driver: display.driver.to_owned(),
-                width,
-                height,
-            },
-            LIMIT,
-        )?;
-        let wanted = Picture::from_xrgb(&drawn, width, height, width * 4)?;
-        display.screen(&vms.b)?.same_as(&wanted)
+        shows(vms, &display, 3)
     });
 }

@@ -227,10 +227,10 @@ fn answer_by_own_thread(session: &Arc<Session>, token: Token) {
     }));
 }
 
-#[test]
-fn an_answer_of_a_sessions_own_thread_is_written_without_its_worker() {
+/// A session that has taken a request, and whose worker has not ended that batch.
+fn in_a_batch() -> (Arc<Dispatcher>, Arc<Session>, [Vring; 2], Taken) {
     let mem = memory();
-    let (_dispatcher, session) = session(&mem);
+    let (dispatcher, session) = session(&mem);
     let (_, control) = control_of(16, &mem);
     let rings = [
         with_call(control),
@@ -240,6 +240,12 @@ fn an_answer_of_a_sessions_own_thread_is_written_without_its_worker() {
     let Take::Request(taken) = session.control.take(|_, _| true) else {
         panic!("no request");
     };
+    (dispatcher, session, rings, taken)
+}
+
+#[test]
+fn an_answer_of_a_sessions_own_thread_is_written_without_its_worker() {
+    let (_dispatcher, session, rings, taken) = in_a_batch();
     session.control.end_batch();
 
     answer_by_own_thread(&session, taken.token);
@@ -252,17 +258,7 @@ fn an_answer_of_a_sessions_own_thread_is_written_without_its_worker() {
 
 #[test]
 fn an_answer_that_cannot_be_signalled_yet_is_signalled_by_the_worker() {
-    let mem = memory();
-    let (_dispatcher, session) = session(&mem);
-    let (_, control) = control_of(16, &mem);
-    let rings = [
-        with_call(control),
-        with_call(ring_at(0x8_0000, 16, &mem, &[])),
-    ];
-    look_at_events(&session, &rings);
-    let Take::Request(taken) = session.control.take(|_, _| true) else {
-        panic!("no request");
-    };
+    let (_dispatcher, session, rings, taken) = in_a_batch();
     session.control.end_batch();
     rings[0].set_call(None);
 
@@ -277,17 +273,7 @@ fn an_answer_that_cannot_be_signalled_yet_is_signalled_by_the_worker() {
 
 #[test]
 fn an_answer_that_was_written_during_a_batch_is_signalled_although_the_rings_stop() {
-    let mem = memory();
-    let (_dispatcher, session) = session(&mem);
-    let (_, control) = control_of(16, &mem);
-    let rings = [
-        with_call(control),
-        with_call(ring_at(0x8_0000, 16, &mem, &[])),
-    ];
-    look_at_events(&session, &rings);
-    let Take::Request(taken) = session.control.take(|_, _| true) else {
-        panic!("no request");
-    };
+    let (_dispatcher, session, rings, taken) = in_a_batch();
     answer_by_own_thread(&session, taken.token);
     assert!(!is_signalled(&rings[0]), "the batch has not ended");
 
