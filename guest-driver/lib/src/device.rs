@@ -214,7 +214,7 @@ impl Device {
         let fd = ioctl::import(self.as_fd(), &mut raw)
             .map_err(|errno| Error::of_host(op, errno, raw.status))?;
         Ok(Import {
-            buffer: DmaBuf::from_fd(fd)?,
+            buffer: DmaBuf::imported(fd)?,
             id,
             rights: Rights::known(raw.rights),
             generation: raw.generation,

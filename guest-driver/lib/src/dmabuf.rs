@@ -25,6 +25,7 @@ use crate::{Operation, Rights};
 pub struct DmaBuf {
     fd: OwnedFd,
     len: usize,
+    imported: bool,
 }
 
 impl DmaBuf {
@@ -40,7 +41,19 @@ impl DmaBuf {
         // A dma-buf can be sought to its ends only; it has no position that
         // others could miss.
         let len = usize::try_from(size).map_err(|_| Error::new(op, Errno::OVERFLOW))?;
-        Ok(Self { fd, len })
+        let imported = false;
+        Ok(Self { fd, len, imported })
+    }
+
+    /// Takes that of an import.
+    ///
+    /// # Errors
+    /// As [`from_fd`](Self::from_fd).
+    pub(crate) fn imported(fd: OwnedFd) -> Result<Self> {
+        Self::from_fd(fd).map(|buffer| Self {
+            imported: true,
+            ..buffer
+        })
     }
 
     /// Bytes.
@@ -60,14 +73,16 @@ impl DmaBuf {
     /// The mapping is independent: it keeps the dma-buf alive. An import that nothing has
     /// mapped yet is mapped into this VM first, for which the host is asked, see
     /// [`Device`](crate::Device). What says whether that worked is an access for reading, which
-    /// is begun and ended, with all that it waits for, see [`Mapping::begin`].
+    /// is begun and ended, with all that it waits for, see [`Mapping::begin`]. One that came
+    /// as a descriptor ([`from_fd`](Self::from_fd)) is not known as an import: its first access
+    /// asks, and reports.
     ///
     /// # Errors
     /// The driver cannot, or the descriptor was opened with fewer rights
     /// (`EACCES`). Of an import that the host does not map there is the errno alone, without
     /// its status: `ENOSPC` where this VM has too many mappings, `EIO` where its VMM refuses.
     pub fn map(&self, rights: Rights) -> Result<Mapping> {
-        Mapping::new(self.fd.as_fd(), self.len, rights)
+        Mapping::new(self.fd.as_fd(), self.len, rights, self.imported)
     }
 
     /// Whether its memory is gone: it is another VM's buffer, and its exporter revoked
@@ -91,7 +106,7 @@ impl DmaBuf {
             .fd
             .try_clone()
             .map_err(|e| Error::new(Operation::Duplicate, e))?;
-        Ok(Self { fd, len: self.len })
+        Ok(Self { fd, ..*self })
     }
 }
 

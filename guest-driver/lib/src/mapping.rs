@@ -45,7 +45,8 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    pub(crate) fn new(fd: BorrowedFd<'_>, len: usize, rights: Rights) -> Result<Self> {
+    /// `ask`: it is an import, which may have to be mapped into this VM first.
+    pub(crate) fn new(fd: BorrowedFd<'_>, len: usize, rights: Rights, ask: bool) -> Result<Self> {
         let op = Operation::Map;
         if rights.is_empty() {
             return Err(Error::new(op, Errno::INVAL));
@@ -53,12 +54,14 @@ impl Mapping {
         let fd = fd
             .try_clone_to_owned()
             .map_err(|errno| Error::new(op, errno))?;
-        // Only this says why there is nothing to map; the first access would be SIGBUS.
-        match probe(fd.as_fd()) {
-            // It is no dma-buf, which its first CPU access reports.
-            Err(Errno::NOTTY) | Ok(()) => {}
-            Err(GONE) => return Err(Error::revoked(op, GONE)),
-            Err(errno) => return Err(Error::new(op, errno)),
+        // Only this says why there is nothing to map; the first access would be SIGBUS. Other
+        // drivers' buffers are spared: they may move data, and Linux's udmabuf keeps to the
+        // direction of the first access.
+        if ask {
+            probe(fd.as_fd()).map_err(|errno| match errno {
+                GONE => Error::revoked(op, errno),
+                _ => Error::new(op, errno),
+            })?;
         }
         let region = Region::map(fd.as_fd(), len, rights).map_err(|errno| {
             // What cannot be mapped at all is ENODEV, too, but no dma-buf.
@@ -346,7 +349,7 @@ mod tests {
     }
 
     fn mapping(rights: Rights) -> Mapping {
-        Mapping::new(memfd().as_fd(), LEN, rights).unwrap()
+        Mapping::new(memfd().as_fd(), LEN, rights, false).unwrap()
     }
 
     /// Access that no driver was notified of: a memfd knows no SYNC.
@@ -379,7 +382,7 @@ mod tests {
     #[test]
     fn map_for_nothing_is_refused() {
         assert_eq!(
-            errno(Mapping::new(memfd().as_fd(), LEN, Rights::NONE)),
+            errno(Mapping::new(memfd().as_fd(), LEN, Rights::NONE, false)),
             Some(Errno::INVAL)
         );
     }
@@ -408,7 +411,8 @@ mod tests {
     #[test]
     fn two_mappings_see_the_same_bytes() {
         let fd = memfd();
-        let [one, two] = [(); 2].map(|()| Mapping::new(fd.as_fd(), LEN, Rights::RW).unwrap());
+        let [one, two] =
+            [(); 2].map(|()| Mapping::new(fd.as_fd(), LEN, Rights::RW, false).unwrap());
         access(&one, Rights::WRITE).write_at(5, b"hello").unwrap();
         let mut bytes = [0; 5];
         access(&two, Rights::READ).read_at(5, &mut bytes).unwrap();
@@ -465,7 +469,7 @@ mod tests {
     #[test]
     fn gone_pages_are_revoked_where_access_is_checked() {
         let fd = memfd();
-        let mapping = Mapping::new(fd.as_fd(), LEN, Rights::RW).unwrap();
+        let mapping = Mapping::new(fd.as_fd(), LEN, Rights::RW, false).unwrap();
         let access = access(&mapping, Rights::RW);
         ftruncate(&fd, 0).unwrap();
         assert!(
