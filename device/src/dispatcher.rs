@@ -40,7 +40,7 @@ use crate::broker::{
     Broker, DeadlineId, Effect, EffectId, Lifecycle, Outcome, PeerId, RamRegion, Token, VmmRequest,
 };
 use crate::few::Few;
-use crate::log_limits::Limiter;
+use crate::log_rate::Limiter;
 use crate::os::stop::Stop;
 
 pub use end::{Connector, HoldReport, HolderState};

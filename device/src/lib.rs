@@ -44,7 +44,7 @@ pub mod dispatcher;
 pub mod few;
 pub mod host;
 mod locks;
-mod log_limits;
+mod log_rate;
 pub mod os;
 #[cfg(test)]
 #[allow(unreachable_pub, reason = "it is part of the tests in tests/, too")]

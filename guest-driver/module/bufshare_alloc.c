@@ -271,11 +271,17 @@ static int bufshare_mem_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_d
 	struct bufshare_mem *mem = dmabuf->priv;
 	int ret;
 
-	ret = bufshare_wait_for_devices(dmabuf, dir);
-	if (!ret)
-		ret = bufshare_mem_use(mem, &mem->accesses, true);
+	/* The one kernel mapping that there is would show nothing of the access. */
+	if (READ_ONCE(mem->scratch.virt))
+		return -EIO;
+	ret = bufshare_mem_use(mem, &mem->accesses, true);
 	if (ret)
 		return ret;
+	ret = bufshare_wait_for_devices(dmabuf, dir);
+	if (ret) {
+		bufshare_mem_unuse(mem, &mem->accesses);
+		return ret;
+	}
 	bufshare_maps_sync(&mem->maps, true);
 	return 0;
 }

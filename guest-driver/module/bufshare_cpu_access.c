@@ -96,9 +96,9 @@ int bufshare_imp_begin_cpu_access(struct dma_buf *dmabuf, enum dma_data_directio
 	struct bufshare_imp *imp = dmabuf->priv;
 	int ret;
 
-	ret = bufshare_wait_for_devices(dmabuf, dir);
+	ret = bufshare_window_map(&imp->window, false, true);
 	if (!ret)
-		ret = bufshare_window_map(&imp->window, false, true);
+		ret = bufshare_wait_for_devices(dmabuf, dir);
 	if (ret)
 		return ret;
 	if (bufshare_imp_syncs(imp)) {

@@ -10,7 +10,7 @@
  *   import_dmabuf, cpu_access,		what an import consists of
  *     revoke, attachment, window
  *   backing, quiesce, alloc, mmap,	its memory
- *     sg, shm
+ *     scratch, sg, shm
  *   caps, user_lists, wire, ctrlq,	requests and answers
  *     complaints
  *   device, event_ring		what all of them hold
@@ -541,7 +541,8 @@ struct bufshare_scratch {
  * @inode: of the dma-buf, counted, with the user space mappings: its file may go
  *	before it does; constant from the dma-buf's making on
  * @vmap: kernel address; the dma-buf's reservation lock
- * @scratch: kernel mapping instead of @vmap, as the memory stayed quiesced; likewise
+ * @scratch: kernel mapping instead of @vmap, as the memory stayed quiesced; as long as there
+ *	is one, no CPU access begins; likewise
  * @fault_sem: read: a fault checks @quiesced and inserts; write: none is between
  * @lock: protects all of the following
  * @exports: struct bufshare_exp.in_mem
@@ -793,7 +794,8 @@ struct bufshare_window {
  * @label: exporter's name of @dmabuf; constant from its making on
  * @inode: of @dmabuf, counted, with the user space mappings; bufshare_device.lock
  * @accesses: CPU accesses that have begun and not ended; bufshare_device.lock
- * @scratch: kernel mapping made after a revocation; the dma-buf's reservation lock
+ * @scratch: kernel mapping made after a revocation, or as the host did not map the buffer;
+ *	the dma-buf's reservation lock
  * @revoke_work: on bufshare_device.revoke_wq, once
  * @drop_work: drops @shm when the last use of a LOST @window ends; on bufshare_release_wq,
  *	once

@@ -379,6 +379,16 @@ int bufshare_quiesce_look(struct bufshare_mem *mem, bool asked)
 	return ret;
 }
 
+/* The host cannot be asked: for a page fault that comes again, and for all who wait. */
+static void bufshare_quiesce_give_up(struct bufshare_mem *mem, int err)
+{
+	spin_lock_irq(&mem->lock);
+	mem->err = err;
+	WRITE_ONCE(mem->resuming, false);
+	wake_up_all(&mem->wait);
+	spin_unlock_irq(&mem->lock);
+}
+
 /**
  * bufshare_quiesce_end() - have memory that can be used: the only place that waits for it
  * @mem: the memory; its dma-buf is held
@@ -413,8 +423,10 @@ int bufshare_quiesce_end(struct bufshare_mem *mem, bool asked, bool killable, u3
 		asked = true;
 		/* A QUIESCE that is being carried out is waited for first. */
 		ret = quiescing ? 0 : bufshare_quiesce_ask_end(mem);
-		if (ret)
+		if (ret) {
+			bufshare_quiesce_give_up(mem, ret);
 			return ret;
+		}
 		if (bufshare_quiesce_wait(mem, quiescing, killable, left) < 0)
 			return -EINTR;
 	}
@@ -433,7 +445,8 @@ static bool bufshare_quiesce_is_busy_locked(const struct bufshare_mem *mem)
  * @status: where to put what the host said
  *
  * Return: 0 or a negative errno. If it is -EINTR or -ETIMEDOUT the host may take the memory
- * for quiesced; it was asked not to. With another the memory is as it was.
+ * for quiesced; it was asked not to, unless it took it for that before. With another the
+ * memory is as it was.
  */
 int bufshare_quiesce_begin(struct bufshare_exp *exp, struct bufshare_mem *mem, u32 *status)
 {

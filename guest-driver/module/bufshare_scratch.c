@@ -35,7 +35,7 @@ int bufshare_scratch_vmap(struct bufshare_scratch *scratch, u64 size, struct ios
 		goto err;
 	for (i = 0; i < nr; i++)
 		pages[i] = scratch->page;
-	scratch->virt = vmap(pages, nr, VM_MAP, PAGE_KERNEL);
+	WRITE_ONCE(scratch->virt, vmap(pages, nr, VM_MAP, PAGE_KERNEL));
 	kvfree(pages);
 	if (!scratch->virt)
 		goto err;
@@ -58,7 +58,7 @@ bool bufshare_scratch_vunmap(struct bufshare_scratch *scratch)
 	if (!scratch->virt)
 		return false;
 	vunmap(scratch->virt);
-	scratch->virt = NULL;
+	WRITE_ONCE(scratch->virt, NULL);
 	__free_page(scratch->page);
 	return true;
 }

@@ -412,9 +412,11 @@ struct bufshare_query {
  *
  * Programs' mappings stay, and need nothing: what touches one, and each map for a device
  * or the kernel, and each DMA_BUF_IOCTL_SYNC that begins, ends the state, and waits until
- * the host has answered that. If it does not answer in time, a page fault is SIGBUS and
- * the others are ETIMEDOUT; the memory stays quiesced, and the next try asks again. So
- * QUIESCE_ACTIVE is for who wants to wait now, and not later.
+ * the host has answered that. If it does not answer in time, a page fault is SIGBUS, a map
+ * for the kernel shows scratch memory (what is written there is lost, and until that map has
+ * ended, each SYNC that begins is EIO), and the others are ETIMEDOUT; the memory stays
+ * quiesced, and the next try asks again. So QUIESCE_ACTIVE is for who wants to wait now, and
+ * not later.
  *
  * EBUSY: a device or the kernel has the memory mapped, a CPU access that was begun has not
  * ended (of a process that has gone, too), or somebody else is about to quiesce or to use

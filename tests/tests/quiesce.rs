@@ -211,7 +211,12 @@ fn a_kernel_mapping_of_memory_that_a_silent_host_keeps_quiesced_is_scratch_memor
             ensure!(b.compare(theirs, 1)? == Sight::Pattern);
             Ok(())
         })?;
+        // The host is there again, the mapping is what it was.
+        let refusal = refused(a.sync(buf, true, false))?;
+        ensure!(refusal.errno == libc::EIO, "{refusal}");
         a.step(importer, Step::Vunmap)?;
+        a.sync(buf, true, false)?;
+        a.sync(buf, true, true)?;
         a.step(importer, Step::Vmap)?;
         is_busy(&mut a, &export)?;
         let data = vec![0x5a; 8];

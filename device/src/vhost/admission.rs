@@ -28,7 +28,7 @@ use super::ram_files::Files;
 use crate::backing::{self, FileId, MemoryKind};
 use crate::broker::PeerId;
 use crate::locks::lock;
-use crate::log_limits::Limiters;
+use crate::log_rate::Limiters;
 
 /// Bit of the payload of SET_VRING_KICK, _CALL and _ERR: there is no descriptor.
 const NO_FD: u64 = 1 << 8;

@@ -265,8 +265,8 @@ struct Gate {
 }
 
 impl Gate {
-    /// Signals what was completed and not signalled, if there is a call descriptor: one may
-    /// be given later.
+    /// Signals what was completed and not signalled, if there is a call descriptor. If there is
+    /// none, the end of the next batch does, when one was given.
     fn signal_rest(&mut self) {
         if let Some(ring) = &self.ring
             && ring.get_ref().get_call().is_some()

@@ -25,7 +25,7 @@ use crate::backing::udmabuf;
 use crate::broker::{Limits, PeerId};
 use crate::dispatcher::{Connector, Dispatcher};
 use crate::locks::lock;
-use crate::log_limits::Limiters;
+use crate::log_rate::Limiters;
 use crate::os::process::Process;
 use crate::os::stop::Stop;
 

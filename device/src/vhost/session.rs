@@ -36,7 +36,7 @@ use crate::backing::Ram;
 use crate::broker::{Limits, PeerId, Token};
 use crate::dispatcher::{Dispatcher, Job, Link, SessionFacts};
 use crate::locks::lock;
-use crate::log_limits::Limiters;
+use crate::log_rate::Limiters;
 use crate::os::process::Process;
 use ring_worker::{Outbox, Phase};
 

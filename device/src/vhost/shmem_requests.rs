@@ -46,7 +46,7 @@ use crate::broker::limits::GUARD;
 use crate::broker::{EffectId, Outcome, Piece, VmmRequest};
 use crate::dispatcher::{Dispatcher, Job};
 use crate::locks::lock;
-use crate::log_limits::Limiters;
+use crate::log_rate::Limiters;
 use crate::os::process::Process;
 use crate::os::random;
 use budget::{Budget, Lot};
