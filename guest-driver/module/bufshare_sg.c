@@ -18,6 +18,12 @@
 
 #include "bufshare_priv.h"
 
+/*
+ * There may be several mappings of the same memory at once. The DMA API takes that from
+ * those alone who synchronise them by themselves.
+ */
+#define BUFSHARE_MAP_ATTRS	DMA_ATTR_SKIP_CPU_SYNC
+
 /**
  * struct bufshare_map - one mapping
  * @node: on bufshare_maps.list; its lock
@@ -98,9 +104,10 @@ struct sg_table *bufshare_maps_map(struct bufshare_maps *maps,
 	ret = bufshare_sg_fill(&map->sgt, map->dev, pieces, nr_pieces);
 	if (ret)
 		goto err_free;
-	ret = dma_map_sgtable(map->dev, &map->sgt, dir, 0);
+	ret = dma_map_sgtable(map->dev, &map->sgt, dir, BUFSHARE_MAP_ATTRS);
 	if (ret)
 		goto err_table;
+	dma_sync_sgtable_for_device(map->dev, &map->sgt, dir);
 	mutex_lock(&maps->lock);
 	list_add_tail(&map->node, &maps->list);
 	mutex_unlock(&maps->lock);
@@ -126,7 +133,8 @@ void bufshare_maps_unmap(struct bufshare_maps *maps, struct sg_table *sgt)
 	mutex_lock(&maps->lock);
 	list_del(&map->node);
 	mutex_unlock(&maps->lock);
-	dma_unmap_sgtable(map->dev, sgt, map->dir, 0);
+	dma_sync_sgtable_for_cpu(map->dev, sgt, map->dir);
+	dma_unmap_sgtable(map->dev, sgt, map->dir, BUFSHARE_MAP_ATTRS);
 	sg_free_table(sgt);
 	kfree(map);
 }
