@@ -130,9 +130,7 @@ pub struct PeerState {
     /// How often mappings that it used were taken from it, mostly as it had not released
     /// them in time.
     pub deadlines_missed: u64,
-    /// How often it promised to write nothing until the end of an UNEXPORT. The first
-    /// revision does not count it.
-    #[serde(default)]
+    /// How often it promised to write nothing until the end of an UNEXPORT.
     pub unexports_quiesced: u64,
 }
 

@@ -321,6 +321,20 @@ fn shows_frames(from: &Guest, to: &Guest) -> Result<()> {
     )
 }
 
+/// A buffer of this guest is quiesced, whichever driver says so to whichever daemon.
+fn quiesces(from: &Guest) -> Result<()> {
+    let mut client = from.vm.client()?;
+    let (_, map, export) = client.offer(1 << 20, 1)?;
+    client.quiesce(&export)?;
+    ensure!(client.query(&export.id)?.quiesced, "the host does not know");
+    client.fill(map, 2)?;
+    ensure!(
+        !client.query(&export.id)?.quiesced,
+        "it does not know the end"
+    );
+    Ok(())
+}
+
 /// Programs of the libraries find each other's buffers and see them go.
 fn libraries_share(from: &Guest, to: &Guest) -> Result<()> {
     let mut exporter = from.example("exporter")?;
@@ -341,6 +355,7 @@ fn work_together(vms: &mut TwoVms, a: Parts, b: Parts) -> Result<()> {
     for (from, to) in [(&a, &b), (&b, &a)] {
         let what = || format!("from {} to {}", from.vm.name(), to.vm.name());
         shares(from, to).with_context(what)?;
+        quiesces(from).with_context(what)?;
         libraries_share(from, to).with_context(what)?;
         shows_frames(from, to).with_context(what)?;
     }
