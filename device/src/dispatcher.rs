@@ -34,12 +34,12 @@ use std::time::Duration;
 use bufshare_protocol::event::Event;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::{Caps, Reply};
+use smallvec::SmallVec;
 
 use crate::backing::{Ram, WeakRam};
 use crate::broker::{
     Broker, DeadlineId, Effect, EffectId, Lifecycle, Outcome, PeerId, RamRegion, Token, VmmRequest,
 };
-use crate::few::Few;
 use crate::log_rate::Limiter;
 use crate::os::stop::Stop;
 
@@ -74,6 +74,9 @@ struct State {
     broker: Broker,
     slots: BTreeMap<PeerId, Slot>,
 }
+
+/// Whatever a step mostly has one of.
+type Few<T> = SmallVec<[T; 1]>;
 
 /// What is left to do when the broker is unlocked.
 #[derive(Default)]

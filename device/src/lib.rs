@@ -9,7 +9,6 @@
 //! * [`vhost`]: one front end's session: queues, memory, mapping requests.
 //! * [`host`]: options, listening sockets, signals, control socket.
 //! * [`os`]: what all parts use of the operating system.
-//! * [`few`]: lists that mostly have one element.
 //!
 //! # Locks
 //!
@@ -41,7 +40,6 @@ pub mod broker;
 #[path = "../tests/common/deny.rs"]
 mod deny;
 pub mod dispatcher;
-pub mod few;
 pub mod host;
 mod locks;
 mod log_rate;

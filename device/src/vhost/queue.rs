@@ -22,6 +22,7 @@ use bufshare_protocol::limits::{MAX_REQUEST, MAX_RESPONSE, MIN_EVENT_SIZE, RESPO
 use bufshare_protocol::request::{self, Header, Request};
 use bufshare_protocol::response::{self, Reply};
 use bufshare_protocol::status::Status;
+use smallvec::SmallVec;
 use vhost_user_backend::VringT;
 use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemory};
@@ -29,7 +30,6 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemory};
 use super::limits::{MAX_DESCRIPTORS, MAX_PER_KICK, MAX_WALKED_PER_KICK};
 use super::{GuestMem, Vring};
 use crate::broker::Token;
-use crate::few::Few;
 use crate::locks::lock;
 pub use avail::Fault;
 use avail::Next;
@@ -47,15 +47,18 @@ pub struct Segment {
     pub len: u32,
 }
 
+/// Those of one chain. An honest driver mostly has one.
+type Segments = SmallVec<[Segment; 1]>;
+
 /// A descriptor chain, walked once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     /// Index to complete it with.
     pub head: u16,
     /// What the driver wrote.
-    pub readable: Few<Segment>,
+    pub readable: Segments,
     /// Where the device may write.
-    pub writable: Few<Segment>,
+    pub writable: Segments,
     /// Descriptors that were looked at.
     pub walked: usize,
     /// It ends where it should not, reads after it writes, or has more than
@@ -395,7 +398,7 @@ impl Control {
             fits.then_some(request).ok_or(Status::NoRoom)
         });
         // Only the room is still needed.
-        layout.readable = Few::default();
+        layout.readable = Segments::default();
         if layout.malformed {
             count(&self.counters.malformed);
         }

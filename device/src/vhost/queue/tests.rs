@@ -171,7 +171,7 @@ fn walk_separates_what_is_read_from_what_is_written() {
     assert!(!layout.malformed);
     assert_eq!(
         layout.readable,
-        Few::from_iter([Segment {
+        Segments::from_iter([Segment {
             addr: REQUEST,
             len: 10
         }])
@@ -262,7 +262,7 @@ fn read_and_write_cross_segments() {
         .write_slice(b"defg", GuestAddress(REQUEST + 100))
         .unwrap();
     let layout = Layout {
-        readable: Few::from_iter([
+        readable: Segments::from_iter([
             Segment {
                 addr: REQUEST,
                 len: 3,
@@ -272,7 +272,7 @@ fn read_and_write_cross_segments() {
                 len: 4,
             },
         ]),
-        writable: Few::from_iter([
+        writable: Segments::from_iter([
             Segment { addr: ROOM, len: 2 },
             Segment {
                 addr: ROOM + 100,

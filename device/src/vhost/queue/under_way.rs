@@ -2,6 +2,7 @@
 //! The requests that were taken from the control queue and are not completed yet.
 
 use bufshare_protocol::request::Header;
+use slab::Slab;
 
 use super::Layout;
 use crate::broker::Token;
@@ -20,9 +21,7 @@ pub(super) struct Pending {
 /// driver that had so many will have them again.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
-    slots: Vec<Option<Pending>>,
-    /// Slots that hold nothing.
-    free: Vec<u16>,
+    slots: Slab<Pending>,
     /// By head, whether a request has it.
     heads: Vec<bool>,
     /// Requests so far, to distinguish those that have the same slot.
@@ -35,17 +34,13 @@ pub(super) struct Slot(u16);
 impl UnderWay {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.slots.len().saturating_sub(self.free.len())
+        self.slots.len()
     }
 
     /// A place for one more, unless there are `max` of them.
     pub(super) fn vacancy(&self, max: usize) -> Option<Slot> {
-        let slot = match self.free.last() {
-            Some(slot) => Some(*slot),
-            None if self.slots.len() < max => u16::try_from(self.slots.len()).ok(),
-            None => None,
-        };
-        slot.map(Slot)
+        let slot = u16::try_from(self.slots.vacant_key()).ok();
+        slot.filter(|_| self.len() < max).map(Slot)
     }
 
     /// Whether one has this head.
@@ -58,31 +53,26 @@ impl UnderWay {
         let token = Token(self.taken << 16 | u64::from(slot));
         self.taken = self.taken.wrapping_add(1);
         self.mark(layout.head, true);
-        let pending = Some(Pending {
+        self.slots.insert(Pending {
             token,
             layout,
             header,
         });
-        self.free.pop();
-        match self.slots.get_mut(usize::from(slot)) {
-            Some(place) => *place = pending,
-            None => self.slots.push(pending),
-        }
         token
     }
 
     /// Whether this one is under way.
     pub(super) fn has(&self, token: Token) -> bool {
-        let place = self.slots.get(usize::from(slot_of(token)));
-        place.is_some_and(|place| place.as_ref().is_some_and(|one| one.token == token))
+        let found = self.slots.get(slot_of(token));
+        found.is_some_and(|one| one.token == token)
     }
 
     /// Takes this one out, if it is under way.
     pub(super) fn remove(&mut self, token: Token) -> Option<Pending> {
-        let slot = slot_of(token);
-        let place = self.slots.get_mut(usize::from(slot))?;
-        let pending = place.take_if(|one| one.token == token)?;
-        self.free.push(slot);
+        if !self.has(token) {
+            return None;
+        }
+        let pending = self.slots.try_remove(slot_of(token))?;
         self.mark(pending.layout.head, false);
         Some(pending)
     }
@@ -90,7 +80,6 @@ impl UnderWay {
     /// Forgets all.
     pub(super) fn clear(&mut self) {
         self.slots.clear();
-        self.free.clear();
         self.heads.clear();
     }
 
@@ -106,9 +95,9 @@ impl UnderWay {
 }
 
 /// A token says where its request is, and which one is meant.
-fn slot_of(token: Token) -> u16 {
+fn slot_of(token: Token) -> usize {
     let [.., high, low] = token.0.to_be_bytes();
-    u16::from_be_bytes([high, low])
+    usize::from(u16::from_be_bytes([high, low]))
 }
 
 #[cfg(test)]
