@@ -13,8 +13,8 @@ use bufshare_protocol::status::Status;
 use bufshare_protocol::types::Extent;
 use common::daemon::{Daemon, Setup, Start, impatient};
 use common::frontend::PAGE;
-use common::held::{Held, held_with};
-use common::pair::{boot, share, two_with};
+use common::held::{Held, held_with, paused};
+use common::pair::{boot, map_that_waits, share, two_with};
 use common::unmarked::unmarked;
 use common::vm::{DATA, Vm, unexport_request};
 use common::{soon, until};
@@ -48,15 +48,7 @@ fn patient(start: Start) -> Daemon {
 
 fn end_with_a_map_outstanding(start: Start) {
     let (mut daemon, mut a, mut b) = boot(patient(start));
-    let id = a.export(DATA, PAGE);
-    let handle = b.attach(id);
-    b.front.shm.hold(true);
-    b.submit(&Request::Map {
-        handle,
-        offset: 0,
-        len: PAGE,
-    });
-    b.front.shm.until_waiting();
+    map_that_waits(&mut a, &mut b, DATA);
 
     let left = at_once(&mut daemon);
 
@@ -250,10 +242,7 @@ fn sigterm_while_the_host_does_not_report_who_holds_memory_is_status_3() {
 
 #[test]
 fn program_that_ends_takes_no_front_end_and_no_export() {
-    let daemon = Daemon::spawn(&Setup::that_waits("unlimited"));
-    let (mut daemon, mut a, mut b) = boot(daemon);
-    share(&mut a, &mut b);
-    let bases = b.front.stop();
+    let (mut daemon, mut a, mut b, bases) = paused(Daemon::spawn);
 
     daemon.signal(libc::SIGTERM);
 

@@ -10,7 +10,8 @@ use bufshare_protocol::request::Request;
 use bufshare_protocol::status::Status;
 use common::daemon::{Daemon, Setup, impatient};
 use common::frontend::{Asked, PAGE};
-use common::pair::{boot, map_without_its_barrier, share, two};
+use common::held::paused;
+use common::pair::{boot, map_that_waits, map_without_its_barrier, share, two};
 use common::until;
 use common::vm::{DATA, Vm};
 use vhost::vhost_user::VhostUserFrontend;
@@ -55,11 +56,7 @@ fn front_end_that_cannot_be_served_any_more_is_asked_to_unmap_before_it_is_left(
 
 #[test]
 fn front_end_that_hangs_up_is_not_kept_until_others_have_unmapped_its_memory() {
-    let daemon = Daemon::start(&Setup::that_waits("unlimited"));
-    let mut a = Vm::boot(&daemon.socket("a"));
-    let mut b = Vm::boot(&daemon.socket("b"));
-    share(&mut a, &mut b);
-    let bases = b.front.stop();
+    let (daemon, a, mut b, bases) = paused(Daemon::start);
     // No request has this number, so the vhost-user crate ends the connection.
     let unknown: Vec<u8> = [101_u32, 1, 0].map(u32::to_ne_bytes).concat();
     let connection = a.front.raw().as_raw_fd();
@@ -84,11 +81,7 @@ fn front_end_that_hangs_up_is_not_kept_until_others_have_unmapped_its_memory() {
 
 #[test]
 fn front_end_that_asks_on_and_hangs_up_is_not_kept_until_others_have_unmapped_its_memory() {
-    let daemon = Daemon::start(&Setup::that_waits("unlimited"));
-    let mut a = Vm::boot(&daemon.socket("a"));
-    let mut b = Vm::boot(&daemon.socket("b"));
-    share(&mut a, &mut b);
-    let bases = b.front.stop();
+    let (daemon, a, mut b, bases) = paused(Daemon::start);
     let connection = a.front.raw().as_raw_fd();
     let send = |message: &[u8]| {
         // SAFETY: an open socket, and a buffer of that length.
@@ -125,15 +118,7 @@ fn front_end_that_asks_on_and_hangs_up_is_not_kept_until_others_have_unmapped_it
 #[test]
 fn front_end_that_dies_with_a_map_outstanding_ends_its_session() {
     let (daemon, mut a, mut b) = two();
-    let id = a.export(DATA, PAGE);
-    let handle = b.attach(id);
-    b.front.shm.hold(true);
-    b.submit(&Request::Map {
-        handle,
-        offset: 0,
-        len: PAGE,
-    });
-    b.front.shm.until_waiting();
+    let id = map_that_waits(&mut a, &mut b, DATA);
 
     drop(b);
 
@@ -151,15 +136,7 @@ fn front_end_that_leaves_its_channel_open_leaves_nothing_behind() {
     let mut a = Vm::boot(&daemon.socket("a"));
     let threads = daemon.threads();
     let mut b = Vm::boot(&daemon.socket("b"));
-    let id = a.export(DATA, PAGE);
-    let handle = b.attach(id);
-    b.front.shm.hold(true);
-    b.submit(&Request::Map {
-        handle,
-        offset: 0,
-        len: PAGE,
-    });
-    b.front.shm.until_waiting();
+    let id = map_that_waits(&mut a, &mut b, DATA);
 
     // SAFETY: an open socket.
     unsafe { libc::shutdown(b.front.raw().as_raw_fd(), libc::SHUT_RDWR) };

@@ -19,9 +19,9 @@ use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Extent};
 use common::daemon::{Daemon, Setup, impatient};
 use common::frontend::{Asked, Options, PAGE, without};
-use common::held::{Held, held, held_with};
+use common::held::{Held, held, held_with, paused};
 use common::other::Other;
-use common::pair::{boot, map_without_its_barrier, share, two};
+use common::pair::{boot, map_that_waits, map_without_its_barrier, share, two};
 use common::unmarked::{boot_by, forbid_to_open_ram, unmarked};
 use common::vm::{DATA, Vm, unexport_request};
 use common::{soon, until};
@@ -65,16 +65,8 @@ fn exporter_stop_is_answered_when_the_importer_has_unmapped() {
 fn stop_with_a_map_request_outstanding_is_answered_at_once() {
     let (daemon, mut a, mut b) = two();
     share(&mut a, &mut b);
-    let id = a.export(DATA + PAGE, PAGE);
-    let handle = b.attach(id);
     b.front.shm.forget_asked();
-    b.front.shm.hold(true);
-    b.submit(&Request::Map {
-        handle,
-        offset: 0,
-        len: PAGE,
-    });
-    b.front.shm.until_waiting();
+    let id = map_that_waits(&mut a, &mut b, DATA + PAGE);
 
     b.front.stop();
     // It did not wait for the end of the request, which nobody has answered yet.
@@ -581,11 +573,7 @@ fn memory_that_the_host_cannot_watch_is_not_given_to_a_vmm_that_it_does_not_know
 
 #[test]
 fn device_is_not_started_while_its_stop_is_under_way() {
-    let daemon = Daemon::start(&Setup::that_waits("unlimited"));
-    let mut a = Vm::boot(&daemon.socket("a"));
-    let mut b = Vm::boot(&daemon.socket("b"));
-    share(&mut a, &mut b);
-    let bases = b.front.stop();
+    let (daemon, mut a, mut b, bases) = paused(Daemon::start);
     let raw = a.front.raw();
     // The control queue still runs.
     let stop = std::thread::spawn(move || raw.get_vring_base(1));

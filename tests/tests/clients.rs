@@ -140,22 +140,25 @@ fn vivid_sends_what_the_other_vm_drew() {
     });
 }
 
+/// Has the display of this VM show a buffer.
+fn show(client: &mut Client, display: &Display, buf: Buf) -> Result<()> {
+    let (width, height) = SIZE;
+    let show = Op::Show {
+        buf: buf.number,
+        driver: display.driver.to_owned(),
+        width,
+        height,
+    };
+    client.call(show, LIMIT).map(drop)
+}
+
 /// B's display shows what A draws into a buffer.
 fn shows(vms: &TwoVms, display: &Display, seed: u32) -> Result<()> {
     let (width, height) = SIZE;
     let mut both = share(vms, SIZE)?;
     let drawn = drawing(SIZE, seed);
     both.a.poke(both.mine, 0, &drawn)?;
-    let buf = both.import.buf.number;
-    both.b.call(
-        Op::Show {
-            buf,
-            driver: display.driver.to_owned(),
-            width,
-            height,
-        },
-        LIMIT,
-    )?;
+    show(&mut both.b, display, both.import.buf)?;
     let wanted = Picture::from_xrgb(&drawn, width, height, width * 4)?;
     display.screen(&vms.b)?.same_as(&wanted)
 }
@@ -285,22 +288,13 @@ fn a_buffer_that_a_driver_uses_is_revoked_without_harm() {
         b.info()?;
         let (_, _, export) = a.offer(bytes_of(SIZE), 1)?;
         let import = b.import(&export.id)?;
-        let buf = import.buf.number;
-        b.call(
-            Op::Show {
-                buf,
-                driver: display.driver.to_owned(),
-                width,
-                height,
-            },
-            LIMIT,
-        )?;
+        show(&mut b, &display, import.buf)?;
         a.close(export.number)?;
         b.wait_event_of("Revoked", &export.id)?;
         // The display reads zero pages until it releases the buffer.
         vms.daemon()?
             .settles("the buffer to go", |now| now.buffers == 0)?;
-        b.close(buf)?;
+        b.close(import.buf.number)?;
         vms.settled()?;
         // The display goes on with another buffer.
         shows(vms, &display, 3)

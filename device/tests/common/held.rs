@@ -4,7 +4,7 @@
 use std::os::fd::AsRawFd;
 
 use super::daemon::{Daemon, Setup, Start};
-use super::pair::share;
+use super::pair::{boot, share};
 use super::until;
 use super::vm::Vm;
 
@@ -19,16 +19,20 @@ pub struct Held {
     pub stop: std::thread::JoinHandle<(Vm, usize)>,
 }
 
+/// B is paused with a buffer of A mapped, for which a stop of A will wait.
+pub fn paused(start: Start) -> (Daemon, Vm, Vm, Vec<u16>) {
+    let (daemon, mut a, mut b) = boot(start(&Setup::that_waits("unlimited")));
+    share(&mut a, &mut b);
+    let bases = b.front.stop();
+    (daemon, a, b, bases)
+}
+
 pub fn held() -> Held {
     held_with(Daemon::start)
 }
 
 pub fn held_with(start: Start) -> Held {
-    let daemon = start(&Setup::that_waits("unlimited"));
-    let mut a = Vm::boot(&daemon.socket("a"));
-    let mut b = Vm::boot(&daemon.socket("b"));
-    share(&mut a, &mut b);
-    let bases = b.front.stop();
+    let (daemon, mut a, b, bases) = paused(start);
     let shm = b.front.shm.clone();
     let connection = a.front.raw().as_raw_fd();
     let stop = std::thread::spawn(move || {

@@ -30,6 +30,20 @@ pub fn share(from: &mut Vm, to: &mut Vm) -> u64 {
     handle
 }
 
+/// B's MAP of a page of A, which B's VMM does not answer. Returns the buffer.
+pub fn map_that_waits(a: &mut Vm, b: &mut Vm, at: u64) -> BufferId {
+    let id = a.export(at, PAGE);
+    let handle = b.attach(id);
+    b.front.shm.hold(true);
+    b.submit(&Request::Map {
+        handle,
+        offset: 0,
+        len: PAGE,
+    });
+    b.front.shm.until_waiting();
+    id
+}
+
 /// B's MAP of a page of A, whose barrier B's VMM does not look at.
 pub fn map_without_its_barrier(a: &mut Vm, b: &mut Vm) -> (BufferId, Ticket) {
     let id = a.export(DATA, PAGE);
