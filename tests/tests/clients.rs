@@ -282,7 +282,6 @@ fn a_buffer_that_a_driver_uses_is_revoked_without_harm() {
     VMS.with(|vms| {
         let display = Display::that_imports();
         display.load(&vms.b)?;
-        let (width, height) = SIZE;
         let mut a = vms.a.client()?;
         let mut b = vms.b.client()?;
         b.info()?;
