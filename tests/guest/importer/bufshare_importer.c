@@ -358,7 +358,7 @@ static int importer_fence(struct importer *im)
 
 	if (im->fence)
 		return -EBUSY;
-	fence = kzalloc(sizeof(*fence), GFP_KERNEL);
+	fence = kzalloc_obj(*fence);
 	if (!fence)
 		return -ENOMEM;
 	dma_fence_init(fence, &importer_fence_ops, &importer_fence_lock,
@@ -449,7 +449,7 @@ static long importer_ioctl(struct file *file, unsigned int cmd, unsigned long ar
 
 static int importer_open(struct inode *inode, struct file *file)
 {
-	struct importer *im = kzalloc(sizeof(*im), GFP_KERNEL);
+	struct importer *im = kzalloc_obj(*im);
 
 	if (!im)
 		return -ENOMEM;
