@@ -535,6 +535,21 @@ test_a_folder_of_other_files_is_not_built_in() {
     done
 }
 
+test_a_revision_of_another_format_is_not_timed() {
+    a_module
+    mkdir -p "$tmp/repo/protocol/include"
+    cp "$REPO/protocol/include/virtio_bufshare.h" "$tmp/repo/protocol/include/"
+    fake git <<'EOF'
+case "$*" in
+    *" show "*) printf '#define VIRTIO_BUFSHARE_VERSION\t\t1\n' ;;
+    *) echo abc1234 ;;
+esac
+EOF
+    run "$tmp/repo/scripts/bench" compare abc1234
+    is 1 "$status"
+    said "abc1234 has version 1 of the wire format" "name a revision that has version 2"
+}
+
 test_a_revision_that_this_clone_lacks_is_named() {
     local commit
     a_module
