@@ -14,6 +14,11 @@ use anyhow::{Context as _, Result, bail};
 /// Where the image has them.
 const FOLDER: &str = "/modules";
 
+/// Parameters of modules that others need. A console on a screen draws when the guest comes back
+/// from a sleep, and then waits for the screen: where the host is slow that is a warning of the
+/// kernel's.
+const DEPENDENCIES: [(&str, &str); 1] = [("drm_kms_helper", "fbdev_emulation=0")];
+
 /// The parameters that modules were loaded with, by name.
 static PARAMETERS: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 
@@ -37,7 +42,7 @@ pub(crate) fn load(name: &str, params: &str) -> Result<()> {
     let files: Vec<&str> = files.split_whitespace().collect();
     for (index, file) in files.iter().enumerate() {
         let last = index + 1 == files.len();
-        let params = if last { params } else { "" };
+        let params = if last { params } else { of_dependency(file) };
         let path = Path::new(FOLDER).join(file);
         let handle = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
         let text = CString::new(params)?;
@@ -53,7 +58,7 @@ pub(crate) fn load(name: &str, params: &str) -> Result<()> {
             }
             Some(error) => {
                 let as_asked = parameters().get(&wanted).is_some_and(|has| has == params);
-                if !params.is_empty() && !as_asked {
+                if last && !params.is_empty() && !as_asked {
                     return Err(error).with_context(|| {
                         format!("{file} is loaded, but not with '{params}': unload it first")
                     });
@@ -62,6 +67,15 @@ pub(crate) fn load(name: &str, params: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a module is loaded with that is in this file of the image, and is not asked for itself.
+fn of_dependency(file: &str) -> &'static str {
+    let name = Path::new(file).file_name().and_then(|name| name.to_str());
+    let name = name.and_then(|name| name.split('.').next()).map(normal);
+    let mut all = DEPENDENCIES.iter();
+    all.find(|(module, _)| name.as_deref() == Some(*module))
+        .map_or("", |(_, params)| *params)
 }
 
 /// Remove `name`, not waiting for anybody to release it.
