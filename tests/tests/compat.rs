@@ -328,10 +328,8 @@ fn quiesces(from: &Guest) -> Result<()> {
     client.quiesce(&export)?;
     ensure!(client.query(&export.id)?.quiesced, "the host does not know");
     client.fill(map, 2)?;
-    ensure!(
-        !client.query(&export.id)?.quiesced,
-        "it does not know the end"
-    );
+    let quiesced = client.query(&export.id)?.quiesced;
+    ensure!(!quiesced, "the host does not know that it has ended");
     Ok(())
 }
 

@@ -56,9 +56,11 @@ pub(crate) fn load(name: &str, params: &str) -> Result<()> {
             Some(error) if error.raw_os_error() != Some(libc::EEXIST) => {
                 return Err(error).with_context(|| format!("loading {file}"));
             }
+            // Whoever loaded it knew what with.
+            Some(_) if !last => {}
             Some(error) => {
                 let as_asked = parameters().get(&wanted).is_some_and(|has| has == params);
-                if last && !params.is_empty() && !as_asked {
+                if !params.is_empty() && !as_asked {
                     return Err(error).with_context(|| {
                         format!("{file} is loaded, but not with '{params}': unload it first")
                     });
