@@ -388,6 +388,10 @@ impl VhostUserBackend for Session {
     ) -> io::Result<()> {
         self.wakeups.fetch_add(1, Ordering::Relaxed);
         watch_worker(&self.lifeline, &self.name);
+        if event == EVENT_AGAIN {
+            // Of a session that ends, too: its worker would be woken without a pause.
+            let _ = self.again.read();
+        }
         if !self.lifeline.closing()
             && catch_unwind(AssertUnwindSafe(|| self.dispatch(event, rings))).is_err()
         {

@@ -166,7 +166,7 @@ impl Session {
         let own = self.own();
         for _ in 0..MAX_PER_KICK {
             if self.lifeline.closing() {
-                break;
+                return self.control.end_batch();
             }
             match self.control.take(&own) {
                 Take::Request(taken) => self.one(taken),
@@ -287,9 +287,6 @@ impl Session {
     }
 
     pub(super) fn dispatch(&self, event: u16, rings: &[Vring]) {
-        if event == EVENT_AGAIN {
-            let _ = self.again.read();
-        }
         if !self.can_signal(rings) {
             std::thread::sleep(Duration::from_millis(1));
             self.wake();

@@ -164,6 +164,22 @@ fn a_session_ends_when_its_worker_does() {
 }
 
 #[test]
+fn a_worker_sleeps_while_its_session_ends() {
+    let mem = memory();
+    let (_dispatcher, session) = session(&mem);
+    let rings = [
+        with_call(ring_at(0, 16, &mem, &[])),
+        with_call(ring_at(0x8_0000, 16, &mem, &[])),
+    ];
+    look(&session, &rings);
+
+    session.wake();
+    session.lifeline.fail();
+
+    assert!(!look(&session, &rings), "its descriptor is still readable");
+}
+
+#[test]
 fn others_do_not_wait_while_a_session_looks_at_what_its_driver_made_available() {
     let mem = memory();
     let (_dispatcher, session) = session(&mem);
