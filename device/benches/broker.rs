@@ -2,7 +2,8 @@
 //! What the broker's operations cost for each entry, with few buffers and with many
 //!
 //! `cargo bench -p vhost-device-bufshare --bench broker` prints a table: nanoseconds for
-//! each entry with `--few` and with `--many` buffers in turn, and their ratio. No
+//! each entry with `--few` and with `--many` buffers in turn, and the ratio of the two of a
+//! round: the median of each. No
 //! operation looks at buffers that it is not about, so the ratio grows with the depth of
 //! the tables and with what the caches do not hold, and no more. Few buffers are in the
 //! caches of the processor since they were made, so this ratio is the worst there is.
@@ -32,6 +33,8 @@ const PAGE: u64 = 4096;
 const PEERS: u32 = 64;
 /// The first peers export, the others import.
 const EXPORTERS: u32 = 4;
+/// Worlds with few buffers that are made and measured in a round: their times are short.
+const FEW_A_ROUND: usize = 20;
 /// Of each buffer.
 const IMPORTERS: u32 = 3;
 
@@ -45,8 +48,8 @@ struct Options {
     #[arg(long, default_value_t = 10_000)]
     many: u32,
     /// How often each is measured
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
     /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -273,17 +276,16 @@ const OPERATIONS: [(&str, Operation); 6] = [
     ("snapshot", snapshot),
 ];
 
-/// Nanoseconds for each entry: the median.
-fn measure(buffers: u32, rounds: usize, operation: Operation) -> f64 {
-    let mut times: Vec<f64> = (0..rounds)
-        .map(|_| {
-            let mut world = World::new(buffers);
-            let started = Instant::now();
-            let entries = operation(&mut world);
-            let took = started.elapsed().as_secs_f64() * 1e9;
-            took / f64::from(u32::try_from(entries).unwrap())
-        })
-        .collect();
+/// Nanoseconds for each entry.
+fn time(buffers: u32, operation: Operation) -> f64 {
+    let mut world = World::new(buffers);
+    let started = Instant::now();
+    let entries = operation(&mut world);
+    let took = started.elapsed().as_secs_f64() * 1e9;
+    took / f64::from(u32::try_from(entries).unwrap())
+}
+
+fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times.get(times.len() / 2).copied().unwrap()
 }
@@ -298,12 +300,22 @@ fn main() {
         "ratio"
     );
     for (name, operation) in OPERATIONS {
-        // Alternately for what else the machine does; few are soon measured more often.
-        let few = measure(options.few, options.rounds * 20, operation);
-        let many = measure(options.many, options.rounds, operation);
+        let (mut few, mut many, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..options.rounds {
+            // In turn, as the machine has faster and slower times.
+            let mut times: Vec<f64> = (0..FEW_A_ROUND)
+                .map(|_| time(options.few, operation))
+                .collect();
+            let (one_few, one_many) = (median(&mut times), time(options.many, operation));
+            few.push(one_few);
+            many.push(one_many);
+            ratios.push(one_many / one_few);
+        }
         println!(
-            "{name:<10} {few:>11.0} ns {many:>11.0} ns {:>6.2}",
-            many / few
+            "{name:<10} {:>11.0} ns {:>11.0} ns {:>6.2}",
+            median(&mut few),
+            median(&mut many),
+            median(&mut ratios)
         );
     }
 }

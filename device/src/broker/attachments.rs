@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use bufshare_protocol::types::{BufferId, Rights, Way};
-
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use super::backing::{Attached, BackingId, Buffer};
 use super::records::{Record, Records, Slot};
@@ -185,8 +185,8 @@ impl Attachments {
     }
 
     /// The buffer of which `first` is one is revoked: the handles of all of them, in order.
-    pub(super) fn revoke(&mut self, first: Option<Slot>) -> Vec<u64> {
-        let mut handles = Vec::new();
+    pub(super) fn revoke(&mut self, first: Option<Slot>) -> SmallVec<[u64; 2]> {
+        let mut handles = SmallVec::new();
         let mut next = first;
         while let Some(attachment) = next.and_then(|slot| self.table.get_mut(slot)) {
             attachment.revoked = true;

@@ -128,6 +128,10 @@ impl<T> PeerMap<T> {
         self.0.iter().map(|(peer, value)| (*peer, value))
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (PeerId, &mut T)> {
+        self.0.iter_mut().map(|(peer, value)| (*peer, value))
+    }
+
     pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> {
         self.0.iter().map(|(peer, _)| *peer)
     }

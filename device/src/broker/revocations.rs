@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use bufshare_protocol::status::Status;
 
-use super::backing::{Backing, BackingId, Revoking};
+use super::backing::{Backing, BackingId, PeerMap, Revoking};
 use super::records::Slot;
 use super::types::{DeadlineId, Effect, PeerId, Token};
 use super::windows::{Window, Windows};
@@ -70,14 +70,21 @@ impl Broker {
             let importers = importers.iter().map(|peer| peer.to_wire());
             state.events.forget(id, importers);
         }
+        // Before anyone is notified, so that the processor waits at once for all those that
+        // no cache holds.
+        let mut ended = PeerMap::default();
+        if let Some(buffer) = self.buffers.get_mut(slot) {
+            for (peer, attached) in buffer.attached.iter_mut() {
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    ended.insert(peer, state.attachments.revoke(attached.first.take()));
+                }
+            }
+        }
         for peer in importers {
             let Some(state) = self.peers.get_mut(peer) else {
                 continue;
             };
-            let buffer = self.buffers.get_mut(slot);
-            let attached = buffer.and_then(|buffer| buffer.attached.get_mut(*peer));
-            let first = attached.and_then(|attached| attached.first.take());
-            let handles = state.attachments.revoke(first);
+            let handles = ended.remove(*peer).unwrap_or_default();
             // One that is stopped may yet go on with what it has.
             if state.life.runs() || !handles.is_empty() {
                 self.notify(*peer, |events| {
