@@ -48,6 +48,8 @@
 #define VIRTIO_BUFSHARE_MAX_STRUCT	4096	/* bytes of length and resp_length */
 #define VIRTIO_BUFSHARE_MAX_ENTRY	1024	/* bytes of entry_size and the like */
 #define VIRTIO_BUFSHARE_MAX_EXTENT_SIZE	32	/* bytes of extent_size */
+#define VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS	4	/* as planes of an image */
+#define VIRTIO_BUFSHARE_MAX_DAMAGE	16	/* rectangles of a frame */
 #define VIRTIO_BUFSHARE_MIN_EVENT_SIZE	512	/* least config.event_size */
 #define VIRTIO_BUFSHARE_MAX_EVENT_SIZE	4096	/* most config.event_size */
 #define VIRTIO_BUFSHARE_CONFIG_SIZE	256	/* bytes of the configuration space */
@@ -143,8 +145,8 @@ struct virtio_bufshare_config {
 #define VIRTIO_BUFSHARE_CMD_GET_META	0x0301
 #define VIRTIO_BUFSHARE_CMD_QUERY	0x0302
 #define VIRTIO_BUFSHARE_CMD_LIST	0x0303
-#define VIRTIO_BUFSHARE_CMD_PUSH	0x0400	/* not served yet */
-#define VIRTIO_BUFSHARE_CMD_RETURN	0x0401	/* not served yet */
+#define VIRTIO_BUFSHARE_CMD_PUSH	0x0400
+#define VIRTIO_BUFSHARE_CMD_RETURN	0x0401
 #define VIRTIO_BUFSHARE_CMD_FENCE	0x0402	/* not served yet */
 
 /* Events (queue 1). */
@@ -155,6 +157,8 @@ struct virtio_bufshare_config {
 #define VIRTIO_BUFSHARE_EVT_REVOKED	0x1004	/* id, handle; 0: see below */
 #define VIRTIO_BUFSHARE_EVT_META	0x1005	/* id, value = sequence number */
 #define VIRTIO_BUFSHARE_EVT_OVERFLOW	0x1006	/* value = events missing; LIST */
+#define VIRTIO_BUFSHARE_EVT_PUSHED	0x1007	/* peer, id, handle, value = frame */
+#define VIRTIO_BUFSHARE_EVT_RETURNED	0x1008	/* own id, value = frame */
 
 /* Status of a response. An unknown id and a forbidden one are NOT_FOUND. */
 #define VIRTIO_BUFSHARE_S_OK			0
@@ -520,6 +524,8 @@ struct virtio_bufshare_unexport {
  * @required: properties without which it is refused (NO_WAY; one that the device does
  *	not know: UNSUPPORTED)
  * @max_windows: VMM mappings that a MAP may take (else TOO_FRAGMENTED); 0: any number
+ * @flags: VIRTIO_BUFSHARE_ATTACH_*
+ * @reserved: zero
  */
 struct virtio_bufshare_attach {
 	struct virtio_bufshare_req hdr;
@@ -528,7 +534,11 @@ struct virtio_bufshare_attach {
 	__le32 ways;
 	__le32 required;
 	__le32 max_windows;
+	__le32 flags;
+	__le32 reserved;
 };
+
+#define VIRTIO_BUFSHARE_ATTACH_CONSUMER	0x1	/* it is given the frames of the buffer */
 
 /**
  * struct virtio_bufshare_attach_resp - answer to ATTACH
@@ -738,6 +748,136 @@ struct virtio_bufshare_query_resp {
 	struct virtio_bufshare_buffer buffer;
 };
 
+/* Clocks of a frame's time. None of one VM is that of another. */
+#define VIRTIO_BUFSHARE_CLOCK_NONE	0	/* it has no time */
+#define VIRTIO_BUFSHARE_CLOCK_MONOTONIC	1	/* of the exporter */
+#define VIRTIO_BUFSHARE_CLOCK_REALTIME	2	/* UTC, as far as the exporter knows it */
+#define VIRTIO_BUFSHARE_CLOCK_TAI	3	/* likewise */
+
+#define VIRTIO_BUFSHARE_FRAME_DISCONT		0x1	/* does not follow the one before */
+#define VIRTIO_BUFSHARE_FRAME_CORRUPTED		0x2	/* the contents may be wrong */
+#define VIRTIO_BUFSHARE_FRAME_GAP		0x4	/* there are no contents */
+#define VIRTIO_BUFSHARE_FRAME_LAST		0x8	/* no frame follows */
+#define VIRTIO_BUFSHARE_FRAME_INTERLACED	0x10	/* two fields, line by line */
+#define VIRTIO_BUFSHARE_FRAME_BOTTOM_FIRST	0x20	/* the field of the second line is first */
+#define VIRTIO_BUFSHARE_FRAME_EXPOSURE_END	0x40	/* pts is the end of the exposure */
+
+/**
+ * struct virtio_bufshare_rect - a rectangle of an image, pixels
+ * @x: signed
+ * @y: signed
+ * @width: 0: none
+ * @height: 0: none
+ */
+struct virtio_bufshare_rect {
+	__le32 x;
+	__le32 y;
+	__le32 width;
+	__le32 height;
+};
+
+/**
+ * struct virtio_bufshare_frame - what a frame is
+ * @flags: VIRTIO_BUFSHARE_FRAME_*; who does not know one ignores it
+ * @must_know: what a consumer has to know to make sense of the frame, as bits; none has a
+ *	meaning yet. Who finds one that it does not know returns the frame
+ * @sequence: the producer's count of frames, those that it lost included
+ * @pts: when it is to be shown, or was taken, ns, signed; by @clock
+ * @duration: ns, 0: unknown
+ * @clock: VIRTIO_BUFSHARE_CLOCK_*
+ * @transform: how the contents are to be turned to be upright, 0 to 7 as wl_output's
+ * @bytes_used: bytes of each plane that have contents, 0: all
+ * @crop: what is to be seen, or empty: all
+ * @colour_primaries: ITU-T H.273, 0: not said; as the next two
+ * @transfer_characteristics: likewise
+ * @matrix_coefficients: likewise
+ * @full_range: 0: not said, 1: limited, 2: full
+ * @chroma_location: 0: not said, else one more than H.273's ChromaLocType
+ * @reserved: zero
+ * @mastering: red, green, blue and white of the mastering display, x and y each in
+ *	0.00002, or zero (SMPTE ST 2086)
+ * @max_luminance: of that display, cd/m2
+ * @min_luminance: of that display, 0.0001 cd/m2
+ * @max_cll: brightest pixel, cd/m2, 0: not said
+ * @max_fall: brightest frame on average, cd/m2, 0: not said
+ * @num_damage: lines of @damage; 0: all may have changed
+ * @epoch: another at each start of the producer
+ * @damage: what has changed since the frame before; rectangles beyond are zero
+ *
+ * It grows at its end, and is handed on whole: a device hands on what it does not know.
+ */
+struct virtio_bufshare_frame {
+	__le32 flags;
+	__le32 must_know;
+	__le64 sequence;
+	__le64 pts;
+	__le64 duration;
+	__le32 clock;
+	__le32 transform;
+	__le32 bytes_used[VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS];
+	struct virtio_bufshare_rect crop;
+	__u8 colour_primaries;
+	__u8 transfer_characteristics;
+	__u8 matrix_coefficients;
+	__u8 full_range;
+	__u8 chroma_location;
+	__u8 reserved[3];
+	__le16 mastering[8];
+	__le32 max_luminance;
+	__le32 min_luminance;
+	__le16 max_cll;
+	__le16 max_fall;
+	__le32 num_damage;
+	__le64 epoch;
+	struct virtio_bufshare_rect damage[VIRTIO_BUFSHARE_MAX_DAMAGE];
+};
+
+/**
+ * struct virtio_bufshare_push - entry of PUSH, owner only: hand a frame over
+ * @buffers: what it is in, by planes; those beyond @num_buffers are zero
+ * @stream: zero
+ * @num_buffers: 1 to VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS
+ * @max_held: consumers that have so many frames of the asker, and more, are not given this
+ *	one; 0: all are
+ * @flags: zero
+ * @reserved: zero
+ *
+ * The frame's record follows, to the end of the entry.
+ */
+struct virtio_bufshare_push {
+	struct virtio_bufshare_id buffers[VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS];
+	struct virtio_bufshare_id stream;
+	__le32 num_buffers;
+	__le32 max_held;
+	__le32 flags;
+	__le32 reserved;
+};
+
+/**
+ * struct virtio_bufshare_push_resp - answer to PUSH
+ * @hdr: response header
+ * @entry: the first entry that is wrong, or their number
+ * @reserved: zero
+ * @frame: number of the first frame, if all were handed over; the others' follow. Not used
+ *	again
+ */
+struct virtio_bufshare_push_resp {
+	struct virtio_bufshare_resp hdr;
+	__le32 entry;
+	__le32 reserved;
+	__le64 frame;
+};
+
+/**
+ * struct virtio_bufshare_return - entry of RETURN: give a frame back
+ * @handle: the attachment that was given it
+ * @frame: its number
+ */
+struct virtio_bufshare_return {
+	__le64 handle;
+	__le64 frame;
+};
+
 /**
  * struct virtio_bufshare_event - one event
  * @type: VIRTIO_BUFSHARE_EVT_*
@@ -774,6 +914,24 @@ struct virtio_bufshare_event {
 	__le64 handle;
 	__le64 generation;
 	__le64 value;
+};
+
+/**
+ * struct virtio_bufshare_pushed - the event PUSHED
+ * @event: as of other events; @id is the first of the frame's buffers, @handle the
+ *	attachment of it that is given the frame, @value the number of the frame
+ * @others: the other buffers; those beyond @num_buffers are zero
+ * @num_buffers: those of the frame, the first included
+ * @skipped: frames that this attachment's peer was not given since the one before, as
+ *	it had max_held of the exporter's
+ *
+ * The frame's record follows, to the end of the event.
+ */
+struct virtio_bufshare_pushed {
+	struct virtio_bufshare_event event;
+	struct virtio_bufshare_id others[VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS - 1];
+	__le32 num_buffers;
+	__le32 skipped;
 };
 
 #endif /* _VIRTIO_BUFSHARE_H */

@@ -33,7 +33,7 @@ macro_rules! commands {
 }
 
 /// Commands that are named and not served yet.
-pub const NOT_SERVED: &[u32] = &[PUSH, RETURN, FENCE];
+pub const NOT_SERVED: &[u32] = &[FENCE];
 
 commands! {
     /// Agree on a version, return the device's limits.
@@ -66,9 +66,9 @@ commands! {
     QUERY = 0x0302,
     /// List the buffers one owns or may attach to.
     LIST = 0x0303,
-    /// Hand a frame over. Not served yet.
+    /// Hand frames over.
     PUSH = 0x0400,
-    /// Give a frame back. Not served yet.
+    /// Give frames back.
     RETURN = 0x0401,
     /// State how far accesses have come. Not served yet.
     FENCE = 0x0402,

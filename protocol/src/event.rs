@@ -5,19 +5,16 @@
 //! have the same layout; on the little-endian machines that are supported they
 //! have the same bytes.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::limits::MAX_FRAME_BUFFERS;
 use crate::status::Status;
-use crate::types::BufferId;
+use crate::types::{BufferId, FrameRecord, Pushed};
 use crate::wire::{self, Wire};
 
 /// Bytes of an event, as far as it is known.
 pub const SIZE: usize = wire::Event::SIZE;
-
-/// As the event itself says it.
-#[expect(clippy::cast_possible_truncation, reason = "checked when compiled")]
-const LENGTH: u32 = {
-    assert!(SIZE <= crate::limits::MIN_EVENT_SIZE);
-    SIZE as u32
-};
 
 /// Bytes of an event up to the end of its length.
 const HEAD: usize = core::mem::offset_of!(wire::Event, reserved);
@@ -83,10 +80,14 @@ kinds! {
     Meta = 0x1005, "META";
     /// `value` events were dropped, 0: an unknown number; LIST says how things are now.
     Overflow = 0x1006, "OVERFLOW";
+    /// `peer` hands frame `value` over, whose first buffer is `id`, to the attachment `handle`.
+    Pushed = 0x1007, "PUSHED";
+    /// All who were given frame `value` have given it back; its first buffer is one's own `id`.
+    Returned = 0x1008, "RETURNED";
 }
 
 /// One event
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Event {
     /// What happened.
@@ -103,16 +104,27 @@ pub struct Event {
     pub generation: u64,
     /// See [`EventKind`].
     pub value: u64,
+    /// Of a PUSHED alone.
+    pub frame: Option<Box<Pushed>>,
 }
 
 impl Event {
+    /// How long it is.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        let frame = self.frame.as_ref();
+        frame.map_or(SIZE, |frame| {
+            wire::Pushed::SIZE.saturating_add(frame.record.bytes().len())
+        })
+    }
+
     /// Encodes the event.
     #[must_use]
-    pub fn to_bytes(self) -> [u8; SIZE] {
-        wire::Event {
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let event = wire::Event {
             r#type: self.kind.to_wire(),
             flags: 0,
-            length: LENGTH,
+            length: u32::try_from(self.length()).unwrap_or(u32::MAX),
             reserved: 0,
             seq: self.seq,
             peer: self.peer,
@@ -120,8 +132,22 @@ impl Event {
             handle: self.handle,
             generation: self.generation,
             value: self.value,
+        };
+        let Some(frame) = &self.frame else {
+            return event.to_bytes().into();
+        };
+        let mut others = [wire::Id::default(); MAX_FRAME_BUFFERS - 1];
+        for (raw, id) in others.iter_mut().zip(&frame.others) {
+            *raw = id.to_wire();
         }
-        .to_bytes()
+        let count = u32::try_from(frame.others.len()).unwrap_or(u32::MAX);
+        let pushed = wire::Pushed {
+            event,
+            others,
+            num_buffers: count.saturating_add(1),
+            skipped: frame.skipped,
+        };
+        [pushed.to_bytes().as_slice(), frame.record.bytes()].concat()
     }
 
     /// Decodes the event at the front of `bytes` and returns it with what follows, or
@@ -135,11 +161,15 @@ impl Event {
         let length = usize::try_from(head.length).ok().filter(|n| *n >= HEAD)?;
         let (bytes, rest) = bytes.split_at_checked(length)?;
         let known = bytes.get(..SIZE).unwrap_or(bytes);
-        Some((Self::known(wire::Event::grown(known)?), rest))
+        Some((Self::known(wire::Event::grown(known)?, bytes), rest))
     }
 
-    fn known(raw: wire::Event) -> Result<Self, Status> {
+    fn known(raw: wire::Event, bytes: &[u8]) -> Result<Self, Status> {
         let kind = EventKind::from_wire(raw.r#type).ok_or(Status::Unsupported)?;
+        let frame = match kind {
+            EventKind::Pushed => Some(Box::new(pushed(bytes)?)),
+            _ => None,
+        };
         Ok(Self {
             kind,
             seq: raw.seq,
@@ -148,6 +178,23 @@ impl Event {
             handle: raw.handle,
             generation: raw.generation,
             value: raw.value,
+            frame,
         })
     }
+}
+
+/// What a PUSHED says beside.
+fn pushed(bytes: &[u8]) -> Result<Pushed, Status> {
+    let (raw, record) = wire::Pushed::split(bytes).ok_or(Status::BadLength)?;
+    let count = usize::try_from(raw.num_buffers.wrapping_sub(1)).ok();
+    let others = count.and_then(|count| raw.others.get(..count));
+    Ok(Pushed {
+        others: others
+            .ok_or(Status::BadField)?
+            .iter()
+            .map(BufferId::from_wire)
+            .collect(),
+        skipped: raw.skipped,
+        record: FrameRecord::new(record)?,
+    })
 }

@@ -38,6 +38,12 @@ pub const MAX_STRUCT: usize = 4096;
 /// Bytes of an entry of a table, with what is to come of it.
 pub const MAX_ENTRY: usize = 1024;
 
+/// Buffers per frame: as planes of an image.
+pub const MAX_FRAME_BUFFERS: usize = MAX_PLANES;
+
+/// Rectangles of damage per frame. More are joined by whoever would send them.
+pub const MAX_DAMAGE: usize = 16;
+
 /// Bytes of an extent, with what is to come of it: there may be many of them.
 pub const MAX_EXTENT_SIZE: usize = 32;
 
@@ -47,6 +53,12 @@ pub const MIN_EVENT_SIZE: usize = 512;
 
 /// The most. A page: what a driver has to provide for each event that may wait.
 pub const MAX_EVENT_SIZE: usize = 4096;
+
+/// Bytes of the events of this device. PUSHED is the longest.
+pub const EVENT_SIZE: usize = 1024;
+
+/// Bytes of the record of a frame, with what is to come of it. It is handed on in an event.
+pub const MAX_FRAME_RECORD: usize = EVENT_SIZE - wire::Pushed::SIZE;
 
 /// Bytes of the header of each request.
 pub const REQUEST_HEADER: usize = wire::Req::SIZE;
@@ -72,4 +84,6 @@ pub const PAGE: u64 = 4096;
 
 const _: () = assert!(wire::Config::SIZE == CONFIG_SIZE);
 const _: () = assert!(MAX_RESPONSE >= MAX_STRUCT + MAX_ENTRY + MAX_BLOB);
+const _: () = assert!(wire::Push::SIZE + MAX_FRAME_RECORD <= MAX_ENTRY);
+const _: () = assert!(wire::Frame::SIZE <= MAX_FRAME_RECORD);
 const _: () = assert!(MAX_REQUEST >= MAX_STRUCT + MAX_BATCH * MAX_ENTRY);

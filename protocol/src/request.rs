@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 use crate::command;
 #[cfg(doc)]
 use crate::limits;
-use crate::types::{Access, BufferId, Extent, Meta, Properties, Rights, Ways};
+use crate::types::{Access, BufferId, Extent, Meta, Properties, Push, Rights, Ways};
 use crate::wire;
 
 /// Backing of an EXPORT: extents of the exporter's RAM.
@@ -32,6 +32,9 @@ pub const UNEXPORT_FORCED: u32 = 0;
 pub const UNEXPORT_GRACEFUL: u32 = 1;
 /// Mode of an UNEXPORT: as forced, of a buffer that is quiesced and stays so.
 pub const UNEXPORT_QUIESCED: u32 = 2;
+
+/// Flag of an ATTACH: it is given the frames of the buffer.
+pub const ATTACH_CONSUMER: u32 = 0x1;
 
 /// Mode of a QUIESCE: the exporter may write.
 pub const QUIESCE_ACTIVE: u32 = 0;
@@ -63,7 +66,8 @@ impl Header {
             command::PEERS | command::LIST => wire::ListResp::SIZE,
             command::EXPORT => wire::ExportResp::SIZE,
             command::ATTACH => wire::AttachResp::SIZE,
-            command::DETACH | command::UNMAP => wire::BatchResp::SIZE,
+            command::DETACH | command::UNMAP | command::RETURN => wire::BatchResp::SIZE,
+            command::PUSH => wire::PushResp::SIZE,
             command::MAP => wire::MapResp::SIZE,
             command::SET_META => wire::SetMetaResp::SIZE,
             command::GET_META => wire::GetMetaResp::SIZE,
@@ -118,6 +122,8 @@ pub struct Attach {
     pub required: Properties,
     /// VMM mappings that a MAP may take; 0: any number.
     pub max_windows: u32,
+    /// It is given the frames of the buffer.
+    pub consumer: bool,
 }
 
 impl Attach {
@@ -240,6 +246,17 @@ pub enum Request {
         /// Nothing of its VM does.
         quiesced: bool,
     },
+    /// Hand frames over.
+    Push {
+        /// 1 to [`MAX_BATCH`](limits::MAX_BATCH), in their order.
+        frames: Vec<Push>,
+    },
+    /// Give frames back.
+    Return {
+        /// Attachments and the numbers of frames that they were given, 1 to
+        /// [`MAX_BATCH`](limits::MAX_BATCH).
+        frames: Vec<(u64, u64)>,
+    },
     /// Replace a buffer's metadata.
     SetMeta {
         /// The buffer.
@@ -280,6 +297,8 @@ impl Request {
             Self::Sync { .. } => command::SYNC,
             Self::Flush => command::FLUSH,
             Self::Quiesce { .. } => command::QUIESCE,
+            Self::Push { .. } => command::PUSH,
+            Self::Return { .. } => command::RETURN,
             Self::SetMeta { .. } => command::SET_META,
             Self::GetMeta { .. } => command::GET_META,
             Self::Query { .. } => command::QUERY,

@@ -30,7 +30,7 @@ pub type Reply = Result<Response, Status>;
 pub enum Response {
     /// To UNEXPORT, SYNC, FLUSH and QUIESCE.
     Done,
-    /// To DETACH and UNMAP.
+    /// To DETACH, UNMAP and RETURN.
     Batch {
         /// Why nothing was done, or [`Status::Ok`].
         status: Status,
@@ -82,6 +82,15 @@ pub enum Response {
         len: u64,
         /// Nothing had to be mapped for it.
         cached: bool,
+    },
+    /// To PUSH.
+    Pushed {
+        /// Why nothing was handed over, or [`Status::Ok`].
+        status: Status,
+        /// The first frame that is wrong, or how many there are.
+        entry: u32,
+        /// Number of the first frame; the others' follow. 0 if nothing was handed over.
+        frame: u64,
     },
     /// To SET_META.
     MetaSet {

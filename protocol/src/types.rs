@@ -2,6 +2,7 @@
 //! Checked values that requests, responses and the broker share
 
 mod extent;
+pub mod frame;
 mod id;
 mod meta;
 mod name;
@@ -10,6 +11,7 @@ mod rights;
 mod way;
 
 pub use extent::{Access, Extent};
+pub use frame::{FrameRecord, Push, Pushed};
 pub use id::{BufferId, ParseIdError};
 pub use meta::{Image, Meta, Plane};
 pub use name::Name;

@@ -10,7 +10,7 @@ mod codec;
 pub use codec::{Layout, Reader, Wire, Writer};
 pub(crate) use codec::{layout_struct, wire_struct};
 
-use crate::limits::{ID_LEN, MAX_PLANES, NAME_LEN};
+use crate::limits::{ID_LEN, MAX_DAMAGE, MAX_FRAME_BUFFERS, MAX_PLANES, NAME_LEN};
 
 wire_struct! {
     /// Device configuration space, read-only
@@ -311,6 +311,10 @@ wire_struct! {
         required: u32,
         /// VMM mappings that a MAP may take; 0: any number.
         max_windows: u32,
+        /// Bits of [`request`](crate::request)`::ATTACH_*`.
+        flags: u32,
+        /// Zero.
+        reserved: u32,
     }
 }
 
@@ -534,6 +538,114 @@ wire_struct! {
 }
 
 wire_struct! {
+    /// A rectangle of an image, pixels
+    Rect = "virtio_bufshare_rect" {
+        /// Signed.
+        x: u32,
+        /// Signed.
+        y: u32,
+        /// 0: none.
+        width: u32,
+        /// 0: none.
+        height: u32,
+    }
+}
+
+wire_struct! {
+    /// What a frame is; the C header says what each field means
+    Frame = "virtio_bufshare_frame" {
+        /// What else holds of it, as bits.
+        flags: u32,
+        /// What a consumer has to know, as bits.
+        must_know: u32,
+        /// The producer's count.
+        sequence: u64,
+        /// Nanoseconds, signed, by `clock`.
+        pts: u64,
+        /// Nanoseconds, 0: unknown.
+        duration: u64,
+        /// Which clock; 0: it has no time.
+        clock: u32,
+        /// As `wl_output`'s.
+        transform: u32,
+        /// Bytes with contents of each plane, 0: all.
+        bytes_used: [u32; MAX_FRAME_BUFFERS],
+        /// What is to be seen; empty: all.
+        crop: Rect,
+        /// ITU-T H.273, 0: not said.
+        colour_primaries: u8,
+        /// ITU-T H.273, 0: not said.
+        transfer_characteristics: u8,
+        /// ITU-T H.273, 0: not said.
+        matrix_coefficients: u8,
+        /// 1: limited, 2: full, 0: not said.
+        full_range: u8,
+        /// One more than H.273's, 0: not said.
+        chroma_location: u8,
+        /// Zero.
+        reserved: [u8; 3],
+        /// Primaries and white of the mastering display, 0.00002.
+        mastering: [u16; 8],
+        /// Of that display, cd/m².
+        max_luminance: u32,
+        /// Of that display, 0.0001 cd/m².
+        min_luminance: u32,
+        /// cd/m², 0: not said.
+        max_cll: u16,
+        /// cd/m², 0: not said.
+        max_fall: u16,
+        /// Rectangles of `damage`, 0: all may have changed.
+        num_damage: u32,
+        /// Another at each start of the producer.
+        epoch: u64,
+        /// What has changed since the frame before.
+        damage: [Rect; MAX_DAMAGE],
+    }
+}
+
+wire_struct! {
+    /// Entry of PUSH; the record follows, to the end of the entry
+    Push = "virtio_bufshare_push" {
+        /// By planes; those beyond `num_buffers` are zero.
+        buffers: [Id; MAX_FRAME_BUFFERS],
+        /// Zero.
+        stream: Id,
+        /// 1 to [`MAX_FRAME_BUFFERS`].
+        num_buffers: u32,
+        /// Who has so many frames of the asker is not given this one; 0: all are.
+        max_held: u32,
+        /// Zero.
+        flags: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+wire_struct! {
+    /// Answer to PUSH
+    PushResp = "virtio_bufshare_push_resp" {
+        /// Response header.
+        hdr: Resp,
+        /// The first entry that is wrong, or their number.
+        entry: u32,
+        /// Zero.
+        reserved: u32,
+        /// Number of the first frame.
+        frame: u64,
+    }
+}
+
+wire_struct! {
+    /// Entry of RETURN
+    Return = "virtio_bufshare_return" {
+        /// The attachment that was given it.
+        handle: u64,
+        /// Its number.
+        frame: u64,
+    }
+}
+
+wire_struct! {
     /// One event
     Event = "virtio_bufshare_event" {
         /// An [`EventKind`](crate::event::EventKind).
@@ -556,5 +668,19 @@ wire_struct! {
         generation: u64,
         /// See [`EventKind`](crate::event::EventKind).
         value: u64,
+    }
+}
+
+wire_struct! {
+    /// The event PUSHED; the record follows, to the end of the event
+    Pushed = "virtio_bufshare_pushed" {
+        /// As of other events.
+        event: Event,
+        /// The other buffers; those beyond `num_buffers` are zero.
+        others: [Id; MAX_FRAME_BUFFERS - 1],
+        /// Those of the frame, the first included.
+        num_buffers: u32,
+        /// Frames that this attachment was not given since the one before.
+        skipped: u32,
     }
 }

@@ -4,10 +4,10 @@
 use alloc::vec::Vec;
 
 use crate::request::{
-    Attach, BACKING_EXTENTS, Export, Header, QUIESCE_ACTIVE, QUIESCE_QUIESCED, Request, SyncTarget,
+    ATTACH_CONSUMER, Attach, BACKING_EXTENTS, Export, Header, QUIESCE_ACTIVE, QUIESCE_QUIESCED, Request, SyncTarget,
     UNEXPORT_FORCED, UNEXPORT_QUIESCED, size,
 };
-use crate::types::BufferId;
+use crate::types::{BufferId, Push};
 use crate::wire::{self, Wire};
 
 impl Request {
@@ -88,6 +88,7 @@ impl Request {
                 ways,
                 required,
                 max_windows,
+                consumer,
             }) => wire::Attach {
                 hdr,
                 id: id.to_wire(),
@@ -95,6 +96,8 @@ impl Request {
                 ways: ways.to_wire(),
                 required: required.to_wire(),
                 max_windows,
+                flags: if consumer { ATTACH_CONSUMER } else { 0 },
+                reserved: 0,
             }
             .to_bytes()
             .into(),
@@ -105,6 +108,13 @@ impl Request {
             Self::Unmap { windows } => {
                 let entries = windows.iter().map(|&window| wire::Window { window });
                 batch(hdr, entries, wire::Window::to_bytes)
+            }
+            Self::Push { frames } => push(hdr, frames),
+            Self::Return { frames } => {
+                let entries = frames
+                    .iter()
+                    .map(|&(handle, frame)| wire::Return { handle, frame });
+                batch(hdr, entries, wire::Return::to_bytes)
             }
             &Self::Map {
                 handle,
@@ -162,7 +172,10 @@ impl Request {
             Self::Export(_) => wire::Export::SIZE,
             Self::Unexport { .. } => wire::Unexport::SIZE,
             Self::Attach(_) => wire::Attach::SIZE,
-            Self::Detach { .. } | Self::Unmap { .. } => wire::Batch::SIZE,
+            Self::Detach { .. }
+            | Self::Unmap { .. }
+            | Self::Push { .. }
+            | Self::Return { .. } => wire::Batch::SIZE,
             Self::Map { .. } => wire::Map::SIZE,
             Self::Sync { .. } => wire::Sync::SIZE,
             Self::Flush => wire::Req::SIZE,
@@ -186,6 +199,26 @@ fn batch<T: Wire, const N: usize>(
     };
     let mut bytes = Vec::from(head.to_bytes());
     bytes.extend(entries.flat_map(to_bytes));
+    bytes
+}
+
+/// Each entry is as long as the longest record has it.
+fn push(hdr: wire::Req, frames: &[Push]) -> Vec<u8> {
+    let records = frames.iter().map(|frame| frame.record.bytes().len());
+    let record = records.max().unwrap_or_default().next_multiple_of(8);
+    let entry = wire::Push::SIZE.saturating_add(record);
+    let head = wire::Batch {
+        hdr,
+        count: size(frames.len()),
+        entry_size: size(entry),
+    };
+    let mut bytes = Vec::from(head.to_bytes());
+    for frame in frames {
+        let end = bytes.len().saturating_add(entry);
+        bytes.extend(frame.to_wire().to_bytes());
+        bytes.extend(frame.record.bytes());
+        bytes.resize(end, 0);
+    }
     bytes
 }
 

@@ -3,6 +3,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::slice::Chunks;
 
 use crate::command;
 use crate::limits::{
@@ -10,11 +11,11 @@ use crate::limits::{
     RESPONSE_HEADER,
 };
 use crate::request::{
-    Attach, BACKING_EXTENTS, Export, Header, QUIESCE_ACTIVE, QUIESCE_QUIESCED, Request, SyncOp,
+    ATTACH_CONSUMER, Attach, BACKING_EXTENTS, Export, Header, QUIESCE_ACTIVE, QUIESCE_QUIESCED, Request, SyncOp,
     SyncTarget, UNEXPORT_FORCED, UNEXPORT_QUIESCED,
 };
 use crate::status::Status;
-use crate::types::{Access, BufferId, Extent, Meta, Properties, Rights, Ways};
+use crate::types::{Access, BufferId, Extent, Meta, Properties, Push, Rights, Ways};
 use crate::wire::{self, Wire};
 
 /// Parses one whole request.
@@ -101,7 +102,7 @@ impl<'a> Message<'a> {
             command::UNEXPORT => unexport(&self.whole()?),
             command::ATTACH => attach(&self.whole()?),
             command::DETACH => {
-                let entries = self.batch(|entry: wire::Handle| entry.handle);
+                let entries = self.batch(known(|entry: wire::Handle| entry.handle));
                 entries.map(|handles| Request::Detach { handles })
             }
             command::MAP => self.whole().map(|map: wire::Map| Request::Map {
@@ -110,12 +111,17 @@ impl<'a> Message<'a> {
                 len: map.len,
             }),
             command::UNMAP => {
-                let entries = self.batch(|entry: wire::Window| entry.window);
+                let entries = self.batch(known(|entry: wire::Window| entry.window));
                 entries.map(|windows| Request::Unmap { windows })
             }
             command::SYNC => sync(&self.whole()?),
             command::FLUSH => self.whole().map(|_: wire::Req| Request::Flush),
             command::QUIESCE => quiesce(&self.whole()?),
+            command::PUSH => self.batch(push).map(|frames| Request::Push { frames }),
+            command::RETURN => {
+                let entries = self.batch(known(|entry: wire::Return| (entry.handle, entry.frame)));
+                entries.map(|frames| Request::Return { frames })
+            }
             command::SET_META => set_meta(self),
             command::GET_META => get_meta(&self.whole()?, header),
             command::QUERY => self.whole().map(|raw: wire::ById| Request::Query {
@@ -153,18 +159,33 @@ impl<'a> Message<'a> {
         Ok(raw.cursor)
     }
 
-    fn batch<T: Wire>(&self, value: impl Fn(T) -> u64) -> Result<Vec<u64>, Status> {
+    /// The entries of a batch, each from its bytes.
+    fn batch<V>(&self, value: impl Fn(&[u8]) -> Result<V, Status>) -> Result<Vec<V>, Status> {
         let (raw, entries) = self.split::<wire::Batch>()?;
         let count = count(raw.count, MAX_BATCH).ok_or(Status::BadField)?;
         let size = size(raw.entry_size, MAX_ENTRY)?;
         if count == 0 {
             return Err(Status::BadField);
         }
-        match table(entries, count, size)? {
-            (entries, []) => entries.map(|entry| Ok(value(entry?))).collect(),
+        match pieces(entries, count, size)? {
+            (entries, []) => entries.map(value).collect(),
             _ => Err(Status::BadLength),
         }
     }
+}
+
+/// What is made of an entry that has zeroes beyond what is known.
+fn known<T: Wire, V>(value: impl Fn(T) -> V) -> impl Fn(&[u8]) -> Result<V, Status> {
+    move |entry| T::grown(entry).map(&value).ok_or(Status::Unsupported)
+}
+
+/// What an entry of PUSH says; what is not known of its record is handed on.
+fn push(entry: &[u8]) -> Result<Push, Status> {
+    let (head, record) = entry
+        .split_at_checked(wire::Push::SIZE)
+        .unwrap_or((entry, &[]));
+    let head = wire::Push::grown(head).ok_or(Status::Unsupported)?;
+    Push::from_wire(&head, record)
 }
 
 /// Bytes of an entry or a record.
@@ -178,15 +199,20 @@ fn count(value: u32, cap: usize) -> Option<usize> {
     usize::try_from(value).ok().filter(|&count| count <= cap)
 }
 
+/// `count` pieces of `size` bytes, not 0, and what follows them.
+fn pieces(bytes: &[u8], count: usize, size: usize) -> Result<(Chunks<'_, u8>, &[u8]), Status> {
+    let length = count.checked_mul(size).ok_or(Status::BadLength)?;
+    let (entries, rest) = bytes.split_at_checked(length).ok_or(Status::BadLength)?;
+    Ok((entries.chunks(size), rest))
+}
+
 /// `count` entries of `size` bytes, not 0, and what follows them.
 fn table<T: Wire>(
     bytes: &[u8],
     count: usize,
     size: usize,
 ) -> Result<(impl Iterator<Item = Result<T, Status>>, &[u8]), Status> {
-    let length = count.checked_mul(size).ok_or(Status::BadLength)?;
-    let (entries, rest) = bytes.split_at_checked(length).ok_or(Status::BadLength)?;
-    let entries = entries.chunks(size);
+    let (entries, rest) = pieces(bytes, count, size)?;
     let known = entries.map(|entry| T::grown(entry).ok_or(Status::Unsupported));
     Ok((known, rest))
 }
@@ -251,12 +277,16 @@ fn get_meta(raw: &wire::GetMeta, header: &mut Header) -> Result<Request, Status>
 }
 
 fn attach(raw: &wire::Attach) -> Result<Request, Status> {
+    if raw.flags & !ATTACH_CONSUMER != 0 || raw.reserved != 0 {
+        return Err(Status::Unsupported);
+    }
     Ok(Request::Attach(Attach {
         id: BufferId::from_wire(&raw.id),
         rights: Rights::grant_from_wire(raw.rights).ok_or(Status::BadField)?,
         ways: Ways::from_wire(raw.ways),
         required: Properties::from_wire(raw.required),
         max_windows: raw.max_windows,
+        consumer: raw.flags & ATTACH_CONSUMER != 0,
     }))
 }
 

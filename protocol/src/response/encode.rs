@@ -76,7 +76,7 @@ fn answer(
     bytes: &mut Vec<u8>,
 ) -> Result<(), Status> {
     let status = match response {
-        Response::Batch { status, .. } => *status,
+        Response::Batch { status, .. } | Response::Pushed { status, .. } => *status,
         _ => Status::Ok,
     };
     let hdr = wire::Resp {
@@ -96,6 +96,16 @@ fn answer(
                 hdr,
                 entry,
                 reserved: 0,
+            },
+            length,
+        ),
+        &Response::Pushed { entry, frame, .. } => put(
+            bytes,
+            wire::PushResp {
+                hdr,
+                entry,
+                reserved: 0,
+                frame,
             },
             length,
         ),

@@ -42,9 +42,10 @@ pub fn parse(kind: u32, bytes: &[u8]) -> Result<(u64, Reply, u64), Status> {
             Ok((hdr.cookie, Ok(response), next))
         }
         _ if alone => Ok((hdr.cookie, Err(status), 0)),
-        _ if whole && matches!(kind, command::DETACH | command::UNMAP) => {
+        _ if whole && matches!(kind, command::DETACH | command::UNMAP | command::RETURN) => {
             Ok((hdr.cookie, Ok(batch(bytes, status)?), 0))
         }
+        _ if whole && kind == command::PUSH => Ok((hdr.cookie, Ok(pushed(bytes, status)?), 0)),
         _ => Err(Status::BadLength),
     }
 }
@@ -69,7 +70,8 @@ fn answer(kind: u32, bytes: &[u8]) -> Result<(Response, u64), Status> {
                 generation: raw.generation,
             }
         }
-        command::DETACH | command::UNMAP => batch(bytes, Status::Ok)?,
+        command::DETACH | command::UNMAP | command::RETURN => batch(bytes, Status::Ok)?,
+        command::PUSH => pushed(bytes, Status::Ok)?,
         command::UNEXPORT | command::SYNC | command::FLUSH | command::QUIESCE => {
             exact::<wire::Resp>(bytes)?;
             Response::Done
@@ -120,6 +122,18 @@ fn batch(bytes: &[u8], status: Status) -> Result<Response, Status> {
     Ok(Response::Batch {
         status,
         entry: raw.entry,
+    })
+}
+
+fn pushed(bytes: &[u8], status: Status) -> Result<Response, Status> {
+    let raw: wire::PushResp = exact(bytes)?;
+    if (raw.frame == 0) == (status == Status::Ok) {
+        return Err(Status::BadField);
+    }
+    Ok(Response::Pushed {
+        status,
+        entry: raw.entry,
+        frame: raw.frame,
     })
 }
 

@@ -113,7 +113,7 @@ macro_rules! wire_int {
     )+};
 }
 
-wire_int!(u32, u64);
+wire_int!(u16, u32, u64);
 
 impl Wire for u8 {
     const LEN: usize = 1;

@@ -1,0 +1,399 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Frames: PUSH hands them over, RETURN gives them back.
+//!
+//! A frame is in one to four buffers of its exporter, and is given to the consumers of the
+//! first: attachments that asked for that, one of each peer. From PUSH until all of them have
+//! given it back its buffers are *out*, and cannot be pushed again; nor can the first, until
+//! the exporter has taken the RETURNED. So what waits for a consumer is bounded by the
+//! buffers of its exporters, and what waits for an exporter by its own.
+
+use std::collections::BTreeSet;
+
+use bufshare_protocol::event::{Event, EventKind};
+use bufshare_protocol::response::{Reply, Response};
+use bufshare_protocol::status::Status;
+use bufshare_protocol::types::{BufferId, Push, Pushed};
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+use super::attachments::buffer_of;
+use super::backing::{Buffer, PeerMap};
+use super::imports::check_batch;
+use super::records::{Records, Slot};
+use super::types::PeerId;
+use super::{Broker, refcount};
+
+/// The buffers of a frame beside its first.
+type Others = SmallVec<[Slot; 3]>;
+
+/// What a buffer has to do with a frame that was pushed and not returned.
+#[derive(Debug, Serialize, Deserialize)]
+enum Out {
+    /// It is the frame's first.
+    First {
+        number: u64,
+        others: Others,
+        /// How many consumers have it.
+        holders: u32,
+    },
+    /// It is another one; the first is there.
+    Other(Slot),
+}
+
+/// An attachment that is given the frames of its buffer.
+#[derive(Debug, Serialize, Deserialize)]
+struct Consumer {
+    handle: u64,
+    /// It has the frame that is out.
+    holds: bool,
+    /// Frames that it was not given since the last.
+    skipped: u32,
+}
+
+/// What PUSH and RETURN know of a buffer.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Frames {
+    out: Option<Out>,
+    consumers: PeerMap<Consumer>,
+}
+
+impl Frames {
+    fn is_needless(&self) -> bool {
+        self.out.is_none() && self.consumers.is_empty()
+    }
+}
+
+impl Buffer {
+    /// Whether a frame that it is part of was pushed and not returned.
+    pub(super) fn is_out(&self) -> bool {
+        self.frames.as_ref().is_some_and(|frames| frames.out.is_some())
+    }
+
+    /// Whether an attachment of `peer` is given its frames.
+    pub(super) fn has_consumer(&self, peer: PeerId) -> bool {
+        let frames = self.frames.as_ref();
+        frames.is_some_and(|frames| frames.consumers.get(peer).is_some())
+    }
+
+    /// Gives its frames to an attachment of `peer` from now on.
+    pub(super) fn add_consumer(&mut self, peer: PeerId, handle: u64) {
+        let consumer = Consumer {
+            handle,
+            holds: false,
+            skipped: 0,
+        };
+        let frames = self.frames.get_or_insert_default();
+        if !frames.consumers.insert(peer, consumer) {
+            refcount::wrong("consumers of a buffer");
+        }
+    }
+
+    fn change_frames<T>(&mut self, change: impl FnOnce(&mut Frames) -> T) -> T {
+        let frames = self.frames.get_or_insert_default();
+        let changed = change(frames);
+        if frames.is_needless() {
+            self.frames = None;
+        }
+        changed
+    }
+}
+
+/// A frame that is to be pushed, when all of its request were found right.
+struct Ready {
+    first: Slot,
+    others: Others,
+    max_held: u32,
+    pushed: Pushed,
+}
+
+impl Broker {
+    /// Hands frames over: all of them, or none.
+    pub(super) fn push(&mut self, peer: PeerId, frames: Vec<Push>) -> Reply {
+        let mut ready = Vec::with_capacity(frames.len());
+        let mut named = BTreeSet::new();
+        for (entry, frame) in (0_u32..).zip(frames) {
+            match self.check_push(peer, frame, &mut named) {
+                Ok(frame) => ready.push(frame),
+                Err(status) => {
+                    let frame = 0;
+                    return Ok(Response::Pushed {
+                        status,
+                        entry,
+                        frame,
+                    });
+                }
+            }
+        }
+        let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
+        let entry = u32::try_from(ready.len()).map_err(|_| Status::HostError)?;
+        let frame = state.attachments.numbers(entry);
+        state.counters.frames = state.counters.frames.saturating_add(entry.into());
+        for (number, ready) in (frame..).zip(ready) {
+            self.hand_over(peer, number, ready);
+        }
+        Ok(Response::Pushed {
+            status: Status::Ok,
+            entry,
+            frame,
+        })
+    }
+
+    /// One frame of a PUSH. `named`: buffers of those before, and then of this one.
+    fn check_push(
+        &self,
+        peer: PeerId,
+        frame: Push,
+        named: &mut BTreeSet<BufferId>,
+    ) -> Result<Ready, Status> {
+        let state = self.peers.get(&peer).ok_or(Status::HostError)?;
+        let mut slots = Others::new();
+        let mut sizes: SmallVec<[u64; 4]> = SmallVec::new();
+        for id in &frame.buffers {
+            let slot = self.owned(peer, *id).ok_or(Status::NotFound)?;
+            let buffer = self.buffers.get(slot).ok_or(Status::NotFound)?;
+            let backing = self.backings.of(buffer).ok_or(Status::NotFound)?;
+            if backing.revoking.is_some() {
+                return Err(Status::Revoked);
+            }
+            if buffer.is_out() || !named.insert(*id) {
+                return Err(Status::Busy);
+            }
+            slots.push(slot);
+            sizes.push(buffer.size);
+        }
+        let (first, others) = slots.split_first().ok_or(Status::BadField)?;
+        let (id, more) = frame.buffers.split_first().ok_or(Status::BadField)?;
+        if state.events.is_returned(*id) {
+            return Err(Status::Busy);
+        }
+        if !frame.record.fits(&sizes) {
+            return Err(Status::BadMeta);
+        }
+        Ok(Ready {
+            first: *first,
+            others: Others::from_slice(others),
+            max_held: frame.max_held,
+            pushed: Pushed {
+                others: more.to_vec(),
+                skipped: 0,
+                record: frame.record,
+            },
+        })
+    }
+
+    fn hand_over(&mut self, owner: PeerId, number: u64, ready: Ready) {
+        let Ready {
+            first,
+            others,
+            max_held,
+            pushed,
+        } = ready;
+        let Some(buffer) = self.buffers.get_mut(first) else {
+            return;
+        };
+        let (id, generation) = (buffer.id, buffer.generation);
+        let mut given = Vec::new();
+        if let Some(frames) = &mut buffer.frames {
+            for (peer, consumer) in frames.consumers.iter_mut() {
+                let held = self.peers.get(&peer).and_then(|state| state.held.get(owner));
+                if max_held != 0 && held.is_some_and(|held| *held >= max_held) {
+                    consumer.skipped = consumer.skipped.saturating_add(1);
+                } else {
+                    consumer.holds = true;
+                    given.push((peer, consumer.handle, std::mem::take(&mut consumer.skipped)));
+                }
+            }
+        }
+        if given.is_empty() {
+            return self.report_returned(owner, id, generation, number);
+        }
+        let holders = u32::try_from(given.len()).unwrap_or(u32::MAX);
+        for slot in &others {
+            if let Some(buffer) = self.buffers.get_mut(*slot) {
+                buffer.change_frames(|frames| frames.out = Some(Out::Other(first)));
+            }
+        }
+        if let Some(buffer) = self.buffers.get_mut(first) {
+            buffer.change_frames(|frames| {
+                frames.out = Some(Out::First {
+                    number,
+                    others,
+                    holders,
+                });
+            });
+        }
+        for (peer, handle, skipped) in given {
+            if let Some(state) = self.peers.get_mut(&peer) {
+                state.held.insert(owner, 0);
+                if let Some(held) = state.held.get_mut(owner) {
+                    refcount::more(held, 1, "frames of an exporter");
+                }
+            }
+            let event = Event {
+                kind: EventKind::Pushed,
+                seq: 0,
+                peer: owner.to_wire(),
+                id,
+                handle,
+                generation,
+                value: number,
+                frame: Some(Box::new(Pushed {
+                    skipped,
+                    ..pushed.clone()
+                })),
+            };
+            self.notify(peer, |events| events.pushed(event));
+        }
+    }
+
+    /// Gives frames back: all of them, or none.
+    pub(super) fn give_back(&mut self, peer: PeerId, frames: &[(u64, u64)]) -> Reply {
+        let state = self.peers.get(&peer).ok_or(Status::HostError)?;
+        let mut named = BTreeSet::new();
+        let wrong = |(handle, number): (u64, u64)| {
+            let Some(attachment) = state.attachments.get(handle) else {
+                return Status::NotFound;
+            };
+            let buffer = self.buffers.get(attachment.buffer);
+            let buffer = buffer.filter(|buffer| buffer.generation == attachment.generation);
+            let holds = buffer.is_some_and(|buffer| buffer.holds(peer, handle, number));
+            if holds && named.insert(handle) {
+                Status::Ok
+            } else {
+                Status::Unbalanced
+            }
+        };
+        let checked = check_batch(frames, wrong);
+        if matches!(checked, Response::Batch { status: Status::Ok, .. }) {
+            for (handle, _) in frames {
+                self.let_go(peer, *handle);
+            }
+        }
+        Ok(checked)
+    }
+
+    /// An attachment has nothing of a frame any more, if it had.
+    pub(super) fn let_go(&mut self, peer: PeerId, handle: u64) {
+        let Some(state) = self.peers.get(&peer) else {
+            return;
+        };
+        let Some(attachment) = state.attachments.get(handle) else {
+            return;
+        };
+        let slot = attachment.buffer;
+        if buffer_of(&mut self.buffers, attachment).is_some() {
+            self.release_frame(slot, peer, handle);
+        }
+    }
+
+    /// A consumer of a buffer does not have the frame that is out any more, if it had.
+    fn release_frame(&mut self, slot: Slot, peer: PeerId, handle: u64) {
+        let Some(buffer) = self.buffers.get_mut(slot) else {
+            return;
+        };
+        let (id, owner) = (buffer.id, buffer.owner);
+        let Some(frames) = &mut buffer.frames else {
+            return;
+        };
+        let consumer = frames.consumers.get_mut(peer);
+        let Some(consumer) = consumer.filter(|one| one.handle == handle && one.holds) else {
+            return;
+        };
+        consumer.holds = false;
+        let mut last = false;
+        if let Some(Out::First { holders, .. }) = &mut frames.out {
+            refcount::fewer(holders, 1, "holders of a frame");
+            last = *holders == 0;
+        }
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.events.not_pushed(id, handle);
+            if let Some(held) = state.held.get_mut(owner) {
+                refcount::fewer(held, 1, "frames of an exporter");
+                if *held == 0 {
+                    state.held.remove(owner);
+                }
+            }
+        }
+        if last {
+            self.end_frame(slot);
+        }
+    }
+
+    /// Nobody has the frame any more of which this buffer is the first.
+    fn end_frame(&mut self, slot: Slot) {
+        let Some(buffer) = self.buffers.get_mut(slot) else {
+            return;
+        };
+        let (id, owner, generation) = (buffer.id, buffer.owner, buffer.generation);
+        let Some(Out::First { number, others, .. }) =
+            buffer.change_frames(|frames| frames.out.take())
+        else {
+            return;
+        };
+        for other in others {
+            if let Some(buffer) = self.buffers.get_mut(other) {
+                buffer.change_frames(|frames| frames.out = None);
+            }
+        }
+        self.report_returned(owner, id, generation, number);
+    }
+
+    fn report_returned(&mut self, owner: PeerId, id: BufferId, generation: u64, number: u64) {
+        self.notify(owner, |events| {
+            events.returned(owner.to_wire(), id, generation, number);
+        });
+    }
+
+    /// A buffer is about to be revoked: the frame that it is part of comes back from all.
+    pub(super) fn recall_frame(&mut self, slot: Slot) {
+        let out = |buffers: &Records<Buffer>, slot| match &buffers.get(slot)?.frames.as_ref()?.out {
+            Some(Out::Other(first)) => Some(*first),
+            Some(Out::First { .. }) => Some(slot),
+            None => None,
+        };
+        let Some(first) = out(&self.buffers, slot) else {
+            return;
+        };
+        let frames = self.buffers.get(first).and_then(|one| one.frames.as_ref());
+        let holders: Vec<(PeerId, u64)> = frames.map_or_else(Vec::new, |frames| {
+            let consumers = frames.consumers.iter();
+            let holders = consumers.filter(|(_, consumer)| consumer.holds);
+            holders.map(|(peer, consumer)| (peer, consumer.handle)).collect()
+        });
+        for (peer, handle) in holders {
+            self.release_frame(first, peer, handle);
+        }
+    }
+
+    /// An attachment is about to end: it has nothing of a frame, and is given none any more.
+    pub(super) fn end_consumer(&mut self, peer: PeerId, handle: u64) {
+        self.let_go(peer, handle);
+        let Some(state) = self.peers.get(&peer) else {
+            return;
+        };
+        let Some(attachment) = state.attachments.get(handle) else {
+            return;
+        };
+        if let Some(buffer) = buffer_of(&mut self.buffers, attachment)
+            && buffer.consumer(peer) == Some(handle)
+        {
+            buffer.change_frames(|frames| frames.consumers.remove(peer));
+        }
+    }
+}
+
+impl Buffer {
+    fn consumer(&self, peer: PeerId) -> Option<u64> {
+        let frames = self.frames.as_ref()?;
+        frames.consumers.get(peer).map(|consumer| consumer.handle)
+    }
+
+    fn holds(&self, peer: PeerId, handle: u64, frame: u64) -> bool {
+        self.frames.as_ref().is_some_and(|frames| {
+            let consumer = frames.consumers.get(peer);
+            let holds = consumer.is_some_and(|one| one.handle == handle && one.holds);
+            holds && matches!(&frames.out, Some(Out::First { number, .. }) if *number == frame)
+        })
+    }
+}
