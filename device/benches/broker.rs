@@ -180,7 +180,9 @@ impl World {
                 match effect {
                     Effect::Reply { reply, .. } => answer = Some(reply),
                     Effect::Ask { id, .. } => next.extend(self.broker.complete(id, Outcome::Done)),
-                    Effect::Events { peer } => while self.broker.next_event(peer).is_some() {},
+                    Effect::Events { peer } => {
+                        while self.broker.next_event(peer, usize::MAX).is_some() {}
+                    }
                     _ => {}
                 }
             }

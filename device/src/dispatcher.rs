@@ -38,7 +38,8 @@ use smallvec::SmallVec;
 
 use crate::backing::{Ram, WeakRam};
 use crate::broker::{
-    Broker, DeadlineId, Effect, EffectId, Lifecycle, Outcome, PeerId, RamRegion, Token, VmmRequest,
+    Broker, DeadlineId, Effect, EffectId, Lifecycle, Outcome, PeerId, RamRegion, Token, TooLong,
+    VmmRequest,
 };
 use crate::log_rate::Limiter;
 use crate::os::stop::Stop;
@@ -374,10 +375,13 @@ impl Dispatcher {
         self.step(|broker, _| broker.deadline(id));
     }
 
-    /// The next event for `peer`, for which the caller has room.
+    /// The next event for `peer`, for which the caller has room of so many bytes.
+    ///
+    /// # Errors
+    /// As [`Broker::next_event`].
     #[must_use]
-    pub fn next_event(&self, peer: PeerId) -> Option<Event> {
-        self.state()?.broker.next_event(peer)
+    pub fn next_event(&self, peer: PeerId, room: usize) -> Option<Result<Event, TooLong>> {
+        self.state()?.broker.next_event(peer, room)
     }
 
     /// Capabilities of one peer's device.

@@ -929,7 +929,7 @@ struct virtio_bufshare_event {
  */
 struct virtio_bufshare_pushed {
 	struct virtio_bufshare_event event;
-	struct virtio_bufshare_id others[VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS - 1];
+	struct virtio_bufshare_id others[3];	/* VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS less one */
 	__le32 num_buffers;
 	__le32 skipped;
 };

@@ -10,8 +10,8 @@
 
 use bufshare_protocol::event::{self, Event, EventKind};
 use bufshare_protocol::limits::{
-    MAX_ACL, MAX_BATCH, MAX_BLOB, MAX_ENTRY, MAX_EXTENT_SIZE, MAX_EXTENTS, MAX_LIST, MAX_PLANES,
-    MAX_REQUEST, MAX_RESPONSE, MAX_STRUCT, REQUEST_HEADER, RESPONSE_HEADER,
+    MAX_ACL, MAX_BATCH, MAX_BLOB, MAX_ENTRY, MAX_EXTENT_SIZE, MAX_EXTENTS, MAX_FRAME_BUFFERS,
+    MAX_LIST, MAX_PLANES, MAX_REQUEST, MAX_RESPONSE, MAX_STRUCT, REQUEST_HEADER, RESPONSE_HEADER,
 };
 use bufshare_protocol::request::{
     self, Attach, Export, Header, Request, SyncOp, SyncTarget, UNEXPORT_GRACEFUL,
@@ -19,7 +19,8 @@ use bufshare_protocol::request::{
 use bufshare_protocol::response::{self, BufferInfo, Caps, PeerInfo, Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{
-    Access, BufferId, Extent, Image, Meta, Name, Plane, Properties, Rights, Way, Ways,
+    Access, BufferId, Extent, FrameRecord, Image, Meta, Name, Plane, Properties, Push, Pushed,
+    Rights, Way, Ways,
 };
 use bufshare_protocol::{command, wire};
 use proptest::collection::vec;
@@ -125,6 +126,50 @@ fn sync() -> impl Strategy<Value = Request> {
     )
 }
 
+/// The records of one request are equally long, so that none is filled with zeroes.
+fn record() -> impl Strategy<Value = FrameRecord> {
+    (any::<[u32; 8]>(), any::<[u64; 4]>(), any::<[u16; 8]>()).prop_map(
+        |([flags, must_know, clock, transform, used, x, range, damage], times, mastering)| {
+            let [sequence, pts, duration, epoch] = times;
+            let rect = wire::Rect {
+                x,
+                y: used,
+                width: 1,
+                height: flags,
+            };
+            let num_damage = damage % 17;
+            let mut raw = wire::Frame {
+                flags,
+                must_know,
+                sequence,
+                pts,
+                duration,
+                clock: clock % 4,
+                transform: transform % 8,
+                bytes_used: [used; 4],
+                crop: rect,
+                full_range: (range % 3) as u8,
+                mastering,
+                num_damage,
+                epoch,
+                ..wire::Frame::default()
+            };
+            let damage = raw.damage.iter_mut().take(num_damage as usize);
+            damage.for_each(|one| *one = rect);
+            FrameRecord::new(&raw.to_bytes()).unwrap()
+        },
+    )
+}
+
+fn push() -> impl Strategy<Value = Push> {
+    let buffers = vec(id(), 1..=MAX_FRAME_BUFFERS);
+    (buffers, any::<u32>(), record()).prop_map(|(buffers, max_held, record)| Push {
+        buffers,
+        max_held,
+        record,
+    })
+}
+
 fn a_request() -> impl Strategy<Value = Request> {
     let any64 = any::<u64>;
     prop_oneof![
@@ -133,17 +178,20 @@ fn a_request() -> impl Strategy<Value = Request> {
         export().prop_map(|export| Request::Export(Box::new(export))),
         (id(), any::<bool>()).prop_map(|(id, quiesced)| Request::Unexport { id, quiesced }),
         (id(), any::<bool>()).prop_map(|(id, quiesced)| Request::Quiesce { id, quiesced }),
-        (id(), grant(), any::<[u32; 3]>()).prop_map(
-            |(id, rights, [ways, required, max_windows])| {
+        (id(), grant(), any::<[u32; 3]>(), any::<bool>()).prop_map(
+            |(id, rights, [ways, required, max_windows], consumer)| {
                 Request::Attach(Attach {
                     id,
                     rights,
                     ways: Ways::from_wire(ways),
                     required: Properties::from_wire(required),
                     max_windows,
+                    consumer,
                 })
             }
         ),
+        vec(push(), 1..=MAX_BATCH).prop_map(|frames| Request::Push { frames }),
+        vec((any64(), any64()), 1..=MAX_BATCH).prop_map(|frames| Request::Return { frames }),
         vec(any64(), 1..=MAX_BATCH).prop_map(|handles| Request::Detach { handles }),
         (any64(), any64(), any64()).prop_map(|(handle, offset, len)| Request::Map {
             handle,
@@ -319,15 +367,27 @@ fn single() -> impl Strategy<Value = (u32, Response)> {
 }
 
 fn an_event() -> impl Strategy<Value = Event> {
-    (select(EventKind::ALL), any::<[u64; 5]>(), id()).prop_map(
-        |(kind, [seq, peer, handle, generation, value], id)| Event {
-            kind,
-            seq,
-            peer,
-            id,
-            handle,
-            generation,
-            value,
+    let others = vec(id(), 0..MAX_FRAME_BUFFERS);
+    let pushed = (others, any::<u32>(), record(), vec(any::<u8>(), 0..64));
+    (select(EventKind::ALL), any::<[u64; 5]>(), id(), pushed).prop_map(
+        |(kind, [seq, peer, handle, generation, value], id, (others, skipped, record, more))| {
+            // With what a later version may have behind.
+            let record = [record.bytes(), &more].concat();
+            let pushed = Pushed {
+                others,
+                skipped,
+                record: FrameRecord::new(&record).unwrap(),
+            };
+            Event {
+                kind,
+                seq,
+                peer,
+                id,
+                handle,
+                generation,
+                value,
+                frame: (kind == EventKind::Pushed).then(|| Box::new(pushed)),
+            }
         },
     )
 }
@@ -1178,13 +1238,21 @@ proptest! {
     /// SPEC 10.1.
     #[test]
     fn event_is_as_long_as_it_says(event in an_event(), length in 12..512usize, more in 0..64usize) {
-        let mut bytes = event.to_bytes().to_vec();
+        let event = Event {
+            kind: match event.kind {
+                EventKind::Pushed => EventKind::Returned,
+                other => other,
+            },
+            frame: None,
+            ..event
+        };
+        let mut bytes = event.to_bytes();
         bytes.resize(length, 0xff);
         bytes[8..12].copy_from_slice(&u32::try_from(length).unwrap().to_le_bytes());
         bytes.resize(length + more, 0xee);
         let (found, rest) = Event::split(&bytes).unwrap();
         prop_assert_eq!(rest.len(), more);
-        prop_assert_eq!(found.map(|found| found.kind), Ok(event.kind));
+        prop_assert_eq!(found.as_ref().map(|found| found.kind), Ok(event.kind));
         if length >= event::SIZE {
             prop_assert_eq!(found, Ok(event));
         }

@@ -23,6 +23,8 @@ pub(super) struct Attachment {
     pub(super) before: Option<Slot>,
     pub(super) after: Option<Slot>,
     pub(super) revoked: bool,
+    /// It is given the frames of the buffer.
+    pub(super) consumer: bool,
     pub(super) way: Way,
     pub(super) rights: Rights,
     /// Where the buffer is, if it is not gone: see [`buffer_of`].
@@ -75,6 +77,13 @@ impl Attachments {
         self.last
     }
 
+    /// So many numbers in a row for something else, at most once each: the first.
+    pub(super) fn numbers(&mut self, count: u32) -> u64 {
+        let first = self.last.wrapping_add(1);
+        self.last = self.last.wrapping_add(count.into());
+        first
+    }
+
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }
@@ -92,7 +101,6 @@ impl Attachments {
         self.mapped.len()
     }
 
-    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, &Attachment)> {
         self.table.iter().map(|(_, one)| (one.handle, one))
     }

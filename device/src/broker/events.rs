@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bufshare_protocol::event::{Event, EventKind};
+use bufshare_protocol::event::{Event, EventKind, SIZE};
 use bufshare_protocol::types::BufferId;
 
 use serde::{Deserialize, Serialize};
@@ -23,9 +23,9 @@ struct Key {
 impl Key {
     fn of(event: &Event) -> Self {
         let number = match event.kind {
-            EventKind::Revoked => event.handle,
+            EventKind::Revoked | EventKind::Pushed => event.handle,
             EventKind::Released | EventKind::PeerUp | EventKind::PeerDown => event.peer,
-            EventKind::Offer | EventKind::Meta | EventKind::Overflow => 0,
+            EventKind::Offer | EventKind::Meta | EventKind::Overflow | EventKind::Returned => 0,
         };
         Self::new(event.kind, event.id, number)
     }
@@ -72,7 +72,9 @@ impl Record for Waiting {
 /// - REVOKED of an attachment: one for each that is held;
 /// - RELEASED: one for each own export, as long as it is one, and importer;
 /// - PEER_UP and PEER_DOWN: one of each for each peer;
-/// - REVOKED of an own export, see [`EventQueue::ended_exports`].
+/// - REVOKED of an own export, see [`EventQueue::ended_exports`];
+/// - PUSHED: one for each attachment that is a consumer;
+/// - RETURNED: one for each own export.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct EventQueue {
     /// Of one peer.
@@ -119,6 +121,7 @@ impl EventQueue {
             Class::Ended => refcount::more(&mut self.ended, 1, "ended exports"),
             Class::Kept => {}
         }
+        let peer = event.peer;
         let slot = self.waiting.insert(Waiting {
             event,
             class,
@@ -127,7 +130,7 @@ impl EventQueue {
             after: None,
         });
         if slot.is_none() {
-            return self.uncount(class, event.peer);
+            return self.uncount(class, peer);
         }
         match self.last.and_then(|last| self.waiting.get_mut(last)) {
             Some(last) => last.after = slot,
@@ -207,6 +210,29 @@ impl EventQueue {
         self.push(Class::Kept, event);
     }
 
+    /// A frame is given to an attachment.
+    pub(super) fn pushed(&mut self, event: Event) {
+        self.push(Class::Kept, event);
+    }
+
+    /// It does not have the frame any more.
+    pub(super) fn not_pushed(&mut self, id: BufferId, handle: u64) {
+        self.remove(EventKind::Pushed, id, handle);
+    }
+
+    /// Nobody has the frame any more whose first buffer is this one of the peer's own.
+    pub(super) fn returned(&mut self, owner: u64, id: BufferId, generation: u64, frame: u64) {
+        let mut event = blank(EventKind::Returned, owner, id, generation);
+        event.value = frame;
+        self.push(Class::Kept, event);
+    }
+
+    /// Whether the peer is yet to learn that.
+    pub(super) fn is_returned(&self, id: BufferId) -> bool {
+        let key = Key::new(EventKind::Returned, id, 0);
+        self.waiting.find(&key).is_some()
+    }
+
     /// An attachment is gone.
     pub(super) fn revoked(&mut self, owner: u64, id: BufferId, generation: u64, handle: u64) {
         let mut event = blank(EventKind::Revoked, owner, id, generation);
@@ -251,6 +277,7 @@ impl EventQueue {
     pub(super) fn forget(&mut self, id: BufferId, importers: impl Iterator<Item = u64>) {
         self.remove(EventKind::Offer, id, 0);
         self.remove(EventKind::Meta, id, 0);
+        self.remove(EventKind::Returned, id, 0);
         for importer in importers {
             self.remove(EventKind::Released, id, importer);
         }
@@ -268,6 +295,14 @@ impl EventQueue {
             total_dropped: self.total_dropped,
             ..Self::default()
         };
+    }
+
+    /// Bytes of the next event.
+    pub(super) fn next_length(&self) -> Option<usize> {
+        if self.dropped > 0 {
+            return Some(SIZE);
+        }
+        Some(self.waiting.get(self.first?)?.event.length())
     }
 
     /// Takes the next event.
@@ -326,8 +361,14 @@ impl EventQueue {
                         event.handle
                     ));
                 }
-                EventKind::Released if !exported(event.id) => {
-                    return Err("RELEASED of no export".into());
+                EventKind::Pushed if !attached(event.handle) => {
+                    return Err(format!(
+                        "a frame for handle {}, which is gone",
+                        event.handle
+                    ));
+                }
+                EventKind::Released | EventKind::Returned if !exported(event.id) => {
+                    return Err(format!("{} of no export", event.kind.name()));
                 }
                 _ => {}
             }
@@ -366,6 +407,7 @@ fn blank(kind: EventKind, peer: u64, id: BufferId, generation: u64) -> Event {
         handle: 0,
         generation,
         value: 0,
+        frame: None,
     }
 }
 

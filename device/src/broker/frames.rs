@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::attachments::buffer_of;
 use super::backing::{Buffer, PeerMap};
-use super::imports::check_batch;
+use super::imports::{check_batch, is_done};
 use super::records::{Records, Slot};
 use super::types::PeerId;
 use super::{Broker, refcount};
@@ -67,7 +67,9 @@ impl Frames {
 impl Buffer {
     /// Whether a frame that it is part of was pushed and not returned.
     pub(super) fn is_out(&self) -> bool {
-        self.frames.as_ref().is_some_and(|frames| frames.out.is_some())
+        self.frames
+            .as_ref()
+            .is_some_and(|frames| frames.out.is_some())
     }
 
     /// Whether an attachment of `peer` is given its frames.
@@ -196,7 +198,10 @@ impl Broker {
         let mut given = Vec::new();
         if let Some(frames) = &mut buffer.frames {
             for (peer, consumer) in frames.consumers.iter_mut() {
-                let held = self.peers.get(&peer).and_then(|state| state.held.get(owner));
+                let held = self
+                    .peers
+                    .get(&peer)
+                    .and_then(|state| state.held.get(owner));
                 if max_held != 0 && held.is_some_and(|held| *held >= max_held) {
                     consumer.skipped = consumer.skipped.saturating_add(1);
                 } else {
@@ -265,7 +270,7 @@ impl Broker {
             }
         };
         let checked = check_batch(frames, wrong);
-        if matches!(checked, Response::Batch { status: Status::Ok, .. }) {
+        if is_done(&checked) {
             for (handle, _) in frames {
                 self.let_go(peer, *handle);
             }
@@ -359,7 +364,9 @@ impl Broker {
         let holders: Vec<(PeerId, u64)> = frames.map_or_else(Vec::new, |frames| {
             let consumers = frames.consumers.iter();
             let holders = consumers.filter(|(_, consumer)| consumer.holds);
-            holders.map(|(peer, consumer)| (peer, consumer.handle)).collect()
+            holders
+                .map(|(peer, consumer)| (peer, consumer.handle))
+                .collect()
         });
         for (peer, handle) in holders {
             self.release_frame(first, peer, handle);

@@ -51,6 +51,9 @@ impl Broker {
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         let buffer = self.buffers.get_mut(slot).ok_or(Status::NotFound)?;
         let (owner, size, generation) = (buffer.owner, buffer.size, buffer.generation);
+        if attach.consumer && buffer.has_consumer(peer) {
+            return Err(Status::Busy);
+        }
         state.usage.attachments.charge()?;
         let attachment = Attachment {
             handle: 0,
@@ -67,12 +70,16 @@ impl Broker {
             number: 0,
             sync: SyncCounts::default(),
             revoked: false,
+            consumer: attach.consumer,
             before: None,
             after: None,
         };
         let others = buffer.attach(peer).ok_or(Status::HostError)?;
         let handle = state.attachments.add(attachment, others);
         let handle = handle.ok_or(Status::HostError)?;
+        if attach.consumer {
+            buffer.add_consumer(peer, handle);
+        }
         Ok(Response::Attached {
             handle,
             size,
@@ -153,6 +160,7 @@ impl Broker {
     }
 
     fn detach_one(&mut self, peer: PeerId, handle: u64) {
+        self.end_consumer(peer, handle);
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
@@ -174,6 +182,14 @@ impl Broker {
 
     /// Releases everything that `peer` attached. Its windows are the caller's.
     pub(super) fn drop_attachments(&mut self, peer: PeerId) {
+        let Some(state) = self.peers.get(&peer) else {
+            return;
+        };
+        let consumers = state.attachments.iter().filter(|(_, one)| one.consumer);
+        let consumers: Vec<u64> = consumers.map(|(handle, _)| handle).collect();
+        for handle in consumers {
+            self.end_consumer(peer, handle);
+        }
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };
@@ -393,7 +409,7 @@ struct Chosen {
 }
 
 /// The answer to a batch: the first entry that is wrong, or that none is.
-fn check_batch(entries: &[u64], wrong: impl FnMut(u64) -> Status) -> Response {
+pub(super) fn check_batch<T: Copy>(entries: &[T], wrong: impl FnMut(T) -> Status) -> Response {
     let statuses = entries.iter().copied().map(wrong);
     let first = (0..)
         .zip(statuses)
@@ -403,7 +419,7 @@ fn check_batch(entries: &[u64], wrong: impl FnMut(u64) -> Status) -> Response {
     Response::Batch { status, entry }
 }
 
-fn is_done(response: &Response) -> bool {
+pub(super) fn is_done(response: &Response) -> bool {
     matches!(
         response,
         Response::Batch {

@@ -25,6 +25,7 @@
 //! | `exports` | EXPORT, QUIESCE, UNEXPORT, metadata |
 //! | `revocations` | revocation, by request or unasked |
 //! | `imports`, `attachments` | ATTACH, MAP, SYNC and their ends |
+//! | `frames` | PUSH and RETURN |
 //! | `ram` | the RAM of the VMs |
 //! | `queries` | PEERS, LIST, QUERY, GET_CAPS, snapshots |
 //! | `windows` | windows, their budget, cache and quarantine |
@@ -40,6 +41,7 @@ mod backing;
 mod end;
 mod events;
 mod exports;
+mod frames;
 mod imports;
 mod lifecycle;
 pub mod limits;
@@ -69,13 +71,14 @@ pub use end::Hold;
 pub use lifecycle::Lifecycle;
 pub use limits::Limits;
 pub use queries::{PeerSnapshot, Snapshot};
+pub use types::TooLong;
 pub use types::{
     Allow, Config, ConfigError, DeadlineId, Effect, EffectId, IdSource, MapSource, Outcome,
     PeerConfig, PeerId, Piece, RamRegion, Token, VmmRequest,
 };
 
 use attachments::Attachments;
-use backing::{BackingId, Backings, Buffer};
+use backing::{BackingId, Backings, Buffer, PeerMap};
 use events::EventQueue;
 use policy::Policy;
 use ram::region_of;
@@ -113,6 +116,7 @@ struct Counters {
     barriers: u64,
     revocations: u64,
     unexports_quiesced: u64,
+    frames: u64,
     deadlines_missed: u64,
 }
 
@@ -148,6 +152,8 @@ struct Peer {
     windows: Windows,
     /// FLUSH requests that wait until no window is on its way out.
     flushes: Vec<Token>,
+    /// Frames that it was given and has not given back, by who pushed them.
+    held: PeerMap<u32>,
     events: EventQueue,
     usage: Usage,
     /// The number of its last export.
@@ -246,6 +252,7 @@ impl Broker {
                     known: BTreeMap::new(),
                     windows: Windows::new(config.shm_size),
                     flushes: Vec::new(),
+                    held: PeerMap::default(),
                     events: EventQueue::new(config.limits.max_events),
                     usage: Usage::new(&config.limits),
                     exported,
@@ -308,6 +315,8 @@ impl Broker {
                     self.flush(peer, token);
                     None
                 }
+                Request::Push { frames } => Some(self.push(peer, frames)),
+                Request::Return { frames } => Some(self.give_back(peer, &frames)),
                 Request::SetMeta { id, meta } => Some(self.set_meta(peer, id, *meta)),
                 Request::GetMeta { id } => Some(self.get_meta(peer, id)),
                 Request::Query { id } => Some(self.query(peer, id)),
@@ -376,9 +385,17 @@ impl Broker {
         self.finish()
     }
 
-    /// Takes the next event of `peer`, to be called with a descriptor at hand.
-    pub fn next_event(&mut self, peer: PeerId) -> Option<Event> {
-        self.peers.get_mut(&peer)?.events.next()
+    /// Takes the next event of `peer`, to be called with a descriptor at hand that has room for
+    /// so many bytes.
+    ///
+    /// # Errors
+    /// It has not enough.
+    pub fn next_event(&mut self, peer: PeerId, room: usize) -> Option<Result<Event, TooLong>> {
+        let events = &mut self.peers.get_mut(&peer)?.events;
+        if events.next_length()? > room {
+            return Some(Err(TooLong));
+        }
+        events.next().map(Ok)
     }
 
     /// How long an importer's driver has to release a buffer that is revoked.
@@ -407,7 +424,9 @@ impl Broker {
 
     fn reply(&mut self, peer: PeerId, token: Token, reply: Reply) {
         let refused = match &reply {
-            Ok(Response::Batch { status, .. }) => *status != Status::Ok,
+            Ok(Response::Batch { status, .. } | Response::Pushed { status, .. }) => {
+                *status != Status::Ok
+            }
             reply => reply.is_err(),
         };
         if refused && let Some(state) = self.peers.get_mut(&peer) {

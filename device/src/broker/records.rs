@@ -144,7 +144,6 @@ impl<T: Record> Records<T> {
         self.slots.into_iter().map(|(_, record)| record)
     }
 
-    #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &T)> {
         self.slots
             .iter()

@@ -62,6 +62,7 @@ impl Broker {
 
     /// A buffer is revoked: its attachments are, and all who know of it are notified.
     fn report_revoked(&mut self, slot: Slot, importers: &[PeerId]) {
+        self.recall_frame(slot);
         let Some(buffer) = self.buffers.get(slot) else {
             return;
         };

@@ -296,3 +296,7 @@ pub trait IdSource {
     /// randomness to give.
     fn fresh(&mut self) -> Option<BufferId>;
 }
+
+/// There is less room than an event needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLong;

@@ -415,7 +415,7 @@ fn a_broker_that_a_panic_left_half_changed_is_not_used_again() {
     dispatcher.stop_on_failure(stop.clone());
     mapped(&dispatcher, &sessions);
     dispatcher.close();
-    assert!(dispatcher.next_event(B).is_some(), "of several");
+    assert!(dispatcher.next_event(B, usize::MAX).is_some(), "of several");
 
     let panicked = std::thread::scope(|scope| {
         let change = || dispatcher.step(|_, _| panic!("as a bug would"));
@@ -426,7 +426,7 @@ fn a_broker_that_a_panic_left_half_changed_is_not_used_again() {
     assert!(stop.requested(), "the daemon ends");
     let caps = Request::GetCaps { version: 2 };
     assert_eq!(ask(&dispatcher, B, &sessions[&B], caps), None);
-    assert_eq!(dispatcher.next_event(B), None);
+    assert_eq!(dispatcher.next_event(B, usize::MAX), None);
     assert_eq!(dispatcher.caps(B), None);
     assert!(dispatcher.report().ending);
     // Nobody knows whether b has unmapped it: no stop is answered before its end.

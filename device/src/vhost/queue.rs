@@ -29,7 +29,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemory};
 
 use super::limits::{MAX_DESCRIPTORS, MAX_PER_KICK, MAX_WALKED_PER_KICK};
 use super::{GuestMem, Vring};
-use crate::broker::Token;
+use crate::broker::{Token, TooLong};
 use crate::locks::lock;
 pub use avail::Fault;
 use avail::Next;
@@ -509,7 +509,7 @@ impl Events {
     pub fn deliver(
         &self,
         own: impl Fn(u64, u64) -> bool,
-        next: impl Fn() -> Option<Event>,
+        next: impl Fn(usize) -> Option<Result<Event, TooLong>>,
     ) -> Delivered {
         let guard = &mut *lock(&self.ring);
         let Some(ring) = guard.ring.as_ref().filter(|_| !guard.fault) else {
@@ -534,7 +534,7 @@ impl Events {
         &self,
         ring: &Vring,
         own: &impl Fn(u64, u64) -> bool,
-        next: &impl Fn() -> Option<Event>,
+        next: &impl Fn(usize) -> Option<Result<Event, TooLong>>,
         written: &mut bool,
     ) -> Delivered {
         let mem = self.mem.memory();
@@ -561,9 +561,19 @@ impl Events {
                 *written = true;
                 continue;
             }
-            let Some(event) = next() else {
-                ring.get_mut().get_queue_mut().go_to_previous_position();
-                return Delivered::All;
+            let event = match next(layout.room()) {
+                Some(Ok(event)) => event,
+                // As one that is too small for any.
+                Some(Err(TooLong)) => {
+                    count(&self.counters.no_room);
+                    complete(ring, &*mem, layout.head, 0);
+                    *written = true;
+                    continue;
+                }
+                None => {
+                    ring.get_mut().get_queue_mut().go_to_previous_position();
+                    return Delivered::All;
+                }
             };
             let len = layout.write(&*mem, &event.to_bytes());
             complete(ring, &*mem, layout.head, len);

@@ -479,7 +479,7 @@ mod tests {
     }
 
     /// The same as the driver gives it.
-    fn bytes(seq: u64) -> [u8; event::SIZE] {
+    fn bytes(seq: u64) -> Vec<u8> {
         let event = event::Event {
             kind: WireKind::Offer,
             seq,
@@ -488,6 +488,7 @@ mod tests {
             handle: 0,
             generation: 3,
             value: 4096,
+            frame: None,
         };
         event.to_bytes()
     }

@@ -38,6 +38,12 @@ numbered! {
     /// imports and exports that ended: ask [`DmaBuf::is_revoked`](crate::DmaBuf::is_revoked) of
     /// each import and [`Export::has_ended`](crate::Export::has_ended) of each export.
     Overflow;
+    /// [`peer`](Event::peer) hands over frame [`value`](Event::value), whose first buffer is
+    /// [`id`](Event::id).
+    Pushed;
+    /// Nobody has frame [`value`](Event::value) any more, whose first buffer is this VM's own
+    /// [`id`](Event::id).
+    Returned;
 }
 
 impl EventKind {
@@ -127,8 +133,9 @@ mod tests {
                 handle: 4,
                 generation: 5,
                 value: 6,
+                frame: None,
             };
-            let event = Event::from_bytes(&sent.to_bytes());
+            let event = Event::from_bytes(sent.to_bytes().first_chunk().unwrap());
             assert_eq!(
                 (event.kind.name(), event.kind.number()),
                 (kind.name(), kind.to_wire())

@@ -4,8 +4,8 @@
 use alloc::vec::Vec;
 
 use crate::request::{
-    ATTACH_CONSUMER, Attach, BACKING_EXTENTS, Export, Header, QUIESCE_ACTIVE, QUIESCE_QUIESCED, Request, SyncTarget,
-    UNEXPORT_FORCED, UNEXPORT_QUIESCED, size,
+    ATTACH_CONSUMER, Attach, BACKING_EXTENTS, Export, Header, QUIESCE_ACTIVE, QUIESCE_QUIESCED,
+    Request, SyncTarget, UNEXPORT_FORCED, UNEXPORT_QUIESCED, size,
 };
 use crate::types::{BufferId, Push};
 use crate::wire::{self, Wire};
@@ -172,10 +172,9 @@ impl Request {
             Self::Export(_) => wire::Export::SIZE,
             Self::Unexport { .. } => wire::Unexport::SIZE,
             Self::Attach(_) => wire::Attach::SIZE,
-            Self::Detach { .. }
-            | Self::Unmap { .. }
-            | Self::Push { .. }
-            | Self::Return { .. } => wire::Batch::SIZE,
+            Self::Detach { .. } | Self::Unmap { .. } | Self::Push { .. } | Self::Return { .. } => {
+                wire::Batch::SIZE
+            }
             Self::Map { .. } => wire::Map::SIZE,
             Self::Sync { .. } => wire::Sync::SIZE,
             Self::Flush => wire::Req::SIZE,

@@ -11,8 +11,8 @@ use crate::limits::{
     RESPONSE_HEADER,
 };
 use crate::request::{
-    ATTACH_CONSUMER, Attach, BACKING_EXTENTS, Export, Header, QUIESCE_ACTIVE, QUIESCE_QUIESCED, Request, SyncOp,
-    SyncTarget, UNEXPORT_FORCED, UNEXPORT_QUIESCED,
+    ATTACH_CONSUMER, Attach, BACKING_EXTENTS, Export, Header, QUIESCE_ACTIVE, QUIESCE_QUIESCED,
+    Request, SyncOp, SyncTarget, UNEXPORT_FORCED, UNEXPORT_QUIESCED,
 };
 use crate::status::Status;
 use crate::types::{Access, BufferId, Extent, Meta, Properties, Push, Rights, Ways};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What answers state about the device, a peer, a buffer
 
-use crate::limits::{CONFIG_SIZE, MAX_BATCH, MIN_EVENT_SIZE};
+use crate::limits::{self, CONFIG_SIZE, MAX_BATCH};
 use crate::request::BACKING_EXTENTS;
 use crate::status::Status;
 use crate::types::{BufferId, Name, Rights, Ways};
@@ -17,7 +17,7 @@ pub const BUFFER_REVOKING: u32 = 0x2;
 pub const BUFFER_QUIESCED: u32 = 0x4;
 
 #[expect(clippy::cast_possible_truncation, reason = "far below")]
-const EVENT_SIZE: u32 = MIN_EVENT_SIZE as u32;
+const EVENT_SIZE: u32 = limits::EVENT_SIZE as u32;
 #[expect(clippy::cast_possible_truncation, reason = "far below")]
 const BATCH: u32 = MAX_BATCH as u32;
 

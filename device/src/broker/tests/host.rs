@@ -405,7 +405,9 @@ impl Host {
     }
 
     pub(super) fn events(&mut self, peer: PeerId) -> Vec<Event> {
-        core::iter::from_fn(|| self.broker.next_event(peer)).collect()
+        core::iter::from_fn(|| self.broker.next_event(peer, usize::MAX))
+            .map(|event| event.expect("there is room"))
+            .collect()
     }
 
     pub(super) fn peer(&self, peer: PeerId) -> PeerSnapshot {

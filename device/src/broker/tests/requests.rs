@@ -166,7 +166,11 @@ fn events_of_a_buffer_name_its_generation() {
     };
     let of = |host: &mut Host, kind| {
         let events = host.events(B);
-        *events.iter().find(|event| event.kind == kind).unwrap()
+        events
+            .iter()
+            .find(|event| event.kind == kind)
+            .unwrap()
+            .clone()
     };
     assert_eq!(of(&mut host, EventKind::Offer).generation, generation);
     let handle = host.attach(B, id);

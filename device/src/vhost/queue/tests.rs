@@ -48,6 +48,7 @@ const EVENT_OF_2: Event = Event {
     generation: 0,
     handle: 0,
     value: 0,
+    frame: None,
 };
 
 pub(in crate::vhost) fn memory() -> GuestMem {
@@ -410,10 +411,10 @@ fn events_without_an_event_leave_the_buffer_where_it_was() {
     events.start(ring.clone());
     events.driver_polls(true);
 
-    events.deliver(own, || None);
+    events.deliver(own, |_| None);
     assert_eq!(ring.queue_next_avail(), 0);
 
-    events.deliver(own, || Some(EVENT_OF_2));
+    events.deliver(own, |_| Some(Ok(EVENT_OF_2)));
     assert_eq!(used(&mem, &ring), (1, 0, EVENT));
 }
 
@@ -425,7 +426,7 @@ fn events_give_a_short_buffer_back_and_keep_the_event() {
     events.start(ring.clone());
     events.driver_polls(true);
 
-    events.deliver(own, || panic!("an event was taken without room for it"));
+    events.deliver(own, |_| panic!("an event was taken without room for it"));
 
     assert_eq!(used(&mem, &ring), (1, 0, 0));
 }
@@ -437,7 +438,7 @@ fn events_wait_until_the_driver_can_be_signalled() {
     let events = Events::new(mem.clone());
     events.start(ring.clone());
 
-    events.deliver(own, || {
+    events.deliver(own, |_| {
         panic!("an event was taken that cannot be signalled")
     });
 
@@ -554,7 +555,7 @@ fn an_impossible_ring_is_not_looked_at_again() {
         let events = Events::new(mem.clone());
         events.start(ring.clone());
         events.driver_polls(true);
-        let event = || Some(EVENT_OF_2);
+        let event = |_| Some(Ok(EVENT_OF_2));
         spoil(&mem, &ring);
         // Those that came before in the ring are good.
         let delivered = events.deliver(own, event);
@@ -607,9 +608,9 @@ fn more_events_than_are_written_at_once_are_written_later() {
     events.start(ring.clone());
     events.driver_polls(true);
     let left = std::cell::Cell::new(600);
-    let next = || {
+    let next = |_| {
         left.set(left.get() - 1);
-        (left.get() >= 0).then_some(EVENT_OF_2)
+        (left.get() >= 0).then_some(Ok(EVENT_OF_2))
     };
 
     let mut turns = 1;
@@ -641,10 +642,10 @@ fn chains_that_take_long_to_walk_make_a_batch_shorter() {
     events.start(ring.clone());
     events.driver_polls(true);
 
-    assert_eq!(events.deliver(own, || None), Delivered::Some);
+    assert_eq!(events.deliver(own, |_| None), Delivered::Some);
     let walked = usize::from(used(&mem, &ring).0) * MAX_DESCRIPTORS;
     assert!(walked <= MAX_WALKED_PER_KICK, "{walked}");
 
-    while events.deliver(own, || None) == Delivered::Some {}
+    while events.deliver(own, |_| None) == Delivered::Some {}
     assert_eq!(used(&mem, &ring).0, 256);
 }

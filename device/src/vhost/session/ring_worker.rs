@@ -274,7 +274,7 @@ impl Session {
     /// Writes events as long as there is room, but not for ever. Whether nothing is left
     /// that could be written.
     pub(super) fn deliver(&self) -> bool {
-        let next = || self.dispatcher.next_event(self.peer);
+        let next = |room| self.dispatcher.next_event(self.peer, room);
         match self.events.deliver(self.own(), next) {
             Delivered::All => {}
             Delivered::Some => {

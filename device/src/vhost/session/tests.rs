@@ -194,7 +194,7 @@ fn others_do_not_wait_while_a_session_looks_at_what_its_driver_made_available() 
     let ended = std::cell::Cell::new(None);
     session.events.deliver(
         |_, _| true,
-        || {
+        |_| {
             let link = link.clone();
             ended.set(Some(ends_elsewhere(move || Link::events(&*link))));
             None
