@@ -22,8 +22,8 @@ const KINDS: [&str; 4] = ["", "CMD_", "EVT_", "S_"];
 
 /// Words of capitals that are no names.
 const WORDS: &[&str] = &[
-    "CPU", "DMA", "DRM", "E2BIG", "EINVAL", "ID", "MAY", "MUST", "NOT", "NUL", "QEMU", "RAM",
-    "RFC", "SHOULD", "UTF", "VM", "VMM",
+    "CPU", "DMA", "DRM", "E2BIG", "EINVAL", "ID", "ITU", "MAY", "MUST", "NOT", "NUL", "QEMU",
+    "RAM", "RFC", "SHOULD", "SMPTE", "ST", "TAI", "UTC", "UTF", "VM", "VMM",
 ];
 
 /// Columns of a line, unless it is of a table.
