@@ -320,7 +320,8 @@ impl EventQueue {
     }
 
     /// What must hold at all times; names what does not. `attached`: whether a handle
-    /// is one of a revoked attachment. `exported`: whether a buffer is an own export.
+    /// is one of a revoked attachment. `holds`: whether it is of one that has a frame.
+    /// `exported`: whether a buffer is an own export.
     #[cfg(test)]
     #[allow(
         clippy::arithmetic_side_effects,
@@ -329,6 +330,7 @@ impl EventQueue {
     pub(super) fn check(
         &self,
         attached: impl Fn(u64) -> bool,
+        holds: impl Fn(u64) -> bool,
         exported: impl Fn(BufferId) -> bool,
     ) -> Result<(), String> {
         if !self.waiting.check() {
@@ -361,7 +363,7 @@ impl EventQueue {
                         event.handle
                     ));
                 }
-                EventKind::Pushed if !attached(event.handle) => {
+                EventKind::Pushed if !holds(event.handle) => {
                     return Err(format!(
                         "a frame for handle {}, which is gone",
                         event.handle

@@ -404,3 +404,86 @@ impl Buffer {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "a test that overflows fails"
+)]
+impl Broker {
+    /// Whether an attachment has the frame of its buffer.
+    pub(super) fn has_frame(&self, peer: PeerId, handle: u64) -> bool {
+        let Some(attachment) = self.peers[&peer].attachments.get(handle) else {
+            return false;
+        };
+        let buffer = self.buffers.get(attachment.buffer);
+        let buffer = buffer.filter(|buffer| buffer.generation == attachment.generation);
+        let frames = buffer.and_then(|buffer| buffer.frames.as_ref());
+        let consumer = frames.and_then(|frames| frames.consumers.get(peer));
+        consumer.is_some_and(|consumer| consumer.handle == handle && consumer.holds)
+    }
+
+    /// What must hold of frames at all times; names what does not.
+    pub(super) fn check_frames(&self) -> Result<(), String> {
+        let mut held = std::collections::BTreeMap::<(PeerId, PeerId), u32>::new();
+        for (slot, buffer) in self.buffers.iter() {
+            let Some(frames) = &buffer.frames else {
+                continue;
+            };
+            if frames.is_needless() {
+                return Err("frames are kept for nothing".into());
+            }
+            let mut holding = 0;
+            for (peer, consumer) in frames.consumers.iter() {
+                let attachment = self.peers[&peer].attachments.get(consumer.handle);
+                if !attachment.is_some_and(|one| one.consumer && one.id == buffer.id) {
+                    return Err(format!("{peer} consumes by an attachment that is gone"));
+                }
+                if consumer.holds {
+                    holding += 1;
+                    *held.entry((peer, buffer.owner)).or_default() += 1;
+                }
+            }
+            let found = match &frames.out {
+                None => holding == 0,
+                Some(Out::First {
+                    others, holders, ..
+                }) => {
+                    let out = |other: &Slot| {
+                        let frames = self.buffers.get(*other).and_then(|one| one.frames.as_ref());
+                        let out = frames.and_then(|frames| frames.out.as_ref());
+                        matches!(out, Some(Out::Other(first)) if *first == slot)
+                    };
+                    holding == *holders && *holders > 0 && others.iter().all(out)
+                }
+                Some(Out::Other(first)) => {
+                    let frames = self.buffers.get(*first).and_then(|one| one.frames.as_ref());
+                    let out = frames.and_then(|frames| frames.out.as_ref());
+                    let lists = matches!(
+                        out,
+                        Some(Out::First { others, .. }) if others.contains(&slot)
+                    );
+                    holding == 0 && lists
+                }
+            };
+            let offered = self
+                .backings
+                .of(buffer)
+                .is_some_and(|b| b.revoking.is_none());
+            if !found || (frames.out.is_some() && !offered) {
+                return Err(format!("buffer {} is out wrongly", buffer.id));
+            }
+        }
+        for (peer, state) in &self.peers {
+            let counted = state
+                .held
+                .iter()
+                .map(|(owner, count)| ((*peer, owner), *count));
+            let found = held.range((*peer, PeerId(0))..=(*peer, PeerId(u32::MAX)));
+            if !counted.eq(found.map(|(key, count)| (*key, *count))) {
+                return Err(format!("{peer} has another number of frames"));
+            }
+        }
+        Ok(())
+    }
+}

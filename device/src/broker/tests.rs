@@ -6,6 +6,7 @@
     reason = "a test that overflows fails"
 )]
 
+mod frames;
 mod host;
 mod invariants;
 mod model;

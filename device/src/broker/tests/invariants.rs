@@ -102,6 +102,7 @@ impl Broker {
         if !deadlines.iter().eq(self.deadlines.keys()) {
             return Err("a deadline of nothing, or one that was forgotten".into());
         }
+        self.check_frames()?;
         self.check_bounds()
     }
 
@@ -113,6 +114,7 @@ impl Broker {
             .check("attachments", peer.attachments.iter().count())?;
         peer.events.check(
             |handle| peer.attachments.get(handle).is_some_and(|a| a.revoked),
+            |handle| self.has_frame(id, handle),
             |buffer| {
                 let buffer = self
                     .owned(id, buffer)
@@ -199,7 +201,8 @@ impl Broker {
         let mut sizes = Vec::new();
         let mut outstanding = 0;
         for (id, peer) in &self.peers {
-            let kept = attachments + 2 * buffers + buffers * (peers - 1) + 2 * (peers - 1);
+            // REVOKED or PUSHED of each attachment, REVOKED of an own export and RETURNED.
+            let kept = 2 * attachments + 3 * buffers + buffers * (peers - 1) + 2 * (peers - 1);
             let droppable = limits.max_events as usize * (peers - 1);
             outstanding += peer.windows.outstanding().len();
             sizes.extend([
