@@ -8,12 +8,14 @@
 //! has mapped a buffer finds in its place that buffer, zero pages, or nothing,
 //! for as long as he does not unmap it.
 
+mod frames;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bufshare_protocol::request::{Attach, Request};
 use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Rights, Way, Ways};
+use bufshare_protocol::types::{BufferId, Push, Rights, Way, Ways};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -26,11 +28,14 @@ enum Op {
     /// As one that is quiesced, or not.
     Unexport(u8, Index, bool),
     Quiesce(u8, Index, bool),
-    /// With what ways are accepted, and how many mappings at the most.
-    Attach(u8, Index, Ways, u32),
+    /// With what ways are accepted, how many mappings at the most, and whether as a consumer.
+    Attach(u8, Index, Ways, u32, bool),
     Detach(u8, Vec<Index>),
     Map(u8, Index),
     Unmap(u8, Vec<Index>),
+    /// Frames, each of some buffers; and how many a consumer may have.
+    Push(u8, Vec<Vec<Index>>, u32),
+    Return(u8, Vec<Index>),
     Serve(u8, u8),
     Deadline,
     /// The driver is gone, and with it, perhaps, all windows.
@@ -92,17 +97,38 @@ fn batch() -> impl Strategy<Value = Vec<Index>> {
     prop_oneof![2 => one, 1 => prop::collection::vec(any::<Index>(), 2..5)]
 }
 
+/// Mostly one, in one buffer.
+fn frames() -> impl Strategy<Value = Vec<Vec<Index>>> {
+    let buffers = prop_oneof![
+        3 => prop::collection::vec(any::<Index>(), 1),
+        1 => prop::collection::vec(any::<Index>(), 2..5),
+    ];
+    prop_oneof![
+        2 => prop::collection::vec(buffers.clone(), 1),
+        1 => prop::collection::vec(buffers, 2..4),
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let peer = 1u8..4;
     prop_oneof![
         3 => (peer.clone(), 1u64..60, 1u64..4).prop_map(|(p, n, k)| Op::Export(p, n, k)),
         2 => (peer.clone(), any::<Index>(), any::<bool>()).prop_map(|(p, i, q)| Op::Unexport(p, i, q)),
         3 => (peer.clone(), any::<Index>(), any::<bool>()).prop_map(|(p, i, q)| Op::Quiesce(p, i, q)),
-        5 => (peer.clone(), any::<Index>(), ways(), prop_oneof![3 => Just(0), 1 => 1u32..4])
-            .prop_map(|(p, i, ways, most)| Op::Attach(p, i, ways, most)),
+        5 => (
+            peer.clone(),
+            any::<Index>(),
+            ways(),
+            prop_oneof![3 => Just(0), 1 => 1u32..4],
+            prop::bool::weighted(0.7),
+        )
+            .prop_map(|(p, i, ways, most, consumer)| Op::Attach(p, i, ways, most, consumer)),
         3 => (peer.clone(), batch()).prop_map(|(p, i)| Op::Detach(p, i)),
         8 => (peer.clone(), any::<Index>()).prop_map(|(p, i)| Op::Map(p, i)),
         6 => (peer.clone(), batch()).prop_map(|(p, i)| Op::Unmap(p, i)),
+        4 => (peer.clone(), frames(), prop_oneof![2 => Just(0), 1 => 1u32..3])
+            .prop_map(|(p, frames, most)| Op::Push(p, frames, most)),
+        4 => (peer.clone(), batch()).prop_map(|(p, i)| Op::Return(p, i)),
         9 => (peer.clone(), 1u8..5).prop_map(|(p, n)| Op::Serve(p, n)),
         1 => Just(Op::Deadline),
         1 => (peer.clone(), any::<bool>()).prop_map(|(p, dropped)| Op::Reset(p, dropped)),
@@ -114,7 +140,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => peer.clone().prop_map(Op::Reconnect),
         1 => (peer.clone(), any::<Option<bool>>()).prop_map(|(p, b)| Op::RefuseMaps(p, b)),
         1 => (peer.clone(), any::<bool>()).prop_map(|(p, b)| Op::Proves(p, b)),
-        1 => peer.clone().prop_map(Op::Events),
+        3 => peer.clone().prop_map(Op::Events),
         1 => peer.prop_map(Op::Flush),
         1 => Just(Op::Restore),
         1 => (policy(), any::<bool>()).prop_map(|(policy, done)| Op::Policy(policy, done)),
@@ -169,6 +195,7 @@ struct Model {
     flushes: BTreeSet<(PeerId, Token)>,
     /// Own exports that ended unasked since a peer last took its events.
     ended: BTreeMap<PeerId, usize>,
+    frames: frames::Frames,
     /// Does not run.
     stopped: BTreeSet<PeerId>,
     /// Its session has ended.
@@ -210,6 +237,7 @@ impl Model {
             unexports: BTreeMap::new(),
             flushes: BTreeSet::new(),
             ended: BTreeMap::new(),
+            frames: frames::Frames::default(),
             stopped: BTreeSet::new(),
             left: BTreeSet::new(),
         }
@@ -247,6 +275,8 @@ impl Model {
         | Op::Detach(p, _)
         | Op::Map(p, _)
         | Op::Unmap(p, _)
+        | Op::Push(p, ..)
+        | Op::Return(p, _)
         | Op::Flush(p) = op
             && self.stopped.contains(&PeerId((*p).into()))
         {
@@ -266,6 +296,30 @@ impl Model {
     fn some_buffer(&self, index: &Index) -> Option<BufferId> {
         let all: Vec<BufferId> = self.exports.keys().copied().collect();
         (!all.is_empty()).then(|| *index.get(&all))
+    }
+
+    /// Mostly one of the peer's own buffers, sometimes another one, or nonsense.
+    fn some_own_buffer(&self, peer: PeerId, index: &Index) -> BufferId {
+        let exports = self.exports.iter();
+        let own = exports.filter(|(_, export)| export.owner == peer && !export.revoked);
+        let mut all: Vec<BufferId> = own.map(|(id, _)| *id).collect();
+        all.extend(self.exports.keys().next_back());
+        all.push(BufferId::ZERO);
+        *index.get(&all)
+    }
+
+    /// Mostly a frame that the peer has, sometimes one that it has not.
+    fn some_frame(&self, peer: PeerId, index: &Index) -> (u64, u64) {
+        let handles = self.attachments.keys().filter(|(p, _)| *p == peer);
+        let mut all = Vec::new();
+        for (_, handle) in handles {
+            if let Some(number) = self.frames.held((peer, *handle)) {
+                all.extend([(*handle, number); 2]);
+            }
+            all.push((*handle, 1));
+        }
+        all.push((0, 0));
+        *index.get(&all)
     }
 
     /// Mostly one of the peer's handles, sometimes nonsense.
@@ -356,9 +410,81 @@ impl Model {
         if done {
             for handle in handles {
                 assert!(self.attachments.remove(&(peer, handle)).is_some());
+                self.frames.detach((peer, handle));
             }
         }
         done
+    }
+
+    fn push(&mut self, peer: PeerId, frames: Vec<Push>) {
+        let wrong = self.wrong_push(peer, &frames);
+        let entries = frames.len();
+        let answer = self.now(
+            peer,
+            Request::Push {
+                frames: frames.clone(),
+            },
+        );
+        let Ok(Response::Pushed {
+            status,
+            entry,
+            frame,
+        }) = answer
+        else {
+            panic!("{answer:?}");
+        };
+        let (at, wanted) = wrong.unwrap_or((entries, Status::Ok));
+        assert_eq!((status, entry as usize), (wanted, at));
+        if status == Status::Ok {
+            for (number, pushed) in (frame..).zip(&frames) {
+                assert!(self.given.insert((peer, number)), "{number} again");
+                self.frames.push(peer, number, pushed);
+            }
+        }
+    }
+
+    /// The first frame that is wrong, and why.
+    fn wrong_push(&self, peer: PeerId, frames: &[Push]) -> Option<(usize, Status)> {
+        let mut named = BTreeSet::new();
+        for (entry, frame) in frames.iter().enumerate() {
+            for id in &frame.buffers {
+                let own = self.exports.get(id).is_some_and(|one| one.owner == peer);
+                let status = match self.listed(*id) {
+                    Some(listed) if own && listed.revoking => Status::Revoked,
+                    Some(_) if own && named.insert(*id) => self.frames.busy(peer, *id, false),
+                    Some(_) if own => Status::Busy,
+                    _ => Status::NotFound,
+                };
+                if status != Status::Ok {
+                    return Some((entry, status));
+                }
+            }
+            if self.frames.busy(peer, frame.buffers[0], true) != Status::Ok {
+                return Some((entry, Status::Busy));
+            }
+        }
+        None
+    }
+
+    fn give_back(&mut self, peer: PeerId, frames: Vec<(u64, u64)>) {
+        let wrong = frames.iter().enumerate().find_map(|(entry, frame)| {
+            let holder = (peer, frame.0);
+            if !self.attachments.contains_key(&holder) {
+                Some((entry, Status::NotFound))
+            } else if self.frames.held(holder) != Some(frame.1) || frames[..entry].contains(frame) {
+                Some((entry, Status::Unbalanced))
+            } else {
+                None
+            }
+        });
+        let request = Request::Return {
+            frames: frames.clone(),
+        };
+        if self.batch(peer, request, frames.len(), wrong) {
+            for (handle, _) in frames {
+                self.frames.release((peer, handle));
+            }
+        }
     }
 
     /// What an ATTACH for reading and writing is to be answered, unless there are too many.
@@ -453,6 +579,7 @@ impl Model {
     fn forget_driver(&mut self, peer: PeerId) {
         self.revoke_of(peer);
         self.attachments.retain(|(p, _), _| *p != peer);
+        self.frames.forget(peer);
         self.maps.retain(|(p, _), _| *p != peer);
         self.held.retain(|(p, _), _| *p != peer);
         self.unexports.retain(|(p, _), _| *p != peer);
@@ -556,17 +683,21 @@ impl Model {
                     assert_eq!(answer, Err(Status::NotFound));
                 }
             }
-            Op::Attach(p, index, ways, max_windows) => {
+            Op::Attach(p, index, ways, max_windows, consumer) => {
                 let peer = PeerId(p.into());
                 let Some(id) = self.some_buffer(&index) else {
                     return;
                 };
                 let held = self.attachments.keys().filter(|k| k.0 == peer).count();
                 let rights = Rights::RW;
-                let expected = self.attach_status(peer, id, ways, max_windows);
+                let expected = match self.attach_status(peer, id, ways, max_windows) {
+                    Status::Ok if consumer && self.frames.is_consumed(peer, id) => Status::Busy,
+                    status => status,
+                };
                 let attach = Attach {
                     ways,
                     max_windows,
+                    consumer,
                     ..Attach::new(id, rights)
                 };
                 match self.now(peer, Request::Attach(attach)) {
@@ -581,6 +712,9 @@ impl Model {
                         };
                         assert!(self.attachments.insert((peer, handle), new).is_none());
                         assert!(self.given.insert((peer, handle)), "{handle} again");
+                        if consumer {
+                            self.frames.attach(peer, handle, id);
+                        }
                     }
                     Err(Status::TooMany) => {
                         assert_eq!((expected, held), (Status::Ok, 12));
@@ -613,6 +747,25 @@ impl Model {
                 let peer = PeerId(p.into());
                 let windows = indexes.iter().map(|index| self.some_window(peer, index));
                 self.unmap(peer, windows.collect());
+            }
+            Op::Push(p, frames, max_held) => {
+                let peer = PeerId(p.into());
+                let frames = frames.iter().map(|buffers| Push {
+                    buffers: buffers
+                        .iter()
+                        .map(|index| self.some_own_buffer(peer, index))
+                        .collect(),
+                    max_held,
+                    ..Push::default()
+                });
+                let frames = frames.collect();
+                self.push(peer, frames);
+            }
+            Op::Return(p, indexes) => {
+                let peer = PeerId(p.into());
+                let frames = indexes.iter().map(|index| self.some_frame(peer, index));
+                let frames = frames.collect();
+                self.give_back(peer, frames);
             }
             Op::Serve(p, n) => {
                 for _ in 0..n {
@@ -704,7 +857,8 @@ impl Model {
             }
             Op::Events(p) => {
                 let peer = PeerId(p.into());
-                self.host.events(peer);
+                let events = self.host.events(peer);
+                self.frames.heard(peer, &events);
                 self.ended.remove(&peer);
             }
             Op::Flush(p) => {
@@ -793,14 +947,19 @@ impl Model {
             let open = self.host.unanswered.iter().filter(|(p, _)| *p == peer);
             assert_eq!(self.host.broker.unanswered(peer), open.count());
         }
+        let mut offered = BTreeSet::new();
         for buffer in self.host.broker.snapshot().buffers {
             let export = self
                 .exports
                 .iter()
                 .find(|(id, _)| id.to_string() == buffer.id);
-            let (_, export) = export.unwrap();
+            let (id, export) = export.unwrap();
             assert_eq!(buffer.quiesced, export.quiesced, "{}", buffer.id);
+            if !buffer.revoking {
+                offered.insert(*id);
+            }
         }
+        self.frames.revoke_but(&offered);
         // An export whose end was answered is mapped nowhere.
         let done: Vec<(PeerId, Token)> = self
             .unexports
@@ -853,6 +1012,7 @@ impl Model {
             }
             assert!(self.detach(peer, vec![handle]));
         }
+        assert!(self.frames.is_idle(), "a frame that nobody can return");
         let ids: Vec<(BufferId, PeerId)> =
             self.exports.iter().map(|(id, e)| (*id, e.owner)).collect();
         for (id, owner) in ids {
