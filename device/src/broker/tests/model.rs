@@ -147,6 +147,25 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// What has to do with frames, above all.
+fn frame_op() -> impl Strategy<Value = Op> {
+    let peer = 1u8..4;
+    let push = (1u8..3, frames(), prop_oneof![1 => Just(0), 1 => 1u32..3]);
+    let index = any::<Index>();
+    prop_oneof![
+        2 => (1u8..3, 1u64..60).prop_map(|(p, n)| Op::Export(p, n, 1)),
+        8 => (peer.clone(), index.clone(), prop::bool::weighted(0.9))
+            .prop_map(|(p, i, consumer)| Op::Attach(p, i, Ways::NONE, 0, consumer)),
+        8 => push.prop_map(|(p, frames, most)| Op::Push(p, frames, most)),
+        6 => (peer.clone(), batch()).prop_map(|(p, i)| Op::Return(p, i)),
+        5 => peer.clone().prop_map(Op::Events),
+        1 => (peer.clone(), batch()).prop_map(|(p, i)| Op::Detach(p, i)),
+        1 => (peer.clone(), index).prop_map(|(p, i)| Op::Unexport(p, i, false)),
+        1 => (peer, any::<bool>()).prop_map(|(p, dropped)| Op::Reset(p, dropped)),
+        1 => Just(Op::Restore),
+    ]
+}
+
 #[derive(Debug)]
 struct Export {
     owner: PeerId,
@@ -302,7 +321,7 @@ impl Model {
     fn some_own_buffer(&self, peer: PeerId, index: &Index) -> BufferId {
         let exports = self.exports.iter();
         let own = exports.filter(|(_, export)| export.owner == peer && !export.revoked);
-        let mut all: Vec<BufferId> = own.map(|(id, _)| *id).collect();
+        let mut all: Vec<BufferId> = own.flat_map(|(id, _)| [*id; 6]).collect();
         all.extend(self.exports.keys().next_back());
         all.push(BufferId::ZERO);
         *index.get(&all)
@@ -312,12 +331,12 @@ impl Model {
     fn some_frame(&self, peer: PeerId, index: &Index) -> (u64, u64) {
         let handles = self.attachments.keys().filter(|(p, _)| *p == peer);
         let mut all = Vec::new();
-        for (_, handle) in handles {
+        for (_, handle) in handles.clone() {
             if let Some(number) = self.frames.held((peer, *handle)) {
-                all.extend([(*handle, number); 2]);
+                all.extend([(*handle, number); 4]);
             }
-            all.push((*handle, 1));
         }
+        all.extend(handles.map(|(_, handle)| (*handle, 1)).next());
         all.push((0, 0));
         *index.get(&all)
     }
@@ -1046,6 +1065,17 @@ proptest! {
         udmabuf in prop::bool::weighted(0.25),
     ) {
         let mut model = Model::new(max_windows, udmabuf);
+        for op in ops {
+            model.apply(op);
+        }
+        model.finish();
+    }
+
+    #[test]
+    fn any_history_of_frames_keeps_the_promises(
+        ops in prop::collection::vec(frame_op(), 1..120),
+    ) {
+        let mut model = Model::new(4, false);
         for op in ops {
             model.apply(op);
         }
