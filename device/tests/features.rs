@@ -152,7 +152,7 @@ fn config_space_is_answered_in_every_range() {
     assert_eq!(whole[8..12], 48_u32.to_le_bytes());
     assert_eq!(whole[32..40], (16_u64 << 20).to_le_bytes());
     assert_eq!(whole[48..56], 1_u64.to_le_bytes());
-    assert_eq!(whole[56..60], 512_u32.to_le_bytes(), "bytes of an event");
+    assert_eq!(whole[56..60], 1024_u32.to_le_bytes(), "bytes of an event");
     assert_eq!(whole[60..64], 16_u32.to_le_bytes(), "entries of a batch");
     assert_eq!(whole[64..68], 2_u32.to_le_bytes(), "direct alone");
     assert_eq!(whole[68..72], 1_u32.to_le_bytes(), "extents alone");

@@ -922,8 +922,7 @@ struct virtio_bufshare_event {
  *	attachment of it that is given the frame, @value the number of the frame
  * @others: the other buffers; those beyond @num_buffers are zero
  * @num_buffers: those of the frame, the first included
- * @skipped: frames that this attachment's peer was not given since the one before, as
- *	it had max_held of the exporter's
+ * @reserved: zero
  *
  * The frame's record follows, to the end of the event.
  */
@@ -931,7 +930,7 @@ struct virtio_bufshare_pushed {
 	struct virtio_bufshare_event event;
 	struct virtio_bufshare_id others[3];	/* VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS less one */
 	__le32 num_buffers;
-	__le32 skipped;
+	__le32 reserved;
 };
 
 #endif /* _VIRTIO_BUFSHARE_H */

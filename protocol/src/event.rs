@@ -145,7 +145,7 @@ impl Event {
             event,
             others,
             num_buffers: count.saturating_add(1),
-            skipped: frame.skipped,
+            reserved: 0,
         };
         [pushed.to_bytes().as_slice(), frame.record.bytes()].concat()
     }
@@ -194,7 +194,6 @@ fn pushed(bytes: &[u8]) -> Result<Pushed, Status> {
             .iter()
             .map(BufferId::from_wire)
             .collect(),
-        skipped: raw.skipped,
         record: FrameRecord::new(record)?,
     })
 }

@@ -680,7 +680,7 @@ wire_struct! {
         others: [Id; MAX_FRAME_BUFFERS - 1],
         /// Those of the frame, the first included.
         num_buffers: u32,
-        /// Frames that this attachment was not given since the one before.
-        skipped: u32,
+        /// Zero.
+        reserved: u32,
     }
 }

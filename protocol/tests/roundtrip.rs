@@ -368,14 +368,13 @@ fn single() -> impl Strategy<Value = (u32, Response)> {
 
 fn an_event() -> impl Strategy<Value = Event> {
     let others = vec(id(), 0..MAX_FRAME_BUFFERS);
-    let pushed = (others, any::<u32>(), record(), vec(any::<u8>(), 0..64));
+    let pushed = (others, record(), vec(any::<u8>(), 0..64));
     (select(EventKind::ALL), any::<[u64; 5]>(), id(), pushed).prop_map(
-        |(kind, [seq, peer, handle, generation, value], id, (others, skipped, record, more))| {
+        |(kind, [seq, peer, handle, generation, value], id, (others, record, more))| {
             // With what a later version may have behind.
             let record = [record.bytes(), &more].concat();
             let pushed = Pushed {
                 others,
-                skipped,
                 record: FrameRecord::new(&record).unwrap(),
             };
             Event {

@@ -47,8 +47,6 @@ struct Consumer {
     handle: u64,
     /// It has the frame that is out.
     holds: bool,
-    /// Frames that it was not given since the last.
-    skipped: u32,
 }
 
 /// What PUSH and RETURN know of a buffer.
@@ -83,7 +81,6 @@ impl Buffer {
         let consumer = Consumer {
             handle,
             holds: false,
-            skipped: 0,
         };
         let frames = self.frames.get_or_insert_default();
         if !frames.consumers.insert(peer, consumer) {
@@ -178,7 +175,6 @@ impl Broker {
             max_held: frame.max_held,
             pushed: Pushed {
                 others: more.to_vec(),
-                skipped: 0,
                 record: frame.record,
             },
         })
@@ -202,11 +198,9 @@ impl Broker {
                     .peers
                     .get(&peer)
                     .and_then(|state| state.held.get(owner));
-                if max_held != 0 && held.is_some_and(|held| *held >= max_held) {
-                    consumer.skipped = consumer.skipped.saturating_add(1);
-                } else {
+                if max_held == 0 || held.is_none_or(|held| *held < max_held) {
                     consumer.holds = true;
-                    given.push((peer, consumer.handle, std::mem::take(&mut consumer.skipped)));
+                    given.push((peer, consumer.handle));
                 }
             }
         }
@@ -228,7 +222,7 @@ impl Broker {
                 });
             });
         }
-        for (peer, handle, skipped) in given {
+        for (peer, handle) in given {
             if let Some(state) = self.peers.get_mut(&peer) {
                 state.held.insert(owner, 0);
                 if let Some(held) = state.held.get_mut(owner) {
@@ -243,10 +237,7 @@ impl Broker {
                 handle,
                 generation,
                 value: number,
-                frame: Some(Box::new(Pushed {
-                    skipped,
-                    ..pushed.clone()
-                })),
+                frame: Some(Box::new(pushed.clone())),
             };
             self.notify(peer, |events| events.pushed(event));
         }

@@ -148,8 +148,6 @@ impl Push {
 pub struct Pushed {
     /// The frame's buffers but the first, by planes.
     pub others: Vec<BufferId>,
-    /// Frames of this exporter that the attachment was not given since the one before.
-    pub skipped: u32,
     /// What it is.
     pub record: FrameRecord,
 }

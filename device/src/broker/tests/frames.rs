@@ -182,7 +182,7 @@ fn a_frame_of_several_buffers_is_one_event_and_keeps_all_of_them_out() {
 
 /// SPEC 7.17: `max_held`.
 #[test]
-fn a_slow_consumer_misses_frames_that_may_be_missed_and_hears_how_many() {
+fn a_slow_consumer_misses_frames_that_may_be_missed() {
     let mut host = Host::new();
     let ids = [1, 1, 1, 1].map(|pages| host.export(A, pages));
     let slow = ids.map(|id| host.consume(B, id));

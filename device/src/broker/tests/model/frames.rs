@@ -19,12 +19,6 @@ struct Frame {
     holders: BTreeSet<Holder>,
 }
 
-#[derive(Debug)]
-struct Consumer {
-    buffer: BufferId,
-    skipped: u32,
-}
-
 /// A PUSHED that waits.
 #[derive(Debug, PartialEq)]
 struct News {
@@ -32,14 +26,14 @@ struct News {
     number: u64,
     handle: u64,
     others: Vec<BufferId>,
-    skipped: u32,
 }
 
-/// By exporter and number, by peer and handle, by receiver.
+/// Frames by exporter and number, the rest by who holds or hears.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     out: BTreeMap<(PeerId, u64), Frame>,
-    consumers: BTreeMap<Holder, Consumer>,
+    /// With the buffer.
+    consumers: BTreeMap<Holder, BufferId>,
     pushed: BTreeMap<PeerId, Vec<News>>,
     returned: BTreeMap<PeerId, Vec<(BufferId, u64)>>,
 }
@@ -48,12 +42,11 @@ impl Frames {
     /// Whether an attachment of `peer` is given the frames of a buffer.
     pub(super) fn is_consumed(&self, peer: PeerId, id: BufferId) -> bool {
         let mut consumers = self.consumers.iter();
-        consumers.any(|((p, _), consumer)| *p == peer && consumer.buffer == id)
+        consumers.any(|((p, _), buffer)| (*p, *buffer) == (peer, id))
     }
 
     pub(super) fn attach(&mut self, peer: PeerId, handle: u64, buffer: BufferId) {
-        let consumer = Consumer { buffer, skipped: 0 };
-        self.consumers.insert((peer, handle), consumer);
+        self.consumers.insert((peer, handle), buffer);
     }
 
     pub(super) fn detach(&mut self, holder: Holder) {
@@ -103,13 +96,12 @@ impl Frames {
             held
         };
         let mut holders = BTreeSet::new();
-        for ((peer, handle), consumer) in &mut self.consumers {
-            if consumer.buffer != frame.buffers[0] {
+        for ((peer, handle), buffer) in &self.consumers {
+            if *buffer != frame.buffers[0] {
                 continue;
             }
             let has = held.get(peer).copied().unwrap_or_default();
             if frame.max_held != 0 && has >= frame.max_held {
-                consumer.skipped += 1;
                 continue;
             }
             holders.insert((*peer, *handle));
@@ -118,7 +110,6 @@ impl Frames {
                 number,
                 handle: *handle,
                 others: frame.buffers[1..].to_vec(),
-                skipped: core::mem::take(&mut consumer.skipped),
             });
         }
         let buffers = frame.buffers.clone();
@@ -178,7 +169,6 @@ impl Frames {
                     number: event.value,
                     handle: event.handle,
                     others: frame.others.clone(),
-                    skipped: frame.skipped,
                 }
             })
             .collect();
