@@ -79,7 +79,7 @@ impl Default for Options {
             event_idx: true,
             keep_windows: false,
             socket: None,
-            event_size: 512,
+            event_size: 1024,
         }
     }
 }

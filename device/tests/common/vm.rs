@@ -12,7 +12,7 @@ use bufshare_protocol::limits::{MAX_REQUEST, MAX_RESPONSE};
 use bufshare_protocol::request::{Attach, Export, Request};
 use bufshare_protocol::response::{self, Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Rights};
+use bufshare_protocol::types::{Access, BufferId, Extent, FrameRecord, Meta, Push, Rights};
 
 use super::frontend::{FrontEnd, Options, RingPlace};
 use super::soon;
@@ -473,6 +473,51 @@ impl Vm {
             Response::Attached { handle, .. } => Ok(handle),
             other => panic!("ATTACH: {other:?}"),
         }
+    }
+
+    /// Attaches to be given the frames of a buffer.
+    pub fn consume(&mut self, id: BufferId) -> u64 {
+        let attach = Attach {
+            consumer: true,
+            ..Attach::new(id, Rights::RW)
+        };
+        match self.request(&Request::Attach(attach)) {
+            Ok(Response::Attached { handle, .. }) => handle,
+            other => panic!("ATTACH: {other:?}"),
+        }
+    }
+
+    /// Hands over one frame in one buffer. Returns its number.
+    pub fn push(&mut self, id: BufferId) -> u64 {
+        self.push_with(id, FrameRecord::default())
+    }
+
+    pub fn push_with(&mut self, id: BufferId, record: FrameRecord) -> u64 {
+        let frames = vec![Push {
+            buffers: vec![id],
+            record,
+            ..Push::default()
+        }];
+        match self.request(&Request::Push { frames }) {
+            Ok(Response::Pushed {
+                status: Status::Ok,
+                entry: 1,
+                frame,
+            }) => frame,
+            other => panic!("PUSH: {other:?}"),
+        }
+    }
+
+    /// Gives back a frame that an attachment was given.
+    pub fn give_back(&mut self, handle: u64, frame: u64) {
+        let frames = vec![(handle, frame)];
+        self.all(&Request::Return { frames });
+    }
+
+    /// The next frame that came back: its first buffer, and its number.
+    pub fn returned(&mut self) -> (BufferId, u64) {
+        let event = self.event_of(EventKind::Returned);
+        (event.id, event.value)
     }
 
     /// Maps the whole buffer: where, and whether an idle window served it.
