@@ -5,6 +5,7 @@
 #include <linux/bits.h>
 #include <linux/bug.h>
 #include <linux/errno.h>
+#include <linux/fcntl.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
@@ -32,16 +33,23 @@ void bufshare_imp_set_wire_locked(struct bufshare_imp *imp, enum bufshare_import
 	imp->wire = wire;
 }
 
+static void bufshare_imp_destroy(struct bufshare_imp *imp)
+{
+	bufshare_window_destroy(&imp->window);
+	bufshare_frame_destroy(imp);
+	bufshare_req_put(imp->detach_req);
+	kfree(imp);
+}
+
 /* With bufshare_device.lock: lists lead to imports that have a reference. */
 static void bufshare_imp_free_locked(struct kref *ref)
 {
 	struct bufshare_imp *imp = container_of(ref, struct bufshare_imp, ref);
 
 	list_del(&imp->node);
+	hash_del(&imp->by_id);
 	hash_del(&imp->by_handle);
-	bufshare_window_destroy(&imp->window);
-	bufshare_req_put(imp->detach_req);
-	kfree(imp);
+	bufshare_imp_destroy(imp);
 }
 
 /**
@@ -130,38 +138,83 @@ static void bufshare_attach_complete(struct bufshare_device *bd, struct bufshare
 }
 
 /**
+ * bufshare_imp_by_handle_locked() - find an import that the host names
+ * @bd: the device; its lock is held
+ * @handle: of the attachment
+ *
+ * Return: it, or NULL.
+ */
+struct bufshare_imp *bufshare_imp_by_handle_locked(struct bufshare_device *bd, u64 handle)
+{
+	struct bufshare_imp *imp;
+
+	lockdep_assert_held(&bd->lock);
+	hash_for_each_possible(bd->imports_by_handle, imp, by_handle, handle) {
+		if (imp->handle == handle && imp->wire != BUFSHARE_IMPORT_GONE)
+			return imp;
+	}
+	return NULL;
+}
+
+/**
  * bufshare_imp_alloc() - make an import that the host knows nothing of
  * @bd: the device
- * @id: the buffer
+ * @arg: what the program asks for
+ *
+ * Nobody finds it yet.
  *
  * Return: it, with one reference, or NULL.
  */
-struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd, const struct bufshare_id *id)
+struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
+					const struct bufshare_import *arg)
 {
 	struct bufshare_imp *imp;
 
 	imp = kzalloc_obj(*imp, GFP_KERNEL_ACCOUNT);
 	if (!imp)
 		return NULL;
-	imp->detach_req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_DETACH,
+	kref_init(&imp->ref);
+	imp->bd = bd;
+	memcpy(&imp->id, &arg->id, sizeof(imp->id));
+	imp->wanted = arg->rights;
+	imp->mode = arg->fd_flags & O_ACCMODE;
+	imp->consumes = arg->flags & BUFSHARE_IMPORT_CONSUME;
+	INIT_LIST_HEAD(&imp->handles);
+	imp->detach_req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_DETACH, 1,
 					       sizeof(struct virtio_bufshare_handle));
-	if (!imp->detach_req || bufshare_window_init(&imp->window, imp)) {
+	if (!imp->detach_req || (imp->consumes && bufshare_frame_init(imp)) ||
+	    bufshare_window_init(&imp->window, imp)) {
 		bufshare_req_put(imp->detach_req);
+		bufshare_frame_destroy(imp);
 		kfree(imp);
 		return NULL;
 	}
 	imp->detach_req->closing = true;
-	kref_init(&imp->ref);
-	imp->bd = bd;
-	memcpy(&imp->id, id, sizeof(imp->id));
 	init_rwsem(&imp->fault_sem);
 	INIT_WORK(&imp->revoke_work, bufshare_revoke_work);
 	INIT_WORK(&imp->drop_work, bufshare_drop_work);
 	bufshare_maps_init(&imp->maps);
-	bufshare_lock(bd);
-	list_add_tail(&imp->node, &bd->imports);
-	bufshare_unlock(bd);
 	return imp;
+}
+
+/**
+ * bufshare_imp_discard() - free an import that nobody found
+ * @imp: the import, which was not added
+ */
+void bufshare_imp_discard(struct bufshare_imp *imp)
+{
+	bufshare_imp_destroy(imp);
+}
+
+/**
+ * bufshare_imp_add_locked() - an import can be found from here on
+ * @imp: the import, new; its device's lock is held
+ */
+void bufshare_imp_add_locked(struct bufshare_imp *imp)
+{
+	lockdep_assert_held(&imp->bd->lock);
+	list_add_tail(&imp->node, &imp->bd->imports);
+	hash_add(imp->bd->imports_by_id, &imp->by_id, bufshare_id_hash(&imp->id));
 }
 
 static int bufshare_imp_send_attach_locked(struct bufshare_imp *imp, struct bufshare_req *req,
@@ -216,6 +269,8 @@ int bufshare_imp_attach(struct bufshare_imp *imp, struct bufshare_import *arg)
 	out->ways = cpu_to_le32(arg->ways);
 	out->required = cpu_to_le32(arg->required);
 	out->max_windows = cpu_to_le32(arg->max_windows);
+	if (imp->consumes)
+		out->flags = cpu_to_le32(VIRTIO_BUFSHARE_ATTACH_CONSUMER);
 	req->owner = imp;
 	req->complete = bufshare_attach_complete;
 

@@ -3,10 +3,11 @@
  * bufshare_event.c - the event queue
  *
  * Intake begins in the queue's interrupt, under bufshare_device.lock, and goes on in a
- * work if there is much to take. It copies an event, gives the buffer back to the device,
- * does at once what the event says (an import is revoked, an export has ended), and puts
- * it into a ring. Delivery to open files is another work, which takes their locks. So
- * nobody who waits for what an event brings waits for a reader of events.
+ * work if there is much to take. It copies an event, does at once what the event says (an
+ * import is revoked, an export has ended), puts it into a ring, and gives the buffer back
+ * to the device. Delivery to open files is another work, which takes their locks. So
+ * nobody who waits for what an event brings waits for a reader of events. Of frames the
+ * intake itself wakes the readers: they are few, and each hand-over waits for that.
  */
 #include <linux/errno.h>
 #include <linux/jiffies.h>
@@ -90,6 +91,17 @@ int bufshare_event_fill(struct bufshare_device *bd)
 	return ret;
 }
 
+static void bufshare_event_malformed_locked(struct bufshare_device *bd,
+					    const struct virtio_bufshare_event *wire, u32 used)
+{
+	bd->stats.malformed++;
+	bd->complaints.malformed++;
+	bd->complaints.type = le32_to_cpu(wire->type);
+	bd->complaints.length = le32_to_cpu(wire->length);
+	bd->complaints.used = used;
+	bufshare_complain_locked(bd);
+}
+
 /*
  * What the device has written into a buffer, used bytes, as far as this driver knows it.
  * An event that is shorter counts as filled with zeroes. One of a type that is unknown here
@@ -105,12 +117,7 @@ static bool bufshare_event_parse_locked(struct bufshare_device *bd, const void *
 	memcpy(wire, buf, sizeof(*wire));
 	length = le32_to_cpu(wire->length);
 	if (used > bd->event_size || length > used || length < least) {
-		bd->stats.malformed++;
-		bd->complaints.malformed++;
-		bd->complaints.type = le32_to_cpu(wire->type);
-		bd->complaints.length = length;
-		bd->complaints.used = used;
-		bufshare_complain_locked(bd);
+		bufshare_event_malformed_locked(bd, wire, used);
 		return false;
 	}
 	if (length < sizeof(*wire))
@@ -141,9 +148,11 @@ void bufshare_events_lost_locked(struct bufshare_device *bd, u64 lost)
 
 /* Do at once what an event says. */
 static void bufshare_event_apply_locked(struct bufshare_device *bd,
-					const struct virtio_bufshare_event *wire)
+					const struct virtio_bufshare_event *wire, const void *buf)
 {
 	struct bufshare_event ev;
+	struct bufshare_imp *imp;
+	struct bufshare_exp *exp;
 	u64 missing;
 
 	bufshare_event_from_wire(&ev, wire);
@@ -162,13 +171,27 @@ static void bufshare_event_apply_locked(struct bufshare_device *bd,
 	 * before it but was not looked at yet. It is there now, as the event has come.
 	 */
 	bufshare_ctrl_drain_locked(bd);
-	if (ev.type == VIRTIO_BUFSHARE_EVT_REVOKED) {
-		if (ev.handle)
-			bufshare_import_revoked_locked(bd, ev.handle);
-		else if (ev.peer == bd->caps.peer_id)
-			bufshare_export_revoked_locked(bd, &wire->id);
-	} else if (ev.type == VIRTIO_BUFSHARE_EVT_OVERFLOW) {
+	imp = ev.handle ? bufshare_imp_by_handle_locked(bd, ev.handle) : NULL;
+	exp = ev.peer == bd->caps.peer_id ? bufshare_exp_by_id_locked(bd, &wire->id) : NULL;
+	switch (ev.type) {
+	case VIRTIO_BUFSHARE_EVT_REVOKED:
+		if (imp)
+			bufshare_imp_revoke_locked(imp);
+		else if (exp && !ev.handle)
+			bufshare_export_revoked_locked(exp);
+		break;
+	case VIRTIO_BUFSHARE_EVT_PUSHED:
+		/* Not for all files, as the next one: each goes to those who asked for it. */
+		if (!bufshare_pushed_locked(bd, imp, buf, le32_to_cpu(wire->length)))
+			bufshare_event_malformed_locked(bd, wire, le32_to_cpu(wire->length));
+		return;
+	case VIRTIO_BUFSHARE_EVT_RETURNED:
+		if (exp)
+			bufshare_returned_locked(exp, &ev);
+		return;
+	case VIRTIO_BUFSHARE_EVT_OVERFLOW:
 		bd->stats.lost += ev.value;
+		break;
 	}
 	bufshare_event_put_locked(bd, &ev);
 }
@@ -204,16 +227,14 @@ static bool bufshare_event_take_locked(struct bufshare_device *bd)
 {
 	struct virtio_bufshare_event wire;
 	unsigned int used;
-	bool valid;
 	void *buf;
 
 	buf = virtqueue_get_buf(bd->eventq, &used);
 	if (!buf)
 		return false;
-	valid = bufshare_event_parse_locked(bd, buf, used, &wire);
+	if (bufshare_event_parse_locked(bd, buf, used, &wire))
+		bufshare_event_apply_locked(bd, &wire, buf);
 	bufshare_event_give_locked(bd, buf);
-	if (valid)
-		bufshare_event_apply_locked(bd, &wire);
 	return true;
 }
 

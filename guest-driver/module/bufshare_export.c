@@ -21,15 +21,6 @@
 
 #include "bufshare_priv.h"
 
-/* Names are random. */
-static u64 bufshare_id_hash(const struct virtio_bufshare_id *id)
-{
-	u64 key;
-
-	memcpy(&key, id, sizeof(key));
-	return key;
-}
-
 static void bufshare_exp_free(struct kref *ref)
 {
 	struct bufshare_exp *exp = container_of(ref, struct bufshare_exp, ref);
@@ -160,6 +151,7 @@ static void bufshare_export_complete(struct bufshare_device *bd, struct bufshare
 static void bufshare_exp_end_locked(struct bufshare_exp *exp)
 {
 	WRITE_ONCE(exp->dead, true);
+	bufshare_exp_forget_pusher_locked(exp);
 	exp->closed = true;
 	bufshare_exp_settle_locked(exp);
 	wake_up_all(&exp->wait);
@@ -189,32 +181,44 @@ static bool bufshare_exp_half_answered(const struct bufshare_exp *exp)
 }
 
 /**
- * bufshare_export_revoked_locked() - the host has ended an export of ours
+ * bufshare_exp_by_id_locked() - find an export of ours
  * @bd: the device; its lock is held
  * @id: the buffer
+ *
+ * Return: it, or NULL if there is none, or nobody can reach its memory any more.
+ */
+struct bufshare_exp *bufshare_exp_by_id_locked(struct bufshare_device *bd,
+					       const struct virtio_bufshare_id *id)
+{
+	struct bufshare_exp *exp;
+
+	lockdep_assert_held(&bd->lock);
+	hash_for_each_possible(bd->exports_by_id, exp, by_id, bufshare_id_hash(id)) {
+		if (exp->wire != BUFSHARE_EXPORT_GONE && !memcmp(&exp->id, id, sizeof(*id)))
+			return exp;
+	}
+	return NULL;
+}
+
+/**
+ * bufshare_export_revoked_locked() - the host has ended an export of ours
+ * @exp: the export; its device's lock is held
  *
  * The backing stays until our UNEXPORT, at the closing, is answered. The host
  * may not know the buffer any more by then: that is its answer, but only
  * together with this word. A host that has forgotten everything does not know
  * the buffer either.
  */
-void bufshare_export_revoked_locked(struct bufshare_device *bd,
-				    const struct virtio_bufshare_id *id)
+void bufshare_export_revoked_locked(struct bufshare_exp *exp)
 {
-	struct bufshare_exp *exp;
-
-	hash_for_each_possible(bd->exports_by_id, exp, by_id, bufshare_id_hash(id)) {
-		if (exp->wire == BUFSHARE_EXPORT_GONE || memcmp(&exp->id, id, sizeof(*id)))
-			continue;
-		WRITE_ONCE(exp->dead, true);
-		wake_up_all(&exp->wait);
-		if (bufshare_exp_half_answered(exp)) {
-			bufshare_exp_gone_locked(exp);
-			wake_up_all(&bd->idle);
-		}
-		exp->ended = true;
-		return;
+	WRITE_ONCE(exp->dead, true);
+	bufshare_exp_forget_pusher_locked(exp);
+	wake_up_all(&exp->wait);
+	if (bufshare_exp_half_answered(exp)) {
+		bufshare_exp_gone_locked(exp);
+		wake_up_all(&exp->bd->idle);
 	}
+	exp->ended = true;
 }
 
 /**
@@ -313,6 +317,7 @@ static int bufshare_exp_fop_release(struct inode *inode, struct file *file)
 	struct bufshare_device *bd = exp->bd;
 
 	bufshare_lock(bd);
+	bufshare_exp_forget_pusher_locked(exp);
 	exp->closed = true;
 	if (exp->wire == BUFSHARE_EXPORT_NEW)
 		bufshare_exp_gone_locked(exp);
@@ -346,7 +351,14 @@ static const struct file_operations bufshare_exp_fops = {
 	.show_fdinfo = bufshare_exp_fop_fdinfo,
 };
 
-static struct file *bufshare_exp_fget(struct bufshare_device *bd, int fd)
+/**
+ * bufshare_exp_fget() - the file of an export that a program names
+ * @bd: the device
+ * @fd: the program's descriptor
+ *
+ * Return: it, counted, or a negative errno.
+ */
+struct file *bufshare_exp_fget(struct bufshare_device *bd, int fd)
 {
 	struct file *file = fget(fd);
 	struct bufshare_exp *exp;
@@ -360,7 +372,13 @@ static struct file *bufshare_exp_fget(struct bufshare_device *bd, int fd)
 	return ERR_PTR(-EINVAL);
 }
 
-static bool bufshare_exp_is_live_locked(const struct bufshare_exp *exp)
+/**
+ * bufshare_exp_is_live_locked() - can others attach, and has it not ended
+ * @exp: the export; its device's lock is held
+ *
+ * Return: true if so.
+ */
+bool bufshare_exp_is_live_locked(const struct bufshare_exp *exp)
 {
 	lockdep_assert_held(&exp->bd->lock);
 	return exp->wire == BUFSHARE_EXPORT_LIVE && !exp->dead;
@@ -457,6 +475,8 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 	kref_get(&exp->ref);	/* the second is the backing's */
 	init_waitqueue_head(&exp->wait);
 	INIT_LIST_HEAD(&exp->kept);
+	INIT_LIST_HEAD(&exp->news.node);
+	INIT_LIST_HEAD(&exp->by_pusher);
 	INIT_WORK(&exp->release_work, bufshare_exp_release_work);
 	exp->unexport_req = bufshare_unexport_alloc(NULL);
 	if (!exp->unexport_req) {

@@ -61,10 +61,28 @@ void bufshare_files_wake(struct bufshare_device *bd)
 	mutex_unlock(&bd->files_lock);
 }
 
+/**
+ * bufshare_file_report_locked() - have one file read something that is not lost
+ * @bf: the file; its device's lock is held
+ * @news: what it is
+ * @type: VIRTIO_BUFSHARE_EVT_PUSHED or _RETURNED
+ * @seq: number of the event that brought it
+ */
+void bufshare_file_report_locked(struct bufshare_file *bf, struct bufshare_news *news, u32 type,
+				 u64 seq)
+{
+	lockdep_assert_held(&bf->bd->lock);
+	news->type = type;
+	news->seq = seq;
+	list_add_tail(&news->node, &bf->news);
+	wake_up_interruptible_poll(&bf->wait, EPOLLIN | EPOLLRDNORM);
+}
+
 /* Is there an event. */
 static bool bufshare_file_readable(struct bufshare_file *bf)
 {
-	return READ_ONCE(bf->ring.count) || READ_ONCE(bf->ring.dropped);
+	return READ_ONCE(bf->ring.count) || READ_ONCE(bf->ring.dropped) ||
+	       !list_empty_careful(&bf->news);
 }
 
 /* Does no event come any more? To be asked before looking for one, which may be the last. */
@@ -74,18 +92,65 @@ static bool bufshare_file_over(struct bufshare_file *bf)
 	return smp_load_acquire(&bf->bd->delivered);
 }
 
-static bool bufshare_file_peek(struct bufshare_file *bf, struct bufshare_event *ev)
+/**
+ * struct bufshare_next - what a file is to read next
+ * @news: of bufshare_file.news, NULL: it is of bufshare_file.ring
+ * @seq: its number
+ * @length: bytes of it, in bufshare_file.out
+ */
+struct bufshare_next {
+	const struct bufshare_news *news;
+	u64 seq;
+	u32 length;
+};
+
+static u32 bufshare_news_read_locked(const struct bufshare_news *news, void *to)
 {
+	if (news->type == VIRTIO_BUFSHARE_EVT_PUSHED)
+		return bufshare_pushed_read_locked(container_of(news, struct bufshare_handle,
+								news), to);
+	bufshare_returned_read_locked(container_of(news, struct bufshare_exp, news), to);
+	return sizeof(struct bufshare_event);
+}
+
+/* The oldest event. False: there is none. */
+static bool bufshare_file_peek(struct bufshare_file *bf, struct bufshare_next *next)
+{
+	struct bufshare_event *ev = (void *)bf->out;
 	bool found;
 
+	/* It stays there: nobody else reads. */
 	spin_lock(&bf->lock);
 	found = bufshare_ring_peek_locked(&bf->ring, ev);
 	spin_unlock(&bf->lock);
-	return found;
+	bufshare_lock(bf->bd);
+	next->news = list_first_entry_or_null(&bf->news, struct bufshare_news, node);
+	if (next->news && found && ev->seq < next->news->seq)
+		next->news = NULL;
+	if (next->news) {
+		next->seq = next->news->seq;
+		next->length = bufshare_news_read_locked(next->news, bf->out);
+	} else {
+		next->length = sizeof(*ev);
+	}
+	bufshare_unlock(bf->bd);
+	return found || next->news;
 }
 
-static void bufshare_file_consume(struct bufshare_file *bf)
+/* It was read. */
+static void bufshare_file_consume(struct bufshare_file *bf, const struct bufshare_next *next)
 {
+	struct bufshare_news *first;
+
+	if (next->news) {
+		bufshare_lock(bf->bd);
+		first = list_first_entry_or_null(&bf->news, struct bufshare_news, node);
+		/* Or it was taken back meanwhile. */
+		if (first == next->news && first->seq == next->seq)
+			list_del_init(&first->node);
+		bufshare_unlock(bf->bd);
+		return;
+	}
 	spin_lock(&bf->lock);
 	bufshare_ring_consume_locked(&bf->ring);
 	spin_unlock(&bf->lock);
@@ -104,6 +169,8 @@ static int bufshare_fop_open(struct inode *inode, struct file *file)
 	spin_lock_init(&bf->lock);
 	mutex_init(&bf->read_lock);
 	init_waitqueue_head(&bf->wait);
+	INIT_LIST_HEAD(&bf->news);
+	INIT_LIST_HEAD(&bf->pushed);
 	bufshare_handles_init(bf);
 	bf->bd = bufshare_device_get(bd);
 	file->private_data = bf;
@@ -122,6 +189,7 @@ static int bufshare_fop_release(struct inode *inode, struct file *file)
 	list_del(&bf->node);
 	mutex_unlock(&bd->files_lock);
 	bufshare_handles_destroy(bf);
+	bufshare_file_forget_pushed(bf);
 	kvfree(bf);
 	bufshare_device_put(bd);
 	return 0;
@@ -130,7 +198,8 @@ static int bufshare_fop_release(struct inode *inode, struct file *file)
 static ssize_t bufshare_fop_read(struct file *file, char __user *buf, size_t len, loff_t *pos)
 {
 	struct bufshare_file *bf = file->private_data;
-	struct bufshare_event ev;
+	struct bufshare_event *ev = (void *)bf->out;
+	struct bufshare_next next;
 	ssize_t ret;
 	bool over;
 
@@ -144,7 +213,7 @@ static ssize_t bufshare_fop_read(struct file *file, char __user *buf, size_t len
 	}
 	for (;;) {
 		over = bufshare_file_over(bf);
-		if (bufshare_file_peek(bf, &ev))
+		if (bufshare_file_peek(bf, &next))
 			break;
 		ret = -ENODEV;
 		if (over)
@@ -157,11 +226,11 @@ static ssize_t bufshare_fop_read(struct file *file, char __user *buf, size_t len
 		if (ret)
 			goto out;
 	}
-	len = min(len, sizeof(ev));
-	ev.length = len;
+	len = min_t(size_t, len, next.length);
+	ev->length = len;
 	ret = -EFAULT;
-	if (!copy_to_user(buf, &ev, len)) {
-		bufshare_file_consume(bf);
+	if (!copy_to_user(buf, bf->out, len)) {
+		bufshare_file_consume(bf, &next);
 		ret = len;
 	}
 out:

@@ -5,13 +5,28 @@
  * As with GEM and PRIME, a handle is a number of one open file, and a descriptor is made
  * of it on demand. It holds the import's dma-buf as a descriptor does, so an import that
  * has a handle keeps its window, and nothing here leads to a dma-buf that it does not
- * hold. Whoever shares the open file, by fork() or because it was sent, has its handles.
+ * hold. An import is found by others through its handles, as long as it has any. Whoever
+ * shares the open file, by fork() or because it was sent, has its handles.
  */
 #include <linux/errno.h>
 #include <linux/fcntl.h>
+#include <linux/slab.h>
 #include <linux/xarray.h>
 
 #include "bufshare_priv.h"
+
+/* Nothing leads to it any more, but maybe the import. */
+static void bufshare_handle_free(struct bufshare_handle *handle)
+{
+	struct bufshare_device *bd = handle->bf->bd;
+
+	bufshare_lock(bd);
+	bufshare_handle_unbind_locked(handle);
+	bufshare_unlock(bd);
+	if (handle->dmabuf)
+		dma_buf_put(handle->dmabuf);
+	kfree(handle);
+}
 
 /**
  * bufshare_handles_init() - an open file that has no handles
@@ -28,66 +43,101 @@ void bufshare_handles_init(struct bufshare_file *bf)
  */
 void bufshare_handles_destroy(struct bufshare_file *bf)
 {
-	struct dma_buf *dmabuf;
-	unsigned long handle;
+	struct bufshare_handle *handle;
+	unsigned long number;
 
-	xa_for_each(&bf->handles, handle, dmabuf)
-		dma_buf_put(dmabuf);
+	xa_for_each(&bf->handles, number, handle)
+		bufshare_handle_free(handle);
 	xa_destroy(&bf->handles);
 }
 
 /**
- * bufshare_handle_reserve() - find a number for a new handle
+ * bufshare_handle_new() - make a handle that holds nothing yet
  * @bf: the file
- * @handle: where to put it, not zero; not touched by a failure
+ * @consumes: it is to be given the frames of its buffer
  *
  * Nobody finds the handle before bufshare_handle_install(), which cannot fail.
  *
- * Return: 0, -EMFILE: the file has BUFSHARE_MAX_HANDLES, or -ENOMEM.
+ * Return: it, or -EMFILE: the file has BUFSHARE_MAX_HANDLES, or -ENOMEM.
  */
-int bufshare_handle_reserve(struct bufshare_file *bf, u32 *handle)
+struct bufshare_handle *bufshare_handle_new(struct bufshare_file *bf, bool consumes)
 {
-	u32 id;
-	int ret = xa_alloc(&bf->handles, &id, NULL, XA_LIMIT(1, BUFSHARE_MAX_HANDLES),
-			   GFP_KERNEL);
+	struct bufshare_handle *handle;
+	int ret;
 
-	/* A failure, too, may leave a number there: that of somebody else. */
-	if (!ret)
-		*handle = id;
-	return ret == -EBUSY ? -EMFILE : ret;
+	handle = kzalloc_obj(*handle, GFP_KERNEL_ACCOUNT);
+	if (!handle)
+		return ERR_PTR(-ENOMEM);
+	handle->bf = bf;
+	handle->consumes = consumes;
+	INIT_LIST_HEAD(&handle->by_imp);
+	INIT_LIST_HEAD(&handle->news.node);
+	ret = xa_alloc(&bf->handles, &handle->number, NULL, XA_LIMIT(1, BUFSHARE_MAX_HANDLES),
+		       GFP_KERNEL);
+	if (ret) {
+		kfree(handle);
+		return ERR_PTR(ret == -EBUSY ? -EMFILE : ret);
+	}
+	return handle;
 }
 
 /**
- * bufshare_handle_unreserve() - undo bufshare_handle_reserve()
- * @bf: the file
- * @handle: the number
+ * bufshare_handle_cancel() - undo bufshare_handle_new()
+ * @handle: the handle, which may hold a dma-buf by now
  */
-void bufshare_handle_unreserve(struct bufshare_file *bf, u32 handle)
+void bufshare_handle_cancel(struct bufshare_handle *handle)
 {
-	xa_release(&bf->handles, handle);
+	xa_release(&handle->bf->handles, handle->number);
+	bufshare_handle_free(handle);
 }
 
 /**
  * bufshare_handle_install() - from here on the handle can be used
- * @bf: the file
- * @handle: the number, reserved
- * @dmabuf: what it holds: the caller's reference
+ * @handle: the handle, which holds a dma-buf
  */
-void bufshare_handle_install(struct bufshare_file *bf, u32 handle, struct dma_buf *dmabuf)
+void bufshare_handle_install(struct bufshare_handle *handle)
 {
 	/* Where it goes is there since the number was reserved. */
-	xa_store(&bf->handles, handle, dmabuf, 0);
+	xa_store(&handle->bf->handles, handle->number, handle, 0);
+}
+
+/**
+ * bufshare_handle_bind_locked() - a handle is one of an import from here on
+ * @handle: the handle, of none
+ * @imp: the import; its device's lock is held
+ */
+void bufshare_handle_bind_locked(struct bufshare_handle *handle, struct bufshare_imp *imp)
+{
+	lockdep_assert_held(&imp->bd->lock);
+	handle->imp = imp;
+	list_add_tail(&handle->by_imp, &imp->handles);
+}
+
+/**
+ * bufshare_handle_unbind_locked() - a handle is not one of its import any more
+ * @handle: the handle, maybe of none; its device's lock is held
+ */
+void bufshare_handle_unbind_locked(struct bufshare_handle *handle)
+{
+	if (!handle->imp)
+		return;
+	bufshare_frame_leave_locked(handle);
+	list_del_init(&handle->by_imp);
+	handle->imp = NULL;
 }
 
 /* The dma-buf of a handle, with a reference, or NULL. */
-static struct dma_buf *bufshare_handle_get(struct bufshare_file *bf, u32 handle)
+static struct dma_buf *bufshare_handle_get(struct bufshare_file *bf, u32 number)
 {
-	struct dma_buf *dmabuf;
+	struct bufshare_handle *handle;
+	struct dma_buf *dmabuf = NULL;
 
 	xa_lock(&bf->handles);
-	dmabuf = xa_load(&bf->handles, handle);
-	if (dmabuf)
+	handle = xa_load(&bf->handles, number);
+	if (handle) {
+		dmabuf = handle->dmabuf;
 		get_dma_buf(dmabuf);
+	}
 	xa_unlock(&bf->handles);
 	return dmabuf;
 }
@@ -128,18 +178,18 @@ int bufshare_ioc_handle_to_fd(struct bufshare_file *bf, struct bufshare_handle_t
  */
 int bufshare_ioc_close(struct bufshare_file *bf, const struct bufshare_close *arg)
 {
-	struct dma_buf *dmabuf;
+	struct bufshare_handle *handle;
 
 	if (arg->reserved)
 		return -EINVAL;
 	/* A number that is only reserved stays so. */
 	xa_lock(&bf->handles);
-	dmabuf = xa_load(&bf->handles, arg->handle);
-	if (dmabuf)
+	handle = xa_load(&bf->handles, arg->handle);
+	if (handle)
 		__xa_erase(&bf->handles, arg->handle);
 	xa_unlock(&bf->handles);
-	if (!dmabuf)
+	if (!handle)
 		return -ENOENT;
-	dma_buf_put(dmabuf);
+	bufshare_handle_free(handle);
 	return 0;
 }

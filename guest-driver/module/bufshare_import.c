@@ -7,6 +7,9 @@
 #include <linux/errno.h>
 #include <linux/fcntl.h>
 #include <linux/mm.h>
+#include <linux/sched/signal.h>
+#include <linux/string.h>
+#include <linux/wait.h>
 
 #include "bufshare_priv.h"
 
@@ -43,39 +46,130 @@ static int bufshare_imp_check(const struct bufshare_imp *imp, const struct bufsh
 	return 0;
 }
 
-/* Uses the window region: only between bufshare_enter() and bufshare_exit(). */
-static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import *arg,
-			     struct bufshare_newfd *newfd)
+/* Is an import what a program asks for, once it is made? */
+static bool bufshare_imp_is_like_locked(const struct bufshare_imp *imp,
+					const struct bufshare_import *arg)
 {
+	return !memcmp(&imp->id, &arg->id, sizeof(imp->id)) && imp->wanted == arg->rights &&
+	       imp->mode == (arg->fd_flags & O_ACCMODE) && !imp->revoked &&
+	       !list_empty(&imp->handles) &&
+	       (imp->consumes || !(arg->flags & BUFSHARE_IMPORT_CONSUME));
+}
+
+/* Is it granted as the program accepts it? */
+static bool bufshare_imp_is_accepted(const struct bufshare_imp *imp,
+				     const struct bufshare_import *arg)
+{
+	return bufshare_imp_way_accepted(imp, arg) && !(arg->required & ~imp->properties) &&
+	       (!arg->max_windows || imp->windows <= arg->max_windows);
+}
+
+/* An import that some handle holds, or that is being made for one, or NULL. */
+static struct bufshare_imp *bufshare_imp_find_locked(struct bufshare_device *bd,
+						     const struct bufshare_import *arg)
+{
+	const struct virtio_bufshare_id *id = (const void *)&arg->id;
 	struct bufshare_imp *imp;
-	struct dma_buf *dmabuf;
+
+	hash_for_each_possible(bd->imports_by_id, imp, by_id, bufshare_id_hash(id)) {
+		if (bufshare_imp_is_like_locked(imp, arg) &&
+		    (!imp->dmabuf || bufshare_imp_is_accepted(imp, arg)))
+			return imp;
+	}
+	return NULL;
+}
+
+/* Wait until an import is made, or is not. */
+static int bufshare_imp_wait_made(struct bufshare_imp *imp)
+{
+	struct bufshare_device *bd = imp->bd;
+	long left;
+
+	left = wait_event_killable_timeout(bd->idle,
+					   READ_ONCE(imp->dmabuf) ||
+					   list_empty_careful(&imp->handles) ||
+					   !READ_ONCE(bd->alive), bufshare_timeout());
+	if (!READ_ONCE(bd->alive))
+		return -ENODEV;
+	if (left < 0)
+		return -EINTR;
+	return left ? 0 : -ETIMEDOUT;
+}
+
+/*
+ * The dma-buf of an import that is there already, with a reference, which the handle, if
+ * there is one, is bound to. Else one that the host knows nothing of is *made.
+ */
+static struct dma_buf *bufshare_imp_find(struct bufshare_device *bd,
+					 const struct bufshare_import *arg,
+					 struct bufshare_handle *handle,
+					 struct bufshare_imp **made)
+{
+	struct bufshare_imp *imp, *new;
+	struct dma_buf *dmabuf = NULL;
+	int ret = 0;
+
+	new = bufshare_imp_alloc(bd, arg);
+	if (!new)
+		return ERR_PTR(-ENOMEM);
+	bufshare_lock(bd);
+	while (!ret && (imp = bufshare_imp_find_locked(bd, arg))) {
+		dmabuf = imp->dmabuf;
+		if (dmabuf)
+			break;
+		kref_get(&imp->ref);
+		bufshare_unlock(bd);
+		ret = bufshare_imp_wait_made(imp);
+		bufshare_lock(bd);
+		bufshare_imp_put_locked(imp);
+	}
+	if (dmabuf)
+		get_dma_buf(dmabuf);
+	else if (!ret)
+		imp = new;
+	if (handle && !ret)
+		bufshare_handle_bind_locked(handle, imp);
+	if (!dmabuf && !ret)
+		bufshare_imp_add_locked(new);
+	bufshare_unlock(bd);
+	if (dmabuf || ret)
+		bufshare_imp_discard(new);
+	else
+		*made = new;
+	return ret ? ERR_PTR(ret) : dmabuf;
+}
+
+/* Have the host attach, and make the dma-buf. */
+static struct dma_buf *bufshare_imp_make(struct bufshare_imp *imp, struct bufshare_import *arg,
+					 struct bufshare_handle *handle)
+{
+	struct bufshare_device *bd = imp->bd;
+	struct dma_buf *dmabuf = NULL;
 	int ret;
 
-	imp = bufshare_imp_alloc(bd, &arg->id);
-	if (!imp)
-		return -ENOMEM;
 	ret = bufshare_imp_attach(imp, arg);
 	if (!ret)
 		ret = bufshare_imp_check(imp, arg);
-	if (ret)
-		goto err_drop;
-	dmabuf = bufshare_imp_dmabuf(imp, arg->fd_flags);
-	if (IS_ERR(dmabuf)) {
-		ret = PTR_ERR(dmabuf);
-		goto err_drop;
+	if (!ret) {
+		/* From here on the dma-buf has our reference. */
+		dmabuf = bufshare_imp_dmabuf(imp, arg->fd_flags);
+		ret = PTR_ERR_OR_ZERO(dmabuf);
 	}
-	/* From here on the dma-buf has our reference. */
-	if (newfd->handle) {
-		newfd->dmabuf = dmabuf;
-	} else {
-		ret = bufshare_newfd_prepare(newfd, arg->fd_flags, dmabuf->file);
-		if (ret) {
-			dma_buf_put(dmabuf);
-			return ret;
-		}
-	}
-	arg->fd = newfd->fd;
-	arg->handle = newfd->handle;
+	if (!ret)
+		return dmabuf;
+	bufshare_lock(bd);
+	if (handle)
+		bufshare_handle_unbind_locked(handle);
+	bufshare_imp_release_locked(imp);
+	bufshare_unlock(bd);
+	/* Who waits for it makes his own. */
+	wake_up_all(&bd->idle);
+	return ERR_PTR(ret);
+}
+
+/* What the program is told. */
+static void bufshare_imp_answer(const struct bufshare_imp *imp, struct bufshare_import *arg)
+{
 	arg->rights = imp->rights;
 	arg->size = imp->size;
 	arg->generation = imp->generation;
@@ -83,12 +177,33 @@ static int bufshare_imp_make(struct bufshare_device *bd, struct bufshare_import 
 	arg->way = imp->way;
 	arg->properties = imp->properties;
 	arg->windows = imp->windows;
-	return 0;
+}
 
-err_drop:
-	bufshare_lock(bd);
-	bufshare_imp_release_locked(imp);
-	bufshare_unlock(bd);
+/* Uses the window region: only between bufshare_enter() and bufshare_exit(). */
+static int bufshare_import(struct bufshare_device *bd, struct bufshare_import *arg,
+			   struct bufshare_newfd *newfd)
+{
+	struct bufshare_handle *handle = newfd->handle;
+	struct bufshare_imp *made = NULL;
+	struct dma_buf *dmabuf;
+	int ret;
+
+	dmabuf = bufshare_imp_find(bd, arg, handle, &made);
+	if (made)
+		dmabuf = bufshare_imp_make(made, arg, handle);
+	if (IS_ERR(dmabuf))
+		return PTR_ERR(dmabuf);
+	bufshare_imp_answer(dmabuf->priv, arg);
+	if (handle) {
+		handle->dmabuf = dmabuf;
+		arg->handle = handle->number;
+		arg->fd = -1;
+		return 0;
+	}
+	ret = bufshare_newfd_prepare(newfd, arg->fd_flags, dmabuf->file);
+	if (ret)
+		dma_buf_put(dmabuf);
+	arg->fd = newfd->fd;
 	return ret;
 }
 
@@ -104,9 +219,11 @@ int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
 			struct bufshare_newfd *newfd)
 {
 	bool by_handle = arg->flags & BUFSHARE_IMPORT_HANDLE;
+	bool consumes = arg->flags & BUFSHARE_IMPORT_CONSUME;
 	int ret;
 
-	if (arg->flags & ~BUFSHARE_IMPORT_HANDLE || arg->handle ||
+	if (arg->flags & ~(BUFSHARE_IMPORT_HANDLE | BUFSHARE_IMPORT_CONSUME) || arg->handle ||
+	    (consumes && !by_handle) ||
 	    arg->fd_flags & ~(O_CLOEXEC | O_ACCMODE) || (arg->fd_flags & O_ACCMODE) == O_WRONLY)
 		return -EINVAL;
 	if (by_handle && arg->fd_flags & O_CLOEXEC)
@@ -114,13 +231,15 @@ int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
 	if (arg->rights != BUFSHARE_READ && arg->rights != (BUFSHARE_READ | BUFSHARE_WRITE))
 		return -EINVAL;
 	if (by_handle) {
-		ret = bufshare_handle_reserve(newfd->bf, &newfd->handle);
-		if (ret)
-			return ret;
+		struct bufshare_handle *handle = bufshare_handle_new(newfd->bf, consumes);
+
+		if (IS_ERR(handle))
+			return PTR_ERR(handle);
+		newfd->handle = handle;
 	}
 	if (!bufshare_enter(bd))
 		return -ENODEV;
-	ret = bufshare_imp_make(bd, arg, newfd);
+	ret = bufshare_import(bd, arg, newfd);
 	bufshare_exit(bd);
 	return ret;
 }

@@ -256,9 +256,11 @@ struct dma_buf *bufshare_imp_dmabuf(struct bufshare_imp *imp, u32 fd_flags)
 	/* Nothing of one that is revoked by now leads into the window region. */
 	if (!imp->revoked)
 		imp->shm = bufshare_shm_get(bd->shm);
-	imp->dmabuf = dmabuf;
+	WRITE_ONCE(imp->dmabuf, dmabuf);
 	imp->inode = file_inode(dmabuf->file);
 	ihold(imp->inode);
 	bufshare_unlock(bd);
+	/* Who asked for the same one waits for it. */
+	wake_up_all(&bd->idle);
 	return dmabuf;
 }

@@ -182,6 +182,18 @@ static int bufshare_ioc_close_any(struct bufshare_device *bd, void *data,
 	return bufshare_ioc_close(newfd->bf, data);
 }
 
+static int bufshare_ioc_push_any(struct bufshare_device *bd, void *data,
+				 struct bufshare_newfd *newfd)
+{
+	return bufshare_ioc_push(newfd->bf, data);
+}
+
+static int bufshare_ioc_return_any(struct bufshare_device *bd, void *data,
+				   struct bufshare_newfd *newfd)
+{
+	return bufshare_ioc_return(newfd->bf, data);
+}
+
 /* SET_META */
 static int bufshare_ioc_set_meta(struct bufshare_device *bd, void *data,
 				 struct bufshare_newfd *newfd)
@@ -360,6 +372,8 @@ static const struct bufshare_ioc bufshare_iocs[] = {
 	BUFSHARE_IOC_LOCAL(HANDLE_TO_FD, BUFSHARE_HANDLE_TO_FD_SIZE_VER0,
 			   bufshare_ioc_handle_to_fd_any),
 	BUFSHARE_IOC_LOCAL(CLOSE, BUFSHARE_CLOSE_SIZE_VER0, bufshare_ioc_close_any),
+	BUFSHARE_IOC(PUSH, BUFSHARE_PUSH_SIZE_VER0, bufshare_ioc_push_any),
+	BUFSHARE_IOC(RETURN, BUFSHARE_RETURN_SIZE_VER0, bufshare_ioc_return_any),
 };
 
 /**
@@ -388,6 +402,8 @@ long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		struct bufshare_quiesce quiesce;
 		struct bufshare_handle_to_fd handle_to_fd;
 		struct bufshare_close close;
+		struct bufshare_push push;
+		struct bufshare_return give_back;
 	} data;
 	int ret;
 
@@ -421,11 +437,9 @@ long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	}
 	if (newfd.handle) {
 		if (ret)
-			bufshare_handle_unreserve(bf, newfd.handle);
+			bufshare_handle_cancel(newfd.handle);
 		else
-			bufshare_handle_install(bf, newfd.handle, newfd.dmabuf);
-		if (ret && newfd.dmabuf)
-			dma_buf_put(newfd.dmabuf);
+			bufshare_handle_install(newfd.handle);
 	}
 	return ret;
 }

@@ -6,6 +6,7 @@
  *   main				the driver: probe and remove
  *   session, function_reset		from the first word to the host until the reset
  *   file, ioctl, sysfs, debugfs, event	what programs and the host ask for
+ *   consumer, producer		frames that are given and taken
  *   export, kept, import, handle	a buffer's way out of this VM and into it
  *   import_dmabuf, cpu_access,		what an import consists of
  *     revoke, attachment, window
@@ -150,8 +151,13 @@
 #define BUFSHARE_EVENT_SIZE_VER0	72
 #define BUFSHARE_HANDLE_TO_FD_SIZE_VER0	16
 #define BUFSHARE_CLOSE_SIZE_VER0	8
+#define BUFSHARE_PUSH_SIZE_VER0	32
+#define BUFSHARE_RETURN_SIZE_VER0	24
 /* Sizes of entries and records are multiples of this, so that all fields are aligned. */
 #define BUFSHARE_ENTRY_ALIGN		8
+/* Bytes of the longest event that a program reads: a frame with its record. */
+#define BUFSHARE_MAX_READ \
+	(sizeof(struct bufshare_pushed) + VIRTIO_BUFSHARE_MAX_EVENT_SIZE)
 /* Exports and imports are found by name in about as many lists as there are of each. */
 #define BUFSHARE_HASH_BITS		10
 /* Room for the module's name, half an id in hex, and a peer's number. */
@@ -188,6 +194,9 @@ struct bufshare_caps {
 	u32 event_size;
 	u32 ways;
 };
+
+struct bufshare_imp;
+struct bufshare_file;
 
 /**
  * struct bufshare_stats - counters for debugfs
@@ -347,6 +356,7 @@ struct bufshare_shm {
  * @exports: struct bufshare_exp.node; @lock
  * @exports_by_id: struct bufshare_exp.by_id; @lock
  * @imports: struct bufshare_imp.node; @lock
+ * @imports_by_id: struct bufshare_imp.by_id; @lock
  * @imports_by_handle: struct bufshare_imp.by_handle; @lock
  * @stale: struct bufshare_window.stale, normally none: no other is accepted there; @lock
  * @maps: MAPs that the host has not answered; @lock
@@ -413,6 +423,7 @@ struct bufshare_device {
 	struct list_head exports;
 	DECLARE_HASHTABLE(exports_by_id, BUFSHARE_HASH_BITS);
 	struct list_head imports;
+	DECLARE_HASHTABLE(imports_by_id, BUFSHARE_HASH_BITS);
 	DECLARE_HASHTABLE(imports_by_handle, BUFSHARE_HASH_BITS);
 	struct list_head stale;
 	u32 maps;
@@ -589,6 +600,40 @@ struct bufshare_mem {
 	wait_queue_head_t wait;
 };
 
+/**
+ * struct bufshare_news - an event of one file alone, that is not lost
+ * @node: on bufshare_file.news until it is read, or taken back; bufshare_device.lock
+ * @type: VIRTIO_BUFSHARE_EVT_PUSHED of a handle, or _RETURNED of an export; likewise
+ * @seq: number of the event; likewise
+ */
+struct bufshare_news {
+	struct list_head node;
+	u32 type;
+	u64 seq;
+};
+
+/**
+ * struct bufshare_handle - a handle of an open file
+ * @bf: the file, whose end is the handle's; constant
+ * @number: how the file calls it; constant
+ * @consumes: it is given the frames of its buffer; constant
+ * @dmabuf: what it holds, counted; NULL while it is made
+ * @imp: the import of that; NULL before it is known; bufshare_device.lock
+ * @by_imp: on bufshare_imp.handles; bufshare_device.lock
+ * @has_frame: it was given bufshare_imp.frame, and has not returned it; bufshare_device.lock
+ * @news: that it was
+ */
+struct bufshare_handle {
+	struct bufshare_file *bf;
+	u32 number;
+	bool consumes;
+	struct dma_buf *dmabuf;
+	struct bufshare_imp *imp;
+	struct list_head by_imp;
+	bool has_frame;
+	struct bufshare_news news;
+};
+
 /* What the host knows of an export. */
 enum bufshare_export_wire {
 	BUFSHARE_EXPORT_NEW,		/* nothing */
@@ -630,6 +675,11 @@ enum bufshare_export_wire {
  * @sgt: foreign backing: its mapping, or NULL; likewise
  * @pinned: foreign backing: it is pinned; likewise
  * @charged: foreign backing: it counts for the limit of pinned memory; likewise
+ * @pusher: the file that pushed the last frame whose first buffer this is, and reads that it
+ *	was returned, or NULL; bufshare_device.lock
+ * @by_pusher: on bufshare_file.pushed; likewise
+ * @returned: number of the frame that was returned; likewise
+ * @news: that it was
  */
 struct bufshare_exp {
 	struct kref ref;
@@ -659,6 +709,10 @@ struct bufshare_exp {
 	struct sg_table *sgt;
 	bool pinned;
 	bool charged;
+	struct bufshare_file *pusher;
+	struct list_head by_pusher;
+	u64 returned;
+	struct bufshare_news news;
 };
 
 /**
@@ -763,6 +817,26 @@ struct bufshare_window {
 };
 
 /**
+ * struct bufshare_frame - the frame that an import was given last
+ * @room: bytes of @event; constant
+ * @event: the host's event PUSHED, with the record; bufshare_device.lock
+ * @length: its bytes; likewise
+ * @number: of the frame; likewise
+ * @arrival: when it came, ns of CLOCK_MONOTONIC; likewise
+ * @holders: handles that have not returned it; likewise
+ * @return_req: made in advance, since a close cannot fail; owned
+ */
+struct bufshare_frame {
+	u32 room;
+	void *event;
+	u32 length;
+	u64 number;
+	u64 arrival;
+	u32 holders;
+	struct bufshare_req *return_req;
+};
+
+/**
  * struct bufshare_imp - one import
  * @ref: of the dma-buf (before: of the maker), of each request under way and of
  *	@revoke_work and @drop_work; dropped with bufshare_device.lock
@@ -771,7 +845,14 @@ struct bufshare_window {
  *	and when the device has gone and nothing leads there; bufshare_device.lock
  *	to write
  * @node: on bufshare_device.imports; bufshare_device.lock
+ * @by_id: in bufshare_device.imports_by_id; bufshare_device.lock
  * @by_handle: in bufshare_device.imports_by_handle from ATTACHED on; bufshare_device.lock
+ * @handles: struct bufshare_handle.by_imp: as long as there is one, others find the import,
+ *	and it has a dma-buf, or is about to have one; bufshare_device.lock
+ * @wanted: rights that were asked for; constant
+ * @mode: O_RDWR or O_RDONLY, of the dma-buf's file; constant
+ * @consumes: the host gives it frames; constant
+ * @frame: the last of them
  * @wire: what the host knows; bufshare_device.lock
  * @id: the buffer; constant
  * @handle: of the attachment, 0 until ATTACHED; bufshare_device.lock
@@ -806,7 +887,13 @@ struct bufshare_imp {
 	struct bufshare_device *bd;
 	struct bufshare_shm *shm;
 	struct list_head node;
+	struct hlist_node by_id;
 	struct hlist_node by_handle;
+	struct list_head handles;
+	u32 wanted;
+	u32 mode;
+	bool consumes;
+	struct bufshare_frame frame;
 	enum bufshare_import_wire wire;
 	struct virtio_bufshare_id id;
 	u64 handle;
@@ -837,17 +924,23 @@ struct bufshare_imp {
  * @bd: the device; constant, counted
  * @node: on bufshare_device.files; bufshare_device.files_lock
  * @lock: protects @ring
- * @ring: its events
+ * @ring: its events but frames
+ * @news: struct bufshare_news.node, the oldest first; bufshare_device.lock
+ * @pushed: struct bufshare_exp.by_pusher; bufshare_device.lock
  * @read_lock: one reader at a time
+ * @out: what that one copies to its program; @read_lock
  * @wait: readers and pollers
- * @handles: each holds a dma-buf of IMPORT; its own lock
+ * @handles: struct bufshare_handle by number; its own lock
  */
 struct bufshare_file {
 	struct bufshare_device *bd;
 	struct list_head node;
 	spinlock_t lock;	/* ring */
 	struct bufshare_ring ring;
+	struct list_head news;
+	struct list_head pushed;
 	struct mutex read_lock;	/* one reader at a time */
+	u8 out[BUFSHARE_MAX_READ] __aligned(8);
 	wait_queue_head_t wait;
 	struct xarray handles;
 };
@@ -857,15 +950,13 @@ struct bufshare_file {
  * @bf: the opening of /dev/bufshare that was called
  * @fd: reserved number, -1: none
  * @file: goes there once the answer has been copied out
- * @handle: reserved number of @bf's, 0: none
- * @dmabuf: likewise, or NULL
+ * @handle: a handle of @bf that nobody finds yet, likewise, or NULL
  */
 struct bufshare_newfd {
 	struct bufshare_file *bf;
 	int fd;
 	struct file *file;
-	u32 handle;
-	struct dma_buf *dmabuf;
+	struct bufshare_handle *handle;
 };
 
 /**
@@ -913,7 +1004,7 @@ void bufshare_ring_consume_locked(struct bufshare_ring *ring);
 /* bufshare_ctrlq.c */
 struct bufshare_req *bufshare_req_alloc(u32 type, size_t len, size_t more, size_t resp_len,
 					size_t resp_more);
-struct bufshare_req *bufshare_batch_alloc(u32 type, size_t entry_size);
+struct bufshare_req *bufshare_batch_alloc(u32 type, u32 count, size_t entry_size);
 void bufshare_req_put(struct bufshare_req *req);
 void bufshare_lock(struct bufshare_device *bd) __acquires(&bd->lock);
 void bufshare_unlock(struct bufshare_device *bd) __releases(&bd->lock);
@@ -961,6 +1052,15 @@ void bufshare_buffer_from_wire(struct bufshare_buffer *to,
 void bufshare_peer_from_wire(struct bufshare_peer *to, const struct virtio_bufshare_peer *from);
 void bufshare_event_from_wire(struct bufshare_event *to, const struct virtio_bufshare_event *from);
 
+/* Names are random. */
+static inline u64 bufshare_id_hash(const struct virtio_bufshare_id *id)
+{
+	u64 key;
+
+	memcpy(&key, id, sizeof(key));
+	return key;
+}
+
 /* bufshare_event.c */
 void bufshare_event_done(struct virtqueue *vq);
 void bufshare_intake(struct bufshare_device *bd);
@@ -976,6 +1076,8 @@ extern const struct file_operations bufshare_fops;
 void bufshare_files_push(struct bufshare_device *bd, const struct bufshare_event *events,
 			 u32 count);
 void bufshare_files_wake(struct bufshare_device *bd);
+void bufshare_file_report_locked(struct bufshare_file *bf, struct bufshare_news *news, u32 type,
+				 u64 seq);
 
 /* bufshare_shm.c */
 struct bufshare_shm *bufshare_shm_open(struct bufshare_device *bd);
@@ -1034,8 +1136,11 @@ int bufshare_mmap_prepare(struct vm_area_struct *vma, u64 size,
 struct bufshare_req *bufshare_unexport_alloc(const struct virtio_bufshare_id *id);
 int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 			struct bufshare_newfd *newfd);
-void bufshare_export_revoked_locked(struct bufshare_device *bd,
-				    const struct virtio_bufshare_id *id);
+struct file *bufshare_exp_fget(struct bufshare_device *bd, int fd);
+bool bufshare_exp_is_live_locked(const struct bufshare_exp *exp);
+struct bufshare_exp *bufshare_exp_by_id_locked(struct bufshare_device *bd,
+					       const struct virtio_bufshare_id *id);
+void bufshare_export_revoked_locked(struct bufshare_exp *exp);
 int bufshare_exp_id(struct bufshare_device *bd, int fd, struct virtio_bufshare_id *id);
 int bufshare_exp_quiesce(struct bufshare_device *bd, int fd, bool begins, u32 *status);
 void bufshare_exp_end(struct bufshare_exp *exp);
@@ -1071,7 +1176,11 @@ void bufshare_window_unuse(struct bufshare_window *win, enum bufshare_use use);
 void bufshare_window_piece(const struct bufshare_window *win, struct bufshare_piece *piece);
 
 /* bufshare_attachment.c */
-struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd, const struct bufshare_id *id);
+struct bufshare_imp *bufshare_imp_by_handle_locked(struct bufshare_device *bd, u64 handle);
+struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
+					const struct bufshare_import *arg);
+void bufshare_imp_discard(struct bufshare_imp *imp);
+void bufshare_imp_add_locked(struct bufshare_imp *imp);
 int bufshare_imp_attach(struct bufshare_imp *imp, struct bufshare_import *arg);
 void bufshare_imp_set_wire_locked(struct bufshare_imp *imp, enum bufshare_import_wire wire);
 void bufshare_imp_put_locked(struct bufshare_imp *imp);
@@ -1082,7 +1191,6 @@ void bufshare_imp_release_locked(struct bufshare_imp *imp);
 void bufshare_revoke_work(struct work_struct *work);
 void bufshare_drop_work(struct work_struct *work);
 void bufshare_imp_revoke_locked(struct bufshare_imp *imp);
-void bufshare_import_revoked_locked(struct bufshare_device *bd, u64 handle);
 void bufshare_imports_revoke_all(struct bufshare_device *bd);
 void bufshare_imports_wait_left(struct bufshare_device *bd);
 void bufshare_imports_gone(struct bufshare_device *bd);
@@ -1102,12 +1210,31 @@ int bufshare_ioc_import(struct bufshare_device *bd, struct bufshare_import *arg,
 /* bufshare_handle.c */
 void bufshare_handles_init(struct bufshare_file *bf);
 void bufshare_handles_destroy(struct bufshare_file *bf);
-int bufshare_handle_reserve(struct bufshare_file *bf, u32 *handle);
-void bufshare_handle_unreserve(struct bufshare_file *bf, u32 handle);
-void bufshare_handle_install(struct bufshare_file *bf, u32 handle, struct dma_buf *dmabuf);
+struct bufshare_handle *bufshare_handle_new(struct bufshare_file *bf, bool consumes);
+void bufshare_handle_cancel(struct bufshare_handle *handle);
+void bufshare_handle_install(struct bufshare_handle *handle);
+void bufshare_handle_bind_locked(struct bufshare_handle *handle, struct bufshare_imp *imp);
+void bufshare_handle_unbind_locked(struct bufshare_handle *handle);
 int bufshare_ioc_handle_to_fd(struct bufshare_file *bf, struct bufshare_handle_to_fd *arg,
 			      struct bufshare_newfd *newfd);
 int bufshare_ioc_close(struct bufshare_file *bf, const struct bufshare_close *arg);
+
+/* bufshare_consumer.c */
+int bufshare_frame_init(struct bufshare_imp *imp);
+void bufshare_frame_destroy(struct bufshare_imp *imp);
+void bufshare_frame_leave_locked(struct bufshare_handle *handle);
+void bufshare_frame_recall_locked(struct bufshare_imp *imp);
+bool bufshare_pushed_locked(struct bufshare_device *bd, struct bufshare_imp *imp,
+			    const void *event, u32 length);
+u32 bufshare_pushed_read_locked(const struct bufshare_handle *handle, void *to);
+int bufshare_ioc_return(struct bufshare_file *bf, struct bufshare_return *arg);
+
+/* bufshare_producer.c */
+void bufshare_exp_forget_pusher_locked(struct bufshare_exp *exp);
+void bufshare_file_forget_pushed(struct bufshare_file *bf);
+void bufshare_returned_locked(struct bufshare_exp *exp, const struct bufshare_event *ev);
+void bufshare_returned_read_locked(const struct bufshare_exp *exp, struct bufshare_event *ev);
+int bufshare_ioc_push(struct bufshare_file *bf, struct bufshare_push *arg);
 
 /* bufshare_ioctl.c */
 long bufshare_ioctl(struct file *file, unsigned int cmd, unsigned long arg);

@@ -30,7 +30,7 @@ static_assert(sizeof(struct virtio_bufshare_export) == 80);
 static_assert(sizeof(struct virtio_bufshare_export_resp) == 48);
 static_assert(sizeof(struct virtio_bufshare_by_id) == 40);
 static_assert(sizeof(struct virtio_bufshare_unexport) == 48);
-static_assert(sizeof(struct virtio_bufshare_attach) == 56);
+static_assert(sizeof(struct virtio_bufshare_attach) == 64);
 static_assert(sizeof(struct virtio_bufshare_attach_resp) == 72);
 static_assert(sizeof(struct virtio_bufshare_map) == 48);
 static_assert(sizeof(struct virtio_bufshare_map_resp) == 56);
@@ -43,6 +43,10 @@ static_assert(sizeof(struct virtio_bufshare_get_meta_resp) == 32);
 static_assert(sizeof(struct virtio_bufshare_buffer) == 104);
 static_assert(sizeof(struct virtio_bufshare_query_resp) == 128);
 static_assert(sizeof(struct virtio_bufshare_event) == 72);
+static_assert(sizeof(struct virtio_bufshare_push) == 96);
+static_assert(sizeof(struct virtio_bufshare_push_resp) == 40);
+static_assert(sizeof(struct virtio_bufshare_return) == 16);
+static_assert(sizeof(struct virtio_bufshare_pushed) == 128);
 /* An event that this driver knows fits into the smallest buffer. */
 static_assert(sizeof(struct virtio_bufshare_event) <= VIRTIO_BUFSHARE_MIN_EVENT_SIZE);
 
@@ -59,9 +63,14 @@ static_assert(sizeof(struct bufshare_quiesce) == BUFSHARE_QUIESCE_SIZE_VER0);
 static_assert(sizeof(struct bufshare_event) == BUFSHARE_EVENT_SIZE_VER0);
 static_assert(sizeof(struct bufshare_meta) == BUFSHARE_META_SIZE_VER0);
 static_assert(sizeof(struct bufshare_access) == BUFSHARE_ACCESS_SIZE_VER0);
+static_assert(sizeof(struct bufshare_push) == BUFSHARE_PUSH_SIZE_VER0);
+static_assert(sizeof(struct bufshare_return) == BUFSHARE_RETURN_SIZE_VER0);
+static_assert(sizeof(struct bufshare_pushed) == 136);
 
 static_assert(VIRTIO_BUFSHARE_READ == BUFSHARE_READ && VIRTIO_BUFSHARE_WRITE == BUFSHARE_WRITE);
 static_assert(VIRTIO_BUFSHARE_MAX_ENTRY == BUFSHARE_MAX_ENTRY);
+static_assert(VIRTIO_BUFSHARE_MAX_BATCH == BUFSHARE_MAX_BATCH);
+static_assert(VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS == BUFSHARE_MAX_PLANES);
 static_assert(sizeof(struct virtio_bufshare_extent) <= VIRTIO_BUFSHARE_MAX_EXTENT_SIZE);
 
 /* What is copied from the one to the other is laid out alike. */

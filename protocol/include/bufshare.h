@@ -45,8 +45,10 @@
 #define BUFSHARE_WRITE		0x2
 
 #define BUFSHARE_IMPORT_HANDLE	0x1	/* a handle instead of a descriptor */
+#define BUFSHARE_IMPORT_CONSUME	0x2	/* with a handle: it is given the frames of the buffer */
 /* Of one open file: half of the imports that a VM may have unless its operator says more. */
 #define BUFSHARE_MAX_HANDLES	512
+#define BUFSHARE_MAX_BATCH	16	/* frames of a PUSH, and of a RETURN */
 
 /**
  * struct bufshare_id - name of a buffer
@@ -300,6 +302,10 @@ struct bufshare_export {
  * no O_CLOEXEC, so that is EINVAL with BUFSHARE_IMPORT_HANDLE. EMFILE: the file has
  * BUFSHARE_MAX_HANDLES; nothing was imported then.
  *
+ * As long as any file of this VM has a handle of a buffer, an IMPORT of it with the same
+ * rights and the same access mode is the same dma-buf, if its way, properties and windows
+ * are accepted, and it is given frames or none are asked for. The host is not asked then.
+ *
  * EROFS: BUFSHARE_READ alone was wanted, and the VMM does not enforce read-only
  * mappings (no VIRTIO_BUFSHARE_CAP_RO_ENFORCED in INFO). QEMU does not: there only
  * READ | WRITE can be imported, by whom the exporter and the operator grant both.
@@ -434,6 +440,87 @@ struct bufshare_quiesce {
 };
 
 /**
+ * struct bufshare_push_frame - a frame that is handed over
+ * @buffers: what it is in, by planes: exports, each of EXPORT
+ * @num_buffers: 1 to BUFSHARE_MAX_PLANES; those beyond are zero
+ * @max_held: a VM that has so many frames of this one's is not given it; 0: all are
+ * @flags: zero
+ * @reserved: zero
+ *
+ * Its record follows, to the end of the entry: struct virtio_bufshare_frame, or as much of
+ * it as there is room for, or what a later version has behind it. It goes as it is, in
+ * little endian.
+ */
+struct bufshare_push_frame {
+	__s32 buffers[BUFSHARE_MAX_PLANES];
+	__u32 num_buffers;
+	__u32 max_held;
+	__u32 flags;
+	__u32 reserved;
+};
+
+/**
+ * struct bufshare_push - PUSH: hand frames over
+ * @frames: in: address of them, struct bufshare_push_frame with its record each
+ * @count: in: 1 to BUFSHARE_MAX_BATCH
+ * @entry_size: in: bytes of each with its record, up to BUFSHARE_MAX_ENTRY, a multiple of 8
+ * @frame: out: number of the first; those of the others follow. Not used again
+ * @entry: out: the first that is wrong, or @count
+ * @status: out: status of the host
+ *
+ * All are handed over, or none. Nobody's access to the memory of a frame may be under way,
+ * nor begin before the frame is returned: that waits for no device.
+ *
+ * Each consumer of the first buffer is given the frame. When the last has returned it, this
+ * open file, and no other, reads VIRTIO_BUFSHARE_EVT_RETURNED; at once if there was none.
+ * EBUSY: a frame that a buffer is part of was not returned, or nobody has read that of its
+ * first one. A file that is closed reads nothing; its frames are returned nevertheless.
+ */
+struct bufshare_push {
+	__u64 frames;
+	__u32 count;
+	__u32 entry_size;
+	__u64 frame;
+	__u32 entry;
+	__u32 status;
+};
+
+/**
+ * struct bufshare_return_frame - a frame that is given back
+ * @handle: the one that was given it, of IMPORT
+ * @reserved: zero
+ * @frame: its number
+ */
+struct bufshare_return_frame {
+	__u32 handle;
+	__u32 reserved;
+	__u64 frame;
+};
+
+/**
+ * struct bufshare_return - RETURN: give frames back
+ * @frames: in: address of them, struct bufshare_return_frame
+ * @count: in: 1 to BUFSHARE_MAX_BATCH
+ * @entry_size: in: bytes of each, as here or more, up to BUFSHARE_MAX_ENTRY, a multiple
+ *	of 8
+ * @entry: out: the first that is wrong, or @count
+ * @status: out: what the host would say of that
+ *
+ * All are given back, or none. It does not wait for the host, which is told when all
+ * handles of this VM that were given the frame have returned it. ENOENT: this open file has
+ * no such handle. EINVAL with VIRTIO_BUFSHARE_S_UNBALANCED: it does not have this frame, or
+ * not any more, as the buffer was revoked. CLOSE returns what the handle has, and so does
+ * the end of the file.
+ */
+struct bufshare_return {
+	__u64 frames;
+	__u32 count;
+	__u32 entry_size;
+	__u32 entry;
+	__u32 status;
+};
+
+/**
  * struct bufshare_event - what read() returns; as struct virtio_bufshare_event
  * @type: VIRTIO_BUFSHARE_EVT_*
  * @flags: zero
@@ -443,7 +530,7 @@ struct bufshare_quiesce {
  *	the driver's own. OVERFLOW reports gaps
  * @peer: whom it is about
  * @id: the buffer, or zero
- * @handle: the attachment, or zero
+ * @handle: the attachment, or zero; of VIRTIO_BUFSHARE_EVT_PUSHED the handle of IMPORT
  * @generation: of the export, or zero
  * @value: see VIRTIO_BUFSHARE_EVT_*
  */
@@ -460,6 +547,28 @@ struct bufshare_event {
 	__u64 value;
 };
 
+/**
+ * struct bufshare_pushed - what read() returns of a VIRTIO_BUFSHARE_EVT_PUSHED
+ * @event: as of other events; @id is the first of the frame's buffers, @handle the handle
+ *	that is given it, @value its number
+ * @others: the other buffers; those beyond @num_buffers are zero
+ * @num_buffers: those of the frame, the first included
+ * @reserved: zero
+ * @arrival: when the driver learned of it, ns of this VM's CLOCK_MONOTONIC
+ *
+ * The record of the frame follows, to the end of the event: as it was pushed, or as much as
+ * there was room for. Only handles with BUFSHARE_IMPORT_CONSUME are given frames, one at a
+ * time each, in the order in which they were pushed. None is lost, and what was not read is
+ * taken back when it is revoked.
+ */
+struct bufshare_pushed {
+	struct bufshare_event event;
+	struct bufshare_id others[3];	/* BUFSHARE_MAX_PLANES less one */
+	__u32 num_buffers;
+	__u32 reserved;
+	__u64 arrival;
+};
+
 #define BUFSHARE_IOC_MAGIC	0xBE
 #define BUFSHARE_IOC_INFO	_IOWR(BUFSHARE_IOC_MAGIC, 0x00, struct bufshare_info)
 #define BUFSHARE_IOC_PEERS	_IOWR(BUFSHARE_IOC_MAGIC, 0x01, struct bufshare_table)
@@ -473,5 +582,7 @@ struct bufshare_event {
 #define BUFSHARE_IOC_QUIESCE	_IOWR(BUFSHARE_IOC_MAGIC, 0x09, struct bufshare_quiesce)
 #define BUFSHARE_IOC_HANDLE_TO_FD _IOWR(BUFSHARE_IOC_MAGIC, 0x0A, struct bufshare_handle_to_fd)
 #define BUFSHARE_IOC_CLOSE	_IOWR(BUFSHARE_IOC_MAGIC, 0x0B, struct bufshare_close)
+#define BUFSHARE_IOC_PUSH	_IOWR(BUFSHARE_IOC_MAGIC, 0x0C, struct bufshare_push)
+#define BUFSHARE_IOC_RETURN	_IOWR(BUFSHARE_IOC_MAGIC, 0x0D, struct bufshare_return)
 
 #endif /* _UAPI_BUFSHARE_H */

@@ -5,7 +5,7 @@
 //! integers. The numbers are those of the `_IOC` encoding that x86, Arm and
 //! RISC-V have.
 
-use crate::limits::NAME_LEN;
+use crate::limits::{MAX_FRAME_BUFFERS, NAME_LEN};
 use crate::wire::layout_struct;
 pub use crate::wire::{Access, Buffer, Event, Id, Image, Meta, Peer, Plane};
 
@@ -118,7 +118,7 @@ layout_struct! {
         rights: u32,
         /// In: `O_CLOEXEC` and `O_RDWR` or `O_RDONLY`.
         fd_flags: u32,
-        /// In: [`IMPORT_HANDLE`], or 0.
+        /// In: [`IMPORT_HANDLE`] and, with it, [`IMPORT_CONSUME`], or 0.
         flags: u32,
         /// In: [`Ways`](crate::types::Ways) that are accepted; 0: direct and udmabuf.
         ways: u32,
@@ -150,6 +150,12 @@ layout_struct! {
 
 /// `flags` of [`Import`]: a handle instead of a descriptor.
 pub const IMPORT_HANDLE: u32 = 0x1;
+
+/// `flags` of [`Import`], with [`IMPORT_HANDLE`]: the handle is given the frames of the buffer.
+pub const IMPORT_CONSUME: u32 = 0x2;
+
+/// Frames of a [`Push`], and of a [`Return`].
+pub const MAX_BATCH: u32 = 16;
 
 /// Handles that one open file of `/dev/bufshare` may have: half of the imports that a VM may
 /// have unless its operator says more.
@@ -229,6 +235,88 @@ layout_struct! {
     }
 }
 
+layout_struct! {
+    /// An entry of PUSH: a frame that is handed over
+    ///
+    /// Its record follows, to the end of the entry.
+    PushFrame = "bufshare_push_frame" {
+        /// What it is in, by planes: exports, by their descriptors.
+        buffers: [i32; MAX_FRAME_BUFFERS],
+        /// 1 to [`MAX_FRAME_BUFFERS`]; those beyond are zero.
+        num_buffers: u32,
+        /// A VM that has so many frames of this one's is not given it; 0: all are.
+        max_held: u32,
+        /// Zero.
+        flags: u32,
+        /// Zero.
+        reserved: u32,
+    }
+}
+
+layout_struct! {
+    /// PUSH: hand frames over
+    Push = "bufshare_push" {
+        /// In: address of [`PushFrame`]s with their records.
+        frames: u64,
+        /// In: 1 to [`MAX_BATCH`].
+        count: u32,
+        /// In: bytes of each with its record.
+        entry_size: u32,
+        /// Out: number of the first frame; those of the others follow.
+        frame: u64,
+        /// Out: the first that is wrong, or `count`.
+        entry: u32,
+        /// Out: status of the host.
+        status: u32,
+    }
+}
+
+layout_struct! {
+    /// An entry of RETURN: a frame that is given back
+    ReturnFrame = "bufshare_return_frame" {
+        /// The one that was given it, of IMPORT.
+        handle: u32,
+        /// Zero.
+        reserved: u32,
+        /// Its number.
+        frame: u64,
+    }
+}
+
+layout_struct! {
+    /// RETURN: give frames back
+    Return = "bufshare_return" {
+        /// In: address of [`ReturnFrame`]s.
+        frames: u64,
+        /// In: 1 to [`MAX_BATCH`].
+        count: u32,
+        /// In: bytes of each.
+        entry_size: u32,
+        /// Out: the first that is wrong, or `count`.
+        entry: u32,
+        /// Out: what the host would say of that.
+        status: u32,
+    }
+}
+
+layout_struct! {
+    /// What `read()` returns of a PUSHED
+    ///
+    /// The record of the frame follows, to the end of the event.
+    Pushed = "bufshare_pushed" {
+        /// As of other events; `handle` is the one of IMPORT that is given the frame.
+        event: Event,
+        /// The other buffers; those beyond `num_buffers` are zero.
+        others: [Id; MAX_FRAME_BUFFERS - 1],
+        /// Those of the frame, the first included.
+        num_buffers: u32,
+        /// Zero.
+        reserved: u32,
+        /// When the driver learned of it, nanoseconds of this VM's `CLOCK_MONOTONIC`.
+        arrival: u64,
+    }
+}
+
 /// The letter of our requests.
 pub const MAGIC: u32 = 0xBE;
 
@@ -267,3 +355,7 @@ pub const QUIESCE: u32 = ioc(DIR_READ | DIR_WRITE, 0x09, Quiesce::SIZE);
 pub const HANDLE_TO_FD: u32 = ioc(DIR_READ | DIR_WRITE, 0x0A, HandleToFd::SIZE);
 /// CLOSE; the argument is a [`Close`].
 pub const CLOSE: u32 = ioc(DIR_READ | DIR_WRITE, 0x0B, Close::SIZE);
+/// PUSH; the argument is a [`Push`].
+pub const PUSH: u32 = ioc(DIR_READ | DIR_WRITE, 0x0C, Push::SIZE);
+/// RETURN; the argument is a [`Return`].
+pub const RETURN: u32 = ioc(DIR_READ | DIR_WRITE, 0x0D, Return::SIZE);

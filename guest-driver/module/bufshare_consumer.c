@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * bufshare_consumer.c - frames that other VMs hand over: PUSHED and RETURN
+ *
+ * The host gives a frame to an attachment. All handles of that import which consume are
+ * given it, each of one open file, and the host has it back when all of these have
+ * returned it, or are closed. So an import has one frame at a time, and needs room for one.
+ * A program that has died has closed its files.
+ */
+#include <linux/errno.h>
+#include <linux/ktime.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+
+#include "bufshare_priv.h"
+
+/**
+ * bufshare_frame_init() - have room for the frames of an import
+ * @imp: the import, new, which the host is to give frames
+ *
+ * Return: 0 or a negative errno; either needs bufshare_frame_destroy().
+ */
+int bufshare_frame_init(struct bufshare_imp *imp)
+{
+	struct bufshare_frame *frame = &imp->frame;
+
+	frame->room = READ_ONCE(imp->bd->caps.event_size);
+	frame->event = kzalloc(frame->room, GFP_KERNEL_ACCOUNT);
+	frame->return_req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_RETURN, 1,
+						 sizeof(struct virtio_bufshare_return));
+	if (!frame->event || !frame->return_req)
+		return -ENOMEM;
+	frame->return_req->closing = true;
+	return 0;
+}
+
+/**
+ * bufshare_frame_destroy() - free what bufshare_frame_init() has made, if anything
+ * @imp: the import, of which nothing is left
+ */
+void bufshare_frame_destroy(struct bufshare_imp *imp)
+{
+	bufshare_req_put(imp->frame.return_req);
+	kfree(imp->frame.event);
+}
+
+/* Nobody here has the frame: the host is to have it back. */
+static void bufshare_frame_return_locked(struct bufshare_imp *imp)
+{
+	struct bufshare_req *req = imp->frame.return_req;
+	struct virtio_bufshare_batch *out = req->out;
+	struct virtio_bufshare_return *entry = (void *)(out + 1);
+
+	/* The host gives another one only when it has the last, and that is answered then. */
+	if (req->state == BUFSHARE_REQ_PENDING || req->state == BUFSHARE_REQ_INFLIGHT)
+		return;
+	entry->handle = cpu_to_le64(imp->handle);
+	entry->frame = cpu_to_le64(imp->frame.number);
+	/* A detach returns it, too, and so does the end of the session. */
+	bufshare_send_locked(imp->bd, req);
+}
+
+/* Returns whether the frame of its import is with no handle any more by this. */
+static bool bufshare_frame_release_locked(struct bufshare_handle *handle)
+{
+	if (!handle->has_frame)
+		return false;
+	handle->has_frame = false;
+	list_del_init(&handle->news.node);
+	return !--handle->imp->frame.holders;
+}
+
+/**
+ * bufshare_frame_leave_locked() - a handle returns what it has, as it is closed
+ * @handle: the handle; its device's lock is held
+ */
+void bufshare_frame_leave_locked(struct bufshare_handle *handle)
+{
+	struct bufshare_imp *imp = handle->imp;
+
+	if (bufshare_frame_release_locked(handle) && imp->wire == BUFSHARE_IMPORT_ATTACHED)
+		bufshare_frame_return_locked(imp);
+}
+
+/**
+ * bufshare_frame_recall_locked() - the frame of an import is with nobody any more
+ * @imp: the import, being revoked; its device's lock is held
+ */
+void bufshare_frame_recall_locked(struct bufshare_imp *imp)
+{
+	struct bufshare_handle *handle;
+
+	list_for_each_entry(handle, &imp->handles, by_imp)
+		bufshare_frame_release_locked(handle);
+}
+
+/**
+ * bufshare_pushed_locked() - the host hands a frame over
+ * @bd: the device; its lock is held
+ * @imp: the attachment, or NULL: there is none of this number
+ * @event: the event, which the device may write to
+ * @length: its bytes, at least those of struct virtio_bufshare_event
+ *
+ * Return: false if it makes no sense.
+ */
+bool bufshare_pushed_locked(struct bufshare_device *bd, struct bufshare_imp *imp,
+			    const void *event, u32 length)
+{
+	struct virtio_bufshare_pushed head;
+	struct bufshare_handle *handle;
+	struct bufshare_frame *frame;
+	u32 num_buffers;
+
+	/* Its DETACH returned it. */
+	if (!imp || imp->wire != BUFSHARE_IMPORT_ATTACHED || imp->revoked)
+		return true;
+	frame = &imp->frame;
+	if (length < sizeof(head) || length > frame->room || frame->holders)
+		return false;
+	/* Once: the device may write there again. */
+	memcpy(frame->event, event, length);
+	memcpy(&head, frame->event, sizeof(head));
+	num_buffers = le32_to_cpu(head.num_buffers);
+	if (!num_buffers || num_buffers > VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS)
+		return false;
+	frame->length = length;
+	frame->number = le64_to_cpu(head.event.value);
+	frame->arrival = ktime_get_ns();
+	list_for_each_entry(handle, &imp->handles, by_imp) {
+		if (!handle->consumes)
+			continue;
+		handle->has_frame = true;
+		frame->holders++;
+		bufshare_file_report_locked(handle->bf, &handle->news,
+					    VIRTIO_BUFSHARE_EVT_PUSHED,
+					    le64_to_cpu(head.event.seq));
+	}
+	if (!frame->holders)
+		bufshare_frame_return_locked(imp);
+	return true;
+}
+
+/**
+ * bufshare_pushed_read_locked() - a frame as its consumer reads it
+ * @handle: the handle that has it; its device's lock is held
+ * @to: where to put it: BUFSHARE_MAX_READ bytes
+ *
+ * Return: its bytes.
+ */
+u32 bufshare_pushed_read_locked(const struct bufshare_handle *handle, void *to)
+{
+	const struct bufshare_frame *frame = &handle->imp->frame;
+	u32 record = frame->length - sizeof(struct virtio_bufshare_pushed);
+	struct virtio_bufshare_pushed wire;
+	struct bufshare_pushed pushed = {};
+
+	memcpy(&wire, frame->event, sizeof(wire));
+	bufshare_event_from_wire(&pushed.event, &wire.event);
+	pushed.event.handle = handle->number;
+	memcpy(pushed.others, wire.others, sizeof(pushed.others));
+	pushed.num_buffers = le32_to_cpu(wire.num_buffers);
+	pushed.arrival = frame->arrival;
+	memcpy(to, &pushed, sizeof(pushed));
+	memcpy(to + sizeof(pushed), frame->event + sizeof(wire), record);
+	return sizeof(pushed) + record;
+}
+
+/*
+ * The host refused to have frames back, because of one of them: a buffer was revoked
+ * meanwhile, and that word is to come. It has the others.
+ */
+static void bufshare_return_complete(struct bufshare_device *bd, struct bufshare_req *req)
+{
+	struct virtio_bufshare_batch *out = req->out;
+	struct virtio_bufshare_return *entries = (void *)(out + 1);
+	struct virtio_bufshare_batch_resp resp;
+	u32 count = le32_to_cpu(out->count), wrong;
+
+	if (req->status == VIRTIO_BUFSHARE_S_OK || count < 2)
+		return;
+	memcpy(&resp, req->in, sizeof(resp));
+	wrong = min(le32_to_cpu(resp.entry), count - 1);
+	memmove(&entries[wrong], &entries[wrong + 1], (count - wrong - 1) * sizeof(*entries));
+	out->count = cpu_to_le32(count - 1);
+	req->out_len -= sizeof(*entries);
+	bufshare_send_locked(bd, req);
+}
+
+/* The handle of a file that has a frame, or why there is none. */
+static struct bufshare_handle *bufshare_holder_locked(struct bufshare_file *bf,
+						      const struct bufshare_return_frame *entry,
+						      u32 *status)
+{
+	/* Who closes it takes the lock before it is freed. */
+	struct bufshare_handle *handle = xa_load(&bf->handles, entry->handle);
+
+	if (!handle) {
+		*status = VIRTIO_BUFSHARE_S_NOT_FOUND;
+		return NULL;
+	}
+	if (!handle->has_frame || handle->imp->frame.number != entry->frame) {
+		*status = VIRTIO_BUFSHARE_S_UNBALANCED;
+		return NULL;
+	}
+	return handle;
+}
+
+/* Give back all, or none. What the host is to have back goes into its request. */
+static int bufshare_return_locked(struct bufshare_file *bf, struct bufshare_return *arg,
+				  const struct bufshare_return_frame *frames,
+				  struct bufshare_req *req)
+{
+	struct virtio_bufshare_batch *out = req->out;
+	struct virtio_bufshare_return *entry = (void *)(out + 1);
+	struct bufshare_handle *handles[BUFSHARE_MAX_BATCH];
+	struct bufshare_imp *imp;
+	u32 i, j, n = 0;
+
+	for (i = 0; i < arg->count; i++) {
+		arg->entry = i;
+		handles[i] = bufshare_holder_locked(bf, &frames[i], &arg->status);
+		if (!handles[i])
+			return arg->status == VIRTIO_BUFSHARE_S_NOT_FOUND ? -ENOENT : -EINVAL;
+		for (j = 0; j < i; j++) {
+			if (handles[j] == handles[i]) {
+				arg->status = VIRTIO_BUFSHARE_S_UNBALANCED;
+				return -EINVAL;
+			}
+		}
+	}
+	arg->entry = i;
+	for (i = 0; i < arg->count; i++) {
+		if (!bufshare_frame_release_locked(handles[i]))
+			continue;
+		imp = handles[i]->imp;
+		entry[n].handle = cpu_to_le64(imp->handle);
+		entry[n++].frame = cpu_to_le64(imp->frame.number);
+	}
+	if (!n)
+		return 0;
+	out->count = cpu_to_le32(n);
+	req->out_len -= (arg->count - n) * sizeof(*entry);
+	req->complete = bufshare_return_complete;
+	return bufshare_send_locked(bf->bd, req);
+}
+
+/**
+ * bufshare_ioc_return() - RETURN
+ * @bf: the file
+ * @arg: what is asked and answered
+ *
+ * Return: 0 or a negative errno.
+ */
+int bufshare_ioc_return(struct bufshare_file *bf, struct bufshare_return *arg)
+{
+	struct bufshare_return_frame frames[BUFSHARE_MAX_BATCH];
+	struct bufshare_device *bd = bf->bd;
+	struct bufshare_req *req;
+	u32 i;
+	int ret;
+
+	arg->entry = 0;
+	arg->status = 0;
+	if (!arg->count || arg->count > BUFSHARE_MAX_BATCH ||
+	    !bufshare_entry_fits(arg->entry_size, sizeof(frames[0])))
+		return -EINVAL;
+	for (i = 0; i < arg->count; i++) {
+		arg->entry = i;
+		ret = copy_struct_from_user(&frames[i], sizeof(frames[i]),
+					    u64_to_user_ptr(arg->frames + (u64)i * arg->entry_size),
+					    arg->entry_size);
+		if (!ret && frames[i].reserved)
+			ret = -EINVAL;
+		if (ret)
+			return ret;
+	}
+	req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_RETURN, arg->count,
+				   sizeof(struct virtio_bufshare_return));
+	if (!req)
+		return -ENOMEM;
+	/* Whoever leaves gives back, too. */
+	req->closing = true;
+	bufshare_lock(bd);
+	ret = bufshare_return_locked(bf, arg, frames, req);
+	bufshare_unlock(bd);
+	bufshare_req_put(req);
+	return ret;
+}
