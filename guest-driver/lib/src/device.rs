@@ -4,11 +4,11 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bufshare_protocol::event;
 use bufshare_protocol::ioctl::{self as abi, Buffer as RawBuffer, Peer as RawPeer, Table};
-use bufshare_protocol::limits::{MAX_BLOB, MAX_LIST};
+use bufshare_protocol::limits::{MAX_BLOB, MAX_FRAME_RECORD, MAX_LIST};
 use bufshare_protocol::request::{QUIESCE_ACTIVE, QUIESCE_QUIESCED};
 use bufshare_protocol::{response, types};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,8 +17,8 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::{
-    BufferId, BufferInfo, DmaBuf, Event, Export, ExportOptions, Import, Info, Meta, MissingFeature,
-    Offers, Operation, Peer, Properties, Rights, Way, ioctl,
+    BufferId, BufferInfo, Consumer, DmaBuf, Event, Export, ExportOptions, Import, Info, Meta,
+    MissingFeature, Offers, Operation, Peer, Properties, Push, Rights, Way, frame, ioctl,
 };
 
 /// The open device
@@ -36,7 +36,7 @@ use crate::{
 /// `examples/event_loop.rs` of [`Offers`] does.
 #[derive(Debug)]
 pub struct Device {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
 }
 
 impl Device {
@@ -62,7 +62,7 @@ impl Device {
         let open = || rustix::fs::open(path.as_ref(), flags, Mode::empty());
         let fd =
             rustix::io::retry_on_intr(open).map_err(|errno| Error::new(Operation::Open, errno))?;
-        Ok(Self { fd })
+        Ok(Self { fd: Arc::new(fd) })
     }
 
     /// The device, its limits, and who this VM is. Asks the host, for the mappings in use.
@@ -213,16 +213,77 @@ impl Device {
         };
         let fd = ioctl::import(self.as_fd(), &mut raw)
             .map_err(|errno| Error::of_host(op, errno, raw.status))?;
-        Ok(Import {
-            buffer: DmaBuf::imported(fd)?,
-            id,
-            rights: Rights::known(raw.rights),
-            generation: raw.generation,
-            owner: raw.owner,
-            way: Way::from_number(raw.way),
-            properties: Properties::from_wire(raw.properties),
-            windows: raw.windows,
-        })
+        imported(id, fd, &raw)
+    }
+
+    /// As [`import`](Self::import), and is given the frames of the buffer from now on: whatever
+    /// its exporter [pushes](Self::push) whose first buffer this is. This device reads an event
+    /// [`Pushed`](crate::EventKind::Pushed) of each, and has to [give it back](Self::give_back).
+    /// Asks the host, unless a program of this VM consumes it already.
+    ///
+    /// # Errors
+    /// As [`import`](Self::import); and this device has 512 such (`EMFILE`).
+    pub fn consume(&self, id: BufferId, rights: Rights) -> Result<Consumer> {
+        let op = Operation::Consume;
+        let mut raw = abi::Import {
+            id: id.to_wire(),
+            rights: rights.to_wire(),
+            ..abi::Import::default()
+        };
+        let handle = ioctl::import_handle(self.as_fd(), &mut raw)
+            .map_err(|errno| Error::of_host(op, errno, raw.status))?;
+        let import = ioctl::handle_to_fd(self.as_fd(), handle)
+            .map_err(|errno| Error::new(op, errno))
+            .and_then(|fd| imported(id, fd, &raw));
+        match import {
+            Ok(import) => Ok(Consumer::new(self.fd.clone(), handle, import)),
+            Err(error) => {
+                let mut close = abi::Close {
+                    handle,
+                    ..abi::Close::default()
+                };
+                let _ = ioctl::close(self.as_fd(), &mut close);
+                Err(error)
+            }
+        }
+    }
+
+    /// Hands frames over, at most 16, all or none; returns the number of the first, whose
+    /// successors are those of the others. Asks the host, which waits for nobody.
+    ///
+    /// The caller has ended its access, and its devices theirs, and begins none before the event
+    /// [`Returned`](crate::EventKind::Returned) of the frame, which this device reads: when all
+    /// consumers have given it back, or at once if there are none.
+    ///
+    /// # Errors
+    /// A buffer is part of a frame that was not returned, or whose return was not read
+    /// (`EBUSY`); an export has ended ([`Error::is_absent`]); a record says more bytes than a
+    /// buffer has, or nonsense ([`BadMeta`](crate::Status::BadMeta)); there is more damage than
+    /// 16 rectangles, or there are more buffers than 4 (`EINVAL`); the host does not answer.
+    pub fn push(&self, frames: &[Push<'_>]) -> Result<u64> {
+        let op = Operation::Push;
+        let (bytes, size) = frame::entries(frames)?;
+        let mut raw = abi::Push::default();
+        ioctl::push(self.as_fd(), &mut raw, &bytes, size)
+            .map_err(|errno| Error::of_host(op, errno, raw.status))?;
+        Ok(raw.frame)
+    }
+
+    /// Gives frames back, at most 16, all or none. Does not wait for the host.
+    ///
+    /// # Errors
+    /// A consumer does not have that frame, or not any more, as the buffer was revoked
+    /// ([`Unbalanced`](crate::Status::Unbalanced)); one is of another device
+    /// ([`Error::is_absent`]); the device is gone (`ENODEV`).
+    pub fn give_back(&self, frames: &[(&Consumer, u64)]) -> Result<()> {
+        let op = Operation::GiveBack;
+        let entries: Vec<_> = frames
+            .iter()
+            .map(|(one, frame)| one.entry(*frame))
+            .collect();
+        let mut raw = abi::Return::default();
+        ioctl::give_back(self.as_fd(), &mut raw, &entries)
+            .map_err(|errno| Error::of_host(op, errno, raw.status))
     }
 
     /// As [`import`](Self::import), but `None` if there is no such buffer for this VM, as
@@ -374,11 +435,13 @@ impl Device {
 
     /// An event if there is one now.
     fn read_event(&self, op: Operation) -> Result<Option<Event>> {
-        let mut bytes = [0; event::SIZE];
+        let mut bytes = [0; MAX_READ];
         match rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut bytes)) {
-            Ok(event::SIZE) => Ok(Some(Event::from_bytes(&bytes))),
             Ok(0) => Err(Error::new(op, Errno::NODEV)),
-            Ok(_) => Err(Error::nonsense(op)),
+            Ok(length) => {
+                let event = bytes.get(..length).and_then(Event::from_bytes);
+                event.map(Some).ok_or_else(|| Error::nonsense(op))
+            }
             Err(Errno::AGAIN) => Ok(None),
             Err(errno) => Err(Error::new(op, errno)),
         }
@@ -411,6 +474,20 @@ impl AsFd for Device {
     }
 }
 
+/// What IMPORT said.
+fn imported(id: BufferId, fd: OwnedFd, raw: &abi::Import) -> Result<Import> {
+    Ok(Import {
+        buffer: DmaBuf::imported(fd)?,
+        id,
+        rights: Rights::known(raw.rights),
+        generation: raw.generation,
+        owner: raw.owner,
+        way: Way::from_number(raw.way),
+        properties: Properties::from_wire(raw.properties),
+        windows: raw.windows,
+    })
+}
+
 fn buffer_info(op: Operation, raw: &RawBuffer) -> Result<BufferInfo> {
     match response::BufferInfo::from_wire(raw) {
         Ok(buffer) => Ok(BufferInfo::from_protocol(&buffer)),
@@ -426,6 +503,9 @@ fn if_present<T>(result: Result<T>) -> Result<Option<T>> {
         Err(error) => Err(error),
     }
 }
+
+/// Bytes of the longest event that is read: a frame with the longest record.
+const MAX_READ: usize = abi::Pushed::SIZE + MAX_FRAME_RECORD;
 
 /// Entries of a whole table: those of a host with as many VMs and buffers as it may have, 64 with
 /// 65536 each. A host that never comes to an end must not take all memory.
@@ -462,7 +542,7 @@ mod tests {
     use std::io::Write;
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
-    use bufshare_protocol::event::EventKind as WireKind;
+    use bufshare_protocol::event::{Event as WireEvent, EventKind as WireKind, SIZE};
 
     use super::*;
     use crate::{EventKind, Status};
@@ -480,7 +560,7 @@ mod tests {
 
     /// The same as the driver gives it.
     fn bytes(seq: u64) -> Vec<u8> {
-        let event = event::Event {
+        let event = WireEvent {
             kind: WireKind::Offer,
             seq,
             peer: 2,
@@ -497,7 +577,12 @@ mod tests {
     fn fake() -> (Device, UnixDatagram) {
         let (ours, theirs) = UnixDatagram::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (Device { fd: ours.into() }, theirs)
+        (
+            Device {
+                fd: Arc::new(ours.into()),
+            },
+            theirs,
+        )
     }
 
     #[test]
@@ -584,7 +669,7 @@ mod tests {
     #[test]
     fn event_of_another_length_is_an_error() {
         let (device, driver) = fake();
-        driver.send(&bytes(1)[..event::SIZE - 1]).unwrap();
+        driver.send(&bytes(1)[..SIZE - 1]).unwrap();
         let error = device.next_event(None).unwrap_err();
         assert_eq!(Errno::from_io_error(&error.errno), Some(Errno::PROTO));
     }
@@ -592,7 +677,7 @@ mod tests {
     #[test]
     fn event_of_an_unknown_kind_is_no_end() {
         let (device, driver) = fake();
-        driver.send(&[0xff; event::SIZE]).unwrap();
+        driver.send(&[0xff; SIZE]).unwrap();
         driver.send(&bytes(2)).unwrap();
         let unknown = device.next_event(None).unwrap().unwrap();
         assert_eq!(unknown.kind, EventKind::Unknown(u32::MAX));
@@ -603,7 +688,9 @@ mod tests {
     fn end_of_the_device_is_an_error() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let device = Device { fd: ours.into() };
+        let device = Device {
+            fd: Arc::new(ours.into()),
+        };
         theirs.write_all(&bytes(1)).unwrap();
         drop(theirs);
         assert_eq!(device.next_event(None).unwrap(), Some(event(1)));

@@ -6,8 +6,8 @@ use std::fmt;
 use bufshare_protocol::event::{EventKind as Wire, SIZE};
 use bufshare_protocol::wire;
 
-use crate::BufferId;
 use crate::numbered::numbered;
+use crate::{BufferId, PushedFrame};
 
 numbered! {
     /// What happened
@@ -66,7 +66,7 @@ impl fmt::Display for EventKind {
 }
 
 /// One event, from [`Device::next_event`](crate::Device::next_event)
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Event {
     /// What happened; it says what the other fields mean.
@@ -78,13 +78,16 @@ pub struct Event {
     pub peer: u64,
     /// The buffer; [`BufferId::ZERO`] if it is about none.
     pub id: BufferId,
-    /// The host's number of the import; 0 if it is about none.
+    /// The host's number of the import; 0 if it is about none. Of a
+    /// [`Pushed`](EventKind::Pushed) that of the [`Consumer`](crate::Consumer::handle).
     pub handle: u64,
     /// Number of the export, as [`BufferInfo::generation`](crate::BufferInfo::generation); 0 if
     /// it is about none.
     pub generation: u64,
     /// See [`EventKind`].
     pub value: u64,
+    /// The frame of a [`Pushed`](EventKind::Pushed).
+    pub frame: Option<Box<PushedFrame>>,
 }
 
 impl Event {
@@ -100,26 +103,38 @@ impl Event {
             handle: 0,
             generation: 0,
             value: 0,
+            frame: None,
         }
     }
 
-    /// What `read()` of the device gave. A newer driver cuts its own to this room.
-    pub(crate) fn from_bytes(bytes: &[u8; SIZE]) -> Self {
-        let raw = wire::Event::from_bytes(bytes);
-        Self {
-            kind: EventKind::from_number(raw.r#type),
+    /// What `read()` of the device gave; `None` if it makes no sense. A newer driver cuts its
+    /// own to the room that there was.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let raw = wire::Event::from_bytes(bytes.first_chunk::<SIZE>()?);
+        let kind = EventKind::from_number(raw.r#type);
+        let frame = match kind {
+            EventKind::Pushed => Some(Box::new(PushedFrame::parse(bytes)?)),
+            _ => None,
+        };
+        Some(Self {
+            kind,
             seq: raw.seq,
             peer: raw.peer,
             id: BufferId(raw.id.b),
             handle: raw.handle,
             generation: raw.generation,
             value: raw.value,
-        }
+            frame,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use core::mem::offset_of;
+
+    use bufshare_protocol::ioctl as abi;
+
     use super::*;
 
     #[test]
@@ -135,7 +150,12 @@ mod tests {
                 value: 6,
                 frame: None,
             };
-            let event = Event::from_bytes(sent.to_bytes().first_chunk().unwrap());
+            let mut bytes = sent.to_bytes();
+            // A frame is behind it, in one buffer.
+            bytes.resize(abi::Pushed::SIZE, 0);
+            bytes[offset_of!(abi::Pushed, num_buffers)] = 1;
+            let event = Event::from_bytes(&bytes).unwrap();
+            assert_eq!(event.frame.is_some(), *kind == Wire::Pushed);
             assert_eq!(
                 (event.kind.name(), event.kind.number()),
                 (kind.name(), kind.to_wire())
@@ -152,7 +172,7 @@ mod tests {
     fn an_event_of_a_newer_driver_keeps_its_number() {
         let mut bytes = [0; SIZE];
         bytes[..4].copy_from_slice(&4711_u32.to_le_bytes());
-        let event = Event::from_bytes(&bytes);
+        let event = Event::from_bytes(&bytes).unwrap();
         assert_eq!(event, Event::new(EventKind::Unknown(4711)));
         assert_eq!(event.kind.to_string(), "UNKNOWN(4711)");
     }

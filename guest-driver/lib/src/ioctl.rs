@@ -8,8 +8,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use bufshare_protocol::ioctl::{
-    self as abi, Access, Alloc, Buffer, Export, Import, Info, Meta, MetaIo, Peer, Query, Quiesce,
-    Table,
+    self as abi, Access, Alloc, Buffer, Close, Export, HandleToFd, Import, Info, Meta, MetaIo,
+    Peer, Push, Query, Quiesce, Return, ReturnFrame, Table,
 };
 use bufshare_protocol::types::Rights;
 use rustix::fs::OFlags;
@@ -40,6 +40,14 @@ unsafe impl Argument for MetaIo {}
 unsafe impl Argument for Query {}
 // SAFETY: integers alone.
 unsafe impl Argument for Quiesce {}
+// SAFETY: integers alone.
+unsafe impl Argument for HandleToFd {}
+// SAFETY: integers alone.
+unsafe impl Argument for Close {}
+// SAFETY: integers alone.
+unsafe impl Argument for Push {}
+// SAFETY: integers alone.
+unsafe impl Argument for Return {}
 // SAFETY: one integer.
 unsafe impl Argument for DmaBufSync {}
 
@@ -180,6 +188,64 @@ pub(crate) fn import(fd: BorrowedFd<'_>, import: &mut Import) -> io::Result<Owne
     own(import.fd)
 }
 
+/// IMPORT that gives a handle, which is given the buffer's frames. As [`import`] otherwise.
+pub(crate) fn import_handle(fd: BorrowedFd<'_>, import: &mut Import) -> io::Result<u32> {
+    let writes = import.rights & Rights::WRITE.to_wire() != 0;
+    let mode = if writes { OFlags::RDWR } else { OFlags::RDONLY };
+    import.fd_flags = mode.bits();
+    import.flags = abi::IMPORT_HANDLE | abi::IMPORT_CONSUME;
+    // SAFETY: an `Import` belongs to IMPORT; it has no addresses.
+    unsafe { call(fd, abi::IMPORT, import) }?;
+    Ok(import.handle)
+}
+
+/// `HANDLE_TO_FD`: a descriptor of the dma-buf of a handle.
+pub(crate) fn handle_to_fd(fd: BorrowedFd<'_>, handle: u32) -> io::Result<OwnedFd> {
+    let mut argument = HandleToFd {
+        handle,
+        fd_flags: CLOEXEC,
+        ..HandleToFd::default()
+    };
+    // SAFETY: a `HandleToFd` belongs to `HANDLE_TO_FD`; it has no addresses.
+    unsafe { call(fd, abi::HANDLE_TO_FD, &mut argument) }?;
+    own(argument.fd)
+}
+
+/// CLOSE: ends a handle.
+pub(crate) fn close(fd: BorrowedFd<'_>, close: &mut Close) -> io::Result<()> {
+    // SAFETY: a `Close` belongs to CLOSE; it has no addresses.
+    unsafe { call(fd, abi::CLOSE, close) }
+}
+
+/// PUSH: frames of `size` bytes each with their records. The answer is valid when this fails.
+pub(crate) fn push(
+    fd: BorrowedFd<'_>,
+    push: &mut Push,
+    frames: &[u8],
+    size: usize,
+) -> io::Result<()> {
+    push.frames = address(frames);
+    push.count = u32::try_from(frames.len().checked_div(size).unwrap_or_default())
+        .map_err(|_| Errno::INVAL)?;
+    push.entry_size = u32::try_from(size).map_err(|_| Errno::INVAL)?;
+    // SAFETY: a `Push` belongs to PUSH, which only reads at its address, `count` times
+    // `entry_size` bytes, which is no more than `frames` has.
+    unsafe { call(fd, abi::PUSH, push) }
+}
+
+/// RETURN. The answer is valid when this fails.
+pub(crate) fn give_back(
+    fd: BorrowedFd<'_>,
+    back: &mut Return,
+    frames: &[ReturnFrame],
+) -> io::Result<()> {
+    back.frames = address(frames);
+    back.count = count(frames)?;
+    back.entry_size = size(frames);
+    // SAFETY: a `Return` belongs to RETURN, which only reads at its address, `count` entries.
+    unsafe { call(fd, abi::RETURN, back) }
+}
+
 /// SET_META: `io` is the export, `meta` says everything but the length of `blob`.
 pub(crate) fn set_meta(
     fd: BorrowedFd<'_>,
@@ -295,6 +361,11 @@ mod tests {
             get_meta(fd, &mut MetaIo::default(), &mut [0; 16]).unwrap_err(),
             query(fd, &mut Query::default()).unwrap_err(),
             quiesce(fd, &mut Quiesce::default()).unwrap_err(),
+            import_handle(fd, &mut Import::default()).unwrap_err(),
+            handle_to_fd(fd, 1).unwrap_err(),
+            close(fd, &mut Close::default()).unwrap_err(),
+            push(fd, &mut Push::default(), &[0; 64], 32).unwrap_err(),
+            give_back(fd, &mut Return::default(), &[ReturnFrame::default()]).unwrap_err(),
             sync(fd, Rights::RW, Edge::Start).unwrap_err(),
         ];
         for error in errors {

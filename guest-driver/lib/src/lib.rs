@@ -56,6 +56,7 @@
 //! | `export`, `import` | [`Export`], [`Import`]: what lives as long as it is held |
 //! | `way` | [`Way`]: how the bytes of an import become visible |
 //! | `event` | [`Event`]: what happened |
+//! | `frame` | [`Push`], [`Consumer`], [`FrameRecord`]: what is handed over and comes back |
 //! | `offers` | [`Offers`]: the buffers of other VMs, those present and those to come |
 //! | `dmabuf` | [`DmaBuf`]: a descriptor and its size |
 //! | `mapping` | [`Mapping`], [`CpuAccess`]: the CPU's view, begin and end of access |
@@ -73,6 +74,7 @@ mod dmabuf;
 mod error;
 mod event;
 mod export;
+mod frame;
 mod import;
 mod info;
 #[allow(unsafe_code, reason = "the kernel is given addresses")]
@@ -97,6 +99,7 @@ pub use dmabuf::DmaBuf;
 pub use error::{Error, Result};
 pub use event::{Event, EventKind};
 pub use export::{Access, Export, ExportOptions};
+pub use frame::{Clock, Consumer, FrameRecord, FrameTime, Push, PushedFrame, Rect};
 pub use import::Import;
 pub use info::Info;
 pub use kernel::MissingFeature;

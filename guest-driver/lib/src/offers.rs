@@ -165,7 +165,7 @@ impl Book {
                 self.compare(source.list()?);
                 self.listed = true;
             }
-            if let Some(event) = self.unknown {
+            if let Some(event) = self.unknown.clone() {
                 self.look_up(source, event)?;
                 self.unknown = None;
             }

@@ -44,6 +44,12 @@ operations! {
     /// [`Device::import`](crate::Device::import) and
     /// [`import_if_offered`](crate::Device::import_if_offered)
     Import = "import the buffer";
+    /// [`Device::consume`](crate::Device::consume)
+    Consume = "consume the frames of the buffer";
+    /// [`Device::push`](crate::Device::push)
+    Push = "push the frame";
+    /// [`Device::give_back`](crate::Device::give_back)
+    GiveBack = "give the frame back";
     /// [`Device::set_meta`](crate::Device::set_meta)
     SetMeta = "set the buffer's metadata";
     /// [`Device::get_meta`](crate::Device::get_meta)

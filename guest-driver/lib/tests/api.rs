@@ -8,9 +8,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use bufshare::{
-    Access, BufferId, BufferInfo, Change, CpuAccess, Device, DmaBuf, Error, Event, EventKind,
-    Export, ExportOptions, Image, Import, Info, InvalidName, Mapping, Meta, MissingFeature, Name,
-    Offers, Operation, ParseIdError, Peer, Plane, Properties, Rights, Status, Way,
+    Access, BufferId, BufferInfo, Change, Clock, Consumer, CpuAccess, Device, DmaBuf, Error, Event,
+    EventKind, Export, ExportOptions, FrameRecord, FrameTime, Image, Import, Info, InvalidName,
+    Mapping, Meta, MissingFeature, Name, Offers, Operation, ParseIdError, Peer, Plane, Properties,
+    PushedFrame, Rect, Rights, Status, Way,
 };
 
 fn shared<T: Send + Sync + Debug + 'static>() {}
@@ -26,6 +27,7 @@ fn all_but_mappings_are_shared_by_threads() {
     shared::<DmaBuf>();
     shared::<Import>();
     shared::<Export>();
+    shared::<Consumer>();
     shared::<ExportOptions>();
     shared::<Access>();
     shared::<Info>();
@@ -78,6 +80,7 @@ fn what_can_be_polled_has_its_descriptor() {
     polled::<Offers>();
     polled::<DmaBuf>();
     polled::<Import>();
+    polled::<Consumer>();
     polled::<Export>();
     fn owned<T: Into<OwnedFd>>() {}
     owned::<DmaBuf>();
@@ -93,13 +96,18 @@ fn values_are_cloned_and_compared() {
     value::<BufferInfo>();
     value::<Meta>();
     value::<Change>();
+    value::<Event>();
+    value::<FrameRecord>();
+    value::<PushedFrame>();
     value::<MissingFeature>();
     number::<BufferId>();
     number::<Rights>();
     number::<Name>();
     number::<Properties>();
     number::<Way>();
-    number::<Event>();
+    number::<Clock>();
+    number::<Rect>();
+    number::<FrameTime>();
     number::<EventKind>();
     number::<Operation>();
     number::<Status>();
