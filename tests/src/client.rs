@@ -140,6 +140,9 @@ pub struct Buf {
     pub size: u64,
 }
 
+/// For many frames to go over and come back.
+const FRAMES: Duration = wait::COMMAND.saturating_mul(4);
+
 /// An export in the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
@@ -149,6 +152,21 @@ pub struct Export {
     pub id: String,
     /// Of the export.
     pub generation: u64,
+}
+
+/// Frames that the process is pushing.
+#[derive(Debug)]
+pub struct Producing(u64);
+
+/// A handle of the process that is given frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Consumer {
+    /// Its number.
+    pub number: u64,
+    /// The dma-buf.
+    pub buf: Buf,
+    /// As events call it.
+    pub handle: u64,
 }
 
 /// An import in the process.
@@ -417,6 +435,74 @@ impl Client {
             way,
             windows,
         })
+    }
+
+    /// IMPORT to read and write, with a handle that is given the buffer's frames.
+    pub fn consume(&mut self, id: &str) -> Result<Consumer> {
+        let op = Op::Consume {
+            id: id.to_owned(),
+            write: true,
+        };
+        expect!(self.quick(op), Yield::Consumes { consumer, buf, size, handle } => Consumer {
+            number: consumer,
+            buf: Buf { number: buf, size },
+            handle,
+        })
+    }
+
+    /// PUSH of frames for all, each in some exports: the number of the first.
+    pub fn push(&mut self, frames: &[&[&Export]], sequence: u64) -> Result<u64> {
+        self.push_with(frames, 0, sequence)
+    }
+
+    /// PUSH.
+    pub fn push_with(
+        &mut self,
+        frames: &[&[&Export]],
+        max_held: u32,
+        sequence: u64,
+    ) -> Result<u64> {
+        let numbers = |exports: &&[&Export]| exports.iter().map(|one| one.number).collect();
+        let op = Op::Push {
+            frames: frames.iter().map(numbers).collect(),
+            max_held,
+            sequence,
+        };
+        expect!(self.quick(op), Yield::Pushed { frame } => frame)
+    }
+
+    /// RETURN.
+    pub fn give_back(&mut self, frames: &[(&Consumer, u64)]) -> Result<()> {
+        let frames = frames.iter().map(|(one, frame)| (one.number, *frame));
+        let frames = frames.collect();
+        expect!(self.quick(Op::GiveBack { frames }), Yield::Done => ())
+    }
+
+    /// Begin to push so many frames in turn, each when the last of its export was returned.
+    pub fn begin_producing(&mut self, exports: &[&Export], frames: u64) -> Result<Producing> {
+        let op = Op::Produce {
+            exports: exports.iter().map(|export| export.number).collect(),
+            frames,
+            timeout_ms: u64::try_from(wait::scaled(wait::COMMAND).as_millis())?,
+        };
+        Ok(Producing(self.begin(op)?))
+    }
+
+    /// Wait until all of them were returned: microseconds that it took.
+    pub fn finish_producing(&mut self, producing: Producing) -> Result<u64> {
+        let outcome = self.finish(producing.0, "push frames", FRAMES);
+        expect!(outcome, Yield::Frames { total_us, .. } => total_us)
+    }
+
+    /// Give so many frames back as they come. Returns their sequence numbers, unless these are
+    /// in order from 0.
+    pub fn consume_all(&mut self, consumers: &[&Consumer], frames: u64) -> Result<Vec<u64>> {
+        let op = Op::Consumed {
+            consumers: consumers.iter().map(|consumer| consumer.number).collect(),
+            frames,
+            timeout_ms: u64::try_from(wait::scaled(wait::COMMAND).as_millis())?,
+        };
+        expect!(self.call(op, FRAMES), Yield::Frames { sequences, .. } => sequences)
     }
 
     /// Close a buffer, an export or a mapping.

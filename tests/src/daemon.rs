@@ -76,7 +76,18 @@ struct Document {
 
 #[derive(Deserialize)]
 struct PeerReport {
+    name: String,
     unproved_stops: usize,
+    session: Option<Traffic>,
+}
+
+/// What has gone over the queues of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Traffic {
+    /// Chains of the control queue.
+    pub chains: u64,
+    /// Events.
+    pub events: u64,
 }
 
 /// What its control socket reports; it reports more.
@@ -252,6 +263,17 @@ impl Daemon {
     /// When it does not answer.
     pub fn snapshot(&self) -> Result<Snapshot> {
         Ok(self.document()?.broker)
+    }
+
+    /// What has gone over the queues of a peer since it connected.
+    ///
+    /// # Errors
+    /// As [`snapshot`](Self::snapshot), or it is not connected.
+    pub fn traffic(&self, name: &str) -> Result<Traffic> {
+        let peers = self.document()?.peers;
+        let peer = peers.into_iter().find(|peer| peer.name == name);
+        let session = peer.and_then(|peer| peer.session);
+        session.with_context(|| format!("{name} is not connected"))
     }
 
     fn document(&self) -> Result<Document> {

@@ -297,6 +297,45 @@ pub enum Op {
         /// What to do.
         step: Step,
     },
+    /// IMPORT with a handle that is given the frames of the buffer.
+    Consume {
+        /// The buffer's name.
+        id: String,
+        /// To write, too.
+        write: bool,
+    },
+    /// PUSH.
+    Push {
+        /// The exports of each frame.
+        frames: Vec<Vec<u64>>,
+        /// A VM that has so many is not given it; 0: all are.
+        max_held: u32,
+        /// The sequence number of the first frame.
+        sequence: u64,
+    },
+    /// RETURN.
+    GiveBack {
+        /// What Consume gave, and the number of the frame.
+        frames: Vec<(u64, u64)>,
+    },
+    /// Push frames in turn, each when the last of its export was returned.
+    Produce {
+        /// The exports, each in frames of its own.
+        exports: Vec<u64>,
+        /// How many frames.
+        frames: u64,
+        /// Limit for each.
+        timeout_ms: u64,
+    },
+    /// Give back so many frames as they come.
+    Consumed {
+        /// What Consume gave.
+        consumers: Vec<u64>,
+        /// How many frames.
+        frames: u64,
+        /// Limit for each.
+        timeout_ms: u64,
+    },
     /// The next event.
     Event {
         /// Limit.
@@ -543,6 +582,29 @@ pub enum Yield {
         /// VMM mappings that it takes.
         windows: u32,
     },
+    /// A handle that is given frames.
+    Consumes {
+        /// Its number.
+        consumer: u64,
+        /// The number of a buffer with a descriptor of its own.
+        buf: u64,
+        /// Bytes.
+        size: u64,
+        /// As events call it.
+        handle: u64,
+    },
+    /// Frames that were pushed.
+    Pushed {
+        /// The number of the first.
+        frame: u64,
+    },
+    /// Of many frames.
+    Frames {
+        /// The sequence numbers of those that came, unless they are in order from 0.
+        sequences: Vec<u64>,
+        /// Microseconds for all.
+        total_us: u64,
+    },
     /// A mapping.
     Mapped {
         /// Its number.
@@ -698,7 +760,7 @@ pub struct Buffer {
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// PeerUp, PeerDown, Offer, Released, Revoked, Meta, Overflow.
+    /// PeerUp, PeerDown, Offer, Released, Revoked, Meta, Overflow, Pushed, Returned.
     pub kind: String,
     /// Whom it is about.
     pub peer: u64,
@@ -708,6 +770,19 @@ pub struct Event {
     pub handle: u64,
     /// What the kind says.
     pub value: u64,
+    /// Of Pushed.
+    pub frame: Option<Frame>,
+}
+
+/// A frame.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Its buffers but the first.
+    pub others: Vec<String>,
+    /// The producer's count.
+    pub sequence: u64,
+    /// When it came, nanoseconds.
+    pub arrival: u64,
 }
 
 /// Why an operation was not done.

@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! `/dev/bufshare`, by the guest library
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use bufshare::{Access, BufferId, BufferInfo, Error, ExportOptions, Meta, Name, Rights};
-use bufshare_agent::ops::{Buffer, Event, Info, Peer, Refusal};
+use bufshare::{
+    Access, BufferId, BufferInfo, Error, EventKind, ExportOptions, Meta, Name, Push, Rights,
+};
+use bufshare_agent::ops::{Buffer, Event, Frame, Info, Peer, Refusal};
 
 /// The open device.
 pub(crate) struct Device(bufshare::Device);
 
 /// A buffer that is offered.
 pub(crate) struct Export(bufshare::Export);
+
+/// A buffer of another VM whose frames are given.
+pub(crate) struct Consumer(bufshare::Consumer);
 
 /// A buffer of another VM.
 pub(crate) struct Import {
@@ -131,6 +137,94 @@ impl Device {
         })
     }
 
+    pub(crate) fn consume(&self, id: &str, write: bool) -> Result<Consumer> {
+        Ok(Consumer(self.0.consume(parse(id)?, rights(write))?))
+    }
+
+    pub(crate) fn push(
+        &self,
+        frames: &[Vec<&Export>],
+        max_held: u32,
+        sequence: u64,
+    ) -> Result<u64> {
+        let frames = (sequence..).zip(frames).map(|(sequence, exports)| {
+            let first = exports.first().context("a frame in no buffer")?;
+            let mut frame = Push::new(&first.0);
+            frame.buffers = exports.iter().map(|export| &export.0).collect();
+            frame.max_held = max_held;
+            frame.record.sequence = sequence;
+            Ok(frame)
+        });
+        let frames: Result<Vec<_>> = frames.collect();
+        Ok(self.0.push(&frames?)?)
+    }
+
+    pub(crate) fn give_back(&self, frames: &[(&Consumer, u64)]) -> Result<()> {
+        let frames: Vec<_> = frames.iter().map(|(one, frame)| (&one.0, *frame)).collect();
+        Ok(self.0.give_back(&frames)?)
+    }
+
+    /// The next event of a frame, within this limit; others are dropped.
+    fn frame_event(&self, limit: Duration) -> Result<bufshare::Event> {
+        loop {
+            let event = self.0.next_event(Some(limit))?;
+            let event = event.with_context(|| format!("no frame within {limit:?}"))?;
+            if matches!(event.kind, EventKind::Pushed | EventKind::Returned) {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// Pushes frames in the buffers that are free, each when its last was returned. Returns how
+    /// long that took, until all were returned.
+    pub(crate) fn produce(
+        &self,
+        exports: &[&Export],
+        frames: u64,
+        limit: Duration,
+    ) -> Result<Duration> {
+        let mut free: VecDeque<&Export> = exports.iter().copied().collect();
+        let began = Instant::now();
+        let (mut pushed, mut returned) = (0, 0);
+        while returned < frames {
+            while pushed < frames
+                && let Some(export) = free.pop_front()
+            {
+                self.push(&[vec![export]], 0, pushed)?;
+                pushed += 1;
+            }
+            let event = self.frame_event(limit)?;
+            let export = exports.iter().find(|export| export.0.id() == event.id);
+            free.push_back(export.context("a frame of another export was returned")?);
+            returned += 1;
+        }
+        Ok(began.elapsed())
+    }
+
+    /// Gives so many frames back as they come. Returns their sequence numbers, unless these are
+    /// in order.
+    pub(crate) fn consume_all(
+        &self,
+        consumers: &[&Consumer],
+        frames: u64,
+        limit: Duration,
+    ) -> Result<Vec<u64>> {
+        let mut sequences = Vec::new();
+        for _ in 0..frames {
+            let event = self.frame_event(limit)?;
+            let mut all = consumers.iter();
+            let consumer = all.find(|consumer| consumer.handle() == event.handle);
+            let consumer = consumer.context("a frame of another handle")?;
+            let frame = event.frame.context("an event without its frame")?;
+            sequences.push(frame.record.sequence);
+            self.give_back(&[(consumer, event.value)])?;
+        }
+        if sequences.iter().copied().eq(0..frames) {
+            sequences.clear();
+        }
+        Ok(sequences)
+    }
+
     pub(crate) fn event(&self, limit: Duration) -> Result<Option<Event>> {
         Ok(self.0.next_event(Some(limit))?.map(|event| Event {
             kind: format!("{:?}", event.kind),
@@ -138,6 +232,11 @@ impl Device {
             id: event.id.to_string(),
             handle: event.handle,
             value: event.value,
+            frame: event.frame.map(|frame| Frame {
+                others: frame.others.iter().map(ToString::to_string).collect(),
+                sequence: frame.record.sequence,
+                arrival: frame.arrival,
+            }),
         }))
     }
 }
@@ -145,6 +244,20 @@ impl Device {
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl Consumer {
+    pub(crate) fn buffer(&self) -> Result<OwnedFd> {
+        Ok(self.0.as_fd().try_clone_to_owned()?)
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        self.0.import().buffer.len() as u64
+    }
+
+    pub(crate) fn handle(&self) -> u64 {
+        self.0.handle()
     }
 }
 

@@ -118,6 +118,7 @@ enum Thing {
         shown: Option<Shown>,
     },
     Export(device::Export),
+    Consumer(device::Consumer),
     /// Kept open for its own sake.
     Path(#[expect(dead_code, reason = "kept open")] OwnedFd),
     PrivateFiles(PrivateFiles),
@@ -137,6 +138,25 @@ impl Client {
             self.device = Some(Device::open()?);
         }
         self.device.as_mut().context("no device")
+    }
+
+    fn opened(&self) -> Result<&Device> {
+        self.device.as_ref().context("no device")
+    }
+
+    fn exports(&self, numbers: &[u64]) -> Result<Vec<&device::Export>> {
+        let exports = numbers.iter().map(|number| match self.things.get(number) {
+            Some(Thing::Export(export)) => Ok(export),
+            _ => bail!("{number} is no export"),
+        });
+        exports.collect()
+    }
+
+    fn consumer(&self, number: u64) -> Result<&device::Consumer> {
+        match self.things.get(&number) {
+            Some(Thing::Consumer(consumer)) => Ok(consumer),
+            _ => bail!("{number} is no consumer"),
+        }
     }
 
     fn keep(&mut self, thing: Thing) -> u64 {
@@ -365,6 +385,65 @@ impl Client {
                 Some(Thing::Importer(importer)) => importer.step(step)?,
                 _ => bail!("{importer} is not an importer"),
             },
+            Op::Consume { id, write } => {
+                let consumer = self.device()?.consume(&id, write)?;
+                let (fd, size) = (consumer.buffer()?, consumer.size());
+                let handle = consumer.handle();
+                Yield::Consumes {
+                    consumer: self.keep(Thing::Consumer(consumer)),
+                    buf: self.keep_buffer(fd, size),
+                    size,
+                    handle,
+                }
+            }
+            Op::Push {
+                frames,
+                max_held,
+                sequence,
+            } => {
+                self.device()?;
+                let frames: Result<Vec<_>> = frames.iter().map(|one| self.exports(one)).collect();
+                let frame = self.opened()?.push(&frames?, max_held, sequence)?;
+                Yield::Pushed { frame }
+            }
+            Op::GiveBack { frames } => {
+                let consumers = frames.iter().map(|(number, frame)| {
+                    let consumer = self.consumer(*number)?;
+                    Ok((consumer, *frame))
+                });
+                let consumers: Result<Vec<_>> = consumers.collect();
+                self.opened()?.give_back(&consumers?)?;
+                Yield::Done
+            }
+            Op::Produce {
+                exports,
+                frames,
+                timeout_ms,
+            } => {
+                self.device()?;
+                let limit = Duration::from_millis(timeout_ms);
+                let exports = self.exports(&exports)?;
+                let total = self.opened()?.produce(&exports, frames, limit)?;
+                Yield::Frames {
+                    sequences: Vec::new(),
+                    total_us: total.as_micros().try_into()?,
+                }
+            }
+            Op::Consumed {
+                consumers,
+                frames,
+                timeout_ms,
+            } => {
+                let limit = Duration::from_millis(timeout_ms);
+                let consumers = consumers.iter().map(|number| self.consumer(*number));
+                let consumers: Result<Vec<_>> = consumers.collect();
+                let began = Instant::now();
+                let sequences = self.opened()?.consume_all(&consumers?, frames, limit)?;
+                Yield::Frames {
+                    sequences,
+                    total_us: began.elapsed().as_micros().try_into()?,
+                }
+            }
             Op::Event { timeout_ms } => {
                 Yield::Event(self.device()?.event(Duration::from_millis(timeout_ms))?)
             }
