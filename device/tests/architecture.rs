@@ -424,8 +424,8 @@ fn what_the_page_has_wrong_is_found() {
         ("| `broker` | |", "| `broker` | `os` |", wrong_uses),
         ("| `locks` | |", "| `locks` | `broker` |", wrong_uses),
         (
-            "`bufshare_kept.c`, `bufshare_import.c`, `bufshare_handle.c` |",
-            "`bufshare_kept.c`, `bufshare_handle.c` |",
+            "`bufshare_import.c`, `bufshare_handle.c` |",
+            "`bufshare_handle.c` |",
             wrong_calls,
         ),
         (

@@ -132,9 +132,8 @@ bool bufshare_pushed_locked(struct bufshare_device *bd, struct bufshare_imp *imp
 			continue;
 		handle->has_frame = true;
 		frame->holders++;
-		bufshare_file_report_locked(handle->bf, &handle->news,
-					    VIRTIO_BUFSHARE_EVT_PUSHED,
-					    le64_to_cpu(head.event.seq));
+		bufshare_report_locked(handle->bf, &handle->news, VIRTIO_BUFSHARE_EVT_PUSHED,
+				       le64_to_cpu(head.event.seq));
 	}
 	if (!frame->holders)
 		bufshare_frame_return_locked(imp);

@@ -5,10 +5,14 @@
  * An event that finds no room is counted, and an OVERFLOW event of our own (seq 0)
  * reports it in the place where the events are missing. An OVERFLOW event that finds none
  * counts as those that it reports.
+ *
+ * What is news of one file alone, as a frame that it was given, is in a list, and not lost.
  */
 #include <linux/limits.h>
 #include <linux/overflow.h>
+#include <linux/poll.h>
 #include <linux/string.h>
+#include <linux/wait.h>
 
 #include "bufshare_priv.h"
 
@@ -103,4 +107,21 @@ void bufshare_ring_consume_locked(struct bufshare_ring *ring)
 	} else {
 		ring->dropped = 0;
 	}
+}
+
+/**
+ * bufshare_report_locked() - have one file read something that is not lost
+ * @bf: the file; its device's lock is held
+ * @news: what it is
+ * @type: VIRTIO_BUFSHARE_EVT_PUSHED or _RETURNED
+ * @seq: number of the event that brought it
+ */
+void bufshare_report_locked(struct bufshare_file *bf, struct bufshare_news *news, u32 type,
+			    u64 seq)
+{
+	lockdep_assert_held(&bf->bd->lock);
+	news->type = type;
+	news->seq = seq;
+	list_add_tail(&news->node, &bf->news);
+	wake_up_interruptible_poll(&bf->wait, EPOLLIN | EPOLLRDNORM);
 }

@@ -61,23 +61,6 @@ void bufshare_files_wake(struct bufshare_device *bd)
 	mutex_unlock(&bd->files_lock);
 }
 
-/**
- * bufshare_file_report_locked() - have one file read something that is not lost
- * @bf: the file; its device's lock is held
- * @news: what it is
- * @type: VIRTIO_BUFSHARE_EVT_PUSHED or _RETURNED
- * @seq: number of the event that brought it
- */
-void bufshare_file_report_locked(struct bufshare_file *bf, struct bufshare_news *news, u32 type,
-				 u64 seq)
-{
-	lockdep_assert_held(&bf->bd->lock);
-	news->type = type;
-	news->seq = seq;
-	list_add_tail(&news->node, &bf->news);
-	wake_up_interruptible_poll(&bf->wait, EPOLLIN | EPOLLRDNORM);
-}
-
 /* Is there an event. */
 static bool bufshare_file_readable(struct bufshare_file *bf)
 {

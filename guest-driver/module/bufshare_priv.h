@@ -6,10 +6,11 @@
  *   main				the driver: probe and remove
  *   session, function_reset		from the first word to the host until the reset
  *   file, ioctl, sysfs, debugfs, event	what programs and the host ask for
- *   consumer, producer		frames that are given and taken
- *   export, kept, import, handle	a buffer's way out of this VM and into it
+ *   export, kept, producer,		a buffer's way out of this VM and into it
+ *     import, handle
  *   import_dmabuf, cpu_access,		what an import consists of
- *     revoke, attachment, window
+ *     revoke, consumer, attachment,
+ *     window
  *   backing, quiesce, alloc, mmap,	its memory
  *     scratch, sg, shm
  *   caps, user_lists, wire, ctrlq,	requests and answers
@@ -1000,6 +1001,8 @@ void bufshare_overflow(struct bufshare_event *ev, u64 missing);
 u32 bufshare_ring_push_locked(struct bufshare_ring *ring, const struct bufshare_event *ev);
 bool bufshare_ring_peek_locked(const struct bufshare_ring *ring, struct bufshare_event *ev);
 void bufshare_ring_consume_locked(struct bufshare_ring *ring);
+void bufshare_report_locked(struct bufshare_file *bf, struct bufshare_news *news, u32 type,
+			    u64 seq);
 
 /* bufshare_ctrlq.c */
 struct bufshare_req *bufshare_req_alloc(u32 type, size_t len, size_t more, size_t resp_len,
@@ -1076,8 +1079,6 @@ extern const struct file_operations bufshare_fops;
 void bufshare_files_push(struct bufshare_device *bd, const struct bufshare_event *events,
 			 u32 count);
 void bufshare_files_wake(struct bufshare_device *bd);
-void bufshare_file_report_locked(struct bufshare_file *bf, struct bufshare_news *news, u32 type,
-				 u64 seq);
 
 /* bufshare_shm.c */
 struct bufshare_shm *bufshare_shm_open(struct bufshare_device *bd);

@@ -66,7 +66,7 @@ void bufshare_returned_locked(struct bufshare_exp *exp, const struct bufshare_ev
 	if (!exp->pusher || !list_empty(&exp->news.node))
 		return;
 	exp->returned = ev->value;
-	bufshare_file_report_locked(exp->pusher, &exp->news, ev->type, ev->seq);
+	bufshare_report_locked(exp->pusher, &exp->news, ev->type, ev->seq);
 }
 
 /**
