@@ -8,7 +8,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use bufshare_protocol::event::{Event, EventKind};
-use bufshare_protocol::limits::{MAX_REQUEST, MAX_RESPONSE};
+use bufshare_protocol::limits::{MAX_REQUEST, MAX_RESPONSE, MIN_EVENT_SIZE};
 use bufshare_protocol::request::{Attach, Export, Request};
 use bufshare_protocol::response::{self, Reply, Response};
 use bufshare_protocol::status::Status;
@@ -290,7 +290,7 @@ impl Vm {
             }
         }
         self.rings = Default::default();
-        self.descriptor(1, 0, EVENTS, self.event_size as u32 - 1, WRITE, 0);
+        self.descriptor(1, 0, EVENTS, MIN_EVENT_SIZE as u32 - 1, WRITE, 0);
         self.publish(1, 0);
         self.front.start(&PLACES, &[0, 0]);
         self.kick(1, 0);
