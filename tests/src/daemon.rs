@@ -458,7 +458,7 @@ fn unexpected<'a>(log: &'a str, unproved: usize, allowed: &[Sign]) -> Vec<&'a st
 ///
 /// # Errors
 /// When the program is not built.
-pub fn command(machines: &[Machine]) -> Result<Vec<String>> {
+pub fn command<'a>(machines: impl IntoIterator<Item = &'a Machine>) -> Result<Vec<String>> {
     let mut words = vec![lab::daemon_program()?.display().to_string()];
     for machine in machines {
         let Machine {

@@ -24,6 +24,7 @@ pub const DRIVER: &str = "virtio_bufshare";
 #[derive(Debug, Clone)]
 pub struct Plan {
     machines: [Machine; 2],
+    more: Vec<Machine>,
     options: Option<Vec<String>>,
     command: Option<Vec<String>>,
     needs: Option<fn() -> Result<()>>,
@@ -39,13 +40,9 @@ impl Plan {
     /// Peers of these names; nothing is allowed.
     #[must_use]
     pub fn named(first: &str, second: &str) -> Self {
-        let machine = |name| {
-            let mut machine = Machine::new(name);
-            machine.modules.push(DRIVER.to_owned());
-            machine
-        };
         Self {
             machines: [machine(first), machine(second)],
+            more: Vec::new(),
             options: Some(Vec::new()),
             command: None,
             needs: None,
@@ -57,6 +54,7 @@ impl Plan {
     pub fn bare() -> Self {
         Self {
             machines: [Machine::new("a"), Machine::new("b")],
+            more: Vec::new(),
             options: None,
             command: None,
             needs: None,
@@ -86,6 +84,13 @@ impl Plan {
     #[must_use]
     pub fn needs(mut self, check: fn() -> Result<()>) -> Self {
         self.needs = Some(check);
+        self
+    }
+
+    /// Boot one more machine, a peer of this name.
+    #[must_use]
+    pub fn and(mut self, name: &str) -> Self {
+        self.more.push(machine(name));
         self
     }
 
@@ -130,7 +135,9 @@ pub struct TwoVms {
     pub ready_a: Ready,
     /// What the second said of itself.
     pub ready_b: Ready,
-    /// From the start of the daemon until both guests were up.
+    /// Those that the plan has beside these.
+    pub more: Vec<Vm>,
+    /// From the start of the daemon until all guests were up.
     pub boot_time: Duration,
     daemon: Option<Daemon>,
     lab: Lab,
@@ -166,7 +173,7 @@ impl TwoVms {
             Some(options) => {
                 let command = match &plan.command {
                     Some(words) => words.clone(),
-                    None => daemon::command(&plan.machines)?,
+                    None => daemon::command(plan.machines.iter().chain(&plan.more))?,
                 };
                 let words = [command, options.clone()].concat();
                 Some(Daemon::start(sockets.path(), &words, logs)?)
@@ -186,11 +193,16 @@ impl TwoVms {
         let [first, second] = &plan.machines;
         let mut a = start(first)?;
         let mut b = start(second)?;
+        let mut more: Vec<Vm> = plan.more.iter().map(start).collect::<Result<_>>()?;
         let ready_a = a.boot()?;
         let ready_b = b.boot()?;
+        for vm in &mut more {
+            vm.boot()?;
+        }
         Ok(Self {
             a,
             b,
+            more,
             ready_a,
             ready_b,
             boot_time: started.elapsed(),
@@ -283,6 +295,25 @@ impl TwoVms {
         Ok(())
     }
 
+    /// Start one of the others again that was killed.
+    ///
+    /// # Errors
+    /// When there is none, or it does not boot.
+    pub fn restart_more(&mut self, index: usize) -> Result<()> {
+        let machine = self.plan.more.get(index).context("no such machine")?;
+        let mut vm = start(
+            &self.lab,
+            machine,
+            self.daemon.is_some(),
+            self.sockets.path(),
+            &self.logs,
+            &self.transcript,
+        )?;
+        vm.boot()?;
+        *self.more.get_mut(index).context("no such machine")? = vm;
+        Ok(())
+    }
+
     /// What the daemon holds, when no buffer is shared any more.
     ///
     /// # Errors
@@ -311,8 +342,9 @@ impl TwoVms {
     /// # Errors
     /// What is wrong.
     pub fn check(&mut self) -> Result<()> {
-        self.a.check()?;
-        self.b.check()?;
+        for vm in [&mut self.a, &mut self.b].into_iter().chain(&mut self.more) {
+            vm.check()?;
+        }
         if let Some(daemon) = self.daemon.as_mut().filter(|daemon| !daemon.ended()) {
             daemon.alive()?;
             daemon.stops_are_proved()?;
@@ -330,19 +362,27 @@ impl TwoVms {
     /// What is wrong, or did not stop cleanly.
     pub fn finish(mut self) -> Result<()> {
         self.check()?;
-        leaks::nothing_of_ours(&self.a)?;
-        leaks::nothing_of_ours(&self.b)?;
+        for vm in [&self.a, &self.b].into_iter().chain(&self.more) {
+            leaks::nothing_of_ours(vm)?;
+        }
         self.stop()
     }
 
     fn stop(&mut self) -> Result<()> {
         let mut results = vec![self.a.stop(), self.b.stop()];
+        results.extend(self.more.iter_mut().map(Vm::stop));
         if let Some(daemon) = &mut self.daemon {
             results.push(daemon.stop());
             results.push(daemon.is_well());
         }
         results.into_iter().collect()
     }
+}
+
+fn machine(name: &str) -> Machine {
+    let mut machine = Machine::new(name);
+    machine.modules.push(DRIVER.to_owned());
+    machine
 }
 
 fn start(

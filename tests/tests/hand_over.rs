@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bufshare_tests::client::{Client, Consumer, Export, Sight, refused};
 use bufshare_tests::daemon::Traffic;
-use bufshare_tests::pair::{Plan, Shared, TwoVms};
+use bufshare_tests::pair::{Plan, Shared, TwoVms, with_own};
 
 static VMS: Shared = Shared::new(Plan::new);
 const SIZE: u64 = 64 << 10;
@@ -229,4 +229,56 @@ fn one_buffer_is_one_dma_buf_of_a_vm_whoever_imports_it() {
         ensure!(b.compare(third, 1)? == Sight::Pattern);
         Ok(())
     });
+}
+
+/// A pair and a third VM: A may have both others read and write what it has.
+fn three() -> Plan {
+    let allowed = ["--allow", "a:b:rw", "--allow", "a:c:rw"];
+    Plan::named("a", "b").and("c").options(&allowed)
+}
+
+/// SPEC 7.17: nobody waits for one that is slow, stopped or dead, but for the buffer that it has.
+#[test]
+fn a_consumer_that_is_slow_or_dies_stops_no_other_vm() {
+    with_own(
+        |_| Ok(three()),
+        |vms| {
+            let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+            let third = |vms: &TwoVms| vms.more.first().context("no third VM")?.client();
+            let mut c = third(vms)?;
+            let (first, mine) = stream(&mut a, &mut b)?;
+            let (second, other) = stream(&mut a, &mut b)?;
+            let slow = [c.consume(&first.id)?, c.consume(&second.id)?];
+
+            // It has a frame, and so it is not given another one that it may miss.
+            let held = a.push(&[&[&first]], 0)?;
+            given(&mut c, &slow[0], held)?;
+            b.give_back(&[(&mine, held)])?;
+            for sequence in 1..20 {
+                let frame = a.push_with(&[&[&second]], 1, sequence)?;
+                b.wait_event("Pushed", |event| event.value == frame)?;
+                b.give_back(&[(&other, frame)])?;
+                returned(&mut a, &second, frame)?;
+            }
+            refuses(a.push(&[&[&first]], 20), libc::EBUSY, "BUSY")?;
+            nothing_returned(&mut a)?;
+
+            // It dies with it.
+            vms.more.first_mut().context("no third VM")?.kill()?;
+            returned(&mut a, &first, held)?;
+            let frame = a.push(&[&[&first], &[&second]], 21)?;
+            b.give_back(&[(&mine, frame), (&other, frame + 1)])?;
+            returned(&mut a, &first, frame)?;
+
+            vms.restart_more(0)?;
+            let mut c = third(vms)?;
+            let back = c.consume(&first.id)?;
+            let frame = a.push(&[&[&first]], 23)?;
+            given(&mut c, &back, frame)?;
+            c.give_back(&[(&back, frame)])?;
+            nothing_returned(&mut a)?;
+            b.give_back(&[(&mine, frame)])?;
+            returned(&mut a, &first, frame)
+        },
+    );
 }
