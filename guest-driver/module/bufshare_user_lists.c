@@ -31,8 +31,8 @@ int bufshare_meta_read(struct bufshare_device *bd, u64 from, u32 size, struct bu
 	ret = copy_struct_from_user(meta, sizeof(*meta), u64_to_user_ptr(from), size);
 	if (ret)
 		return ret;
-	/* Nothing that a reader would have to know is known here yet. */
-	if (meta->must_know)
+	/* Whether it is set where it has to be, the host looks. */
+	if (meta->must_know & ~VIRTIO_BUFSHARE_KNOW_BUFFERS)
 		return -EINVAL;
 	for (i = 0; i < BUFSHARE_MAX_PLANES; i++) {
 		if (meta->image.planes[i].reserved)

@@ -99,7 +99,7 @@ void bufshare_meta_to_wire(struct virtio_bufshare_meta *to, const struct bufshar
 		to->image.planes[i].offset = cpu_to_le64(from->image.planes[i].offset);
 		to->image.planes[i].stride = cpu_to_le32(from->image.planes[i].stride);
 		to->image.planes[i].rows = cpu_to_le32(from->image.planes[i].rows);
-		to->image.planes[i].reserved = cpu_to_le64(from->image.planes[i].reserved);
+		to->image.planes[i].buffer = cpu_to_le32(from->image.planes[i].buffer);
 	}
 	to->blob_len = cpu_to_le32(from->blob_len);
 	to->must_know = cpu_to_le32(from->must_know);
@@ -124,7 +124,8 @@ void bufshare_meta_from_wire(struct bufshare_meta *to, const struct virtio_bufsh
 		to->image.planes[i].offset = le64_to_cpu(from->image.planes[i].offset);
 		to->image.planes[i].stride = le32_to_cpu(from->image.planes[i].stride);
 		to->image.planes[i].rows = le32_to_cpu(from->image.planes[i].rows);
-		to->image.planes[i].reserved = le64_to_cpu(from->image.planes[i].reserved);
+		to->image.planes[i].buffer = le32_to_cpu(from->image.planes[i].buffer);
+		to->image.planes[i].reserved = le32_to_cpu(from->image.planes[i].reserved);
 	}
 	to->blob_len = le32_to_cpu(from->blob_len);
 	to->must_know = le32_to_cpu(from->must_know);

@@ -192,13 +192,15 @@ struct bufshare_access {
  * @offset: bytes from the start of the buffer
  * @stride: bytes per row
  * @rows: rows of this plane
+ * @buffer: which of the buffers of a frame it is in; 0: this one, the first
  * @reserved: zero
  */
 struct bufshare_plane {
 	__u64 offset;
 	__u32 stride;
 	__u32 rows;
-	__u64 reserved;
+	__u32 buffer;
+	__u32 reserved;
 };
 
 /**
@@ -224,8 +226,8 @@ struct bufshare_image {
  * @name: for people, UTF-8, NUL padded
  * @image: typed image description
  * @blob_len: bytes of opaque data; GET_META: in: room, out: length
- * @must_know: as in struct virtio_bufshare_meta: who finds an unknown bit takes it for
- *	no image; EXPORT and SET_META: zero
+ * @must_know: VIRTIO_BUFSHARE_KNOW_*: who finds an unknown bit takes it for no image. Set
+ *	for what there is, or it is EINVAL
  */
 struct bufshare_meta {
 	__u8 name[BUFSHARE_NAME_LEN];

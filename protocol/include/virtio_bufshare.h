@@ -312,13 +312,15 @@ struct virtio_bufshare_access {
  * @offset: bytes from the start of the buffer
  * @stride: bytes per row
  * @rows: rows of this plane; offset + stride * rows <= buffer size
+ * @buffer: which of the buffers of a frame it is in; 0: this one, the first
  * @reserved: zero
  */
 struct virtio_bufshare_plane {
 	__le64 offset;
 	__le32 stride;
 	__le32 rows;
-	__le64 reserved;
+	__le32 buffer;
+	__le32 reserved;
 };
 
 /**
@@ -344,8 +346,8 @@ struct virtio_bufshare_image {
  * @name: for people, UTF-8, NUL padded, may be empty
  * @image: typed image description
  * @blob_len: bytes of opaque data, which end the message
- * @must_know: what a reader has to know to make sense of it, as bits: one who finds an
- *	unknown bit takes it for no image. None yet: zero
+ * @must_know: what a reader has to know to make sense of it, VIRTIO_BUFSHARE_KNOW_*: one
+ *	who finds an unknown bit takes it for no image
  */
 struct virtio_bufshare_meta {
 	__u8 name[VIRTIO_BUFSHARE_NAME_LEN];
@@ -353,6 +355,7 @@ struct virtio_bufshare_meta {
 	__le32 blob_len;
 	__le32 must_know;
 };
+#define VIRTIO_BUFSHARE_KNOW_BUFFERS	0x1	/* planes are in several buffers of a frame */
 
 /**
  * struct virtio_bufshare_get_caps - GET_CAPS

@@ -122,8 +122,10 @@ wire_struct! {
         stride: u32,
         /// Rows of this plane.
         rows: u32,
+        /// Which of the buffers of a frame it is in; 0: this one, the first.
+        buffer: u32,
         /// Zero.
-        reserved: u64,
+        reserved: u32,
     }
 }
 
@@ -154,7 +156,7 @@ wire_struct! {
         image: Image,
         /// Bytes of opaque data.
         blob_len: u32,
-        /// What a reader has to know to make sense of it, as bits; none yet.
+        /// What a reader has to know to make sense of it, as bits.
         must_know: u32,
     }
 }

@@ -63,10 +63,12 @@ fn name() -> impl Strategy<Value = Name> {
 }
 
 fn plane() -> impl Strategy<Value = Plane> {
-    any::<(u64, u32, u32)>().prop_map(|(offset, stride, rows)| Plane {
+    let buffer = 0..u32::try_from(MAX_FRAME_BUFFERS).unwrap();
+    (any::<(u64, u32, u32)>(), buffer).prop_map(|((offset, stride, rows), buffer)| Plane {
         offset,
         stride,
         rows,
+        buffer,
     })
 }
 
@@ -845,7 +847,9 @@ fn metadata_not_well_formed_has_its_own_status() {
     );
     assert_eq!(status_with(&set, meta + 152, 4097), Status::MetaTooLarge);
     assert_eq!(status_with(&set, meta + 152, 1), Status::BadLength);
-    assert_eq!(status_with(&set, meta + 156, 1), Status::Unsupported);
+    assert_eq!(status_with(&set, meta + 156, 2), Status::Unsupported);
+    let nothing_apart = status_with(&set, meta + 156, 1);
+    assert_eq!(nothing_apart, Status::BadMeta, "no plane is elsewhere");
 }
 
 /// An EXPORT whose structure, record and entries are as long as they may be.

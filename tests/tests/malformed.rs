@@ -312,7 +312,10 @@ fn reserved_fields_and_unknown_flags_are_refused() {
                 "EXPORT meta must_know",
                 ioctl::EXPORT,
                 export_of(&[])?,
-                vec![fd.clone(), metadata(&[(offset_of!(Meta, must_know), &one)])],
+                vec![
+                    fd.clone(),
+                    metadata(&[(offset_of!(Meta, must_know), &2_u32.to_ne_bytes())]),
+                ],
             ),
             (
                 "EXPORT without metadata",

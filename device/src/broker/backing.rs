@@ -358,6 +358,10 @@ impl Buffer {
         }
     }
 
+    pub(super) fn image(&self) -> Option<&Image> {
+        self.details.as_ref()?.image.as_ref()
+    }
+
     /// Replaces the metadata, and counts that.
     pub(super) fn set_meta(&mut self, meta: Meta) {
         let Meta { name, image, blob } = meta;

@@ -166,7 +166,8 @@ impl Broker {
         if state.events.is_returned(*id) {
             return Err(Status::Busy);
         }
-        if !frame.record.fits(&sizes) {
+        let image = self.buffers.get(*first).and_then(Buffer::image);
+        if !frame.record.fits(&sizes) || !image.is_none_or(|image| image.fits_frame(&sizes)) {
             return Err(Status::BadMeta);
         }
         Ok(Ready {

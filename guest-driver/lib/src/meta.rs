@@ -15,6 +15,8 @@ pub struct Plane {
     pub stride: u32,
     /// Rows of this plane.
     pub rows: u32,
+    /// Which of the buffers of a [frame](crate::Push::buffers) it is in; 0: this one, the first.
+    pub buffer: u32,
 }
 
 impl Plane {
@@ -25,7 +27,15 @@ impl Plane {
             offset,
             stride,
             rows,
+            buffer: 0,
         }
+    }
+
+    /// The plane is in this one of the buffers of a frame, 0 to 3.
+    #[must_use]
+    pub fn buffer(mut self, buffer: u32) -> Self {
+        self.buffer = buffer;
+        self
     }
 
     fn to_protocol(&self) -> types::Plane {
@@ -33,11 +43,12 @@ impl Plane {
             offset: self.offset,
             stride: self.stride,
             rows: self.rows,
+            buffer: self.buffer,
         }
     }
 
     fn from_protocol(plane: &types::Plane) -> Self {
-        Self::new(plane.offset, plane.stride, plane.rows)
+        Self::new(plane.offset, plane.stride, plane.rows).buffer(plane.buffer)
     }
 }
 
@@ -93,7 +104,7 @@ impl Image {
         self
     }
 
-    /// Whether every plane ends within a buffer of `size` bytes.
+    /// Whether every plane that is in this buffer, of `size` bytes, ends within it.
     #[must_use]
     pub fn fits(&self, size: u64) -> bool {
         self.to_protocol().fits(size)

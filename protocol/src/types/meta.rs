@@ -3,10 +3,13 @@
 
 use alloc::vec::Vec;
 
-use crate::limits::{MAX_BLOB, MAX_PLANES};
+use crate::limits::{MAX_BLOB, MAX_FRAME_BUFFERS, MAX_PLANES};
 use crate::status::Status;
 use crate::types::Name;
 use crate::wire;
+
+/// What a reader of metadata has to know: planes are in several buffers of a frame.
+pub const KNOW_BUFFERS: u32 = 0x1;
 
 /// One plane of an image
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -18,6 +21,8 @@ pub struct Plane {
     pub stride: u32,
     /// Rows of this plane.
     pub rows: u32,
+    /// Which of the buffers of a frame it is in; 0: this one, the first.
+    pub buffer: u32,
 }
 
 impl Plane {
@@ -46,20 +51,39 @@ pub struct Image {
 }
 
 impl Image {
-    /// Whether every plane ends within a buffer of `size` bytes.
+    /// Whether every plane that is in this buffer, of `size` bytes, ends within it.
     ///
     /// ```
     /// use bufshare_protocol::types::{Image, Plane};
-    /// let plane = Plane { offset: 4096, stride: 256, rows: 16 };
+    /// let plane = Plane { offset: 4096, stride: 256, rows: 16, buffer: 0 };
     /// let image = Image { fourcc: 1, planes: vec![plane], ..Image::default() };
     /// assert!(image.fits(8192));
     /// assert!(!image.fits(8191));
     /// ```
     #[must_use]
     pub fn fits(&self, size: u64) -> bool {
-        self.planes
-            .iter()
-            .all(|plane| plane.end().is_some_and(|end| end <= size))
+        let mut own = self.planes.iter().filter(|plane| plane.buffer == 0);
+        own.all(|plane| plane.end().is_some_and(|end| end <= size))
+    }
+
+    /// Whether each plane ends within the buffer that it is in, of those of a frame, which
+    /// have these sizes, bytes.
+    #[must_use]
+    pub fn fits_frame(&self, sizes: &[u64]) -> bool {
+        self.planes.iter().all(|plane| {
+            let buffer = usize::try_from(plane.buffer).ok();
+            let size = buffer.and_then(|buffer| sizes.get(buffer));
+            size.is_some_and(|size| plane.end().is_some_and(|end| end <= *size))
+        })
+    }
+
+    /// What a reader has to know to make sense of it.
+    fn must_know(&self) -> u32 {
+        if self.planes.iter().any(|plane| plane.buffer != 0) {
+            KNOW_BUFFERS
+        } else {
+            0
+        }
     }
 
     /// `None` if `raw` says "not an image".
@@ -76,7 +100,12 @@ impl Image {
         }
         let count = usize::try_from(raw.num_planes).map_err(|_| Status::BadMeta)?;
         let (used, unused) = raw.planes.split_at_checked(count).ok_or(Status::BadMeta)?;
-        if used.is_empty() || unused.iter().any(|plane| *plane != wire::Plane::default()) {
+        let last = MAX_FRAME_BUFFERS.saturating_sub(1);
+        let apart = |plane: &wire::Plane| usize::try_from(plane.buffer).is_ok_and(|n| n <= last);
+        if used.is_empty()
+            || !used.iter().all(apart)
+            || unused.iter().any(|plane| *plane != wire::Plane::default())
+        {
             return Err(Status::BadMeta);
         }
         Ok(Some(Self {
@@ -90,6 +119,7 @@ impl Image {
                     offset: plane.offset,
                     stride: plane.stride,
                     rows: plane.rows,
+                    buffer: plane.buffer,
                 })
                 .collect(),
         }))
@@ -104,6 +134,7 @@ impl Image {
                 offset: plane.offset,
                 stride: plane.stride,
                 rows: plane.rows,
+                buffer: plane.buffer,
                 reserved: 0,
             };
         }
@@ -137,7 +168,7 @@ impl Meta {
     /// [`Status::MetaTooLarge`] if the blob is over [`MAX_BLOB`],
     /// [`Status::Unsupported`] if a reader has to know what is not known here.
     pub(crate) fn blob_len(raw: &wire::Meta) -> Result<usize, Status> {
-        if raw.must_know != 0 {
+        if raw.must_know & !KNOW_BUFFERS != 0 {
             return Err(Status::Unsupported);
         }
         match usize::try_from(raw.blob_len) {
@@ -157,11 +188,15 @@ impl Meta {
         if Self::blob_len(raw)? != blob.len() {
             return Err(Status::BadLength);
         }
-        Ok(Self {
+        let meta = Self {
             name: Name::from_wire(&raw.name)?,
             image: Image::from_wire(&raw.image)?,
             blob: Vec::from(blob),
-        })
+        };
+        // Else readers who do not know it would make another image of it.
+        (meta.must_know() == raw.must_know)
+            .then_some(meta)
+            .ok_or(Status::BadMeta)
     }
 
     /// Makes sense of metadata that an answer gave, which may come from somebody who knows
@@ -170,19 +205,15 @@ impl Meta {
     /// # Errors
     /// As [`from_wire`](Self::from_wire), but [`Status::Unsupported`].
     pub fn understood(raw: &wire::Meta, blob: &[u8]) -> Result<Self, Status> {
-        let mut image = if raw.must_know == 0 {
-            raw.image
-        } else {
-            wire::Image::default()
-        };
-        for plane in &mut image.planes {
+        let known = raw.must_know & !KNOW_BUFFERS == 0;
+        let mut raw = *raw;
+        if !known {
+            (raw.image, raw.must_know) = (wire::Image::default(), 0);
+        }
+        for plane in &mut raw.image.planes {
             plane.reserved = 0;
         }
-        let known = wire::Meta {
-            image,
-            must_know: 0,
-            ..*raw
-        };
+        let known = raw;
         Self::from_wire(&known, blob)
     }
 
@@ -193,8 +224,12 @@ impl Meta {
             name: self.name.to_wire(),
             image: self.image.as_ref().map(Image::to_wire).unwrap_or_default(),
             blob_len: u32::try_from(self.blob.len()).unwrap_or(u32::MAX),
-            must_know: 0,
+            must_know: self.must_know(),
         }
+    }
+
+    fn must_know(&self) -> u32 {
+        self.image.as_ref().map_or(0, Image::must_know)
     }
 }
 
@@ -208,6 +243,7 @@ mod tests {
             offset: u64::MAX,
             stride: 1,
             rows: 1,
+            buffer: 0,
         };
         let image = Image {
             fourcc: 1,
@@ -234,6 +270,47 @@ mod tests {
         raw.must_know = 2;
         assert_eq!(Meta::from_wire(&raw, &[]), Err(Status::Unsupported));
         assert_eq!(Meta::understood(&raw, &[]), Ok(Meta::default()));
+    }
+
+    #[test]
+    fn planes_of_several_buffers_are_said_to_those_who_may_not_know() {
+        let plane = |buffer| Plane {
+            stride: 4,
+            rows: 2,
+            buffer,
+            ..Plane::default()
+        };
+        let image = |buffers: &[u32]| Meta {
+            image: Some(Image {
+                fourcc: 1,
+                planes: buffers.iter().map(|buffer| plane(*buffer)).collect(),
+                ..Image::default()
+            }),
+            ..Meta::default()
+        };
+        let apart = image(&[0, 1]);
+        let raw = apart.to_wire();
+        assert_eq!(raw.must_know, KNOW_BUFFERS);
+        assert_eq!(Meta::from_wire(&raw, &[]).as_ref(), Ok(&apart));
+        let silent = wire::Meta {
+            must_know: 0,
+            ..raw
+        };
+        assert_eq!(Meta::from_wire(&silent, &[]), Err(Status::BadMeta));
+        let whole = image(&[0, 0]).to_wire();
+        assert_eq!(whole.must_know, 0);
+        let loud = wire::Meta {
+            must_know: KNOW_BUFFERS,
+            ..whole
+        };
+        assert_eq!(Meta::from_wire(&loud, &[]), Err(Status::BadMeta));
+        let beyond = image(&[4]).to_wire();
+        assert_eq!(Meta::from_wire(&beyond, &[]), Err(Status::BadMeta));
+
+        let image = apart.image.unwrap();
+        assert!(image.fits(8) && !image.fits(7));
+        assert!(image.fits_frame(&[8, 8]) && image.fits_frame(&[9, 8, 1]));
+        assert!(!image.fits_frame(&[8, 7]) && !image.fits_frame(&[8]));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use bufshare_protocol::event::{Event, EventKind};
 use bufshare_protocol::request::{Attach, Request};
 use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, FrameRecord, Push, Rights};
+use bufshare_protocol::types::{BufferId, FrameRecord, Image, Meta, Plane, Push, Rights};
 use bufshare_protocol::wire;
 
 use super::host::*;
@@ -160,6 +160,46 @@ fn what_was_not_given_is_not_given_back() {
     assert_eq!(host.give_back(B, &twice[..1]), unbalanced);
     assert_eq!(host.frames(A, RETURNED), []);
     assert_eq!(host.give_back(C, &[(other, number)]), (Status::Ok, 1));
+}
+
+/// SPEC 6.5, and SPEC 7.17.
+#[test]
+fn planes_of_an_image_are_in_the_buffers_of_its_frame() {
+    let mut host = Host::new();
+    let [one, two] = [2, 1].map(|pages| host.export(A, pages));
+    let plane = |buffer, rows| Plane {
+        stride: 64,
+        rows,
+        buffer,
+        ..Plane::default()
+    };
+    let image = |planes: &[Plane]| {
+        let image = Image {
+            fourcc: 1,
+            planes: planes.to_vec(),
+            ..Image::default()
+        };
+        Box::new(Meta {
+            image: Some(image),
+            ..Meta::default()
+        })
+    };
+    for (planes, both, alone) in [
+        ([plane(0, 128), plane(1, 64)], Status::Ok, Status::BadMeta),
+        (
+            [plane(0, 128), plane(1, 65)],
+            Status::BadMeta,
+            Status::BadMeta,
+        ),
+        ([plane(0, 128), plane(0, 1)], Status::Ok, Status::Ok),
+    ] {
+        let meta = image(&planes);
+        host.call(A, Request::SetMeta { id: one, meta }).unwrap();
+        assert_eq!(host.push(A, vec![frame(&[one, two])]).0, both);
+        host.events(A);
+        assert_eq!(host.push(A, vec![frame(&[one])]).0, alone);
+        host.events(A);
+    }
 }
 
 #[test]

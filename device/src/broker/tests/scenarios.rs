@@ -463,6 +463,7 @@ fn an_image_that_leaves_its_buffer_is_refused() {
             offset: 0,
             stride: 128,
             rows,
+            buffer: 0,
         }],
     };
     let meta = |rows| Meta {
