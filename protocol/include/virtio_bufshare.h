@@ -355,6 +355,7 @@ struct virtio_bufshare_meta {
 	__le32 blob_len;
 	__le32 must_know;
 };
+
 #define VIRTIO_BUFSHARE_KNOW_BUFFERS	0x1	/* planes are in several buffers of a frame */
 
 /**
