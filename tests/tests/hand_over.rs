@@ -269,6 +269,7 @@ fn a_consumer_that_is_slow_or_dies_stops_no_other_vm() {
             let frame = a.push(&[&[&first], &[&second]], 21)?;
             b.give_back(&[(&mine, frame), (&other, frame + 1)])?;
             returned(&mut a, &first, frame)?;
+            returned(&mut a, &second, frame + 1)?;
 
             vms.restart_more(0)?;
             let mut c = third(vms)?;
