@@ -443,22 +443,22 @@ struct bufshare_quiesce {
 
 /**
  * struct bufshare_push_frame - a frame that is handed over
- * @buffers: what it is in, by planes: exports, each of EXPORT
+ * @buffers: what it is in: see plane.buffer: exports, each of EXPORT
  * @num_buffers: 1 to BUFSHARE_MAX_PLANES; those beyond are zero
  * @max_held: a VM that has so many frames of this one's is not given it; 0: all are
  * @flags: zero
- * @reserved: zero
+ * @record_size: bytes of its record, a multiple of 8
  *
- * Its record follows, to the end of the entry: struct virtio_bufshare_frame, or as much of
- * it as there is room for, or what a later version has behind it. It goes as it is, in
- * little endian.
+ * Its record is the last @record_size bytes of the entry, and zeroes are between: struct
+ * virtio_bufshare_frame, or a part of it, or what a later version has behind it. It goes as
+ * it is, in little endian.
  */
 struct bufshare_push_frame {
 	__s32 buffers[BUFSHARE_MAX_PLANES];
 	__u32 num_buffers;
 	__u32 max_held;
 	__u32 flags;
-	__u32 reserved;
+	__u32 record_size;
 };
 
 /**
@@ -555,11 +555,12 @@ struct bufshare_event {
  *	that is given it, @value its number
  * @others: the other buffers; those beyond @num_buffers are zero
  * @num_buffers: those of the frame, the first included
- * @reserved: zero
+ * @record_size: bytes of the frame's record
+ * @meta_seq: sequence number that the metadata of @id had when it was pushed
  * @arrival: when the driver learned of it, ns of this VM's CLOCK_MONOTONIC
  *
- * The record of the frame follows, to the end of the event: as it was pushed, or as much as
- * there was room for. Only handles with BUFSHARE_IMPORT_CONSUME are given frames, one at a
+ * The record of the frame is the last @record_size bytes of the event: as it was pushed, or
+ * as much as there was room for. Only handles with BUFSHARE_IMPORT_CONSUME are given frames, one at a
  * time each, in the order in which they were pushed. None is lost, and what was not read is
  * taken back when it is revoked.
  */
@@ -567,7 +568,8 @@ struct bufshare_pushed {
 	struct bufshare_event event;
 	struct bufshare_id others[3];	/* BUFSHARE_MAX_PLANES less one */
 	__u32 num_buffers;
-	__u32 reserved;
+	__u32 record_size;
+	__u64 meta_seq;
 	__u64 arrival;
 };
 

@@ -49,6 +49,7 @@
 #define VIRTIO_BUFSHARE_MAX_ENTRY	1024	/* bytes of entry_size and the like */
 #define VIRTIO_BUFSHARE_MAX_EXTENT_SIZE	32	/* bytes of extent_size */
 #define VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS	4	/* as planes of an image */
+#define VIRTIO_BUFSHARE_MAX_FRAME_RECORD	768	/* bytes of a frame's record */
 #define VIRTIO_BUFSHARE_MAX_DAMAGE	16	/* rectangles of a frame */
 #define VIRTIO_BUFSHARE_MIN_EVENT_SIZE	512	/* least config.event_size */
 #define VIRTIO_BUFSHARE_MAX_EVENT_SIZE	4096	/* most config.event_size */
@@ -790,7 +791,7 @@ struct virtio_bufshare_rect {
  * @duration: ns, 0: unknown
  * @clock: VIRTIO_BUFSHARE_CLOCK_*
  * @transform: how the contents are to be turned to be upright, 0 to 7 as wl_output's
- * @bytes_used: bytes of each plane that have contents, 0: all
+ * @bytes_used: bytes of each of its buffers that have contents, 0: all
  * @crop: what is to be seen, or empty: all
  * @colour_primaries: ITU-T H.273, 0: not said; as the next two
  * @transfer_characteristics: likewise
@@ -838,23 +839,23 @@ struct virtio_bufshare_frame {
 
 /**
  * struct virtio_bufshare_push - entry of PUSH, owner only: hand a frame over
- * @buffers: what it is in, by planes; those beyond @num_buffers are zero
- * @stream: zero
+ * @buffers: what it is in: see plane.buffer; those beyond @num_buffers are zero
  * @num_buffers: 1 to VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS
  * @max_held: consumers that have so many frames of the asker, and more, are not given this
  *	one; 0: all are
  * @flags: zero
- * @reserved: zero
+ * @record_size: bytes of the frame's record, a multiple of 8, up to
+ *	VIRTIO_BUFSHARE_MAX_FRAME_RECORD
  *
- * The frame's record follows, to the end of the entry.
+ * The frame's record is the last @record_size bytes of the entry; what is before it is this
+ * structure, which grows as others.
  */
 struct virtio_bufshare_push {
 	struct virtio_bufshare_id buffers[VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS];
-	struct virtio_bufshare_id stream;
 	__le32 num_buffers;
 	__le32 max_held;
 	__le32 flags;
-	__le32 reserved;
+	__le32 record_size;
 };
 
 /**
@@ -926,15 +927,17 @@ struct virtio_bufshare_event {
  *	attachment of it that is given the frame, @value the number of the frame
  * @others: the other buffers; those beyond @num_buffers are zero
  * @num_buffers: those of the frame, the first included
- * @reserved: zero
+ * @record_size: bytes of the frame's record
+ * @meta_seq: sequence number that the metadata of @id had when it was pushed
  *
- * The frame's record follows, to the end of the event.
+ * The frame's record is the last @record_size bytes of the event; what is before it grows.
  */
 struct virtio_bufshare_pushed {
 	struct virtio_bufshare_event event;
 	struct virtio_bufshare_id others[3];	/* VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS less one */
 	__le32 num_buffers;
-	__le32 reserved;
+	__le32 record_size;
+	__le64 meta_seq;
 };
 
 #endif /* _VIRTIO_BUFSHARE_H */

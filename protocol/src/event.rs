@@ -145,7 +145,8 @@ impl Event {
             event,
             others,
             num_buffers: count.saturating_add(1),
-            reserved: 0,
+            record_size: u32::try_from(frame.record.bytes().len()).unwrap_or(u32::MAX),
+            meta_seq: frame.meta_seq,
         };
         [pushed.to_bytes().as_slice(), frame.record.bytes()].concat()
     }
@@ -185,7 +186,10 @@ impl Event {
 
 /// What a PUSHED says beside.
 fn pushed(bytes: &[u8]) -> Result<Pushed, Status> {
-    let (raw, record) = wire::Pushed::split(bytes).ok_or(Status::BadLength)?;
+    let (raw, rest) = wire::Pushed::split(bytes).ok_or(Status::BadLength)?;
+    let record = usize::try_from(raw.record_size).ok();
+    let record = record.and_then(|record| rest.len().checked_sub(record));
+    let record = record.and_then(|place| rest.get(place..));
     let count = usize::try_from(raw.num_buffers.wrapping_sub(1)).ok();
     let others = count.and_then(|count| raw.others.get(..count));
     Ok(Pushed {
@@ -194,6 +198,7 @@ fn pushed(bytes: &[u8]) -> Result<Pushed, Status> {
             .iter()
             .map(BufferId::from_wire)
             .collect(),
-        record: FrameRecord::new(record)?,
+        meta_seq: raw.meta_seq,
+        record: FrameRecord::received(record.ok_or(Status::BadLength)?)?,
     })
 }

@@ -238,9 +238,9 @@ layout_struct! {
 layout_struct! {
     /// An entry of PUSH: a frame that is handed over
     ///
-    /// Its record follows, to the end of the entry.
+    /// Its record is the last `record_size` bytes of the entry, zeroes are between.
     PushFrame = "bufshare_push_frame" {
-        /// What it is in, by planes: exports, by their descriptors.
+        /// What it is in: exports, by their descriptors.
         buffers: [i32; MAX_FRAME_BUFFERS],
         /// 1 to [`MAX_FRAME_BUFFERS`]; those beyond are zero.
         num_buffers: u32,
@@ -248,8 +248,8 @@ layout_struct! {
         max_held: u32,
         /// Zero.
         flags: u32,
-        /// Zero.
-        reserved: u32,
+        /// Bytes of the record, which ends the entry, a multiple of 8.
+        record_size: u32,
     }
 }
 
@@ -302,7 +302,7 @@ layout_struct! {
 layout_struct! {
     /// What `read()` returns of a PUSHED
     ///
-    /// The record of the frame follows, to the end of the event.
+    /// The record of the frame is its last `record_size` bytes.
     Pushed = "bufshare_pushed" {
         /// As of other events; `handle` is the one of IMPORT that is given the frame.
         event: Event,
@@ -310,8 +310,10 @@ layout_struct! {
         others: [Id; MAX_FRAME_BUFFERS - 1],
         /// Those of the frame, the first included.
         num_buffers: u32,
-        /// Zero.
-        reserved: u32,
+        /// Bytes of the record, which ends the event.
+        record_size: u32,
+        /// Sequence number of the first buffer's metadata when it was pushed.
+        meta_seq: u64,
         /// When the driver learned of it, nanoseconds of this VM's `CLOCK_MONOTONIC`.
         arrival: u64,
     }

@@ -58,7 +58,8 @@ pub const MAX_EVENT_SIZE: usize = 4096;
 pub const EVENT_SIZE: usize = 1024;
 
 /// Bytes of the record of a frame, with what is to come of it. It is handed on in an event.
-pub const MAX_FRAME_RECORD: usize = EVENT_SIZE - wire::Pushed::SIZE;
+pub const MAX_FRAME_RECORD: usize = 768;
+const _: () = assert!(wire::Pushed::SIZE + MAX_FRAME_RECORD <= EVENT_SIZE);
 
 /// Bytes of the header of each request.
 pub const REQUEST_HEADER: usize = wire::Req::SIZE;

@@ -570,7 +570,7 @@ wire_struct! {
         clock: u32,
         /// As `wl_output`'s.
         transform: u32,
-        /// Bytes with contents of each plane, 0: all.
+        /// Bytes with contents of each of its buffers, 0: all.
         bytes_used: [u32; MAX_FRAME_BUFFERS],
         /// What is to be seen; empty: all.
         crop: Rect,
@@ -608,18 +608,16 @@ wire_struct! {
 wire_struct! {
     /// Entry of PUSH; the record follows, to the end of the entry
     Push = "virtio_bufshare_push" {
-        /// By planes; those beyond `num_buffers` are zero.
+        /// What it is in; those beyond `num_buffers` are zero.
         buffers: [Id; MAX_FRAME_BUFFERS],
-        /// Zero.
-        stream: Id,
         /// 1 to [`MAX_FRAME_BUFFERS`].
         num_buffers: u32,
         /// Who has so many frames of the asker is not given this one; 0: all are.
         max_held: u32,
         /// Zero.
         flags: u32,
-        /// Zero.
-        reserved: u32,
+        /// Bytes of the record, which ends the entry, a multiple of 8.
+        record_size: u32,
     }
 }
 
@@ -682,7 +680,9 @@ wire_struct! {
         others: [Id; MAX_FRAME_BUFFERS - 1],
         /// Those of the frame, the first included.
         num_buffers: u32,
-        /// Zero.
-        reserved: u32,
+        /// Bytes of the record, which ends the event.
+        record_size: u32,
+        /// Sequence number of the first buffer's metadata when it was pushed.
+        meta_seq: u64,
     }
 }

@@ -115,7 +115,7 @@ pub struct FrameRecord {
     pub duration: u64,
     /// What turns the contents upright: 0 to 7, as Wayland's `wl_output` has them.
     pub transform: u32,
-    /// Bytes of each plane's buffer that have contents; 0: all.
+    /// Bytes of each of its buffers that have contents; 0: all.
     pub bytes_used: [u32; MAX_FRAME_BUFFERS],
     /// What of it is to be seen; `None`: all.
     pub crop: Option<Rect>,
@@ -201,7 +201,7 @@ impl FrameRecord {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Push<'a> {
-    /// What it is in, by planes: 1 to 4 exports, each once.
+    /// What it is in: 1 to 4 exports, each once.
     pub buffers: Vec<&'a Export>,
     /// A VM that has so many frames of this one's and has not returned them is not given it;
     /// 0: all are.
@@ -242,7 +242,7 @@ impl<'a> Push<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PushedFrame {
-    /// The frame's buffers but the first, by planes.
+    /// The frame's buffers but the first.
     pub others: Vec<BufferId>,
     /// When the driver learned of it, nanoseconds of this VM's `CLOCK_MONOTONIC`.
     pub arrival: u64,

@@ -215,8 +215,8 @@ fn push(hdr: wire::Req, frames: &[Push]) -> Vec<u8> {
     for frame in frames {
         let end = bytes.len().saturating_add(entry);
         bytes.extend(frame.to_wire().to_bytes());
+        bytes.resize(end.saturating_sub(frame.record.bytes().len()), 0);
         bytes.extend(frame.record.bytes());
-        bytes.resize(end, 0);
     }
     bytes
 }

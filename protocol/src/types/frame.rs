@@ -53,10 +53,7 @@ impl FrameRecord {
     /// [`Status::TooLarge`] if it is over [`MAX_FRAME_RECORD`], [`Status::Unsupported`] if a
     /// reserved field is set, [`Status::BadMeta`] if a value is out of its range.
     pub fn new(bytes: &[u8]) -> Result<Self, Status> {
-        if bytes.len() > MAX_FRAME_RECORD {
-            return Err(Status::TooLarge);
-        }
-        let record = Self(bytes.into());
+        let record = Self::received(bytes)?;
         let raw = record.known();
         if raw.reserved != <[u8; 3]>::default() {
             return Err(Status::Unsupported);
@@ -69,6 +66,18 @@ impl FrameRecord {
             && raw.full_range <= LAST_RANGE
             && unused.iter().all(|rect| *rect == wire::Rect::default());
         fits.then_some(record).ok_or(Status::BadMeta)
+    }
+
+    /// A record that was handed over, perhaps by somebody who knows more: its values may be
+    /// out of the ranges that are known here.
+    ///
+    /// # Errors
+    /// [`Status::TooLarge`] if it is over [`MAX_FRAME_RECORD`].
+    pub fn received(bytes: &[u8]) -> Result<Self, Status> {
+        if bytes.len() > MAX_FRAME_RECORD {
+            return Err(Status::TooLarge);
+        }
+        Ok(Self(bytes.into()))
     }
 
     /// As its producer sent it.
@@ -84,12 +93,12 @@ impl FrameRecord {
         wire::Frame::grown(known).unwrap_or_default()
     }
 
-    /// Whether what its planes have of contents fits into buffers of these sizes, bytes.
+    /// Whether what its buffers have of contents fits into them, of these sizes, bytes.
     #[must_use]
     pub fn fits(&self, sizes: &[u64]) -> bool {
         let used = self.known().bytes_used;
-        let mut planes = used.iter().zip(sizes);
-        planes.all(|(used, size)| u64::from(*used) <= *size)
+        let mut buffers = used.iter().zip(sizes);
+        buffers.all(|(used, size)| u64::from(*used) <= *size)
             && used.iter().skip(sizes.len()).all(|used| *used == 0)
     }
 }
@@ -97,7 +106,7 @@ impl FrameRecord {
 /// One frame of a PUSH
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Push {
-    /// 1 to [`MAX_FRAME_BUFFERS`] buffers, by planes.
+    /// 1 to [`MAX_FRAME_BUFFERS`] buffers; planes are in which their image says.
     pub buffers: Vec<BufferId>,
     /// A consumer that has so many frames of the asker is not given it; 0: all are.
     pub max_held: u32,
@@ -108,7 +117,7 @@ pub struct Push {
 impl Push {
     /// Checks an entry of PUSH, without its record.
     pub(crate) fn from_wire(raw: &wire::Push, record: &[u8]) -> Result<Self, Status> {
-        if raw.stream != wire::Id::default() || raw.flags != 0 || raw.reserved != 0 {
+        if raw.flags != 0 {
             return Err(Status::Unsupported);
         }
         let count = usize::try_from(raw.num_buffers).ok();
@@ -133,11 +142,10 @@ impl Push {
         }
         wire::Push {
             buffers,
-            stream: wire::Id::default(),
             num_buffers: u32::try_from(self.buffers.len()).unwrap_or(u32::MAX),
             max_held: self.max_held,
             flags: 0,
-            reserved: 0,
+            record_size: u32::try_from(self.record.bytes().len()).unwrap_or(u32::MAX),
         }
     }
 }
@@ -146,8 +154,10 @@ impl Push {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pushed {
-    /// The frame's buffers but the first, by planes.
+    /// The frame's buffers but the first.
     pub others: Vec<BufferId>,
+    /// Sequence number of the first one's metadata when it was pushed.
+    pub meta_seq: u64,
     /// What it is.
     pub record: FrameRecord,
 }
