@@ -49,6 +49,7 @@
 #define VIRTIO_BUFSHARE_MAX_ENTRY	1024	/* bytes of entry_size and the like */
 #define VIRTIO_BUFSHARE_MAX_EXTENT_SIZE	32	/* bytes of extent_size */
 #define VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS	4	/* as planes of an image */
+#define VIRTIO_BUFSHARE_MAX_CONSUMERS	4	/* of one peer, given frames of one buffer */
 #define VIRTIO_BUFSHARE_MAX_FRAME_RECORD	768	/* bytes of a frame's record */
 #define VIRTIO_BUFSHARE_MAX_DAMAGE	16	/* rectangles of a frame */
 #define VIRTIO_BUFSHARE_MIN_EVENT_SIZE	512	/* least config.event_size */

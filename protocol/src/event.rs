@@ -5,7 +5,7 @@
 //! have the same layout; on the little-endian machines that are supported they
 //! have the same bytes.
 
-use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::limits::MAX_FRAME_BUFFERS;
@@ -104,8 +104,8 @@ pub struct Event {
     pub generation: u64,
     /// See [`EventKind`].
     pub value: u64,
-    /// Of a PUSHED alone.
-    pub frame: Option<Box<Pushed>>,
+    /// Of a PUSHED alone. The events of one frame have it in common.
+    pub frame: Option<Arc<Pushed>>,
 }
 
 impl Event {
@@ -168,7 +168,7 @@ impl Event {
     fn known(raw: wire::Event, bytes: &[u8]) -> Result<Self, Status> {
         let kind = EventKind::from_wire(raw.r#type).ok_or(Status::Unsupported)?;
         let frame = match kind {
-            EventKind::Pushed => Some(Box::new(pushed(bytes)?)),
+            EventKind::Pushed => Some(Arc::new(pushed(bytes)?)),
             _ => None,
         };
         Ok(Self {

@@ -57,6 +57,10 @@ pub const MAX_EVENT_SIZE: usize = 4096;
 /// Bytes of the events of this device. PUSHED is the longest.
 pub const EVENT_SIZE: usize = 1024;
 
+/// Attachments of one peer to one buffer that are given its frames: one for each pair of rights
+/// and way that programs may want, beside one that is about to end.
+pub const MAX_CONSUMERS: usize = 4;
+
 /// Bytes of the record of a frame, with what is to come of it. It is handed on in an event.
 pub const MAX_FRAME_RECORD: usize = 768;
 const _: () = assert!(wire::Pushed::SIZE + MAX_FRAME_RECORD <= EVENT_SIZE);

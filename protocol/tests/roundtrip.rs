@@ -11,7 +11,8 @@
 use bufshare_protocol::event::{self, Event, EventKind};
 use bufshare_protocol::limits::{
     MAX_ACL, MAX_BATCH, MAX_BLOB, MAX_ENTRY, MAX_EXTENT_SIZE, MAX_EXTENTS, MAX_FRAME_BUFFERS,
-    MAX_LIST, MAX_PLANES, MAX_REQUEST, MAX_RESPONSE, MAX_STRUCT, REQUEST_HEADER, RESPONSE_HEADER,
+    MAX_FRAME_RECORD, MAX_LIST, MAX_PLANES, MAX_REQUEST, MAX_RESPONSE, MAX_STRUCT, REQUEST_HEADER,
+    RESPONSE_HEADER,
 };
 use bufshare_protocol::request::{
     self, Attach, Export, Header, Request, SyncOp, SyncTarget, UNEXPORT_GRACEFUL,
@@ -128,9 +129,9 @@ fn sync() -> impl Strategy<Value = Request> {
     )
 }
 
-/// The records of one request are equally long, so that none is filled with zeroes.
+/// As short or long as anybody may have it.
 fn record() -> impl Strategy<Value = FrameRecord> {
-    (any::<[u32; 8]>(), any::<[u64; 4]>(), any::<[u16; 8]>()).prop_map(
+    let raw = (any::<[u32; 8]>(), any::<[u64; 4]>(), any::<[u16; 8]>()).prop_map(
         |([flags, must_know, clock, transform, used, x, range, damage], times, mastering)| {
             let [sequence, pts, duration, epoch] = times;
             let rect = wire::Rect {
@@ -158,9 +159,19 @@ fn record() -> impl Strategy<Value = FrameRecord> {
             };
             let damage = raw.damage.iter_mut().take(num_damage as usize);
             damage.for_each(|one| *one = rect);
-            FrameRecord::new(&raw.to_bytes()).unwrap()
+            raw.to_bytes()
         },
-    )
+    );
+    let size = (0..=MAX_FRAME_RECORD / 8).prop_map(|words| words * 8);
+    (raw, prop_oneof![Just(wire::Frame::SIZE), size]).prop_map(|(raw, size)| {
+        let mut bytes = raw.to_vec();
+        bytes.resize(size, 9);
+        // A part of a rectangle, or one less than there were.
+        if size < wire::Frame::SIZE {
+            bytes.truncate(core::mem::offset_of!(wire::Frame, damage).min(size));
+        }
+        FrameRecord::new(&bytes).unwrap()
+    })
 }
 
 fn push() -> impl Strategy<Value = Push> {
@@ -316,12 +327,20 @@ fn single() -> impl Strategy<Value = (u32, Response)> {
         command::SYNC,
     ];
     let done = select(done.as_slice().to_vec());
-    let batch = select(&[command::DETACH, command::UNMAP][..]);
+    let batch = select(&[command::DETACH, command::UNMAP, command::RETURN][..]);
     let way = select(Way::ALL);
     prop_oneof![
         done.prop_map(|kind| (kind, Response::Done)),
         (batch, select(Status::ALL), any::<u32>())
             .prop_map(|(kind, status, entry)| (kind, Response::Batch { status, entry })),
+        (select(Status::ALL), any::<(u32, u64)>()).prop_map(|(status, (entry, frame))| {
+            let answer = Response::Pushed {
+                status,
+                entry,
+                frame: if status == Status::Ok { frame } else { 0 },
+            };
+            (command::PUSH, answer)
+        }),
         caps().prop_map(|caps| (command::GET_CAPS, Response::Caps(caps))),
         (id(), any::<u64>()).prop_map(|(id, generation)| {
             (command::EXPORT, Response::Exported { id, generation })
@@ -370,14 +389,13 @@ fn single() -> impl Strategy<Value = (u32, Response)> {
 
 fn an_event() -> impl Strategy<Value = Event> {
     let others = vec(id(), 0..MAX_FRAME_BUFFERS);
-    let pushed = (others, record(), vec(any::<u8>(), 0..64));
+    let pushed = (others, any::<u64>(), record());
     (select(EventKind::ALL), any::<[u64; 5]>(), id(), pushed).prop_map(
-        |(kind, [seq, peer, handle, generation, value], id, (others, record, more))| {
-            // With what a later version may have behind.
-            let record = [record.bytes(), &more].concat();
+        |(kind, [seq, peer, handle, generation, value], id, (others, meta_seq, record))| {
             let pushed = Pushed {
                 others,
-                record: FrameRecord::new(&record).unwrap(),
+                meta_seq,
+                record,
             };
             Event {
                 kind,
@@ -387,7 +405,7 @@ fn an_event() -> impl Strategy<Value = Event> {
                 handle,
                 generation,
                 value,
-                frame: (kind == EventKind::Pushed).then(|| Box::new(pushed)),
+                frame: (kind == EventKind::Pushed).then(|| std::sync::Arc::new(pushed)),
             }
         },
     )
@@ -676,6 +694,130 @@ fn entries_of_a_batch_grow_as_structures_do() {
         request::parse(&batch(16, 1)).unwrap_err().1,
         Status::Unsupported
     );
+}
+
+/// A PUSH of one frame in two buffers, changed at these bytes of its entry.
+fn push_with(change: impl FnOnce(&mut Vec<u8>)) -> Result<Request, Status> {
+    let push = Request::Push {
+        frames: vec![Push {
+            buffers: vec![BufferId([1; 16]), BufferId([2; 16])],
+            record: FrameRecord::new(&wire::Frame::default().to_bytes()).unwrap(),
+            ..Push::default()
+        }],
+    };
+    let mut bytes = push.encode(1);
+    let mut entry = bytes.split_off(wire::Batch::SIZE);
+    change(&mut entry);
+    bytes[28..32].copy_from_slice(&u32::try_from(entry.len()).unwrap().to_le_bytes());
+    bytes.extend(entry);
+    match request::parse(&bytes) {
+        Ok((_, request)) => Ok(request),
+        Err((_, status)) => Err(status),
+    }
+}
+
+/// SPEC 7.17.
+#[test]
+fn frames_that_are_not_well_formed_are_refused() {
+    use core::mem::offset_of;
+    let put = |at: usize, value: u32| {
+        push_with(move |entry| entry[at..at + 4].copy_from_slice(&value.to_le_bytes()))
+    };
+    assert!(push_with(|_| ()).is_ok());
+    assert_eq!(
+        put(offset_of!(wire::Push, flags), 1),
+        Err(Status::Unsupported)
+    );
+    for count in [0, 1, 5, u32::MAX] {
+        let wrong = put(offset_of!(wire::Push, num_buffers), count);
+        assert_eq!(wrong, Err(Status::BadField), "{count} buffers");
+    }
+    for size in [1, 4, 12, 384, u32::MAX] {
+        let wrong = put(offset_of!(wire::Push, record_size), size);
+        assert_eq!(wrong, Err(Status::BadField), "a record of {size}");
+    }
+    let short = push_with(|entry| entry.truncate(wire::Push::SIZE - 8));
+    assert_eq!(short, Err(Status::BadField));
+    let record = wire::Push::SIZE;
+    let in_record = [
+        (offset_of!(wire::Frame, clock), 4),
+        (offset_of!(wire::Frame, transform), 8),
+        (offset_of!(wire::Frame, colour_primaries), 3 << 24),
+        (offset_of!(wire::Frame, num_damage), 17),
+        (offset_of!(wire::Frame, damage), 1),
+    ];
+    for (at, value) in in_record {
+        assert_eq!(put(record + at, value), Err(Status::BadMeta), "at {at}");
+    }
+    let reserved = put(record + offset_of!(wire::Frame, chroma_location), 1 << 8);
+    assert_eq!(reserved, Err(Status::Unsupported));
+    let long = push_with(|entry| {
+        entry.resize(record + MAX_FRAME_RECORD + 8, 0);
+        let size = u32::try_from(MAX_FRAME_RECORD + 8).unwrap();
+        entry[offset_of!(wire::Push, record_size)..][..4].copy_from_slice(&size.to_le_bytes());
+    });
+    assert_eq!(long, Err(Status::TooLarge));
+}
+
+/// SPEC 7.17, and SPEC 4.3.
+#[test]
+fn what_is_before_the_record_of_a_frame_grows() {
+    let grow = |last: u8| {
+        push_with(move |entry| {
+            entry.splice(
+                wire::Push::SIZE..wire::Push::SIZE,
+                [0, 0, 0, 0, 0, 0, 0, last],
+            );
+        })
+    };
+    assert_eq!(grow(0), push_with(|_| ()));
+    assert_eq!(grow(1), Err(Status::Unsupported));
+}
+
+/// SPEC 6.6, and SPEC 10.5: a consumer does not judge what others know more of.
+#[test]
+fn frames_of_a_later_version_are_received() {
+    let record = FrameRecord::received(&[0xff; MAX_FRAME_RECORD]).unwrap();
+    let event = Event {
+        kind: EventKind::Pushed,
+        seq: 1,
+        peer: 1,
+        id: BufferId([1; 16]),
+        handle: 1,
+        generation: 1,
+        value: 1,
+        frame: Some(std::sync::Arc::new(Pushed {
+            others: vec![],
+            meta_seq: 1,
+            record,
+        })),
+    };
+    let mut bytes = event.to_bytes();
+    assert_eq!(Event::split(&bytes), Some((Ok(event.clone()), &[][..])));
+    // With more before the record.
+    bytes.splice(wire::Pushed::SIZE..wire::Pushed::SIZE, [7; 8]);
+    let length = core::mem::offset_of!(wire::Event, length);
+    bytes[length] += 8;
+    assert_eq!(Event::split(&bytes), Some((Ok(event), &[][..])));
+    // A record that is longer than what is left.
+    let record_size = core::mem::offset_of!(wire::Pushed, record_size);
+    bytes[record_size + 2] = 1;
+    assert_eq!(
+        Event::split(&bytes),
+        Some((Err(Status::BadLength), &[][..]))
+    );
+}
+
+/// SPEC 7.5.
+#[test]
+fn an_attach_with_unknown_flags_is_unsupported() {
+    let attach = Request::Attach(Attach::new(BufferId([1; 16]), Rights::READ));
+    for at in [
+        core::mem::offset_of!(wire::Attach, flags),
+        core::mem::offset_of!(wire::Attach, reserved),
+    ] {
+        assert_eq!(status_with(&attach, at, 2), Status::Unsupported);
+    }
 }
 
 /// SPEC 4.6. What is wrong here comes ever earlier in the order of checks.

@@ -77,13 +77,6 @@ impl Attachments {
         self.last
     }
 
-    /// So many numbers in a row for something else, at most once each: the first.
-    pub(super) fn numbers(&mut self, count: u32) -> u64 {
-        let first = self.last.wrapping_add(1);
-        self.last = self.last.wrapping_add(count.into());
-        first
-    }
-
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }

@@ -2,14 +2,17 @@
 //! Frames: PUSH hands them over, RETURN gives them back.
 //!
 //! A frame is in one to four buffers of its exporter, and is given to the consumers of the
-//! first: attachments that asked for that, one of each peer. From PUSH until all of them have
-//! given it back its buffers are *out*, and cannot be pushed again; nor can the first, until
-//! the exporter has taken the RETURNED. So what waits for a consumer is bounded by the
-//! buffers of its exporters, and what waits for an exporter by its own.
+//! first: attachments that asked for that. From PUSH until all of them have given it back its
+//! buffers are *out*, and cannot be pushed again; nor can the first, until the exporter has
+//! taken the RETURNED. So what waits for a consumer is bounded by the buffers of its
+//! exporters, and what waits for an exporter by its own. A consumer has a frame until it
+//! knows that it has not: by its own RETURN or DETACH, or because the first buffer is revoked.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bufshare_protocol::event::{Event, EventKind};
+use bufshare_protocol::limits::MAX_CONSUMERS;
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Push, Pushed};
@@ -18,9 +21,9 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::attachments::buffer_of;
-use super::backing::{Buffer, PeerMap};
+use super::backing::Buffer;
 use super::imports::{check_batch, is_done};
-use super::records::{Records, Slot};
+use super::records::Slot;
 use super::types::PeerId;
 use super::{Broker, refcount};
 
@@ -42,8 +45,9 @@ enum Out {
 }
 
 /// An attachment that is given the frames of its buffer.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Consumer {
+    peer: PeerId,
     handle: u64,
     /// It has the frame that is out.
     holds: bool,
@@ -53,10 +57,16 @@ struct Consumer {
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Frames {
     out: Option<Out>,
-    consumers: PeerMap<Consumer>,
+    /// In the order of their peers.
+    consumers: SmallVec<[Consumer; 2]>,
 }
 
 impl Frames {
+    fn consumer(&mut self, peer: PeerId, handle: u64) -> Option<&mut Consumer> {
+        let mut consumers = self.consumers.iter_mut();
+        consumers.find(|one| (one.peer, one.handle) == (peer, handle))
+    }
+
     fn is_needless(&self) -> bool {
         self.out.is_none() && self.consumers.is_empty()
     }
@@ -70,22 +80,26 @@ impl Buffer {
             .is_some_and(|frames| frames.out.is_some())
     }
 
-    /// Whether an attachment of `peer` is given its frames.
-    pub(super) fn has_consumer(&self, peer: PeerId) -> bool {
+    /// Whether another attachment of `peer` can be given its frames.
+    pub(super) fn has_room_for_consumer(&self, peer: PeerId) -> bool {
         let frames = self.frames.as_ref();
-        frames.is_some_and(|frames| frames.consumers.get(peer).is_some())
+        let own = frames.map_or(0, |frames| {
+            let consumers = frames.consumers.iter();
+            consumers.filter(|one| one.peer == peer).count()
+        });
+        own < MAX_CONSUMERS
     }
 
     /// Gives its frames to an attachment of `peer` from now on.
     pub(super) fn add_consumer(&mut self, peer: PeerId, handle: u64) {
+        let consumers = &mut self.frames.get_or_insert_default().consumers;
+        let place = consumers.partition_point(|one| one.peer <= peer);
         let consumer = Consumer {
+            peer,
             handle,
             holds: false,
         };
-        let frames = self.frames.get_or_insert_default();
-        if !frames.consumers.insert(peer, consumer) {
-            refcount::wrong("consumers of a buffer");
-        }
+        consumers.insert(place, consumer);
     }
 
     fn change_frames<T>(&mut self, change: impl FnOnce(&mut Frames) -> T) -> T {
@@ -126,8 +140,8 @@ impl Broker {
         }
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         let entry = u32::try_from(ready.len()).map_err(|_| Status::HostError)?;
-        let frame = state.attachments.numbers(entry);
-        state.counters.frames = state.counters.frames.saturating_add(entry.into());
+        let frame = state.frames.saturating_add(1);
+        state.frames = state.frames.saturating_add(entry.into());
         for (number, ready) in (frame..).zip(ready) {
             self.hand_over(peer, number, ready);
         }
@@ -152,7 +166,7 @@ impl Broker {
             let slot = self.owned(peer, *id).ok_or(Status::NotFound)?;
             let buffer = self.buffers.get(slot).ok_or(Status::NotFound)?;
             let backing = self.backings.of(buffer).ok_or(Status::NotFound)?;
-            if backing.revoking.is_some() {
+            if !self.offers(backing) {
                 return Err(Status::Revoked);
             }
             if buffer.is_out() || !named.insert(*id) {
@@ -166,7 +180,8 @@ impl Broker {
         if state.events.is_returned(*id) {
             return Err(Status::Busy);
         }
-        let image = self.buffers.get(*first).and_then(Buffer::image);
+        let buffer = self.buffers.get(*first).ok_or(Status::NotFound)?;
+        let image = buffer.image();
         if !frame.record.fits(&sizes) || !image.is_none_or(|image| image.fits_frame(&sizes)) {
             return Err(Status::BadMeta);
         }
@@ -176,6 +191,7 @@ impl Broker {
             max_held: frame.max_held,
             pushed: Pushed {
                 others: more.to_vec(),
+                meta_seq: buffer.meta_seq,
                 record: frame.record,
             },
         })
@@ -194,14 +210,12 @@ impl Broker {
         let (id, generation) = (buffer.id, buffer.generation);
         let mut given = Vec::new();
         if let Some(frames) = &mut buffer.frames {
-            for (peer, consumer) in frames.consumers.iter_mut() {
-                let held = self
-                    .peers
-                    .get(&peer)
-                    .and_then(|state| state.held.get(owner));
+            for consumer in &mut frames.consumers {
+                let state = self.peers.get(&consumer.peer);
+                let held = state.and_then(|state| state.held.get(owner));
                 if max_held == 0 || held.is_none_or(|held| *held < max_held) {
                     consumer.holds = true;
-                    given.push((peer, consumer.handle));
+                    given.push((consumer.peer, consumer.handle));
                 }
             }
         }
@@ -223,8 +237,13 @@ impl Broker {
                 });
             });
         }
+        let pushed = Arc::new(pushed);
+        let mut before = None;
         for (peer, handle) in given {
-            if let Some(state) = self.peers.get_mut(&peer) {
+            // Several attachments of one peer have one frame.
+            if before.replace(peer) != Some(peer)
+                && let Some(state) = self.peers.get_mut(&peer)
+            {
                 state.held.insert(owner, 0);
                 if let Some(held) = state.held.get_mut(owner) {
                     refcount::more(held, 1, "frames of an exporter");
@@ -238,7 +257,7 @@ impl Broker {
                 handle,
                 generation,
                 value: number,
-                frame: Some(Box::new(pushed.clone())),
+                frame: Some(pushed.clone()),
             };
             self.notify(peer, |events| events.pushed(event));
         }
@@ -254,8 +273,8 @@ impl Broker {
             };
             let buffer = self.buffers.get(attachment.buffer);
             let buffer = buffer.filter(|buffer| buffer.generation == attachment.generation);
-            let holds = buffer.is_some_and(|buffer| buffer.holds(peer, handle, number));
-            if holds && named.insert(handle) {
+            let held = buffer.and_then(|buffer| buffer.holder(peer, handle));
+            if held == Some(number) && named.insert(handle) {
                 Status::Ok
             } else {
                 Status::Unbalanced
@@ -293,11 +312,12 @@ impl Broker {
         let Some(frames) = &mut buffer.frames else {
             return;
         };
-        let consumer = frames.consumers.get_mut(peer);
-        let Some(consumer) = consumer.filter(|one| one.handle == handle && one.holds) else {
+        let Some(consumer) = frames.consumer(peer, handle).filter(|one| one.holds) else {
             return;
         };
         consumer.holds = false;
+        let mut consumers = frames.consumers.iter();
+        let has_it = consumers.any(|one| one.peer == peer && one.holds);
         let mut last = false;
         if let Some(Out::First { holders, .. }) = &mut frames.out {
             refcount::fewer(holders, 1, "holders of a frame");
@@ -305,7 +325,7 @@ impl Broker {
         }
         if let Some(state) = self.peers.get_mut(&peer) {
             state.events.not_pushed(id, handle);
-            if let Some(held) = state.held.get_mut(owner) {
+            if !has_it && let Some(held) = state.held.get_mut(owner) {
                 refcount::fewer(held, 1, "frames of an exporter");
                 if *held == 0 {
                     state.held.remove(owner);
@@ -342,26 +362,27 @@ impl Broker {
         });
     }
 
-    /// A buffer is about to be revoked: the frame that it is part of comes back from all.
+    /// A buffer is about to be revoked. If it is the first of a frame, its consumers learn of
+    /// that, and do not have the frame any more. If it is another one, they may still use the
+    /// first: the frame goes on without it.
     pub(super) fn recall_frame(&mut self, slot: Slot) {
-        let out = |buffers: &Records<Buffer>, slot| match &buffers.get(slot)?.frames.as_ref()?.out {
-            Some(Out::Other(first)) => Some(*first),
-            Some(Out::First { .. }) => Some(slot),
-            None => None,
-        };
-        let Some(first) = out(&self.buffers, slot) else {
+        let Some(buffer) = self.buffers.get_mut(slot) else {
             return;
         };
-        let frames = self.buffers.get(first).and_then(|one| one.frames.as_ref());
-        let holders: Vec<(PeerId, u64)> = frames.map_or_else(Vec::new, |frames| {
-            let consumers = frames.consumers.iter();
-            let holders = consumers.filter(|(_, consumer)| consumer.holds);
-            holders
-                .map(|(peer, consumer)| (peer, consumer.handle))
-                .collect()
-        });
-        for (peer, handle) in holders {
-            self.release_frame(first, peer, handle);
+        let Some(frames) = &buffer.frames else {
+            return;
+        };
+        if let Some(Out::Other(first)) = frames.out {
+            buffer.change_frames(|frames| frames.out = None);
+            let first = self.buffers.get_mut(first);
+            let frames = first.and_then(|one| one.frames.as_mut());
+            if let Some(Out::First { others, .. }) = frames.and_then(|one| one.out.as_mut()) {
+                others.retain(|other| *other != slot);
+            }
+            return;
+        }
+        for consumer in frames.consumers.clone() {
+            self.release_frame(slot, consumer.peer, consumer.handle);
         }
     }
 
@@ -375,25 +396,38 @@ impl Broker {
             return;
         };
         if let Some(buffer) = buffer_of(&mut self.buffers, attachment)
-            && buffer.consumer(peer) == Some(handle)
+            && buffer.frames.is_some()
         {
-            buffer.change_frames(|frames| frames.consumers.remove(peer));
+            buffer.change_frames(|frames| {
+                let consumers = &mut frames.consumers;
+                consumers.retain(|one| (one.peer, one.handle) != (peer, handle));
+            });
+        }
+    }
+
+    /// All attachments of `peer` are about to end, or can give nothing back any more.
+    pub(super) fn end_consumers(&mut self, peer: PeerId) {
+        let Some(state) = self.peers.get(&peer) else {
+            return;
+        };
+        let consumers = state.attachments.iter().filter(|(_, one)| one.consumer);
+        let consumers: Vec<u64> = consumers.map(|(handle, _)| handle).collect();
+        for handle in consumers {
+            self.end_consumer(peer, handle);
         }
     }
 }
 
 impl Buffer {
-    fn consumer(&self, peer: PeerId) -> Option<u64> {
+    /// Whether an attachment has a frame, whatever its number, of which it is the first.
+    fn holder(&self, peer: PeerId, handle: u64) -> Option<u64> {
         let frames = self.frames.as_ref()?;
-        frames.consumers.get(peer).map(|consumer| consumer.handle)
-    }
-
-    fn holds(&self, peer: PeerId, handle: u64, frame: u64) -> bool {
-        self.frames.as_ref().is_some_and(|frames| {
-            let consumer = frames.consumers.get(peer);
-            let holds = consumer.is_some_and(|one| one.handle == handle && one.holds);
-            holds && matches!(&frames.out, Some(Out::First { number, .. }) if *number == frame)
-        })
+        let mut consumers = frames.consumers.iter();
+        let holds = consumers.any(|one| (one.peer, one.handle) == (peer, handle) && one.holds);
+        match frames.out {
+            Some(Out::First { number, .. }) if holds => Some(number),
+            _ => None,
+        }
     }
 }
 
@@ -410,9 +444,7 @@ impl Broker {
         };
         let buffer = self.buffers.get(attachment.buffer);
         let buffer = buffer.filter(|buffer| buffer.generation == attachment.generation);
-        let frames = buffer.and_then(|buffer| buffer.frames.as_ref());
-        let consumer = frames.and_then(|frames| frames.consumers.get(peer));
-        consumer.is_some_and(|consumer| consumer.handle == handle && consumer.holds)
+        buffer.is_some_and(|buffer| buffer.holder(peer, handle).is_some())
     }
 
     /// What must hold of frames at all times; names what does not.
@@ -426,14 +458,21 @@ impl Broker {
                 return Err("frames are kept for nothing".into());
             }
             let mut holding = 0;
-            for (peer, consumer) in frames.consumers.iter() {
+            let mut holders = BTreeSet::new();
+            if !frames.consumers.is_sorted_by_key(|one| one.peer) {
+                return Err("consumers are in no order".into());
+            }
+            for consumer in &frames.consumers {
+                let peer = consumer.peer;
                 let attachment = self.peers[&peer].attachments.get(consumer.handle);
                 if !attachment.is_some_and(|one| one.consumer && one.id == buffer.id) {
                     return Err(format!("{peer} consumes by an attachment that is gone"));
                 }
                 if consumer.holds {
                     holding += 1;
-                    *held.entry((peer, buffer.owner)).or_default() += 1;
+                    if holders.insert(peer) {
+                        *held.entry((peer, buffer.owner)).or_default() += 1;
+                    }
                 }
             }
             let found = match &frames.out {

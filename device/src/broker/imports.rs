@@ -51,8 +51,8 @@ impl Broker {
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         let buffer = self.buffers.get_mut(slot).ok_or(Status::NotFound)?;
         let (owner, size, generation) = (buffer.owner, buffer.size, buffer.generation);
-        if attach.consumer && buffer.has_consumer(peer) {
-            return Err(Status::Busy);
+        if attach.consumer && !buffer.has_room_for_consumer(peer) {
+            return Err(Status::TooMany);
         }
         state.usage.attachments.charge()?;
         let attachment = Attachment {
@@ -182,14 +182,7 @@ impl Broker {
 
     /// Releases everything that `peer` attached. Its windows are the caller's.
     pub(super) fn drop_attachments(&mut self, peer: PeerId) {
-        let Some(state) = self.peers.get(&peer) else {
-            return;
-        };
-        let consumers = state.attachments.iter().filter(|(_, one)| one.consumer);
-        let consumers: Vec<u64> = consumers.map(|(handle, _)| handle).collect();
-        for handle in consumers {
-            self.end_consumer(peer, handle);
-        }
+        self.end_consumers(peer);
         let Some(state) = self.peers.get_mut(&peer) else {
             return;
         };

@@ -124,9 +124,11 @@ impl Broker {
     }
 
     /// The front end of `peer` is not served any more, and may hold what it has for
-    /// some time: as stopped, and all its windows go, used or not.
+    /// some time: as stopped, and all its windows go, used or not, and it has no frame any
+    /// more. Whoever leaves does not come back.
     pub fn peer_leaves(&mut self, peer: PeerId) -> Vec<Effect> {
         self.begin_stop(peer, Lifecycle::Leaving);
+        self.end_consumers(peer);
         self.unmap_windows(peer, BackingId::ALL);
         self.finish()
     }

@@ -11,8 +11,9 @@
 //! | windows | `max_windows` that have mappings, and one for each attachment |
 //! | requests to the VMM | one for each window, and one for a barrier |
 //! | waiting events of droppable kinds | `max_events` for each other peer |
-//! | waiting events of attachments | one for each attachment |
-//! | waiting events of own exports | twice `max_buffers`, and one for each buffer and importer |
+//! | frames | one for each own buffer |
+//! | waiting events of attachments | one for each attachment; PUSHED has up to 768 bytes of record, which the attachments of one frame have in common |
+//! | waiting events of own exports | three times `max_buffers`, and one for each buffer and importer |
 //! | waiting events of peers | two for each other peer |
 //! | answers to UNEXPORT that a driver has left | `max_buffers` |
 //! | deadlines | one for each backing that is being revoked, and one for each importer of it that was stopped |

@@ -116,7 +116,6 @@ struct Counters {
     barriers: u64,
     revocations: u64,
     unexports_quiesced: u64,
-    frames: u64,
     deadlines_missed: u64,
 }
 
@@ -152,6 +151,8 @@ struct Peer {
     windows: Windows,
     /// FLUSH requests that wait until no window is on its way out.
     flushes: Vec<Token>,
+    /// The number of the last frame that it pushed.
+    frames: u64,
     /// Frames that it was given and has not given back, by who pushed them.
     held: PeerMap<u32>,
     events: EventQueue,
@@ -252,6 +253,7 @@ impl Broker {
                     known: BTreeMap::new(),
                     windows: Windows::new(config.shm_size),
                     flushes: Vec::new(),
+                    frames: 0,
                     held: PeerMap::default(),
                     events: EventQueue::new(config.limits.max_events),
                     usage: Usage::new(&config.limits),

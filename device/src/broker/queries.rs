@@ -280,6 +280,11 @@ impl Broker {
         snapshot.barriers = state.counters.barriers;
         snapshot.revocations = state.counters.revocations;
         snapshot.unexports_quiesced = state.counters.unexports_quiesced;
+        snapshot.frames = state.frames;
+        snapshot.frames_held = state
+            .held
+            .iter()
+            .fold(0, |sum, (_, held)| sum.saturating_add(*held));
         snapshot.deadlines_missed = state.counters.deadlines_missed;
         snapshot
     }
@@ -370,6 +375,10 @@ pub struct PeerSnapshot {
     pub revocations: u64,
     /// How often it promised to write nothing until the end of an UNEXPORT.
     pub unexports_quiesced: u64,
+    /// Frames that it pushed.
+    pub frames: u64,
+    /// Frames of others that it was given and has not returned.
+    pub frames_held: u32,
     /// How often windows that it used were taken from it, mostly as it had not released them
     /// in time.
     pub deadlines_missed: u64,

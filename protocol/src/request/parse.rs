@@ -7,7 +7,7 @@ use core::slice::Chunks;
 
 use crate::command;
 use crate::limits::{
-    MAX_ACL, MAX_BATCH, MAX_ENTRY, MAX_EXTENT_SIZE, MAX_FRAME_RECORD, MAX_EXTENTS, MAX_STRUCT, REQUEST_HEADER,
+    MAX_ACL, MAX_BATCH, MAX_ENTRY, MAX_EXTENT_SIZE, MAX_EXTENTS, MAX_STRUCT, REQUEST_HEADER,
     RESPONSE_HEADER,
 };
 use crate::request::{
@@ -181,11 +181,13 @@ fn known<T: Wire, V>(value: impl Fn(T) -> V) -> impl Fn(&[u8]) -> Result<V, Stat
 
 /// What an entry of PUSH says; what is not known of its record is handed on.
 fn push(entry: &[u8]) -> Result<Push, Status> {
-    let (known, _) = entry
-        .split_first_chunk()
-        .ok_or(Status::BadField)?;
-    let record = size(wire::Push::from_bytes(known).record_size, MAX_FRAME_RECORD)?;
-    let place = entry.len().checked_sub(record).filter(|place| *place >= wire::Push::SIZE);
+    let (known, _) = entry.split_first_chunk().ok_or(Status::BadField)?;
+    let record = wire::Push::from_bytes(known).record_size;
+    let record = usize::try_from(record).map_err(|_| Status::BadField)?;
+    let place = entry
+        .len()
+        .checked_sub(record)
+        .filter(|place| *place >= wire::Push::SIZE && place.is_multiple_of(ALIGN));
     let (head, record) = place
         .and_then(|place| entry.split_at_checked(place))
         .ok_or(Status::BadField)?;

@@ -269,32 +269,94 @@ fn a_frame_comes_back_from_consumers_that_detach_are_reset_or_die() {
     }
 }
 
-/// SPEC 10.3: news of what somebody does not have any more is taken back.
+/// SPEC 7.18: a consumer has a frame until it knows that it has not.
 #[test]
-fn a_revocation_takes_a_frame_back_from_all() {
+fn a_frame_goes_on_without_another_of_its_buffers() {
+    let mut host = Host::new();
+    let ids = [1, 1, 1].map(|pages| host.export(A, pages));
+    let handle = host.consume(B, ids[0]);
+    let (_, _, number) = host.push(A, vec![frame(&ids)]);
+    let [event] = &host.pushed(B)[..] else {
+        panic!("B has no frame");
+    };
+    assert_eq!(event.value, number);
+    host.call(A, unexport_request(ids[1])).unwrap();
+    assert_eq!(host.frames(A, RETURNED), []);
+    let again = vec![frame(&ids[..1])];
+    assert_eq!(host.push(A, again).0, Status::Busy);
+    assert_eq!(host.give_back(B, &[(handle, number)]), (Status::Ok, 1));
+    assert_eq!(host.frames(A, RETURNED), [(ids[0], number)]);
+    host.push_one(A, ids[2]);
+}
+
+/// SPEC 7.18, and SPEC 10.3: news of what somebody does not have any more is taken back.
+#[test]
+fn the_end_of_a_frames_first_buffer_takes_it_back_from_all() {
     let mut host = Host::new();
     let ids = [1, 1].map(|pages| host.export(A, pages));
     let handle = host.consume(B, ids[0]);
     let (_, _, number) = host.push(A, vec![frame(&ids)]);
-    host.call(A, unexport_request(ids[1])).unwrap();
-    assert_eq!(host.pushed(B), []);
-    assert_eq!(host.frames(A, RETURNED), [(ids[0], number)]);
-    assert_eq!(host.give_back(B, &[(handle, number)]).0, Status::Unbalanced);
-    let number = host.push_one(A, ids[0]);
     host.call(A, unexport_request(ids[0])).unwrap();
+    assert_eq!(host.pushed(B), []);
+    assert_eq!(host.give_back(B, &[(handle, number)]).0, Status::Unbalanced);
     assert_eq!(host.frames(A, RETURNED), [], "{number} is gone with it");
+    let next = host.push_one(A, ids[1]);
+    assert_eq!(host.frames(A, RETURNED), [(ids[1], next)]);
+}
+
+/// SPEC 7.18: who leaves can give nothing back.
+#[test]
+fn a_consumer_that_leaves_has_no_frame_and_is_given_none() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    host.consume(B, id);
+    let number = host.push_one(A, id);
+    let effects = host.broker.peer_leaves(B);
+    host.take(effects);
+    assert_eq!(host.frames(A, RETURNED), [(id, number)]);
+    let number = host.push_one(A, id);
+    assert_eq!(host.frames(A, RETURNED), [(id, number)]);
+}
+
+/// SPEC 5.2: the attachments of an exporter do not show in what its consumers see.
+#[test]
+fn frames_are_numbered_by_themselves() {
+    let mut host = Host::new();
+    let id = host.export(A, 1);
+    let theirs = host.export(B, 1);
+    assert_eq!(host.push_one(A, id), 1);
+    host.attach(A, theirs);
+    host.events(A);
+    assert_eq!(host.push_one(A, id), 2);
+    assert_eq!(host.peer(A).frames, 2);
 }
 
 #[test]
-fn one_attachment_of_a_peer_consumes_a_buffer() {
+fn few_attachments_of_a_peer_consume_a_buffer_and_have_one_frame_together() {
     let mut host = Host::new();
-    let id = host.export(A, 1);
-    let handle = host.consume(B, id);
-    let again = Attach {
+    let ids = [1, 1].map(|pages| host.export(A, pages));
+    let mut handles: Vec<u64> = (0..4).map(|_| host.consume(B, ids[0])).collect();
+    let more = Attach {
         consumer: true,
-        ..Attach::new(id, Rights::RW)
+        ..Attach::new(ids[0], Rights::RW)
     };
-    assert_eq!(status(host.call(B, Request::Attach(again))), Status::Busy);
-    host.detach(B, handle).unwrap();
-    host.consume(B, id);
+    let refused = status(host.call(B, Request::Attach(more)));
+    assert_eq!(refused, Status::TooMany);
+    host.consume(C, ids[0]);
+    host.detach(B, handles.remove(0)).unwrap();
+    handles.push(host.consume(B, ids[0]));
+    let other = host.consume(B, ids[1]);
+    let at_most = |id, max_held| Push {
+        max_held,
+        ..frame(&[id])
+    };
+    let (_, _, number) = host.push(A, vec![at_most(ids[0], 1), at_most(ids[1], 2)]);
+    let given: Vec<u64> = host.pushed(B).iter().map(|event| event.handle).collect();
+    assert_eq!(given, [&handles[..], &[other]].concat());
+    assert_eq!(host.peer(B).frames_held, 2);
+    for handle in handles {
+        assert_eq!(host.peer(B).frames_held, 2);
+        assert_eq!(host.give_back(B, &[(handle, number)]), (Status::Ok, 1));
+    }
+    assert_eq!(host.peer(B).frames_held, 1);
 }
