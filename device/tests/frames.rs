@@ -4,6 +4,7 @@
 mod common;
 
 use bufshare_protocol::event::EventKind;
+use bufshare_protocol::limits::MAX_FRAME_RECORD;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
@@ -57,7 +58,7 @@ fn a_record_of_a_later_version_comes_as_it_was_sent() {
     let (daemon, mut a, mut b) = two();
     let id = a.export(DATA, PAGE);
     b.consume(id);
-    let mut bytes = [0; 1024 - 128];
+    let mut bytes = [0; MAX_FRAME_RECORD];
     bytes[376..].fill(7);
     // Flags that nobody knows yet.
     bytes[0..8].copy_from_slice(&[0xff; 8]);
@@ -97,13 +98,16 @@ fn a_frame_of_a_consumer_that_is_reset_or_dies_comes_back() {
 fn a_stopped_consumer_holds_its_frame_and_nobody_elses() {
     let daemon = Daemon::start(&Setup::default());
     let [mut a, mut b, mut c] = ["a", "b", "c"].map(|name| Vm::boot(&daemon.socket(name)));
-    let ids = [0, 1].map(|n| a.export(DATA + n * PAGE, PAGE));
-    let stopped = b.consume(ids[0]);
+    let ids = [0, 1, 2].map(|n| a.export(DATA + n * PAGE, PAGE));
+    let stopped = [0, 2].map(|n: usize| b.consume(ids[n]));
     let runs = ids.map(|id| c.consume(id));
     let held = a.push(ids[0]);
     c.give_back(runs[0], held);
     let bases = b.front.stop();
 
+    // It is given this one, too, and no other of the buffer.
+    let late = a.push(ids[2]);
+    c.give_back(runs[2], late);
     for _ in 0..50 {
         let number = a.push(ids[1]);
         c.give_back(runs[1], number);
@@ -111,8 +115,11 @@ fn a_stopped_consumer_holds_its_frame_and_nobody_elses() {
     }
     b.resume(&bases);
     assert_eq!(b.event_of(EventKind::Pushed).value, held);
-    b.give_back(stopped, held);
+    assert_eq!(b.event_of(EventKind::Pushed).value, late);
+    b.give_back(stopped[0], held);
     assert_eq!(a.returned(), (ids[0], held));
+    b.give_back(stopped[1], late);
+    assert_eq!(a.returned(), (ids[2], late));
     drop((a, b, c));
     daemon.finish();
 }

@@ -87,7 +87,7 @@ statuses! {
     /// Address or length of an extent is not a multiple of `map_align`.
     Unaligned = 9, "UNALIGNED", "a piece of the buffer is not aligned as the device needs it";
     /// Buffer over `max_buffer_size`.
-    TooLarge = 10, "TOO_LARGE", "the buffer is larger than the device allows";
+    TooLarge = 10, "TOO_LARGE", "the buffer, or the record of the frame, is larger than the device allows";
     /// `max_buffers`, `max_attachments` or another number of SPEC 11 reached.
     TooMany = 11, "TOO_MANY", "this VM already has as many buffers or imports as the device allows";
     /// More extents than `max_extents`, or more mappings than allowed.
@@ -97,13 +97,13 @@ statuses! {
     /// No free range in the shared-memory region.
     NoSpace = 14, "NO_SPACE", "the shared-memory region has no free range of this size";
     /// Still mapped, or another UNEXPORT waits.
-    Busy = 15, "BUSY", "the buffer is still mapped, or its end is already waited for";
+    Busy = 15, "BUSY", "the buffer is still mapped, its end is already waited for, or a frame that it is part of was not returned";
     /// The buffer is being revoked, or is gone.
     Revoked = 16, "REVOKED", "the buffer was revoked";
     /// Blob over `max_blob`; refused, never cut.
     MetaTooLarge = 17, "META_TOO_LARGE", "the opaque metadata is longer than the device allows";
     /// Name or image not well-formed, or the image larger than the buffer.
-    BadMeta = 18, "BAD_META", "the name or the image is not valid, or the image does not fit the buffer";
+    BadMeta = 18, "BAD_META", "the name, the image or the record of the frame is not valid, or does not fit the buffer";
     /// No way that is accepted and allowed, or a property that is missing.
     NoWay = 19, "NO_WAY", "the host has no way to share the buffer that is allowed and accepted";
     /// Read-only asked, but the VMM would not enforce it.
@@ -113,7 +113,7 @@ statuses! {
     /// The VMM refused the mapping, or is not asked any more.
     MapFailed = 22, "MAP_FAILED", "this VM's VMM refused the mapping";
     /// SYNC end without begin.
-    Unbalanced = 23, "UNBALANCED", "an end of access without its begin";
+    Unbalanced = 23, "UNBALANCED", "the end of an access without its begin, or the return of a frame that was not given";
     /// The host failed, or is ending.
     HostError = 24, "HOST_ERROR", "the host failed, or is ending";
 }

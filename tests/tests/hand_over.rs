@@ -40,6 +40,14 @@ fn nothing_returned(a: &mut Client) -> Result<()> {
     Ok(())
 }
 
+/// So many frames are with a VM, when the host has all that it asked for until now.
+fn holds(vms: &mut TwoVms, name: &str, asked: &mut Client, id: &str, frames: u64) -> Result<()> {
+    asked.query(id)?;
+    let held = vms.daemon()?.snapshot()?.peer(name)?.frames_held;
+    ensure!(held == frames, "{name} has {held} frames");
+    Ok(())
+}
+
 fn attachments_become(vms: &mut TwoVms, count: u64) -> Result<()> {
     let what = format!("{count} attachments");
     vms.daemon()?
@@ -139,6 +147,7 @@ fn files_of_one_vm_are_each_given_a_frame_and_the_last_returns_it() {
         given(&mut b, &consumer, frame)?;
         given(&mut other, &second, frame)?;
         b.give_back(&[(&consumer, frame)])?;
+        holds(vms, "b", &mut b, &export.id, 1)?;
         nothing_returned(&mut a)?;
         other.give_back(&[(&second, frame)])?;
         returned(&mut a, &export, frame)?;
@@ -277,6 +286,8 @@ fn a_consumer_that_is_slow_or_dies_stops_no_other_vm() {
             let frame = a.push(&[&[&first]], 23)?;
             given(&mut c, &back, frame)?;
             c.give_back(&[(&back, frame)])?;
+            holds(vms, "c", &mut c, &first.id, 0)?;
+            holds(vms, "b", &mut b, &first.id, 1)?;
             nothing_returned(&mut a)?;
             b.give_back(&[(&mine, frame)])?;
             returned(&mut a, &first, frame)

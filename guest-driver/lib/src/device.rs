@@ -219,10 +219,16 @@ impl Device {
     /// As [`import`](Self::import), and is given the frames of the buffer from now on: whatever
     /// its exporter [pushes](Self::push) whose first buffer this is. This device reads an event
     /// [`Pushed`](crate::EventKind::Pushed) of each, and has to [give it back](Self::give_back).
-    /// Asks the host, unless a program of this VM consumes it already.
+    /// Asks the host, unless a program of this VM consumes it already, with the same rights.
+    ///
+    /// Another thread that reads events of this device may have one of a frame before this
+    /// returns.
     ///
     /// # Errors
-    /// As [`import`](Self::import); and this device has 512 such (`EMFILE`).
+    /// As [`import`](Self::import); and this device has 512 such (`EMFILE`), 64 of this VM
+    /// consume the buffer with these rights (`EUSERS`), or four imports of it with different
+    /// rights, or that are about to end, are given its frames
+    /// ([`TooMany`](crate::Status::TooMany)).
     pub fn consume(&self, id: BufferId, rights: Rights) -> Result<Consumer> {
         let op = Operation::Consume;
         let mut raw = abi::Import {
@@ -253,9 +259,13 @@ impl Device {
     ///
     /// The caller has ended its access, and its devices theirs, and begins none before the event
     /// [`Returned`](crate::EventKind::Returned) of the frame, which this device reads: when all
-    /// consumers have given it back, or at once if there are none.
+    /// consumers have given it back, or at once if there are none. The end of its first export,
+    /// whether this program or the host ends it, is as much for the frame's other buffers, and
+    /// there is no such event then. If the host does not answer in time, or a signal ends the
+    /// wait, it may yet push the frames: then there are such events.
     ///
     /// # Errors
+    /// [`Error::entry`] says which is the first that is wrong.
     /// A buffer is part of a frame that was not returned, or whose return was not read
     /// (`EBUSY`); an export has ended ([`Error::is_absent`]); a record says more bytes than a
     /// buffer has, or nonsense ([`BadMeta`](crate::Status::BadMeta)); there is more damage than
@@ -264,14 +274,16 @@ impl Device {
         let op = Operation::Push;
         let (bytes, size) = frame::entries(frames)?;
         let mut raw = abi::Push::default();
-        ioctl::push(self.as_fd(), &mut raw, &bytes, size)
-            .map_err(|errno| Error::of_host(op, errno, raw.status))?;
+        ioctl::push(self.as_fd(), &mut raw, &bytes, size).map_err(|errno| {
+            Error::of_host(op, errno, raw.status).of_entry(raw.entry, frames.len())
+        })?;
         Ok(raw.frame)
     }
 
     /// Gives frames back, at most 16, all or none. Does not wait for the host.
     ///
     /// # Errors
+    /// [`Error::entry`] says which is the first that is wrong.
     /// A consumer does not have that frame, or not any more, as the buffer was revoked
     /// ([`Unbalanced`](crate::Status::Unbalanced)); one is of another device
     /// ([`Error::is_absent`]); the device is gone (`ENODEV`).
@@ -282,8 +294,9 @@ impl Device {
             .map(|(one, frame)| one.entry(*frame))
             .collect();
         let mut raw = abi::Return::default();
-        ioctl::give_back(self.as_fd(), &mut raw, &entries)
-            .map_err(|errno| Error::of_host(op, errno, raw.status))
+        ioctl::give_back(self.as_fd(), &mut raw, &entries).map_err(|errno| {
+            Error::of_host(op, errno, raw.status).of_entry(raw.entry, frames.len())
+        })
     }
 
     /// As [`import`](Self::import), but `None` if there is no such buffer for this VM, as

@@ -29,15 +29,28 @@ pub struct Error {
     /// [`Revoked`](Status::Revoked) if the memory of a buffer in use is gone. `None`: there is
     /// none beside the errno.
     pub status: Option<Status>,
+    /// Of a call about several frames, the index of the first that is wrong, if it is one of
+    /// them that failed.
+    pub entry: Option<usize>,
 }
 
 impl Error {
+    /// The first of several frames that is what failed, counted from 0.
+    pub(crate) fn of_entry(self, entry: u32, count: usize) -> Self {
+        let entry = usize::try_from(entry).ok();
+        Self {
+            entry: entry.filter(|entry| *entry < count),
+            ..self
+        }
+    }
+
     /// The host was not asked.
     pub(crate) fn new(op: Operation, errno: impl Into<io::Error>) -> Self {
         Self {
             op,
             errno: errno.into(),
             status: None,
+            entry: None,
         }
     }
 
@@ -47,6 +60,7 @@ impl Error {
             op,
             errno,
             status: Status::from_wire(status),
+            entry: None,
         }
     }
 
@@ -61,6 +75,7 @@ impl Error {
             op,
             errno: errno.into(),
             status: Some(Status::Revoked),
+            entry: None,
         }
     }
 
@@ -81,11 +96,17 @@ impl Error {
         matches!(self.status, Some(Status::NotFound | Status::Revoked))
     }
 
+    /// Which one, where there may have been several.
+    fn entry_text(&self) -> String {
+        let entry = self.entry.map(|entry| format!(" at index {entry}"));
+        entry.unwrap_or_default()
+    }
+
     /// What the errno stands for here, where its own text does not say so.
     fn reason(&self) -> Option<&'static str> {
         use Operation::{
-            Alloc, Begin, End, Export, Fill, GetMeta, Import, Info, List, NextEvent, Peers, Query,
-            Read, SetMeta, Write,
+            Alloc, Begin, Consume, End, Export, Fill, GetMeta, GiveBack, Import, Info, List,
+            NextEvent, Peers, Push, Query, Read, SetMeta, Write,
         };
         let errno = Errno::from_io_error(&self.errno)?;
         Some(match (self.op, errno) {
@@ -103,19 +124,26 @@ impl Error {
                 "its driver cannot keep the buffer in its place, this VM has a vIOMMU, or the \
                  memory of this VM is encrypted"
             }
-            (Import, Errno::INVAL) => "only READ, and READ with WRITE, can be asked for",
-            (Import, Errno::BUSY) => {
+            (Import | Consume, Errno::INVAL) => "only READ, and READ with WRITE, can be asked for",
+            (Import | Consume, Errno::BUSY) => {
                 "other drivers of this VM use buffers that were imported before its device was \
                  reset"
             }
+            (Consume, Errno::MFILE) => "this open device consumes 512 buffers already",
+            (Consume, Errno::USERS) => "too many programs of this VM consume it already",
+            (Push, Errno::INVAL) => {
+                "there are no frames or more than 16, or one is in no buffer or more than 4, or \
+                 has more than 16 rectangles of damage"
+            }
+            (GiveBack, Errno::INVAL) => "there are no frames or more than 16",
             (Alloc, Errno::FBIG) => "it is larger than the largest buffer of the device",
             (Begin, Errno::ACCESS) => "the buffer is not mapped for that",
             (Read | Write | Fill, Errno::ACCESS) => "the access was not begun for that",
             (Read | Write | Fill, Errno::RANGE) => "the bytes are not all inside the buffer",
             (Begin | End, Errno::NOTTY) => "it is no dma-buf",
             (
-                Info | Peers | List | Query | Alloc | Export | Import | SetMeta | GetMeta
-                | NextEvent,
+                Info | Peers | List | Query | Alloc | Export | Import | Consume | Push | GiveBack
+                | SetMeta | GetMeta | NextEvent,
                 errno,
             ) => match errno {
                 Errno::TIMEDOUT => "the host did not answer in time",
@@ -131,7 +159,9 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { op, errno, status } = self;
+        let Self {
+            op, errno, status, ..
+        } = self;
         match (status, Errno::from_io_error(errno)) {
             // Not the host's answer, which would be ESTALE: what the driver and the MMU say.
             (Some(Status::Revoked), Some(Errno::NODEV | Errno::FAULT)) => write!(
@@ -140,9 +170,12 @@ impl fmt::Display for Error {
                  or the device is gone ({})",
                 Status::Revoked.name()
             ),
-            (Some(status), _) => write!(f, "cannot {op}: {status} ({})", status.name()),
+            (Some(status), _) => {
+                let entry = self.entry_text();
+                write!(f, "cannot {op}{entry}: {status} ({})", status.name())
+            }
             (None, _) => {
-                write!(f, "cannot {op}: {errno}")?;
+                write!(f, "cannot {op}{}: {errno}", self.entry_text())?;
                 match self.reason() {
                     Some(reason) => write!(f, ": {reason}"),
                     None => Ok(()),

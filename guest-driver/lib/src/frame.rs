@@ -4,198 +4,12 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use bufshare_protocol::limits::{MAX_DAMAGE, MAX_FRAME_BUFFERS, MAX_FRAME_RECORD};
+use bufshare_protocol::ioctl as abi;
+use bufshare_protocol::limits::MAX_FRAME_BUFFERS;
 use bufshare_protocol::wire;
-use bufshare_protocol::{ioctl as abi, types};
 
 use crate::error::{Error, Result};
-use crate::{BufferId, Export, Import, Operation, ioctl};
-
-/// Clock of a frame's time
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Clock {
-    /// Of the exporting VM, from some start on, as `CLOCK_MONOTONIC`. It says when in relation to
-    /// its other frames, and nothing in relation to a clock of another VM.
-    Monotonic,
-    /// UTC, as the exporting VM knows it.
-    Realtime,
-    /// TAI, as the exporting VM knows it.
-    Tai,
-    /// Of a newer version, by its number.
-    Unknown(u32),
-}
-
-impl Clock {
-    fn from_number(number: u32) -> Option<Self> {
-        match number {
-            types::frame::CLOCK_NONE => None,
-            types::frame::CLOCK_MONOTONIC => Some(Self::Monotonic),
-            types::frame::CLOCK_REALTIME => Some(Self::Realtime),
-            types::frame::CLOCK_TAI => Some(Self::Tai),
-            other => Some(Self::Unknown(other)),
-        }
-    }
-
-    fn number(self) -> u32 {
-        match self {
-            Self::Monotonic => types::frame::CLOCK_MONOTONIC,
-            Self::Realtime => types::frame::CLOCK_REALTIME,
-            Self::Tai => types::frame::CLOCK_TAI,
-            Self::Unknown(number) => number,
-        }
-    }
-}
-
-/// When a frame was taken, or is to be shown
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct FrameTime {
-    /// By which clock.
-    pub clock: Clock,
-    /// Nanoseconds.
-    pub ns: i64,
-}
-
-impl FrameTime {
-    /// So many nanoseconds by this clock.
-    #[must_use]
-    pub fn new(clock: Clock, ns: i64) -> Self {
-        Self { clock, ns }
-    }
-}
-
-/// A rectangle of an image, in pixels
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "as their names say")]
-pub struct Rect {
-    pub x: i32,
-    pub y: i32,
-    pub width: u32,
-    pub height: u32,
-}
-
-impl Rect {
-    fn from_wire(raw: &wire::Rect) -> Self {
-        Self {
-            x: raw.x.cast_signed(),
-            y: raw.y.cast_signed(),
-            width: raw.width,
-            height: raw.height,
-        }
-    }
-
-    fn to_wire(self) -> wire::Rect {
-        wire::Rect {
-            x: self.x.cast_unsigned(),
-            y: self.y.cast_unsigned(),
-            width: self.width,
-            height: self.height,
-        }
-    }
-}
-
-/// What a producer says of a frame
-///
-/// Nothing of it has to be said. What a newer version says beyond this is handed on when a
-/// record that was received is pushed again, and is otherwise ignored. Source: SPEC.md,
-/// section 6.6.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct FrameRecord {
-    /// `FRAME_*`.
-    pub flags: u32,
-    /// The producer's count of its frames, those that it lost included.
-    pub sequence: u64,
-    /// Another number at each start of the producer.
-    pub epoch: u64,
-    /// When it was taken, or is to be shown.
-    pub time: Option<FrameTime>,
-    /// Nanoseconds; 0: not said.
-    pub duration: u64,
-    /// What turns the contents upright: 0 to 7, as Wayland's `wl_output` has them.
-    pub transform: u32,
-    /// Bytes of each of its buffers that have contents; 0: all.
-    pub bytes_used: [u32; MAX_FRAME_BUFFERS],
-    /// What of it is to be seen; `None`: all.
-    pub crop: Option<Rect>,
-    /// What changed since the frame before, at most 16 rectangles; empty: all may have.
-    pub damage: Vec<Rect>,
-    /// All of it, as it came.
-    whole: types::FrameRecord,
-}
-
-impl FrameRecord {
-    /// One that says nothing.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The bytes of a record, as the kernel gives them. `None`: they make no sense.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
-        let record = types::FrameRecord::new(bytes).ok()?;
-        let raw = record.known();
-        let damage = usize::try_from(raw.num_damage).ok()?;
-        let crop = Rect::from_wire(&raw.crop);
-        let time = Clock::from_number(raw.clock).map(|clock| FrameTime {
-            clock,
-            ns: raw.pts.cast_signed(),
-        });
-        Some(Self {
-            flags: raw.flags,
-            sequence: raw.sequence,
-            epoch: raw.epoch,
-            time,
-            duration: raw.duration,
-            transform: raw.transform,
-            bytes_used: raw.bytes_used,
-            crop: (crop.width != 0 && crop.height != 0).then_some(crop),
-            damage: raw
-                .damage
-                .get(..damage)?
-                .iter()
-                .map(Rect::from_wire)
-                .collect(),
-            whole: record,
-        })
-    }
-
-    /// Whether a consumer of this version can make sense of the frame. One of which it is false
-    /// is to be returned as it is.
-    #[must_use]
-    pub fn is_understood(&self) -> bool {
-        self.whole.known().must_know == 0
-    }
-
-    /// Its bytes; `None` if there is more damage than a record has room for.
-    fn to_bytes(&self) -> Option<Vec<u8>> {
-        let mut damage = [wire::Rect::default(); MAX_DAMAGE];
-        let rects = damage.get_mut(..self.damage.len())?;
-        for (raw, rect) in rects.iter_mut().zip(&self.damage) {
-            *raw = rect.to_wire();
-        }
-        let raw = wire::Frame {
-            flags: self.flags,
-            sequence: self.sequence,
-            epoch: self.epoch,
-            pts: self.time.map_or(0, |time| time.ns.cast_unsigned()),
-            clock: self
-                .time
-                .map_or(types::frame::CLOCK_NONE, |time| time.clock.number()),
-            duration: self.duration,
-            transform: self.transform,
-            bytes_used: self.bytes_used,
-            crop: self.crop.unwrap_or_default().to_wire(),
-            num_damage: u32::try_from(self.damage.len()).ok()?,
-            damage,
-            ..self.whole.known()
-        };
-        let rest = self.whole.bytes().get(wire::Frame::SIZE..);
-        let bytes = [raw.to_bytes().as_slice(), rest.unwrap_or_default()].concat();
-        (bytes.len() <= MAX_FRAME_RECORD).then_some(bytes)
-    }
-}
+use crate::{BufferId, Export, FrameRecord, Import, Operation, ioctl};
 
 /// A frame that is handed over
 #[derive(Clone, Debug)]
@@ -221,8 +35,9 @@ impl<'a> Push<'a> {
         }
     }
 
-    /// As an entry of PUSH; `None` if it has more buffers or damage than that has room for.
-    pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
+    /// As an entry of PUSH of that size, or as short as it can be; `None` if it has more buffers
+    /// or damage than that has room for.
+    fn to_bytes(&self, size: Option<usize>) -> Option<Vec<u8>> {
         let mut buffers = [0_i32; MAX_FRAME_BUFFERS];
         let used = buffers.get_mut(..self.buffers.len())?;
         for (descriptor, export) in used.iter_mut().zip(&self.buffers) {
@@ -230,11 +45,17 @@ impl<'a> Push<'a> {
         }
         let count = u32::try_from(self.buffers.len()).ok()?;
         let buffers = buffers.iter().flat_map(|fd| fd.to_ne_bytes());
-        // Flags and what is reserved are zero.
-        let rest = [count, self.max_held, 0, 0];
-        let rest = rest.iter().flat_map(|number| number.to_ne_bytes());
         let record = self.record.to_bytes()?;
-        Some(buffers.chain(rest).chain(record).collect())
+        let record_size = u32::try_from(record.len()).ok()?;
+        // Flags are zero.
+        let rest = [count, self.max_held, 0, record_size];
+        let rest = rest.iter().flat_map(|number| number.to_ne_bytes());
+        let mut bytes: Vec<u8> = buffers.chain(rest).collect();
+        if let Some(size) = size {
+            bytes.resize(size.checked_sub(record.len())?, 0);
+        }
+        bytes.extend(record);
+        Some(bytes)
     }
 }
 
@@ -246,6 +67,8 @@ pub struct PushedFrame {
     pub others: Vec<BufferId>,
     /// When the driver learned of it, nanoseconds of this VM's `CLOCK_MONOTONIC`.
     pub arrival: u64,
+    /// Sequence number of the first buffer's [metadata](crate::Meta) when it was pushed.
+    pub meta_seq: u64,
     /// What it is.
     pub record: FrameRecord,
 }
@@ -253,10 +76,12 @@ pub struct PushedFrame {
 impl PushedFrame {
     /// What `read()` of the device gave behind an event; `None` if it makes no sense.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
-        let (head, record) = bytes.split_at_checked(abi::Pushed::SIZE)?;
+        let (head, rest) = bytes.split_at_checked(abi::Pushed::SIZE)?;
         // It begins as the host has it.
         let (raw, arrival) = head.split_first_chunk()?;
         let raw = wire::Pushed::from_bytes(raw);
+        let record = usize::try_from(raw.record_size).ok()?;
+        let record = rest.get(rest.len().checked_sub(record)?..)?;
         let count = usize::try_from(raw.num_buffers).ok()?.checked_sub(1)?;
         Some(Self {
             others: raw
@@ -266,6 +91,7 @@ impl PushedFrame {
                 .map(|id| BufferId(id.b))
                 .collect(),
             arrival: u64::from_ne_bytes(arrival.try_into().ok()?),
+            meta_seq: raw.meta_seq,
             record: FrameRecord::parse(record)?,
         })
     }
@@ -341,43 +167,26 @@ impl Drop for Consumer {
 /// The bytes of all entries of a PUSH, each as long as the longest.
 pub(crate) fn entries(frames: &[Push<'_>]) -> Result<(Vec<u8>, usize)> {
     let op = Operation::Push;
-    let entries: Option<Vec<Vec<u8>>> = frames.iter().map(Push::to_bytes).collect();
-    let entries = entries.ok_or_else(|| Error::new(op, rustix::io::Errno::INVAL))?;
-    let size = entries.iter().map(Vec::len).max().unwrap_or_default();
-    let mut bytes = Vec::new();
-    for mut entry in entries {
-        entry.resize(size, 0);
-        bytes.append(&mut entry);
-    }
+    let invalid = || Error::new(op, rustix::io::Errno::INVAL);
+    let entries = |size| -> Option<Vec<Vec<u8>>> {
+        frames.iter().map(|frame| frame.to_bytes(size)).collect()
+    };
+    let shortest = entries(None).ok_or_else(invalid)?;
+    let size = shortest.iter().map(Vec::len).max().unwrap_or_default();
+    let bytes = entries(Some(size)).ok_or_else(invalid)?.concat();
     Ok((bytes, size))
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "a test that overflows fails"
+)]
 mod tests {
     use core::mem::offset_of;
 
     use super::*;
-
-    #[test]
-    fn a_record_comes_back_as_it_was_said_and_what_is_not_known_with_it() {
-        let mut record = FrameRecord::new();
-        record.sequence = 7;
-        record.time = Some(FrameTime::new(Clock::Tai, -5));
-        record.crop = Some(Rect {
-            x: -1,
-            width: 2,
-            height: 3,
-            ..Rect::default()
-        });
-        record.damage = vec![Rect::default(); 3];
-        let mut bytes = record.to_bytes().unwrap();
-        let parsed = FrameRecord::parse(&bytes).unwrap();
-        assert_eq!((parsed.sequence, parsed.time), (7, record.time));
-        assert_eq!((parsed.crop, &parsed.damage), (record.crop, &record.damage));
-        bytes.extend([9; 16]);
-        let later = FrameRecord::parse(&bytes).unwrap();
-        assert_eq!(later.to_bytes(), Some(bytes));
-    }
 
     #[test]
     fn an_entry_begins_as_the_kernel_has_it() {
@@ -385,20 +194,24 @@ mod tests {
         let export = Export::new(file.into(), BufferId([7; 16]), 1);
         let mut frame = Push::new(&export);
         frame.max_held = 3;
-        let bytes = frame.to_bytes().unwrap();
+        let bytes = frame.to_bytes(None).unwrap();
         let field = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
         assert_eq!(field(0), export.as_raw_fd() as u32);
         assert_eq!(field(offset_of!(abi::PushFrame, num_buffers)), 1);
         assert_eq!(field(offset_of!(abi::PushFrame, max_held)), 3);
-        assert_eq!(bytes.len(), abi::PushFrame::SIZE + wire::Frame::SIZE);
+        let record = wire::Frame::SIZE;
+        assert_eq!(
+            field(offset_of!(abi::PushFrame, record_size)),
+            record as u32
+        );
+        assert_eq!(bytes.len(), abi::PushFrame::SIZE + record);
+        let longer = frame.to_bytes(Some(bytes.len() + 8)).unwrap();
+        assert_eq!(
+            longer[longer.len() - record..],
+            bytes[bytes.len() - record..]
+        );
+        assert_eq!(longer.len(), bytes.len() + 8);
         frame.buffers = vec![&export; 5];
-        assert_eq!(frame.to_bytes(), None);
-    }
-
-    #[test]
-    fn too_much_damage_is_no_record() {
-        let mut record = FrameRecord::new();
-        record.damage = vec![Rect::default(); 17];
-        assert_eq!(record.to_bytes(), None);
+        assert_eq!(frame.to_bytes(None), None);
     }
 }

@@ -25,6 +25,7 @@
 //! |---|---|
 //! | [`Device::open`], [`missing_features`](Device::missing_features), [`Export::has_ended`] | nobody |
 //! | [`Device::alloc`] | memory |
+//! | [`Device::give_back`] | nobody |
 //! | the other functions of [`Device`], but [`next_event`](Device::next_event) | the host's answer, see [`Device`] |
 //! | [`Device::next_event`] | an event, within its timeout; with zero nobody |
 //! | [`Offers::next_change`] | the same, and where it asks the host, the answer |
@@ -56,7 +57,8 @@
 //! | `export`, `import` | [`Export`], [`Import`]: what lives as long as it is held |
 //! | `way` | [`Way`]: how the bytes of an import become visible |
 //! | `event` | [`Event`]: what happened |
-//! | `frame` | [`Push`], [`Consumer`], [`FrameRecord`]: what is handed over and comes back |
+//! | `frame` | [`Push`], [`Consumer`]: what is handed over and comes back |
+//! | `frame_record` | [`FrameRecord`]: what a producer says of a frame |
 //! | `offers` | [`Offers`]: the buffers of other VMs, those present and those to come |
 //! | `dmabuf` | [`DmaBuf`]: a descriptor and its size |
 //! | `mapping` | [`Mapping`], [`CpuAccess`]: the CPU's view, begin and end of access |
@@ -75,6 +77,7 @@ mod error;
 mod event;
 mod export;
 mod frame;
+mod frame_record;
 mod import;
 mod info;
 #[allow(unsafe_code, reason = "the kernel is given addresses")]
@@ -99,7 +102,8 @@ pub use dmabuf::DmaBuf;
 pub use error::{Error, Result};
 pub use event::{Event, EventKind};
 pub use export::{Access, Export, ExportOptions};
-pub use frame::{Clock, Consumer, FrameRecord, FrameTime, Push, PushedFrame, Rect};
+pub use frame::{Consumer, Push, PushedFrame};
+pub use frame_record::{Clock, Colour, FrameRecord, FrameTime, Luminance, Rect};
 pub use import::Import;
 pub use info::Info;
 pub use kernel::MissingFeature;
@@ -114,4 +118,8 @@ pub use status::Status;
 pub use way::Way;
 
 pub use bufshare_protocol::device::{CAP_MAP, CAP_RO_ENFORCED, CAP_UDMABUF};
+pub use bufshare_protocol::types::frame::{
+    FRAME_BOTTOM_FIRST, FRAME_CORRUPTED, FRAME_DISCONT, FRAME_EXPOSURE_END, FRAME_GAP,
+    FRAME_INTERLACED, FRAME_LAST,
+};
 pub use bufshare_protocol::types::{BufferId, ParseIdError, Rights};

@@ -104,10 +104,18 @@ impl Image {
         self
     }
 
-    /// Whether every plane that is in this buffer, of `size` bytes, ends within it.
+    /// Whether every plane is in this buffer, of `size` bytes, and ends within it.
     #[must_use]
     pub fn fits(&self, size: u64) -> bool {
-        self.to_protocol().fits(size)
+        self.fits_frame(&[size])
+    }
+
+    /// Whether every plane is in one of a frame's buffers, of these sizes, bytes, and ends
+    /// within it. Of a frame that was [pushed](crate::PushedFrame), nobody else has seen to that:
+    /// its exporter may have changed the image since.
+    #[must_use]
+    pub fn fits_frame(&self, sizes: &[u64]) -> bool {
+        self.to_protocol().fits_frame(sizes)
     }
 
     fn to_protocol(&self) -> types::Image {

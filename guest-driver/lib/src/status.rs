@@ -46,13 +46,14 @@ numbered! {
     NoWindow;
     /// The shared-memory region has no free range of this size.
     NoSpace;
-    /// The buffer is still mapped, or its end is already waited for.
+    /// The buffer is still mapped, its end is already waited for, or a frame that it is part of
+    /// was not returned.
     Busy;
     /// The buffer was revoked, by its exporter or by the host.
     Revoked;
     /// The opaque metadata is longer than [`Info::max_blob`](crate::Info::max_blob).
     MetaTooLarge;
-    /// The name or the image is not valid, or the image does not fit the buffer.
+    /// The name, the image or the record of a frame is not valid, or does not fit the buffer.
     BadMeta;
     /// The host has no way to share the exporter's memory that its operator allows.
     NoWay;
