@@ -25,11 +25,10 @@ int bufshare_frame_init(struct bufshare_imp *imp)
 {
 	struct bufshare_frame *frame = &imp->frame;
 
-	frame->room = READ_ONCE(imp->bd->caps.event_size);
-	frame->event = kzalloc(frame->room, GFP_KERNEL_ACCOUNT);
+	frame->record = kzalloc(VIRTIO_BUFSHARE_MAX_FRAME_RECORD, GFP_KERNEL_ACCOUNT);
 	frame->return_req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_RETURN, 1,
 						 sizeof(struct virtio_bufshare_return));
-	if (!frame->event || !frame->return_req)
+	if (!frame->record || !frame->return_req)
 		return -ENOMEM;
 	frame->return_req->closing = true;
 	return 0;
@@ -42,7 +41,7 @@ int bufshare_frame_init(struct bufshare_imp *imp)
 void bufshare_frame_destroy(struct bufshare_imp *imp)
 {
 	bufshare_req_put(imp->frame.return_req);
-	kfree(imp->frame.event);
+	kfree(imp->frame.record);
 }
 
 /* Nobody here has the frame: the host is to have it back. */
@@ -95,45 +94,69 @@ void bufshare_frame_recall_locked(struct bufshare_imp *imp)
 		bufshare_frame_release_locked(handle);
 }
 
+/*
+ * Take a frame from its event. What the device may write to is read once, and of wire, the
+ * event's beginning, which was read before, nothing is read again. False: it makes no sense.
+ */
+static bool bufshare_frame_parse_locked(struct bufshare_imp *imp,
+					const struct virtio_bufshare_event *wire, const void *buf)
+{
+	struct bufshare_frame *frame = &imp->frame;
+	struct virtio_bufshare_pushed head;
+	u32 length = le32_to_cpu(wire->length), num, record;
+
+	if (length < sizeof(head))
+		return false;
+	memcpy(&head, buf, sizeof(head));
+	num = le32_to_cpu(head.num_buffers);
+	record = le32_to_cpu(head.record_size);
+	if (!num || num > VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS ||
+	    record > VIRTIO_BUFSHARE_MAX_FRAME_RECORD || record > length - sizeof(head))
+		return false;
+	if (memcmp(&wire->id, &imp->id, sizeof(imp->id)) ||
+	    le64_to_cpu(wire->peer) != imp->owner ||
+	    le64_to_cpu(wire->generation) != imp->generation)
+		return false;
+	memset(&frame->pushed, 0, sizeof(frame->pushed));
+	bufshare_event_from_wire(&frame->pushed.event, wire);
+	memcpy(frame->pushed.others, head.others, (num - 1) * sizeof(head.others[0]));
+	frame->pushed.num_buffers = num;
+	frame->pushed.record_size = record;
+	frame->pushed.meta_seq = le64_to_cpu(head.meta_seq);
+	frame->pushed.arrival = ktime_get_ns();
+	memcpy(frame->record, buf + length - record, record);
+	frame->number = le64_to_cpu(wire->value);
+	return true;
+}
+
 /**
  * bufshare_pushed_locked() - the host hands a frame over
  * @bd: the device; its lock is held
  * @imp: the attachment, or NULL: there is none of this number
- * @event: the event, which the device may write to
- * @length: its bytes, at least those of struct virtio_bufshare_event
+ * @wire: the event's beginning
+ * @buf: the event, which the device may write to
  *
  * Return: false if it makes no sense.
  */
 bool bufshare_pushed_locked(struct bufshare_device *bd, struct bufshare_imp *imp,
-			    const void *event, u32 length)
+			    const struct virtio_bufshare_event *wire, const void *buf)
 {
-	struct virtio_bufshare_pushed head;
 	struct bufshare_handle *handle;
 	struct bufshare_frame *frame;
-	u32 num_buffers;
 
 	/* Its DETACH returned it. */
 	if (!imp || imp->wire != BUFSHARE_IMPORT_ATTACHED || imp->revoked)
 		return true;
 	frame = &imp->frame;
-	if (length < sizeof(head) || length > frame->room || frame->holders)
+	if (!imp->consumes || frame->holders || !bufshare_frame_parse_locked(imp, wire, buf))
 		return false;
-	/* Once: the device may write there again. */
-	memcpy(frame->event, event, length);
-	memcpy(&head, frame->event, sizeof(head));
-	num_buffers = le32_to_cpu(head.num_buffers);
-	if (!num_buffers || num_buffers > VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS)
-		return false;
-	frame->length = length;
-	frame->number = le64_to_cpu(head.event.value);
-	frame->arrival = ktime_get_ns();
 	list_for_each_entry(handle, &imp->handles, by_imp) {
 		if (!handle->consumes)
 			continue;
 		handle->has_frame = true;
 		frame->holders++;
 		bufshare_report_locked(handle->bf, &handle->news, VIRTIO_BUFSHARE_EVT_PUSHED,
-				       le64_to_cpu(head.event.seq));
+				       frame->pushed.event.seq);
 	}
 	if (!frame->holders)
 		bufshare_frame_return_locked(imp);
@@ -150,19 +173,24 @@ bool bufshare_pushed_locked(struct bufshare_device *bd, struct bufshare_imp *imp
 u32 bufshare_pushed_read_locked(const struct bufshare_handle *handle, void *to)
 {
 	const struct bufshare_frame *frame = &handle->imp->frame;
-	u32 record = frame->length - sizeof(struct virtio_bufshare_pushed);
-	struct virtio_bufshare_pushed wire;
-	struct bufshare_pushed pushed = {};
+	struct bufshare_pushed pushed = frame->pushed;
 
-	memcpy(&wire, frame->event, sizeof(wire));
-	bufshare_event_from_wire(&pushed.event, &wire.event);
 	pushed.event.handle = handle->number;
-	memcpy(pushed.others, wire.others, sizeof(pushed.others));
-	pushed.num_buffers = le32_to_cpu(wire.num_buffers);
-	pushed.arrival = frame->arrival;
 	memcpy(to, &pushed, sizeof(pushed));
-	memcpy(to + sizeof(pushed), frame->event + sizeof(wire), record);
-	return sizeof(pushed) + record;
+	memcpy(to + sizeof(pushed), frame->record, pushed.record_size);
+	return sizeof(pushed) + pushed.record_size;
+}
+
+/**
+ * bufshare_pushed_cut() - say how much of a record is left where there is little room
+ * @event: what bufshare_pushed_read_locked() gave
+ * @length: bytes of it that a program reads
+ */
+void bufshare_pushed_cut(void *event, u32 length)
+{
+	struct bufshare_pushed *pushed = event;
+
+	pushed->record_size = length > sizeof(*pushed) ? length - sizeof(*pushed) : 0;
 }
 
 /*

@@ -182,7 +182,7 @@ static void bufshare_event_apply_locked(struct bufshare_device *bd,
 		break;
 	case VIRTIO_BUFSHARE_EVT_PUSHED:
 		/* Not for all files, as the next one: each goes to those who asked for it. */
-		if (!bufshare_pushed_locked(bd, imp, buf, le32_to_cpu(wire->length)))
+		if (!bufshare_pushed_locked(bd, imp, wire, buf))
 			bufshare_event_malformed_locked(bd, wire, le32_to_cpu(wire->length));
 		return;
 	case VIRTIO_BUFSHARE_EVT_RETURNED:

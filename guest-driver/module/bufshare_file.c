@@ -211,6 +211,8 @@ static ssize_t bufshare_fop_read(struct file *file, char __user *buf, size_t len
 	}
 	len = min_t(size_t, len, next.length);
 	ev->length = len;
+	if (ev->type == VIRTIO_BUFSHARE_EVT_PUSHED)
+		bufshare_pushed_cut(bf->out, len);
 	ret = -EFAULT;
 	if (!copy_to_user(buf, bf->out, len)) {
 		bufshare_file_consume(bf, &next);

@@ -158,7 +158,7 @@
 #define BUFSHARE_ENTRY_ALIGN		8
 /* Bytes of the longest event that a program reads: a frame with its record. */
 #define BUFSHARE_MAX_READ \
-	(sizeof(struct bufshare_pushed) + VIRTIO_BUFSHARE_MAX_EVENT_SIZE)
+	(sizeof(struct bufshare_pushed) + VIRTIO_BUFSHARE_MAX_FRAME_RECORD)
 /* Exports and imports are found by name in about as many lists as there are of each. */
 #define BUFSHARE_HASH_BITS		10
 /* Room for the module's name, half an id in hex, and a peer's number. */
@@ -819,20 +819,17 @@ struct bufshare_window {
 
 /**
  * struct bufshare_frame - the frame that an import was given last
- * @room: bytes of @event; constant
- * @event: the host's event PUSHED, with the record; bufshare_device.lock
- * @length: its bytes; likewise
+ * @pushed: what programs read of it, but for the handle; bufshare_device.lock
+ * @record: VIRTIO_BUFSHARE_MAX_FRAME_RECORD bytes, of which pushed.record_size are its
+ *	record; likewise
  * @number: of the frame; likewise
- * @arrival: when it came, ns of CLOCK_MONOTONIC; likewise
  * @holders: handles that have not returned it; likewise
  * @return_req: made in advance, since a close cannot fail; owned
  */
 struct bufshare_frame {
-	u32 room;
-	void *event;
-	u32 length;
+	struct bufshare_pushed pushed;
+	void *record;
 	u64 number;
-	u64 arrival;
 	u32 holders;
 	struct bufshare_req *return_req;
 };
@@ -1226,8 +1223,9 @@ void bufshare_frame_destroy(struct bufshare_imp *imp);
 void bufshare_frame_leave_locked(struct bufshare_handle *handle);
 void bufshare_frame_recall_locked(struct bufshare_imp *imp);
 bool bufshare_pushed_locked(struct bufshare_device *bd, struct bufshare_imp *imp,
-			    const void *event, u32 length);
+			    const struct virtio_bufshare_event *wire, const void *buf);
 u32 bufshare_pushed_read_locked(const struct bufshare_handle *handle, void *to);
+void bufshare_pushed_cut(void *event, u32 length);
 int bufshare_ioc_return(struct bufshare_file *bf, struct bufshare_return *arg);
 
 /* bufshare_producer.c */

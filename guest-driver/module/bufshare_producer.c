@@ -104,22 +104,43 @@ static void bufshare_push_complete(struct bufshare_device *bd, struct bufshare_r
 	}
 }
 
-/* Take one frame of a PUSH from its program. */
-static int bufshare_push_read(struct bufshare_pushing *pushing, const struct bufshare_push *arg,
-			      u32 i, struct virtio_bufshare_push *to)
+/* Take the record of a frame, which ends its entry, and see that nothing is before it. */
+static int bufshare_push_read_record(struct bufshare_push *arg, u64 from, u32 length, void *to)
+{
+	const u32 room = arg->entry_size - sizeof(struct bufshare_push_frame);
+	int ret;
+
+	if (length % BUFSHARE_ENTRY_ALIGN || length > room)
+		return -EINVAL;
+	if (length > VIRTIO_BUFSHARE_MAX_FRAME_RECORD) {
+		arg->status = VIRTIO_BUFSHARE_S_TOO_LARGE;
+		return -EFBIG;
+	}
+	from += sizeof(struct bufshare_push_frame);
+	ret = check_zeroed_user(u64_to_user_ptr(from), room - length);
+	if (ret <= 0)
+		return ret ?: -E2BIG;
+	return copy_from_user(to, u64_to_user_ptr(from + room - length), length) ? -EFAULT : 0;
+}
+
+/* Take one frame of a PUSH from its program; for the host it has size bytes. */
+static int bufshare_push_read(struct bufshare_pushing *pushing, struct bufshare_push *arg, u32 i,
+			      struct virtio_bufshare_push *to, size_t size)
 {
 	const u64 from = arg->frames + (u64)i * arg->entry_size;
 	struct bufshare_push_frame frame;
 	struct file *file;
 	u32 n;
+	int ret;
 
-	if (copy_from_user(&frame, u64_to_user_ptr(from), sizeof(frame)) ||
-	    copy_from_user(to + 1, u64_to_user_ptr(from + sizeof(frame)),
-			   arg->entry_size - sizeof(frame)))
+	if (copy_from_user(&frame, u64_to_user_ptr(from), sizeof(frame)))
 		return -EFAULT;
-	if (!frame.num_buffers || frame.num_buffers > BUFSHARE_MAX_PLANES || frame.flags ||
-	    frame.reserved)
+	if (!frame.num_buffers || frame.num_buffers > BUFSHARE_MAX_PLANES || frame.flags)
 		return -EINVAL;
+	ret = bufshare_push_read_record(arg, from, frame.record_size,
+					(void *)to + size - frame.record_size);
+	if (ret)
+		return ret;
 	for (n = frame.num_buffers; n < BUFSHARE_MAX_PLANES; n++) {
 		if (frame.buffers[n])
 			return -EINVAL;
@@ -134,6 +155,7 @@ static int bufshare_push_read(struct bufshare_pushing *pushing, const struct buf
 	}
 	to->num_buffers = cpu_to_le32(frame.num_buffers);
 	to->max_held = cpu_to_le32(frame.max_held);
+	to->record_size = cpu_to_le32(frame.record_size);
 	return 0;
 }
 
@@ -200,9 +222,10 @@ static int bufshare_push_call(struct bufshare_pushing *pushing, struct bufshare_
 /* PUSH, but for the structures that it needs. */
 static int bufshare_push(struct bufshare_pushing *pushing, struct bufshare_push *arg)
 {
-	/* What follows the structure is the record, in either form. */
-	const size_t size = sizeof(struct virtio_bufshare_push) + arg->entry_size -
-			    sizeof(struct bufshare_push_frame);
+	/* Room for the longest record that an entry of the program may have. */
+	const size_t size = sizeof(struct virtio_bufshare_push) +
+			    min_t(size_t, arg->entry_size - sizeof(struct bufshare_push_frame),
+				  VIRTIO_BUFSHARE_MAX_FRAME_RECORD);
 	struct virtio_bufshare_batch *out;
 	struct bufshare_req *req;
 	int ret = 0;
@@ -218,7 +241,7 @@ static int bufshare_push(struct bufshare_pushing *pushing, struct bufshare_push 
 	out->entry_size = cpu_to_le32(size);
 	for (i = 0; i < arg->count && !ret; i++) {
 		arg->entry = i;
-		ret = bufshare_push_read(pushing, arg, i, (void *)(out + 1) + i * size);
+		ret = bufshare_push_read(pushing, arg, i, (void *)(out + 1) + i * size, size);
 	}
 	if (!ret)
 		ret = bufshare_push_call(pushing, arg, req, size);

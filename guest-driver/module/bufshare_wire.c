@@ -43,10 +43,10 @@ static_assert(sizeof(struct virtio_bufshare_get_meta_resp) == 32);
 static_assert(sizeof(struct virtio_bufshare_buffer) == 104);
 static_assert(sizeof(struct virtio_bufshare_query_resp) == 128);
 static_assert(sizeof(struct virtio_bufshare_event) == 72);
-static_assert(sizeof(struct virtio_bufshare_push) == 96);
+static_assert(sizeof(struct virtio_bufshare_push) == 80);
 static_assert(sizeof(struct virtio_bufshare_push_resp) == 40);
 static_assert(sizeof(struct virtio_bufshare_return) == 16);
-static_assert(sizeof(struct virtio_bufshare_pushed) == 128);
+static_assert(sizeof(struct virtio_bufshare_pushed) == 136);
 /* An event that this driver knows fits into the smallest buffer. */
 static_assert(sizeof(struct virtio_bufshare_event) <= VIRTIO_BUFSHARE_MIN_EVENT_SIZE);
 
@@ -65,13 +65,16 @@ static_assert(sizeof(struct bufshare_meta) == BUFSHARE_META_SIZE_VER0);
 static_assert(sizeof(struct bufshare_access) == BUFSHARE_ACCESS_SIZE_VER0);
 static_assert(sizeof(struct bufshare_push) == BUFSHARE_PUSH_SIZE_VER0);
 static_assert(sizeof(struct bufshare_return) == BUFSHARE_RETURN_SIZE_VER0);
-static_assert(sizeof(struct bufshare_pushed) == 136);
+static_assert(sizeof(struct bufshare_pushed) == 144);
 
 static_assert(VIRTIO_BUFSHARE_READ == BUFSHARE_READ && VIRTIO_BUFSHARE_WRITE == BUFSHARE_WRITE);
 static_assert(VIRTIO_BUFSHARE_MAX_ENTRY == BUFSHARE_MAX_ENTRY);
 static_assert(VIRTIO_BUFSHARE_MAX_BATCH == BUFSHARE_MAX_BATCH);
 static_assert(VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS == BUFSHARE_MAX_PLANES);
 static_assert(sizeof(struct virtio_bufshare_extent) <= VIRTIO_BUFSHARE_MAX_EXTENT_SIZE);
+/* A frame with the longest record goes over the wire. */
+static_assert(sizeof(struct virtio_bufshare_push) + VIRTIO_BUFSHARE_MAX_FRAME_RECORD <=
+	      VIRTIO_BUFSHARE_MAX_ENTRY);
 
 /* What is copied from the one to the other is laid out alike. */
 static_assert(sizeof(struct virtio_bufshare_peer) == sizeof(struct bufshare_peer));

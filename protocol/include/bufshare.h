@@ -447,11 +447,12 @@ struct bufshare_quiesce {
  * @num_buffers: 1 to BUFSHARE_MAX_PLANES; those beyond are zero
  * @max_held: a VM that has so many frames of this one's is not given it; 0: all are
  * @flags: zero
- * @record_size: bytes of its record, a multiple of 8
+ * @record_size: bytes of its record, a multiple of 8; beyond
+ *	VIRTIO_BUFSHARE_MAX_FRAME_RECORD: EFBIG
  *
- * Its record is the last @record_size bytes of the entry, and zeroes are between: struct
- * virtio_bufshare_frame, or a part of it, or what a later version has behind it. It goes as
- * it is, in little endian.
+ * Its record is the last @record_size bytes of the entry, and zeroes are between (else
+ * E2BIG): struct virtio_bufshare_frame, or a part of it, or what a later version has behind
+ * it. It goes as it is, in little endian.
  */
 struct bufshare_push_frame {
 	__s32 buffers[BUFSHARE_MAX_PLANES];
@@ -555,14 +556,14 @@ struct bufshare_event {
  *	that is given it, @value its number
  * @others: the other buffers; those beyond @num_buffers are zero
  * @num_buffers: those of the frame, the first included
- * @record_size: bytes of the frame's record
+ * @record_size: bytes of the frame's record, as far as there was room for it
  * @meta_seq: sequence number that the metadata of @id had when it was pushed
  * @arrival: when the driver learned of it, ns of this VM's CLOCK_MONOTONIC
  *
  * The record of the frame is the last @record_size bytes of the event: as it was pushed, or
- * as much as there was room for. Only handles with BUFSHARE_IMPORT_CONSUME are given frames, one at a
- * time each, in the order in which they were pushed. None is lost, and what was not read is
- * taken back when it is revoked.
+ * its beginning. Only handles with BUFSHARE_IMPORT_CONSUME are given frames, one at a time
+ * each, in the order in which they were pushed. None is lost, and what was not read is taken
+ * back when it is revoked.
  */
 struct bufshare_pushed {
 	struct bufshare_event event;
