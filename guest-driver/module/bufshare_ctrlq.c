@@ -275,6 +275,24 @@ static void bufshare_finish_locked(struct bufshare_device *bd, struct bufshare_r
 	bufshare_req_put(req);
 }
 
+/**
+ * bufshare_answer_malformed_locked() - an answer makes no sense
+ * @bd: the device; its lock is held
+ * @req: the request
+ * @used: bytes of the answer
+ */
+void bufshare_answer_malformed_locked(struct bufshare_device *bd, const struct bufshare_req *req,
+				      u32 used)
+{
+	const struct virtio_bufshare_req *out = req->out;
+
+	bd->stats.malformed++;
+	bd->complaints.answers++;
+	bd->complaints.answer_type = le32_to_cpu(out->type);
+	bd->complaints.answer_used = used;
+	bufshare_complain_locked(bd);
+}
+
 /* Judge the answer that the device says it has written. */
 static int bufshare_parse_locked(struct bufshare_device *bd, struct bufshare_req *req, u32 used)
 {
@@ -299,17 +317,14 @@ static int bufshare_parse_locked(struct bufshare_device *bd, struct bufshare_req
 	if (used != length || (length != sizeof(resp) && length != req->fail_len))
 		goto malformed;
 	req->status = status;
+	req->used = used;
 	bd->stats.refused++;
 	dev_dbg(bd->dev, "command %#x: the host answered with status %u\n",
 		le32_to_cpu(out->type), status);
 	return bufshare_status_errno(status);
 
 malformed:
-	bd->stats.malformed++;
-	bd->complaints.answers++;
-	bd->complaints.answer_type = le32_to_cpu(out->type);
-	bd->complaints.answer_used = used;
-	bufshare_complain_locked(bd);
+	bufshare_answer_malformed_locked(bd, req, used);
 	return -EPROTO;
 }
 

@@ -186,8 +186,8 @@ static void bufshare_event_apply_locked(struct bufshare_device *bd,
 			bufshare_event_malformed_locked(bd, wire, le32_to_cpu(wire->length));
 		return;
 	case VIRTIO_BUFSHARE_EVT_RETURNED:
-		if (exp)
-			bufshare_returned_locked(exp, &ev);
+		if (exp && !bufshare_returned_locked(exp, &ev))
+			bufshare_event_malformed_locked(bd, wire, le32_to_cpu(wire->length));
 		return;
 	case VIRTIO_BUFSHARE_EVT_OVERFLOW:
 		bd->stats.lost += ev.value;

@@ -151,7 +151,7 @@ static void bufshare_export_complete(struct bufshare_device *bd, struct bufshare
 static void bufshare_exp_end_locked(struct bufshare_exp *exp)
 {
 	WRITE_ONCE(exp->dead, true);
-	bufshare_exp_forget_pusher_locked(exp);
+	bufshare_exp_forget_frame_locked(exp);
 	exp->closed = true;
 	bufshare_exp_settle_locked(exp);
 	wake_up_all(&exp->wait);
@@ -212,7 +212,7 @@ struct bufshare_exp *bufshare_exp_by_id_locked(struct bufshare_device *bd,
 void bufshare_export_revoked_locked(struct bufshare_exp *exp)
 {
 	WRITE_ONCE(exp->dead, true);
-	bufshare_exp_forget_pusher_locked(exp);
+	bufshare_exp_forget_frame_locked(exp);
 	wake_up_all(&exp->wait);
 	if (bufshare_exp_half_answered(exp)) {
 		bufshare_exp_gone_locked(exp);
@@ -317,7 +317,7 @@ static int bufshare_exp_fop_release(struct inode *inode, struct file *file)
 	struct bufshare_device *bd = exp->bd;
 
 	bufshare_lock(bd);
-	bufshare_exp_forget_pusher_locked(exp);
+	bufshare_exp_forget_frame_locked(exp);
 	exp->closed = true;
 	if (exp->wire == BUFSHARE_EXPORT_NEW)
 		bufshare_exp_gone_locked(exp);
@@ -477,6 +477,7 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 	INIT_LIST_HEAD(&exp->kept);
 	INIT_LIST_HEAD(&exp->news.node);
 	INIT_LIST_HEAD(&exp->by_pusher);
+	INIT_LIST_HEAD(&exp->by_push);
 	INIT_WORK(&exp->release_work, bufshare_exp_release_work);
 	exp->unexport_req = bufshare_unexport_alloc(NULL);
 	if (!exp->unexport_req) {

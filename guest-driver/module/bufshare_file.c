@@ -96,6 +96,14 @@ static u32 bufshare_news_read_locked(const struct bufshare_news *news, void *to)
 	return sizeof(struct bufshare_event);
 }
 
+static void bufshare_news_consume_locked(struct bufshare_news *news)
+{
+	if (news->type == VIRTIO_BUFSHARE_EVT_RETURNED)
+		bufshare_exp_forget_frame_locked(container_of(news, struct bufshare_exp, news));
+	else
+		list_del_init(&news->node);
+}
+
 /* The oldest event. False: there is none. */
 static bool bufshare_file_peek(struct bufshare_file *bf, struct bufshare_next *next)
 {
@@ -130,7 +138,7 @@ static void bufshare_file_consume(struct bufshare_file *bf, const struct bufshar
 		first = list_first_entry_or_null(&bf->news, struct bufshare_news, node);
 		/* Or it was taken back meanwhile. */
 		if (first == next->news && first->seq == next->seq)
-			list_del_init(&first->node);
+			bufshare_news_consume_locked(first);
 		bufshare_unlock(bf->bd);
 		return;
 	}

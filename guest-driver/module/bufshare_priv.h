@@ -473,7 +473,8 @@ enum bufshare_req_state {
  * @in_len: its bytes; constant
  * @resp_len: bytes of the answer's structure, if it is OK; constant
  * @fail_len: bytes that one which is not OK may have instead of its header's; constant
- * @used: bytes of the answer, at least @resp_len; valid when DONE with an OK one
+ * @used: bytes of the answer, 0: there was none that made sense; valid when DONE. At least
+ *	@resp_len of an OK one; @fail_len of another one, or just a header
  * @err: 0 or a negative errno; valid when DONE
  * @status: VIRTIO_BUFSHARE_S_* of the answer, OK when there was none; when DONE
  * @cookie: as sent; constant from the sending on
@@ -645,6 +646,25 @@ enum bufshare_export_wire {
 	BUFSHARE_EXPORT_GONE,		/* nobody can reach the backing */
 };
 
+/*
+ * Where the frame is whose first buffer an export is.
+ *
+ *   from	to		when
+ *   IDLE	SENT		PUSH is sent
+ *   SENT	OUT		it is done, and said the frame's number
+ *   SENT	IDLE		it is refused, or did not reach the device
+ *   SENT	RETURNED	the frame was returned, and the answer, whatever it is, is not
+ *				looked at yet, or made no sense: queues do not wait for each other
+ *   OUT	RETURNED	it was returned
+ *   RETURNED	IDLE		the file that pushed it has read that, or is closed
+ */
+enum bufshare_export_frame {
+	BUFSHARE_FRAME_IDLE,		/* there is none */
+	BUFSHARE_FRAME_SENT,		/* maybe pushed; its number is not known */
+	BUFSHARE_FRAME_OUT,		/* others may have it */
+	BUFSHARE_FRAME_RETURNED,	/* nobody has it, and that was not read */
+};
+
 /**
  * struct bufshare_exp - one export
  * @ref: of the file, and of the backing until it is released
@@ -676,11 +696,14 @@ enum bufshare_export_wire {
  * @sgt: foreign backing: its mapping, or NULL; likewise
  * @pinned: foreign backing: it is pinned; likewise
  * @charged: foreign backing: it counts for the limit of pinned memory; likewise
- * @pusher: the file that pushed the last frame whose first buffer this is, and reads that it
- *	was returned, or NULL; bufshare_device.lock
+ * @frame: where the frame is whose first buffer this is; bufshare_device.lock
+ * @number: of that frame, unless IDLE or SENT; likewise
+ * @pusher: the file that pushed it, and reads that it was returned, or NULL: it was closed,
+ *	or there is no frame; likewise
  * @by_pusher: on bufshare_file.pushed; likewise
- * @returned: number of the frame that was returned; likewise
- * @news: that it was
+ * @by_push: on a list of the last PUSH while that has no answer; likewise
+ * @entry: in that one; likewise
+ * @news: that it was returned
  */
 struct bufshare_exp {
 	struct kref ref;
@@ -710,9 +733,12 @@ struct bufshare_exp {
 	struct sg_table *sgt;
 	bool pinned;
 	bool charged;
+	enum bufshare_export_frame frame;
+	u64 number;
 	struct bufshare_file *pusher;
 	struct list_head by_pusher;
-	u64 returned;
+	struct list_head by_push;
+	u32 entry;
 	struct bufshare_news news;
 };
 
@@ -1012,6 +1038,8 @@ void bufshare_interrupt(struct bufshare_device *bd,
 			void (*take_locked)(struct bufshare_device *bd));
 void bufshare_notified(struct bufshare_device *bd);
 u32 bufshare_max_slow(struct virtqueue *vq);
+void bufshare_answer_malformed_locked(struct bufshare_device *bd, const struct bufshare_req *req,
+				      u32 used);
 int bufshare_send_locked(struct bufshare_device *bd, struct bufshare_req *req);
 int bufshare_wait_for(struct bufshare_device *bd, struct bufshare_req *req, long time,
 		      bool killable, u32 *status);
@@ -1229,9 +1257,9 @@ void bufshare_pushed_cut(void *event, u32 length);
 int bufshare_ioc_return(struct bufshare_file *bf, struct bufshare_return *arg);
 
 /* bufshare_producer.c */
-void bufshare_exp_forget_pusher_locked(struct bufshare_exp *exp);
+void bufshare_exp_forget_frame_locked(struct bufshare_exp *exp);
 void bufshare_file_forget_pushed(struct bufshare_file *bf);
-void bufshare_returned_locked(struct bufshare_exp *exp, const struct bufshare_event *ev);
+bool bufshare_returned_locked(struct bufshare_exp *exp, const struct bufshare_event *ev);
 void bufshare_returned_read_locked(const struct bufshare_exp *exp, struct bufshare_event *ev);
 int bufshare_ioc_push(struct bufshare_file *bf, struct bufshare_push *arg);
 

@@ -3,7 +3,8 @@
  * bufshare_producer.c - frames that are handed over to other VMs: PUSH and RETURNED
  *
  * The open file that pushed a frame, and no other, reads that it was returned. It is
- * remembered at the frame's first export, which is in one frame at a time. The export does
+ * remembered at the frame's first export, which is in one frame at a time, from the sending
+ * on: who does not wait for the answer may have pushed it nevertheless. The export does
  * not keep the file: who closes it does not want to know.
  */
 #include <linux/errno.h>
@@ -15,7 +16,7 @@
 #include "bufshare_priv.h"
 
 /**
- * struct bufshare_pushing - a PUSH under way
+ * struct bufshare_pushing - a PUSH that a program waits for
  * @bf: the file that pushes
  * @count: its frames
  * @files: the files of all exports, counted: first those of the first frame
@@ -31,27 +32,43 @@ struct bufshare_pushing {
 };
 
 /**
- * bufshare_exp_forget_pusher_locked() - nobody is to read that a frame was returned
- * @exp: the first export of it, maybe of none; its device's lock is held
+ * struct bufshare_push_sent - a PUSH that the host has not answered; of its request
+ * @exports: struct bufshare_exp.by_push, by their entries, but for those that ended
  */
-void bufshare_exp_forget_pusher_locked(struct bufshare_exp *exp)
+struct bufshare_push_sent {
+	struct list_head exports;
+};
+
+/**
+ * bufshare_exp_forget_frame_locked() - an export is in no frame
+ * @exp: the first export of one, maybe of none; its device's lock is held
+ */
+void bufshare_exp_forget_frame_locked(struct bufshare_exp *exp)
 {
 	list_del_init(&exp->news.node);
 	list_del_init(&exp->by_pusher);
+	list_del_init(&exp->by_push);
 	exp->pusher = NULL;
+	exp->frame = BUFSHARE_FRAME_IDLE;
 }
 
 /**
  * bufshare_file_forget_pushed() - a file is closed
- * @bf: the file, in which no call is any more
+ * @bf: the file, in which no call is any more, and which has no handles any more
+ *
+ * What others have of its frames comes back, which nobody reads. No export leads to the file.
  */
 void bufshare_file_forget_pushed(struct bufshare_file *bf)
 {
 	struct bufshare_exp *exp, *next;
 
 	bufshare_lock(bf->bd);
-	list_for_each_entry_safe(exp, next, &bf->pushed, by_pusher)
-		bufshare_exp_forget_pusher_locked(exp);
+	list_for_each_entry_safe(exp, next, &bf->news, news.node)
+		bufshare_exp_forget_frame_locked(exp);
+	list_for_each_entry_safe(exp, next, &bf->pushed, by_pusher) {
+		list_del_init(&exp->by_pusher);
+		exp->pusher = NULL;
+	}
 	bufshare_unlock(bf->bd);
 }
 
@@ -59,14 +76,25 @@ void bufshare_file_forget_pushed(struct bufshare_file *bf)
  * bufshare_returned_locked() - the host reports that nobody has a frame any more
  * @exp: the first export of it; its device's lock is held
  * @ev: the event
+ *
+ * Return: false if it makes no sense.
  */
-void bufshare_returned_locked(struct bufshare_exp *exp, const struct bufshare_event *ev)
+bool bufshare_returned_locked(struct bufshare_exp *exp, const struct bufshare_event *ev)
 {
-	/* Nobody is there to read it; or the host says it twice. */
-	if (!exp->pusher || !list_empty(&exp->news.node))
-		return;
-	exp->returned = ev->value;
-	bufshare_report_locked(exp->pusher, &exp->news, ev->type, ev->seq);
+	/* On its way when the export ended. */
+	if (exp->dead || exp->closed)
+		return true;
+	if (exp->frame != BUFSHARE_FRAME_SENT &&
+	    (exp->frame != BUFSHARE_FRAME_OUT || exp->number != ev->value))
+		return false;
+	if (exp->pusher) {
+		exp->frame = BUFSHARE_FRAME_RETURNED;
+		exp->number = ev->value;
+		bufshare_report_locked(exp->pusher, &exp->news, ev->type, ev->seq);
+	} else {
+		bufshare_exp_forget_frame_locked(exp);
+	}
+	return true;
 }
 
 /**
@@ -83,25 +111,40 @@ void bufshare_returned_read_locked(const struct bufshare_exp *exp, struct bufsha
 	ev->peer = exp->bd->caps.peer_id;
 	memcpy(&ev->id, &exp->id, sizeof(ev->id));
 	ev->generation = exp->generation;
-	ev->value = exp->returned;
+	ev->value = exp->number;
 }
 
-/* Before the host's word that they were returned: that is looked at after its answers. */
+/* What the answer to a PUSH says of one of its frames, whether or not somebody waits for it. */
+static void bufshare_push_answered_locked(struct bufshare_exp *exp, const struct bufshare_req *req)
+{
+	bool refused = req->status != VIRTIO_BUFSHARE_S_OK || !req->reached;
+	struct virtio_bufshare_push_resp resp;
+	u64 number;
+
+	list_del_init(&exp->by_push);
+	memcpy(&resp, req->in, sizeof(resp));
+	number = le64_to_cpu(resp.frame) + exp->entry;
+	if (exp->frame == BUFSHARE_FRAME_RETURNED) {
+		/* The host has said that it was done, and of which frame. */
+		if (refused || (!req->err && number != exp->number))
+			bufshare_answer_malformed_locked(exp->bd, req, req->used);
+	} else if (!req->err) {
+		exp->frame = BUFSHARE_FRAME_OUT;
+		exp->number = number;
+	} else if (refused) {
+		bufshare_exp_forget_frame_locked(exp);
+	}
+	/* Else no answer, or one without sense: it may be out. */
+}
+
 static void bufshare_push_complete(struct bufshare_device *bd, struct bufshare_req *req)
 {
-	struct bufshare_pushing *pushing = req->owner;
-	struct bufshare_exp *exp;
-	u32 i;
+	struct bufshare_push_sent *sent = req->owner;
+	struct bufshare_exp *exp, *next;
 
-	if (req->err)
-		return;
-	for (i = 0; i < pushing->count; i++) {
-		exp = pushing->first[i];
-		if (exp->dead)
-			continue;
-		exp->pusher = pushing->bf;
-		list_move_tail(&exp->by_pusher, &pushing->bf->pushed);
-	}
+	list_for_each_entry_safe(exp, next, &sent->exports, by_push)
+		bufshare_push_answered_locked(exp, req);
+	kfree(sent);
 }
 
 /* Take the record of a frame, which ends its entry, and see that nothing is before it. */
@@ -159,32 +202,81 @@ static int bufshare_push_read(struct bufshare_pushing *pushing, struct bufshare_
 	return 0;
 }
 
-/* Name the buffers of all frames. Those whose return nobody has read are not pushed. */
-static int bufshare_push_name_locked(const struct bufshare_pushing *pushing,
-				     struct bufshare_push *arg, void *entries, size_t size)
+/* Name the buffers of one frame, the next of which has this file. */
+static int bufshare_push_name_locked(struct file *const **file, struct virtio_bufshare_push *to,
+				     u32 *status)
 {
-	struct file *const *file = pushing->files;
-	struct virtio_bufshare_push *to;
 	struct bufshare_exp *exp;
-	u32 i, n;
+	u32 n;
 
-	for (i = 0; i < pushing->count; i++) {
-		arg->entry = i;
-		to = entries + i * size;
-		for (n = 0; n < le32_to_cpu(to->num_buffers); n++, file++) {
-			exp = (*file)->private_data;
-			if (!bufshare_exp_is_live_locked(exp)) {
-				arg->status = VIRTIO_BUFSHARE_S_NOT_FOUND;
-				return -ENOENT;
-			}
-			to->buffers[n] = exp->id;
+	for (n = 0; n < le32_to_cpu(to->num_buffers); n++, (*file)++) {
+		exp = (**file)->private_data;
+		if (!bufshare_exp_is_live_locked(exp)) {
+			*status = VIRTIO_BUFSHARE_S_NOT_FOUND;
+			return -ENOENT;
 		}
-		if (!list_empty(&pushing->first[i]->news.node)) {
-			arg->status = VIRTIO_BUFSHARE_S_BUSY;
-			return -EBUSY;
-		}
+		to->buffers[n] = exp->id;
 	}
 	return 0;
+}
+
+/* One export is the first of a frame from here on, unless it is already. */
+static int bufshare_push_begin_locked(struct bufshare_pushing *pushing, u32 entry,
+				      struct bufshare_push_sent *sent, u32 *status)
+{
+	struct bufshare_exp *exp = pushing->first[entry];
+
+	if (exp->frame != BUFSHARE_FRAME_IDLE) {
+		*status = VIRTIO_BUFSHARE_S_BUSY;
+		return -EBUSY;
+	}
+	exp->frame = BUFSHARE_FRAME_SENT;
+	exp->entry = entry;
+	exp->pusher = pushing->bf;
+	list_add_tail(&exp->by_pusher, &pushing->bf->pushed);
+	list_add_tail(&exp->by_push, &sent->exports);
+	return 0;
+}
+
+/* Send it. Then @sent is the request's. */
+static int bufshare_push_send_locked(struct bufshare_pushing *pushing, struct bufshare_push *arg,
+				     struct bufshare_req *req, size_t size,
+				     struct bufshare_push_sent *sent)
+{
+	void *to = req->out + sizeof(struct virtio_bufshare_batch);
+	struct file *const *file = pushing->files;
+	struct bufshare_exp *exp, *next;
+	int ret = 0;
+	u32 i;
+
+	for (i = 0; i < pushing->count && !ret; i++, to += size) {
+		arg->entry = i;
+		ret = bufshare_push_name_locked(&file, to, &arg->status);
+		if (!ret)
+			ret = bufshare_push_begin_locked(pushing, i, sent, &arg->status);
+	}
+	req->owner = sent;
+	req->complete = bufshare_push_complete;
+	if (!ret)
+		ret = bufshare_send_locked(pushing->bf->bd, req);
+	if (!ret)
+		return 0;
+	list_for_each_entry_safe(exp, next, &sent->exports, by_push)
+		bufshare_exp_forget_frame_locked(exp);
+	return ret;
+}
+
+/* What the answer says beside its status. Of a refusal as a whole no entry is wrong. */
+static void bufshare_push_answer_locked(const struct bufshare_req *req, struct bufshare_push *arg)
+{
+	struct virtio_bufshare_push_resp resp;
+
+	arg->entry = arg->count;
+	if (req->state != BUFSHARE_REQ_DONE || req->used < sizeof(resp))
+		return;
+	memcpy(&resp, req->in, sizeof(resp));
+	arg->entry = min(le32_to_cpu(resp.entry), arg->count);
+	arg->frame = req->err ? 0 : le64_to_cpu(resp.frame);
 }
 
 /* Send it and wait for the answer. */
@@ -192,29 +284,23 @@ static int bufshare_push_call(struct bufshare_pushing *pushing, struct bufshare_
 			      struct bufshare_req *req, size_t size)
 {
 	struct bufshare_device *bd = pushing->bf->bd;
-	void *entries = req->out + sizeof(struct virtio_bufshare_batch);
-	struct virtio_bufshare_push_resp resp;
+	struct bufshare_push_sent *sent;
 	int ret;
 
-	req->owner = pushing;
-	req->complete = bufshare_push_complete;
+	sent = kzalloc_obj(*sent);
+	if (!sent)
+		return -ENOMEM;
+	INIT_LIST_HEAD(&sent->exports);
 	bufshare_lock(bd);
-	ret = bufshare_push_name_locked(pushing, arg, entries, size);
-	if (!ret)
-		ret = bufshare_send_locked(bd, req);
+	ret = bufshare_push_send_locked(pushing, arg, req, size, sent);
 	bufshare_unlock(bd);
-	if (ret)
+	if (ret) {
+		kfree(sent);
 		return ret;
+	}
 	ret = bufshare_wait(bd, req, &arg->status);
 	bufshare_lock(bd);
-	if (req->state == BUFSHARE_REQ_DONE) {
-		memcpy(&resp, req->in, sizeof(resp));
-		arg->entry = le32_to_cpu(resp.entry);
-		arg->frame = le64_to_cpu(resp.frame);
-	} else {
-		/* Whoever gives up does not learn what comes of it. */
-		req->complete = NULL;
-	}
+	bufshare_push_answer_locked(req, arg);
 	bufshare_unlock(bd);
 	return ret;
 }

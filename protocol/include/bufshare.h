@@ -467,7 +467,8 @@ struct bufshare_push_frame {
  * @frames: in: address of them, struct bufshare_push_frame with its record each
  * @count: in: 1 to BUFSHARE_MAX_BATCH
  * @entry_size: in: bytes of each with its record, up to BUFSHARE_MAX_ENTRY, a multiple of 8
- * @frame: out: number of the first; those of the others follow. Not used again
+ * @frame: out: number of the first among this VM's frames; those of the others follow. Not
+ *	used again
  * @entry: out: the first that is wrong, or @count
  * @status: out: status of the host
  *
@@ -478,6 +479,10 @@ struct bufshare_push_frame {
  * open file, and no other, reads VIRTIO_BUFSHARE_EVT_RETURNED; at once if there was none.
  * EBUSY: a frame that a buffer is part of was not returned, or nobody has read that of its
  * first one. A file that is closed reads nothing; its frames are returned nevertheless.
+ *
+ * ETIMEDOUT, EINTR and EPROTO: the host may have pushed them, or do so yet. Until this file
+ * reads RETURNED, which says the number then, a PUSH of that first buffer is EBUSY; if the
+ * host refuses, it can be pushed again from then on.
  */
 struct bufshare_push {
 	__u64 frames;
