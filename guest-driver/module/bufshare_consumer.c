@@ -60,6 +60,34 @@ static void bufshare_frame_return_locked(struct bufshare_imp *imp)
 	bufshare_send_locked(imp->bd, req);
 }
 
+/**
+ * bufshare_frame_reserve_locked() - a handle is to be given the frames of its import
+ * @handle: the handle, being bound to it; its device's lock is held
+ *
+ * Return: 0 or -EUSERS: there are BUFSHARE_MAX_CONSUMERS.
+ */
+int bufshare_frame_reserve_locked(struct bufshare_handle *handle)
+{
+	struct bufshare_frame *frame = &handle->imp->frame;
+
+	if (!handle->consumes)
+		return 0;
+	if (frame->nr_consumers == BUFSHARE_MAX_CONSUMERS)
+		return -EUSERS;
+	frame->nr_consumers++;
+	return 0;
+}
+
+/**
+ * bufshare_frame_join_locked() - a handle is given frames from here on
+ * @handle: the handle, which its file knows; its device's lock is held
+ */
+void bufshare_frame_join_locked(struct bufshare_handle *handle)
+{
+	if (handle->consumes && list_empty(&handle->by_frame))
+		list_add_tail(&handle->by_frame, &handle->imp->frame.consumers);
+}
+
 /* Returns whether the frame of its import is with no handle any more by this. */
 static bool bufshare_frame_release_locked(struct bufshare_handle *handle)
 {
@@ -71,13 +99,17 @@ static bool bufshare_frame_release_locked(struct bufshare_handle *handle)
 }
 
 /**
- * bufshare_frame_leave_locked() - a handle returns what it has, as it is closed
- * @handle: the handle; its device's lock is held
+ * bufshare_frame_leave_locked() - a handle returns what it has, and is given no more
+ * @handle: the handle, being closed; its device's lock is held
  */
 void bufshare_frame_leave_locked(struct bufshare_handle *handle)
 {
 	struct bufshare_imp *imp = handle->imp;
 
+	if (!handle->consumes)
+		return;
+	imp->frame.nr_consumers--;
+	list_del_init(&handle->by_frame);
 	if (bufshare_frame_release_locked(handle) && imp->wire == BUFSHARE_IMPORT_ATTACHED)
 		bufshare_frame_return_locked(imp);
 }
@@ -90,7 +122,7 @@ void bufshare_frame_recall_locked(struct bufshare_imp *imp)
 {
 	struct bufshare_handle *handle;
 
-	list_for_each_entry(handle, &imp->handles, by_imp)
+	list_for_each_entry(handle, &imp->frame.consumers, by_frame)
 		bufshare_frame_release_locked(handle);
 }
 
@@ -150,9 +182,7 @@ bool bufshare_pushed_locked(struct bufshare_device *bd, struct bufshare_imp *imp
 	frame = &imp->frame;
 	if (!imp->consumes || frame->holders || !bufshare_frame_parse_locked(imp, wire, buf))
 		return false;
-	list_for_each_entry(handle, &imp->handles, by_imp) {
-		if (!handle->consumes)
-			continue;
+	list_for_each_entry(handle, &frame->consumers, by_frame) {
 		handle->has_frame = true;
 		frame->holders++;
 		bufshare_report_locked(handle->bf, &handle->news, VIRTIO_BUFSHARE_EVT_PUSHED,

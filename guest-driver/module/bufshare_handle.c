@@ -71,6 +71,7 @@ struct bufshare_handle *bufshare_handle_new(struct bufshare_file *bf, bool consu
 	handle->bf = bf;
 	handle->consumes = consumes;
 	INIT_LIST_HEAD(&handle->by_imp);
+	INIT_LIST_HEAD(&handle->by_frame);
 	INIT_LIST_HEAD(&handle->news.node);
 	ret = xa_alloc(&bf->handles, &handle->number, NULL, XA_LIMIT(1, BUFSHARE_MAX_HANDLES),
 		       GFP_KERNEL);
@@ -97,20 +98,37 @@ void bufshare_handle_cancel(struct bufshare_handle *handle)
  */
 void bufshare_handle_install(struct bufshare_handle *handle)
 {
+	struct bufshare_file *bf = handle->bf;
+	u32 number = handle->number;
+
 	/* Where it goes is there since the number was reserved. */
-	xa_store(&handle->bf->handles, handle->number, handle, 0);
+	xa_store(&bf->handles, number, handle, 0);
+	bufshare_lock(bf->bd);
+	/* It may be closed by now: who closes it takes the lock before it is freed. */
+	if (xa_load(&bf->handles, number) == handle)
+		bufshare_frame_join_locked(handle);
+	bufshare_unlock(bf->bd);
 }
 
 /**
  * bufshare_handle_bind_locked() - a handle is one of an import from here on
  * @handle: the handle, of none
  * @imp: the import; its device's lock is held
+ *
+ * Return: 0 or -EUSERS: it is to be given frames, and there are BUFSHARE_MAX_CONSUMERS.
  */
-void bufshare_handle_bind_locked(struct bufshare_handle *handle, struct bufshare_imp *imp)
+int bufshare_handle_bind_locked(struct bufshare_handle *handle, struct bufshare_imp *imp)
 {
+	int ret;
+
 	lockdep_assert_held(&imp->bd->lock);
 	handle->imp = imp;
-	list_add_tail(&handle->by_imp, &imp->handles);
+	ret = bufshare_frame_reserve_locked(handle);
+	if (ret)
+		handle->imp = NULL;
+	else
+		list_add_tail(&handle->by_imp, &imp->handles);
+	return ret;
 }
 
 /**

@@ -123,13 +123,11 @@ static struct dma_buf *bufshare_imp_find(struct bufshare_device *bd,
 		bufshare_lock(bd);
 		bufshare_imp_put_locked(imp);
 	}
-	if (dmabuf)
+	if (handle && !ret)
+		ret = bufshare_handle_bind_locked(handle, dmabuf ? imp : new);
+	if (dmabuf && !ret)
 		get_dma_buf(dmabuf);
 	else if (!ret)
-		imp = new;
-	if (handle && !ret)
-		bufshare_handle_bind_locked(handle, imp);
-	if (!dmabuf && !ret)
 		bufshare_imp_add_locked(new);
 	bufshare_unlock(bd);
 	if (dmabuf || ret)

@@ -133,6 +133,11 @@
 #define BUFSHARE_INTAKE_EVENTS		4
 /* Events that wait for a reader, or for the delivery to readers. */
 #define BUFSHARE_RING_EVENTS		256
+/*
+ * Handles of all files that are given the frames of one import: with each frame interrupts
+ * are off for as long as it takes to give it to them, or to take it back.
+ */
+#define BUFSHARE_MAX_CONSUMERS		64
 /* Events that the delivery takes at once: interrupts are off for as long as that takes. */
 #define BUFSHARE_DELIVER_EVENTS		32
 /*
@@ -622,6 +627,7 @@ struct bufshare_news {
  * @dmabuf: what it holds, counted; NULL while it is made
  * @imp: the import of that; NULL before it is known; bufshare_device.lock
  * @by_imp: on bufshare_imp.handles; bufshare_device.lock
+ * @by_frame: on bufshare_frame.consumers; bufshare_device.lock
  * @has_frame: it was given bufshare_imp.frame, and has not returned it; bufshare_device.lock
  * @news: that it was
  */
@@ -632,6 +638,7 @@ struct bufshare_handle {
 	struct dma_buf *dmabuf;
 	struct bufshare_imp *imp;
 	struct list_head by_imp;
+	struct list_head by_frame;
 	bool has_frame;
 	struct bufshare_news news;
 };
@@ -849,6 +856,10 @@ struct bufshare_window {
  * @record: VIRTIO_BUFSHARE_MAX_FRAME_RECORD bytes, of which pushed.record_size are its
  *	record; likewise
  * @number: of the frame; likewise
+ * @consumers: struct bufshare_handle.by_frame: handles that are given frames, which the
+ *	program can return by now; likewise
+ * @nr_consumers: those, and those of which an IMPORT has not returned, at most
+ *	BUFSHARE_MAX_CONSUMERS; likewise
  * @holders: handles that have not returned it; likewise
  * @return_req: made in advance, since a close cannot fail; owned
  */
@@ -856,6 +867,8 @@ struct bufshare_frame {
 	struct bufshare_pushed pushed;
 	void *record;
 	u64 number;
+	struct list_head consumers;
+	u32 nr_consumers;
 	u32 holders;
 	struct bufshare_req *return_req;
 };
@@ -1239,7 +1252,7 @@ void bufshare_handles_destroy(struct bufshare_file *bf);
 struct bufshare_handle *bufshare_handle_new(struct bufshare_file *bf, bool consumes);
 void bufshare_handle_cancel(struct bufshare_handle *handle);
 void bufshare_handle_install(struct bufshare_handle *handle);
-void bufshare_handle_bind_locked(struct bufshare_handle *handle, struct bufshare_imp *imp);
+int bufshare_handle_bind_locked(struct bufshare_handle *handle, struct bufshare_imp *imp);
 void bufshare_handle_unbind_locked(struct bufshare_handle *handle);
 int bufshare_ioc_handle_to_fd(struct bufshare_file *bf, struct bufshare_handle_to_fd *arg,
 			      struct bufshare_newfd *newfd);
@@ -1248,6 +1261,8 @@ int bufshare_ioc_close(struct bufshare_file *bf, const struct bufshare_close *ar
 /* bufshare_consumer.c */
 int bufshare_frame_init(struct bufshare_imp *imp);
 void bufshare_frame_destroy(struct bufshare_imp *imp);
+int bufshare_frame_reserve_locked(struct bufshare_handle *handle);
+void bufshare_frame_join_locked(struct bufshare_handle *handle);
 void bufshare_frame_leave_locked(struct bufshare_handle *handle);
 void bufshare_frame_recall_locked(struct bufshare_imp *imp);
 bool bufshare_pushed_locked(struct bufshare_device *bd, struct bufshare_imp *imp,

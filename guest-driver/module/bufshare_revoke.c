@@ -115,11 +115,20 @@ void bufshare_imp_revoke_locked(struct bufshare_imp *imp)
  */
 void bufshare_imports_revoke_all(struct bufshare_device *bd)
 {
-	struct bufshare_imp *imp;
+	struct bufshare_imp *imp, *next;
 
 	bufshare_lock(bd);
-	list_for_each_entry(imp, &bd->imports, node)
+	imp = list_first_entry(&bd->imports, struct bufshare_imp, node);
+	while (!list_entry_is_head(imp, &bd->imports, node)) {
+		kref_get(&imp->ref);
 		bufshare_imp_revoke_locked(imp);
+		/* Each alone: one is as long as interrupts are off. */
+		bufshare_unlock(bd);
+		bufshare_lock(bd);
+		next = list_next_entry(imp, node);
+		bufshare_imp_put_locked(imp);
+		imp = next;
+	}
 	bufshare_unlock(bd);
 	flush_workqueue(bd->revoke_wq);
 }

@@ -302,11 +302,18 @@ struct bufshare_export {
  * a descriptor does, with the window that it has in this VM: until CLOSE, or until the
  * file is closed everywhere. Processes that share the open file share its handles. It has
  * no O_CLOEXEC, so that is EINVAL with BUFSHARE_IMPORT_HANDLE. EMFILE: the file has
- * BUFSHARE_MAX_HANDLES; nothing was imported then.
+ * BUFSHARE_MAX_HANDLES; nothing was imported then. EUSERS: 64 handles of all files of this
+ * VM are given the frames of that dma-buf.
+ *
+ * With BUFSHARE_IMPORT_CONSUME the handle is given the frames that come after IMPORT has
+ * returned, and perhaps one that came just before.
  *
  * As long as any file of this VM has a handle of a buffer, an IMPORT of it with the same
  * rights and the same access mode is the same dma-buf, if its way, properties and windows
  * are accepted, and it is given frames or none are asked for. The host is not asked then.
+ * With other rights or another access mode a program has an attachment of its own, and is
+ * given the frames by that: EDQUOT with VIRTIO_BUFSHARE_S_TOO_MANY says that this VM has too
+ * many of one buffer that are.
  *
  * EROFS: BUFSHARE_READ alone was wanted, and the VMM does not enforce read-only
  * mappings (no VIRTIO_BUFSHARE_CAP_RO_ENFORCED in INFO). QEMU does not: there only
