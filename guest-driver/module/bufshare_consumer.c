@@ -6,6 +6,9 @@
  * given it, each of one open file, and the host has it back when all of these have
  * returned it, or are closed. So an import has one frame at a time, and needs room for one.
  * A program that has died has closed its files.
+ *
+ * Each import has one RETURN under way at the most, in the request that was made with it, and
+ * remembers one more: so a host that does not answer costs no memory.
  */
 #include <linux/errno.h>
 #include <linux/ktime.h>
@@ -44,20 +47,61 @@ void bufshare_frame_destroy(struct bufshare_imp *imp)
 	kfree(imp->frame.record);
 }
 
-/* Nobody here has the frame: the host is to have it back. */
-static void bufshare_frame_return_locked(struct bufshare_imp *imp)
+static void bufshare_return_complete(struct bufshare_device *bd, struct bufshare_req *req);
+
+/* The caller has a reference of the import. */
+static void bufshare_return_send_locked(struct bufshare_imp *imp, u64 number)
 {
 	struct bufshare_req *req = imp->frame.return_req;
 	struct virtio_bufshare_batch *out = req->out;
 	struct virtio_bufshare_return *entry = (void *)(out + 1);
 
-	/* The host gives another one only when it has the last, and that is answered then. */
-	if (req->state == BUFSHARE_REQ_PENDING || req->state == BUFSHARE_REQ_INFLIGHT)
+	/* A detach returns it, too, and so does the end of the session. */
+	if (imp->wire != BUFSHARE_IMPORT_ATTACHED)
 		return;
 	entry->handle = cpu_to_le64(imp->handle);
-	entry->frame = cpu_to_le64(imp->frame.number);
-	/* A detach returns it, too, and so does the end of the session. */
-	bufshare_send_locked(imp->bd, req);
+	entry->frame = cpu_to_le64(number);
+	req->owner = imp;
+	req->complete = bufshare_return_complete;
+	kref_get(&imp->ref);
+	if (bufshare_send_locked(imp->bd, req))
+		bufshare_imp_put_locked(imp);	/* not the last: the caller has one */
+}
+
+static void bufshare_return_complete(struct bufshare_device *bd, struct bufshare_req *req)
+{
+	struct bufshare_imp *imp = req->owner;
+	struct bufshare_frame *frame = &imp->frame;
+
+	/*
+	 * The buffer may have been revoked meanwhile, and that word be to come. Nothing else
+	 * is a reason to refuse: there is nothing that could be done better the next time.
+	 */
+	if (req->status != VIRTIO_BUFSHARE_S_OK && req->status != VIRTIO_BUFSHARE_S_NOT_FOUND &&
+	    req->status != VIRTIO_BUFSHARE_S_UNBALANCED)
+		bufshare_answer_malformed_locked(bd, req, req->used);
+	if (frame->owed) {
+		frame->owed = false;
+		bufshare_return_send_locked(imp, frame->owed_number);
+	}
+	bufshare_imp_put_locked(imp);
+}
+
+/*
+ * Nobody here has the frame: the host is to have it back. It may have given this one after
+ * it had the one before, although that answer is not looked at yet.
+ */
+static void bufshare_frame_return_locked(struct bufshare_imp *imp)
+{
+	struct bufshare_frame *frame = &imp->frame;
+
+	if (frame->return_req->state == BUFSHARE_REQ_PENDING ||
+	    frame->return_req->state == BUFSHARE_REQ_INFLIGHT) {
+		frame->owed = true;
+		frame->owed_number = frame->number;
+	} else {
+		bufshare_return_send_locked(imp, frame->number);
+	}
 }
 
 /**
@@ -110,20 +154,34 @@ void bufshare_frame_leave_locked(struct bufshare_handle *handle)
 		return;
 	imp->frame.nr_consumers--;
 	list_del_init(&handle->by_frame);
-	if (bufshare_frame_release_locked(handle) && imp->wire == BUFSHARE_IMPORT_ATTACHED)
+	if (bufshare_frame_release_locked(handle))
 		bufshare_frame_return_locked(imp);
 }
 
 /**
- * bufshare_frame_recall_locked() - the frame of an import is with nobody any more
- * @imp: the import, being revoked; its device's lock is held
+ * bufshare_frame_recalled_locked() - the frame of an import is with nobody here any more
+ * @imp: the import, which the host has revoked; its device's lock is held
+ *
+ * Return: true if a handle had it.
+ */
+bool bufshare_frame_recalled_locked(struct bufshare_imp *imp)
+{
+	struct bufshare_handle *handle;
+	bool last = false;
+
+	list_for_each_entry(handle, &imp->frame.consumers, by_frame)
+		last |= bufshare_frame_release_locked(handle);
+	return last;
+}
+
+/**
+ * bufshare_frame_recall_locked() - return the frame of an import, as if its handles had
+ * @imp: the import, revoked by whomever; its device's lock is held
  */
 void bufshare_frame_recall_locked(struct bufshare_imp *imp)
 {
-	struct bufshare_handle *handle;
-
-	list_for_each_entry(handle, &imp->frame.consumers, by_frame)
-		bufshare_frame_release_locked(handle);
+	if (bufshare_frame_recalled_locked(imp))
+		bufshare_frame_return_locked(imp);
 }
 
 /*
@@ -177,12 +235,16 @@ bool bufshare_pushed_locked(struct bufshare_device *bd, struct bufshare_imp *imp
 	struct bufshare_frame *frame;
 
 	/* Its DETACH returned it. */
-	if (!imp || imp->wire != BUFSHARE_IMPORT_ATTACHED || imp->revoked)
+	if (!imp || imp->wire != BUFSHARE_IMPORT_ATTACHED)
 		return true;
 	frame = &imp->frame;
-	if (!imp->consumes || frame->holders || !bufshare_frame_parse_locked(imp, wire, buf))
+	/* The host gives one when it has the last, and has answered that. */
+	if (!imp->consumes || frame->holders || frame->owed ||
+	    !bufshare_frame_parse_locked(imp, wire, buf))
 		return false;
 	list_for_each_entry(handle, &frame->consumers, by_frame) {
+		if (imp->revoked)
+			break;	/* by this driver: the host may not know */
 		handle->has_frame = true;
 		frame->holders++;
 		bufshare_report_locked(handle->bf, &handle->news, VIRTIO_BUFSHARE_EVT_PUSHED,
@@ -223,27 +285,6 @@ void bufshare_pushed_cut(void *event, u32 length)
 	pushed->record_size = length > sizeof(*pushed) ? length - sizeof(*pushed) : 0;
 }
 
-/*
- * The host refused to have frames back, because of one of them: a buffer was revoked
- * meanwhile, and that word is to come. It has the others.
- */
-static void bufshare_return_complete(struct bufshare_device *bd, struct bufshare_req *req)
-{
-	struct virtio_bufshare_batch *out = req->out;
-	struct virtio_bufshare_return *entries = (void *)(out + 1);
-	struct virtio_bufshare_batch_resp resp;
-	u32 count = le32_to_cpu(out->count), wrong;
-
-	if (req->status == VIRTIO_BUFSHARE_S_OK || count < 2)
-		return;
-	memcpy(&resp, req->in, sizeof(resp));
-	wrong = min(le32_to_cpu(resp.entry), count - 1);
-	memmove(&entries[wrong], &entries[wrong + 1], (count - wrong - 1) * sizeof(*entries));
-	out->count = cpu_to_le32(count - 1);
-	req->out_len -= sizeof(*entries);
-	bufshare_send_locked(bd, req);
-}
-
 /* The handle of a file that has a frame, or why there is none. */
 static struct bufshare_handle *bufshare_holder_locked(struct bufshare_file *bf,
 						      const struct bufshare_return_frame *entry,
@@ -263,16 +304,12 @@ static struct bufshare_handle *bufshare_holder_locked(struct bufshare_file *bf,
 	return handle;
 }
 
-/* Give back all, or none. What the host is to have back goes into its request. */
+/* Give back all, or none. */
 static int bufshare_return_locked(struct bufshare_file *bf, struct bufshare_return *arg,
-				  const struct bufshare_return_frame *frames,
-				  struct bufshare_req *req)
+				  const struct bufshare_return_frame *frames)
 {
-	struct virtio_bufshare_batch *out = req->out;
-	struct virtio_bufshare_return *entry = (void *)(out + 1);
 	struct bufshare_handle *handles[BUFSHARE_MAX_BATCH];
-	struct bufshare_imp *imp;
-	u32 i, j, n = 0;
+	u32 i, j;
 
 	for (i = 0; i < arg->count; i++) {
 		arg->entry = i;
@@ -288,18 +325,10 @@ static int bufshare_return_locked(struct bufshare_file *bf, struct bufshare_retu
 	}
 	arg->entry = i;
 	for (i = 0; i < arg->count; i++) {
-		if (!bufshare_frame_release_locked(handles[i]))
-			continue;
-		imp = handles[i]->imp;
-		entry[n].handle = cpu_to_le64(imp->handle);
-		entry[n++].frame = cpu_to_le64(imp->frame.number);
+		if (bufshare_frame_release_locked(handles[i]))
+			bufshare_frame_return_locked(handles[i]->imp);
 	}
-	if (!n)
-		return 0;
-	out->count = cpu_to_le32(n);
-	req->out_len -= (arg->count - n) * sizeof(*entry);
-	req->complete = bufshare_return_complete;
-	return bufshare_send_locked(bf->bd, req);
+	return 0;
 }
 
 /**
@@ -312,8 +341,6 @@ static int bufshare_return_locked(struct bufshare_file *bf, struct bufshare_retu
 int bufshare_ioc_return(struct bufshare_file *bf, struct bufshare_return *arg)
 {
 	struct bufshare_return_frame frames[BUFSHARE_MAX_BATCH];
-	struct bufshare_device *bd = bf->bd;
-	struct bufshare_req *req;
 	u32 i;
 	int ret;
 
@@ -332,15 +359,8 @@ int bufshare_ioc_return(struct bufshare_file *bf, struct bufshare_return *arg)
 		if (ret)
 			return ret;
 	}
-	req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_RETURN, arg->count,
-				   sizeof(struct virtio_bufshare_return));
-	if (!req)
-		return -ENOMEM;
-	/* Whoever leaves gives back, too. */
-	req->closing = true;
-	bufshare_lock(bd);
-	ret = bufshare_return_locked(bf, arg, frames, req);
-	bufshare_unlock(bd);
-	bufshare_req_put(req);
+	bufshare_lock(bf->bd);
+	ret = bufshare_return_locked(bf, arg, frames);
+	bufshare_unlock(bf->bd);
 	return ret;
 }

@@ -175,10 +175,12 @@ static void bufshare_event_apply_locked(struct bufshare_device *bd,
 	exp = ev.peer == bd->caps.peer_id ? bufshare_exp_by_id_locked(bd, &wire->id) : NULL;
 	switch (ev.type) {
 	case VIRTIO_BUFSHARE_EVT_REVOKED:
-		if (imp)
+		if (imp) {
+			bufshare_frame_recalled_locked(imp);
 			bufshare_imp_revoke_locked(imp);
-		else if (exp && !ev.handle)
+		} else if (exp && !ev.handle) {
 			bufshare_export_revoked_locked(exp);
+		}
 		break;
 	case VIRTIO_BUFSHARE_EVT_PUSHED:
 		/* Not for all files, as the next one: each goes to those who asked for it. */

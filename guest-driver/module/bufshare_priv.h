@@ -861,7 +861,9 @@ struct bufshare_window {
  * @nr_consumers: those, and those of which an IMPORT has not returned, at most
  *	BUFSHARE_MAX_CONSUMERS; likewise
  * @holders: handles that have not returned it; likewise
- * @return_req: made in advance, since a close cannot fail; owned
+ * @return_req: the last RETURN, made in advance, since a close cannot fail; owned
+ * @owed: the next is to be sent when that is answered; bufshare_device.lock
+ * @owed_number: of the frame that it is for; likewise
  */
 struct bufshare_frame {
 	struct bufshare_pushed pushed;
@@ -871,6 +873,8 @@ struct bufshare_frame {
 	u32 nr_consumers;
 	u32 holders;
 	struct bufshare_req *return_req;
+	bool owed;
+	u64 owed_number;
 };
 
 /**
@@ -1264,6 +1268,7 @@ void bufshare_frame_destroy(struct bufshare_imp *imp);
 int bufshare_frame_reserve_locked(struct bufshare_handle *handle);
 void bufshare_frame_join_locked(struct bufshare_handle *handle);
 void bufshare_frame_leave_locked(struct bufshare_handle *handle);
+bool bufshare_frame_recalled_locked(struct bufshare_imp *imp);
 void bufshare_frame_recall_locked(struct bufshare_imp *imp);
 bool bufshare_pushed_locked(struct bufshare_device *bd, struct bufshare_imp *imp,
 			    const struct virtio_bufshare_event *wire, const void *buf);

@@ -98,13 +98,13 @@ void bufshare_imp_revoke_locked(struct bufshare_imp *imp)
 		return;
 	imp->bd->stats.revoked++;
 	WRITE_ONCE(imp->revoked, true);
-	bufshare_frame_recall_locked(imp);
 	if (bufshare_window_revoke_locked(&imp->window)) {
 		kref_get(&imp->ref);
 		bufshare_device_get(imp->bd);
 		queue_work(imp->bd->revoke_wq, &imp->revoke_work);
 	}
 	bufshare_imp_settle_locked(imp);	/* when leaving: an unmapped one is detached */
+	bufshare_frame_recall_locked(imp);
 }
 
 /**
