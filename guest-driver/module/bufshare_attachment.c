@@ -177,6 +177,9 @@ struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
 	imp->bd = bd;
 	memcpy(&imp->id, &arg->id, sizeof(imp->id));
 	imp->wanted = arg->rights;
+	imp->ways = arg->ways;
+	imp->required = arg->required;
+	imp->max_windows = arg->max_windows;
 	imp->mode = arg->fd_flags & O_ACCMODE;
 	imp->consumes = arg->flags & BUFSHARE_IMPORT_CONSUME;
 	INIT_LIST_HEAD(&imp->handles);
@@ -224,6 +227,9 @@ static int bufshare_imp_send_attach_locked(struct bufshare_imp *imp, struct bufs
 	struct bufshare_device *bd = imp->bd;
 	int ret;
 
+	/* The session in which it was made has ended, and maybe another begun. */
+	if (imp->wire != BUFSHARE_IMPORT_NEW)
+		return -ENODEV;
 	/*
 	 * A device that was reset may map there: it does not know who looks at what. Not
 	 * the mapping is refused but the import, since kernel mappings must not fail.
@@ -248,10 +254,12 @@ static int bufshare_imp_send_attach_locked(struct bufshare_imp *imp, struct bufs
  * bufshare_imp_attach() - ATTACH, and its answer
  * @imp: the import, new
  * @arg: what the program asks for, and where the status of the answer goes
+ * @until: when the program's time is over, jiffies
  *
  * Return: 0, then @imp says what was granted, or a negative errno.
  */
-int bufshare_imp_attach(struct bufshare_imp *imp, struct bufshare_import *arg)
+int bufshare_imp_attach(struct bufshare_imp *imp, struct bufshare_import *arg,
+			unsigned long until)
 {
 	struct bufshare_device *bd = imp->bd;
 	struct virtio_bufshare_attach *out;
@@ -281,7 +289,7 @@ int bufshare_imp_attach(struct bufshare_imp *imp, struct bufshare_import *arg)
 	if (lost)
 		dev_err_ratelimited(bd->dev, "other drivers use buffers that were imported before the device was reset: no other is imported until they end that\n");
 	if (!ret)
-		ret = bufshare_wait(bd, req, &arg->status);
+		ret = bufshare_wait_for(bd, req, bufshare_time_left(until), true, &arg->status);
 	bufshare_req_put(req);
 	return ret;
 }

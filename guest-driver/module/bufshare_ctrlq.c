@@ -68,6 +68,17 @@ long bufshare_timeout(void)
 	return max(msecs_to_jiffies(ms), 1UL);
 }
 
+/**
+ * bufshare_time_left() - how long to wait for what a call has waited for before
+ * @until: when its time is over, jiffies
+ *
+ * Return: jiffies, not zero, and no more than bufshare_timeout().
+ */
+long bufshare_time_left(unsigned long until)
+{
+	return clamp((long)(until - jiffies), 1L, bufshare_timeout());
+}
+
 /*
  * What others are to be told when bufshare_device.lock has been released.
  *

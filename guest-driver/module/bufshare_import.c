@@ -6,6 +6,7 @@
 #include <linux/err.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
+#include <linux/jiffies.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/string.h>
@@ -80,7 +81,7 @@ static struct bufshare_imp *bufshare_imp_find_locked(struct bufshare_device *bd,
 }
 
 /* Wait until an import is made, or is not. */
-static int bufshare_imp_wait_made(struct bufshare_imp *imp)
+static int bufshare_imp_wait_made(struct bufshare_imp *imp, unsigned long until)
 {
 	struct bufshare_device *bd = imp->bd;
 	long left;
@@ -88,7 +89,7 @@ static int bufshare_imp_wait_made(struct bufshare_imp *imp)
 	left = wait_event_killable_timeout(bd->idle,
 					   READ_ONCE(imp->dmabuf) ||
 					   list_empty_careful(&imp->handles) ||
-					   !READ_ONCE(bd->alive), bufshare_timeout());
+					   !READ_ONCE(bd->alive), bufshare_time_left(until));
 	if (!READ_ONCE(bd->alive))
 		return -ENODEV;
 	if (left < 0)
@@ -96,56 +97,87 @@ static int bufshare_imp_wait_made(struct bufshare_imp *imp)
 	return left ? 0 : -ETIMEDOUT;
 }
 
+/* Why an import was not made, if that is a reason not to make another one. */
+static int bufshare_imp_failed_locked(const struct bufshare_imp *imp, struct bufshare_import *arg)
+{
+	if (imp->dmabuf || !list_empty(&imp->handles))
+		return 0;
+	/* Its maker was killed, or wanted something else. */
+	if (imp->err == -EINTR || imp->ways != arg->ways || imp->required != arg->required ||
+	    imp->max_windows != arg->max_windows)
+		return 0;
+	arg->status = imp->status;
+	return imp->err;
+}
+
+/*
+ * An import as the program asks for, with its dma-buf, or NULL if there is none: when who
+ * makes one is done, and in the time that the program has.
+ */
+static struct bufshare_imp *bufshare_imp_look_locked(struct bufshare_device *bd,
+						     struct bufshare_import *arg,
+						     unsigned long until)
+	__must_hold(&bd->lock)
+{
+	struct bufshare_imp *imp;
+	int ret;
+
+	while ((imp = bufshare_imp_find_locked(bd, arg)) && !imp->dmabuf) {
+		kref_get(&imp->ref);
+		bufshare_unlock(bd);
+		ret = bufshare_imp_wait_made(imp, until);
+		bufshare_lock(bd);
+		if (!ret)
+			ret = bufshare_imp_failed_locked(imp, arg);
+		bufshare_imp_put_locked(imp);
+		if (ret)
+			return ERR_PTR(ret);
+	}
+	return imp;
+}
+
 /*
  * The dma-buf of an import that is there already, with a reference, which the handle, if
  * there is one, is bound to. Else one that the host knows nothing of is *made.
  */
-static struct dma_buf *bufshare_imp_find(struct bufshare_device *bd,
-					 const struct bufshare_import *arg,
-					 struct bufshare_handle *handle,
+static struct dma_buf *bufshare_imp_find(struct bufshare_device *bd, struct bufshare_import *arg,
+					 struct bufshare_handle *handle, unsigned long until,
 					 struct bufshare_imp **made)
 {
 	struct bufshare_imp *imp, *new;
 	struct dma_buf *dmabuf = NULL;
-	int ret = 0;
+	int ret;
 
 	new = bufshare_imp_alloc(bd, arg);
 	if (!new)
 		return ERR_PTR(-ENOMEM);
 	bufshare_lock(bd);
-	while (!ret && (imp = bufshare_imp_find_locked(bd, arg))) {
-		dmabuf = imp->dmabuf;
-		if (dmabuf)
-			break;
-		kref_get(&imp->ref);
-		bufshare_unlock(bd);
-		ret = bufshare_imp_wait_made(imp);
-		bufshare_lock(bd);
-		bufshare_imp_put_locked(imp);
-	}
+	imp = bufshare_imp_look_locked(bd, arg, until);
+	ret = PTR_ERR_OR_ZERO(imp);
 	if (handle && !ret)
-		ret = bufshare_handle_bind_locked(handle, dmabuf ? imp : new);
-	if (dmabuf && !ret)
+		ret = bufshare_handle_bind_locked(handle, imp ?: new);
+	if (imp && !ret) {
+		dmabuf = imp->dmabuf;
 		get_dma_buf(dmabuf);
-	else if (!ret)
+	} else if (!ret) {
 		bufshare_imp_add_locked(new);
-	bufshare_unlock(bd);
-	if (dmabuf || ret)
-		bufshare_imp_discard(new);
-	else
 		*made = new;
+	}
+	bufshare_unlock(bd);
+	if (!*made)
+		bufshare_imp_discard(new);
 	return ret ? ERR_PTR(ret) : dmabuf;
 }
 
 /* Have the host attach, and make the dma-buf. */
 static struct dma_buf *bufshare_imp_make(struct bufshare_imp *imp, struct bufshare_import *arg,
-					 struct bufshare_handle *handle)
+					 struct bufshare_handle *handle, unsigned long until)
 {
 	struct bufshare_device *bd = imp->bd;
 	struct dma_buf *dmabuf = NULL;
 	int ret;
 
-	ret = bufshare_imp_attach(imp, arg);
+	ret = bufshare_imp_attach(imp, arg, until);
 	if (!ret)
 		ret = bufshare_imp_check(imp, arg);
 	if (!ret) {
@@ -156,11 +188,13 @@ static struct dma_buf *bufshare_imp_make(struct bufshare_imp *imp, struct bufsha
 	if (!ret)
 		return dmabuf;
 	bufshare_lock(bd);
+	imp->err = ret;
+	imp->status = arg->status;
 	if (handle)
 		bufshare_handle_unbind_locked(handle);
 	bufshare_imp_release_locked(imp);
 	bufshare_unlock(bd);
-	/* Who waits for it makes his own. */
+	/* Who waits for it fails likewise, or makes his own. */
 	wake_up_all(&bd->idle);
 	return ERR_PTR(ret);
 }
@@ -181,14 +215,15 @@ static void bufshare_imp_answer(const struct bufshare_imp *imp, struct bufshare_
 static int bufshare_import(struct bufshare_device *bd, struct bufshare_import *arg,
 			   struct bufshare_newfd *newfd)
 {
+	const unsigned long until = jiffies + bufshare_timeout();
 	struct bufshare_handle *handle = newfd->handle;
 	struct bufshare_imp *made = NULL;
 	struct dma_buf *dmabuf;
 	int ret;
 
-	dmabuf = bufshare_imp_find(bd, arg, handle, &made);
+	dmabuf = bufshare_imp_find(bd, arg, handle, until, &made);
 	if (made)
-		dmabuf = bufshare_imp_make(made, arg, handle);
+		dmabuf = bufshare_imp_make(made, arg, handle, until);
 	if (IS_ERR(dmabuf))
 		return PTR_ERR(dmabuf);
 	bufshare_imp_answer(dmabuf->priv, arg);

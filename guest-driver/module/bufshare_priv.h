@@ -113,7 +113,8 @@
 
 /*
  * A task that waits for the host cannot be frozen, and a suspend gives up when a
- * task cannot for 20 s. No call of a program waits more than twice. A task that unbinds or
+ * task cannot for 20 s. No call of a program waits more than twice, and none waits anew
+ * because another has failed. A task that unbinds or
  * unloads the driver, or resets the function, may take longer: a suspend that begins
  * meanwhile fails with EBUSY, and can be asked for again.
  */
@@ -891,6 +892,11 @@ struct bufshare_frame {
  * @handles: struct bufshare_handle.by_imp: as long as there is one, others find the import,
  *	and it has a dma-buf, or is about to have one; bufshare_device.lock
  * @wanted: rights that were asked for; constant
+ * @ways: likewise, and the next two: what the maker accepts
+ * @required: likewise
+ * @max_windows: likewise
+ * @err: why it was not made, valid when it has no handles and no dma-buf; bufshare_device.lock
+ * @status: likewise, VIRTIO_BUFSHARE_S_*
  * @mode: O_RDWR or O_RDONLY, of the dma-buf's file; constant
  * @consumes: the host gives it frames; constant
  * @frame: the last of them
@@ -932,6 +938,11 @@ struct bufshare_imp {
 	struct hlist_node by_handle;
 	struct list_head handles;
 	u32 wanted;
+	u32 ways;
+	u32 required;
+	u32 max_windows;
+	int err;
+	u32 status;
 	u32 mode;
 	bool consumes;
 	struct bufshare_frame frame;
@@ -1063,6 +1074,7 @@ int bufshare_wait_for(struct bufshare_device *bd, struct bufshare_req *req, long
 int bufshare_wait(struct bufshare_device *bd, struct bufshare_req *req, u32 *status);
 int bufshare_call(struct bufshare_device *bd, struct bufshare_req *req, u32 *status);
 long bufshare_timeout(void);
+long bufshare_time_left(unsigned long until);
 void bufshare_ctrl_done(struct virtqueue *vq);
 void bufshare_ctrl_drain_locked(struct bufshare_device *bd);
 void bufshare_fail_locked(struct bufshare_device *bd);
@@ -1224,7 +1236,8 @@ struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
 					const struct bufshare_import *arg);
 void bufshare_imp_discard(struct bufshare_imp *imp);
 void bufshare_imp_add_locked(struct bufshare_imp *imp);
-int bufshare_imp_attach(struct bufshare_imp *imp, struct bufshare_import *arg);
+int bufshare_imp_attach(struct bufshare_imp *imp, struct bufshare_import *arg,
+			unsigned long until);
 void bufshare_imp_set_wire_locked(struct bufshare_imp *imp, enum bufshare_import_wire wire);
 void bufshare_imp_put_locked(struct bufshare_imp *imp);
 void bufshare_imp_settle_locked(struct bufshare_imp *imp);

@@ -75,7 +75,7 @@ static bool bufshare_flush(struct bufshare_device *bd, unsigned long until)
 
 	if (!bd->shm || !READ_ONCE(bd->alive))
 		return true;
-	left = clamp((long)(until - jiffies), 1L, bufshare_timeout());
+	left = bufshare_time_left(until);
 	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_FLUSH, sizeof(struct virtio_bufshare_req), 0,
 				 sizeof(struct virtio_bufshare_resp), 0);
 	if (!req)

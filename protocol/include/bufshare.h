@@ -310,7 +310,8 @@ struct bufshare_export {
  *
  * As long as any file of this VM has a handle of a buffer, an IMPORT of it with the same
  * rights and the same access mode is the same dma-buf, if its way, properties and windows
- * are accepted, and it is given frames or none are asked for. The host is not asked then.
+ * are accepted, and it is given frames or none are asked for. The host is not asked then. One
+ * that is being made is waited for; if it fails, so do those who asked for the same.
  * With other rights or another access mode a program has an attachment of its own, and is
  * given the frames by that: EDQUOT with VIRTIO_BUFSHARE_S_TOO_MANY says that this VM has too
  * many of one buffer that are.
