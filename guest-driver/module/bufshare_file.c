@@ -15,11 +15,22 @@
 static u32 bufshare_file_push(struct bufshare_file *bf, const struct bufshare_event *events,
 			      u32 count)
 {
+	const u32 epoch = READ_ONCE(bf->bd->epoch);
 	u32 lost = 0, i;
 
 	spin_lock(&bf->lock);
-	for (i = 0; i < count; i++)
+	for (i = 0; i < count; i++) {
 		lost += bufshare_ring_push_locked(&bf->ring, &events[i]);
+		if (bf->epoch == epoch)
+			continue;
+		/*
+		 * The first event of a session: all of the last were delivered before. It is
+		 * the last in the ring, or is reported when the ring has been read.
+		 */
+		WRITE_ONCE(bf->before, bf->ring.count + !!bf->ring.dropped);
+		/* Pairs with bufshare_file_has_news(). */
+		smp_store_release(&bf->epoch, epoch);
+	}
 	spin_unlock(&bf->lock);
 	wake_up_interruptible_poll(&bf->wait, EPOLLIN | EPOLLRDNORM);
 	return lost;
@@ -61,11 +72,26 @@ void bufshare_files_wake(struct bufshare_device *bd)
 	mutex_unlock(&bd->files_lock);
 }
 
+/*
+ * Is there news to be read before other events are? All news is of this session: the end of
+ * the last took back its own. The program learns first that another one has begun.
+ */
+static bool bufshare_file_has_news(struct bufshare_file *bf)
+{
+	u32 epoch;
+
+	if (list_empty_careful(&bf->news))
+		return false;
+	/* Pairs with bufshare_file_push(). */
+	epoch = smp_load_acquire(&bf->epoch);
+	return epoch == READ_ONCE(bf->bd->epoch) && !READ_ONCE(bf->before);
+}
+
 /* Is there an event. */
 static bool bufshare_file_readable(struct bufshare_file *bf)
 {
 	return READ_ONCE(bf->ring.count) || READ_ONCE(bf->ring.dropped) ||
-	       !list_empty_careful(&bf->news);
+	       bufshare_file_has_news(bf);
 }
 
 /* Does no event come any more? To be asked before looking for one, which may be the last. */
@@ -115,7 +141,10 @@ static bool bufshare_file_peek(struct bufshare_file *bf, struct bufshare_next *n
 	found = bufshare_ring_peek_locked(&bf->ring, ev);
 	spin_unlock(&bf->lock);
 	bufshare_lock(bf->bd);
-	next->news = list_first_entry_or_null(&bf->news, struct bufshare_news, node);
+	next->news = NULL;
+	if (bufshare_file_has_news(bf))
+		next->news = list_first_entry(&bf->news, struct bufshare_news, node);
+	/* Both are of this session, or the event is of the driver's own. */
 	if (next->news && found && ev->seq < next->news->seq)
 		next->news = NULL;
 	if (next->news) {
@@ -144,6 +173,8 @@ static void bufshare_file_consume(struct bufshare_file *bf, const struct bufshar
 	}
 	spin_lock(&bf->lock);
 	bufshare_ring_consume_locked(&bf->ring);
+	if (bf->before)
+		WRITE_ONCE(bf->before, bf->before - 1);
 	spin_unlock(&bf->lock);
 }
 
@@ -166,6 +197,7 @@ static int bufshare_fop_open(struct inode *inode, struct file *file)
 	bf->bd = bufshare_device_get(bd);
 	file->private_data = bf;
 	mutex_lock(&bd->files_lock);
+	bf->epoch = READ_ONCE(bd->epoch);
 	list_add_tail(&bf->node, &bd->files);
 	mutex_unlock(&bd->files_lock);
 	return stream_open(inode, file);

@@ -377,6 +377,7 @@ struct bufshare_shm {
  * @aside: those that could not be given back to @eventq; @lock
  * @nr_aside: how many; @lock
  * @event_seq: number of the last event; @lock
+ * @epoch: how many sessions have begun after another; @lock to write
  * @events: those that were taken and not delivered; @lock
  * @complaints: what @deliver_work has to say in the log; @lock
  * @deliver: those that are being delivered; @deliver_work alone
@@ -444,6 +445,7 @@ struct bufshare_device {
 	void *aside[BUFSHARE_NUM_EVENT_BUFS];
 	u32 nr_aside;
 	u64 event_seq;
+	u32 epoch;
 	struct bufshare_ring events;
 	struct bufshare_complaints complaints;
 	struct bufshare_event deliver[BUFSHARE_DELIVER_EVENTS];
@@ -977,6 +979,10 @@ struct bufshare_imp {
  * @node: on bufshare_device.files; bufshare_device.files_lock
  * @lock: protects @ring
  * @ring: its events but frames
+ * @epoch: bufshare_device.epoch of the last of them, or of the opening; written by the
+ *	delivery
+ * @before: how many of @ring are to be read before @news: those of earlier sessions, and
+ *	the OVERFLOW that begins this one; @lock to write
  * @news: struct bufshare_news.node, the oldest first; bufshare_device.lock
  * @pushed: struct bufshare_exp.by_pusher; bufshare_device.lock
  * @read_lock: one reader at a time
@@ -989,6 +995,8 @@ struct bufshare_file {
 	struct list_head node;
 	spinlock_t lock;	/* ring */
 	struct bufshare_ring ring;
+	u32 epoch;
+	u32 before;
 	struct list_head news;
 	struct list_head pushed;
 	struct mutex read_lock;	/* one reader at a time */

@@ -49,8 +49,10 @@ int bufshare_start(struct bufshare_device *bd)
 		return ret;
 	bufshare_lock(bd);
 	/* What there was is gone: have programs look anew, before the first new event. */
-	if (bd->delivered)
+	if (bd->delivered) {
+		WRITE_ONCE(bd->epoch, bd->epoch + 1);
 		bufshare_events_lost_locked(bd, 0);
+	}
 	WRITE_ONCE(bd->delivered, false);
 	WRITE_ONCE(bd->alive, true);
 	bd->leaving = false;

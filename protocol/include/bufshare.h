@@ -19,8 +19,13 @@
  * answer in time (ETIMEDOUT) and when the device goes away (ENODEV).
  *
  * read() returns one struct bufshare_event, or as much of a longer one as there is room
- * for; poll() reports that there is one. Each open file has its own queue and gets all
- * events from its opening on.
+ * for. Each open file has its own queue and gets all events from its opening on, and news
+ * that is of it alone: VIRTIO_BUFSHARE_EVT_PUSHED and _RETURNED. That may be read before
+ * other events that have a lower seq.
+ *
+ * poll() reports that there is an event. Another thread may read it first, and a PUSHED may
+ * be taken back: then a read() waits for the next. So who does not want that opens the
+ * file with O_NONBLOCK, and takes EAGAIN for what it is.
  *
  * VIRTIO_BUFSHARE_EVT_OVERFLOW says that events are missing from here on: @value of
  * them, or 0 for an unknown number. A suspend of this VM, and any reset of the device,
@@ -543,7 +548,8 @@ struct bufshare_return {
  * @length: bytes that read() returned
  * @reserved: zero
  * @seq: number of the event in the session of driver and host, from 1; 0: an OVERFLOW of
- *	the driver's own. OVERFLOW reports gaps
+ *	the driver's own. OVERFLOW reports gaps, and that another session has begun, before
+ *	all events of that
  * @peer: whom it is about
  * @id: the buffer, or zero
  * @handle: the attachment, or zero; of VIRTIO_BUFSHARE_EVT_PUSHED the handle of IMPORT
