@@ -184,7 +184,7 @@ struct bufshare_imp *bufshare_imp_alloc(struct bufshare_device *bd,
 	imp->consumes = arg->flags & BUFSHARE_IMPORT_CONSUME;
 	INIT_LIST_HEAD(&imp->handles);
 	INIT_LIST_HEAD(&imp->frame.consumers);
-	imp->detach_req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_DETACH, 1,
+	imp->detach_req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_DETACH,
 					       sizeof(struct virtio_bufshare_handle));
 	if (!imp->detach_req || (imp->consumes && bufshare_frame_init(imp)) ||
 	    bufshare_window_init(&imp->window, imp)) {

@@ -8,7 +8,9 @@
  * A program that has died has closed its files.
  *
  * Each import has one RETURN under way at the most, in the request that was made with it, and
- * remembers one more: so a host that does not answer costs no memory.
+ * remembers one more: so a host that does not answer costs no memory. A RETURN of several
+ * frames is as many requests, of which the device is notified once: none is refused because
+ * of another.
  */
 #include <linux/errno.h>
 #include <linux/ktime.h>
@@ -29,7 +31,7 @@ int bufshare_frame_init(struct bufshare_imp *imp)
 	struct bufshare_frame *frame = &imp->frame;
 
 	frame->record = kzalloc(VIRTIO_BUFSHARE_MAX_FRAME_RECORD, GFP_KERNEL_ACCOUNT);
-	frame->return_req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_RETURN, 1,
+	frame->return_req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_RETURN,
 						 sizeof(struct virtio_bufshare_return));
 	if (!frame->record || !frame->return_req)
 		return -ENOMEM;
@@ -108,7 +110,7 @@ static void bufshare_frame_return_locked(struct bufshare_imp *imp)
  * bufshare_frame_reserve_locked() - a handle is to be given the frames of its import
  * @handle: the handle, being bound to it; its device's lock is held
  *
- * Return: 0 or -EUSERS: there are BUFSHARE_MAX_CONSUMERS.
+ * Return: 0 or -EUSERS: there are BUFSHARE_MAX_FRAME_HANDLES.
  */
 int bufshare_frame_reserve_locked(struct bufshare_handle *handle)
 {
@@ -116,7 +118,7 @@ int bufshare_frame_reserve_locked(struct bufshare_handle *handle)
 
 	if (!handle->consumes)
 		return 0;
-	if (frame->nr_consumers == BUFSHARE_MAX_CONSUMERS)
+	if (frame->nr_consumers == BUFSHARE_MAX_FRAME_HANDLES)
 		return -EUSERS;
 	frame->nr_consumers++;
 	return 0;

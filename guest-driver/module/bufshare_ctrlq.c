@@ -207,26 +207,25 @@ struct bufshare_req *bufshare_req_alloc(u32 type, size_t len, size_t more, size_
 }
 
 /**
- * bufshare_batch_alloc() - make a request that is a batch
+ * bufshare_batch_alloc() - make a request that is a batch, of one entry
  * @type: VIRTIO_BUFSHARE_CMD_UNMAP, _DETACH or _RETURN
- * @count: its entries
- * @entry_size: bytes of each; they follow the structure, zeroed
+ * @entry_size: bytes of the entry; it follows the structure, zeroed
  *
  * Return: the request, one reference, or NULL.
  */
-struct bufshare_req *bufshare_batch_alloc(u32 type, u32 count, size_t entry_size)
+struct bufshare_req *bufshare_batch_alloc(u32 type, size_t entry_size)
 {
 	struct virtio_bufshare_batch *out;
 	struct bufshare_req *req;
 
-	req = bufshare_req_alloc(type, sizeof(*out), count * entry_size,
+	req = bufshare_req_alloc(type, sizeof(*out), entry_size,
 				 sizeof(struct virtio_bufshare_batch_resp), 0);
 	if (!req)
 		return NULL;
 	/* A refusal says which entry it is about, unless it is about the request itself. */
 	req->fail_len = sizeof(struct virtio_bufshare_batch_resp);
 	out = req->out;
-	out->count = cpu_to_le32(count);
+	out->count = cpu_to_le32(1);
 	out->entry_size = cpu_to_le32(entry_size);
 	return req;
 }

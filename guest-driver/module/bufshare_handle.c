@@ -115,7 +115,7 @@ void bufshare_handle_install(struct bufshare_handle *handle)
  * @handle: the handle, of none
  * @imp: the import; its device's lock is held
  *
- * Return: 0 or -EUSERS: it is to be given frames, and there are BUFSHARE_MAX_CONSUMERS.
+ * Return: 0 or -EUSERS: it is to be given frames, and there are BUFSHARE_MAX_FRAME_HANDLES.
  */
 int bufshare_handle_bind_locked(struct bufshare_handle *handle, struct bufshare_imp *imp)
 {

@@ -138,7 +138,7 @@
  * Handles of all files that are given the frames of one import: with each frame interrupts
  * are off for as long as it takes to give it to them, or to take it back.
  */
-#define BUFSHARE_MAX_CONSUMERS		64
+#define BUFSHARE_MAX_FRAME_HANDLES		64
 /* Events that the delivery takes at once: interrupts are off for as long as that takes. */
 #define BUFSHARE_DELIVER_EVENTS		32
 /*
@@ -862,7 +862,7 @@ struct bufshare_window {
  * @consumers: struct bufshare_handle.by_frame: handles that are given frames, which the
  *	program can return by now; likewise
  * @nr_consumers: those, and those of which an IMPORT has not returned, at most
- *	BUFSHARE_MAX_CONSUMERS; likewise
+ *	BUFSHARE_MAX_FRAME_HANDLES; likewise
  * @holders: handles that have not returned it; likewise
  * @return_req: the last RETURN, made in advance, since a close cannot fail; owned
  * @owed: the next is to be sent when that is answered; bufshare_device.lock
@@ -1066,7 +1066,7 @@ void bufshare_report_locked(struct bufshare_file *bf, struct bufshare_news *news
 /* bufshare_ctrlq.c */
 struct bufshare_req *bufshare_req_alloc(u32 type, size_t len, size_t more, size_t resp_len,
 					size_t resp_more);
-struct bufshare_req *bufshare_batch_alloc(u32 type, u32 count, size_t entry_size);
+struct bufshare_req *bufshare_batch_alloc(u32 type, size_t entry_size);
 void bufshare_req_put(struct bufshare_req *req);
 void bufshare_lock(struct bufshare_device *bd) __acquires(&bd->lock);
 void bufshare_unlock(struct bufshare_device *bd) __releases(&bd->lock);

@@ -53,7 +53,7 @@ static void bufshare_window_set_locked(struct bufshare_window *win,
  */
 int bufshare_window_init(struct bufshare_window *win, struct bufshare_imp *imp)
 {
-	win->unmap_req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_UNMAP, 1,
+	win->unmap_req = bufshare_batch_alloc(VIRTIO_BUFSHARE_CMD_UNMAP,
 					      sizeof(struct virtio_bufshare_window));
 	if (!win->unmap_req)
 		return -ENOMEM;

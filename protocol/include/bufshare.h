@@ -317,9 +317,10 @@ struct bufshare_export {
  * rights and the same access mode is the same dma-buf, if its way, properties and windows
  * are accepted, and it is given frames or none are asked for. The host is not asked then. One
  * that is being made is waited for; if it fails, so do those who asked for the same.
- * With other rights or another access mode a program has an attachment of its own, and is
- * given the frames by that: EDQUOT with VIRTIO_BUFSHARE_S_TOO_MANY says that this VM has too
- * many of one buffer that are.
+ * With other rights or another access mode, or if those are not accepted, a program has an
+ * attachment of its own, and is given the frames by that. EDQUOT with
+ * VIRTIO_BUFSHARE_S_TOO_MANY: this VM has VIRTIO_BUFSHARE_MAX_CONSUMERS of the buffer that
+ * are given its frames, or as many as INFO says of all.
  *
  * EROFS: BUFSHARE_READ alone was wanted, and the VMM does not enforce read-only
  * mappings (no VIRTIO_BUFSHARE_CAP_RO_ENFORCED in INFO). QEMU does not: there only
