@@ -346,7 +346,7 @@ int bufshare_ioc_return(struct bufshare_file *bf, struct bufshare_return *arg)
 	u32 i;
 	int ret;
 
-	arg->entry = 0;
+	arg->entry = arg->count;
 	arg->status = 0;
 	if (!arg->count || arg->count > BUFSHARE_MAX_BATCH ||
 	    !bufshare_entry_fits(arg->entry_size, sizeof(frames[0])))

@@ -257,8 +257,10 @@ static int bufshare_push_send_locked(struct bufshare_pushing *pushing, struct bu
 	}
 	req->owner = sent;
 	req->complete = bufshare_push_complete;
-	if (!ret)
+	if (!ret) {
+		arg->entry = arg->count;
 		ret = bufshare_send_locked(pushing->bf->bd, req);
+	}
 	if (!ret)
 		return 0;
 	list_for_each_entry_safe(exp, next, &sent->exports, by_push)
@@ -271,7 +273,6 @@ static void bufshare_push_answer_locked(const struct bufshare_req *req, struct b
 {
 	struct virtio_bufshare_push_resp resp;
 
-	arg->entry = arg->count;
 	if (req->state != BUFSHARE_REQ_DONE || req->used < sizeof(resp))
 		return;
 	memcpy(&resp, req->in, sizeof(resp));
@@ -329,8 +330,10 @@ static int bufshare_push(struct bufshare_pushing *pushing, struct bufshare_push 
 		arg->entry = i;
 		ret = bufshare_push_read(pushing, arg, i, (void *)(out + 1) + i * size, size);
 	}
-	if (!ret)
+	if (!ret) {
+		arg->entry = arg->count;
 		ret = bufshare_push_call(pushing, arg, req, size);
+	}
 	bufshare_req_put(req);
 	return ret;
 }
@@ -348,7 +351,7 @@ int bufshare_ioc_push(struct bufshare_file *bf, struct bufshare_push *arg)
 	int ret;
 
 	arg->frame = 0;
-	arg->entry = 0;
+	arg->entry = arg->count;
 	arg->status = 0;
 	if (!arg->count || arg->count > BUFSHARE_MAX_BATCH ||
 	    !bufshare_entry_fits(arg->entry_size, sizeof(struct bufshare_push_frame)))
