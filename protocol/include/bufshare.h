@@ -129,6 +129,7 @@ struct bufshare_peer {
  * @mapped: how many of those are mapped
  * @fourcc: of the image, 0: none; whether it can be made sense of, GET_META says
  * @name: for people
+ * @stream: the stream that it is part of, or zero
  */
 struct bufshare_buffer {
 	struct bufshare_id id;
@@ -143,6 +144,7 @@ struct bufshare_buffer {
 	__u32 mapped;
 	__u32 fourcc;
 	__u8 name[BUFSHARE_NAME_LEN];
+	struct bufshare_id stream;
 };
 
 /**
@@ -233,19 +235,28 @@ struct bufshare_image {
  * @blob_len: bytes of opaque data; GET_META: in: room, out: length
  * @must_know: VIRTIO_BUFSHARE_KNOW_*: who finds an unknown bit takes it for no image. Set
  *	for what there is, or it is EINVAL
+ * @epoch: of a stream, another at each start of its producer; else zero
+ * @flags: of a stream, VIRTIO_BUFSHARE_STREAM_*; else zero
+ * @reserved: zero
  */
 struct bufshare_meta {
 	__u8 name[BUFSHARE_NAME_LEN];
 	struct bufshare_image image;
 	__u32 blob_len;
 	__u32 must_know;
+	__u64 epoch;
+	__u32 flags;
+	__u32 reserved;
 };
 
+#define BUFSHARE_EXPORT_STREAM	0x1	/* it is a stream, of no dma-buf */
+#define BUFSHARE_EXPORT_PART	0x2	/* it is part of a stream */
+
 /**
- * struct bufshare_export - EXPORT: offer a dma-buf, ours or any driver's
- * @dmabuf_fd: in: the dma-buf
+ * struct bufshare_export - EXPORT: offer a dma-buf, ours or any driver's, or a stream
+ * @dmabuf_fd: in: the dma-buf; -1 with BUFSHARE_EXPORT_STREAM
  * @fd_flags: in: O_CLOEXEC or 0
- * @flags: in: zero
+ * @flags: in: BUFSHARE_EXPORT_*
  * @num_acl: in: lines of the access list; 0: all peers the operator allows
  * @acl: in: address of struct bufshare_access
  * @blob: in: address of meta.blob_len bytes
@@ -256,6 +267,12 @@ struct bufshare_meta {
  * @generation: out: number of this export, not used again (SPEC.md, section 5.2)
  * @export_fd: out: closing the last copy of it ends the export
  * @status: out: status of the host
+ * @stream_fd: in: with BUFSHARE_EXPORT_PART the export of the stream, whose access list the
+ *	buffer has: num_acl is zero then. Else zero
+ * @reserved: zero
+ *
+ * A stream has a name, in its metadata, that no other stream of this VM has (else EEXIST).
+ * Others join it by IMPORT with BUFSHARE_IMPORT_HANDLE, and leave it by CLOSE.
  *
  * EACCES: the dma-buf is not open for writing, and the access list would have
  * others write it. An empty list would, too: name the peers with BUFSHARE_READ.
@@ -280,6 +297,8 @@ struct bufshare_export {
 	__u64 generation;
 	__s32 export_fd;
 	__u32 status;
+	__s32 stream_fd;
+	__u32 reserved;
 };
 
 /**

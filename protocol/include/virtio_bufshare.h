@@ -66,6 +66,7 @@
 #define VIRTIO_BUFSHARE_WRITE		0x2
 
 /* Ways: how the exporter's bytes become visible to the importer. */
+#define VIRTIO_BUFSHARE_WAY_NONE	0	/* it is a stream: there are no bytes */
 #define VIRTIO_BUFSHARE_WAY_DIRECT	1	/* the exporter's RAM, as it is */
 #define VIRTIO_BUFSHARE_WAY_UDMABUF	2	/* the shared pages of it alone */
 #define VIRTIO_BUFSHARE_WAY_POOL	3	/* memory of the device; not served yet */
@@ -83,6 +84,7 @@
 #define VIRTIO_BUFSHARE_BACKING_EXTENTS	0	/* extents of the exporter's RAM */
 #define VIRTIO_BUFSHARE_BACKING_POOL	1	/* a range of a pool; not served yet */
 #define VIRTIO_BUFSHARE_BACKING_DEFERRED	2	/* said at the first use; not served yet */
+#define VIRTIO_BUFSHARE_BACKING_STREAM	3	/* none: it is a stream */
 
 /* Modes of an UNEXPORT. */
 #define VIRTIO_BUFSHARE_UNEXPORT_FORCED	0	/* importers have until the deadline */
@@ -188,6 +190,7 @@ struct virtio_bufshare_config {
 #define VIRTIO_BUFSHARE_S_MAP_FAILED		22	/* VMM refused the mapping */
 #define VIRTIO_BUFSHARE_S_UNBALANCED		23	/* SYNC end with no begin */
 #define VIRTIO_BUFSHARE_S_HOST_ERROR		24	/* host failed; see its log */
+#define VIRTIO_BUFSHARE_S_EXISTS		25	/* the peer has a stream of that name */
 
 /**
  * struct virtio_bufshare_req - header of each request
@@ -343,6 +346,8 @@ struct virtio_bufshare_image {
 	struct virtio_bufshare_plane planes[VIRTIO_BUFSHARE_MAX_PLANES];
 };
 
+#define VIRTIO_BUFSHARE_STREAM_ENDED	0x1	/* no frame comes any more in this epoch */
+
 /**
  * struct virtio_bufshare_meta - metadata, a record of its own size
  * @name: for people, UTF-8, NUL padded, may be empty
@@ -350,12 +355,18 @@ struct virtio_bufshare_image {
  * @blob_len: bytes of opaque data, which end the message
  * @must_know: what a reader has to know to make sense of it, VIRTIO_BUFSHARE_KNOW_*: one
  *	who finds an unknown bit takes it for no image
+ * @epoch: of a stream, another at each start of its producer; else zero
+ * @flags: of a stream, VIRTIO_BUFSHARE_STREAM_*; else zero
+ * @reserved: zero
  */
 struct virtio_bufshare_meta {
 	__u8 name[VIRTIO_BUFSHARE_NAME_LEN];
 	struct virtio_bufshare_image image;
 	__le32 blob_len;
 	__le32 must_know;
+	__le64 epoch;
+	__le32 flags;
+	__le32 reserved;
 };
 
 #define VIRTIO_BUFSHARE_KNOW_BUFFERS	0x1	/* planes are in several buffers of a frame */
@@ -442,15 +453,17 @@ struct virtio_bufshare_list_resp {
 /**
  * struct virtio_bufshare_export - EXPORT
  * @hdr: request header
- * @size: bytes; the sum of the extents
+ * @size: bytes; the sum of the extents. BACKING_STREAM: zero
  * @backing: VIRTIO_BUFSHARE_BACKING_*
  * @meta_size: bytes of the record of metadata, up to VIRTIO_BUFSHARE_MAX_ENTRY
  * @num_acl: 0 to VIRTIO_BUFSHARE_MAX_ACL; 0: all peers the operator allows
  * @access_size: bytes of a line of the access list, up to VIRTIO_BUFSHARE_MAX_ENTRY
- * @num_extents: 1 to config.max_extents
+ * @num_extents: 1 to config.max_extents; BACKING_STREAM: zero
  * @extent_size: bytes of an extent, up to VIRTIO_BUFSHARE_MAX_EXTENT_SIZE
  * @pool: the pool, zero unless @backing is BACKING_POOL
  * @offset: bytes into the pool, zero unless @backing is BACKING_POOL
+ * @stream: the stream that it is part of, which the asker exported: its access list is
+ *	that of the stream, and @num_acl is zero. Zero: of none
  *
  * Followed by struct virtio_bufshare_meta, num_acl struct virtio_bufshare_access,
  * num_extents struct virtio_bufshare_extent and meta.blob_len bytes.
@@ -466,6 +479,7 @@ struct virtio_bufshare_export {
 	__le32 extent_size;
 	struct virtio_bufshare_id pool;
 	__le64 offset;
+	struct virtio_bufshare_id stream;
 };
 
 /**
@@ -713,6 +727,7 @@ struct virtio_bufshare_get_meta_resp {
 #define VIRTIO_BUFSHARE_BUFFER_OWNED	0x1	/* the asker exported it */
 #define VIRTIO_BUFSHARE_BUFFER_REVOKING	0x2	/* UNEXPORT under way */
 #define VIRTIO_BUFSHARE_BUFFER_QUIESCED	0x4	/* see QUIESCE; its owner sees it */
+#define VIRTIO_BUFSHARE_BUFFER_STREAM	0x8	/* it is a stream: it has no bytes */
 
 /**
  * struct virtio_bufshare_buffer - one buffer as QUERY and LIST report it
@@ -728,6 +743,7 @@ struct virtio_bufshare_get_meta_resp {
  * @mapped: how many of those are mapped
  * @fourcc: of the image, 0: none
  * @name: for people
+ * @stream: the stream that it is part of, or zero
  */
 struct virtio_bufshare_buffer {
 	struct virtio_bufshare_id id;
@@ -742,6 +758,7 @@ struct virtio_bufshare_buffer {
 	__le32 mapped;
 	__le32 fourcc;
 	__u8 name[VIRTIO_BUFSHARE_NAME_LEN];
+	struct virtio_bufshare_id stream;
 };
 
 /**

@@ -26,6 +26,9 @@ pub const BACKING_POOL: u32 = 1;
 /// Backing of an EXPORT: said at the first use. Not served yet.
 pub const BACKING_DEFERRED: u32 = 2;
 
+/// Backing of an EXPORT: none. It is a stream.
+pub const BACKING_STREAM: u32 = 3;
+
 /// Mode of an UNEXPORT: importers have until the deadline.
 pub const UNEXPORT_FORCED: u32 = 0;
 /// Mode of an UNEXPORT: importers have until they detach. Not served yet.
@@ -94,16 +97,18 @@ fn size(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// Contents of an EXPORT
+/// Contents of an EXPORT: of a buffer, or of a stream, which has no extents
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Export {
-    /// Bytes.
+    /// Bytes; 0 of a stream.
     pub size: u64,
-    /// 1 to [`MAX_EXTENTS`](crate::limits::MAX_EXTENTS) pieces in the order of
-    /// the buffer's bytes.
+    /// Up to [`MAX_EXTENTS`](crate::limits::MAX_EXTENTS) pieces in the order of
+    /// the buffer's bytes; none: it is a stream.
     pub extents: Vec<Extent>,
-    /// At most [`MAX_ACL`](crate::limits::MAX_ACL) lines; none: all peers the
-    /// operator allows.
+    /// The stream that the buffer is part of; zero: of none.
+    pub stream: BufferId,
+    /// At most [`MAX_ACL`](crate::limits::MAX_ACL) lines; none: that of its stream, or all
+    /// peers the operator allows.
     pub acl: Vec<Access>,
     /// Metadata.
     pub meta: Meta,
@@ -124,6 +129,14 @@ pub struct Attach {
     pub max_windows: u32,
     /// It is given the frames of the buffer.
     pub consumer: bool,
+}
+
+impl Export {
+    /// Whether it is of a stream.
+    #[must_use]
+    pub const fn is_stream(&self) -> bool {
+        self.extents.is_empty()
+    }
 }
 
 impl Attach {

@@ -9,7 +9,8 @@ mod parse;
 
 pub use encode::encode;
 pub use info::{
-    BUFFER_OWNED, BUFFER_QUIESCED, BUFFER_REVOKING, BufferInfo, Caps, PEER_UP, PeerInfo,
+    BUFFER_OWNED, BUFFER_QUIESCED, BUFFER_REVOKING, BUFFER_STREAM, BufferInfo, Caps, PEER_UP,
+    PeerInfo,
 };
 pub use parse::parse;
 

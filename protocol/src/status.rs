@@ -116,6 +116,8 @@ statuses! {
     Unbalanced = 23, "UNBALANCED", "the end of an access without its begin, or the return of a frame that was not given";
     /// The host failed, or is ending.
     HostError = 24, "HOST_ERROR", "the host failed, or is ending";
+    /// The peer has a stream of that name already.
+    Exists = 25, "EXISTS", "this VM already has a stream of that name";
 }
 
 #[cfg(test)]
@@ -128,6 +130,6 @@ mod tests {
             assert_eq!(status.to_wire() as usize, n);
             assert_eq!(Status::from_wire(status.to_wire()), Some(*status));
         }
-        assert_eq!(Status::from_wire(25), None);
+        assert_eq!(Status::from_wire(26), None);
     }
 }

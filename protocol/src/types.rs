@@ -13,7 +13,7 @@ mod way;
 pub use extent::{Access, Extent};
 pub use frame::{FrameRecord, Push, Pushed};
 pub use id::{BufferId, ParseIdError};
-pub use meta::{Image, KNOW_BUFFERS, Meta, Plane};
+pub use meta::{Image, KNOW_BUFFERS, Meta, Plane, STREAM_ENDED, StreamState};
 pub use name::Name;
 pub use properties::Properties;
 pub use rights::Rights;

@@ -158,6 +158,12 @@ wire_struct! {
         blob_len: u32,
         /// What a reader has to know to make sense of it, as bits.
         must_know: u32,
+        /// Of a stream: another at each start of its producer.
+        epoch: u64,
+        /// Of a stream: bits of [`types`](crate::types)`::STREAM_*`.
+        flags: u32,
+        /// Zero.
+        reserved: u32,
     }
 }
 
@@ -259,6 +265,8 @@ wire_struct! {
         pool: Id,
         /// Bytes into the pool.
         offset: u64,
+        /// The stream that it is part of, whose access list it has then, or zero.
+        stream: Id,
     }
 }
 
@@ -526,6 +534,8 @@ wire_struct! {
         fourcc: u32,
         /// For people.
         name: [u8; NAME_LEN],
+        /// The stream that it is part of, or zero.
+        stream: Id,
     }
 }
 

@@ -65,6 +65,7 @@ fn parse_allocates_no_more_than_the_request_backs() {
             blob: vec![7; 5],
             ..Meta::default()
         },
+        ..Export::default()
     }));
     let meta = Request::SetMeta {
         id: BufferId::ZERO,

@@ -21,7 +21,7 @@ use bufshare_protocol::response::{self, BufferInfo, Caps, PeerInfo, Reply, Respo
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{
     Access, BufferId, Extent, FrameRecord, Image, Meta, Name, Plane, Properties, Push, Pushed,
-    Rights, Way, Ways,
+    Rights, StreamState, Way, Ways,
 };
 use bufshare_protocol::{command, wire};
 use proptest::collection::vec;
@@ -91,7 +91,13 @@ fn meta() -> impl Strategy<Value = Meta> {
         9 => vec(any::<u8>(), 0..64),
         1 => vec(any::<u8>(), MAX_BLOB),
     ];
-    (name(), option::of(image()), blob).prop_map(|(name, image, blob)| Meta { name, image, blob })
+    let stream = any::<(u64, bool)>().prop_map(|(epoch, ended)| StreamState { epoch, ended });
+    (name(), option::of(image()), blob, stream).prop_map(|(name, image, blob, stream)| Meta {
+        name,
+        image,
+        blob,
+        stream,
+    })
 }
 
 fn export() -> impl Strategy<Value = Export> {
@@ -100,15 +106,34 @@ fn export() -> impl Strategy<Value = Export> {
         9 => vec(extent.clone(), 1..8),
         1 => vec(extent, MAX_EXTENTS),
     ];
-    let line = (any::<u64>(), grant()).prop_map(|(peer, rights)| Access { peer, rights });
-    (any::<u64>(), extents, vec(line, 0..=MAX_ACL), meta()).prop_map(
-        |(size, extents, acl, meta)| Export {
-            size,
-            extents,
-            acl,
-            meta,
-        },
-    )
+    let acl = || {
+        let line = (any::<u64>(), grant());
+        vec(
+            line.prop_map(|(peer, rights)| Access { peer, rights }),
+            0..=MAX_ACL,
+        )
+    };
+    let of_stream = (id(), acl()).prop_map(|(stream, acl)| {
+        if stream.is_zero() {
+            (stream, acl)
+        } else {
+            (stream, vec![])
+        }
+    });
+    let buffer = (any::<u64>(), extents, of_stream, meta());
+    let buffer = buffer.prop_map(|(size, extents, (stream, acl), meta)| Export {
+        size,
+        extents,
+        stream,
+        acl,
+        meta,
+    });
+    let stream = (acl(), meta()).prop_map(|(acl, meta)| Export {
+        acl,
+        meta,
+        ..Export::default()
+    });
+    prop_oneof![4 => buffer, 1 => stream]
 }
 
 fn sync() -> impl Strategy<Value = Request> {
@@ -256,9 +281,9 @@ fn peer() -> impl Strategy<Value = PeerInfo> {
 }
 
 fn buffer() -> impl Strategy<Value = BufferInfo> {
-    let flags = any::<(bool, bool, bool)>();
+    let flags = any::<(bool, bool, bool, bool)>();
     (
-        id(),
+        (id(), id()),
         any::<[u64; 4]>(),
         any::<[u32; 4]>(),
         rights(),
@@ -266,16 +291,18 @@ fn buffer() -> impl Strategy<Value = BufferInfo> {
         name(),
     )
         .prop_map(
-            |(id, big, small, rights, (owned, revoking, quiesced), name)| BufferInfo {
+            |((id, stream), big, small, rights, flags, name)| BufferInfo {
                 id,
                 owner: big[0],
                 size: big[1],
                 generation: big[2],
                 meta_seq: big[3],
                 rights,
-                owned,
-                revoking,
-                quiesced,
+                owned: flags.0,
+                revoking: flags.1,
+                quiesced: flags.2,
+                is_stream: flags.3,
+                stream,
                 extents: small[0],
                 attachments: small[1],
                 mapped: small[2],
@@ -567,7 +594,7 @@ fn small_export() -> Request {
             peer: 1,
             rights: Rights::READ,
         }],
-        meta: Meta::default(),
+        ..Export::default()
     }))
 }
 
@@ -614,7 +641,7 @@ fn what_is_named_and_not_served_is_unsupported() {
             Status::Unsupported
         );
     }
-    for backing in [request::BACKING_POOL, request::BACKING_DEFERRED, 3] {
+    for backing in [request::BACKING_POOL, request::BACKING_DEFERRED, 4] {
         assert_eq!(
             status_with(
                 &small_export(),
@@ -624,6 +651,22 @@ fn what_is_named_and_not_served_is_unsupported() {
             Status::Unsupported
         );
     }
+}
+
+/// SPEC 7.3.
+#[test]
+fn a_stream_with_bytes_or_in_a_stream_and_a_part_with_an_access_list_are_refused() {
+    let stream = Request::Export(Box::default());
+    let size = core::mem::offset_of!(wire::Export, size);
+    let number = core::mem::offset_of!(wire::Export, stream);
+    assert_eq!(status_with(&stream, size, 4096), Status::BadField);
+    assert_eq!(status_with(&stream, number, 1), Status::BadField);
+    assert_eq!(status_with(&small_export(), number, 1), Status::BadField);
+    let backing = core::mem::offset_of!(wire::Export, backing);
+    let changed = status_with(&small_export(), backing, request::BACKING_STREAM);
+    assert_eq!(changed, Status::BadField);
+    let changed = status_with(&stream, backing, request::BACKING_EXTENTS);
+    assert_eq!(changed, Status::BadField);
 }
 
 /// SPEC 4.6.
@@ -1081,6 +1124,7 @@ fn longest_request_is_max_request() {
             blob: vec![0; MAX_BLOB],
             ..Meta::default()
         },
+        ..Export::default()
     }));
     let bytes = grown_everywhere(&longest);
     assert_eq!(bytes.len(), MAX_REQUEST);

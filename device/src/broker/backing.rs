@@ -7,7 +7,7 @@
 use core::ops::RangeInclusive;
 use std::collections::{BTreeMap, BTreeSet};
 
-use bufshare_protocol::types::{BufferId, Extent, Image, Meta, Name, Rights};
+use bufshare_protocol::types::{BufferId, Extent, Image, Meta, Name, Rights, StreamState};
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -288,14 +288,18 @@ pub(super) struct Attached {
     pub(super) first: Option<Slot>,
 }
 
-/// What only GET_META reads of a buffer's metadata.
-#[derive(Debug, Serialize, Deserialize)]
+/// What many buffers do not have.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Details {
     image: Option<Image>,
     blob: Vec<u8>,
+    /// Of a stream.
+    state: StreamState,
+    /// The stream that it is part of, or zero.
+    stream: BufferId,
 }
 
-/// One exported buffer.
+/// One exported buffer, or a stream: that is one of no bytes.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Buffer {
     pub(super) id: BufferId,
@@ -355,6 +359,29 @@ impl Buffer {
             name: self.name,
             image: details.and_then(|details| details.image.clone()),
             blob: details.map_or_else(Vec::new, |details| details.blob.clone()),
+            stream: details.map_or_else(StreamState::default, |details| details.state),
+        }
+    }
+
+    pub(super) fn is_stream(&self) -> bool {
+        self.size == 0
+    }
+
+    /// The stream that it is part of, or zero.
+    pub(super) fn stream(&self) -> BufferId {
+        let details = self.details.as_ref();
+        details.map_or(BufferId::ZERO, |details| details.stream)
+    }
+
+    pub(super) fn set_stream(&mut self, stream: BufferId) {
+        self.change_details(|details| details.stream = stream);
+    }
+
+    fn change_details(&mut self, change: impl FnOnce(&mut Details)) {
+        let details = self.details.get_or_insert_default();
+        change(details);
+        if **details == Details::default() {
+            self.details = None;
         }
     }
 
@@ -364,11 +391,17 @@ impl Buffer {
 
     /// Replaces the metadata, and counts that.
     pub(super) fn set_meta(&mut self, meta: Meta) {
-        let Meta { name, image, blob } = meta;
+        let Meta {
+            name,
+            image,
+            blob,
+            stream,
+        } = meta;
         self.name = name;
         self.fourcc = image.as_ref().map_or(0, |image| image.fourcc);
-        let details = image.is_some() || !blob.is_empty();
-        self.details = details.then(|| Box::new(Details { image, blob }));
+        self.change_details(|details| {
+            (details.image, details.blob, details.state) = (image, blob, stream);
+        });
         self.meta_seq = self.meta_seq.saturating_add(1);
     }
 

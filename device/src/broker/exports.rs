@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The exporter's side: EXPORT, QUIESCE, UNEXPORT and metadata.
 
+use bufshare_protocol::limits::MAX_FRAME_BUFFERS;
 use bufshare_protocol::request::Export;
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Extent, Meta};
+use bufshare_protocol::types::{BufferId, Extent, Meta, Name, StreamState};
 
 use smallvec::SmallVec;
 
-use super::backing::{Backing, BackingId, Buffer, Grant, generation};
+use super::backing::{Backing, BackingId, Buffer, Grant, PeerMap, generation};
 use super::limits::{self, MAP_ALIGN};
 use super::records::Slot;
 use super::types::{PeerId, Token};
@@ -17,9 +18,13 @@ use super::{Broker, DONE, region_of};
 impl Broker {
     /// Offers a buffer. Everything is checked before anything changes.
     pub(super) fn export(&mut self, owner: PeerId, export: Export) -> Reply {
-        self.check_extents(owner, &export)?;
+        if export.is_stream() {
+            self.check_stream(owner, &export.meta.name)?;
+        } else {
+            self.check_extents(owner, &export)?;
+        }
         self.check_meta(&export.meta, export.size)?;
-        let grants = self.policy.narrow(owner, &export.acl)?;
+        let grants = self.grants_of(owner, &export)?;
         if self.closed {
             return Err(Status::HostError);
         }
@@ -50,6 +55,10 @@ impl Broker {
         let place = self.backings.insert(backing).ok_or(Status::HostError)?;
         let backing = self.backings.get_mut(number).ok_or(Status::HostError)?;
         let mut buffer = Buffer::new(id, generation, backing, place);
+        buffer.set_stream(export.stream);
+        if export.is_stream() {
+            state.streams.insert(export.meta.name);
+        }
         buffer.set_meta(export.meta);
         let slot = self.buffers.insert(buffer).ok_or(Status::HostError)?;
         backing.buffers.push(slot);
@@ -68,6 +77,35 @@ impl Broker {
             }
         }
         Ok(Response::Exported { id, generation })
+    }
+
+    /// Who may attach what is exported.
+    fn grants_of(&self, owner: PeerId, export: &Export) -> Result<PeerMap<Grant>, Status> {
+        if export.stream.is_zero() {
+            return self.policy.narrow(owner, &export.acl);
+        }
+        let slot = self.owned(owner, export.stream).ok_or(Status::NotFound)?;
+        let stream = self.buffers.get(slot).ok_or(Status::NotFound)?;
+        let backing = self.backings.of(stream).ok_or(Status::NotFound)?;
+        if !stream.is_stream() {
+            return Err(Status::BadField);
+        }
+        if !self.offers(backing) {
+            return Err(Status::Revoked);
+        }
+        Ok(backing.grants.clone())
+    }
+
+    /// A stream is found by its name.
+    fn check_stream(&self, owner: PeerId, name: &Name) -> Result<(), Status> {
+        let state = self.peers.get(&owner).ok_or(Status::HostError)?;
+        if name.as_str().is_empty() {
+            return Err(Status::BadMeta);
+        }
+        if state.streams.contains(name) {
+            return Err(Status::Exists);
+        }
+        Ok(())
     }
 
     fn check_extents(&self, owner: PeerId, export: &Export) -> Result<(), Status> {
@@ -108,15 +146,21 @@ impl Broker {
         Ok(())
     }
 
+    /// Whether it may be the metadata of a buffer of `size` bytes; of a stream, if that is 0.
     fn check_meta(&self, meta: &Meta, size: u64) -> Result<(), Status> {
         let max = usize::try_from(self.limits.max_blob).unwrap_or(usize::MAX);
         if meta.blob.len() > max {
             return Err(Status::MetaTooLarge);
         }
-        match &meta.image {
-            Some(image) if !image.fits(size) => Err(Status::BadMeta),
-            _ => Ok(()),
+        let fits = meta.image.as_ref().is_none_or(|image| match size {
+            // It is that of the stream's frames, of whatever size.
+            0 => image.fits_frame(&[u64::MAX; MAX_FRAME_BUFFERS]),
+            _ => image.fits(size),
+        });
+        if !fits || (size != 0 && meta.stream != StreamState::default()) {
+            return Err(Status::BadMeta);
         }
+        Ok(())
     }
 
     /// Ends an export. Answered at once only if nobody maps the buffer. One that is
@@ -180,6 +224,10 @@ impl Broker {
         let size = self.buffers.get(slot).ok_or(Status::NotFound)?.size;
         self.check_meta(&meta, size)?;
         let buffer = self.buffers.get_mut(slot).ok_or(Status::NotFound)?;
+        // It is found by its name.
+        if buffer.is_stream() && meta.name != buffer.name {
+            return Err(Status::BadMeta);
+        }
         let backing = self.backings.of(buffer).ok_or(Status::NotFound)?;
         if backing.revoking.is_some() {
             return Err(Status::Revoked);

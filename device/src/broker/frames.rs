@@ -166,6 +166,9 @@ impl Broker {
             let slot = self.owned(peer, *id).ok_or(Status::NotFound)?;
             let buffer = self.buffers.get(slot).ok_or(Status::NotFound)?;
             let backing = self.backings.of(buffer).ok_or(Status::NotFound)?;
+            if buffer.is_stream() {
+                return Err(Status::BadField);
+            }
             if !self.offers(backing) {
                 return Err(Status::Revoked);
             }

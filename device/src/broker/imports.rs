@@ -9,7 +9,7 @@ use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{BufferId, Extent, Properties, Rights, Way, Ways};
 
 use super::attachments::{Attachment, buffer_of};
-use super::backing::Backing;
+use super::backing::{Backing, Buffer};
 use super::limits::{MAX_NESTING, UDMABUF_MAX_EXTENTS, UDMABUF_MAX_SIZE};
 use super::types::{Effect, PeerId, Token};
 use super::windows::{Key, State, Waiter, WindowId};
@@ -35,19 +35,11 @@ impl Broker {
         if !granted.rights.contains(wanted) {
             return Err(Status::Denied);
         }
-        let state = self.peers.get(&peer).ok_or(Status::HostError)?;
-        if !state.can_map {
-            return Err(Status::NoShmem);
-        }
-        if !wanted.contains(Rights::WRITE) && !state.config.enforces_ro {
-            return Err(Status::RoNotEnforced);
-        }
-        let backing = self.backings.of(buffer).ok_or(Status::NotFound)?;
         let Chosen {
             way,
             properties,
             windows,
-        } = self.choose(backing, attach)?;
+        } = self.check_attach(peer, buffer, attach)?;
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         let buffer = self.buffers.get_mut(slot).ok_or(Status::NotFound)?;
         let (owner, size, generation) = (buffer.owner, buffer.size, buffer.generation);
@@ -90,6 +82,36 @@ impl Broker {
             properties,
             windows,
         })
+    }
+
+    /// How a buffer is shown to an importer, if it can be; a stream is not shown.
+    fn check_attach(
+        &self,
+        peer: PeerId,
+        buffer: &Buffer,
+        attach: &Attach,
+    ) -> Result<Chosen, Status> {
+        if buffer.is_stream() {
+            if attach.consumer {
+                return Err(Status::BadField);
+            }
+            let none = Chosen {
+                way: Way::None,
+                properties: Properties::NONE,
+                windows: 0,
+            };
+            let nothing = attach.required == Properties::NONE;
+            return nothing.then_some(none).ok_or(Status::NoWay);
+        }
+        let state = self.peers.get(&peer).ok_or(Status::HostError)?;
+        if !state.can_map {
+            return Err(Status::NoShmem);
+        }
+        if !attach.rights.contains(Rights::WRITE) && !state.config.enforces_ro {
+            return Err(Status::RoNotEnforced);
+        }
+        let backing = self.backings.of(buffer).ok_or(Status::NotFound)?;
+        self.choose(backing, attach)
     }
 
     /// How a backing is shown to this importer. A udmabuf holds just the shared pages, so
@@ -229,6 +251,9 @@ impl Broker {
         }
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         let attachment = state.attachments.get_mut(handle).ok_or(Status::NotFound)?;
+        if attachment.size == 0 {
+            return Err(Status::BadField);
+        }
         if offset != 0 || len != attachment.size {
             return Err(Status::Unsupported);
         }

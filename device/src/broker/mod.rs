@@ -65,7 +65,7 @@ use bufshare_protocol::event::Event;
 use bufshare_protocol::request::Request;
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::BufferId;
+use bufshare_protocol::types::{BufferId, Name};
 
 pub use end::Hold;
 pub use lifecycle::Lifecycle;
@@ -159,6 +159,8 @@ struct Peer {
     usage: Usage,
     /// The number of its last export.
     exported: u64,
+    /// The names of the streams that it exports.
+    streams: BTreeSet<Name>,
     /// Buffers of its that nobody reaches any more, and whose UNEXPORT its driver left
     /// without this answer: the latest `max_buffers` of them.
     owed: VecDeque<BufferId>,
@@ -258,6 +260,7 @@ impl Broker {
                     events: EventQueue::new(config.limits.max_events),
                     usage: Usage::new(&config.limits),
                     exported,
+                    streams: BTreeSet::new(),
                     owed: VecDeque::new(),
                     counters: Counters::default(),
                 },

@@ -169,6 +169,8 @@ impl Broker {
             mapped,
             fourcc: buffer.fourcc,
             name: buffer.name,
+            is_stream: buffer.is_stream(),
+            stream: buffer.stream(),
         })
     }
 
@@ -261,6 +263,7 @@ impl Broker {
                 continue;
             }
             let bytes = match window.way {
+                Way::None => continue,
                 Way::Direct => &mut snapshot.direct_bytes,
                 Way::Udmabuf => &mut snapshot.udmabuf_bytes,
                 Way::Pool | Way::CopyWindow | Way::CopyGuest => &mut snapshot.copied_bytes,

@@ -350,6 +350,9 @@ impl Broker {
                 continue;
             };
             state.usage.buffers.give(1);
+            if buffer.is_stream() {
+                state.streams.remove(&buffer.name);
+            }
             if revoking.left || state.life.is_stopped() {
                 let max = usize::try_from(self.limits.max_buffers).unwrap_or(usize::MAX);
                 if state.owed.len() >= max {

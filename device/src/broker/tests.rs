@@ -12,3 +12,4 @@ mod invariants;
 mod model;
 mod requests;
 mod scenarios;
+mod streams;

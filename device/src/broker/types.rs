@@ -180,7 +180,7 @@ impl MapSource {
         match self.way {
             Way::Direct => self.extents.len(),
             Way::Udmabuf | Way::Pool | Way::CopyWindow => 1,
-            Way::CopyGuest => 0,
+            Way::None | Way::CopyGuest => 0,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bufshare_protocol::request::{Attach, Export, Request};
 use bufshare_protocol::response::Response;
-use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights};
+use bufshare_protocol::types::{BufferId, Extent, Name, Rights};
 
 use super::stops::Circles;
 use super::*;
@@ -154,8 +154,7 @@ fn exported(dispatcher: &Dispatcher, sessions: &BTreeMap<PeerId, Arc<Notes>>) {
     let export = Request::Export(Box::new(Export {
         size: PAGE,
         extents: vec![Extent { addr: 0, len: PAGE }],
-        acl: Vec::new(),
-        meta: Meta::default(),
+        ..Export::default()
     }));
     ask(dispatcher, A, &sessions[&A], export).unwrap().unwrap();
 }

@@ -4,8 +4,8 @@
 use alloc::vec::Vec;
 
 use crate::request::{
-    ATTACH_CONSUMER, Attach, BACKING_EXTENTS, Export, Header, QUIESCE_ACTIVE, QUIESCE_QUIESCED,
-    Request, SyncTarget, UNEXPORT_FORCED, UNEXPORT_QUIESCED, size,
+    ATTACH_CONSUMER, Attach, BACKING_EXTENTS, BACKING_STREAM, Export, Header, QUIESCE_ACTIVE,
+    QUIESCE_QUIESCED, Request, SyncTarget, UNEXPORT_FORCED, UNEXPORT_QUIESCED, size,
 };
 use crate::types::{BufferId, Push};
 use crate::wire::{self, Wire};
@@ -226,7 +226,11 @@ impl Export {
         let head = wire::Export {
             hdr,
             size: self.size,
-            backing: BACKING_EXTENTS,
+            backing: if self.is_stream() {
+                BACKING_STREAM
+            } else {
+                BACKING_EXTENTS
+            },
             meta_size: size(wire::Meta::SIZE),
             num_acl: size(self.acl.len()),
             access_size: size(wire::Access::SIZE),
@@ -234,6 +238,7 @@ impl Export {
             extent_size: size(wire::Extent::SIZE),
             pool: wire::Id::default(),
             offset: 0,
+            stream: self.stream.to_wire(),
         };
         let mut bytes = Vec::from(head.to_bytes());
         bytes.extend(self.meta.to_wire().to_bytes());

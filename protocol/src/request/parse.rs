@@ -11,8 +11,8 @@ use crate::limits::{
     RESPONSE_HEADER,
 };
 use crate::request::{
-    ATTACH_CONSUMER, Attach, BACKING_EXTENTS, Export, Header, QUIESCE_ACTIVE, QUIESCE_QUIESCED,
-    Request, SyncOp, SyncTarget, UNEXPORT_FORCED, UNEXPORT_QUIESCED,
+    ATTACH_CONSUMER, Attach, BACKING_EXTENTS, BACKING_STREAM, Export, Header, QUIESCE_ACTIVE,
+    QUIESCE_QUIESCED, Request, SyncOp, SyncTarget, UNEXPORT_FORCED, UNEXPORT_QUIESCED,
 };
 use crate::status::Status;
 use crate::types::{Access, BufferId, Extent, Meta, Properties, Push, Rights, Ways};
@@ -332,15 +332,22 @@ fn set_meta(message: &Message<'_>) -> Result<Request, Status> {
 
 fn export(message: &Message<'_>) -> Result<Request, Status> {
     let (raw, rest) = message.split::<wire::Export>()?;
-    if raw.backing != BACKING_EXTENTS {
-        return Err(Status::Unsupported);
-    }
+    let is_stream = match raw.backing {
+        BACKING_EXTENTS => false,
+        BACKING_STREAM => true,
+        _ => return Err(Status::Unsupported),
+    };
     if raw.pool != wire::Id::default() || raw.offset != 0 {
+        return Err(Status::BadField);
+    }
+    let stream = BufferId::from_wire(&raw.stream);
+    // A stream is part of no other, and what is part of one has the access list of that.
+    if !stream.is_zero() && (is_stream || raw.num_acl != 0) {
         return Err(Status::BadField);
     }
     let acl_len = count(raw.num_acl, MAX_ACL).ok_or(Status::BadField)?;
     let extents_len = count(raw.num_extents, MAX_EXTENTS).ok_or(Status::TooFragmented)?;
-    if extents_len == 0 {
+    if is_stream != (extents_len == 0) || (is_stream && raw.size != 0) {
         return Err(Status::BadField);
     }
     let access_size = size(raw.access_size, MAX_ENTRY)?;
@@ -350,6 +357,7 @@ fn export(message: &Message<'_>) -> Result<Request, Status> {
     let (extents, blob) = table::<wire::Extent>(rest, extents_len, extent_size)?;
     Ok(Request::Export(Box::new(Export {
         size: raw.size,
+        stream,
         meta: Meta::from_wire(&meta, blob)?,
         acl: acl
             .map(|raw| Access::from_wire(&raw?))

@@ -2,7 +2,7 @@
 //! What answers state about the device, a peer, a buffer
 
 use crate::limits::{self, CONFIG_SIZE, MAX_BATCH};
-use crate::request::BACKING_EXTENTS;
+use crate::request::{BACKING_EXTENTS, BACKING_STREAM};
 use crate::status::Status;
 use crate::types::{BufferId, Name, Rights, Ways};
 use crate::wire;
@@ -15,6 +15,8 @@ pub const BUFFER_OWNED: u32 = 0x1;
 pub const BUFFER_REVOKING: u32 = 0x2;
 /// Flag of a buffer: nothing of its exporter's VM writes; only that sees it.
 pub const BUFFER_QUIESCED: u32 = 0x4;
+/// It is a stream: it has no bytes.
+pub const BUFFER_STREAM: u32 = 0x8;
 
 #[expect(clippy::cast_possible_truncation, reason = "far below")]
 const EVENT_SIZE: u32 = limits::EVENT_SIZE as u32;
@@ -77,7 +79,7 @@ impl Caps {
             event_size: EVENT_SIZE,
             max_batch: BATCH,
             ways: self.ways.to_wire(),
-            backings: 1 << BACKING_EXTENTS,
+            backings: (1 << BACKING_EXTENTS) | (1 << BACKING_STREAM),
             reserved: [0; 23],
         }
     }
@@ -179,6 +181,10 @@ pub struct BufferInfo {
     pub fourcc: u32,
     /// For people.
     pub name: Name,
+    /// It is a stream: it has no bytes.
+    pub is_stream: bool,
+    /// The stream that it is part of, or zero.
+    pub stream: BufferId,
 }
 
 impl BufferInfo {
@@ -188,6 +194,7 @@ impl BufferInfo {
         let owned = if self.owned { BUFFER_OWNED } else { 0 };
         let revoking = if self.revoking { BUFFER_REVOKING } else { 0 };
         let quiesced = if self.quiesced { BUFFER_QUIESCED } else { 0 };
+        let is_stream = if self.is_stream { BUFFER_STREAM } else { 0 };
         wire::Buffer {
             id: self.id.to_wire(),
             owner: self.owner,
@@ -195,12 +202,13 @@ impl BufferInfo {
             generation: self.generation,
             meta_seq: self.meta_seq,
             rights: self.rights.to_wire(),
-            flags: owned | revoking | quiesced,
+            flags: owned | revoking | quiesced | is_stream,
             extents: self.extents,
             attachments: self.attachments,
             mapped: self.mapped,
             fourcc: self.fourcc,
             name: self.name.to_wire(),
+            stream: self.stream.to_wire(),
         }
     }
 
@@ -225,6 +233,8 @@ impl BufferInfo {
             mapped: raw.mapped,
             fourcc: raw.fourcc,
             name: Name::from_wire(&raw.name)?,
+            is_stream: raw.flags & BUFFER_STREAM != 0,
+            stream: BufferId::from_wire(&raw.stream),
         })
     }
 }

@@ -11,6 +11,9 @@ use crate::wire;
 /// What a reader of metadata has to know: planes are in several buffers of a frame.
 pub const KNOW_BUFFERS: u32 = 0x1;
 
+/// Flag of a stream: no frame comes any more in this epoch.
+pub const STREAM_ENDED: u32 = 0x1;
+
 /// One plane of an image
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -149,16 +152,28 @@ impl Image {
     }
 }
 
-/// Metadata of a buffer
+/// What metadata says of a stream alone
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct StreamState {
+    /// Another at each start of its producer.
+    pub epoch: u64,
+    /// No frame comes any more in this epoch.
+    pub ended: bool,
+}
+
+/// Metadata of a buffer or a stream
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Meta {
     /// For people.
     pub name: Name,
-    /// The image in the buffer, if it is one.
+    /// The image in the buffer, or in each frame of the stream, if it is one.
     pub image: Option<Image>,
     /// Opaque bytes, at most [`MAX_BLOB`].
     pub blob: Vec<u8>,
+    /// As it is by default of a buffer.
+    pub stream: StreamState,
 }
 
 impl Meta {
@@ -168,7 +183,8 @@ impl Meta {
     /// [`Status::MetaTooLarge`] if the blob is over [`MAX_BLOB`],
     /// [`Status::Unsupported`] if a reader has to know what is not known here.
     pub(crate) fn blob_len(raw: &wire::Meta) -> Result<usize, Status> {
-        if raw.must_know & !KNOW_BUFFERS != 0 {
+        if raw.must_know & !KNOW_BUFFERS != 0 || raw.flags & !STREAM_ENDED != 0 || raw.reserved != 0
+        {
             return Err(Status::Unsupported);
         }
         match usize::try_from(raw.blob_len) {
@@ -192,6 +208,10 @@ impl Meta {
             name: Name::from_wire(&raw.name)?,
             image: Image::from_wire(&raw.image)?,
             blob: Vec::from(blob),
+            stream: StreamState {
+                epoch: raw.epoch,
+                ended: raw.flags & STREAM_ENDED != 0,
+            },
         };
         // Else readers who do not know it would make another image of it.
         (meta.must_know() == raw.must_know)
@@ -213,6 +233,7 @@ impl Meta {
         for plane in &mut raw.image.planes {
             plane.reserved = 0;
         }
+        (raw.flags, raw.reserved) = (raw.flags & STREAM_ENDED, 0);
         let known = raw;
         Self::from_wire(&known, blob)
     }
@@ -225,6 +246,9 @@ impl Meta {
             image: self.image.as_ref().map(Image::to_wire).unwrap_or_default(),
             blob_len: u32::try_from(self.blob.len()).unwrap_or(u32::MAX),
             must_know: self.must_know(),
+            epoch: self.stream.epoch,
+            flags: if self.stream.ended { STREAM_ENDED } else { 0 },
+            reserved: 0,
         }
     }
 

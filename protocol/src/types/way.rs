@@ -8,6 +8,8 @@ use core::fmt;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[repr(u32)]
 pub enum Way {
+    /// There are no bytes: it is a stream.
+    None = 0,
     /// The importer's VMM maps the exporter's RAM itself, piece by piece.
     Direct = 1,
     /// The importer's VMM maps a host dma-buf of just the shared pages.
@@ -23,6 +25,7 @@ pub enum Way {
 impl Way {
     /// Every way, in numeric order.
     pub const ALL: &[Self] = &[
+        Self::None,
         Self::Direct,
         Self::Udmabuf,
         Self::Pool,
@@ -34,6 +37,7 @@ impl Way {
     #[must_use]
     pub const fn from_wire(value: u32) -> Option<Self> {
         match value {
+            0 => Some(Self::None),
             1 => Some(Self::Direct),
             2 => Some(Self::Udmabuf),
             3 => Some(Self::Pool),
@@ -47,6 +51,7 @@ impl Way {
     #[must_use]
     pub const fn to_wire(self) -> u32 {
         match self {
+            Self::None => 0,
             Self::Direct => 1,
             Self::Udmabuf => 2,
             Self::Pool => 3,
@@ -55,10 +60,11 @@ impl Way {
         }
     }
 
-    /// A word for people: `direct`, `udmabuf`, `pool`, `copy` or `copy-guest`.
+    /// A word for people: `none`, `direct`, `udmabuf`, `pool`, `copy` or `copy-guest`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::None => "none",
             Self::Direct => "direct",
             Self::Udmabuf => "udmabuf",
             Self::Pool => "pool",

@@ -7,7 +7,7 @@ use bufshare_protocol::event::Event;
 use bufshare_protocol::request::{Attach, Export, Request};
 use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights, Way};
+use bufshare_protocol::types::{BufferId, Extent, Name, Rights, Way};
 
 use crate::broker::*;
 
@@ -425,12 +425,7 @@ pub(super) fn export(extents: &[(u64, u64)]) -> Request {
                 len: pages * PAGE,
             })
             .collect(),
-        acl: Vec::new(),
-        meta: Meta {
-            name: Name::EMPTY,
-            image: None,
-            blob: Vec::new(),
-        },
+        ..Export::default()
     }))
 }
 

@@ -25,6 +25,10 @@ use crate::broker::*;
 #[derive(Clone, Debug)]
 enum Op {
     Export(u8, u64, u64),
+    /// A stream of one of two names.
+    Create(u8, usize),
+    /// A buffer of what may be a stream.
+    Part(u8, Index),
     /// As one that is quiesced, or not.
     Unexport(u8, Index, bool),
     Quiesce(u8, Index, bool),
@@ -113,6 +117,8 @@ fn op() -> impl Strategy<Value = Op> {
     let peer = 1u8..4;
     prop_oneof![
         3 => (peer.clone(), 1u64..60, 1u64..4).prop_map(|(p, n, k)| Op::Export(p, n, k)),
+        1 => (peer.clone(), 0usize..2).prop_map(|(p, name)| Op::Create(p, name)),
+        1 => (peer.clone(), any::<Index>()).prop_map(|(p, stream)| Op::Part(p, stream)),
         2 => (peer.clone(), any::<Index>(), any::<bool>()).prop_map(|(p, i, q)| Op::Unexport(p, i, q)),
         3 => (peer.clone(), any::<Index>(), any::<bool>()).prop_map(|(p, i, q)| Op::Quiesce(p, i, q)),
         5 => (
@@ -169,8 +175,9 @@ fn frame_op() -> impl Strategy<Value = Op> {
 #[derive(Debug)]
 struct Export {
     owner: PeerId,
-    /// Address and pages of each piece.
+    /// Address and pages of each piece; none of a stream.
     list: Vec<(u64, u64)>,
+    name: Name,
     /// To whom, as the policy was then.
     granted: BTreeMap<PeerId, Rights>,
     revoked: bool,
@@ -179,6 +186,10 @@ struct Export {
 }
 
 impl Export {
+    fn is_stream(&self) -> bool {
+        self.list.is_empty()
+    }
+
     fn pages(&self) -> u64 {
         self.list.iter().map(|(_, pages)| pages).sum()
     }
@@ -288,6 +299,8 @@ impl Model {
     /// Whoever asks for something runs.
     fn asks(&mut self, op: &Op) {
         if let Op::Export(p, ..)
+        | Op::Create(p, _)
+        | Op::Part(p, _)
         | Op::Unexport(p, ..)
         | Op::Quiesce(p, ..)
         | Op::Attach(p, ..)
@@ -469,6 +482,7 @@ impl Model {
             for id in &frame.buffers {
                 let own = self.exports.get(id).is_some_and(|one| one.owner == peer);
                 let status = match self.listed(*id) {
+                    Some(_) if own && self.exports[id].is_stream() => Status::BadField,
                     Some(_) if own && self.exports[id].revoked => Status::Revoked,
                     Some(_) if own && named.insert(*id) => self.frames.busy(peer, *id, false),
                     Some(_) if own => Status::Busy,
@@ -506,6 +520,59 @@ impl Model {
         }
     }
 
+    /// To whom a peer may export.
+    fn allowed(&self, peer: PeerId) -> Result<BTreeMap<PeerId, Rights>, Status> {
+        let importers = self.policy.iter().filter(|((p, _), _)| *p == peer);
+        let granted: BTreeMap<PeerId, Rights> =
+            importers.map(|((_, to), rights)| (*to, *rights)).collect();
+        if granted.is_empty() {
+            Err(Status::Denied)
+        } else {
+            Ok(granted)
+        }
+    }
+
+    /// Exports a buffer, or a stream of no pieces, which is then granted so, or refused.
+    fn export(
+        &mut self,
+        peer: PeerId,
+        list: &[(u64, u64)],
+        stream: BufferId,
+        name: Name,
+        granted: Result<BTreeMap<PeerId, Rights>, Status>,
+    ) {
+        let buffers = self.host.broker.snapshot().buffers;
+        let own = buffers
+            .iter()
+            .filter(|b| b.owner == ["a", "b", "c"][peer.0 as usize - 1]);
+        let live = own.count();
+        let Request::Export(mut request) = export(list) else {
+            unreachable!()
+        };
+        (request.stream, request.meta.name) = (stream, name);
+        match (self.now(peer, Request::Export(request)), granted) {
+            (Ok(Response::Exported { id, .. }), Ok(granted)) => {
+                self.exports.insert(
+                    id,
+                    Export {
+                        owner: peer,
+                        list: list.to_vec(),
+                        name,
+                        granted,
+                        revoked: false,
+                        quiesced: false,
+                    },
+                );
+            }
+            (Err(Status::TooMany), Ok(_)) => {
+                let ended = self.ended.get(&peer).copied().unwrap_or_default();
+                assert!(live == 8 || ended >= 8, "{live} live, {ended} ended");
+            }
+            (Err(status), Err(expected)) => assert_eq!(status, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// What an ATTACH for reading and writing is to be answered, unless there are too many.
     fn attach_status(&self, peer: PeerId, id: BufferId, ways: Ways, most: u32) -> Status {
         let export = &self.exports[&id];
@@ -527,6 +594,8 @@ impl Model {
             Status::NotFound
         } else if granted != Some(&Rights::RW) {
             Status::Denied
+        } else if export.is_stream() {
+            Status::Ok
         } else if !ways.accept(way) {
             Status::NoWay
         } else if !self.udmabuf && pieces > self.max_windows.min(most) {
@@ -623,40 +692,39 @@ impl Model {
                 let list: Vec<(u64, u64)> = (0..pieces)
                     .map(|i| (RAM + (page + i * 100) * PAGE, pages))
                     .collect();
-                let live = self
-                    .host
-                    .broker
-                    .snapshot()
-                    .buffers
-                    .iter()
-                    .filter(|b| b.owner == ["a", "b", "c"][p as usize - 1])
-                    .count();
-                match self.now(peer, export(&list)) {
-                    Ok(Response::Exported { id, .. }) => {
-                        let importers = self.policy.iter().filter(|((p, _), _)| *p == peer);
-                        let granted: BTreeMap<PeerId, Rights> =
-                            importers.map(|((_, to), rights)| (*to, *rights)).collect();
-                        assert!(!granted.is_empty(), "nobody may import from {peer}");
-                        self.exports.insert(
-                            id,
-                            Export {
-                                owner: peer,
-                                list,
-                                granted,
-                                revoked: false,
-                                quiesced: false,
-                            },
-                        );
-                    }
-                    Err(Status::Denied) => {
-                        assert!(self.policy.keys().all(|(p, _)| *p != peer));
-                    }
-                    Err(Status::TooMany) => {
-                        let ended = self.ended.get(&peer).copied().unwrap_or_default();
-                        assert!(live == 8 || ended >= 8, "{live} live, {ended} ended");
-                    }
-                    other => panic!("{other:?}"),
-                }
+                let allowed = self.allowed(peer);
+                self.export(peer, &list, BufferId::ZERO, Name::EMPTY, allowed);
+            }
+            Op::Create(p, name) => {
+                let peer = PeerId(p.into());
+                let name = Name::new(["camera", "screen"][name]).unwrap();
+                let taken = self.exports.iter().any(|(id, export)| {
+                    let same = export.is_stream() && export.name == name;
+                    same && self.host.broker.owned(peer, *id).is_some()
+                });
+                let granted = if taken {
+                    Err(Status::Exists)
+                } else {
+                    self.allowed(peer)
+                };
+                self.export(peer, &[], BufferId::ZERO, name, granted);
+            }
+            Op::Part(p, index) => {
+                let peer = PeerId(p.into());
+                let Some(stream) = self.some_buffer(&index) else {
+                    return;
+                };
+                let of = &self.exports[&stream];
+                let granted = if self.host.broker.owned(peer, stream).is_none() {
+                    Err(Status::NotFound)
+                } else if !of.is_stream() {
+                    Err(Status::BadField)
+                } else if of.revoked {
+                    Err(Status::Revoked)
+                } else {
+                    Ok(of.granted.clone())
+                };
+                self.export(peer, &[(RAM, 1)], stream, Name::EMPTY, granted);
             }
             Op::Unexport(p, index, quiesced) => {
                 let peer = PeerId(p.into());
@@ -709,7 +777,9 @@ impl Model {
                 };
                 let held = self.attachments.keys().filter(|k| k.0 == peer).count();
                 let rights = Rights::RW;
+                let is_stream = self.exports[&id].is_stream();
                 let expected = match self.attach_status(peer, id, ways, max_windows) {
+                    Status::Ok if consumer && is_stream => Status::BadField,
                     Status::Ok if consumer && self.frames.consumers(peer, id) >= 4 => {
                         Status::TooMany
                     }
@@ -760,6 +830,7 @@ impl Model {
                 match (revoked, self.host.answer(peer, token)) {
                     (None, answer) => assert_eq!(answer, Some(&Err(Status::NotFound))),
                     (Some(true), answer) => assert_eq!(answer, Some(&Err(Status::Revoked))),
+                    (_, answer) if pages == 0 => assert_eq!(answer, Some(&Err(Status::BadField))),
                     (Some(false), _) => {
                         self.maps.insert((peer, token), handle);
                     }

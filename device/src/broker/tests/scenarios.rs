@@ -467,9 +467,8 @@ fn an_image_that_leaves_its_buffer_is_refused() {
         }],
     };
     let meta = |rows| Meta {
-        name: Name::EMPTY,
         image: Some(image(rows)),
-        blob: Vec::new(),
+        ..Meta::default()
     };
     assert!(host.call(A, with_meta(meta(32))).is_ok());
     assert_eq!(status(host.call(A, with_meta(meta(33)))), Status::BadMeta);
@@ -483,9 +482,8 @@ fn a_blob_that_is_too_large_is_refused_not_cut() {
     };
     let mut host = Host::with(config(limits));
     let meta = |n| Meta {
-        name: Name::EMPTY,
-        image: None,
         blob: vec![1; n],
+        ..Meta::default()
     };
     let Ok(Response::Exported { id, .. }) = host.call(A, with_meta(meta(8))) else {
         panic!()
@@ -508,8 +506,8 @@ fn metadata_updates_are_counted_and_reported_to_whoever_may_attach() {
     host.events(B);
     let meta = Meta {
         name: Name::new("frame").unwrap(),
-        image: None,
         blob: vec![1],
+        ..Meta::default()
     };
     for seq in 2..5 {
         let request = Request::SetMeta {
