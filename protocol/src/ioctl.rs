@@ -80,11 +80,11 @@ layout_struct! {
 layout_struct! {
     /// EXPORT: offer a dma-buf, ours or any driver's
     Export = "bufshare_export" {
-        /// In: the dma-buf.
+        /// In: the dma-buf; -1 of a stream.
         dmabuf_fd: i32,
         /// In: `O_CLOEXEC` or 0.
         fd_flags: u32,
-        /// In: zero.
+        /// In: [`EXPORT_STREAM`], [`EXPORT_PART`] or 0.
         flags: u32,
         /// In: lines of the access list; 0: all peers the operator allows.
         num_acl: u32,
@@ -106,6 +106,10 @@ layout_struct! {
         export_fd: i32,
         /// Out: status of the host.
         status: u32,
+        /// In: with [`EXPORT_PART`] the export of the stream; else zero.
+        stream_fd: i32,
+        /// Zero.
+        reserved: u32,
     }
 }
 
@@ -147,6 +151,11 @@ layout_struct! {
         handle: u32,
     }
 }
+
+/// `flags` of [`Export`]: it is a stream, of no dma-buf.
+pub const EXPORT_STREAM: u32 = 0x1;
+/// `flags` of [`Export`]: it is part of a stream.
+pub const EXPORT_PART: u32 = 0x2;
 
 /// `flags` of [`Import`]: a handle instead of a descriptor.
 pub const IMPORT_HANDLE: u32 = 0x1;

@@ -211,11 +211,12 @@ impl Broker {
             return;
         };
         let (id, generation) = (buffer.id, buffer.generation);
+        let stream = (owner, buffer.stream());
         let mut given = Vec::new();
         if let Some(frames) = &mut buffer.frames {
             for consumer in &mut frames.consumers {
                 let state = self.peers.get(&consumer.peer);
-                let held = state.and_then(|state| state.held.get(owner));
+                let held = state.and_then(|state| state.held.get(&stream));
                 if max_held == 0 || held.is_none_or(|held| *held < max_held) {
                     consumer.holds = true;
                     given.push((consumer.peer, consumer.handle));
@@ -247,10 +248,8 @@ impl Broker {
             if before.replace(peer) != Some(peer)
                 && let Some(state) = self.peers.get_mut(&peer)
             {
-                state.held.insert(owner, 0);
-                if let Some(held) = state.held.get_mut(owner) {
-                    refcount::more(held, 1, "frames of an exporter");
-                }
+                let held = state.held.entry(stream).or_default();
+                refcount::more(held, 1, "frames of a stream");
             }
             let event = Event {
                 kind: EventKind::Pushed,
@@ -311,7 +310,7 @@ impl Broker {
         let Some(buffer) = self.buffers.get_mut(slot) else {
             return;
         };
-        let (id, owner) = (buffer.id, buffer.owner);
+        let (id, stream) = (buffer.id, (buffer.owner, buffer.stream()));
         let Some(frames) = &mut buffer.frames else {
             return;
         };
@@ -328,10 +327,10 @@ impl Broker {
         }
         if let Some(state) = self.peers.get_mut(&peer) {
             state.events.not_pushed(id, handle);
-            if !has_it && let Some(held) = state.held.get_mut(owner) {
-                refcount::fewer(held, 1, "frames of an exporter");
+            if !has_it && let Some(held) = state.held.get_mut(&stream) {
+                refcount::fewer(held, 1, "frames of a stream");
                 if *held == 0 {
-                    state.held.remove(owner);
+                    state.held.remove(&stream);
                 }
             }
         }
@@ -452,7 +451,7 @@ impl Broker {
 
     /// What must hold of frames at all times; names what does not.
     pub(super) fn check_frames(&self) -> Result<(), String> {
-        let mut held = std::collections::BTreeMap::<(PeerId, PeerId), u32>::new();
+        let mut held = std::collections::BTreeMap::<(PeerId, (PeerId, BufferId)), u32>::new();
         for (slot, buffer) in self.buffers.iter() {
             let Some(frames) = &buffer.frames else {
                 continue;
@@ -474,7 +473,8 @@ impl Broker {
                 if consumer.holds {
                     holding += 1;
                     if holders.insert(peer) {
-                        *held.entry((peer, buffer.owner)).or_default() += 1;
+                        let stream = (buffer.owner, buffer.stream());
+                        *held.entry((peer, stream)).or_default() += 1;
                     }
                 }
             }
@@ -512,8 +512,8 @@ impl Broker {
             let counted = state
                 .held
                 .iter()
-                .map(|(owner, count)| ((*peer, owner), *count));
-            let found = held.range((*peer, PeerId(0))..=(*peer, PeerId(u32::MAX)));
+                .map(|(stream, count)| ((*peer, *stream), *count));
+            let found = held.iter().filter(|((of, _), _)| of == peer);
             if !counted.eq(found.map(|(key, count)| (*key, *count))) {
                 return Err(format!("{peer} has another number of frames"));
             }

@@ -78,7 +78,7 @@ pub use types::{
 };
 
 use attachments::Attachments;
-use backing::{BackingId, Backings, Buffer, PeerMap};
+use backing::{BackingId, Backings, Buffer};
 use events::EventQueue;
 use policy::Policy;
 use ram::region_of;
@@ -153,8 +153,8 @@ struct Peer {
     flushes: Vec<Token>,
     /// The number of the last frame that it pushed.
     frames: u64,
-    /// Frames that it was given and has not given back, by who pushed them.
-    held: PeerMap<u32>,
+    /// Frames that it was given and has not given back, by who pushed them in which stream.
+    held: BTreeMap<(PeerId, BufferId), u32>,
     events: EventQueue,
     usage: Usage,
     /// The number of its last export.
@@ -256,7 +256,7 @@ impl Broker {
                     windows: Windows::new(config.shm_size),
                     flushes: Vec::new(),
                     frames: 0,
-                    held: PeerMap::default(),
+                    held: BTreeMap::new(),
                     events: EventQueue::new(config.limits.max_events),
                     usage: Usage::new(&config.limits),
                     exported,

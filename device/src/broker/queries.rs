@@ -286,8 +286,8 @@ impl Broker {
         snapshot.frames = state.frames;
         snapshot.frames_held = state
             .held
-            .iter()
-            .fold(0, |sum, (_, held)| sum.saturating_add(*held));
+            .values()
+            .fold(0, |sum, held| sum.saturating_add(*held));
         snapshot.deadlines_missed = state.counters.deadlines_missed;
         snapshot
     }

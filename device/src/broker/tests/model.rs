@@ -160,6 +160,8 @@ fn frame_op() -> impl Strategy<Value = Op> {
     let index = any::<Index>();
     prop_oneof![
         2 => (1u8..3, 1u64..60).prop_map(|(p, n)| Op::Export(p, n, 1)),
+        1 => (1u8..3, 0usize..2).prop_map(|(p, name)| Op::Create(p, name)),
+        2 => (1u8..3, any::<Index>()).prop_map(|(p, stream)| Op::Part(p, stream)),
         8 => (peer.clone(), index.clone(), prop::bool::weighted(0.9))
             .prop_map(|(p, i, consumer)| Op::Attach(p, i, Ways::NONE, 0, consumer)),
         8 => push.prop_map(|(p, frames, most)| Op::Push(p, frames, most)),
@@ -177,6 +179,7 @@ struct Export {
     owner: PeerId,
     /// Address and pages of each piece; none of a stream.
     list: Vec<(u64, u64)>,
+    stream: BufferId,
     name: Name,
     /// To whom, as the policy was then.
     granted: BTreeMap<PeerId, Rights>,
@@ -470,7 +473,10 @@ impl Model {
         if status == Status::Ok {
             for (number, pushed) in (frame..).zip(&frames) {
                 assert!(self.given.insert((peer, number)), "{number} again");
-                self.frames.push(peer, number, pushed);
+                let stream = |id| self.exports[&id].stream;
+                let own = stream(pushed.buffers[0]);
+                self.frames
+                    .push(peer, number, pushed, |id| stream(id) == own);
             }
         }
     }
@@ -557,6 +563,7 @@ impl Model {
                     Export {
                         owner: peer,
                         list: list.to_vec(),
+                        stream,
                         name,
                         granted,
                         revoked: false,

@@ -254,7 +254,7 @@ fn misuse_of_a_stream_is_a_status_each() {
     assert_eq!(of_a_stream, Err(Status::BadMeta));
 }
 
-/// SPEC 5.5: it counts as a buffer.
+/// SPEC 6.7: it counts as a buffer.
 #[test]
 fn streams_are_as_few_as_buffers() {
     let limits = Limits {

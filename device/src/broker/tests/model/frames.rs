@@ -89,12 +89,19 @@ impl Frames {
         out.find_map(|((_, number), frame)| frame.holders.contains(&holder).then_some(*number))
     }
 
-    pub(super) fn push(&mut self, owner: PeerId, number: u64, frame: &Push) {
+    /// `same`: whether the first buffer of another frame is of the same stream.
+    pub(super) fn push(
+        &mut self,
+        owner: PeerId,
+        number: u64,
+        frame: &Push,
+        same: impl Fn(BufferId) -> bool,
+    ) {
         let held: BTreeMap<PeerId, u32> = {
             let own = self
                 .out
                 .iter()
-                .filter(|((exporter, _), _)| *exporter == owner);
+                .filter(|((exporter, _), frame)| *exporter == owner && same(frame.buffers[0]));
             let mut held = BTreeMap::new();
             for (_, frame) in own {
                 let peers: BTreeSet<PeerId> = frame.holders.iter().map(|(p, _)| *p).collect();
