@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use bufshare_protocol::request::{Attach, Export, Request};
 use bufshare_protocol::response::{Reply, Response};
-use bufshare_protocol::types::{Access, BufferId, Extent, Meta, Name, Rights};
+use bufshare_protocol::types::{Access, BufferId, Extent, Name, Rights};
 use clap::Parser;
 use vhost_device_bufshare::broker::{
     Allow, Broker, Config, Effect, IdSource, Limits, Outcome, PeerConfig, PeerId, RamRegion, Token,
@@ -149,7 +149,7 @@ impl World {
             size: PAGE,
             extents: vec![extent],
             acl: acl.collect(),
-            meta: Meta::default(),
+            ..Export::default()
         }));
         let Ok(Response::Exported { id, .. }) = self.ask(owner, export) else {
             panic!("no export {number}");

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bufshare_protocol::request::{Export, Request};
 use bufshare_protocol::response::{self, Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Extent, Meta, Name};
+use bufshare_protocol::types::{BufferId, Extent};
 use bufshare_tests::client::{Sight, status};
 use bufshare_tests::driver::{bind, unbind};
 use bufshare_tests::lab;
@@ -95,12 +95,7 @@ fn export(extents: &[(u64, u64)]) -> Request {
     Request::Export(Box::new(Export {
         size: extents.iter().fold(0, |sum, e| sum.wrapping_add(e.len)),
         extents,
-        acl: Vec::new(),
-        meta: Meta {
-            name: Name::EMPTY,
-            image: None,
-            blob: Vec::new(),
-        },
+        ..Export::default()
     }))
 }
 

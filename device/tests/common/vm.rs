@@ -12,7 +12,7 @@ use bufshare_protocol::limits::{MAX_REQUEST, MAX_RESPONSE, MIN_EVENT_SIZE};
 use bufshare_protocol::request::{Attach, Export, Request};
 use bufshare_protocol::response::{self, Reply, Response};
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{Access, BufferId, Extent, FrameRecord, Meta, Push, Rights};
+use bufshare_protocol::types::{Access, BufferId, Extent, FrameRecord, Push, Rights};
 
 use super::frontend::{FrontEnd, Options, RingPlace};
 use super::soon;
@@ -448,7 +448,7 @@ impl Vm {
             size: extents.iter().map(|e| e.len).sum(),
             extents,
             acl,
-            meta: Meta::default(),
+            ..Export::default()
         }))
     }
 

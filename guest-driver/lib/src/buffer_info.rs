@@ -43,6 +43,10 @@ pub struct BufferInfo {
     pub fourcc: u32,
     /// For people.
     pub name: Name,
+    /// It is a [stream](crate::Stream): there are no bytes.
+    pub is_stream: bool,
+    /// The stream that it is part of.
+    pub stream: Option<BufferId>,
 }
 
 impl BufferInfo {
@@ -62,6 +66,8 @@ impl BufferInfo {
             mapped: buffer.mapped,
             fourcc: buffer.fourcc,
             name: Name::from_protocol(buffer.name),
+            is_stream: buffer.is_stream,
+            stream: (!buffer.stream.is_zero()).then_some(buffer.stream),
         }
     }
 }

@@ -17,8 +17,9 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::{
-    BufferId, BufferInfo, Consumer, DmaBuf, Event, Export, ExportOptions, Import, Info, Meta,
-    MissingFeature, Offers, Operation, Peer, Properties, Push, Rights, Way, frame, ioctl,
+    BufferId, BufferInfo, Consumer, DmaBuf, Event, Export, ExportOptions, Import, Info, Joined,
+    Meta, MissingFeature, Offers, Operation, Peer, Properties, Push, Rights, Stream, Way, frame,
+    ioctl,
 };
 
 /// The open device
@@ -185,13 +186,86 @@ impl Device {
     #[doc = include_str!("../examples/export_to.rs")]
     /// ```
     pub fn export(&self, buffer: impl AsFd, options: &ExportOptions) -> Result<Export> {
-        let op = Operation::Export;
+        let raw = abi::Export::default();
+        self.offer(Operation::Export, raw, Some(buffer.as_fd()), options)
+    }
+
+    /// As [`export`](Self::export), of a buffer that is part of a stream of this VM: it is for
+    /// all for whom that is, as `options` cannot say. It stays part of it when the stream is over.
+    ///
+    /// # Errors
+    /// As [`export`](Self::export); `options` has an access list (`EINVAL`); the stream is over
+    /// ([`Error::is_absent`]).
+    pub fn export_part(
+        &self,
+        stream: &Stream,
+        buffer: impl AsFd,
+        options: &ExportOptions,
+    ) -> Result<Export> {
+        let raw = abi::Export {
+            flags: abi::EXPORT_PART,
+            stream_fd: stream.as_fd().as_raw_fd(),
+            ..abi::Export::default()
+        };
+        self.offer(Operation::Export, raw, Some(buffer.as_fd()), options)
+    }
+
+    /// Offers a stream: `options` say to whom, and its name, which has to be unlike that of all
+    /// other streams of this VM, and what its frames are. Asks the host.
+    ///
+    /// # Errors
+    /// This VM has a stream of that name ([`Exists`](crate::Status::Exists)), the name is empty
+    /// ([`BadMeta`](crate::Status::BadMeta)), or as [`export`](Self::export).
+    pub fn create_stream(&self, options: &ExportOptions) -> Result<Stream> {
+        let raw = abi::Export {
+            flags: abi::EXPORT_STREAM,
+            ..abi::Export::default()
+        };
+        self.offer(Operation::CreateStream, raw, None, options)
+            .map(Stream::new)
+    }
+
+    fn offer(
+        &self,
+        op: Operation,
+        mut raw: abi::Export,
+        buffer: Option<BorrowedFd<'_>>,
+        options: &ExportOptions,
+    ) -> Result<Export> {
         let acl: Vec<_> = options.access.iter().map(|line| line.to_wire()).collect();
-        let mut raw = abi::Export::default();
         let (meta, blob) = (options.meta.to_protocol().to_wire(), &options.meta.blob);
-        let fd = ioctl::export(self.as_fd(), &mut raw, buffer.as_fd(), &acl, meta, blob)
+        let fd = ioctl::export(self.as_fd(), &mut raw, buffer, &acl, meta, blob)
             .map_err(|errno| Error::of_host(op, errno, raw.status))?;
         Ok(Export::new(fd, BufferId(raw.id.b), raw.generation))
+    }
+
+    /// Joins another VM's stream, until what is returned is dropped. Asks the host, unless a
+    /// program of this VM has joined it already.
+    ///
+    /// To join is to be seen by its exporter, and to hear of its end. Its
+    /// [record](Self::get_meta) is to be read next, and then its buffers
+    /// [consumed](Self::consume): those of [`list`](Self::list) and of later offers whose
+    /// [`stream`](crate::BufferInfo::stream) it is.
+    ///
+    /// # Errors
+    /// As [`consume`](Self::consume); it is no stream (`EINVAL`).
+    pub fn join(&self, id: BufferId) -> Result<Joined> {
+        let op = Operation::Join;
+        let mut raw = abi::Import {
+            id: id.to_wire(),
+            rights: Rights::READ.to_wire(),
+            flags: abi::IMPORT_HANDLE,
+            ..abi::Import::default()
+        };
+        let handle = ioctl::import_handle(self.as_fd(), &mut raw)
+            .map_err(|errno| Error::of_host(op, errno, raw.status))?;
+        let joined = Joined::new(self.fd.clone(), handle, id, raw.owner);
+        // Its handle is closed by dropping this.
+        if raw.size == 0 {
+            Ok(joined)
+        } else {
+            Err(Error::new(op, Errno::INVAL))
+        }
     }
 
     /// Takes another VM's buffer as a dma-buf of this VM.
@@ -234,6 +308,7 @@ impl Device {
         let mut raw = abi::Import {
             id: id.to_wire(),
             rights: rights.to_wire(),
+            flags: abi::IMPORT_HANDLE | abi::IMPORT_CONSUME,
             ..abi::Import::default()
         };
         let handle = ioctl::import_handle(self.as_fd(), &mut raw)

@@ -156,14 +156,14 @@ pub(crate) fn alloc(fd: BorrowedFd<'_>, size: u64) -> io::Result<OwnedFd> {
 pub(crate) fn export(
     fd: BorrowedFd<'_>,
     export: &mut Export,
-    dmabuf: BorrowedFd<'_>,
+    dmabuf: Option<BorrowedFd<'_>>,
     acl: &[Access],
     mut meta: Meta,
     blob: &[u8],
 ) -> io::Result<OwnedFd> {
     meta.blob_len = count(blob)?;
     let meta = [meta];
-    export.dmabuf_fd = dmabuf.as_raw_fd();
+    export.dmabuf_fd = dmabuf.map_or(-1, |dmabuf| dmabuf.as_raw_fd());
     export.fd_flags = CLOEXEC;
     export.num_acl = count(acl)?;
     export.acl = address(acl);
@@ -188,12 +188,11 @@ pub(crate) fn import(fd: BorrowedFd<'_>, import: &mut Import) -> io::Result<Owne
     own(import.fd)
 }
 
-/// IMPORT that gives a handle, which is given the buffer's frames. As [`import`] otherwise.
+/// IMPORT that gives a handle, by its flags. As [`import`] otherwise.
 pub(crate) fn import_handle(fd: BorrowedFd<'_>, import: &mut Import) -> io::Result<u32> {
     let writes = import.rights & Rights::WRITE.to_wire() != 0;
     let mode = if writes { OFlags::RDWR } else { OFlags::RDONLY };
     import.fd_flags = mode.bits();
-    import.flags = abi::IMPORT_HANDLE | abi::IMPORT_CONSUME;
     // SAFETY: an `Import` belongs to IMPORT; it has no addresses.
     unsafe { call(fd, abi::IMPORT, import) }?;
     Ok(import.handle)
@@ -350,7 +349,7 @@ mod tests {
             export(
                 fd,
                 &mut Export::default(),
-                fd,
+                Some(fd),
                 &[Access::default()],
                 Meta::default(),
                 b"blob",
@@ -379,14 +378,15 @@ mod tests {
         let (acl, blob) = ([Access::default(); 3], [7; 5]);
         let mut argument = Export::default();
         let meta = Meta::default();
-        export(null.as_fd(), &mut argument, null.as_fd(), &acl, meta, &blob).unwrap_err();
+        let dmabuf = Some(null.as_fd());
+        export(null.as_fd(), &mut argument, dmabuf, &acl, meta, &blob).unwrap_err();
         assert_eq!(
             (argument.num_acl, argument.acl),
             (3, acl.as_ptr().addr() as u64)
         );
         assert_eq!(
             (argument.access_size, argument.meta_size, argument.blob),
-            (16, 160, blob.as_ptr().addr() as u64)
+            (16, 176, blob.as_ptr().addr() as u64)
         );
         assert_eq!(argument.dmabuf_fd, null.as_raw_fd());
         assert_eq!(argument.fd_flags, libc::O_CLOEXEC as u32);

@@ -59,6 +59,7 @@
 //! | `event` | [`Event`]: what happened |
 //! | `frame` | [`Push`], [`Consumer`]: what is handed over and comes back |
 //! | `frame_record` | [`FrameRecord`]: what a producer says of a frame |
+//! | `stream` | [`Stream`], [`Joined`]: frames that are to come, and for whom |
 //! | `offers` | [`Offers`]: the buffers of other VMs, those present and those to come |
 //! | `dmabuf` | [`DmaBuf`]: a descriptor and its size |
 //! | `mapping` | [`Mapping`], [`CpuAccess`]: the CPU's view, begin and end of access |
@@ -94,6 +95,7 @@ mod properties;
 #[allow(unsafe_code, reason = "other VMs write the same memory")]
 mod region;
 mod status;
+mod stream;
 mod way;
 
 pub use buffer_info::BufferInfo;
@@ -115,6 +117,7 @@ pub use operation::Operation;
 pub use peer::Peer;
 pub use properties::Properties;
 pub use status::Status;
+pub use stream::{Joined, Stream};
 pub use way::Way;
 
 pub use bufshare_protocol::device::{CAP_MAP, CAP_RO_ENFORCED, CAP_UDMABUF};

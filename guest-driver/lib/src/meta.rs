@@ -157,6 +157,10 @@ pub struct Meta {
     /// Bytes that only the programs understand, at most
     /// [`Info::max_blob`](crate::Info::max_blob).
     pub blob: Vec<u8>,
+    /// Of a [stream](crate::Stream) another number at each start of its producer; else 0.
+    pub epoch: u64,
+    /// Of a [stream](crate::Stream): no frame comes any more in this epoch.
+    pub ended: bool,
 }
 
 impl Meta {
@@ -187,11 +191,29 @@ impl Meta {
         self
     }
 
+    /// Sets the epoch of a stream.
+    #[must_use]
+    pub fn epoch(mut self, epoch: u64) -> Self {
+        self.epoch = epoch;
+        self
+    }
+
+    /// Says whether a stream has ended.
+    #[must_use]
+    pub fn ended(mut self, ended: bool) -> Self {
+        self.ended = ended;
+        self
+    }
+
     pub(crate) fn to_protocol(&self) -> types::Meta {
         types::Meta {
             name: self.name.to_protocol(),
             image: self.image.as_ref().map(Image::to_protocol),
             blob: self.blob.clone(),
+            stream: types::StreamState {
+                epoch: self.epoch,
+                ended: self.ended,
+            },
         }
     }
 
@@ -200,6 +222,8 @@ impl Meta {
             name: Name::from_protocol(meta.name),
             image: meta.image.as_ref().map(Image::from_protocol),
             blob: meta.blob,
+            epoch: meta.stream.epoch,
+            ended: meta.stream.ended,
         }
     }
 }
@@ -217,7 +241,9 @@ mod tests {
         let meta = Meta::new()
             .name(Name::new("frame").unwrap())
             .image(image)
-            .blob([1, 2, 3]);
+            .blob([1, 2, 3])
+            .epoch(7)
+            .ended(true);
         for meta in [meta, Meta::new()] {
             assert_eq!(Meta::from_protocol(meta.to_protocol()), meta);
         }

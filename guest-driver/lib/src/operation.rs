@@ -46,6 +46,10 @@ operations! {
     Import = "import the buffer";
     /// [`Device::consume`](crate::Device::consume)
     Consume = "consume the frames of the buffer";
+    /// [`Device::create_stream`](crate::Device::create_stream)
+    CreateStream = "create the stream";
+    /// [`Device::join`](crate::Device::join)
+    Join = "join the stream";
     /// [`Device::push`](crate::Device::push)
     Push = "push the frame";
     /// [`Device::give_back`](crate::Device::give_back)

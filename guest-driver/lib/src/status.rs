@@ -68,6 +68,8 @@ numbered! {
     Unbalanced;
     /// The host failed, or is ending.
     HostError;
+    /// This VM has a stream of that name.
+    Exists;
 }
 
 impl Status {

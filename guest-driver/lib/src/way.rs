@@ -12,7 +12,7 @@ numbered! {
     ///
     /// Made to be shown to people; [`Properties`](crate::Properties) say what holds. Source:
     /// `VIRTIO_BUFSHARE_WAY_*` of `virtio_bufshare.h`.
-    Way of Wire:
+    Way of Wire but None:
     /// This VM's VMM maps the exporter's RAM itself, piece by piece.
     Direct;
     /// This VM's VMM maps a dma-buf of the host, of just the shared pages.
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn ways_keep_their_numbers_known_or_not() {
-        for number in 0..8 {
+        for number in 1..8 {
             let way = Way::from_number(number);
             assert_eq!(way.number(), number);
             let known = Wire::from_wire(number);
