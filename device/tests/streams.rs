@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Streams that one virtual machine offers and others join.
 
+#![allow(clippy::panic, clippy::unwrap_used)]
+
 mod common;
 
 use bufshare_protocol::event::EventKind;

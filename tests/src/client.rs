@@ -437,6 +437,53 @@ impl Client {
         })
     }
 
+    /// A stream for all whom the operator allows.
+    pub fn create(&mut self, name: &str, epoch: u64) -> Result<Export> {
+        let op = Op::Create {
+            name: name.to_owned(),
+            epoch,
+        };
+        expect!(self.quick(op), Yield::Exported { export, id, generation } => Export { number: export, id, generation })
+    }
+
+    /// ALLOC, EXPORT as part of a stream.
+    pub fn part(&mut self, stream: &Export, size: u64) -> Result<Export> {
+        let op = Op::ExportPart {
+            stream: stream.number,
+            buf: self.alloc(size)?.number,
+        };
+        expect!(self.quick(op), Yield::Exported { export, id, generation } => Export { number: export, id, generation })
+    }
+
+    /// SET_META of a stream.
+    pub fn set_record(
+        &mut self,
+        stream: &Export,
+        name: &str,
+        epoch: u64,
+        ended: bool,
+    ) -> Result<()> {
+        let op = Op::SetRecord {
+            stream: stream.number,
+            name: name.to_owned(),
+            epoch,
+            ended,
+        };
+        expect!(self.quick(op), Yield::Done => ())
+    }
+
+    /// GET_META of a stream: its epoch, and whether it has ended.
+    pub fn get_record(&mut self, id: &str) -> Result<(u64, bool)> {
+        let op = Op::GetRecord { id: id.to_owned() };
+        expect!(self.quick(op), Yield::Record { epoch, ended } => (epoch, ended))
+    }
+
+    /// Joins a stream: the number of that.
+    pub fn join(&mut self, id: &str) -> Result<u64> {
+        let op = Op::Join { id: id.to_owned() };
+        expect!(self.quick(op), Yield::Joined { joined } => joined)
+    }
+
     /// IMPORT to read and write, with a handle that is given the buffer's frames.
     pub fn consume(&mut self, id: &str) -> Result<Consumer> {
         let op = Op::Consume {

@@ -146,6 +146,41 @@ pub enum Op {
         #[serde(with = "crate::bytes")]
         blob: Vec<u8>,
     },
+    /// EXPORT of a stream to all whom the operator allows.
+    Create {
+        /// Its name.
+        name: String,
+        /// Another at each start.
+        epoch: u64,
+    },
+    /// EXPORT of a buffer that is part of a stream.
+    ExportPart {
+        /// What Create gave.
+        stream: u64,
+        /// The buffer.
+        buf: u64,
+    },
+    /// Whether more frames of a stream come.
+    SetRecord {
+        /// What Create gave.
+        stream: u64,
+        /// Its name.
+        name: String,
+        /// Another at each start.
+        epoch: u64,
+        /// No more come.
+        ended: bool,
+    },
+    /// GET_META of a stream.
+    GetRecord {
+        /// The stream.
+        id: String,
+    },
+    /// IMPORT of a stream, with a handle.
+    Join {
+        /// The stream.
+        id: String,
+    },
     /// IMPORT.
     Import {
         /// The buffer.
@@ -582,6 +617,18 @@ pub enum Yield {
         /// VMM mappings that it takes.
         windows: u32,
     },
+    /// A stream that was joined.
+    Joined {
+        /// Its number.
+        joined: u64,
+    },
+    /// GET_META of a stream.
+    Record {
+        /// Another at each start.
+        epoch: u64,
+        /// No more frames come.
+        ended: bool,
+    },
     /// A handle that is given frames.
     Consumes {
         /// Its number.
@@ -755,6 +802,10 @@ pub struct Buffer {
     pub extents: u32,
     /// Nothing of ours writes there.
     pub quiesced: bool,
+    /// It is a stream.
+    pub is_stream: bool,
+    /// The stream that it is part of.
+    pub stream: Option<String>,
 }
 
 /// An event.

@@ -17,6 +17,13 @@ pub(crate) struct Device(bufshare::Device);
 /// A buffer that is offered.
 pub(crate) struct Export(bufshare::Export);
 
+/// A stream of this VM.
+pub(crate) struct Stream(bufshare::Stream);
+
+/// A stream of another VM, joined.
+#[allow(dead_code, reason = "it is left by dropping this")]
+pub(crate) struct Joined(bufshare::Joined);
+
 /// A buffer of another VM whose frames are given.
 pub(crate) struct Consumer(bufshare::Consumer);
 
@@ -137,6 +144,37 @@ impl Device {
         })
     }
 
+    pub(crate) fn create(&self, name: &str, epoch: u64) -> Result<Stream> {
+        let options = ExportOptions::new().meta(meta(name, &[])?.epoch(epoch));
+        Ok(Stream(self.0.create_stream(&options)?))
+    }
+
+    pub(crate) fn export_part(&self, stream: &Stream, buffer: BorrowedFd<'_>) -> Result<Export> {
+        let options = ExportOptions::new();
+        Ok(Export(self.0.export_part(&stream.0, buffer, &options)?))
+    }
+
+    pub(crate) fn set_record(
+        &self,
+        stream: &Stream,
+        name: &str,
+        epoch: u64,
+        ended: bool,
+    ) -> Result<()> {
+        let record = meta(name, &[])?.epoch(epoch).ended(ended);
+        self.0.set_meta(stream.0.export(), &record)?;
+        Ok(())
+    }
+
+    pub(crate) fn get_record(&self, id: &str) -> Result<(u64, bool)> {
+        let (_, record) = self.0.get_meta(parse(id)?)?;
+        Ok((record.epoch, record.ended))
+    }
+
+    pub(crate) fn join(&self, id: &str) -> Result<Joined> {
+        Ok(Joined(self.0.join(parse(id)?)?))
+    }
+
     pub(crate) fn consume(&self, id: &str, write: bool) -> Result<Consumer> {
         Ok(Consumer(self.0.consume(parse(id)?, rights(write))?))
     }
@@ -247,6 +285,12 @@ impl AsFd for Device {
     }
 }
 
+impl Stream {
+    pub(crate) fn id(&self) -> String {
+        self.0.id().to_string()
+    }
+}
+
 impl Consumer {
     pub(crate) fn buffer(&self) -> Result<OwnedFd> {
         Ok(self.0.as_fd().try_clone_to_owned()?)
@@ -306,5 +350,7 @@ fn buffer(info: BufferInfo) -> Buffer {
         mapped: info.mapped,
         extents: info.extents,
         quiesced: info.quiesced,
+        is_stream: info.is_stream,
+        stream: info.stream.map(|id| id.to_string()),
     }
 }

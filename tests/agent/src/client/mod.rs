@@ -119,6 +119,8 @@ enum Thing {
     },
     Export(device::Export),
     Consumer(device::Consumer),
+    Stream(device::Stream),
+    Joined(#[allow(dead_code, reason = "it is left by dropping this")] device::Joined),
     /// Kept open for its own sake.
     Path(#[expect(dead_code, reason = "kept open")] OwnedFd),
     PrivateFiles(PrivateFiles),
@@ -150,6 +152,13 @@ impl Client {
             _ => bail!("{number} is no export"),
         });
         exports.collect()
+    }
+
+    fn stream(&self, number: u64) -> Result<&device::Stream> {
+        match self.things.get(&number) {
+            Some(Thing::Stream(stream)) => Ok(stream),
+            _ => bail!("{number} is no stream"),
+        }
     }
 
     fn consumer(&self, number: u64) -> Result<&device::Consumer> {
@@ -265,6 +274,49 @@ impl Client {
                     export: self.keep(Thing::Export(export)),
                     id,
                     generation,
+                }
+            }
+            Op::Create { name, epoch } => {
+                let stream = self.device()?.create(&name, epoch)?;
+                let id = stream.id();
+                Yield::Exported {
+                    export: self.keep(Thing::Stream(stream)),
+                    id,
+                    generation: 0,
+                }
+            }
+            Op::ExportPart { stream, buf } => {
+                self.device()?;
+                let (fd, _) = self.buffer(buf)?;
+                let export = self
+                    .opened()?
+                    .export_part(self.stream(stream)?, fd.as_fd())?;
+                let (id, generation) = (export.id(), export.generation());
+                Yield::Exported {
+                    export: self.keep(Thing::Export(export)),
+                    id,
+                    generation,
+                }
+            }
+            Op::SetRecord {
+                stream,
+                name,
+                epoch,
+                ended,
+            } => {
+                self.device()?;
+                let stream = self.stream(stream)?;
+                self.opened()?.set_record(stream, &name, epoch, ended)?;
+                Yield::Done
+            }
+            Op::GetRecord { id } => {
+                let (epoch, ended) = self.device()?.get_record(&id)?;
+                Yield::Record { epoch, ended }
+            }
+            Op::Join { id } => {
+                let joined = self.device()?.join(&id)?;
+                Yield::Joined {
+                    joined: self.keep(Thing::Joined(joined)),
                 }
             }
             Op::Import { id, write } => {

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Streams that one virtual machine offers and others join.
+
+use anyhow::{Context as _, Result, ensure};
+use bufshare_tests::client::{Client, Export, refused};
+use bufshare_tests::pair::{Plan, Shared};
+
+static VMS: Shared = Shared::new(Plan::new);
+
+const SIZE: u64 = 1 << 20;
+
+fn joined(vm: &mut Client, stream: &Export) -> Result<u64> {
+    let offer = vm.wait_event_of("Offer", &stream.id)?;
+    ensure!(offer.value == 0, "{offer:?}");
+    vm.join(&stream.id)
+}
+
+/// SPEC 6.7: the record first, then the buffers, then frames.
+#[test]
+fn who_joins_late_finds_the_record_and_the_buffers_and_is_given_frames() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        let stream = a.create("camera", 7)?;
+        let part = a.part(&stream, SIZE)?;
+        let frame = a.push(&[&[&part]], 0)?;
+        ensure!(a.wait_event_of("Returned", &part.id)?.value == frame);
+
+        b.join(&stream.id)?;
+        ensure!(b.get_record(&stream.id)? == (7, false));
+        let listed = b.list()?;
+        let found = listed
+            .iter()
+            .find(|one| one.stream.as_ref() == Some(&stream.id));
+        let found = found.context("the part is not listed")?;
+        ensure!(found.id == part.id && !found.is_stream, "{found:?}");
+        let consumer = b.consume(&found.id)?;
+        let frame = a.push(&[&[&part]], 1)?;
+        b.wait_event("Pushed", |event| event.value == frame)?;
+        b.give_back(&[(&consumer, frame)])?;
+        ensure!(a.wait_event_of("Returned", &part.id)?.value == frame);
+        Ok(())
+    });
+}
+
+/// SPEC 6.7.
+#[test]
+fn a_new_record_and_the_end_of_a_stream_are_events() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        let stream = a.create("camera", 1)?;
+        joined(&mut b, &stream)?;
+        a.set_record(&stream, "camera", 1, true)?;
+        b.wait_event_of("Meta", &stream.id)?;
+        ensure!(b.get_record(&stream.id)? == (1, true));
+        a.close(stream.number)?;
+        b.wait_event_of("Revoked", &stream.id)?;
+        // Its name is free again.
+        a.create("camera", 2)?;
+        Ok(())
+    });
+}
+
+/// Programs of one VM join together, and the last leaves.
+#[test]
+fn who_leaves_a_stream_or_dies_is_released_with_the_last_of_its_vm() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        let mut other = vms.b.client()?;
+        let stream = a.create("camera", 1)?;
+        let handle = joined(&mut b, &stream)?;
+        other.join(&stream.id)?;
+        ensure!(a.query(&stream.id)?.attachments == 1);
+        b.close(handle)?;
+        ensure!(a.query(&stream.id)?.attachments == 1);
+        other.kill()?;
+        a.wait_event_of("Released", &stream.id)?;
+        Ok(())
+    });
+}
+
+/// SPEC 7.3, and SPEC 7.5.
+#[test]
+fn misuse_of_a_stream_is_refused() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        let stream = a.create("camera", 1)?;
+        let (_, _, buffer) = a.offer(SIZE, 1)?;
+        let refuses = |result: Result<()>, errno: i32| -> Result<()> {
+            let refused = refused(result)?;
+            ensure!(refused.errno == errno, "{refused:?}");
+            Ok(())
+        };
+        refuses(a.create("camera", 2).map(drop), libc::EEXIST)?;
+        refuses(a.create("", 2).map(drop), libc::EINVAL)?;
+        refuses(b.join(&buffer.id).map(drop), libc::EINVAL)?;
+        refuses(b.import(&stream.id).map(drop), libc::EINVAL)?;
+        refuses(b.consume(&stream.id).map(drop), libc::EINVAL)?;
+        refuses(a.push(&[&[&stream]], 0).map(drop), libc::EINVAL)?;
+        joined(&mut b, &stream)?;
+        Ok(())
+    });
+}
