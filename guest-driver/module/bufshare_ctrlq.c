@@ -48,6 +48,7 @@ static const int bufshare_errno[] = {
 	[VIRTIO_BUFSHARE_S_MAP_FAILED] = -EIO,
 	[VIRTIO_BUFSHARE_S_UNBALANCED] = -EINVAL,
 	[VIRTIO_BUFSHARE_S_HOST_ERROR] = -EREMOTEIO,
+	[VIRTIO_BUFSHARE_S_EXISTS] = -EEXIST,
 };
 
 /* One that is unknown is of a newer host, and a refusal all the same. */

@@ -44,7 +44,8 @@ static void bufshare_exp_release_work(struct work_struct *work)
 	exp->wire = BUFSHARE_EXPORT_GONE;
 	bufshare_unlock(bd);
 	/* The queue is drained before the module goes. */
-	bufshare_backing_put(exp);
+	if (exp->dmabuf)
+		bufshare_backing_put(exp);
 	kref_put(&exp->ref, bufshare_exp_free);
 }
 
@@ -278,6 +279,11 @@ void bufshare_exports_keep(struct bufshare_device *bd)
 		if (exp->wire == BUFSHARE_EXPORT_NEW || exp->wire == BUFSHARE_EXPORT_GONE ||
 		    !list_empty(&exp->kept))
 			continue;
+		/* Of a stream there is nothing to reach. */
+		if (!exp->dmabuf) {
+			bufshare_exp_gone_locked(exp);
+			continue;
+		}
 		exp->wire = BUFSHARE_EXPORT_STUCK;
 		bufshare_kept_add_locked(exp);
 		count++;
@@ -462,7 +468,7 @@ out:
 	return ret;
 }
 
-/* From here on, fput() of the file undoes everything. */
+/* From here on, fput() of the file undoes everything. Without a dma-buf it is a stream. */
 static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf *dmabuf)
 {
 	struct bufshare_exp *exp;
@@ -493,17 +499,19 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 		return file;
 	}
 	exp->bd = bufshare_device_get(bd);
-	bufshare_backing_get(exp, dmabuf);
+	if (dmabuf)
+		bufshare_backing_get(exp, dmabuf);
 	bufshare_lock(bd);
 	list_add_tail(&exp->node, &bd->exports);
 	bufshare_unlock(bd);
 	return file;
 }
 
-/* What an EXPORT has in its caller's memory. */
+/* What an EXPORT has in its caller's memory, and the stream that it names. */
 struct bufshare_export_user {
 	struct bufshare_meta meta;
 	struct bufshare_access acl[BUFSHARE_MAX_ACL];
+	struct virtio_bufshare_id stream;
 	void *blob;
 };
 
@@ -513,6 +521,8 @@ static int bufshare_export_read(struct bufshare_device *bd, struct bufshare_expo
 	int ret;
 
 	ret = bufshare_meta_read(bd, arg->meta, arg->meta_size, &user->meta, &arg->status);
+	if (!ret && arg->flags & BUFSHARE_EXPORT_PART)
+		ret = bufshare_exp_id(bd, arg->stream_fd, &user->stream);
 	if (!ret)
 		ret = bufshare_acl_read(arg->acl, arg->access_size, user->acl, arg->num_acl);
 	if (ret)
@@ -526,7 +536,7 @@ static int bufshare_export_acl(struct virtio_bufshare_access *to,
 {
 	u32 i;
 
-	/* No list: as far as the operator allows, which may be to write. */
+	/* No list: as far as the operator, or the stream, allows, which may be to write. */
 	if (!writable && !num)
 		return -EACCES;
 	for (i = 0; i < num; i++) {
@@ -544,7 +554,7 @@ static struct bufshare_req *bufshare_export_request(const struct bufshare_export
 						    struct bufshare_exp *exp)
 {
 	/* Who may only read it cannot have others write it. */
-	bool writable = exp->dmabuf->file->f_mode & FMODE_WRITE;
+	bool writable = !exp->dmabuf || exp->dmabuf->file->f_mode & FMODE_WRITE;
 	size_t acl_len = arg->num_acl * sizeof(struct virtio_bufshare_access);
 	size_t ext_len = ext->nr * sizeof(*ext->list);
 	struct virtio_bufshare_export *out;
@@ -560,7 +570,9 @@ static struct bufshare_req *bufshare_export_request(const struct bufshare_export
 		return ERR_PTR(-ENOMEM);
 	out = req->out;
 	out->size = cpu_to_le64(exp->size);
-	out->backing = cpu_to_le32(VIRTIO_BUFSHARE_BACKING_EXTENTS);
+	out->backing = cpu_to_le32(exp->dmabuf ? VIRTIO_BUFSHARE_BACKING_EXTENTS :
+						 VIRTIO_BUFSHARE_BACKING_STREAM);
+	out->stream = user->stream;
 	out->meta_size = cpu_to_le32(sizeof(*meta));
 	out->num_acl = cpu_to_le32(arg->num_acl);
 	out->access_size = cpu_to_le32(sizeof(struct virtio_bufshare_access));
@@ -581,31 +593,18 @@ static struct bufshare_req *bufshare_export_request(const struct bufshare_export
 	return req;
 }
 
-/* Find the memory and send the request. From here on, a stop waits for the export. */
-static int bufshare_export_begin(struct bufshare_exp *exp, struct bufshare_export *arg,
-				 const struct bufshare_export_user *user,
-				 struct bufshare_req **sent)
+/* From here on, a stop waits for the export. */
+static int bufshare_export_send(struct bufshare_exp *exp, const struct bufshare_export *arg,
+				const struct bufshare_export_user *user,
+				const struct bufshare_extents *ext, struct bufshare_req **sent)
 {
 	struct bufshare_device *bd = exp->bd;
-	struct bufshare_extents ext = {
-		.max = bd->caps.max_extents,
-		.align = bd->caps.map_align,
-	};
 	struct bufshare_req *req;
 	int ret;
 
-	ext.list = kvmalloc_objs(*ext.list, ext.max);
-	if (!ext.list)
-		return -ENOMEM;
-	ret = bufshare_backing_extents(exp, &ext, &arg->status);
-	if (ret)
-		goto out;
-	exp->nr_extents = ext.nr;
-	req = bufshare_export_request(arg, user, &ext, exp);
-	if (IS_ERR(req)) {
-		ret = PTR_ERR(req);
-		goto out;
-	}
+	req = bufshare_export_request(arg, user, ext, exp);
+	if (IS_ERR(req))
+		return PTR_ERR(req);
 	req->owner = exp;
 	req->complete = bufshare_export_complete;
 	bufshare_lock(bd);
@@ -618,7 +617,31 @@ static int bufshare_export_begin(struct bufshare_exp *exp, struct bufshare_expor
 		bufshare_req_put(req);
 	else
 		*sent = req;
-out:
+	return ret;
+}
+
+/* Find the memory, if it has any, and send the request. */
+static int bufshare_export_begin(struct bufshare_exp *exp, struct bufshare_export *arg,
+				 const struct bufshare_export_user *user,
+				 struct bufshare_req **sent)
+{
+	struct bufshare_device *bd = exp->bd;
+	struct bufshare_extents ext = {
+		.max = bd->caps.max_extents,
+		.align = bd->caps.map_align,
+	};
+	int ret;
+
+	if (!exp->dmabuf)
+		return bufshare_export_send(exp, arg, user, &ext, sent);
+	ext.list = kvmalloc_objs(*ext.list, ext.max);
+	if (!ext.list)
+		return -ENOMEM;
+	ret = bufshare_backing_extents(exp, &ext, &arg->status);
+	if (!ret) {
+		exp->nr_extents = ext.nr;
+		ret = bufshare_export_send(exp, arg, user, &ext, sent);
+	}
 	kvfree(ext.list);
 	return ret;
 }
@@ -659,47 +682,73 @@ static int bufshare_export_run(struct bufshare_exp *exp, struct bufshare_export 
 	return ret;
 }
 
-static int bufshare_export_dmabuf(struct bufshare_device *bd, struct bufshare_export *arg,
-				  const struct bufshare_export_user *user,
-				  struct bufshare_newfd *newfd)
+/* The file of an export of what the program names. */
+static struct file *bufshare_export_open(struct bufshare_device *bd,
+					 const struct bufshare_export *arg)
+{
+	struct dma_buf *dmabuf;
+	struct file *file;
+
+	if (arg->flags & BUFSHARE_EXPORT_STREAM)
+		return bufshare_exp_file(bd, NULL);
+	dmabuf = dma_buf_get(arg->dmabuf_fd);
+	if (IS_ERR(dmabuf))
+		return ERR_CAST(dmabuf);
+	/* It is its owner's to share. */
+	file = ERR_PTR(-EPERM);
+	if (!bufshare_is_import(dmabuf))
+		file = bufshare_exp_file(bd, dmabuf);
+	dma_buf_put(dmabuf);
+	return file;
+}
+
+/* Can it be shared at all? */
+static int bufshare_export_check(const struct bufshare_exp *exp, struct bufshare_export *arg)
+{
+	if (!exp->dmabuf)
+		return 0;
+	if (!PAGE_ALIGNED(exp->size) || !exp->size)
+		return -EINVAL;
+	if (exp->size <= exp->bd->caps.max_buffer_size)
+		return 0;
+	arg->status = VIRTIO_BUFSHARE_S_TOO_LARGE;
+	return -EFBIG;
+}
+
+static int bufshare_export(struct bufshare_device *bd, struct bufshare_export *arg,
+			   const struct bufshare_export_user *user, struct bufshare_newfd *newfd)
 {
 	struct bufshare_exp *exp;
-	struct dma_buf *dmabuf;
 	struct file *file;
 	int ret;
 
-	dmabuf = dma_buf_get(arg->dmabuf_fd);
-	if (IS_ERR(dmabuf))
-		return PTR_ERR(dmabuf);
-	if (bufshare_is_import(dmabuf)) {
-		/* It is its owner's to share. */
-		dma_buf_put(dmabuf);
-		return -EPERM;
-	}
-	file = bufshare_exp_file(bd, dmabuf);
-	dma_buf_put(dmabuf);
+	file = bufshare_export_open(bd, arg);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	exp = file->private_data;
-
-	ret = -EINVAL;
-	if (!PAGE_ALIGNED(exp->size) || !exp->size)
-		goto out;
-	ret = -EFBIG;
-	if (exp->size > bd->caps.max_buffer_size) {
-		arg->status = VIRTIO_BUFSHARE_S_TOO_LARGE;
-		goto out;
-	}
-	ret = bufshare_export_run(exp, arg, user);
-	if (ret)
-		goto out;
-	ret = bufshare_newfd_prepare(newfd, arg->fd_flags, file);
+	ret = bufshare_export_check(exp, arg);
 	if (!ret)
-		arg->export_fd = newfd->fd;
-out:
+		ret = bufshare_export_run(exp, arg, user);
+	if (!ret)
+		ret = bufshare_newfd_prepare(newfd, arg->fd_flags, file);
 	if (ret)
 		fput(file);
+	else
+		arg->export_fd = newfd->fd;
 	return ret;
+}
+
+static bool bufshare_export_arg_valid(const struct bufshare_export *arg)
+{
+	const bool stream = arg->flags & BUFSHARE_EXPORT_STREAM;
+	const bool part = arg->flags & BUFSHARE_EXPORT_PART;
+
+	if (arg->flags & ~(BUFSHARE_EXPORT_STREAM | BUFSHARE_EXPORT_PART) || arg->reserved ||
+	    arg->fd_flags & ~O_CLOEXEC || arg->num_acl > BUFSHARE_MAX_ACL)
+		return false;
+	if (stream && (part || arg->dmabuf_fd != -1))
+		return false;
+	return part ? !arg->num_acl : !arg->stream_fd;
 }
 
 /**
@@ -716,7 +765,7 @@ int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 	struct bufshare_export_user *user;
 	int ret;
 
-	if (arg->flags || arg->fd_flags & ~O_CLOEXEC || arg->num_acl > BUFSHARE_MAX_ACL)
+	if (!bufshare_export_arg_valid(arg))
 		return -EINVAL;
 	/* Encrypted memory: the host would show ciphertext to others. */
 	if (cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT))
@@ -727,7 +776,7 @@ int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 		return -ENOMEM;
 	ret = bufshare_export_read(bd, arg, user);
 	if (!ret) {
-		ret = bufshare_export_dmabuf(bd, arg, user, newfd);
+		ret = bufshare_export(bd, arg, user, newfd);
 		kfree(user->blob);
 	}
 	kfree(user);

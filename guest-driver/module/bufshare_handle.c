@@ -179,7 +179,10 @@ int bufshare_ioc_handle_to_fd(struct bufshare_file *bf, struct bufshare_handle_t
 	dmabuf = bufshare_handle_get(bf, arg->handle);
 	if (!dmabuf)
 		return -ENOENT;
-	ret = bufshare_newfd_prepare(newfd, arg->fd_flags, dmabuf->file);
+	ret = -EINVAL;
+	/* That of a stream is there to be held, and to be nothing else. */
+	if (dmabuf->size)
+		ret = bufshare_newfd_prepare(newfd, arg->fd_flags, dmabuf->file);
 	if (ret)
 		dma_buf_put(dmabuf);
 	else

@@ -14,10 +14,12 @@
 
 #include "bufshare_priv.h"
 
-/* Is the way that the host chose one of those that are accepted? */
+/* Is the way that the host chose one of those that are accepted? A stream has none. */
 static bool bufshare_imp_way_accepted(const struct bufshare_imp *imp,
 				      const struct bufshare_import *arg)
 {
+	if (!imp->size)
+		return imp->way == VIRTIO_BUFSHARE_WAY_NONE;
 	if (!arg->ways)
 		return imp->properties & VIRTIO_BUFSHARE_COHERENT;
 	return imp->way < BITS_PER_TYPE(arg->ways) && arg->ways & BIT(imp->way);
@@ -28,7 +30,7 @@ static int bufshare_imp_check(const struct bufshare_imp *imp, const struct bufsh
 {
 	struct bufshare_device *bd = imp->bd;
 
-	if (!imp->handle || !imp->size || imp->rights & ~arg->rights ||
+	if (!imp->handle || imp->rights & ~arg->rights ||
 	    !(imp->rights & VIRTIO_BUFSHARE_READ) || !bufshare_imp_way_accepted(imp, arg) ||
 	    arg->required & ~imp->properties ||
 	    (arg->max_windows && imp->windows > arg->max_windows)) {
@@ -37,6 +39,9 @@ static int bufshare_imp_check(const struct bufshare_imp *imp, const struct bufsh
 				    imp->properties, imp->windows);
 		return -EPROTO;
 	}
+	/* There is nothing of a stream that a descriptor could give. */
+	if (!imp->size)
+		return arg->flags & BUFSHARE_IMPORT_HANDLE ? 0 : -EINVAL;
 	if (!bd->shm)
 		return -EOPNOTSUPP;
 	/* The exporter's pages may be smaller than ours. */
@@ -227,6 +232,11 @@ static int bufshare_import(struct bufshare_device *bd, struct bufshare_import *a
 	if (IS_ERR(dmabuf))
 		return PTR_ERR(dmabuf);
 	bufshare_imp_answer(dmabuf->priv, arg);
+	/* A stream that others have joined. */
+	if (!handle && !dmabuf->size) {
+		dma_buf_put(dmabuf);
+		return -EINVAL;
+	}
 	if (handle) {
 		handle->dmabuf = dmabuf;
 		arg->handle = handle->number;

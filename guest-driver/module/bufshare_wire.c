@@ -20,13 +20,13 @@ static_assert(sizeof(struct virtio_bufshare_extent) == 16);
 static_assert(sizeof(struct virtio_bufshare_access) == 16);
 static_assert(sizeof(struct virtio_bufshare_plane) == 24);
 static_assert(sizeof(struct virtio_bufshare_image) == 120);
-static_assert(sizeof(struct virtio_bufshare_meta) == 160);
+static_assert(sizeof(struct virtio_bufshare_meta) == 176);
 static_assert(sizeof(struct virtio_bufshare_get_caps) == 32);
 static_assert(sizeof(struct virtio_bufshare_get_caps_resp) == 320);
 static_assert(sizeof(struct virtio_bufshare_cursor) == 40);
 static_assert(sizeof(struct virtio_bufshare_peer) == 56);
 static_assert(sizeof(struct virtio_bufshare_list_resp) == 40);
-static_assert(sizeof(struct virtio_bufshare_export) == 80);
+static_assert(sizeof(struct virtio_bufshare_export) == 96);
 static_assert(sizeof(struct virtio_bufshare_export_resp) == 48);
 static_assert(sizeof(struct virtio_bufshare_by_id) == 40);
 static_assert(sizeof(struct virtio_bufshare_unexport) == 48);
@@ -40,8 +40,8 @@ static_assert(sizeof(struct virtio_bufshare_set_meta) == 48);
 static_assert(sizeof(struct virtio_bufshare_set_meta_resp) == 32);
 static_assert(sizeof(struct virtio_bufshare_get_meta) == 48);
 static_assert(sizeof(struct virtio_bufshare_get_meta_resp) == 32);
-static_assert(sizeof(struct virtio_bufshare_buffer) == 104);
-static_assert(sizeof(struct virtio_bufshare_query_resp) == 128);
+static_assert(sizeof(struct virtio_bufshare_buffer) == 120);
+static_assert(sizeof(struct virtio_bufshare_query_resp) == 144);
 static_assert(sizeof(struct virtio_bufshare_event) == 72);
 static_assert(sizeof(struct virtio_bufshare_push) == 80);
 static_assert(sizeof(struct virtio_bufshare_push_resp) == 40);
@@ -54,14 +54,17 @@ static_assert(sizeof(struct virtio_bufshare_event) <= VIRTIO_BUFSHARE_MIN_EVENT_
 static_assert(sizeof(struct bufshare_info) == BUFSHARE_INFO_SIZE_VER0);
 static_assert(sizeof(struct bufshare_table) == BUFSHARE_TABLE_SIZE_VER0);
 static_assert(sizeof(struct bufshare_alloc) == BUFSHARE_ALLOC_SIZE_VER0);
-static_assert(sizeof(struct bufshare_export) == BUFSHARE_EXPORT_SIZE_VER0);
+static_assert(offsetof(struct bufshare_export, stream_fd) == BUFSHARE_EXPORT_SIZE_VER0);
+static_assert(sizeof(struct bufshare_export) == 88);
 static_assert(offsetof(struct bufshare_import, size) == 48);
 static_assert(sizeof(struct bufshare_import) == BUFSHARE_IMPORT_SIZE_VER0);
 static_assert(sizeof(struct bufshare_meta_io) == BUFSHARE_META_IO_SIZE_VER0);
-static_assert(sizeof(struct bufshare_query) == BUFSHARE_QUERY_SIZE_VER0);
+static_assert(offsetof(struct bufshare_query, buffer.stream) == BUFSHARE_QUERY_SIZE_VER0);
+static_assert(sizeof(struct bufshare_query) == 128);
 static_assert(sizeof(struct bufshare_quiesce) == BUFSHARE_QUIESCE_SIZE_VER0);
 static_assert(sizeof(struct bufshare_event) == BUFSHARE_EVENT_SIZE_VER0);
-static_assert(sizeof(struct bufshare_meta) == BUFSHARE_META_SIZE_VER0);
+static_assert(offsetof(struct bufshare_meta, epoch) == BUFSHARE_META_SIZE_VER0);
+static_assert(sizeof(struct bufshare_meta) == 176);
 static_assert(sizeof(struct bufshare_access) == BUFSHARE_ACCESS_SIZE_VER0);
 static_assert(sizeof(struct bufshare_push) == BUFSHARE_PUSH_SIZE_VER0);
 static_assert(sizeof(struct bufshare_return) == BUFSHARE_RETURN_SIZE_VER0);
@@ -106,6 +109,8 @@ void bufshare_meta_to_wire(struct virtio_bufshare_meta *to, const struct bufshar
 	}
 	to->blob_len = cpu_to_le32(from->blob_len);
 	to->must_know = cpu_to_le32(from->must_know);
+	to->epoch = cpu_to_le64(from->epoch);
+	to->flags = cpu_to_le32(from->flags);
 }
 
 /**
@@ -132,6 +137,9 @@ void bufshare_meta_from_wire(struct bufshare_meta *to, const struct virtio_bufsh
 	}
 	to->blob_len = le32_to_cpu(from->blob_len);
 	to->must_know = le32_to_cpu(from->must_know);
+	to->epoch = le64_to_cpu(from->epoch);
+	to->flags = le32_to_cpu(from->flags);
+	to->reserved = le32_to_cpu(from->reserved);
 }
 
 /**
@@ -154,6 +162,7 @@ void bufshare_buffer_from_wire(struct bufshare_buffer *to,
 	to->mapped = le32_to_cpu(from->mapped);
 	to->fourcc = le32_to_cpu(from->fourcc);
 	memcpy(to->name, from->name, sizeof(to->name));
+	memcpy(&to->stream, &from->stream, sizeof(to->stream));
 }
 
 /**
