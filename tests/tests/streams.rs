@@ -2,18 +2,12 @@
 //! Streams that one virtual machine offers and others join.
 
 use anyhow::{Context as _, Result, ensure};
-use bufshare_tests::client::{Client, Export, refused};
+use bufshare_tests::client::refused;
 use bufshare_tests::pair::{Plan, Shared};
 
 static VMS: Shared = Shared::new(Plan::new);
 
 const SIZE: u64 = 1 << 20;
-
-fn joined(vm: &mut Client, stream: &Export) -> Result<u64> {
-    let offer = vm.wait_event_of("Offer", &stream.id)?;
-    ensure!(offer.value == 0, "{offer:?}");
-    vm.join(&stream.id)
-}
 
 /// SPEC 6.7: the record first, then the buffers, then frames.
 #[test]
@@ -47,8 +41,12 @@ fn who_joins_late_finds_the_record_and_the_buffers_and_is_given_frames() {
 fn a_new_record_and_the_end_of_a_stream_are_events() {
     VMS.with(|vms| {
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        // Events are those since the device was opened.
+        b.list()?;
         let stream = a.create("camera", 1)?;
-        joined(&mut b, &stream)?;
+        let offer = b.wait_event_of("Offer", &stream.id)?;
+        ensure!(offer.value == 0, "{offer:?}");
+        b.join(&stream.id)?;
         a.set_record(&stream, "camera", 1, true)?;
         b.wait_event_of("Meta", &stream.id)?;
         ensure!(b.get_record(&stream.id)? == (1, true));
@@ -67,7 +65,7 @@ fn who_leaves_a_stream_or_dies_is_released_with_the_last_of_its_vm() {
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let mut other = vms.b.client()?;
         let stream = a.create("camera", 1)?;
-        let handle = joined(&mut b, &stream)?;
+        let handle = b.join(&stream.id)?;
         other.join(&stream.id)?;
         ensure!(a.query(&stream.id)?.attachments == 1);
         b.close(handle)?;
@@ -95,8 +93,9 @@ fn misuse_of_a_stream_is_refused() {
         refuses(b.join(&buffer.id).map(drop), libc::EINVAL)?;
         refuses(b.import(&stream.id).map(drop), libc::EINVAL)?;
         refuses(b.consume(&stream.id).map(drop), libc::EINVAL)?;
-        refuses(a.push(&[&[&stream]], 0).map(drop), libc::EINVAL)?;
-        joined(&mut b, &stream)?;
+        b.join(&stream.id)?;
+        // Once joined it is no more of a buffer.
+        refuses(b.import(&stream.id).map(drop), libc::EINVAL)?;
         Ok(())
     });
 }

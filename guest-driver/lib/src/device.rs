@@ -239,8 +239,8 @@ impl Device {
         Ok(Export::new(fd, BufferId(raw.id.b), raw.generation))
     }
 
-    /// Joins another VM's stream, until what is returned is dropped. Asks the host, unless a
-    /// program of this VM has joined it already.
+    /// Joins another VM's stream, until what is returned is dropped. Asks the host twice, or
+    /// once if a program of this VM has joined it already.
     ///
     /// To join is to be seen by its exporter, and to hear of its end. Its
     /// [record](Self::get_meta) is to be read next, and then its buffers
@@ -251,6 +251,11 @@ impl Device {
     /// As [`consume`](Self::consume); it is no stream (`EINVAL`).
     pub fn join(&self, id: BufferId) -> Result<Joined> {
         let op = Operation::Join;
+        // What it is does not change. As the import of a buffer it would be refused for reasons
+        // that are none here.
+        if !self.ask_about(op, id)?.is_stream {
+            return Err(Error::new(op, Errno::INVAL));
+        }
         let mut raw = abi::Import {
             id: id.to_wire(),
             rights: Rights::READ.to_wire(),
@@ -259,13 +264,7 @@ impl Device {
         };
         let handle = ioctl::import_handle(self.as_fd(), &mut raw)
             .map_err(|errno| Error::of_host(op, errno, raw.status))?;
-        let joined = Joined::new(self.fd.clone(), handle, id, raw.owner);
-        // Its handle is closed by dropping this.
-        if raw.size == 0 {
-            Ok(joined)
-        } else {
-            Err(Error::new(op, Errno::INVAL))
-        }
+        Ok(Joined::new(self.fd.clone(), handle, id, raw.owner))
     }
 
     /// Takes another VM's buffer as a dma-buf of this VM.
@@ -475,7 +474,10 @@ impl Device {
     /// # Errors
     /// There is no such buffer for this VM ([`Error::is_absent`]), or the host does not answer.
     pub fn query(&self, id: BufferId) -> Result<BufferInfo> {
-        let op = Operation::Query;
+        self.ask_about(Operation::Query, id)
+    }
+
+    fn ask_about(&self, op: Operation, id: BufferId) -> Result<BufferInfo> {
         let buffer = RawBuffer {
             id: id.to_wire(),
             ..RawBuffer::default()

@@ -105,8 +105,8 @@ impl Error {
     /// What the errno stands for here, where its own text does not say so.
     fn reason(&self) -> Option<&'static str> {
         use Operation::{
-            Alloc, Begin, Consume, End, Export, Fill, GetMeta, GiveBack, Import, Info, List,
-            NextEvent, Peers, Push, Query, Read, SetMeta, Write,
+            Alloc, Begin, Consume, CreateStream, End, Export, Fill, GetMeta, GiveBack, Import,
+            Info, Join, List, NextEvent, Peers, Push, Query, Read, SetMeta, Write,
         };
         let errno = Errno::from_io_error(&self.errno)?;
         Some(match (self.op, errno) {
@@ -135,6 +135,7 @@ impl Error {
                 "there are no frames or more than 16, or one is in no buffer or more than 4, or \
                  has more than 16 rectangles of damage"
             }
+            (Join, Errno::INVAL) => "it is a buffer, not a stream",
             (GiveBack, Errno::INVAL) => "there are no frames or more than 16",
             (Alloc, Errno::FBIG) => "it is larger than the largest buffer of the device",
             (Begin, Errno::ACCESS) => "the buffer is not mapped for that",
@@ -142,8 +143,8 @@ impl Error {
             (Read | Write | Fill, Errno::RANGE) => "the bytes are not all inside the buffer",
             (Begin | End, Errno::NOTTY) => "it is no dma-buf",
             (
-                Info | Peers | List | Query | Alloc | Export | Import | Consume | Push | GiveBack
-                | SetMeta | GetMeta | NextEvent,
+                Info | Peers | List | Query | Alloc | Export | CreateStream | Import | Consume
+                | Join | Push | GiveBack | SetMeta | GetMeta | NextEvent,
                 errno,
             ) => match errno {
                 Errno::TIMEDOUT => "the host did not answer in time",
