@@ -155,7 +155,7 @@ fn config_space_is_answered_in_every_range() {
     assert_eq!(whole[56..60], 1024_u32.to_le_bytes(), "bytes of an event");
     assert_eq!(whole[60..64], 16_u32.to_le_bytes(), "entries of a batch");
     assert_eq!(whole[64..68], 2_u32.to_le_bytes(), "direct alone");
-    assert_eq!(whole[68..72], 1_u32.to_le_bytes(), "extents alone");
+    assert_eq!(whole[68..72], 9_u32.to_le_bytes(), "extents and streams");
     assert_eq!(whole[72..], [0; 184], "to come");
     assert_eq!(tail, [0; 16]);
     drop(a);

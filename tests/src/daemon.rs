@@ -143,7 +143,8 @@ pub struct PeerState {
     pub deadlines_missed: u64,
     /// How often it promised to write nothing until the end of an UNEXPORT.
     pub unexports_quiesced: u64,
-    /// Frames that it was given and has not returned.
+    /// Frames that it was given and has not returned. Not of the first daemon.
+    #[serde(default)]
     pub frames_held: u64,
 }
 

@@ -70,6 +70,7 @@ fn on_status(status: Status) -> &'static str {
         }
         Status::MapFailed => "See the log of this machine's VMM",
         Status::HostError => "See the log of the host's daemon",
+        Status::Exists => "Choose another name, or end the stream that has it",
         // One of a newer host.
         _ => "Update this command: the host and its driver are newer",
     }

@@ -347,7 +347,11 @@ impl Device {
     pub fn push(&self, frames: &[Push<'_>]) -> Result<u64> {
         let op = Operation::Push;
         let (bytes, size) = frame::entries(frames)?;
-        let mut raw = abi::Push::default();
+        // Of what fails before the driver looks at them, no frame is the cause.
+        let mut raw = abi::Push {
+            entry: u32::MAX,
+            ..abi::Push::default()
+        };
         ioctl::push(self.as_fd(), &mut raw, &bytes, size).map_err(|errno| {
             Error::of_host(op, errno, raw.status).of_entry(raw.entry, frames.len())
         })?;
@@ -360,14 +364,22 @@ impl Device {
     /// [`Error::entry`] says which is the first that is wrong.
     /// A consumer does not have that frame, or not any more, as the buffer was revoked
     /// ([`Unbalanced`](crate::Status::Unbalanced)); one is of another device
-    /// ([`Error::is_absent`]); the device is gone (`ENODEV`).
+    /// (`ENOENT`); the device is gone (`ENODEV`).
     pub fn give_back(&self, frames: &[(&Consumer, u64)]) -> Result<()> {
         let op = Operation::GiveBack;
+        let foreign = |(one, _): &(&Consumer, u64)| !one.is_of(&self.fd);
+        if let Some(entry) = frames.iter().position(foreign) {
+            let error = Error::new(op, Errno::NOENT);
+            return Err(error.of_entry(u32::try_from(entry).unwrap_or(u32::MAX), frames.len()));
+        }
         let entries: Vec<_> = frames
             .iter()
             .map(|(one, frame)| one.entry(*frame))
             .collect();
-        let mut raw = abi::Return::default();
+        let mut raw = abi::Return {
+            entry: u32::MAX,
+            ..abi::Return::default()
+        };
         ioctl::give_back(self.as_fd(), &mut raw, &entries).map_err(|errno| {
             Error::of_host(op, errno, raw.status).of_entry(raw.entry, frames.len())
         })

@@ -131,6 +131,11 @@ impl Consumer {
         &self.import
     }
 
+    /// Whether this is the device that has it: another one has other handles.
+    pub(crate) fn is_of(&self, device: &Arc<OwnedFd>) -> bool {
+        Arc::ptr_eq(&self.device, device)
+    }
+
     pub(crate) fn entry(&self, frame: u64) -> abi::ReturnFrame {
         abi::ReturnFrame {
             handle: self.handle,

@@ -32,7 +32,8 @@ impl Stream {
         self.0.id()
     }
 
-    /// Its export: what [`Device::set_meta`](crate::Device::set_meta) changes the record by.
+    /// Its export: what [`Device::set_meta`](crate::Device::set_meta) changes the record by. The
+    /// new record has to have the same name.
     pub fn export(&self) -> &Export {
         &self.0
     }
