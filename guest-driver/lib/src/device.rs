@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::{
-    BufferId, BufferInfo, Consumer, DmaBuf, Event, Export, ExportOptions, Import, Info, Joined,
+    BufferId, BufferInfo, DmaBuf, Event, Export, ExportOptions, FrameImport, Import, Info, Joined,
     Meta, MissingFeature, Offers, Operation, Peer, Properties, Push, Rights, Stream, Way, frame,
     ioctl,
 };
@@ -302,7 +302,7 @@ impl Device {
     /// consume the buffer with these rights (`EUSERS`), or four imports of it with different
     /// rights, or that are about to end, are given its frames
     /// ([`TooMany`](crate::Status::TooMany)).
-    pub fn consume(&self, id: BufferId, rights: Rights) -> Result<Consumer> {
+    pub fn consume(&self, id: BufferId, rights: Rights) -> Result<FrameImport> {
         let op = Operation::Consume;
         let mut raw = abi::Import {
             id: id.to_wire(),
@@ -316,7 +316,7 @@ impl Device {
             .map_err(|errno| Error::new(op, errno))
             .and_then(|fd| imported(id, fd, &raw));
         match import {
-            Ok(import) => Ok(Consumer::new(self.fd.clone(), handle, import)),
+            Ok(import) => Ok(FrameImport::new(self.fd.clone(), handle, import)),
             Err(error) => {
                 let mut close = abi::Close {
                     handle,
@@ -365,9 +365,9 @@ impl Device {
     /// A consumer does not have that frame, or not any more, as the buffer was revoked
     /// ([`Unbalanced`](crate::Status::Unbalanced)); one is of another device
     /// (`ENOENT`); the device is gone (`ENODEV`).
-    pub fn give_back(&self, frames: &[(&Consumer, u64)]) -> Result<()> {
+    pub fn give_back(&self, frames: &[(&FrameImport, u64)]) -> Result<()> {
         let op = Operation::GiveBack;
-        let foreign = |(one, _): &(&Consumer, u64)| !one.is_of(&self.fd);
+        let foreign = |(one, _): &(&FrameImport, u64)| !one.is_of(&self.fd);
         if let Some(entry) = frames.iter().position(foreign) {
             let error = Error::new(op, Errno::NOENT);
             return Err(error.of_entry(u32::try_from(entry).unwrap_or(u32::MAX), frames.len()));

@@ -79,7 +79,7 @@ pub struct Event {
     /// The buffer; [`BufferId::ZERO`] if it is about none.
     pub id: BufferId,
     /// The host's number of the import; 0 if it is about none. Of a
-    /// [`Pushed`](EventKind::Pushed) that of the [`Consumer`](crate::Consumer::handle).
+    /// [`Pushed`](EventKind::Pushed) that of the [`FrameImport`](crate::FrameImport::handle).
     pub handle: u64,
     /// Number of the export, as [`BufferInfo::generation`](crate::BufferInfo::generation); 0 if
     /// it is about none.

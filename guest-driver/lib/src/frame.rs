@@ -104,13 +104,13 @@ impl PushedFrame {
 /// [`Device::give_back`](crate::Device::give_back); dropping this returns it, too, and does not
 /// wait.
 #[derive(Debug)]
-pub struct Consumer {
+pub struct FrameImport {
     device: Arc<OwnedFd>,
     handle: u32,
     import: Import,
 }
 
-impl Consumer {
+impl FrameImport {
     pub(crate) fn new(device: Arc<OwnedFd>, handle: u32, import: Import) -> Self {
         Self {
             device,
@@ -145,20 +145,20 @@ impl Consumer {
     }
 }
 
-impl AsRawFd for Consumer {
+impl AsRawFd for FrameImport {
     fn as_raw_fd(&self) -> RawFd {
         self.import.as_raw_fd()
     }
 }
 
-impl AsFd for Consumer {
+impl AsFd for FrameImport {
     /// That of the [dma-buf](crate::DmaBuf).
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.import.as_fd()
     }
 }
 
-impl Drop for Consumer {
+impl Drop for FrameImport {
     fn drop(&mut self) {
         let mut close = abi::Close {
             handle: self.handle,

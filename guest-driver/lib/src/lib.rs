@@ -57,7 +57,7 @@
 //! | `export`, `import` | [`Export`], [`Import`]: what lives as long as it is held |
 //! | `way` | [`Way`]: how the bytes of an import become visible |
 //! | `event` | [`Event`]: what happened |
-//! | `frame` | [`Push`], [`Consumer`]: what is handed over and comes back |
+//! | `frame` | [`FrameImport`], [`Push`]: what is handed over and comes back |
 //! | `frame_record` | [`FrameRecord`]: what a producer says of a frame |
 //! | `stream` | [`Stream`], [`Joined`]: frames that are to come, and for whom |
 //! | `offers` | [`Offers`]: the buffers of other VMs, those present and those to come |
@@ -104,7 +104,7 @@ pub use dmabuf::DmaBuf;
 pub use error::{Error, Result};
 pub use event::{Event, EventKind};
 pub use export::{Access, Export, ExportOptions};
-pub use frame::{Consumer, Push, PushedFrame};
+pub use frame::{FrameImport, Push, PushedFrame};
 pub use frame_record::{Clock, Colour, FrameRecord, FrameTime, Luminance, Rect};
 pub use import::Import;
 pub use info::Info;

@@ -8,10 +8,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use bufshare::{
-    Access, BufferId, BufferInfo, Change, Clock, Consumer, CpuAccess, Device, DmaBuf, Error, Event,
-    EventKind, Export, ExportOptions, FrameRecord, FrameTime, Image, Import, Info, InvalidName,
-    Mapping, Meta, MissingFeature, Name, Offers, Operation, ParseIdError, Peer, Plane, Properties,
-    PushedFrame, Rect, Rights, Status, Way,
+    Access, BufferId, BufferInfo, Change, Clock, CpuAccess, Device, DmaBuf, Error, Event,
+    EventKind, Export, ExportOptions, FrameImport, FrameRecord, FrameTime, Image, Import, Info,
+    InvalidName, Mapping, Meta, MissingFeature, Name, Offers, Operation, ParseIdError, Peer, Plane,
+    Properties, PushedFrame, Rect, Rights, Status, Way,
 };
 
 fn shared<T: Send + Sync + Debug + 'static>() {}
@@ -27,7 +27,7 @@ fn all_but_mappings_are_shared_by_threads() {
     shared::<DmaBuf>();
     shared::<Import>();
     shared::<Export>();
-    shared::<Consumer>();
+    shared::<FrameImport>();
     shared::<ExportOptions>();
     shared::<Access>();
     shared::<Info>();
@@ -80,7 +80,7 @@ fn what_can_be_polled_has_its_descriptor() {
     polled::<Offers>();
     polled::<DmaBuf>();
     polled::<Import>();
-    polled::<Consumer>();
+    polled::<FrameImport>();
     polled::<Export>();
     fn owned<T: Into<OwnedFd>>() {}
     owned::<DmaBuf>();

@@ -25,7 +25,7 @@ pub(crate) struct Stream(bufshare::Stream);
 pub(crate) struct Joined(bufshare::Joined);
 
 /// A buffer of another VM whose frames are given.
-pub(crate) struct Consumer(bufshare::Consumer);
+pub(crate) struct Consumer(bufshare::FrameImport);
 
 /// A buffer of another VM.
 pub(crate) struct Import {
