@@ -9,7 +9,7 @@ use bufshare_protocol::event::EventKind;
 use bufshare_protocol::request::{Attach, Export, Request};
 use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Extent, Meta, Name, Rights, StreamState};
+use bufshare_protocol::types::{BufferId, Extent, Meta, Name, StreamState};
 use common::frontend::PAGE;
 use common::pair::two;
 use common::vm::{DATA, Vm, unexport_request};
@@ -53,7 +53,7 @@ fn part(vm: &mut Vm, stream: BufferId, addr: u64) -> BufferId {
 }
 
 fn join(vm: &mut Vm, stream: BufferId) -> u64 {
-    let attach = Request::Attach(Attach::new(stream, Rights::READ));
+    let attach = Request::Attach(Attach::join(stream));
     match vm.request(&attach) {
         Ok(Response::Attached { handle, .. }) => handle,
         other => panic!("ATTACH: {other:?}"),

@@ -14,12 +14,13 @@
 
 #include "bufshare_priv.h"
 
-/* Is the way that the host chose one of those that are accepted? A stream has none. */
+/* Is the way that the host chose one of those that are accepted? */
 static bool bufshare_imp_way_accepted(const struct bufshare_imp *imp,
 				      const struct bufshare_import *arg)
 {
-	if (!imp->size)
-		return imp->way == VIRTIO_BUFSHARE_WAY_NONE;
+	/* None is that of a stream, and of nothing else. */
+	if (!imp->size != (imp->way == VIRTIO_BUFSHARE_WAY_NONE))
+		return false;
 	if (!arg->ways)
 		return imp->properties & VIRTIO_BUFSHARE_COHERENT;
 	return imp->way < BITS_PER_TYPE(arg->ways) && arg->ways & BIT(imp->way);

@@ -308,7 +308,7 @@ struct bufshare_export {
  * @fd_flags: in: O_CLOEXEC and O_RDWR or O_RDONLY
  * @flags: in: BUFSHARE_IMPORT_*
  * @ways: in: ways that are accepted, as bits: 1 << VIRTIO_BUFSHARE_WAY_*; 0: WAY_DIRECT
- *	and WAY_UDMABUF
+ *	and WAY_UDMABUF. Who joins a stream accepts WAY_NONE
  * @required: in: properties without which it is refused (EOPNOTSUPP)
  * @max_windows: in: VMM mappings that mapping it may take (else E2BIG); 0: any number
  * @fd: out: the dma-buf, or -1 with BUFSHARE_IMPORT_HANDLE; closing its last copy is the

@@ -540,7 +540,8 @@ struct virtio_bufshare_unexport {
  * @rights: wanted, VIRTIO_BUFSHARE_READ or READ | WRITE
  * @ways: ways that are accepted, as bits: 1 << VIRTIO_BUFSHARE_WAY_*; 0: WAY_DIRECT and
  *	WAY_UDMABUF. UNSUPPORTED if no device of this version serves any of them, NO_WAY
- *	if none can be had. WAY_DIRECT is given only where WAY_UDMABUF cannot be
+ *	if none can be had. WAY_DIRECT is given only where WAY_UDMABUF cannot be. A stream
+ *	is joined by who accepts WAY_NONE
  * @required: properties without which it is refused (NO_WAY; one that the device does
  *	not know: UNSUPPORTED)
  * @max_windows: VMM mappings that a MAP may take (else TOO_FRAGMENTED); 0: any number

@@ -124,7 +124,8 @@ layout_struct! {
         fd_flags: u32,
         /// In: [`IMPORT_HANDLE`] and, with it, [`IMPORT_CONSUME`], or 0.
         flags: u32,
-        /// In: [`Ways`](crate::types::Ways) that are accepted; 0: direct and udmabuf.
+        /// In: [`Ways`](crate::types::Ways) that are accepted; 0: direct and udmabuf. Of a stream:
+        /// none.
         ways: u32,
         /// In: [`Properties`](crate::types::Properties) without which it is refused.
         required: u32,

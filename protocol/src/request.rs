@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 use crate::command;
 #[cfg(doc)]
 use crate::limits;
-use crate::types::{Access, BufferId, Extent, Meta, Properties, Push, Rights, Ways};
+use crate::types::{Access, BufferId, Extent, Meta, Properties, Push, Rights, Way, Ways};
 use crate::wire;
 
 /// Backing of an EXPORT: extents of the exporter's RAM.
@@ -121,7 +121,7 @@ pub struct Attach {
     pub id: BufferId,
     /// [`Rights::READ`] or [`Rights::RW`].
     pub rights: Rights,
-    /// Ways that are accepted; none: direct and udmabuf.
+    /// Ways that are accepted; an empty set: direct and udmabuf.
     pub ways: Ways,
     /// Properties without which it is refused.
     pub required: Properties,
@@ -147,6 +147,15 @@ impl Attach {
             id,
             rights,
             ..Self::default()
+        }
+    }
+
+    /// Joins a stream.
+    #[must_use]
+    pub fn join(id: BufferId) -> Self {
+        Self {
+            ways: Ways::NONE.with(Way::None),
+            ..Self::new(id, Rights::READ)
         }
     }
 }

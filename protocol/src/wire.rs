@@ -315,7 +315,8 @@ wire_struct! {
         id: Id,
         /// Wanted: READ, or READ and WRITE.
         rights: u32,
-        /// [`Ways`](crate::types::Ways) that are accepted; 0: direct and udmabuf.
+        /// [`Ways`](crate::types::Ways) that are accepted; 0: direct and udmabuf. Of a stream:
+        /// none.
         ways: u32,
         /// [`Properties`](crate::types::Properties) without which it is refused.
         required: u32,

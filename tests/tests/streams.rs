@@ -91,11 +91,11 @@ fn misuse_of_a_stream_is_refused() {
         refuses(a.create("camera", 2).map(drop), libc::EEXIST)?;
         refuses(a.create("", 2).map(drop), libc::EINVAL)?;
         refuses(b.join(&buffer.id).map(drop), libc::EINVAL)?;
-        refuses(b.import(&stream.id).map(drop), libc::EINVAL)?;
-        refuses(b.consume(&stream.id).map(drop), libc::EINVAL)?;
+        refuses(b.import(&stream.id).map(drop), libc::EOPNOTSUPP)?;
+        refuses(b.consume(&stream.id).map(drop), libc::EOPNOTSUPP)?;
         b.join(&stream.id)?;
         // Once joined it is no more of a buffer.
-        refuses(b.import(&stream.id).map(drop), libc::EINVAL)?;
+        refuses(b.import(&stream.id).map(drop), libc::EOPNOTSUPP)?;
         Ok(())
     });
 }

@@ -92,6 +92,9 @@ impl Broker {
         attach: &Attach,
     ) -> Result<Chosen, Status> {
         if buffer.is_stream() {
+            if !attach.ways.accept(Way::None) {
+                return Err(Status::NoWay);
+            }
             if attach.consumer {
                 return Err(Status::BadField);
             }

@@ -260,6 +260,7 @@ impl Device {
             id: id.to_wire(),
             rights: Rights::READ.to_wire(),
             flags: abi::IMPORT_HANDLE,
+            ways: types::Ways::NONE.with(types::Way::None).to_wire(),
             ..abi::Import::default()
         };
         let handle = ioctl::import_handle(self.as_fd(), &mut raw)

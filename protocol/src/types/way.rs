@@ -88,6 +88,8 @@ impl fmt::Display for Way {
 /// assert!(copies.contains(Way::CopyWindow) && !copies.contains(Way::Direct));
 /// assert!(!copies.accept(Way::Direct));
 /// assert!(Ways::NONE.accept(Way::Direct) && !Ways::NONE.accept(Way::CopyWindow));
+/// // A stream is joined by who says so.
+/// assert!(!Ways::NONE.accept(Way::None) && Ways::NONE.with(Way::None).accept(Way::None));
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ways(u32);
@@ -96,8 +98,11 @@ impl Ways {
     /// None at all; in an ATTACH: direct and udmabuf.
     pub const NONE: Self = Self(0);
 
-    /// What devices of this version serve.
-    pub const SERVED: Self = Self::NONE.with(Way::Direct).with(Way::Udmabuf);
+    /// What stands for none at all in an ATTACH.
+    pub const USUAL: Self = Self::NONE.with(Way::Direct).with(Way::Udmabuf);
+
+    /// What devices of this version serve: buffers by the usual ones, streams by none.
+    pub const SERVED: Self = Self::USUAL.with(Way::None);
 
     /// The set with these bits.
     #[must_use]
@@ -139,7 +144,7 @@ impl Ways {
     #[must_use]
     pub const fn accept(self, way: Way) -> bool {
         if self.is_empty() {
-            Self::SERVED.contains(way)
+            Self::USUAL.contains(way)
         } else {
             self.contains(way)
         }

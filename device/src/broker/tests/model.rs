@@ -85,13 +85,13 @@ fn policy() -> impl Strategy<Value = Policy> {
 
 /// Mostly any.
 fn ways() -> impl Strategy<Value = Ways> {
-    let (direct, udmabuf) = (Ways::NONE.with(Way::Direct), Ways::NONE.with(Way::Udmabuf));
-    let both = direct.with(Way::Udmabuf);
     prop_oneof![
         4 => Just(Ways::NONE),
-        1 => Just(both),
-        1 => Just(direct),
-        1 => Just(udmabuf),
+        3 => Just(Ways::SERVED),
+        1 => Just(Ways::USUAL),
+        1 => Just(Ways::NONE.with(Way::None)),
+        1 => Just(Ways::NONE.with(Way::Direct)),
+        1 => Just(Ways::NONE.with(Way::Udmabuf)),
     ]
 }
 
@@ -163,7 +163,7 @@ fn frame_op() -> impl Strategy<Value = Op> {
         1 => (1u8..3, 0usize..2).prop_map(|(p, name)| Op::Create(p, name)),
         2 => (1u8..3, any::<Index>()).prop_map(|(p, stream)| Op::Part(p, stream)),
         8 => (peer.clone(), index.clone(), prop::bool::weighted(0.9))
-            .prop_map(|(p, i, consumer)| Op::Attach(p, i, Ways::NONE, 0, consumer)),
+            .prop_map(|(p, i, consumer)| Op::Attach(p, i, Ways::SERVED, 0, consumer)),
         8 => push.prop_map(|(p, frames, most)| Op::Push(p, frames, most)),
         6 => (peer.clone(), batch()).prop_map(|(p, i)| Op::Return(p, i)),
         5 => peer.clone().prop_map(Op::Events),
@@ -584,10 +584,10 @@ impl Model {
     fn attach_status(&self, peer: PeerId, id: BufferId, ways: Ways, most: u32) -> Status {
         let export = &self.exports[&id];
         let granted = export.granted.get(&peer);
-        let way = if self.udmabuf {
-            Way::Udmabuf
-        } else {
-            Way::Direct
+        let way = match (export.is_stream(), self.udmabuf) {
+            (true, _) => Way::None,
+            (false, true) => Way::Udmabuf,
+            (false, false) => Way::Direct,
         };
         let most = if most == 0 { u32::MAX } else { most };
         let pieces = u32::try_from(export.list.len()).unwrap();
@@ -601,10 +601,10 @@ impl Model {
             Status::NotFound
         } else if granted != Some(&Rights::RW) {
             Status::Denied
-        } else if export.is_stream() {
-            Status::Ok
         } else if !ways.accept(way) {
             Status::NoWay
+        } else if export.is_stream() {
+            Status::Ok
         } else if !self.udmabuf && pieces > self.max_windows.min(most) {
             Status::TooFragmented
         } else {

@@ -7,6 +7,7 @@ use bufshare_protocol::response::{Reply, Response};
 use bufshare_protocol::status::Status;
 use bufshare_protocol::types::{
     Access, BufferId, Extent, Image, Meta, Name, Plane, Properties, Push, Rights, StreamState, Way,
+    Ways,
 };
 
 use super::host::*;
@@ -59,6 +60,13 @@ impl Host {
         self.call(peer, Request::Export(Box::new(export)))
     }
 
+    fn join(&mut self, peer: PeerId, stream: BufferId) -> u64 {
+        match self.call(peer, Request::Attach(Attach::join(stream))) {
+            Ok(Response::Attached { handle, .. }) => handle,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn set_meta(&mut self, peer: PeerId, id: BufferId, meta: Meta) -> Reply {
         let meta = Box::new(meta);
         self.call(peer, Request::SetMeta { id, meta })
@@ -86,7 +94,7 @@ fn a_stream_is_offered_joined_and_left_and_its_end_is_an_event() {
     let id = host.stream(A, "camera", &[B]);
     assert_eq!(host.kinds(B, id), [EventKind::Offer]);
     assert_eq!(host.kinds(C, id), []);
-    let joined = host.call(B, Request::Attach(Attach::new(id, Rights::READ)));
+    let joined = host.call(B, Request::Attach(Attach::join(id)));
     let Ok(Response::Attached {
         handle,
         size: 0,
@@ -103,11 +111,11 @@ fn a_stream_is_offered_joined_and_left_and_its_end_is_an_event() {
     };
     assert!(info.is_stream && info.size == 0 && info.stream.is_zero());
     assert_eq!((info.name.as_str(), info.attachments), ("camera", 1));
-    let hidden = host.call(C, Request::Attach(Attach::new(id, Rights::READ)));
+    let hidden = host.call(C, Request::Attach(Attach::join(id)));
     assert_eq!(hidden, Err(Status::NotFound));
     host.detach(B, handle).unwrap();
     assert_eq!(host.kinds(A, id), [EventKind::Released]);
-    let again = host.attach(B, id);
+    let again = host.join(B, id);
     assert_eq!(host.call(A, unexport_request(id)), Ok(Response::Done));
     assert_eq!(host.kinds(B, id), [EventKind::Revoked]);
     host.detach(B, again).unwrap();
@@ -118,7 +126,7 @@ fn a_stream_is_offered_joined_and_left_and_its_end_is_an_event() {
 fn the_record_of_a_stream_is_read_and_followed() {
     let mut host = Host::new();
     let id = host.stream(A, "camera", &[B, C]);
-    host.attach(B, id);
+    host.join(B, id);
     host.events(B);
     let far = Plane {
         offset: 1 << 40,
@@ -140,7 +148,7 @@ fn the_record_of_a_stream_is_read_and_followed() {
     };
     host.set_meta(A, id, later.clone()).unwrap();
     assert_eq!(host.kinds(B, id), [EventKind::Meta]);
-    host.attach(C, id);
+    host.join(C, id);
     for peer in [A, B, C] {
         assert_eq!(host.meta(peer, id), later);
     }
@@ -220,7 +228,7 @@ fn misuse_of_a_stream_is_a_status_each() {
     assert_eq!(host.part(A, BufferId([7; 16])), Err(Status::NotFound));
     let consume = Attach {
         consumer: true,
-        ..Attach::new(stream, Rights::READ)
+        ..Attach::join(stream)
     };
     assert_eq!(
         host.call(B, Request::Attach(consume)),
@@ -228,10 +236,10 @@ fn misuse_of_a_stream_is_a_status_each() {
     );
     let coherent = Attach {
         required: Properties::COHERENT,
-        ..Attach::new(stream, Rights::READ)
+        ..Attach::join(stream)
     };
     assert_eq!(host.call(B, Request::Attach(coherent)), Err(Status::NoWay));
-    let handle = host.attach(B, stream);
+    let handle = host.join(B, stream);
     assert_eq!(host.call(B, map(handle, 0)), Err(Status::BadField));
     let frames = vec![Push {
         buffers: vec![stream],
@@ -252,6 +260,40 @@ fn misuse_of_a_stream_is_a_status_each() {
     // What only streams have is nothing of a buffer.
     let of_a_stream = host.set_meta(A, buffer, record("", 1));
     assert_eq!(of_a_stream, Err(Status::BadMeta));
+}
+
+/// SPEC 7.5: who wants bytes joins no stream, and who joins is given no buffer.
+#[test]
+fn a_stream_is_joined_and_a_buffer_attached_by_who_accepts_that() {
+    let mut host = Host::new();
+    let stream = host.stream(A, "camera", &[]);
+    let buffer = host.export(A, 1);
+    let none = Ways::NONE.with(Way::None);
+    for (id, ways, wanted) in [
+        (stream, Ways::NONE, Err(Status::NoWay)),
+        (stream, Ways::USUAL, Err(Status::NoWay)),
+        (stream, Ways::SERVED, Ok(Way::None)),
+        (stream, none.with(Way::Pool), Ok(Way::None)),
+        (buffer, none, Err(Status::NoWay)),
+        (buffer, Ways::SERVED, Ok(Way::Direct)),
+    ] {
+        for consumer in [false, true] {
+            let attach = Attach {
+                ways,
+                consumer,
+                ..Attach::new(id, Rights::RW)
+            };
+            let wanted = match wanted {
+                Ok(Way::None) if consumer => Err(Status::BadField),
+                wanted => wanted,
+            };
+            let way = match host.call(B, Request::Attach(attach)) {
+                Ok(Response::Attached { way, .. }) => Ok(way),
+                other => Err(other.unwrap_err()),
+            };
+            assert_eq!(way, wanted, "{ways:?} of {id}, {consumer}");
+        }
+    }
 }
 
 /// SPEC 6.7: it counts as a buffer.
