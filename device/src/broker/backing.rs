@@ -363,6 +363,7 @@ impl Buffer {
         }
     }
 
+    /// What is no stream has bytes: see [`super::Broker::export`].
     pub(super) fn is_stream(&self) -> bool {
         self.size == 0
     }

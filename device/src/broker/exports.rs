@@ -23,7 +23,7 @@ impl Broker {
         } else {
             self.check_extents(owner, &export)?;
         }
-        self.check_meta(&export.meta, export.size)?;
+        self.check_meta(&export.meta, export.size, export.is_stream())?;
         let grants = self.grants_of(owner, &export)?;
         if self.closed {
             return Err(Status::HostError);
@@ -146,18 +146,21 @@ impl Broker {
         Ok(())
     }
 
-    /// Whether it may be the metadata of a buffer of `size` bytes; of a stream, if that is 0.
-    fn check_meta(&self, meta: &Meta, size: u64) -> Result<(), Status> {
+    /// Whether it may be the metadata of a buffer of `size` bytes, or of a stream.
+    fn check_meta(&self, meta: &Meta, size: u64, is_stream: bool) -> Result<(), Status> {
         let max = usize::try_from(self.limits.max_blob).unwrap_or(usize::MAX);
         if meta.blob.len() > max {
             return Err(Status::MetaTooLarge);
         }
-        let fits = meta.image.as_ref().is_none_or(|image| match size {
-            // It is that of the stream's frames, of whatever size.
-            0 => image.fits_frame(&[u64::MAX; MAX_FRAME_BUFFERS]),
-            _ => image.fits(size),
+        let fits = meta.image.as_ref().is_none_or(|image| {
+            if is_stream {
+                // It is that of the stream's frames, of whatever size.
+                image.fits_frame(&[u64::MAX; MAX_FRAME_BUFFERS])
+            } else {
+                image.fits(size)
+            }
         });
-        if !fits || (size != 0 && meta.stream != StreamState::default()) {
+        if !fits || !(is_stream || meta.stream == StreamState::default()) {
             return Err(Status::BadMeta);
         }
         Ok(())
@@ -221,8 +224,8 @@ impl Broker {
     /// Replaces the metadata and notifies everybody who may attach.
     pub(super) fn set_meta(&mut self, owner: PeerId, id: BufferId, meta: Meta) -> Reply {
         let slot = self.owned(owner, id).ok_or(Status::NotFound)?;
-        let size = self.buffers.get(slot).ok_or(Status::NotFound)?.size;
-        self.check_meta(&meta, size)?;
+        let buffer = self.buffers.get(slot).ok_or(Status::NotFound)?;
+        self.check_meta(&meta, buffer.size, buffer.is_stream())?;
         let buffer = self.buffers.get_mut(slot).ok_or(Status::NotFound)?;
         // It is found by its name.
         if buffer.is_stream() && meta.name != buffer.name {

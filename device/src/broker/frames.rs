@@ -25,7 +25,7 @@ use super::backing::Buffer;
 use super::imports::{check_batch, is_done};
 use super::records::Slot;
 use super::types::PeerId;
-use super::{Broker, refcount};
+use super::{Broker, Peer, refcount};
 
 /// The buffers of a frame beside its first.
 type Others = SmallVec<[Slot; 3]>;
@@ -327,11 +327,8 @@ impl Broker {
         }
         if let Some(state) = self.peers.get_mut(&peer) {
             state.events.not_pushed(id, handle);
-            if !has_it && let Some(held) = state.held.get_mut(&stream) {
-                refcount::fewer(held, 1, "frames of a stream");
-                if *held == 0 {
-                    state.held.remove(&stream);
-                }
+            if !has_it {
+                state.holds_one_less(stream);
             }
         }
         if last {
@@ -371,7 +368,8 @@ impl Broker {
         let Some(buffer) = self.buffers.get_mut(slot) else {
             return;
         };
-        let Some(frames) = &buffer.frames else {
+        let (id, stream) = (buffer.id, (buffer.owner, buffer.stream()));
+        let Some(frames) = &mut buffer.frames else {
             return;
         };
         if let Some(Out::Other(first)) = frames.out {
@@ -383,9 +381,20 @@ impl Broker {
             }
             return;
         }
-        for consumer in frames.consumers.clone() {
-            self.release_frame(slot, consumer.peer, consumer.handle);
+        let mut before = None;
+        for consumer in &mut frames.consumers {
+            let peer = consumer.peer;
+            if core::mem::take(&mut consumer.holds)
+                && let Some(state) = self.peers.get_mut(&peer)
+            {
+                state.events.not_pushed(id, consumer.handle);
+                // Several attachments of one peer have one frame.
+                if before.replace(peer) != Some(peer) {
+                    state.holds_one_less(stream);
+                }
+            }
         }
+        self.end_frame(slot);
     }
 
     /// An attachment is about to end: it has nothing of a frame, and is given none any more.
@@ -416,6 +425,18 @@ impl Broker {
         let consumers: Vec<u64> = consumers.map(|(handle, _)| handle).collect();
         for handle in consumers {
             self.end_consumer(peer, handle);
+        }
+    }
+}
+
+impl Peer {
+    /// It has one frame less of a stream of another peer.
+    fn holds_one_less(&mut self, stream: (PeerId, BufferId)) {
+        if let Some(held) = self.held.get_mut(&stream) {
+            refcount::fewer(held, 1, "frames of a stream");
+            if *held == 0 {
+                self.held.remove(&stream);
+            }
         }
     }
 }

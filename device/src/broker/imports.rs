@@ -254,7 +254,7 @@ impl Broker {
         }
         let state = self.peers.get_mut(&peer).ok_or(Status::HostError)?;
         let attachment = state.attachments.get_mut(handle).ok_or(Status::NotFound)?;
-        if attachment.size == 0 {
+        if attachment.way == Way::None {
             return Err(Status::BadField);
         }
         if offset != 0 || len != attachment.size {

@@ -199,7 +199,7 @@ impl Broker {
     }
 
     fn buffer_snapshot(&self, backing: &Backing, buffer: &Buffer) -> BufferSnapshot {
-        let importers = buffer.attached.peers();
+        let (importers, stream) = (buffer.attached.peers(), buffer.stream());
         BufferSnapshot {
             id: buffer.id.to_string(),
             owner: self.name_of(buffer.owner),
@@ -210,6 +210,8 @@ impl Broker {
             meta_seq: buffer.meta_seq,
             revoking: backing.revoking.is_some(),
             quiesced: self.is_quiesced(buffer),
+            is_stream: buffer.is_stream(),
+            stream: (!stream.is_zero()).then(|| stream.to_string()),
             importers: importers.map(|peer| self.name_of(peer)).collect(),
         }
     }
@@ -408,6 +410,10 @@ pub struct BufferSnapshot {
     pub revoking: bool,
     /// Whether nothing of its exporter's VM writes to it.
     pub quiesced: bool,
+    /// Whether it is a stream: its importers are those that have joined it.
+    pub is_stream: bool,
+    /// The id of the stream that it is part of, which may be over.
+    pub stream: Option<String>,
     /// Names of the peers that have it attached.
     pub importers: Vec<String>,
 }

@@ -129,6 +129,14 @@ impl Broker {
         if known.collect::<BTreeMap<_, _>>() != peer.known {
             return Err("it does not know its buffers".into());
         }
+        let own = self.buffers.iter().filter(|(_, b)| b.owner == id);
+        let names: Vec<_> = own
+            .filter(|(_, buffer)| buffer.is_stream())
+            .map(|(_, buffer)| buffer.name)
+            .collect();
+        if names.len() != peer.streams.len() || !names.iter().all(|n| peer.streams.contains(n)) {
+            return Err("it does not know the names of its streams".into());
+        }
         let exports = self.buffers.iter().filter(|(_, b)| b.owner == id).count();
         let own = || self.backings.range(BackingId::all_of(id));
         if exports != own().map(|backing| backing.buffers.len()).sum::<usize>() {

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bufshare_protocol::request::{Attach, Request};
 use bufshare_protocol::response::Response;
 use bufshare_protocol::status::Status;
-use bufshare_protocol::types::{BufferId, Push, Rights, Way, Ways};
+use bufshare_protocol::types::{BufferId, Meta, Push, Rights, StreamState, Way, Ways};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -32,6 +32,8 @@ enum Op {
     /// As one that is quiesced, or not.
     Unexport(u8, Index, bool),
     Quiesce(u8, Index, bool),
+    /// With one of two names, and an epoch.
+    SetMeta(u8, Index, usize, u64),
     /// With what ways are accepted, how many mappings at the most, and whether as a consumer.
     Attach(u8, Index, Ways, u32, bool),
     Detach(u8, Vec<Index>),
@@ -83,6 +85,9 @@ fn policy() -> impl Strategy<Value = Policy> {
     prop_oneof![1 => Just(Policy::from(ALLOWED)), 1 => policy]
 }
 
+/// Of streams and of buffers.
+const NAMES: [&str; 2] = ["camera", "screen"];
+
 /// Mostly any.
 fn ways() -> impl Strategy<Value = Ways> {
     prop_oneof![
@@ -120,6 +125,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (peer.clone(), 0usize..2).prop_map(|(p, name)| Op::Create(p, name)),
         1 => (peer.clone(), any::<Index>()).prop_map(|(p, stream)| Op::Part(p, stream)),
         2 => (peer.clone(), any::<Index>(), any::<bool>()).prop_map(|(p, i, q)| Op::Unexport(p, i, q)),
+        2 => (peer.clone(), any::<Index>(), 0usize..NAMES.len(), 0u64..2)
+            .prop_map(|(p, i, name, epoch)| Op::SetMeta(p, i, name, epoch)),
         3 => (peer.clone(), any::<Index>(), any::<bool>()).prop_map(|(p, i, q)| Op::Quiesce(p, i, q)),
         5 => (
             peer.clone(),
@@ -181,6 +188,9 @@ struct Export {
     list: Vec<(u64, u64)>,
     stream: BufferId,
     name: Name,
+    epoch: u64,
+    /// How often its metadata was set.
+    seq: u64,
     /// To whom, as the policy was then.
     granted: BTreeMap<PeerId, Rights>,
     revoked: bool,
@@ -305,6 +315,7 @@ impl Model {
         | Op::Create(p, _)
         | Op::Part(p, _)
         | Op::Unexport(p, ..)
+        | Op::SetMeta(p, ..)
         | Op::Quiesce(p, ..)
         | Op::Attach(p, ..)
         | Op::Detach(p, _)
@@ -565,6 +576,8 @@ impl Model {
                         list: list.to_vec(),
                         stream,
                         name,
+                        epoch: 0,
+                        seq: 1,
                         granted,
                         revoked: false,
                         quiesced: false,
@@ -577,6 +590,54 @@ impl Model {
             }
             (Err(status), Err(expected)) => assert_eq!(status, expected),
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Sets the metadata of a buffer or a stream, which all then have who may.
+    fn set_meta(&mut self, peer: PeerId, id: BufferId, name: Name, epoch: u64) {
+        let export = &self.exports[&id];
+        let wanted = match self.listed(id) {
+            Some(_) if export.owner != peer => Err(Status::NotFound),
+            None => Err(Status::NotFound),
+            Some(_) if export.is_stream() && export.name != name => Err(Status::BadMeta),
+            Some(_) if !export.is_stream() && epoch != 0 => Err(Status::BadMeta),
+            Some(buffer) if buffer.revoking => Err(Status::Revoked),
+            Some(_) => Ok(Response::MetaSet {
+                seq: export.seq + 1,
+            }),
+        };
+        let meta = Meta {
+            name,
+            stream: StreamState {
+                epoch,
+                ended: false,
+            },
+            ..Meta::default()
+        };
+        let request = Request::SetMeta {
+            id,
+            meta: Box::new(meta),
+        };
+        assert_eq!(self.now(peer, request), wanted);
+        let export = self.exports.get_mut(&id).unwrap();
+        if wanted.is_ok() {
+            (export.name, export.epoch, export.seq) = (name, epoch, export.seq + 1);
+        }
+        let (name, epoch, seq) = (export.name, export.epoch, export.seq);
+        let hidden = export.revoked || wanted.is_err();
+        let importers = export.granted.keys().copied();
+        for peer in importers.chain([export.owner]).collect::<Vec<_>>() {
+            if self.stopped.contains(&peer) || self.left.contains(&peer) {
+                continue;
+            }
+            match self.now(peer, Request::GetMeta { id }) {
+                Ok(Response::Meta { seq: found, meta }) => {
+                    assert_eq!((found, meta.name), (seq, name));
+                    assert_eq!(meta.stream.epoch, epoch);
+                }
+                Err(Status::NotFound) => assert!(hidden, "{peer} has no metadata"),
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -704,7 +765,7 @@ impl Model {
             }
             Op::Create(p, name) => {
                 let peer = PeerId(p.into());
-                let name = Name::new(["camera", "screen"][name]).unwrap();
+                let name = Name::new(NAMES[name]).unwrap();
                 let taken = self.exports.iter().any(|(id, export)| {
                     let same = export.is_stream() && export.name == name;
                     same && self.host.broker.owned(peer, *id).is_some()
@@ -760,6 +821,12 @@ impl Model {
                 } else {
                     self.revoke(id);
                     self.unexports.insert((peer, token), id);
+                }
+            }
+            Op::SetMeta(p, index, name, epoch) => {
+                let peer = PeerId(p.into());
+                if let Some(id) = self.some_buffer(&index) {
+                    self.set_meta(peer, id, Name::new(NAMES[name]).unwrap(), epoch);
                 }
             }
             Op::Quiesce(p, index, quiesced) => {

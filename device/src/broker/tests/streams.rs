@@ -211,6 +211,17 @@ fn a_buffer_of_a_stream_is_for_those_of_the_stream() {
         panic!("C does not see it");
     };
     assert_eq!(info.stream, stream, "metadata took it out of its stream");
+    host.join(C, stream);
+    let shown = host.broker.snapshot().buffers.into_iter();
+    let shown = shown.map(|one| (one.id, one.is_stream, one.stream, one.importers));
+    let (stream_id, importers) = (stream.to_string(), vec!["c".to_owned()]);
+    assert_eq!(
+        shown.collect::<Vec<_>>(),
+        [
+            (stream_id.clone(), true, None, importers),
+            (id.to_string(), false, Some(stream_id), vec![]),
+        ]
+    );
     // It outlives the stream, and so does what it says.
     host.call(A, unexport_request(stream)).unwrap();
     host.attach(C, id);
