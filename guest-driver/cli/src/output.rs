@@ -141,6 +141,9 @@ pub(crate) struct Buffer {
     pub(crate) fourcc: Option<String>,
     pub(crate) revoking: bool,
     pub(crate) quiesced: bool,
+    pub(crate) is_stream: bool,
+    /// The stream that it is part of.
+    pub(crate) stream: Option<String>,
 }
 
 impl From<&BufferInfo> for Buffer {
@@ -160,6 +163,8 @@ impl From<&BufferInfo> for Buffer {
             fourcc: (buffer.fourcc != 0).then(|| Fourcc(buffer.fourcc).to_string()),
             revoking: buffer.revoking,
             quiesced: buffer.quiesced,
+            is_stream: buffer.is_stream,
+            stream: buffer.stream.map(|stream| stream.to_string()),
         }
     }
 }
@@ -571,16 +576,24 @@ impl Info {
 
 impl Buffer {
     fn write(&self, to: &mut String) -> std::fmt::Result {
-        let whose = if self.owned {
-            format!("own, {} pieces", self.extents)
-        } else {
-            format!("of peer {}", self.owner)
+        let what = match self.is_stream {
+            true => "stream".to_owned(),
+            false => format!("{:>10} bytes", self.size),
         };
-        write!(
-            to,
-            "{} {:>10} bytes {:<2} {whose}, {} imports, {} mapped",
-            self.id, self.size, self.rights, self.attachments, self.mapped
-        )?;
+        let whose = match (self.owned, self.is_stream) {
+            (true, true) => "own".to_owned(),
+            (true, false) => format!("own, {} pieces", self.extents),
+            (false, _) => format!("of peer {}", self.owner),
+        };
+        write!(to, "{} {what:>16} {:<2} {whose}", self.id, self.rights)?;
+        if self.is_stream {
+            write!(to, ", {} joins", self.attachments)?;
+        } else {
+            write!(to, ", {} imports, {} mapped", self.attachments, self.mapped)?;
+        }
+        if let Some(stream) = &self.stream {
+            write!(to, ", of stream {stream}")?;
+        }
         if let Some(fourcc) = &self.fourcc {
             write!(to, ", image {}", printable(fourcc))?;
         }
@@ -740,6 +753,39 @@ mod tests {
         };
         assert_eq!(lost(3), "OVERFLOW  peer 0 3 events lost");
         assert_eq!(lost(0), "OVERFLOW  peer 0 an unknown number of events lost");
+    }
+
+    #[test]
+    fn a_stream_is_shown_as_one_and_a_buffer_with_the_stream_that_it_is_part_of() {
+        let listed = |change: &dyn Fn(&mut BufferInfo)| {
+            let mut info = BufferInfo::default();
+            (info.owner, info.attachments) = (2, 1);
+            info.rights = Rights::READ;
+            change(&mut info);
+            let buffer = Buffer::from(&info);
+            let json = serde_json::to_value(&buffer).unwrap();
+            let json = (json["is_stream"].clone(), json["stream"].clone());
+            (Record::Buffer(buffer).text(), json)
+        };
+        let none = "0".repeat(32);
+        let (text, json) = listed(&|info| info.is_stream = true);
+        assert_eq!(
+            text,
+            format!("{none}           stream r  of peer 2, 1 joins")
+        );
+        assert_eq!(json, (true.into(), serde_json::Value::Null));
+        let (text, json) = listed(&|info| {
+            info.size = 4096;
+            info.stream = Some(bufshare::BufferId([0xab; 16]));
+        });
+        let stream = "ab".repeat(16);
+        assert_eq!(
+            text,
+            format!(
+                "{none}       4096 bytes r  of peer 2, 1 imports, 0 mapped, of stream {stream}"
+            )
+        );
+        assert_eq!(json, (false.into(), stream.into()));
     }
 
     #[test]

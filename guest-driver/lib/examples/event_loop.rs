@@ -16,6 +16,10 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         // Before the first poll: what is there already makes no descriptor readable.
         while let Some(change) = offers.next_change(Some(Duration::ZERO))? {
             match change {
+                // It has no bytes, but buffers that are part of it, which are offered, too.
+                Change::Offered { buffer, .. } if buffer.is_stream => {
+                    println!("{} stream {}", buffer.id, buffer.name);
+                }
                 Change::Offered { buffer, .. } => sender.send(buffer)?,
                 Change::Metadata { buffer, .. } => {
                     println!("{} metadata {}", buffer.id, buffer.meta_seq);

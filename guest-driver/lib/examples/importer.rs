@@ -8,6 +8,10 @@ fn main() -> Result<()> {
     let mut offers = Device::open()?.offers();
     while let Some(change) = offers.next_change(None)? {
         match change {
+            // It has no bytes, but buffers that are part of it, which are offered, too.
+            Change::Offered { buffer, .. } if buffer.is_stream => {
+                println!("{} stream {}", buffer.id, buffer.name);
+            }
             Change::Offered { buffer, .. } => match read(offers.device(), &buffer) {
                 Ok(bytes) => println!("{} {}", buffer.id, bytes.escape_ascii()),
                 // Its exporter has ended already.

@@ -12,7 +12,8 @@ use crate::{BufferId, BufferInfo, Device, Event, EventKind};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change {
-    /// This VM may import the buffer. Reported once for each buffer.
+    /// This VM may import the buffer, or, [if it is one](BufferInfo::is_stream), join the stream
+    /// ([`Device::join`]). Reported once for each.
     #[non_exhaustive]
     Offered {
         /// What is known of it.
@@ -21,7 +22,7 @@ pub enum Change {
         /// lost.
         event: Option<Event>,
     },
-    /// An offered buffer has new metadata, for [`Device::get_meta`] to fetch. Changes that follow
+    /// An offered buffer or stream has new metadata, for [`Device::get_meta`] to fetch. Changes that follow
     /// each other closely may be reported as one.
     #[non_exhaustive]
     Metadata {
@@ -32,7 +33,7 @@ pub enum Change {
         event: Option<Event>,
     },
     /// An offered buffer cannot be imported any more, and imports of it are of
-    /// no use. Reported once for each offered buffer.
+    /// no use; or a stream is over. Reported once for each that was offered.
     #[non_exhaustive]
     Revoked {
         /// As it was when it was offered.
@@ -49,7 +50,7 @@ pub enum Change {
     Other(Event),
 }
 
-/// The buffers that other VMs offer: those there are, then what changes
+/// The buffers and streams that other VMs offer: those there are, then what changes
 ///
 /// Events alone do not show the buffers that were offered before the device
 /// was opened, and a list alone shows no changes. Here no buffer is missed and
