@@ -395,20 +395,25 @@ bool bufshare_exp_is_live_locked(const struct bufshare_exp *exp)
  * @bd: the device
  * @fd: the program's descriptor
  * @id: where to put the buffer's name
+ * @status: where to put why not, in the host's terms
  *
  * Return: 0 or a negative errno.
  */
-int bufshare_exp_id(struct bufshare_device *bd, int fd, struct virtio_bufshare_id *id)
+int bufshare_exp_id(struct bufshare_device *bd, int fd, struct virtio_bufshare_id *id,
+		    u32 *status)
 {
 	struct file *file = bufshare_exp_fget(bd, fd);
 	struct bufshare_exp *exp;
-	int ret;
+	int ret = 0;
 
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	exp = file->private_data;
 	bufshare_lock(bd);
-	ret = bufshare_exp_is_live_locked(exp) ? 0 : -ENOENT;
+	if (!bufshare_exp_is_live_locked(exp)) {
+		*status = VIRTIO_BUFSHARE_S_NOT_FOUND;
+		ret = -ENOENT;
+	}
 	*id = exp->id;
 	bufshare_unlock(bd);
 	fput(file);
@@ -417,19 +422,21 @@ int bufshare_exp_id(struct bufshare_device *bd, int fd, struct virtio_bufshare_i
 
 /* The memory of an export, and its dma-buf, counted. To end what is left, of an ended one, too. */
 static int bufshare_exp_mem(struct bufshare_exp *exp, bool begins, struct bufshare_mem **mem,
-			    struct dma_buf **dmabuf)
+			    struct dma_buf **dmabuf, u32 *status)
 {
 	struct bufshare_device *bd = exp->bd;
-	int ret = -ENOENT;
+	int ret = -EOPNOTSUPP;
 
 	bufshare_lock(bd);
-	if (exp->dmabuf && (!begins || bufshare_exp_is_live_locked(exp))) {
+	/* A stream never had any. */
+	if (exp->size && (!exp->dmabuf || (begins && !bufshare_exp_is_live_locked(exp)))) {
+		*status = VIRTIO_BUFSHARE_S_NOT_FOUND;
+		ret = -ENOENT;
+	} else if (exp->mem) {
 		*mem = exp->mem;
-		ret = *mem ? 0 : -EOPNOTSUPP;
-		if (!ret) {
-			*dmabuf = exp->dmabuf;
-			get_dma_buf(*dmabuf);
-		}
+		*dmabuf = exp->dmabuf;
+		get_dma_buf(*dmabuf);
+		ret = 0;
 	}
 	bufshare_unlock(bd);
 	return ret;
@@ -455,7 +462,7 @@ int bufshare_exp_quiesce(struct bufshare_device *bd, int fd, bool begins, u32 *s
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	exp = file->private_data;
-	ret = bufshare_exp_mem(exp, begins, &mem, &dmabuf);
+	ret = bufshare_exp_mem(exp, begins, &mem, &dmabuf, status);
 	if (ret)
 		goto out;
 	if (begins)
@@ -522,7 +529,7 @@ static int bufshare_export_read(struct bufshare_device *bd, struct bufshare_expo
 
 	ret = bufshare_meta_read(bd, arg->meta, arg->meta_size, &user->meta, &arg->status);
 	if (!ret && arg->flags & BUFSHARE_EXPORT_PART)
-		ret = bufshare_exp_id(bd, arg->stream_fd, &user->stream);
+		ret = bufshare_exp_id(bd, arg->stream_fd, &user->stream, &arg->status);
 	if (!ret)
 		ret = bufshare_acl_read(arg->acl, arg->access_size, user->acl, arg->num_acl);
 	if (ret)

@@ -18,8 +18,10 @@
 static bool bufshare_imp_way_accepted(const struct bufshare_imp *imp,
 				      const struct bufshare_import *arg)
 {
-	/* None is that of a stream, and of nothing else. */
-	if (!imp->size != (imp->way == VIRTIO_BUFSHARE_WAY_NONE))
+	const bool none = imp->way == VIRTIO_BUFSHARE_WAY_NONE;
+
+	/* It is that of a stream, and of nothing else. */
+	if (none != !imp->size)
 		return false;
 	if (!arg->ways)
 		return imp->properties & VIRTIO_BUFSHARE_COHERENT;

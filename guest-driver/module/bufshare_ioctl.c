@@ -217,7 +217,7 @@ static int bufshare_ioc_set_meta(struct bufshare_device *bd, void *data,
 	if (!req)
 		return -ENOMEM;
 	out = req->out;
-	ret = bufshare_exp_id(bd, arg->export_fd, &out->id);
+	ret = bufshare_exp_id(bd, arg->export_fd, &out->id, &arg->status);
 	if (ret)
 		goto out;
 	memcpy(&arg->id, &out->id, sizeof(arg->id));

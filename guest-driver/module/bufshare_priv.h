@@ -1204,7 +1204,8 @@ bool bufshare_exp_is_live_locked(const struct bufshare_exp *exp);
 struct bufshare_exp *bufshare_exp_by_id_locked(struct bufshare_device *bd,
 					       const struct virtio_bufshare_id *id);
 void bufshare_export_revoked_locked(struct bufshare_exp *exp);
-int bufshare_exp_id(struct bufshare_device *bd, int fd, struct virtio_bufshare_id *id);
+int bufshare_exp_id(struct bufshare_device *bd, int fd, struct virtio_bufshare_id *id,
+		    u32 *status);
 int bufshare_exp_quiesce(struct bufshare_device *bd, int fd, bool begins, u32 *status);
 void bufshare_exp_end(struct bufshare_exp *exp);
 void bufshare_exp_release_locked(struct bufshare_device *bd, struct bufshare_exp *exp);

@@ -512,7 +512,11 @@ fn memory_of_a_vm_that_was_paused_is_usable_and_its_quiesced_export_has_ended() 
         stopped?;
         a.wait_event_of("Revoked", &export.id)?;
         let refusal = refused(a.quiesce(&export))?;
-        ensure!(refusal.errno == libc::ENOENT, "{refusal}");
+        let status = refusal.status.as_deref();
+        ensure!(
+            (refusal.errno, status) == (libc::ENOENT, Some("NOT_FOUND")),
+            "{refusal}"
+        );
         a.fill(mine, 2)?;
         ensure!(a.compare(mine, 2)? == Sight::Pattern);
         a.resume(&export)?;
