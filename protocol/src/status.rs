@@ -73,7 +73,7 @@ statuses! {
     /// Not the length that the fields say, or one that none has.
     BadLength = 2, "BAD_LENGTH", "the message is shorter or longer than its fields say";
     /// A value out of its range.
-    BadField = 3, "BAD_FIELD", "a value is out of its range";
+    BadField = 3, "BAD_FIELD", "a value is out of its range, or a stream is named where a buffer has to be";
     /// Response room too small for the answer.
     NoRoom = 4, "NO_ROOM", "there is too little room for the answer";
     /// No such buffer, attachment or window for this peer.
@@ -89,7 +89,7 @@ statuses! {
     /// Buffer over `max_buffer_size`.
     TooLarge = 10, "TOO_LARGE", "the buffer, or the record of the frame, is larger than the device allows";
     /// `max_buffers`, `max_attachments` or another number of SPEC 11 reached.
-    TooMany = 11, "TOO_MANY", "this VM already has as many buffers or imports as the device allows";
+    TooMany = 11, "TOO_MANY", "this VM already has as many buffers, streams, imports or consumers of the buffer as the device allows";
     /// More extents than `max_extents`, or more mappings than allowed.
     TooFragmented = 12, "TOO_FRAGMENTED", "the buffer lies in more pieces than the device can map";
     /// Window budget used up.
@@ -103,9 +103,9 @@ statuses! {
     /// Blob over `max_blob`; refused, never cut.
     MetaTooLarge = 17, "META_TOO_LARGE", "the opaque metadata is longer than the device allows";
     /// Name or image not well-formed, or the image larger than the buffer.
-    BadMeta = 18, "BAD_META", "the name, the image or the record of the frame is not valid, or does not fit the buffer";
+    BadMeta = 18, "BAD_META", "the name, the image or the record of the frame is not valid, or does not fit the buffer, or a stream has no name or another one";
     /// No way that is accepted and allowed, or a property that is missing.
-    NoWay = 19, "NO_WAY", "the host has no way to share the buffer that is allowed and accepted";
+    NoWay = 19, "NO_WAY", "the host has no way to share the buffer that is allowed and accepted, or it is a stream, which has no bytes and is joined";
     /// Read-only asked, but the VMM would not enforce it.
     RoNotEnforced = 20, "RO_NOT_ENFORCED", "this VM's VMM would not enforce a read-only mapping";
     /// The VMM cannot map: shared-memory requests are missing.

@@ -6,6 +6,8 @@ use rustix::io::Errno;
 
 const READ_ONLY: &str = "Open it for reading and writing (O_RDWR, DRM_RDWR), or name the peers that may read it (--to PEER:r)";
 const IMPORTED: &str = "Have the machine whose memory it is grant it to the other one, too";
+const MANY_HANDLES: &str =
+    "Follow fewer buffers and streams by one program, or raise its limit of open files (ulimit -n)";
 const NO_ACCESS: &str = "Run it as root, or give yourself access to /dev/bufshare by a udev rule";
 
 /// A sentence, or nothing if there is nothing to say.
@@ -13,6 +15,9 @@ pub(crate) fn on(error: &Error) -> &'static str {
     match error.status {
         Some(status) => on_status(status),
         None => Errno::from_io_error(&error.errno).map_or("", |errno| match errno {
+            Errno::MFILE if matches!(error.op, Operation::Consume | Operation::Join) => {
+                MANY_HANDLES
+            }
             Errno::ACCESS if error.op == Operation::Export => READ_ONLY,
             Errno::PERM if error.op == Operation::Export => IMPORTED,
             Errno::ACCESS | Errno::PERM if error.op == Operation::Open => NO_ACCESS,
@@ -56,10 +61,12 @@ fn on_status(status: Status) -> &'static str {
         Status::Revoked => "See `bufshare list` for what is exported now",
         Status::MetaTooLarge => "Use a shorter --name, or less metadata",
         Status::BadMeta => {
-            "Check --name for control characters, and that the image fits the buffer"
+            "Check --name for control characters, and that the image fits the buffer; a stream has \
+             a name, and keeps it"
         }
         Status::NoWay => {
-            "Ask the host's operator to make /dev/udmabuf available, or to set ram-fd=allow for \
+            "If `bufshare list` says that it is a stream, use the buffers that are part of it; else \
+             ask the host's operator to make /dev/udmabuf available, or to set ram-fd=allow for \
              the exporter"
         }
         Status::RoNotEnforced => {
@@ -102,6 +109,7 @@ fn on_errno(errno: Errno) -> &'static str {
             "End other exports of this machine: together they may pin only so much memory of \
              other drivers (pin_limit_mb of the module virtio_bufshare)"
         }
+        Errno::USERS => "End other programs of this machine that follow the same buffer",
         Errno::MFILE | Errno::NFILE => "Raise the limit of open files (ulimit -n)",
         _ => "",
     }

@@ -214,8 +214,12 @@ impl Device {
     /// other streams of this VM, and what its frames are. Asks the host.
     ///
     /// # Errors
-    /// This VM has a stream of that name ([`Exists`](crate::Status::Exists)), the name is empty
-    /// ([`BadMeta`](crate::Status::BadMeta)), or as [`export`](Self::export).
+    /// This VM has a stream of that name ([`Exists`](crate::Status::Exists)), also one of another
+    /// program: end that, or choose another name. The name is empty
+    /// ([`BadMeta`](crate::Status::BadMeta)); `options` name more than 16 peers, or other rights
+    /// than can be granted (`EINVAL`). The exports of this VM, to which streams count, are as many
+    /// as [`Info::max_buffers`](crate::Info::max_buffers) ([`TooMany`](crate::Status::TooMany)):
+    /// end some. Else as [`export`](Self::export), but for what is about memory.
     pub fn create_stream(&self, options: &ExportOptions) -> Result<Stream> {
         let raw = abi::Export {
             flags: abi::EXPORT_STREAM,
@@ -242,13 +246,19 @@ impl Device {
     /// Joins another VM's stream, until what is returned is dropped. Asks the host twice, or
     /// once if a program of this VM has joined it already.
     ///
-    /// To join is to be seen by its exporter, and to hear of its end. Its
+    /// To join is to be counted by its exporter, and to hear of its end: see [`Joined`]. Its
     /// [record](Self::get_meta) is to be read next, and then its buffers
     /// [consumed](Self::consume): those of [`list`](Self::list) and of later offers whose
     /// [`stream`](crate::BufferInfo::stream) it is.
     ///
     /// # Errors
-    /// As [`consume`](Self::consume); it is no stream (`EINVAL`).
+    /// There is no such stream for this VM ([`Error::is_absent`]), or it is a buffer (`EINVAL`).
+    /// This device has 512 buffers that it consumes and streams (`EMFILE`): open another one for
+    /// more. The imports of this VM, to which joins count, are as many as
+    /// [`Info::max_attachments`](crate::Info::max_attachments)
+    /// ([`TooMany`](crate::Status::TooMany)): end some. Other drivers of this VM use buffers that
+    /// were imported before its device was reset (`EBUSY`): they have to end that. The device is
+    /// gone, or the host does not answer.
     pub fn join(&self, id: BufferId) -> Result<Joined> {
         let op = Operation::Join;
         // What it is does not change. As the import of a buffer it would be refused for reasons
@@ -256,16 +266,7 @@ impl Device {
         if !self.ask_about(op, id)?.is_stream {
             return Err(Error::new(op, Errno::INVAL));
         }
-        let mut raw = abi::Import {
-            id: id.to_wire(),
-            rights: Rights::READ.to_wire(),
-            flags: abi::IMPORT_HANDLE,
-            ways: types::Ways::NONE.with(types::Way::None).to_wire(),
-            ..abi::Import::default()
-        };
-        let handle = ioctl::import_handle(self.as_fd(), &mut raw)
-            .map_err(|errno| Error::of_host(op, errno, raw.status))?;
-        Ok(Joined::new(self.fd.clone(), handle, id, raw.owner))
+        Joined::new(self.fd.clone(), id)
     }
 
     /// Takes another VM's buffer as a dma-buf of this VM.
@@ -277,7 +278,8 @@ impl Device {
     /// # Errors
     /// The driver or the host refuses; [`Error::status`] says why. A buffer
     /// that does not exist and one that is not granted are both
-    /// [`NotFound`](crate::Status::NotFound).
+    /// [`NotFound`](crate::Status::NotFound). What [is a stream](BufferInfo::is_stream) has no
+    /// bytes ([`NoWay`](crate::Status::NoWay)): [join](Self::join) it.
     pub fn import(&self, id: BufferId, rights: Rights) -> Result<Import> {
         let op = Operation::Import;
         let mut raw = abi::Import {
@@ -299,10 +301,11 @@ impl Device {
     /// returns.
     ///
     /// # Errors
-    /// As [`import`](Self::import); and this device has 512 such (`EMFILE`), 64 of this VM
-    /// consume the buffer with these rights (`EUSERS`), or four imports of it with different
-    /// rights, or that are about to end, are given its frames
-    /// ([`TooMany`](crate::Status::TooMany)).
+    /// As [`import`](Self::import); and this device has 512 buffers that it consumes and streams
+    /// that it has joined: open another one for more; or this process has as many descriptors as
+    /// it may (both `EMFILE`). 64 of this VM consume the buffer with these rights (`EUSERS`). Four
+    /// imports of it by this VM, with different rights, or about to end, are given its frames
+    /// ([`TooMany`](crate::Status::TooMany)): ask with the rights that the others have, or later.
     pub fn consume(&self, id: BufferId, rights: Rights) -> Result<FrameImport> {
         let op = Operation::Consume;
         let mut raw = abi::Import {
@@ -342,7 +345,8 @@ impl Device {
     /// # Errors
     /// [`Error::entry`] says which is the first that is wrong.
     /// A buffer is part of a frame that was not returned, or whose return was not read
-    /// (`EBUSY`); an export has ended ([`Error::is_absent`]); a record says more bytes than a
+    /// (`EBUSY`); an export has ended ([`Error::is_absent`]), or is that of a stream
+    /// ([`BadField`](crate::Status::BadField)); a record says more bytes than a
     /// buffer has, or nonsense ([`BadMeta`](crate::Status::BadMeta)); there is more damage than
     /// 16 rectangles, or there are more buffers than 4 (`EINVAL`); the host does not answer.
     pub fn push(&self, frames: &[Push<'_>]) -> Result<u64> {
@@ -403,7 +407,8 @@ impl Device {
     /// [`Meta`](crate::EventKind::Meta). Asks the host.
     ///
     /// # Errors
-    /// The export has ended ([`Error::is_absent`]), or the driver or the host refuses;
+    /// The export has ended ([`Error::is_absent`]), the name of a stream would be another one
+    /// ([`BadMeta`](crate::Status::BadMeta)), or the driver or the host refuses;
     /// [`Error::status`] says why.
     pub fn set_meta(&self, export: &Export, meta: &Meta) -> Result<u64> {
         let op = Operation::SetMeta;
@@ -431,8 +436,8 @@ impl Device {
     ///
     /// # Errors
     /// The memory is in use (`EBUSY`): a driver has it mapped, CPU access was begun and has
-    /// not ended, or somebody else quiesces it or is about to use it. It is of another driver
-    /// (`EOPNOTSUPP`). The export has ended ([`Error::is_absent`]). The host refuses or does not
+    /// not ended, or somebody else quiesces it or is about to use it. It is of another driver, or
+    /// none, as a stream's (`EOPNOTSUPP`). The export has ended ([`Error::is_absent`]). The host refuses or does not
     /// answer; the memory can be used all the same, as soon as the host says so.
     pub fn quiesce(&self, export: &Export) -> Result<()> {
         self.set_quiesced(Operation::Quiesce, export, QUIESCE_QUIESCED)
@@ -442,8 +447,8 @@ impl Device {
     /// error if there is nothing to end. Asks the host, and waits for somebody else's `quiesce`.
     ///
     /// # Errors
-    /// The export and all that it shared are gone ([`Error::is_absent`]), it is not of this
-    /// library's [`alloc`](Self::alloc) (`EOPNOTSUPP`), or the host refuses or does not answer:
+    /// The export and all that it shared are gone ([`Error::is_absent`]), its memory is not of this
+    /// library's [`alloc`](Self::alloc), or it has none, as a stream (`EOPNOTSUPP`), or the host refuses or does not answer:
     /// then the memory stays quiesced, and the next use of it asks again.
     pub fn resume(&self, export: &Export) -> Result<()> {
         self.set_quiesced(Operation::Resume, export, QUIESCE_ACTIVE)

@@ -86,8 +86,9 @@ impl Error {
         self.status == Some(Status::Revoked)
     }
 
-    /// Whether there is no such buffer for this VM: it is [revoked](Self::is_revoked), or
-    /// unknown, or was never granted.
+    /// Whether there is no such buffer or stream for this VM: it is [revoked](Self::is_revoked),
+    /// or unknown, or was never granted; or whether an export of this VM that was named has ended.
+    /// The [status](Self::status) says so, whoever found it, the host or the driver.
     ///
     /// That a buffer goes between its offer and the call that is to use it is ordinary: its
     /// exporter may end at any time.
@@ -117,19 +118,26 @@ impl Error {
                  allows"
             }
             (Export, Errno::INVAL) => {
-                "it is no dma-buf of whole pages, or its access list has more than 16 peers or \
-                 rights that cannot be granted"
+                "it is no dma-buf of whole pages, its access list has more than 16 peers or \
+                 rights that cannot be granted, or it is part of a stream and has a list"
+            }
+            (CreateStream, Errno::INVAL) => {
+                "its access list has more than 16 peers or rights that cannot be granted"
             }
             (Export, Errno::OPNOTSUPP) => {
                 "its driver cannot keep the buffer in its place, this VM has a vIOMMU, or the \
                  memory of this VM is encrypted"
             }
             (Import | Consume, Errno::INVAL) => "only READ, and READ with WRITE, can be asked for",
-            (Import | Consume, Errno::BUSY) => {
+            (Import | Consume | Join, Errno::BUSY) => {
                 "other drivers of this VM use buffers that were imported before its device was \
                  reset"
             }
-            (Consume, Errno::MFILE) => "this open device consumes 512 buffers already",
+            (Consume, Errno::MFILE) => {
+                "this open device has 512 buffers and streams already, or this process as many \
+                 descriptors as it may"
+            }
+            (Join, Errno::MFILE) => "this open device has 512 buffers and streams already",
             (Consume, Errno::USERS) => "too many programs of this VM consume it already",
             (Push, Errno::INVAL) => {
                 "there are no frames or more than 16, or one is in no buffer or more than 4, or \
@@ -232,10 +240,22 @@ mod tests {
                 "import of another VM's buffer",
             ),
             (Operation::Export, Errno::DQUOT, "than its driver allows"),
-            (Operation::Export, Errno::INVAL, "that cannot be granted"),
+            (Operation::Export, Errno::INVAL, "and has a list"),
             (Operation::Export, Errno::OPNOTSUPP, "is encrypted"),
             (Operation::Import, Errno::INVAL, "can be asked for"),
             (Operation::Import, Errno::BUSY, "device was reset"),
+            (Operation::Join, Errno::BUSY, "device was reset"),
+            (
+                Operation::Join,
+                Errno::MFILE,
+                "512 buffers and streams already",
+            ),
+            (Operation::Consume, Errno::MFILE, "as it may"),
+            (
+                Operation::CreateStream,
+                Errno::INVAL,
+                "that cannot be granted",
+            ),
             (Operation::Read, Errno::RANGE, "not all inside the buffer"),
             (
                 Operation::List,

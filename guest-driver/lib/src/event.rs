@@ -21,9 +21,10 @@ numbered! {
     /// buffers follows.
     PeerDown;
     /// [`peer`](Event::peer) offers the buffer [`id`](Event::id); [`value`](Event::value) is its
-    /// size in bytes.
+    /// size in bytes: 0 of a [stream](crate::Stream), of which the other events are, too.
     Offer;
-    /// [`peer`](Event::peer) has no import of this VM's own buffer [`id`](Event::id) any more.
+    /// [`peer`](Event::peer) has no import of this VM's own buffer [`id`](Event::id) any more, or
+    /// has left the stream. That it has one now is no event.
     /// Does not come of a buffer that is being revoked.
     Released;
     /// The buffer [`id`](Event::id) is revoked. There is one for each import of it, with its
@@ -36,7 +37,8 @@ numbered! {
     /// [`value`](Event::value) events were lost in this place, 0: an unknown number, or none.
     /// After a suspend of this VM and after a reset of the device it is the only event of all
     /// imports and exports that ended: ask [`DmaBuf::is_revoked`](crate::DmaBuf::is_revoked) of
-    /// each import and [`Export::has_ended`](crate::Export::has_ended) of each export.
+    /// each import and [`Export::has_ended`](crate::Export::has_ended) of each export, and
+    /// [renew](crate::Joined::renew) each join.
     Overflow;
     /// [`peer`](Event::peer) hands over frame [`value`](Event::value), whose first buffer is
     /// [`id`](Event::id).

@@ -17,8 +17,9 @@ use crate::{BufferId, Export, FrameRecord, Import, Operation, ioctl};
 pub struct Push<'a> {
     /// What it is in: 1 to 4 exports, each once.
     pub buffers: Vec<&'a Export>,
-    /// A VM that has so many frames of this one's and has not returned them is not given it;
-    /// 0: all are.
+    /// A VM that has so many frames of the same stream and has not returned them is not given it;
+    /// 0: all are. The stream is that of which the first buffer is
+    /// [part](crate::Device::export_part); those of no stream count together.
     pub max_held: u32,
     /// What it is.
     pub record: FrameRecord,
@@ -171,15 +172,17 @@ impl Drop for FrameImport {
 
 /// The bytes of all entries of a PUSH, each as long as the longest.
 pub(crate) fn entries(frames: &[Push<'_>]) -> Result<(Vec<u8>, usize)> {
-    let op = Operation::Push;
-    let invalid = || Error::new(op, rustix::io::Errno::INVAL);
-    let entries = |size| -> Option<Vec<Vec<u8>>> {
-        frames.iter().map(|frame| frame.to_bytes(size)).collect()
+    let entries = |size| -> Result<Vec<Vec<u8>>> {
+        let each = (0_u32..).zip(frames).map(|(entry, frame)| {
+            let invalid = || Error::new(Operation::Push, rustix::io::Errno::INVAL);
+            let bytes = frame.to_bytes(size);
+            bytes.ok_or_else(|| invalid().of_entry(entry, frames.len()))
+        });
+        each.collect()
     };
-    let shortest = entries(None).ok_or_else(invalid)?;
+    let shortest = entries(None)?;
     let size = shortest.iter().map(Vec::len).max().unwrap_or_default();
-    let bytes = entries(Some(size)).ok_or_else(invalid)?.concat();
-    Ok((bytes, size))
+    Ok((entries(Some(size))?.concat(), size))
 }
 
 #[cfg(test)]
@@ -192,6 +195,7 @@ mod tests {
     use core::mem::offset_of;
 
     use super::*;
+    use crate::Rect;
 
     #[test]
     fn an_entry_begins_as_the_kernel_has_it() {
@@ -218,5 +222,21 @@ mod tests {
         assert_eq!(longer.len(), bytes.len() + 8);
         frame.buffers = vec![&export; 5];
         assert_eq!(frame.to_bytes(None), None);
+    }
+    #[test]
+    fn a_frame_that_is_no_entry_is_named() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let export = Export::new(file.into(), BufferId([7; 16]), 1);
+        let (good, mut damaged) = (Push::new(&export), Push::new(&export));
+        damaged.record.damage = vec![Rect::default(); 17];
+        let mut spread = Push::new(&export);
+        spread.buffers = vec![&export; 5];
+        for wrong in [damaged, spread] {
+            let frames = [good.clone(), good.clone(), wrong, good.clone()];
+            let error = entries(&frames).unwrap_err();
+            assert_eq!((error.entry, error.op), (Some(2), Operation::Push));
+        }
+        let (bytes, size) = entries(&[good.clone(), good]).unwrap();
+        assert_eq!(bytes.len(), 2 * size);
     }
 }

@@ -250,9 +250,14 @@ impl FrameRecord {
 
     /// Its bytes; `None` if there is more damage than a record has room for.
     pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
+        self.with_damage(&self.damage)
+    }
+
+    /// As [`to_bytes`](Self::to_bytes), with this damage instead.
+    fn with_damage(&self, changed: &[Rect]) -> Option<Vec<u8>> {
         let mut damage = [wire::Rect::default(); MAX_DAMAGE];
-        let rects = damage.get_mut(..self.damage.len())?;
-        for (raw, rect) in rects.iter_mut().zip(&self.damage) {
+        let rects = damage.get_mut(..changed.len())?;
+        for (raw, rect) in rects.iter_mut().zip(changed) {
             *raw = rect.to_wire();
         }
         let raw = wire::Frame {
@@ -267,7 +272,7 @@ impl FrameRecord {
             transform: self.transform,
             bytes_used: self.bytes_used,
             crop: self.crop.unwrap_or_default().to_wire(),
-            num_damage: u32::try_from(self.damage.len()).ok()?,
+            num_damage: u32::try_from(changed.len()).ok()?,
             damage,
             ..self
                 .luminance
@@ -279,10 +284,10 @@ impl FrameRecord {
     }
 }
 
-/// By what goes over to another VM.
+/// By what goes over to another VM, and the damage for which a record has no room.
 impl PartialEq for FrameRecord {
     fn eq(&self, other: &Self) -> bool {
-        self.to_bytes() == other.to_bytes()
+        self.damage == other.damage && self.with_damage(&[]) == other.with_damage(&[])
     }
 }
 
@@ -290,7 +295,8 @@ impl Eq for FrameRecord {}
 
 impl Hash for FrameRecord {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.to_bytes().hash(state);
+        self.damage.hash(state);
+        self.with_damage(&[]).hash(state);
     }
 }
 
@@ -320,6 +326,55 @@ mod tests {
         bytes.extend([9; 16]);
         let later = FrameRecord::parse(&bytes).unwrap();
         assert_eq!(later.to_bytes(), Some(bytes));
+    }
+
+    #[test]
+    fn a_record_that_is_pushed_again_keeps_all_that_was_not_changed() {
+        // Nothing that is known has a wrong value; what is not has some.
+        let mut bytes = wire::Frame {
+            must_know: 4,
+            flags: 1 << 31,
+            sequence: 7,
+            max_fall: 3,
+            clock: types::frame::CLOCK_TAI,
+            num_damage: 1,
+            ..wire::Frame::default()
+        }
+        .to_bytes()
+        .to_vec();
+        bytes.extend([9; 16]);
+        let mut again = FrameRecord::parse(&bytes).unwrap();
+        again.sequence = 8;
+        again.damage.clear();
+        let pushed = again.to_bytes().unwrap();
+        let (known, rest) = pushed.split_at(wire::Frame::SIZE);
+        assert_eq!(rest, [9; 16]);
+        let known = wire::Frame::from_bytes(known.try_into().unwrap());
+        let wanted = wire::Frame {
+            sequence: 8,
+            num_damage: 0,
+            ..wire::Frame::from_bytes(bytes.first_chunk().unwrap())
+        };
+        assert_eq!(known.to_bytes(), wanted.to_bytes());
+        assert_ne!(again, FrameRecord::parse(&bytes).unwrap());
+    }
+
+    #[test]
+    fn records_of_too_much_damage_are_equal_if_all_of_it_is() {
+        let of = |sequence, damage| {
+            let mut record = FrameRecord::new();
+            (record.sequence, record.damage) = (sequence, vec![damage; 17]);
+            record
+        };
+        let other = Rect {
+            x: 1,
+            ..Rect::default()
+        };
+        let record = of(1, Rect::default());
+        assert_eq!(record, record.clone());
+        assert_ne!(record, of(2, Rect::default()));
+        assert_ne!(record, of(1, other));
+        assert_ne!(record, FrameRecord::new());
     }
 
     #[test]

@@ -17,7 +17,8 @@ numbered! {
     Unsupported;
     /// A message of the driver's does not have the length that its fields say.
     BadLength;
-    /// A value is out of its range.
+    /// A value is out of its range, or what is named is a [stream](crate::Stream), and has to be a
+    /// buffer.
     BadField;
     /// The driver left too little room for the answer.
     NoRoom;
@@ -37,7 +38,8 @@ numbered! {
     /// Larger than [`Info::max_buffer_size`](crate::Info::max_buffer_size).
     TooLarge;
     /// [`Info::max_buffers`](crate::Info::max_buffers),
-    /// [`Info::max_attachments`](crate::Info::max_attachments) or another limit is reached.
+    /// [`Info::max_attachments`](crate::Info::max_attachments) or another limit is reached:
+    /// streams count as buffers, and who joins one has an import.
     TooMany;
     /// In more pieces than [`Info::max_extents`](crate::Info::max_extents), or an import would
     /// take more mappings than [`Info::max_windows`](crate::Info::max_windows).
@@ -53,9 +55,11 @@ numbered! {
     Revoked;
     /// The opaque metadata is longer than [`Info::max_blob`](crate::Info::max_blob).
     MetaTooLarge;
-    /// The name, the image or the record of a frame is not valid, or does not fit the buffer.
+    /// The name, the image or the record of a frame is not valid, or does not fit the buffer; or
+    /// a stream is to have no name, or another one than it has.
     BadMeta;
-    /// The host has no way to share the exporter's memory that its operator allows.
+    /// The host has no way to share the exporter's memory that its operator allows; or it is a
+    /// [stream](crate::Stream), which is joined, and not imported.
     NoWay;
     /// Imported for reading alone, and this VM's VMM does not enforce that; see
     /// [`Info::rights_to_read`](crate::Info::rights_to_read).

@@ -8,10 +8,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use bufshare::{
-    Access, BufferId, BufferInfo, Change, Clock, CpuAccess, Device, DmaBuf, Error, Event,
+    Access, BufferId, BufferInfo, Change, Clock, Colour, CpuAccess, Device, DmaBuf, Error, Event,
     EventKind, Export, ExportOptions, FrameImport, FrameRecord, FrameTime, Image, Import, Info,
-    InvalidName, Mapping, Meta, MissingFeature, Name, Offers, Operation, ParseIdError, Peer, Plane,
-    Properties, PushedFrame, Rect, Rights, Status, Way,
+    InvalidName, Joined, Luminance, Mapping, Meta, MissingFeature, Name, Offers, Operation,
+    ParseIdError, Peer, Plane, Properties, Push, PushedFrame, Rect, Rights, Status, Stream, Way,
 };
 
 fn shared<T: Send + Sync + Debug + 'static>() {}
@@ -28,6 +28,11 @@ fn all_but_mappings_are_shared_by_threads() {
     shared::<Import>();
     shared::<Export>();
     shared::<FrameImport>();
+    shared::<Stream>();
+    shared::<Joined>();
+    shared::<Push<'static>>();
+    shared::<PushedFrame>();
+    shared::<FrameRecord>();
     shared::<ExportOptions>();
     shared::<Access>();
     shared::<Info>();
@@ -82,9 +87,11 @@ fn what_can_be_polled_has_its_descriptor() {
     polled::<Import>();
     polled::<FrameImport>();
     polled::<Export>();
+    polled::<Stream>();
     fn owned<T: Into<OwnedFd>>() {}
     owned::<DmaBuf>();
     owned::<Export>();
+    owned::<Stream>();
 }
 
 #[test]
@@ -108,6 +115,8 @@ fn values_are_cloned_and_compared() {
     number::<Clock>();
     number::<Rect>();
     number::<FrameTime>();
+    number::<Colour>();
+    number::<Luminance>();
     number::<EventKind>();
     number::<Operation>();
     number::<Status>();
