@@ -443,7 +443,8 @@ struct bufshare_query {
 
 /**
  * struct bufshare_quiesce - QUIESCE: promise the host that nothing writes to the memory
- * @export_fd: an export of memory of ALLOC (of another driver's: EOPNOTSUPP)
+ * @export_fd: an export of memory of ALLOC (of another driver's, and of a stream:
+ *	EOPNOTSUPP)
  * @mode: BUFSHARE_QUIESCE_*
  * @status: out: status of the host
  * @reserved: zero
@@ -478,7 +479,8 @@ struct bufshare_quiesce {
  * struct bufshare_push_frame - a frame that is handed over
  * @buffers: what it is in: see plane.buffer: exports, each of EXPORT
  * @num_buffers: 1 to BUFSHARE_MAX_PLANES; those beyond are zero
- * @max_held: a VM that has so many frames of this one's is not given it; 0: all are
+ * @max_held: a VM that has so many frames of this one's of the same stream, or of none if the
+ *	first buffer is part of none, is not given it; 0: all are
  * @flags: zero
  * @record_size: bytes of its record, a multiple of 8; beyond
  *	VIRTIO_BUFSHARE_MAX_FRAME_RECORD: EFBIG
@@ -501,7 +503,7 @@ struct bufshare_push_frame {
  * @count: in: 1 to BUFSHARE_MAX_BATCH
  * @entry_size: in: bytes of each with its record, up to BUFSHARE_MAX_ENTRY, a multiple of 8
  * @frame: out: number of the first among this VM's frames; those of the others follow. Not
- *	used again
+ *	used again as long as the host's daemon lives: with another they begin at 1
  * @entry: out: the first that is wrong, or @count
  * @status: out: status of the host
  *

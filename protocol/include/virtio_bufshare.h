@@ -66,7 +66,7 @@
 #define VIRTIO_BUFSHARE_WRITE		0x2
 
 /* Ways: how the exporter's bytes become visible to the importer. */
-#define VIRTIO_BUFSHARE_WAY_NONE	0	/* it is a stream: there are no bytes */
+#define VIRTIO_BUFSHARE_WAY_NONE	0	/* that of a stream: there are no bytes */
 #define VIRTIO_BUFSHARE_WAY_DIRECT	1	/* the exporter's RAM, as it is */
 #define VIRTIO_BUFSHARE_WAY_UDMABUF	2	/* the shared pages of it alone */
 #define VIRTIO_BUFSHARE_WAY_POOL	3	/* memory of the device; not served yet */
@@ -860,8 +860,8 @@ struct virtio_bufshare_frame {
  * struct virtio_bufshare_push - entry of PUSH, owner only: hand a frame over
  * @buffers: what it is in: see plane.buffer; those beyond @num_buffers are zero
  * @num_buffers: 1 to VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS
- * @max_held: consumers that have so many frames of the asker, and more, are not given this
- *	one; 0: all are
+ * @max_held: a consumer whose peer has so many frames of the asker, and more, of the stream
+ *	that the first buffer is part of, or of none, is not given this one; 0: all are
  * @flags: zero
  * @record_size: bytes of the frame's record, a multiple of 8, up to
  *	VIRTIO_BUFSHARE_MAX_FRAME_RECORD

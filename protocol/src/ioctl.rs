@@ -254,7 +254,8 @@ layout_struct! {
         buffers: [i32; MAX_FRAME_BUFFERS],
         /// 1 to [`MAX_FRAME_BUFFERS`]; those beyond are zero.
         num_buffers: u32,
-        /// A VM that has so many frames of this one's is not given it; 0: all are.
+        /// A VM that has so many frames of this one's, of the same stream or of none, is not given
+        /// it; 0: all are.
         max_held: u32,
         /// Zero.
         flags: u32,

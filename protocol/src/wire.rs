@@ -623,7 +623,8 @@ wire_struct! {
         buffers: [Id; MAX_FRAME_BUFFERS],
         /// 1 to [`MAX_FRAME_BUFFERS`].
         num_buffers: u32,
-        /// Who has so many frames of the asker is not given this one; 0: all are.
+        /// A consumer whose peer has so many frames of the asker, of the same stream or of none, is
+        /// not given this one; 0: all are.
         max_held: u32,
         /// Zero.
         flags: u32,

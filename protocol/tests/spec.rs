@@ -418,7 +418,7 @@ fn damage_to_the_specification_is_noticed() {
             "(section 4.19)",
             "there is no section 4.19",
         ),
-        ("and 6.5", "and 6.15", "there is no section 6.15"),
+        ("6.5, 6.6", "6.15, 6.6", "there is no section 6.15"),
         (
             "`MAP_CACHED`",
             "`MAP_KEPT`",

@@ -69,6 +69,8 @@ fn who_leaves_a_stream_or_dies_is_released_with_the_last_of_its_vm() {
         other.join(&stream.id)?;
         ensure!(a.query(&stream.id)?.attachments == 1);
         b.close(handle)?;
+        // Answers come in the order of requests: a DETACH of that would be done by now.
+        b.list()?;
         ensure!(a.query(&stream.id)?.attachments == 1);
         other.kill()?;
         a.wait_event_of("Released", &stream.id)?;

@@ -108,7 +108,8 @@ impl FrameRecord {
 pub struct Push {
     /// 1 to [`MAX_FRAME_BUFFERS`] buffers; planes are in which their image says.
     pub buffers: Vec<BufferId>,
-    /// A consumer that has so many frames of the asker is not given it; 0: all are.
+    /// A consumer whose peer has so many frames of the asker, of the same stream or of none, is
+    /// not given it; 0: all are.
     pub max_held: u32,
     /// What it is.
     pub record: FrameRecord,

@@ -343,7 +343,7 @@ pub enum Op {
     Push {
         /// The exports of each frame.
         frames: Vec<Vec<u64>>,
-        /// A VM that has so many is not given it; 0: all are.
+        /// A VM that has so many of the same stream is not given it; 0: all are.
         max_held: u32,
         /// The sequence number of the first frame.
         sequence: u64,
