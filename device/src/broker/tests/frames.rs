@@ -360,3 +360,20 @@ fn few_attachments_of_a_peer_consume_a_buffer_and_have_one_frame_together() {
     }
     assert_eq!(host.peer(B).frames_held, 1);
 }
+
+#[test]
+fn a_revoked_frame_is_one_less_of_a_peer_however_many_attachments_have_it() {
+    let mut host = Host::new();
+    let ids = [1, 1].map(|pages| host.export(A, pages));
+    for _ in 0..3 {
+        host.consume(B, ids[0]);
+    }
+    host.consume(C, ids[0]);
+    let other = host.consume(B, ids[1]);
+    host.push(A, ids.iter().map(|id| frame(&[*id])).collect());
+    host.call(A, unexport_request(ids[0])).unwrap();
+    let held = |peer| host.peer(peer).frames_held;
+    assert_eq!((held(B), held(C)), (1, 0));
+    let left: Vec<u64> = host.pushed(B).iter().map(|event| event.handle).collect();
+    assert_eq!(left, [other], "what waits of the revoked one is taken back");
+}
