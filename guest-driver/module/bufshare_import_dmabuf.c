@@ -253,8 +253,11 @@ struct dma_buf *bufshare_imp_dmabuf(struct bufshare_imp *imp, u32 fd_flags)
 		return dmabuf;
 	bufshare_device_get(bd);
 	bufshare_lock(bd);
-	/* Nothing of one that is revoked by now leads into the window region. */
-	if (!imp->revoked)
+	/*
+	 * Nothing of a stream, or of one that is revoked by now, leads into the window region,
+	 * which there need not be for a stream.
+	 */
+	if (imp->size && !imp->revoked)
 		imp->shm = bufshare_shm_get(bd->shm);
 	WRITE_ONCE(imp->dmabuf, dmabuf);
 	imp->inode = file_inode(dmabuf->file);

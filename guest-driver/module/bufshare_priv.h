@@ -885,8 +885,8 @@ struct bufshare_frame {
  * @ref: of the dma-buf (before: of the maker), of each request under way and of
  *	@revoke_work and @drop_work; dropped with bufshare_device.lock
  * @bd: the device; constant, counted by the dma-buf
- * @shm: the window region, counted by the dma-buf; NULL before and after its life,
- *	and when the device has gone and nothing leads there; bufshare_device.lock
+ * @shm: the window region, counted by the dma-buf; NULL before and after its life, of a
+ *	stream, and when the device has gone and nothing leads there; bufshare_device.lock
  *	to write
  * @node: on bufshare_device.imports; bufshare_device.lock
  * @by_id: in bufshare_device.imports_by_id; bufshare_device.lock

@@ -2,12 +2,16 @@
 //! Streams that one virtual machine offers and others join.
 
 use anyhow::{Context as _, Result, ensure};
+use bufshare_protocol::device::CAP_MAP;
 use bufshare_tests::client::refused;
 use bufshare_tests::pair::{Plan, Shared};
 
 static VMS: Shared = Shared::new(Plan::new);
+/// A guest of x86-64 has no use for a region that is no multiple of 2 MiB.
+static WITHOUT_REGION: Shared = Shared::new(|| Plan::new().options(&["--shm-size", "1M"]));
 
 const SIZE: u64 = 1 << 20;
+const PAGE: u64 = 4096;
 
 /// SPEC 6.7: the record first, then the buffers, then frames.
 #[test]
@@ -98,6 +102,25 @@ fn misuse_of_a_stream_is_refused() {
         b.join(&stream.id)?;
         // Once joined it is no more of a buffer.
         refuses(b.import(&stream.id).map(drop), libc::EOPNOTSUPP)?;
+        Ok(())
+    });
+}
+
+/// There is nothing to be mapped of it.
+#[test]
+fn a_vm_that_cannot_import_buffers_joins_a_stream() {
+    WITHOUT_REGION.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        ensure!(b.info()?.caps & CAP_MAP == 0, "it has a region");
+        let stream = a.create("camera", 7)?;
+        let part = a.part(&stream, PAGE)?;
+        let refused = refused(b.import(&part.id))?;
+        ensure!(refused.errno == libc::EOPNOTSUPP, "{refused:?}");
+        let handle = b.join(&stream.id)?;
+        ensure!(b.get_record(&stream.id)? == (7, false));
+        ensure!(a.query(&stream.id)?.attachments == 1);
+        b.close(handle)?;
+        a.wait_event_of("Released", &stream.id)?;
         Ok(())
     });
 }
