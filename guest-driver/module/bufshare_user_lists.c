@@ -31,8 +31,9 @@ int bufshare_meta_read(struct bufshare_device *bd, u64 from, u32 size, struct bu
 	ret = copy_struct_from_user(meta, sizeof(*meta), u64_to_user_ptr(from), size);
 	if (ret)
 		return ret;
-	/* Whether it is set where it has to be, the host looks. */
-	if (meta->must_know & ~VIRTIO_BUFSHARE_KNOW_BUFFERS)
+	/* Whether they are set where they have to be, or must not be, the host looks. */
+	if (meta->must_know & ~VIRTIO_BUFSHARE_KNOW_BUFFERS ||
+	    meta->flags & ~VIRTIO_BUFSHARE_STREAM_ENDED || meta->reserved)
 		return -EINVAL;
 	for (i = 0; i < BUFSHARE_MAX_PLANES; i++) {
 		if (meta->image.planes[i].reserved)

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Streams that one virtual machine offers and others join.
 
+use core::mem::offset_of;
+
 use anyhow::{Context as _, Result, ensure};
 use bufshare_protocol::device::CAP_MAP;
-use bufshare_tests::client::refused;
+use bufshare_protocol::ioctl::{self, Access, Export, MetaIo};
+use bufshare_protocol::wire::Meta;
+use bufshare_tests::client::{Patch, bytes, refused};
 use bufshare_tests::pair::{Plan, Shared};
 
 static VMS: Shared = Shared::new(Plan::new);
@@ -121,6 +125,58 @@ fn a_vm_that_cannot_import_buffers_joins_a_stream() {
         ensure!(a.query(&stream.id)?.attachments == 1);
         b.close(handle)?;
         a.wait_event_of("Released", &stream.id)?;
+        Ok(())
+    });
+}
+
+/// A field of the record that no program knows yet may come to mean something.
+#[test]
+fn what_is_not_known_of_a_stream_record_is_refused_by_the_driver() {
+    VMS.with(|vms| {
+        let mut a = vms.a.client()?;
+        let stream = a.create("camera", 1)?;
+        let meta_size = u32::try_from(Meta::SIZE)?.to_ne_bytes();
+        let access_size = u32::try_from(Access::SIZE)?.to_ne_bytes();
+        let export = bytes(
+            Export::SIZE,
+            &[
+                (offset_of!(Export, dmabuf_fd), &(-1_i32).to_ne_bytes()),
+                (
+                    offset_of!(Export, flags),
+                    &ioctl::EXPORT_STREAM.to_ne_bytes(),
+                ),
+                (offset_of!(Export, meta_size), &meta_size),
+                (offset_of!(Export, access_size), &access_size),
+            ],
+        );
+        let set = bytes(MetaIo::SIZE, &[(offset_of!(MetaIo, meta_size), &meta_size)]);
+        let record = |at: usize, field: usize, value: u32| Patch::Address {
+            at,
+            of: bytes(Meta::SIZE, &[(0, b"camera"), (field, &value.to_ne_bytes())]),
+        };
+        let fd = Patch::Descriptor {
+            at: offset_of!(MetaIo, export_fd),
+            number: stream.number,
+        };
+        for (field, value) in [
+            (offset_of!(Meta, flags), 2),
+            (offset_of!(Meta, reserved), 1),
+        ] {
+            let patches = [record(offset_of!(Export, meta), field, value)];
+            let (errno, _) = a.raw(ioctl::EXPORT, &export, &patches)?;
+            ensure!(errno == libc::EINVAL, "EXPORT: errno {errno} of {field}");
+            let patches = [record(offset_of!(MetaIo, meta), field, value), fd.clone()];
+            let (errno, _) = a.raw(ioctl::SET_META, &set, &patches)?;
+            ensure!(errno == libc::EINVAL, "SET_META: errno {errno} of {field}");
+        }
+        // It is for these alone that it is refused.
+        let patches = [
+            record(offset_of!(MetaIo, meta), offset_of!(Meta, flags), 1),
+            fd,
+        ];
+        let (errno, _) = a.raw(ioctl::SET_META, &set, &patches)?;
+        ensure!(errno == 0, "SET_META: errno {errno}");
+        ensure!(a.get_record(&stream.id)? == (0, true));
         Ok(())
     });
 }

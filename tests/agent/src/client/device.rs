@@ -291,6 +291,12 @@ impl Stream {
     }
 }
 
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Consumer {
     pub(crate) fn buffer(&self) -> Result<OwnedFd> {
         Ok(self.0.as_fd().try_clone_to_owned()?)

@@ -698,6 +698,7 @@ impl Client {
                     let fd = match self.things.get(number) {
                         Some(Thing::Buffer { fd, .. }) => fd.as_raw_fd(),
                         Some(Thing::Export(export)) => export.as_fd().as_raw_fd(),
+                        Some(Thing::Stream(stream)) => stream.as_fd().as_raw_fd(),
                         _ => bail!("{number} has no descriptor"),
                     };
                     put(&mut data, *at, &fd.to_ne_bytes())?;
