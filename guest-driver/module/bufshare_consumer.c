@@ -7,10 +7,9 @@
  * returned it, or are closed. So an import has one frame at a time, and needs room for one.
  * A program that has died has closed its files.
  *
- * Each import has one RETURN under way at the most, in the request that was made with it, and
- * remembers one more: so a host that does not answer costs no memory. A RETURN of several
- * frames is as many requests, of which the device is notified once: none is refused because
- * of another.
+ * Each import has one RETURN under way at the most, in the request that was made with it: so a
+ * host that does not answer costs no memory. A RETURN of several frames is as many requests,
+ * of which the device is notified once: none is refused because of another.
  */
 #include <linux/errno.h>
 #include <linux/ktime.h>
@@ -49,10 +48,32 @@ void bufshare_frame_destroy(struct bufshare_imp *imp)
 	kfree(imp->frame.record);
 }
 
-static void bufshare_return_complete(struct bufshare_device *bd, struct bufshare_req *req);
+static void bufshare_return_complete(struct bufshare_device *bd, struct bufshare_req *req)
+{
+	struct bufshare_imp *imp = req->owner;
 
-/* The caller has a reference of the import. */
-static void bufshare_return_send_locked(struct bufshare_imp *imp, u64 number)
+	/*
+	 * The buffer may have been revoked meanwhile, and that word be to come. Nothing else
+	 * is a reason to refuse: there is nothing that could be done better the next time.
+	 */
+	if (req->status != VIRTIO_BUFSHARE_S_OK && req->status != VIRTIO_BUFSHARE_S_NOT_FOUND &&
+	    req->status != VIRTIO_BUFSHARE_S_UNBALANCED)
+		bufshare_answer_malformed_locked(bd, req, req->used);
+	bufshare_imp_put_locked(imp);
+}
+
+/* Has the host not yet answered that it has the last frame back? */
+static bool bufshare_return_waits_locked(const struct bufshare_frame *frame)
+{
+	return frame->return_req->state == BUFSHARE_REQ_PENDING ||
+	       frame->return_req->state == BUFSHARE_REQ_INFLIGHT;
+}
+
+/*
+ * Nobody here has the frame: the host is to have it back. The request is free, as the frame
+ * was not taken before. The caller has a reference of the import.
+ */
+static void bufshare_frame_return_locked(struct bufshare_imp *imp)
 {
 	struct bufshare_req *req = imp->frame.return_req;
 	struct virtio_bufshare_batch *out = req->out;
@@ -62,48 +83,12 @@ static void bufshare_return_send_locked(struct bufshare_imp *imp, u64 number)
 	if (imp->wire != BUFSHARE_IMPORT_ATTACHED)
 		return;
 	entry->handle = cpu_to_le64(imp->handle);
-	entry->frame = cpu_to_le64(number);
+	entry->frame = cpu_to_le64(imp->frame.number);
 	req->owner = imp;
 	req->complete = bufshare_return_complete;
 	kref_get(&imp->ref);
 	if (bufshare_send_locked(imp->bd, req))
 		bufshare_imp_put_locked(imp);	/* not the last: the caller has one */
-}
-
-static void bufshare_return_complete(struct bufshare_device *bd, struct bufshare_req *req)
-{
-	struct bufshare_imp *imp = req->owner;
-	struct bufshare_frame *frame = &imp->frame;
-
-	/*
-	 * The buffer may have been revoked meanwhile, and that word be to come. Nothing else
-	 * is a reason to refuse: there is nothing that could be done better the next time.
-	 */
-	if (req->status != VIRTIO_BUFSHARE_S_OK && req->status != VIRTIO_BUFSHARE_S_NOT_FOUND &&
-	    req->status != VIRTIO_BUFSHARE_S_UNBALANCED)
-		bufshare_answer_malformed_locked(bd, req, req->used);
-	if (frame->owed) {
-		frame->owed = false;
-		bufshare_return_send_locked(imp, frame->owed_number);
-	}
-	bufshare_imp_put_locked(imp);
-}
-
-/*
- * Nobody here has the frame: the host is to have it back. It may have given this one after
- * it had the one before, although that answer is not looked at yet.
- */
-static void bufshare_frame_return_locked(struct bufshare_imp *imp)
-{
-	struct bufshare_frame *frame = &imp->frame;
-
-	if (frame->return_req->state == BUFSHARE_REQ_PENDING ||
-	    frame->return_req->state == BUFSHARE_REQ_INFLIGHT) {
-		frame->owed = true;
-		frame->owed_number = frame->number;
-	} else {
-		bufshare_return_send_locked(imp, frame->number);
-	}
 }
 
 /**
@@ -241,7 +226,7 @@ bool bufshare_pushed_locked(struct bufshare_device *bd, struct bufshare_imp *imp
 		return true;
 	frame = &imp->frame;
 	/* The host gives one when it has the last, and has answered that. */
-	if (!imp->consumes || frame->holders || frame->owed ||
+	if (!imp->consumes || frame->holders || bufshare_return_waits_locked(frame) ||
 	    !bufshare_frame_parse_locked(imp, wire, buf))
 		return false;
 	list_for_each_entry(handle, &frame->consumers, by_frame) {

@@ -865,8 +865,6 @@ struct bufshare_window {
  *	BUFSHARE_MAX_FRAME_HANDLES; likewise
  * @holders: handles that have not returned it; likewise
  * @return_req: the last RETURN, made in advance, since a close cannot fail; owned
- * @owed: the next is to be sent when that is answered; bufshare_device.lock
- * @owed_number: of the frame that it is for; likewise
  */
 struct bufshare_frame {
 	struct bufshare_pushed pushed;
@@ -876,8 +874,6 @@ struct bufshare_frame {
 	u32 nr_consumers;
 	u32 holders;
 	struct bufshare_req *return_req;
-	bool owed;
-	u64 owed_number;
 };
 
 /**
