@@ -162,6 +162,9 @@ static struct dma_buf *bufshare_imp_find(struct bufshare_device *bd, struct bufs
 	bufshare_lock(bd);
 	imp = bufshare_imp_look_locked(bd, arg, until);
 	ret = PTR_ERR_OR_ZERO(imp);
+	/* Who revokes all imports is to come to an end. */
+	if (!imp && bd->leaving)
+		ret = -ENODEV;
 	if (handle && !ret)
 		ret = bufshare_handle_bind_locked(handle, imp ?: new);
 	if (imp && !ret) {

@@ -109,7 +109,7 @@ void bufshare_imp_revoke_locked(struct bufshare_imp *imp)
 
 /**
  * bufshare_imports_revoke_all() - no import may be used any more
- * @bd: the device, leaving
+ * @bd: the device, leaving: no import is added
  *
  * Returns when no user space mapping is left.
  */
