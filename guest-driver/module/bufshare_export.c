@@ -427,6 +427,9 @@ static int bufshare_exp_mem(struct bufshare_exp *exp, bool begins, struct bufsha
 	struct bufshare_device *bd = exp->bd;
 	int ret = -EOPNOTSUPP;
 
+	/* A stream. */
+	if (!exp->size)
+		return -EOPNOTSUPP;
 	bufshare_lock(bd);
 	/* A stream never had any. */
 	if (exp->size && (!exp->dmabuf || (begins && !bufshare_exp_is_live_locked(exp)))) {

@@ -379,8 +379,9 @@ struct bufshare_import {
  * @fd: out: the dma-buf, the same each time
  * @reserved: zero
  *
- * ENOENT: this open file has no such handle. The host is not asked: of a buffer that was
- * revoked there is a descriptor, too, and also when the device is gone.
+ * ENOENT: this open file has no such handle. EINVAL: it is one of a stream. The host is not
+ * asked: of a buffer that was revoked there is a descriptor, too, and also when the device is
+ * gone.
  */
 struct bufshare_handle_to_fd {
 	__u32 handle;

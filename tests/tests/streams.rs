@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Streams that one virtual machine offers and others join.
 
+#![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
+
 use core::mem::offset_of;
 
 use anyhow::{Context as _, Result, ensure};
 use bufshare_protocol::device::CAP_MAP;
-use bufshare_protocol::ioctl::{self, Access, Export, MetaIo};
+use bufshare_protocol::ioctl::{self, Access, Close, Export, HandleToFd, Import, MetaIo, Quiesce};
+use bufshare_protocol::request::{QUIESCE_ACTIVE, QUIESCE_QUIESCED};
 use bufshare_protocol::wire::Meta;
-use bufshare_tests::client::{Patch, bytes, refused};
+use bufshare_tests::client::{Patch, bytes, id_bytes, refused};
 use bufshare_tests::pair::{Plan, Shared};
 
 static VMS: Shared = Shared::new(Plan::new);
@@ -177,6 +180,54 @@ fn what_is_not_known_of_a_stream_record_is_refused_by_the_driver() {
         let (errno, _) = a.raw(ioctl::SET_META, &set, &patches)?;
         ensure!(errno == 0, "SET_META: errno {errno}");
         ensure!(a.get_record(&stream.id)? == (0, true));
+        Ok(())
+    });
+}
+
+/// What stands for it is no memory.
+#[test]
+fn a_stream_is_neither_quiesced_nor_given_a_descriptor() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        let stream = a.create("camera", 1)?;
+        let fd = Patch::Descriptor {
+            at: offset_of!(Quiesce, export_fd),
+            number: stream.number,
+        };
+        for mode in [QUIESCE_ACTIVE, QUIESCE_QUIESCED] {
+            let data = bytes(
+                Quiesce::SIZE,
+                &[(offset_of!(Quiesce, mode), &mode.to_ne_bytes())],
+            );
+            let (errno, _) = a.raw(ioctl::QUIESCE, &data, std::slice::from_ref(&fd))?;
+            ensure!(errno == libc::EOPNOTSUPP, "QUIESCE {mode}: errno {errno}");
+        }
+
+        let import = bytes(
+            Import::SIZE,
+            &[
+                (offset_of!(Import, id), &id_bytes(&stream.id)?),
+                (offset_of!(Import, rights), &1_u32.to_ne_bytes()),
+                (
+                    offset_of!(Import, flags),
+                    &ioctl::IMPORT_HANDLE.to_ne_bytes(),
+                ),
+            ],
+        );
+        let (errno, joined) = b.raw(ioctl::IMPORT, &import, &[])?;
+        ensure!(errno == 0, "IMPORT: errno {errno}");
+        let at = offset_of!(Import, handle);
+        let handle = joined.get(at..at + 4).context("a short structure")?;
+        let to_fd = bytes(
+            HandleToFd::SIZE,
+            &[(offset_of!(HandleToFd, handle), handle)],
+        );
+        let (errno, _) = b.raw(ioctl::HANDLE_TO_FD, &to_fd, &[])?;
+        ensure!(errno == libc::EINVAL, "HANDLE_TO_FD: errno {errno}");
+        let close = bytes(Close::SIZE, &[(offset_of!(Close, handle), handle)]);
+        let (errno, _) = b.raw(ioctl::CLOSE, &close, &[])?;
+        ensure!(errno == 0, "CLOSE: errno {errno}");
+        a.wait_event_of("Released", &stream.id)?;
         Ok(())
     });
 }
