@@ -65,7 +65,10 @@ static int bufshare_event_add_locked(struct bufshare_device *bd, void *buf)
 {
 	struct scatterlist sg;
 
-	/* Only so much of it is read, whatever the device writes. */
+	/*
+	 * So much of it is read, whatever the device writes. Of a frame it is as much as the
+	 * device says: what it did not write is what it gave before.
+	 */
 	memset(buf, 0, sizeof(struct virtio_bufshare_event));
 	sg_init_one(&sg, buf, bd->event_size);
 	return virtqueue_add_inbuf(bd->eventq, &sg, 1, buf, GFP_ATOMIC);
