@@ -10,8 +10,10 @@ use bufshare_protocol::device::CAP_MAP;
 use bufshare_protocol::ioctl::{self, Access, Close, Export, HandleToFd, Import, MetaIo, Quiesce};
 use bufshare_protocol::request::{QUIESCE_ACTIVE, QUIESCE_QUIESCED};
 use bufshare_protocol::wire::Meta;
+use bufshare_tests::channel::errno_of;
 use bufshare_tests::client::{Patch, bytes, id_bytes, refused};
-use bufshare_tests::pair::{Plan, Shared};
+use bufshare_tests::driver::{unbind, unload_when_free};
+use bufshare_tests::pair::{DRIVER, Plan, Shared};
 
 static VMS: Shared = Shared::new(Plan::new);
 /// A guest of x86-64 has no use for a region that is no multiple of 2 MiB.
@@ -228,6 +230,42 @@ fn a_stream_is_neither_quiesced_nor_given_a_descriptor() {
         let (errno, _) = b.raw(ioctl::CLOSE, &close, &[])?;
         ensure!(errno == 0, "CLOSE: errno {errno}");
         a.wait_event_of("Released", &stream.id)?;
+        Ok(())
+    });
+}
+
+/// A consumer has a frame then, and nobody has read that another one was returned.
+#[test]
+fn streams_end_with_their_driver_and_nothing_of_them_keeps_it() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        b.list()?;
+        let stream = a.create("camera", 1)?;
+        let (held, given) = (a.part(&stream, PAGE)?, a.part(&stream, PAGE)?);
+        b.join(&stream.id)?;
+        let consumers = [b.consume(&held.id)?, b.consume(&given.id)?];
+        let frame = a.push(&[&[&held], &[&given]], 1)?;
+        b.wait_event("Pushed", |event| event.value == frame + 1)?;
+        b.give_back(&[(&consumers[1], frame + 1)])?;
+        unbind(&vms.a)?;
+        b.wait_event_of("Revoked", &held.id)?;
+        let refusal = refused(b.give_back(&[(&consumers[0], frame)]))?;
+        ensure!(refusal.errno == libc::EINVAL, "{refusal}");
+        b.join(&stream.id).err().context("it is still offered")?;
+        unbind(&vms.b)?;
+        for vm in [&vms.a, &vms.b] {
+            let error = vm.unload(DRIVER).err();
+            let error = error.context("the module was removed while files were open")?;
+            ensure!(errno_of(&error) == Some(libc::EAGAIN), "{error:#}");
+        }
+        drop((a, b));
+        for vm in [&vms.a, &vms.b] {
+            unload_when_free(vm, DRIVER)?;
+            vm.load(DRIVER, "")?;
+        }
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        let stream = a.create("camera", 2)?;
+        b.join(&stream.id)?;
         Ok(())
     });
 }
