@@ -95,6 +95,7 @@ struct bufshare_device *bufshare_device_alloc(struct virtio_device *vdev)
 	INIT_LIST_HEAD(&bd->imports);
 	INIT_LIST_HEAD(&bd->stale);
 	hash_init(bd->exports_by_id);
+	hash_init(bd->exports_by_dmabuf);
 	hash_init(bd->imports_by_id);
 	hash_init(bd->imports_by_handle);
 	init_waitqueue_head(&bd->idle);

@@ -21,6 +21,13 @@
 
 #include "bufshare_priv.h"
 
+static void bufshare_export_said_free(struct bufshare_export_said *said)
+{
+	if (said)
+		kfree(said->blob);
+	kfree(said);
+}
+
 static void bufshare_exp_free(struct kref *ref)
 {
 	struct bufshare_exp *exp = container_of(ref, struct bufshare_exp, ref);
@@ -29,8 +36,10 @@ static void bufshare_exp_free(struct kref *ref)
 	bufshare_lock(bd);
 	list_del(&exp->node);
 	hash_del(&exp->by_id);
+	hash_del(&exp->by_dmabuf);
 	bufshare_unlock(bd);
 	bufshare_req_put(exp->unexport_req);
+	bufshare_export_said_free(exp->said);
 	kfree(exp);
 	bufshare_device_put(bd);
 }
@@ -317,20 +326,30 @@ void bufshare_exports_wait_released(struct bufshare_device *bd)
 		dev_warn(bd->dev, "another driver does not let us detach from its buffers\n");
 }
 
-static int bufshare_exp_fop_release(struct inode *inode, struct file *file)
+/* One file less, with its reference. */
+static void bufshare_exp_close(struct bufshare_exp *exp)
 {
-	struct bufshare_exp *exp = file->private_data;
 	struct bufshare_device *bd = exp->bd;
 
 	bufshare_lock(bd);
-	bufshare_exp_forget_frame_locked(exp);
-	exp->closed = true;
-	if (exp->wire == BUFSHARE_EXPORT_NEW)
-		bufshare_exp_gone_locked(exp);
-	else
-		bufshare_exp_settle_locked(exp);
+	if (!--exp->files) {
+		bufshare_exp_forget_frame_locked(exp);
+		exp->closed = true;
+		if (exp->wire == BUFSHARE_EXPORT_NEW)
+			bufshare_exp_gone_locked(exp);
+		else
+			bufshare_exp_settle_locked(exp);
+		wake_up_all(&bd->idle);
+	}
 	bufshare_unlock(bd);
 	kref_put(&exp->ref, bufshare_exp_free);
+}
+
+static int bufshare_exp_fop_release(struct inode *inode, struct file *file)
+{
+	struct bufshare_exp *exp = file->private_data;
+
+	bufshare_exp_close(exp);
 	return 0;
 }
 
@@ -489,6 +508,7 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 		return ERR_PTR(-ENOMEM);
 	kref_init(&exp->ref);
 	kref_get(&exp->ref);	/* the second is the backing's */
+	exp->files = 1;
 	init_waitqueue_head(&exp->wait);
 	INIT_LIST_HEAD(&exp->kept);
 	INIT_LIST_HEAD(&exp->news.node);
@@ -518,27 +538,130 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 }
 
 /* What an EXPORT has in its caller's memory, and the stream that it names. */
-struct bufshare_export_user {
-	struct bufshare_meta meta;
-	struct bufshare_access acl[BUFSHARE_MAX_ACL];
-	struct virtio_bufshare_id stream;
-	void *blob;
-};
-
-static int bufshare_export_read(struct bufshare_device *bd, struct bufshare_export *arg,
-				struct bufshare_export_user *user)
+static struct bufshare_export_said *bufshare_export_read(struct bufshare_device *bd,
+							 struct bufshare_export *arg)
 {
+	struct bufshare_export_said *said;
+	void *blob;
 	int ret;
 
-	ret = bufshare_meta_read(bd, arg->meta, arg->meta_size, &user->meta, &arg->status);
+	said = kzalloc_obj(*said, GFP_KERNEL_ACCOUNT);
+	if (!said)
+		return ERR_PTR(-ENOMEM);
+	said->num_acl = arg->num_acl;
+	ret = bufshare_meta_read(bd, arg->meta, arg->meta_size, &said->meta, &arg->status);
 	if (!ret && arg->flags & BUFSHARE_EXPORT_PART)
-		ret = bufshare_exp_id(bd, arg->stream_fd, &user->stream, &arg->status);
+		ret = bufshare_exp_id(bd, arg->stream_fd, &said->stream, &arg->status);
 	if (!ret)
-		ret = bufshare_acl_read(arg->acl, arg->access_size, user->acl, arg->num_acl);
-	if (ret)
-		return ret;
-	user->blob = memdup_user(u64_to_user_ptr(arg->blob), user->meta.blob_len);
-	return PTR_ERR_OR_ZERO(user->blob);
+		ret = bufshare_acl_read(arg->acl, arg->access_size, said->acl, arg->num_acl);
+	if (!ret) {
+		blob = memdup_user(u64_to_user_ptr(arg->blob), said->meta.blob_len);
+		ret = PTR_ERR_OR_ZERO(blob);
+	}
+	if (ret) {
+		kfree(said);
+		return ERR_PTR(ret);
+	}
+	said->blob = blob;
+	return said;
+}
+
+/* Are two for the same peers? In the same order, as programs say it. */
+static bool bufshare_export_same_peers(const struct bufshare_export_said *a,
+				       const struct bufshare_export_said *b)
+{
+	return a->num_acl == b->num_acl &&
+	       !memcmp(a->acl, b->acl, a->num_acl * sizeof(*a->acl)) &&
+	       !memcmp(&a->stream, &b->stream, sizeof(a->stream));
+}
+
+static bool bufshare_export_same_meta(const struct bufshare_export_said *a,
+				      const struct bufshare_export_said *b)
+{
+	return !memcmp(&a->meta, &b->meta, sizeof(a->meta)) &&
+	       !memcmp(a->blob, b->blob, a->meta.blob_len);
+}
+
+/* Can it become, or is it, what others attach to? */
+static bool bufshare_exp_begins_locked(const struct bufshare_exp *exp)
+{
+	return !exp->closed && !exp->dead &&
+	       (exp->wire == BUFSHARE_EXPORT_NEW || exp->wire == BUFSHARE_EXPORT_SENT ||
+		exp->wire == BUFSHARE_EXPORT_LIVE);
+}
+
+/* The export of the same dma-buf to the same peers, or NULL. */
+static struct bufshare_exp *bufshare_exp_same_locked(const struct bufshare_exp *exp)
+{
+	struct bufshare_exp *other;
+
+	hash_for_each_possible(exp->bd->exports_by_dmabuf, other, by_dmabuf,
+			       (unsigned long)exp->dmabuf) {
+		if (other->dmabuf == exp->dmabuf && bufshare_exp_begins_locked(other) &&
+		    bufshare_export_same_peers(other->said, exp->said))
+			return other;
+	}
+	return NULL;
+}
+
+static bool bufshare_exp_is_made(struct bufshare_exp *exp)
+{
+	enum bufshare_export_wire wire = READ_ONCE(exp->wire);
+
+	return (wire != BUFSHARE_EXPORT_NEW && wire != BUFSHARE_EXPORT_SENT) ||
+	       READ_ONCE(exp->closed) || !READ_ONCE(exp->bd->alive);
+}
+
+/* Wait until the host has answered to an EXPORT of another program, or that was given up. */
+static int bufshare_exp_wait_made_locked(struct bufshare_exp *exp, unsigned long until)
+	__must_hold(&exp->bd->lock)
+{
+	struct bufshare_device *bd = exp->bd;
+	long left;
+
+	kref_get(&exp->ref);
+	bufshare_unlock(bd);
+	left = wait_event_killable_timeout(bd->idle, bufshare_exp_is_made(exp),
+					   bufshare_time_left(until));
+	/* It may be the last reference, whose end takes the lock. */
+	kref_put(&exp->ref, bufshare_exp_free);
+	bufshare_lock(bd);
+	if (left < 0)
+		return -EINTR;
+	return left ? 0 : -ETIMEDOUT;
+}
+
+/*
+ * Have an export be the one of its dma-buf to its peers. If there is one already it is
+ * *same, with a file more and its reference.
+ */
+static int bufshare_exp_claim(struct bufshare_exp *exp, struct bufshare_exp **same)
+{
+	const unsigned long until = jiffies + bufshare_timeout();
+	struct bufshare_device *bd = exp->bd;
+	struct bufshare_exp *other;
+	int ret = 0;
+
+	bufshare_lock(bd);
+	while ((other = bufshare_exp_same_locked(exp)) && other->wire != BUFSHARE_EXPORT_LIVE) {
+		ret = bufshare_exp_wait_made_locked(other, until);
+		if (!ret && !bd->alive)
+			ret = -ENODEV;
+		if (ret)
+			goto out;
+	}
+	if (!other) {
+		hash_add(bd->exports_by_dmabuf, &exp->by_dmabuf, (unsigned long)exp->dmabuf);
+	} else if (bufshare_export_same_meta(other->said, exp->said)) {
+		other->files++;
+		kref_get(&other->ref);
+		*same = other;
+	} else {
+		ret = -EEXIST;
+	}
+out:
+	bufshare_unlock(bd);
+	return ret;
 }
 
 static int bufshare_export_acl(struct virtio_bufshare_access *to,
@@ -559,7 +682,7 @@ static int bufshare_export_acl(struct virtio_bufshare_access *to,
 }
 
 static struct bufshare_req *bufshare_export_request(const struct bufshare_export *arg,
-						    const struct bufshare_export_user *user,
+						    const struct bufshare_export_said *said,
 						    const struct bufshare_extents *ext,
 						    struct bufshare_exp *exp)
 {
@@ -574,7 +697,7 @@ static struct bufshare_req *bufshare_export_request(const struct bufshare_export
 	int ret;
 
 	req = bufshare_req_alloc(VIRTIO_BUFSHARE_CMD_EXPORT, sizeof(*out),
-				 sizeof(*meta) + acl_len + ext_len + user->meta.blob_len,
+				 sizeof(*meta) + acl_len + ext_len + said->meta.blob_len,
 				 sizeof(struct virtio_bufshare_export_resp), 0);
 	if (!req)
 		return ERR_PTR(-ENOMEM);
@@ -582,7 +705,7 @@ static struct bufshare_req *bufshare_export_request(const struct bufshare_export
 	out->size = cpu_to_le64(exp->size);
 	out->backing = cpu_to_le32(exp->dmabuf ? VIRTIO_BUFSHARE_BACKING_EXTENTS :
 						 VIRTIO_BUFSHARE_BACKING_STREAM);
-	out->stream = user->stream;
+	out->stream = said->stream;
 	out->meta_size = cpu_to_le32(sizeof(*meta));
 	out->num_acl = cpu_to_le32(arg->num_acl);
 	out->access_size = cpu_to_le32(sizeof(struct virtio_bufshare_access));
@@ -590,29 +713,29 @@ static struct bufshare_req *bufshare_export_request(const struct bufshare_export
 	out->extent_size = cpu_to_le32(sizeof(*ext->list));
 
 	meta = (struct virtio_bufshare_meta *)(out + 1);
-	bufshare_meta_to_wire(meta, &user->meta);
+	bufshare_meta_to_wire(meta, &said->meta);
 	tail = (u8 *)(meta + 1);
-	ret = bufshare_export_acl((struct virtio_bufshare_access *)tail, user->acl, arg->num_acl,
+	ret = bufshare_export_acl((struct virtio_bufshare_access *)tail, said->acl, arg->num_acl,
 				  writable);
 	if (ret) {
 		bufshare_req_put(req);
 		return ERR_PTR(ret);
 	}
 	memcpy(tail + acl_len, ext->list, ext_len);
-	memcpy(tail + acl_len + ext_len, user->blob, user->meta.blob_len);
+	memcpy(tail + acl_len + ext_len, said->blob, said->meta.blob_len);
 	return req;
 }
 
 /* From here on, a stop waits for the export. */
 static int bufshare_export_send(struct bufshare_exp *exp, const struct bufshare_export *arg,
-				const struct bufshare_export_user *user,
+				const struct bufshare_export_said *said,
 				const struct bufshare_extents *ext, struct bufshare_req **sent)
 {
 	struct bufshare_device *bd = exp->bd;
 	struct bufshare_req *req;
 	int ret;
 
-	req = bufshare_export_request(arg, user, ext, exp);
+	req = bufshare_export_request(arg, said, ext, exp);
 	if (IS_ERR(req))
 		return PTR_ERR(req);
 	req->owner = exp;
@@ -632,7 +755,7 @@ static int bufshare_export_send(struct bufshare_exp *exp, const struct bufshare_
 
 /* Find the memory, if it has any, and send the request. */
 static int bufshare_export_begin(struct bufshare_exp *exp, struct bufshare_export *arg,
-				 const struct bufshare_export_user *user,
+				 const struct bufshare_export_said *said,
 				 struct bufshare_req **sent)
 {
 	struct bufshare_device *bd = exp->bd;
@@ -643,21 +766,36 @@ static int bufshare_export_begin(struct bufshare_exp *exp, struct bufshare_expor
 	int ret;
 
 	if (!exp->dmabuf)
-		return bufshare_export_send(exp, arg, user, &ext, sent);
+		return bufshare_export_send(exp, arg, said, &ext, sent);
 	ext.list = kvmalloc_objs(*ext.list, ext.max);
 	if (!ext.list)
 		return -ENOMEM;
 	ret = bufshare_backing_extents(exp, &ext, &arg->status);
 	if (!ret) {
 		exp->nr_extents = ext.nr;
-		ret = bufshare_export_send(exp, arg, user, &ext, sent);
+		ret = bufshare_export_send(exp, arg, said, &ext, sent);
 	}
 	kvfree(ext.list);
 	return ret;
 }
 
+/* What the program is told. */
+static int bufshare_exp_answer(struct bufshare_exp *exp, struct bufshare_export *arg)
+{
+	struct bufshare_device *bd = exp->bd;
+	int ret = 0;
+
+	bufshare_lock(bd);
+	if (exp->dead)
+		ret = bd->alive ? -ESTALE : -ENODEV;
+	memcpy(&arg->id, &exp->id, sizeof(arg->id));
+	arg->generation = exp->generation;
+	bufshare_unlock(bd);
+	return ret;
+}
+
 static int bufshare_export_run(struct bufshare_exp *exp, struct bufshare_export *arg,
-			       const struct bufshare_export_user *user)
+			       const struct bufshare_export_said *said)
 {
 	struct bufshare_device *bd = exp->bd;
 	struct bufshare_req *req = NULL;
@@ -665,12 +803,13 @@ static int bufshare_export_run(struct bufshare_exp *exp, struct bufshare_export 
 
 	if (!bufshare_enter(bd))
 		return -ENODEV;
-	ret = bufshare_export_begin(exp, arg, user, &req);
+	ret = bufshare_export_begin(exp, arg, said, &req);
 	if (ret) {
 		/* At once: the file's end comes too late for a driver that is unbound. */
 		bufshare_lock(bd);
 		bufshare_exp_gone_locked(exp);
 		bufshare_unlock(bd);
+		wake_up_all(&bd->idle);
 	}
 	bufshare_exit(bd);
 	if (ret) {
@@ -683,13 +822,7 @@ static int bufshare_export_run(struct bufshare_exp *exp, struct bufshare_export 
 	if (ret)
 		return ret;
 
-	bufshare_lock(bd);
-	if (exp->dead)
-		ret = bd->alive ? -ESTALE : -ENODEV;
-	memcpy(&arg->id, &exp->id, sizeof(arg->id));
-	arg->generation = exp->generation;
-	bufshare_unlock(bd);
-	return ret;
+	return bufshare_exp_answer(exp, arg);
 }
 
 /* The file of an export of what the program names. */
@@ -725,27 +858,37 @@ static int bufshare_export_check(const struct bufshare_exp *exp, struct bufshare
 	return -EFBIG;
 }
 
-static int bufshare_export(struct bufshare_device *bd, struct bufshare_export *arg,
-			   const struct bufshare_export_user *user, struct bufshare_newfd *newfd)
+/* Another file of an export, which takes over a file of the count and its reference. */
+static struct file *bufshare_exp_reopen(struct bufshare_exp *exp)
 {
-	struct bufshare_exp *exp;
 	struct file *file;
+
+	file = anon_inode_getfile("[bufshare-export]", &bufshare_exp_fops, exp, O_RDWR);
+	if (IS_ERR(file))
+		bufshare_exp_close(exp);
+	return file;
+}
+
+/* The export of a file, or the one that there is already, whose file it is then. */
+static int bufshare_export(struct file **file, struct bufshare_export *arg)
+{
+	struct bufshare_exp *exp = (*file)->private_data, *same = NULL;
+	struct file *other;
 	int ret;
 
-	file = bufshare_export_open(bd, arg);
-	if (IS_ERR(file))
-		return PTR_ERR(file);
-	exp = file->private_data;
 	ret = bufshare_export_check(exp, arg);
-	if (!ret)
-		ret = bufshare_export_run(exp, arg, user);
-	if (!ret)
-		ret = bufshare_newfd_prepare(newfd, arg->fd_flags, file);
+	if (!ret && exp->dmabuf)
+		ret = bufshare_exp_claim(exp, &same);
 	if (ret)
-		fput(file);
-	else
-		arg->export_fd = newfd->fd;
-	return ret;
+		return ret;
+	if (!same)
+		return bufshare_export_run(exp, arg, exp->said);
+	other = bufshare_exp_reopen(same);
+	if (IS_ERR(other))
+		return PTR_ERR(other);
+	fput(*file);
+	*file = other;
+	return bufshare_exp_answer(same, arg);
 }
 
 static bool bufshare_export_arg_valid(const struct bufshare_export *arg)
@@ -772,7 +915,9 @@ static bool bufshare_export_arg_valid(const struct bufshare_export *arg)
 int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 			struct bufshare_newfd *newfd)
 {
-	struct bufshare_export_user *user;
+	struct bufshare_export_said *said;
+	struct bufshare_exp *exp;
+	struct file *file;
 	int ret;
 
 	if (!bufshare_export_arg_valid(arg))
@@ -781,14 +926,22 @@ int bufshare_ioc_export(struct bufshare_device *bd, struct bufshare_export *arg,
 	if (cc_platform_has(CC_ATTR_GUEST_MEM_ENCRYPT))
 		return -EOPNOTSUPP;
 
-	user = kzalloc_obj(*user);
-	if (!user)
-		return -ENOMEM;
-	ret = bufshare_export_read(bd, arg, user);
-	if (!ret) {
-		ret = bufshare_export(bd, arg, user, newfd);
-		kfree(user->blob);
+	said = bufshare_export_read(bd, arg);
+	if (IS_ERR(said))
+		return PTR_ERR(said);
+	file = bufshare_export_open(bd, arg);
+	if (IS_ERR(file)) {
+		bufshare_export_said_free(said);
+		return PTR_ERR(file);
 	}
-	kfree(user);
+	exp = file->private_data;
+	exp->said = said;
+	ret = bufshare_export(&file, arg);
+	if (!ret)
+		ret = bufshare_newfd_prepare(newfd, arg->fd_flags, file);
+	if (ret)
+		fput(file);
+	else
+		arg->export_fd = newfd->fd;
 	return ret;
 }

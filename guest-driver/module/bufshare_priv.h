@@ -362,6 +362,7 @@ struct bufshare_shm {
  * @cookie: of the last request; @lock
  * @exports: struct bufshare_exp.node; @lock
  * @exports_by_id: struct bufshare_exp.by_id; @lock
+ * @exports_by_dmabuf: struct bufshare_exp.by_dmabuf; @lock
  * @imports: struct bufshare_imp.node; @lock
  * @imports_by_id: struct bufshare_imp.by_id; @lock
  * @imports_by_handle: struct bufshare_imp.by_handle; @lock
@@ -430,6 +431,7 @@ struct bufshare_device {
 	u64 cookie;
 	struct list_head exports;
 	DECLARE_HASHTABLE(exports_by_id, BUFSHARE_HASH_BITS);
+	DECLARE_HASHTABLE(exports_by_dmabuf, BUFSHARE_HASH_BITS);
 	struct list_head imports;
 	DECLARE_HASHTABLE(imports_by_id, BUFSHARE_HASH_BITS);
 	DECLARE_HASHTABLE(imports_by_handle, BUFSHARE_HASH_BITS);
@@ -676,11 +678,30 @@ enum bufshare_export_frame {
 };
 
 /**
+ * struct bufshare_export_said - what a program says of an export
+ * @meta: the metadata
+ * @num_acl: lines of @acl
+ * @acl: for whom it is
+ * @stream: the stream that it is part of, or zero
+ * @blob: meta.blob_len bytes; owned
+ */
+struct bufshare_export_said {
+	struct bufshare_meta meta;
+	u32 num_acl;
+	struct bufshare_access acl[BUFSHARE_MAX_ACL];
+	struct virtio_bufshare_id stream;
+	void *blob;
+};
+
+/**
  * struct bufshare_exp - one export
- * @ref: of the file, and of the backing until it is released
+ * @ref: of each file, and of the backing until it is released
  * @bd: the device; constant, counted
  * @node: on bufshare_device.exports; bufshare_device.lock
  * @by_id: in bufshare_device.exports_by_id from LIVE on; bufshare_device.lock
+ * @by_dmabuf: in bufshare_device.exports_by_dmabuf from its EXPORT on; bufshare_device.lock
+ * @said: what the program said of it; constant, owned
+ * @files: open files of it; bufshare_device.lock
  * @wire: what the host knows; bufshare_device.lock
  * @closed: UNEXPORT when possible; bufshare_device.lock
  * @ended: the host said that it ended the export by itself; bufshare_device.lock
@@ -720,6 +741,9 @@ struct bufshare_exp {
 	struct bufshare_device *bd;
 	struct list_head node;
 	struct hlist_node by_id;
+	struct hlist_node by_dmabuf;
+	struct bufshare_export_said *said;
+	u32 files;
 	enum bufshare_export_wire wire;
 	bool closed;
 	bool ended;

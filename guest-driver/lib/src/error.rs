@@ -143,6 +143,9 @@ impl Error {
                 "there are no frames or more than 16, or one is in no buffer or more than 4, or \
                  has more than 16 rectangles of damage"
             }
+            (Export, Errno::EXIST) => {
+                "it is exported to the same peers already, and with other metadata"
+            }
             (Join, Errno::INVAL) => "it is a buffer, not a stream",
             (GiveBack, Errno::INVAL) => "there are no frames or more than 16",
             (Alloc, Errno::FBIG) => "it is larger than the largest buffer of the device",
