@@ -17,6 +17,7 @@
 #include <linux/poll.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+#include <linux/sort.h>
 #include <linux/uaccess.h>
 
 #include "bufshare_priv.h"
@@ -537,6 +538,13 @@ static struct file *bufshare_exp_file(struct bufshare_device *bd, struct dma_buf
 	return file;
 }
 
+static int bufshare_access_order(const void *a, const void *b)
+{
+	const struct bufshare_access *one = a, *other = b;
+
+	return one->peer < other->peer ? -1 : one->peer > other->peer;
+}
+
 /* What an EXPORT has in its caller's memory, and the stream that it names. */
 static struct bufshare_export_said *bufshare_export_read(struct bufshare_device *bd,
 							 struct bufshare_export *arg)
@@ -563,10 +571,12 @@ static struct bufshare_export_said *bufshare_export_read(struct bufshare_device 
 		return ERR_PTR(ret);
 	}
 	said->blob = blob;
+	/* Lists of the same peers are the same. The host refuses a peer that is in one twice. */
+	sort(said->acl, said->num_acl, sizeof(*said->acl), bufshare_access_order, NULL);
 	return said;
 }
 
-/* Are two for the same peers? In the same order, as programs say it. */
+/* Are two for the same peers, with the same rights? */
 static bool bufshare_export_same_peers(const struct bufshare_export_said *a,
 				       const struct bufshare_export_said *b)
 {

@@ -681,7 +681,7 @@ enum bufshare_export_frame {
  * struct bufshare_export_said - what a program says of an export
  * @meta: the metadata
  * @num_acl: lines of @acl
- * @acl: for whom it is
+ * @acl: for whom it is, in the order of the peers' ids
  * @stream: the stream that it is part of, or zero
  * @blob: meta.blob_len bytes; owned
  */

@@ -271,8 +271,8 @@ struct bufshare_meta {
  *	buffer has: num_acl is zero then. Else zero
  * @reserved: zero
  *
- * As long as an export of the same dma-buf to the same peers, listed in the same order, and
- * in the same stream has not ended, EXPORT gives another file of that: the same id, which
+ * As long as an export of the same dma-buf to the same peers with the same rights, and in
+ * the same stream, has not ended, EXPORT gives another file of that: the same id, which
  * ends with its last file. EEXIST with status 0: its EXPORT had other metadata.
  *
  * A stream has a name, in its metadata, that no other stream of this VM has (else EEXIST).

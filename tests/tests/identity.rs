@@ -5,7 +5,17 @@ use anyhow::{Result, ensure};
 use bufshare_tests::client::{Client, refused};
 use bufshare_tests::pair::{Plan, Shared};
 
-static VMS: Shared = Shared::new(Plan::new);
+static VMS: Shared = Shared::new(|| {
+    let allowed = [
+        "--peer",
+        "name=c,socket={sockets}/c.sock",
+        "--allow",
+        "a:b:rw",
+        "--allow",
+        "a:c:rw",
+    ];
+    Plan::named("a", "b").options(&allowed)
+});
 const SIZE: u64 = 64 << 10;
 
 fn offered(b: &mut Client, id: &str) -> Result<bool> {
@@ -58,6 +68,22 @@ fn other_metadata_of_the_same_export_is_refused_and_other_peers_have_one_of_thei
         let other = a.alloc(SIZE)?;
         let same_words = a.export_to(other, &[("b", true)], "one", b"blob")?;
         ensure!(same_words.id != first.id);
+        Ok(())
+    });
+}
+
+#[test]
+fn the_same_peers_are_the_same_in_any_order() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        let buf = a.alloc(SIZE)?;
+        let first = a.export_to(buf, &[("b", true), ("c", false)], "", b"")?;
+        let second = a.export_to(buf, &[("c", false), ("b", true)], "", b"")?;
+        ensure!(first.id == second.id);
+        // With other rights it is for others.
+        let third = a.export_to(buf, &[("c", true), ("b", true)], "", b"")?;
+        ensure!(first.id != third.id);
+        ensure!(offered(&mut b, &first.id)? && offered(&mut b, &third.id)?);
         Ok(())
     });
 }

@@ -649,8 +649,8 @@ fn an_export_ends_once() {
     VMS.with(|vms| {
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let (buf, _, export) = a.offer(SIZE, 5)?;
-        // The same buffer twice at once is two exports.
-        let again = a.export(buf)?;
+        // The same memory for others, though these are as many, is another export.
+        let again = a.export_to(buf, &[("b", true)], "", b"")?;
         ensure!(again.id != export.id);
         a.close(export.number)?;
         ensure!(status(b.import(&export.id))? == "NOT_FOUND");
@@ -669,9 +669,9 @@ fn more_exports_than_the_limit_are_refused() {
     VMS.with(|vms| {
         let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
         let max = a.info()?.max_buffers;
-        let buf = a.alloc(4096)?;
         let mut exports = Vec::new();
         let refusal = loop {
+            let buf = a.alloc(4096)?;
             match a.export(buf) {
                 Ok(export) => exports.push(export),
                 Err(error) => break refused::<()>(Err(error))?,

@@ -278,11 +278,11 @@ fn all_exports_of_one_memory_are_quiesced_and_active_together() {
     VMS.with(|vms| {
         let mut a = vms.a.client()?;
         let (buf, mine, one) = a.offer(SIZE, 1)?;
-        let two = a.export(buf)?;
+        let two = a.export_to(buf, &[("b", true)], "", b"")?;
         a.quiesce(&two)?;
         ensure!(is_quiesced(&mut a, &one)? && is_quiesced(&mut a, &two)?);
         // What comes later is not, until it is asked for.
-        let three = a.export(buf)?;
+        let three = a.export_to(buf, &[("b", false)], "", b"")?;
         ensure!(!is_quiesced(&mut a, &three)?);
         a.quiesce(&one)?;
         ensure!(is_quiesced(&mut a, &three)?);

@@ -170,8 +170,8 @@ impl Device {
     /// Offers a dma-buf, ours or any driver's, to other VMs.
     ///
     /// It stays offered until the [`Export`] is dropped, also when `buffer` is
-    /// dropped before. A buffer that is exported already, to the same peers, named in the same
-    /// order, is the same export: with the same id, until the last [`Export`] of it is dropped.
+    /// dropped before. A buffer that is exported already, to the same peers with the same rights,
+    /// is the same export: with the same id, until the last [`Export`] of it is dropped.
     ///
     /// Asks the host; of a buffer of another driver that is being moved it also
     /// waits for the end of that, no longer than for the host.
@@ -180,8 +180,8 @@ impl Device {
     /// The driver or the host refuses; [`Error::status`] says why. A `buffer` that
     /// is open for reading only is refused with `EACCES` unless
     /// [`ExportOptions::access`] names peers, all for reading; one that is an import with
-    /// `EPERM`; one that is exported to the same peers with other metadata, as the first
-    /// [`export`](Self::export) of it said, with `EEXIST`; and with `EDQUOT`, without a status, if the exports of this VM would pin more
+    /// `EPERM`; one that is exported to the same peers, but was with other metadata, with
+    /// `EEXIST`; and with `EDQUOT`, without a status, if the exports of this VM would pin more
     /// memory of other drivers than the parameter `pin_limit_mb` of the driver's module allows.
     ///
     /// `examples/export_to.rs`:
