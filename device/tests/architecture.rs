@@ -41,10 +41,11 @@ const ENUMS: [(&str, &str, &str); 6] = [
 ];
 
 /// The project's crates by their folders.
-const CRATES: [(&str, &str); 4] = [
+const CRATES: [(&str, &str); 5] = [
     ("bufshare-protocol", "protocol"),
     ("vhost-device-bufshare", "device"),
     ("bufshare", "guest-driver/lib"),
+    ("bufshare-media", "guest-driver/media"),
     ("bufshare-agent", "tests/agent"),
 ];
 

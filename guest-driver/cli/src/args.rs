@@ -6,9 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bufshare::{BufferId, Rights};
+use bufshare_media::fourcc::PixelFormat;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-
-use crate::fourcc::PixelFormat;
 
 /// Share dma-bufs with other virtual machines.
 ///

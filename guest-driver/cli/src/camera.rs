@@ -8,24 +8,20 @@
 
 use std::os::fd::AsFd;
 
-use bufshare::{DmaBuf, Image, Mapping, Rights};
+use bufshare::{DmaBuf, Mapping, Rights};
+use bufshare_media::fourcc::{PixelFormat, ShownBy};
+use bufshare_media::image::Image;
+use bufshare_media::v4l2::{Choice, Filled, Format, Memory, Offer, Queue, Side, describe};
 
-use crate::args::{CameraArgs, Pixels};
+use crate::args::CameraArgs;
 use crate::content;
 use crate::failure::{Failure, Result};
-use crate::fourcc::{self, Fourcc, PixelFormat, ShownBy};
 use crate::frame::{ReplyByte, reply_value};
+use crate::image::to_metadata;
 use crate::output::{CameraRecord, Output};
-use crate::v4l2::{self, Filled, Memory, Picture};
 
 /// The fewest buffers of a rotation: one is filled while another is looked at.
 const MIN_BUFFERS: usize = 2;
-/// The size that is asked for where none is wanted: every webcam has it.
-const USUAL_SIZE: Pixels = Pixels {
-    width: 640,
-    height: 480,
-};
-
 /// One buffer of the camera. The mapping goes before the dma-buf.
 pub(crate) struct Slot {
     pub(crate) mapping: Mapping,
@@ -35,8 +31,8 @@ pub(crate) struct Slot {
 /// Buffers and queue. The buffers go before the queue.
 pub(crate) struct Camera {
     pub(crate) slots: Vec<Slot>,
-    pub(crate) video: v4l2::Camera,
-    pub(crate) picture: Picture,
+    pub(crate) queue: Queue,
+    pub(crate) format: Format,
     pub(crate) image: Image,
     /// Why the driver's own buffers are used.
     own_buffers: Option<String>,
@@ -54,24 +50,33 @@ impl Camera {
         let device = args.device.display().to_string();
         let problem =
             |what: &str, error: &std::io::Error| Failure::io(format!("{device}: {what}"), error);
-        let video = v4l2::Camera::open(&args.device).map_err(|e| problem("open", &e))?;
-        let offer = Offer::of(&video).map_err(|e| e.about(&device))?;
-        let (format, remark) = offer.choose(args.format).map_err(|e| e.about(&device))?;
-        if let Some(remark) = remark {
+        let about = |error: bufshare_media::Error| Failure::from(error.about(&device));
+        let mut queue =
+            Queue::open(&args.device, Side::Capture).map_err(|e| problem("open", &e))?;
+        if queue.is_multi_planar() {
+            return Err(Failure::new(format!(
+                "{device}: a multi-planar camera; only single-planar capture is supported"
+            )));
+        }
+        let offer = Offer::of(&queue).map_err(about)?;
+        let wanted = args.format.map(|PixelFormat(wanted)| wanted);
+        let choice = offer.choose(wanted).map_err(about)?;
+        if let Some(remark) = remark(&offer, choice) {
             output.warn(&format!("{device}: {remark}"));
         }
-        let picture = agree(&video, args.size, format).map_err(|e| e.about(&device))?;
+        let size = args.size.map(|size| (size.width, size.height));
+        let format = queue.agree(size, choice.format).map_err(about)?;
         if let Some(per_second) = args.fps {
-            video
+            queue
                 .set_rate(per_second)
                 .map_err(|e| problem("set the rate", &e))?;
         }
-        let image = fourcc::describe(&picture)
+        let image = describe(&format, &[])
             .ok_or_else(|| Failure::new(format!("{device}: the picture's size makes no sense")))?;
         let mut camera = Self {
             slots: Vec::new(),
-            video,
-            picture,
+            queue,
+            format,
             image,
             own_buffers: None,
             device,
@@ -82,8 +87,8 @@ impl Camera {
 
     /// Queues dma-bufs of ours or, where the driver refuses them, its own.
     fn fill_queue(&mut self, count: u32, allocate: impl Fn(u64) -> Result<DmaBuf>) -> Result<()> {
-        let bytes = u64::from(self.picture.size);
-        let refusal = match self.video.request(Memory::DmaBuf, count) {
+        let bytes = self.format.size();
+        let refusal = match self.queue.request(Memory::DmaBuf, count) {
             Ok(count) => {
                 for _ in 0..count {
                     self.add(allocate(bytes)?)?;
@@ -107,13 +112,13 @@ impl Camera {
 
     fn queue_own(&mut self, count: u32) -> Result<()> {
         let count = self
-            .video
+            .queue
             .request(Memory::Driver, count)
             .map_err(|e| Failure::io("allocate buffers", &e))?;
         self.slots.clear();
         for index in 0..count {
             let fd = self
-                .video
+                .queue
                 .export(index)
                 .map_err(|e| Failure::io("make a dma-buf of a buffer (EXPBUF)", &e))?;
             self.add(DmaBuf::from_fd(fd)?)?;
@@ -140,10 +145,11 @@ impl Camera {
                 self.device
             )));
         }
+        let image = to_metadata(&self.image);
         if self
             .slots
             .iter()
-            .any(|slot| !self.image.fits(slot.mapping.len() as u64))
+            .any(|slot| !image.fits(slot.mapping.len() as u64))
         {
             return Err(Failure::new(format!(
                 "{}: its buffers are too small",
@@ -157,10 +163,10 @@ impl Camera {
     pub(crate) fn record(&self) -> CameraRecord {
         CameraRecord {
             device: self.device.clone(),
-            format: self.picture.format.to_string(),
-            width: self.picture.width,
-            height: self.picture.height,
-            stride: self.picture.stride,
+            format: self.format.fourcc.to_string(),
+            width: self.format.width,
+            height: self.format.height,
+            stride: self.format.stride(),
             buffers: self.slots.len(),
             memory: if self.own_buffers.is_none() {
                 "dmabuf"
@@ -174,32 +180,31 @@ impl Camera {
     /// Starts the driver, which has all buffers.
     pub(crate) fn start(&mut self) -> Result<()> {
         let device = &self.device;
-        self.video
+        self.queue
             .start()
             .map_err(|e| Failure::io(format!("{device}: start"), &e))
     }
 
     /// Gives one buffer to the driver.
-    pub(crate) fn queue(&self, index: u32) -> Result<()> {
+    pub(crate) fn refill(&self, index: u32) -> Result<()> {
         self.queue_slot(index, self.slot(index)?)
             .map_err(|e| e.about(&self.device))
     }
 
     fn queue_slot(&self, index: u32, slot: &Slot) -> Result<()> {
-        self.video
-            .queue(index, slot.dmabuf.as_fd())
+        let own = self.own_buffers.is_some();
+        let memories = [slot.dmabuf.as_fd()];
+        let memories = if own { &[][..] } else { &memories };
+        self.queue
+            .queue(index, memories)
             .map_err(|e| Failure::io(format!("queue buffer {index}"), &e))
     }
 
     /// Takes a filled buffer, if there is one.
-    pub(crate) fn dequeue(&self) -> Result<Option<(Filled, &Slot)>> {
-        let filled = self
-            .video
+    pub(crate) fn dequeue(&self) -> Result<Option<Filled>> {
+        self.queue
             .dequeue()
-            .map_err(|e| Failure::io(format!("{}: take a frame", self.device), &e))?;
-        filled
-            .map(|filled| Ok((filled, self.slot(filled.index)?)))
-            .transpose()
+            .map_err(|e| Failure::io(format!("{}: take a frame", self.device), &e))
     }
 
     /// One buffer.
@@ -213,9 +218,9 @@ impl Camera {
     /// Bytes of this frame; as many as its buffer has at most. Drivers that do not say
     /// how many they filled have filled a whole picture.
     pub(crate) fn frame_bytes(&self, filled: &Filled, slot: &Slot) -> usize {
-        let bytes = match filled.bytes {
-            0 => self.picture.size,
-            bytes => bytes,
+        let bytes = match filled.planes.first().map_or(0, |plane| plane.bytes) {
+            0 => self.format.size(),
+            bytes => bytes.into(),
         };
         usize::try_from(bytes)
             .unwrap_or(usize::MAX)
@@ -235,164 +240,54 @@ impl Camera {
     }
 }
 
-/// The pixel formats of a camera.
-struct Offer {
-    all: Vec<Fourcc>,
-    present: Fourcc,
-}
-
-impl Offer {
-    fn of(video: &v4l2::Camera) -> Result<Self> {
-        Ok(Self {
-            all: video
-                .formats()
-                .map_err(|e| Failure::io("list the pixel formats", &e))?,
-            present: video
-                .format()
-                .map_err(|e| Failure::io("ask for the present pixel format", &e))?,
-        })
+/// What is to be said of a pixel format that was not asked for, and that not every screen shows.
+fn remark(offer: &Offer, choice: Choice) -> Option<String> {
+    let (names, format) = (offer.names(), choice.format);
+    match choice.shown_by? {
+        ShownBy::AllCards => None,
+        ShownBy::SomeCards => Some(format!(
+            "no pixel format XRGB8888, only {names}; takes {format}, which `bufshare view` shows \
+             where a card does"
+        )),
+        ShownBy::NoCard => Some(format!(
+            "no pixel format that `bufshare view` can show, only {names}; takes {format}, which is \
+             set, and shares it as it is (`bufshare view --no-display` checks it)"
+        )),
     }
-
-    /// The one to set. One that was not asked for, and that not every screen shows, comes
-    /// with a remark.
-    fn choose(&self, wanted: Option<PixelFormat>) -> Result<(Fourcc, Option<String>)> {
-        if let Some(PixelFormat(wanted)) = wanted {
-            return if self.all.contains(&wanted) {
-                Ok((wanted, None))
-            } else {
-                Err(Failure::new(format!(
-                    "no pixel format {wanted}, only {}",
-                    self.names()
-                )))
-            };
-        }
-        let known = fourcc::shown().find(|(format, _)| self.all.contains(format));
-        Ok(match known {
-            Some((format, ShownBy::AllCards)) => (format, None),
-            Some((format, ShownBy::SomeCards)) => (
-                format,
-                Some(format!(
-                    "no pixel format XRGB8888, only {}; takes {format}, which `bufshare view` \
-                     shows where a card does",
-                    self.names()
-                )),
-            ),
-            None => (
-                self.present,
-                Some(format!(
-                    "no pixel format that `bufshare view` can show, only {}; takes {}, which is \
-                     set, and shares it as it is (`bufshare view --no-display` checks it)",
-                    self.names(),
-                    self.present
-                )),
-            ),
-        })
-    }
-
-    fn names(&self) -> String {
-        if self.all.is_empty() {
-            return "what its driver does not list".to_owned();
-        }
-        let names: Vec<String> = self.all.iter().map(ToString::to_string).collect();
-        names.join(" ")
-    }
-}
-
-/// Sets the format, and the size exactly if one is wanted.
-fn agree(video: &v4l2::Camera, size: Option<Pixels>, format: Fourcc) -> Result<Picture> {
-    let Pixels { width, height } = size.unwrap_or(USUAL_SIZE);
-    let picture = video
-        .set_format(width, height, format)
-        .map_err(|e| Failure::io("set the format", &e))?;
-    let other_size = size.is_some() && (picture.width, picture.height) != (width, height);
-    if other_size || picture.format != format {
-        let offer = match video.sizes(format) {
-            Ok(sizes) if sizes.is_empty() => String::new(),
-            Ok(sizes) => {
-                let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
-                format!("; its driver lists {}", sizes.join(", "))
-            }
-            Err(error) => format!("; its driver does not list its sizes: {error}"),
-        };
-        return Err(Failure::new(format!(
-            "gives {}x{} {} instead of {width}x{height} {format}{offer}",
-            picture.width, picture.height, picture.format
-        )));
-    }
-    Ok(picture)
 }
 
 #[cfg(test)]
 mod tests {
+    use bufshare_media::fourcc::Fourcc;
+
     use super::*;
 
-    fn offer(all: &[&[u8; 4]], present: &[u8; 4]) -> Offer {
-        Offer {
-            all: all.iter().map(|code| Fourcc::new(code)).collect(),
-            present: Fourcc::new(present),
-        }
-    }
-
-    fn taken(all: &[&[u8; 4]], present: &[u8; 4]) -> (String, String) {
-        let (format, remark) = offer(all, present).choose(None).unwrap();
-        (format.to_string(), remark.unwrap_or_default())
-    }
-
     #[test]
-    fn what_every_screen_shows_is_taken_without_a_word() {
-        for (all, format) in [
-            (&[b"YUYV", b"AR24", b"XR24", b"BGR4"][..], "XR24"),
-            // The same bytes by another name.
-            (&[b"MJPG", b"YUYV", b"BGR4"][..], "BGR4"),
+    fn a_format_that_not_every_screen_shows_is_said_to_be_taken_and_of_which() {
+        let offer = Offer {
+            all: vec![Fourcc::new(b"MJPG"), Fourcc::new(b"YUYV")],
+            present: Fourcc::new(b"MJPG"),
+        };
+        let said = |code, shown_by| {
+            let format = Fourcc::new(code);
+            remark(&offer, Choice { format, shown_by })
+        };
+        for (code, shown_by, why) in [
+            (
+                b"YUYV",
+                ShownBy::SomeCards,
+                "no pixel format XRGB8888, only MJPG YUYV; takes YUYV",
+            ),
+            (
+                b"MJPG",
+                ShownBy::NoCard,
+                "no pixel format that `bufshare view` can show, only MJPG YUYV; takes MJPG, which is set",
+            ),
         ] {
-            assert_eq!(taken(all, b"YUYV"), (format.to_owned(), String::new()));
+            let remark = said(code, Some(shown_by)).unwrap();
+            assert!(remark.contains(why), "{remark}");
         }
-    }
-
-    #[test]
-    fn of_a_webcam_what_some_screens_show_is_taken_and_that_is_said() {
-        // By whatever order its driver lists them, whatever is set.
-        for (all, format) in [
-            (&[b"MJPG", b"YUYV"][..], "YUYV"),
-            (&[b"NV12", b"MJPG"][..], "NV12"),
-            (&[b"MJPG", b"NV12", b"YUYV", b"H264"][..], "YUYV"),
-            (&[b"GREY", b"YUYV"][..], "YUYV"),
-            (&[b"YUYV", b"RGBP"][..], "RGBP"),
-        ] {
-            let (found, remark) = taken(all, b"MJPG");
-            assert_eq!(found, format);
-            let names: Vec<String> = all
-                .iter()
-                .map(|code| Fourcc::new(code).to_string())
-                .collect();
-            let why = format!(
-                "no pixel format XRGB8888, only {}; takes {format}",
-                names.join(" ")
-            );
-            assert!(remark.contains(&why), "{remark}");
-        }
-    }
-
-    #[test]
-    fn of_a_camera_whose_formats_no_screen_shows_the_present_one_is_taken_and_that_is_said() {
-        let (format, remark) = taken(&[b"H264", b"MJPG"], b"MJPG");
-        assert_eq!(format, "MJPG");
-        let why = "no pixel format that `bufshare view` can show, only H264 MJPG; takes MJPG, which is set";
-        assert!(remark.contains(why), "{remark}");
-        // A driver that lists nothing has one all the same.
-        let (format, remark) = taken(&[], b"MJPG");
-        assert_eq!(format, "MJPG");
-        assert!(remark.contains("does not list"), "{remark}");
-    }
-
-    #[test]
-    fn what_is_asked_for_is_taken_or_refused_with_all_that_there_is() {
-        let webcam = offer(&[b"MJPG", b"YUYV"], b"YUYV");
-        for code in ["MJPG", "YUYV"] {
-            let (format, remark) = webcam.choose(code.parse().ok()).unwrap();
-            assert_eq!((format.to_string(), remark), (code.to_owned(), None));
-        }
-        let error = webcam.choose("XRGB8888".parse().ok()).unwrap_err();
-        assert_eq!(error.to_string(), "no pixel format XR24, only MJPG YUYV");
+        assert_eq!(said(b"XR24", Some(ShownBy::AllCards)), None);
+        assert_eq!(said(b"MJPG", None), None);
     }
 }

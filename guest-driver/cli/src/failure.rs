@@ -85,6 +85,12 @@ impl Failure {
         self
     }
 
+    /// Says what helps.
+    pub(crate) fn hint(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{}; {what}", self.message);
+        self
+    }
+
     /// The host's reason.
     pub(crate) fn status(&self) -> Option<Status> {
         self.status
@@ -118,6 +124,25 @@ impl From<io::Error> for Failure {
             errno: error.raw_os_error(),
             status: None,
             message: error.to_string(),
+            unread: false,
+        }
+    }
+}
+
+/// Also of what the library said when it was called for it.
+impl From<bufshare_media::Error> for Failure {
+    fn from(error: bufshare_media::Error) -> Self {
+        let cause = error.cause();
+        let by_library = cause
+            .and_then(io::Error::get_ref)
+            .and_then(|cause| cause.downcast_ref::<bufshare::Error>());
+        Self {
+            message: error.to_string(),
+            errno: by_library
+                .map(|error| &error.errno)
+                .or(cause)
+                .and_then(io::Error::raw_os_error),
+            status: by_library.and_then(|error| error.status),
             unread: false,
         }
     }

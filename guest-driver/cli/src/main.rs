@@ -4,29 +4,21 @@
 mod advice;
 mod args;
 mod camera;
-mod canvas;
 mod cmd;
 mod content;
-#[cfg(test)]
-mod ctest;
-mod drm;
 mod durations;
 mod failure;
-mod fourcc;
 mod frame;
+mod image;
 mod inbox;
 mod input;
-mod ioctl;
 mod output;
 mod outstanding;
 mod pump;
 mod rights;
-mod screen;
 mod session;
-mod sources;
 mod stop;
 mod supply;
-mod v4l2;
 
 use std::process::ExitCode;
 

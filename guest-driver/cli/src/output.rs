@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use bufshare::{BufferInfo, Event, EventKind, Image, Rights};
+use bufshare_media::drm::Screen;
+use bufshare_media::fourcc::Fourcc;
 use serde::Serialize;
 
 use crate::failure::{Failure, Result};
-use crate::fourcc::Fourcc;
 use crate::stop;
 
 /// Prints records.
@@ -308,6 +309,24 @@ pub(crate) struct ScreenRecord {
     pub(crate) shown_height: u32,
     /// Why a copy.
     pub(crate) why: Option<String>,
+}
+
+impl From<&Screen> for ScreenRecord {
+    fn from(screen: &Screen) -> Self {
+        let (width, height) = screen.size();
+        let (shown_width, shown_height) = screen.shown_size();
+        let why = screen.copies_because();
+        Self {
+            screen: screen.name().to_owned(),
+            driver: screen.driver().to_owned(),
+            width,
+            height,
+            shows: why.map_or("dmabuf", |_| "copy"),
+            shown_width,
+            shown_height,
+            why: why.map(str::to_owned),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]

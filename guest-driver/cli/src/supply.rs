@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What a camera's driver gave: frames, gaps between them, and buffers without a frame.
 
-use crate::v4l2::Filled;
+use bufshare_media::v4l2::Filled;
 
 /// The books of one run.
 #[derive(Default)]
@@ -61,8 +61,8 @@ mod tests {
         Filled {
             index: 0,
             sequence,
-            bytes: 0,
             broken,
+            planes: Vec::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use bufshare::{Access, Device, Event, EventKind, Export, ExportOptions, Meta, Name, Rights};
+use bufshare_media::v4l2::Filled;
 
 use crate::args::Capture;
 use crate::camera::Camera;
@@ -15,6 +16,7 @@ use crate::content;
 use crate::durations::Durations;
 use crate::failure::{Failure, Result};
 use crate::frame::Frame;
+use crate::image;
 use crate::output::{
     CaptureSummary, Captured, EventRecord, Exported, ImageRecord, Output, Record, micros,
 };
@@ -24,7 +26,6 @@ use crate::rights;
 use crate::session::{Held, Session};
 use crate::stop::{Input, Stop, ended};
 use crate::supply::Supply;
-use crate::v4l2::Filled;
 
 /// How long an event may take from the driver to us.
 const LAST_LOOK: Duration = Duration::from_millis(500);
@@ -49,7 +50,7 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     // What was achieved is reported even when it then failed.
     let ended = ended(&stop, &result);
-    let stopped = rotation.camera.video.stop();
+    let stopped = rotation.camera.queue.stop();
     let printed = session
         .output
         .print(&Record::CaptureSummary(rotation.summary(seconds, ended)));
@@ -105,7 +106,8 @@ impl<'a> Rotation<'a> {
         args: &Capture,
     ) -> Result<Self> {
         let name = Name::new("camera").unwrap_or(Name::EMPTY);
-        let meta = Meta::new().name(name).image(camera.image.clone());
+        let image = image::to_metadata(&camera.image);
+        let meta = Meta::new().name(name).image(image.clone());
         let options = ExportOptions::new()
             .allow(viewer.peer, viewer.rights)
             .meta(meta.clone());
@@ -122,7 +124,7 @@ impl<'a> Rotation<'a> {
                 extents: pieces,
                 source: "camera",
                 buffer: Some(index),
-                image: Some(ImageRecord::from(&camera.image)),
+                image: Some(ImageRecord::from(&image)),
                 sha256: None,
                 xxh3: None,
             }))?;
@@ -167,7 +169,7 @@ impl<'a> Rotation<'a> {
                 deadline.left()
             };
             let ready = if self.waits_for_camera() {
-                stop.wait([events.as_fd(), self.camera.video.as_fd()], Some(left))?
+                stop.wait([events.as_fd(), self.camera.queue.as_fd()], Some(left))?
             } else {
                 let [event] = stop.wait([events.as_fd()], Some(left))?;
                 [event, false]
@@ -177,8 +179,8 @@ impl<'a> Rotation<'a> {
             if event && let Some((at, event)) = events.take()? {
                 progress |= self.event(at, &event)?;
             }
-            if filled && let Some((filled, _)) = self.camera.dequeue()? {
-                progress |= self.filled(filled)?;
+            if filled && let Some(filled) = self.camera.dequeue()? {
+                progress |= self.filled(&filled)?;
             }
             if !event {
                 // Its buffer would be missed for as long as others go round.
@@ -233,21 +235,21 @@ impl<'a> Rotation<'a> {
     }
 
     /// Publishes the frame in a buffer that the camera gave. Answers whether there is one.
-    fn filled(&mut self, filled: Filled) -> Result<bool> {
-        let whole = self.supply.gave(&filled);
+    fn filled(&mut self, filled: &Filled) -> Result<bool> {
+        let whole = self.supply.gave(filled);
         if whole {
             self.publish(filled)?;
         } else {
-            self.camera.queue(filled.index)?;
+            self.camera.refill(filled.index)?;
         }
         Ok(whole)
     }
 
     /// Hashes a filled buffer and announces it to the viewer.
-    fn publish(&mut self, filled: Filled) -> Result<()> {
+    fn publish(&mut self, filled: &Filled) -> Result<()> {
         let slot = self.camera.slot(filled.index)?;
         let number = self.published.saturating_add(1);
-        let bytes = self.camera.frame_bytes(&filled, slot);
+        let bytes = self.camera.frame_bytes(filled, slot);
         let frame = Frame {
             run: self.run,
             number,
@@ -376,7 +378,7 @@ impl<'a> Rotation<'a> {
             self.unconfirmed = self.unconfirmed.saturating_add(1);
             if self.wants_more() {
                 self.camera
-                    .queue(u32::try_from(index).unwrap_or(u32::MAX))?;
+                    .refill(u32::try_from(index).unwrap_or(u32::MAX))?;
             }
         }
         if !numbers.is_empty() {
@@ -418,7 +420,7 @@ impl<'a> Rotation<'a> {
             reply_ok,
         }))?;
         if self.wants_more() {
-            self.camera.queue(buffer)?;
+            self.camera.refill(buffer)?;
         }
         Ok(true)
     }
@@ -444,7 +446,7 @@ impl<'a> Rotation<'a> {
             mismatches: self.mismatches,
             sequence_gaps: self.supply.gaps(),
             broken: self.supply.broken(),
-            frame_bytes: u64::from(self.camera.picture.size),
+            frame_bytes: self.camera.format.size(),
             bytes_shared: self.bytes_shared,
             extents: self.extents.clone(),
             round_trip_us: self.round_trips.spread(),

@@ -4,6 +4,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use bufshare::{Device, DmaBuf, ExportOptions, Meta, Name};
+use bufshare_media::{dma_heap, drm, udmabuf};
 
 use crate::args::{Export, Offer, Source};
 use crate::content::{self, Pattern};
@@ -12,7 +13,6 @@ use crate::output::{Exported, Record};
 use crate::rights;
 use crate::session::{Held, Session};
 use crate::stop::{Input, Stop};
-use crate::{drm, sources};
 
 /// Has another driver make a dma-buf, exports it and holds.
 pub(crate) fn run(session: &Session, args: &Export) -> Result<()> {
@@ -32,11 +32,11 @@ pub(crate) fn run(session: &Session, args: &Export) -> Result<()> {
 
 fn make(source: &Source, size: u64) -> Result<(OwnedFd, &'static str)> {
     if let Some(name) = &source.heap {
-        let fd =
-            sources::heap(name, size).map_err(|e| Failure::io(format!("dma-heap {name}"), &e))?;
+        let fd = dma_heap::allocate(name, size, true)
+            .map_err(|e| Failure::io(format!("dma-heap {name}"), &e))?;
         Ok((fd, "heap"))
     } else if source.udmabuf {
-        let fd = sources::udmabuf(size).map_err(|e| Failure::io("/dev/udmabuf", &e))?;
+        let fd = udmabuf::allocate(size).map_err(|e| Failure::io("/dev/udmabuf", &e))?;
         Ok((fd, "udmabuf"))
     } else if source.vgem {
         let fd = drm::dumb_dmabuf("vgem", size).map_err(|e| Failure::io("vgem", &e))?;

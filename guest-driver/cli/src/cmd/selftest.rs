@@ -7,16 +7,17 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use bufshare::{DmaBuf, Rights};
+use bufshare_media::dma_heap;
+use bufshare_media::drm::Screen;
 
 use crate::args::Selftest;
 use crate::camera::Camera;
 use crate::content;
 use crate::durations::Durations;
 use crate::failure::{Failure, Result};
-use crate::output::{self, Record, micros};
-use crate::screen::Screen;
+use crate::image::Mapped;
+use crate::output::{self, Record, ScreenRecord, micros};
 use crate::session::Session;
-use crate::sources;
 use crate::stop::{Input, Stop};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,7 +26,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
     let mut stop = Stop::new(Input::Ignored)?;
     let mut camera = Camera::new(session.output, &args.camera, |bytes| {
-        let fd = sources::heap("system", bytes)
+        let fd = dma_heap::allocate("system", bytes, true)
             .map_err(|e| Failure::io("allocate of the system heap", &e))?;
         Ok(DmaBuf::from_fd(fd)?)
     })?;
@@ -34,26 +35,28 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
     let (mut hashes, mut times, mut replies_ok, mut frames) =
         (HashSet::new(), Durations::default(), 0, 0);
     while frames < args.frames {
-        let [ready] = stop.wait([camera.video.as_fd()], Some(TIMEOUT))?;
+        let [ready] = stop.wait([camera.queue.as_fd()], Some(TIMEOUT))?;
         if stop.requested() {
             break;
         }
         if !ready {
             return Err(Failure::timeout("the camera gave no frame"));
         }
-        let Some((filled, slot)) = camera.dequeue()? else {
+        let Some(filled) = camera.dequeue()? else {
             continue;
         };
+        let slot = camera.slot(filled.index)?;
         frames = frames.saturating_add(1);
         let bytes = camera.frame_bytes(&filled, slot);
         hashes.insert(content::xxh3(&slot.mapping, bytes)?);
         let reply = camera.reply(slot, frames)?;
         let start = Instant::now();
         let (dmabuf, image) = (slot.dmabuf.as_fd(), &camera.image);
+        let memory = Mapped(&slot.mapping);
         let picture = if let Some(screen) = &mut screen {
-            screen.show(dmabuf, image, &slot.mapping)?
+            screen.show(dmabuf, image, &memory)?
         } else {
-            let (found, shown) = Screen::open(args.card.as_deref(), dmabuf, image, &slot.mapping)?;
+            let (found, shown) = Screen::open(args.card.as_deref(), dmabuf, image, &memory)?;
             screen = Some(found);
             shown
         };
@@ -66,22 +69,24 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
         }
         if let Some((index, previous)) = on_screen.replace((filled.index, picture)) {
             drop(previous);
-            camera.queue(index)?;
+            camera.refill(index)?;
         }
     }
     session.output.print(&Record::Selftest(output::Selftest {
         frames,
-        format: camera.picture.format.to_string(),
-        width: camera.picture.width,
-        height: camera.picture.height,
-        stride: camera.picture.stride,
-        frame_bytes: u64::from(camera.picture.size),
+        format: camera.format.fourcc.to_string(),
+        width: camera.format.width,
+        height: camera.format.height,
+        stride: camera.format.stride(),
+        frame_bytes: camera.format.size(),
         different_frames: hashes.len(),
         replies_ok,
         show_us: times.spread(),
         screen: screen.as_ref().map(|screen| screen.name().to_owned()),
         camera_memory: camera.record().memory,
-        screen_shows: screen.as_ref().map(|screen| screen.record().shows),
+        screen_shows: screen
+            .as_ref()
+            .map(|screen| ScreenRecord::from(screen).shows),
     }))?;
     if args.hold && !stop.requested() {
         stop.listen_to(Input::Line)?;

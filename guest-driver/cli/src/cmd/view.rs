@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use bufshare::{BufferId, Device, Event, EventKind, Image, Import, Mapping, Rights, Status};
+use bufshare_media::drm::{self, Screen};
 
 use crate::args::View;
 use crate::cmd::capture::Deadline;
@@ -13,10 +14,10 @@ use crate::content;
 use crate::durations::Durations;
 use crate::failure::{Failure, Result};
 use crate::frame::Frame;
+use crate::image::{self, Mapped};
 use crate::inbox::{Inbox, Waiting};
-use crate::output::{EventRecord, Output, Record, ViewSummary, Viewed, micros};
+use crate::output::{EventRecord, Output, Record, ScreenRecord, ViewSummary, Viewed, micros};
 use crate::pump::Pump;
-use crate::screen::{self, Screen};
 use crate::session::{Held, Session, find_peer};
 use crate::stop::{Input, Stop, ended};
 
@@ -98,7 +99,7 @@ fn answered(mapping: &Mapping, frame: &Frame) -> Result<bool> {
 
 /// A frame that we hold. The card gives it up before the import ends.
 struct Shown {
-    picture: Option<screen::Shown>,
+    picture: Option<drm::Shown>,
     import: Import,
     since: Instant,
     record: Viewed,
@@ -447,16 +448,20 @@ impl<'a> Viewer<'a> {
         import: &Import,
         image: Option<&Image>,
         mapping: &Mapping,
-    ) -> Result<screen::Shown> {
+    ) -> Result<drm::Shown> {
         let image = image
             .filter(|image| image.fits(import.buffer.len() as u64))
             .ok_or_else(|| Failure::new("it is not described as an image, or does not fit"))?;
         let dmabuf = import.buffer.as_fd();
+        let (image, memory) = (image::from_metadata(image), Mapped(mapping));
         if let Some(screen) = &mut self.screen {
-            return screen.show(dmabuf, image, mapping);
+            return Ok(screen.show(dmabuf, &image, &memory)?);
         }
-        let (screen, shown) = Screen::open(self.card.as_deref(), dmabuf, image, mapping)?;
-        self.output.print(&Record::Screen(screen.record()))?;
+        let opened = Screen::open(self.card.as_deref(), dmabuf, &image, &memory);
+        let (screen, shown) =
+            opened.map_err(|e| Failure::from(e).hint("--no-display does without"))?;
+        self.output
+            .print(&Record::Screen(ScreenRecord::from(&screen)))?;
         self.screen = Some(screen);
         Ok(shown)
     }

@@ -25,12 +25,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use bufshare_agent::ops::{Call, Line, Op, Patch, Refusal, Sight, Source, Yield, word};
+use bufshare_media::dma_heap;
+use bufshare_media::drm::{self, Imported};
+use bufshare_media::v4l2::Side;
 
 use self::device::Device;
 use self::files::PrivateFiles;
 use self::importer::Importer;
 use self::memory::Mapping;
-use self::screen::Shown;
 use self::stall::{Page, Stalled};
 use self::video::Video;
 
@@ -115,7 +117,7 @@ enum Thing {
     Buffer {
         fd: OwnedFd,
         size: u64,
-        shown: Option<Shown>,
+        shown: Option<Imported>,
     },
     Export(device::Export),
     Consumer(device::Consumer),
@@ -537,7 +539,7 @@ impl Client {
                 name,
                 value,
             } => {
-                Video::open(&device, video::Side::Capture)?.set_control(&name, value)?;
+                Video::open(&device, Side::Capture)?.set_control(&name, value)?;
                 Yield::Done
             }
             Op::CaptureInto {
@@ -546,7 +548,7 @@ impl Client {
                 width,
                 height,
             } => {
-                Video::open(&device, video::Side::Capture)?.capture_into(
+                Video::open(&device, Side::Capture)?.capture_into(
                     self.buffer(buf)?.0,
                     width,
                     height,
@@ -560,13 +562,13 @@ impl Client {
                 height,
             } => {
                 let buffer = self.buffer(buf)?.0;
-                let mut video = Video::open(&device, video::Side::Capture)?;
+                let mut video = Video::open(&device, Side::Capture)?;
                 video.lend(buffer, width, height)?;
                 Yield::Lent {
                     video: self.keep(Thing::Video(video)),
                 }
             }
-            Op::CaptureLent { video } => match self.things.get(&video) {
+            Op::CaptureLent { video } => match self.things.get_mut(&video) {
                 Some(Thing::Video(video)) => {
                     video.capture_lent()?;
                     Yield::Done
@@ -599,34 +601,37 @@ impl Client {
     }
 
     fn make(&mut self, source: &Source, size: u64) -> Result<(OwnedFd, u64)> {
-        let fd = match source {
-            Source::Alloc => self.device()?.alloc(size)?,
-            Source::Heap(name) => sources::heap(name, size, true)?,
-            Source::ReadOnlyHeap(name) => sources::heap(name, size, false)?,
-            Source::Udmabuf { scattered } => sources::udmabuf(size, *scattered)?,
-            Source::Dumb(driver) => screen::dumb(driver, size)?,
-            Source::Movable(kind) => exporter::make(*kind, size)?,
-            Source::Capture(device) => {
-                // The sizes that vivid's webcam has in every kernel.
-                let sizes = [
-                    (320, 180),
-                    (640, 360),
-                    (640, 480),
-                    (1280, 720),
-                    (1920, 1080),
-                ];
-                let fits = |(width, height): &(u32, u32)| {
-                    u64::from(*width) * u64::from(*height) * 4 >= size
-                };
-                let (width, height) = sizes
-                    .into_iter()
-                    .find(fits)
-                    .context("no picture is that large")?;
-                Video::open(device, video::Side::Capture)?
-                    .export(width, height)?
-                    .0
-            }
-        };
+        let fd =
+            match source {
+                Source::Alloc => self.device()?.alloc(size)?,
+                Source::Heap(name) => dma_heap::allocate(name, size, true)
+                    .with_context(|| format!("dma-heap {name}"))?,
+                Source::ReadOnlyHeap(name) => dma_heap::allocate(name, size, false)
+                    .with_context(|| format!("dma-heap {name}"))?,
+                Source::Udmabuf { scattered } => sources::udmabuf(size, *scattered)?,
+                Source::Dumb(driver) => {
+                    drm::dumb_dmabuf(driver, size).context("making a dumb buffer")?
+                }
+                Source::Movable(kind) => exporter::make(*kind, size)?,
+                Source::Capture(device) => {
+                    // The sizes that vivid's webcam has in every kernel.
+                    let sizes = [
+                        (320, 180),
+                        (640, 360),
+                        (640, 480),
+                        (1280, 720),
+                        (1920, 1080),
+                    ];
+                    let fits = |(width, height): &(u32, u32)| {
+                        u64::from(*width) * u64::from(*height) * 4 >= size
+                    };
+                    let (width, height) = sizes
+                        .into_iter()
+                        .find(fits)
+                        .context("no picture is that large")?;
+                    Video::open(device, Side::Capture)?.export(width, height)?
+                }
+            };
         measured(fd)
     }
 

@@ -13,37 +13,6 @@ use super::ioctl::{self, Argument};
 
 const PAGE: u64 = 4096;
 
-/// `struct dma_heap_allocation_data`.
-#[repr(C)]
-struct Heap {
-    len: u64,
-    fd: u32,
-    fd_flags: u32,
-    heap_flags: u64,
-}
-
-// SAFETY: plain data without padding.
-unsafe impl Argument for Heap {}
-
-const HEAP_ALLOC: u32 = ioctl::read_write::<Heap>(b'H', 0);
-
-/// From a heap of `/dev/dma_heap`.
-pub(crate) fn heap(name: &str, size: u64, write: bool) -> Result<OwnedFd> {
-    let path = format!("/dev/dma_heap/{name}");
-    let heap = File::open(&path).with_context(|| format!("opening {path}"))?;
-    let access = if write { libc::O_RDWR } else { libc::O_RDONLY };
-    let fd_flags = u32::try_from(access | libc::O_CLOEXEC)?;
-    let mut request = Heap {
-        len: size,
-        fd: 0,
-        fd_flags,
-        heap_flags: 0,
-    };
-    ioctl::call(&heap, HEAP_ALLOC, &mut request).context("DMA_HEAP_IOCTL_ALLOC")?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(request.fd)?) })
-}
-
 /// `struct udmabuf_create_item`.
 #[repr(C)]
 struct Item {

@@ -1,29 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! One screen for pictures of one size, chosen by what works: the card shows the
-//! picture's dma-buf itself or, where no card of this machine does that, a copy.
+//! One screen for pictures of one size, chosen by what works
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use bufshare::{Image, Mapping};
 use drm::control::Mode;
 
-use crate::canvas::Canvas;
-use crate::drm::{Head, Imported, Size, fit, misfit, size_of};
-use crate::failure::{Failure, Result};
-use crate::fourcc;
-use crate::output::ScreenRecord;
+use super::Memory;
+use super::canvas::Canvas;
+use super::card::{Head, Imported, Size, fit, misfit, size_of};
+use crate::error::{Error, Result};
+use crate::image::Image;
 
-/// A picture that is on the screen, with what keeps it there.
-pub(crate) enum Shown {
+/// A picture that is on the screen, with what keeps it there
+#[derive(Debug)]
+pub enum Shown {
     /// The card reads the dma-buf.
-    Direct(#[expect(dead_code, reason = "held for its drop")] Imported),
+    Direct(Imported),
     /// The card reads its own memory.
     Copy,
 }
 
-/// A screen that we control.
-pub(crate) struct Screen {
+/// A screen that we control: its card reads the pictures' dma-bufs or, where no card of this
+/// machine does that, a copy
+#[derive(Debug)]
+pub struct Screen {
     head: Head,
     mode: Mode,
     /// The size of the pictures that it was chosen for.
@@ -36,24 +37,22 @@ pub(crate) struct Screen {
 impl Screen {
     /// Shows a picture on the card `path`, or on the one that does it best. What
     /// works for this picture is taken for all that follow.
-    pub(crate) fn open(
+    pub fn open(
         path: Option<&Path>,
         dmabuf: BorrowedFd<'_>,
         image: &Image,
-        mapping: &Mapping,
+        memory: &dyn Memory,
     ) -> Result<(Self, Shown)> {
         check(image)?;
         let (mut heads, mut reasons) = Head::all(path);
         if heads.is_empty() && reasons.is_empty() {
-            return Err(Failure::new(
-                "there is no DRM card (/dev/dri/card*); --no-display does without",
-            ));
+            return Err(Error::new("there is no DRM card (/dev/dri/card*)"));
         }
         for index in 0..heads.len() {
             let Some(head) = heads.get(index) else {
                 break;
             };
-            match direct(head, dmabuf, image) {
+            match head.show_in_its_size(dmabuf, image) {
                 Ok((mode, imported)) => {
                     let screen = Self {
                         head: heads.swap_remove(index),
@@ -64,17 +63,17 @@ impl Screen {
                     };
                     return Ok((screen, Shown::Direct(imported)));
                 }
-                Err(failure) => reasons.push(failure.to_string()),
+                Err(error) => reasons.push(error.to_string()),
             }
         }
-        Self::by_copy(heads, image, mapping, reasons)
+        Self::by_copy(heads, image, memory, reasons)
     }
 
     /// Of the screens and their modes the one that shows most of the picture.
     fn by_copy(
         mut heads: Vec<Head>,
         image: &Image,
-        mapping: &Mapping,
+        memory: &dyn Memory,
         mut reasons: Vec<String>,
     ) -> Result<(Self, Shown)> {
         let picture = (image.width, image.height);
@@ -98,7 +97,7 @@ impl Screen {
             let Some(head) = heads.get(index) else {
                 continue;
             };
-            match copy(head, mode, image, mapping) {
+            match copy(head, mode, image, memory) {
                 Ok(canvas) => {
                     let screen = Self {
                         head: heads.swap_remove(index),
@@ -109,26 +108,26 @@ impl Screen {
                     };
                     return Ok((screen, Shown::Copy));
                 }
-                Err(failure) => reasons.push(failure.to_string()),
+                Err(error) => reasons.push(error.to_string()),
             }
         }
-        Err(Failure::new(format!(
+        Err(Error::new(format!(
             "no screen for it: {}",
             reasons.join("; ")
         )))
     }
 
     /// Shows the next picture.
-    pub(crate) fn show(
+    pub fn show(
         &mut self,
         dmabuf: BorrowedFd<'_>,
         image: &Image,
-        mapping: &Mapping,
+        memory: &dyn Memory,
     ) -> Result<Shown> {
         check(image)?;
         let picture = (image.width, image.height);
         if picture != self.picture {
-            return Err(Failure::new(format!(
+            return Err(Error::new(format!(
                 "it is {}x{}, the frames before were {}x{}",
                 picture.0, picture.1, self.picture.0, self.picture.1
             )));
@@ -140,7 +139,7 @@ impl Screen {
                 Ok(Shown::Direct(imported))
             }
             Some(canvas) => {
-                canvas.paint(mapping, image)?;
+                canvas.paint(memory, image)?;
                 self.head.show(self.mode, Some(canvas.framebuffer))?;
                 Ok(Shown::Copy)
             }
@@ -148,61 +147,53 @@ impl Screen {
     }
 
     /// "bochs-drm /dev/dri/card0".
-    pub(crate) fn name(&self) -> &str {
+    #[must_use]
+    pub fn name(&self) -> &str {
         &self.head.name
     }
 
-    /// Bytes copied to the screen so far.
-    pub(crate) fn copied(&self) -> u64 {
-        self.canvas.as_ref().map_or(0, |canvas| canvas.copied)
+    /// "bochs-drm".
+    #[must_use]
+    pub fn driver(&self) -> &str {
+        &self.head.driver
     }
 
-    /// What is to be said of it.
-    pub(crate) fn record(&self) -> ScreenRecord {
-        let (width, height) = size_of(&self.mode);
-        let (shown_width, shown_height) = fit(self.picture, (width, height));
-        ScreenRecord {
-            screen: self.head.name.clone(),
-            driver: self.head.driver.clone(),
-            width,
-            height,
-            shows: if self.canvas.is_none() {
-                "dmabuf"
-            } else {
-                "copy"
-            },
-            shown_width,
-            shown_height,
-            why: self.why.clone(),
-        }
+    /// Its pixels across and down.
+    #[must_use]
+    pub fn size(&self) -> (u32, u32) {
+        size_of(&self.mode)
+    }
+
+    /// Of these, those that a picture takes.
+    #[must_use]
+    pub fn shown_size(&self) -> (u32, u32) {
+        fit(self.picture, self.size())
+    }
+
+    /// Why its card reads a copy; `None`: it reads the dma-bufs.
+    #[must_use]
+    pub fn copies_because(&self) -> Option<&str> {
+        self.why.as_deref()
+    }
+
+    /// Bytes copied to it so far.
+    #[must_use]
+    pub fn copied(&self) -> u64 {
+        self.canvas.as_ref().map_or(0, |canvas| canvas.copied)
     }
 }
 
 /// Whether a card can show it at all, itself or a copy.
 fn check(image: &Image) -> Result<()> {
-    fourcc::unshowable(image).map_or(Ok(()), |why| Err(Failure::new(why)))
-}
-
-/// Has the card read the dma-buf.
-fn direct(head: &Head, dmabuf: BorrowedFd<'_>, image: &Image) -> Result<(Mode, Imported)> {
-    let mode = head.mode_of((image.width, image.height)).ok_or_else(|| {
-        Failure::new(format!(
-            "{} has no mode {}x{}, only {}",
-            head.name,
-            image.width,
-            image.height,
-            head.sizes()
-        ))
-    })?;
-    let imported = head.import(dmabuf, image)?;
-    head.show(mode, imported.framebuffer())?;
-    Ok((mode, imported))
+    image
+        .unshowable()
+        .map_or(Ok(()), |why| Err(Error::new(why)))
 }
 
 /// Has the card read a copy.
-fn copy(head: &Head, mode: Mode, image: &Image, mapping: &Mapping) -> Result<Canvas> {
+fn copy(head: &Head, mode: Mode, image: &Image, memory: &dyn Memory) -> Result<Canvas> {
     let mut canvas = Canvas::new(head, size_of(&mode), image.fourcc)?;
-    canvas.paint(mapping, image)?;
+    canvas.paint(memory, image)?;
     head.show(mode, Some(canvas.framebuffer))?;
     Ok(canvas)
 }

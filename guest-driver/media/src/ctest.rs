@@ -2,7 +2,8 @@
 //! Test helper: have the C compiler prove numbers against the kernel's headers.
 
 use std::fmt::Write as _;
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 /// Compiles one static assertion a row. A missing compiler is a failure:
 /// linking Rust needs one, too.
@@ -18,15 +19,16 @@ pub(crate) fn check(headers: &[&str], rows: &[(&str, usize)]) {
         )
         .unwrap();
     }
-    let name = headers.join("-").replace('/', "_");
-    let file = std::env::temp_dir().join(format!("bufshare-{}-{name}.c", std::process::id()));
-    std::fs::write(&file, source).unwrap();
-    let output = Command::new("cc")
-        .args(["-std=c11", "-D_GNU_SOURCE", "-fsyntax-only"])
-        .arg(&file)
-        .output();
-    std::fs::remove_file(&file).unwrap();
-    let output = output.expect("the C compiler cc does not start");
+    let mut compiler = Command::new("cc")
+        .args(["-std=c11", "-D_GNU_SOURCE", "-fsyntax-only", "-x", "c", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the C compiler cc does not start");
+    let mut input = compiler.stdin.take().unwrap();
+    input.write_all(source.as_bytes()).unwrap();
+    drop(input);
+    let output = compiler.wait_with_output().unwrap();
     assert!(
         output.status.success(),
         "{}",

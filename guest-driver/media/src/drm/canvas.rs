@@ -1,55 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A card's own memory with a copy of a picture in it, for cards that cannot show
-//! the picture where it is.
+//! A card's own memory with a copy of a picture in it, for cards that cannot show the picture
+//! where it is
 
 use std::rc::Rc;
 
-use bufshare::{Image, Mapping, Plane, Rights};
 use drm::buffer::{Buffer as _, DrmFourcc};
 use drm::control::dumbbuffer::DumbBuffer;
 use drm::control::{Device as _, framebuffer};
 
-use crate::drm::{Card, Head, Size, fit};
-use crate::failure::{Failure, Result};
+use super::card::{Card, Head, Size, fit};
+use super::{Memory, Rows};
+use crate::error::{Error, Result};
 use crate::fourcc::{Fourcc, pixel_bytes};
+use crate::image::{Image, LINEAR, Plane};
 
 /// A dumb buffer of a screen's size.
-pub(crate) struct Canvas {
+#[derive(Debug)]
+pub(super) struct Canvas {
     card: Rc<Card>,
     buffer: DumbBuffer,
-    pub(crate) framebuffer: framebuffer::Handle,
+    pub(super) framebuffer: framebuffer::Handle,
     size: Size,
-    fourcc: u32,
+    fourcc: Fourcc,
     pixel: usize,
     /// Bytes copied into it so far.
-    pub(crate) copied: u64,
+    pub(super) copied: u64,
 }
 
 impl Canvas {
     /// Black, of this size, for pictures in the pixel format `fourcc` of DRM.
-    pub(crate) fn new(head: &Head, size: Size, fourcc: u32) -> Result<Self> {
-        let format = Fourcc(fourcc);
+    pub(super) fn new(head: &Head, size: Size, fourcc: Fourcc) -> Result<Self> {
         let unknown = || {
-            Failure::new(format!(
-                "{}: pictures in pixel format {format} cannot be copied to a screen",
+            Error::new(format!(
+                "{}: pictures in pixel format {fourcc} cannot be copied to a screen",
                 head.name
             ))
         };
-        let pixel = pixel_bytes(format).ok_or_else(unknown)?;
-        let drm_format = DrmFourcc::try_from(fourcc).map_err(|_| unknown())?;
+        let pixel = pixel_bytes(fourcc).ok_or_else(unknown)?;
+        let drm_format = DrmFourcc::try_from(fourcc.0).map_err(|_| unknown())?;
         let bits = u32::from(pixel).saturating_mul(8);
         let buffer = head
             .card
             .create_dumb_buffer(size, drm_format, bits)
-            .map_err(|e| Failure::io(format!("{}: make a dumb buffer", head.name), &e))?;
-        let plane = Plane::new(0, buffer.pitch(), size.1);
-        let image = Image::new(fourcc, size.0, size.1).plane(plane);
+            .map_err(|e| Error::io(format!("{}: make a dumb buffer", head.name), e))?;
+        let plane = Plane {
+            buffer: 0,
+            offset: 0,
+            stride: buffer.pitch(),
+            rows: size.1,
+        };
+        let image = Image {
+            fourcc,
+            width: size.0,
+            height: size.1,
+            modifier: LINEAR,
+            planes: vec![plane],
+        };
         let framebuffer = match head.framebuffer(buffer.handle(), &image) {
             Ok(framebuffer) => framebuffer,
-            Err(failure) => {
+            Err(error) => {
                 // Its error would hide the reason.
                 let _ = head.card.destroy_dumb_buffer(buffer);
-                return Err(failure);
+                return Err(error);
             }
         };
         Ok(Self {
@@ -65,12 +77,12 @@ impl Canvas {
 
     /// Copies a picture into the middle, scaled down if it is too large. The rest
     /// stays black, as long as all pictures have the same size.
-    pub(crate) fn paint(&mut self, source: &Mapping, image: &Image) -> Result<()> {
+    pub(super) fn paint(&mut self, source: &dyn Memory, image: &Image) -> Result<()> {
         let plane = image
             .planes
             .first()
             .filter(|_| image.fourcc == self.fourcc)
-            .ok_or_else(|| Failure::new("its pixel format is not that of the frames before"))?;
+            .ok_or_else(|| Error::new("its pixel format is not that of the frames before"))?;
         let picture = (image.width, image.height);
         let shown = fit(picture, self.size);
         let place = Place {
@@ -78,26 +90,32 @@ impl Canvas {
             top: middle(self.size.1, shown.1),
         };
         let pitch = usize::try_from(self.buffer.pitch()).unwrap_or(usize::MAX);
+        let pixel = self.pixel;
         let mut map = self
             .card
             .map_dumb_buffer(&mut self.buffer)
-            .map_err(|e| Failure::io("map a dumb buffer", &e))?;
-        let outside = || Failure::new("the picture does not fit its memory");
-        let access = source.begin(Rights::READ)?;
-        let mut line = vec![0; line_bytes(image, plane, self.pixel).ok_or_else(outside)?];
-        for row in 0..shown.1 {
-            let from = u64::from(scaled(row, picture.1, shown.1))
-                .saturating_mul(plane.stride.into())
-                .saturating_add(plane.offset);
-            access.read_at(usize::try_from(from).map_err(|_| outside())?, &mut line)?;
-            let to = place
-                .start(row, pitch, self.pixel)
-                .and_then(|start| map.get_mut(start..)?.get_mut(..bytes(shown.0, self.pixel)))
+            .map_err(|e| Error::io("map a dumb buffer", e))?;
+        let outside = || Error::new("the picture does not fit its memory");
+        let rows = Rows {
+            buffer: plane.buffer,
+            first: plane.offset,
+            stride: plane.stride.into(),
+            len: line_bytes(image, plane, pixel).ok_or_else(outside)?,
+        };
+        let mut row = 0..shown.1;
+        let mut numbers = row.clone().map(|row| scaled(row, picture.1, shown.1));
+        let mut copied = 0_u64;
+        source.read_rows(rows, &mut numbers, &mut |line| {
+            let to = row
+                .next()
+                .and_then(|row| place.start(row, pitch, pixel))
+                .and_then(|start| map.get_mut(start..)?.get_mut(..bytes(shown.0, pixel)))
                 .ok_or_else(outside)?;
-            copy_row(&line, to, self.pixel, image.width, shown.0);
-            self.copied = self.copied.saturating_add(to.len() as u64);
-        }
-        access.finish()?;
+            copy_row(line, to, pixel, image.width, shown.0);
+            copied = copied.saturating_add(to.len() as u64);
+            Ok(())
+        })?;
+        self.copied = self.copied.saturating_add(copied);
         Ok(())
     }
 }
@@ -185,8 +203,20 @@ mod tests {
     #[test]
     fn a_row_longer_than_its_plane_is_not_allocated() {
         let of = |width, height, stride, rows| {
-            let plane = Plane::new(0, stride, rows);
-            line_bytes(&Image::new(1, width, height), &plane, 4)
+            let plane = Plane {
+                buffer: 0,
+                offset: 0,
+                stride,
+                rows,
+            };
+            let image = Image {
+                fourcc: Fourcc::new(b"XR24"),
+                width,
+                height,
+                modifier: LINEAR,
+                planes: vec![plane],
+            };
+            line_bytes(&image, &plane, 4)
         };
         assert_eq!(of(640, 480, 2560, 480), Some(2560));
         assert_eq!(of(640, 480, 4096, 500), Some(2560));

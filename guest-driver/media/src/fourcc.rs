@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Four-character codes. V4L2 and DRM each have their own; one memory layout often
-//! has two names, and one name may mean two layouts.
+//! Four-character codes
+//!
+//! V4L2 and DRM each have their own; one memory layout often has two names, and one name may mean
+//! two layouts.
 
 use std::fmt;
 use std::str::FromStr;
 
-use bufshare::{Image, Plane};
-
-use crate::v4l2::Picture;
-
-/// A four-character code as the kernel's headers make it.
+/// A four-character code as the kernel's headers make it
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Fourcc(pub(crate) u32);
+pub struct Fourcc(pub u32);
 
 impl Fourcc {
     /// The code of four characters.
-    pub(crate) const fn new(code: &[u8; 4]) -> Self {
+    #[must_use]
+    pub const fn new(code: &[u8; 4]) -> Self {
         Self(u32::from_le_bytes(*code))
     }
 }
@@ -43,11 +42,18 @@ impl fmt::Debug for Fourcc {
 type PlaneShape = (u32, u32, u32);
 
 /// One memory layout under its V4L2 and its DRM name.
-struct Layout {
-    v4l2: Fourcc,
-    drm: Fourcc,
+pub(crate) struct Layout {
+    pub(crate) v4l2: Fourcc,
+    pub(crate) drm: Fourcc,
     names: &'static [&'static str],
-    planes: &'static [PlaneShape],
+    pub(crate) planes: &'static [PlaneShape],
+}
+
+impl Layout {
+    /// The one of a V4L2 pixel format.
+    pub(crate) fn of(v4l2: Fourcc) -> Option<&'static Self> {
+        LAYOUTS.iter().find(|layout| layout.v4l2 == v4l2)
+    }
 }
 
 const PACKED: &[PlaneShape] = &[(1, 1, 1)];
@@ -143,9 +149,10 @@ const LAYOUTS: &[Layout] = &[
     },
 ];
 
-/// Bytes of a pixel in a DRM format whose pixels stand alone. None: its pixels share
-/// colours or lie in several planes.
-pub(crate) fn pixel_bytes(drm: Fourcc) -> Option<u8> {
+/// Bytes of a pixel in a DRM format whose pixels stand alone. `None`: its pixels share colours or
+/// lie in several planes.
+#[must_use]
+pub fn pixel_bytes(drm: Fourcc) -> Option<u8> {
     match &drm.0.to_le_bytes() {
         b"XR24" | b"AR24" | b"XB24" | b"AB24" | b"BX24" => Some(4),
         b"BG24" | b"RG24" => Some(3),
@@ -155,20 +162,19 @@ pub(crate) fn pixel_bytes(drm: Fourcc) -> Option<u8> {
     }
 }
 
-/// `DRM_FORMAT_MOD_INVALID`: the layout is not that of a DRM format.
-const NO_DRM_LAYOUT: u64 = 0x00ff_ffff_ffff_ffff;
-
-/// Which cards show pictures of a format.
+/// Which cards show pictures of a format
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ShownBy {
+pub enum ShownBy {
     /// XRGB8888: as good as all.
     AllCards,
     /// Those that say so.
     SomeCards,
+    /// It has no DRM name.
+    NoCard,
 }
 
 /// The V4L2 pixel formats that cards can show, best first.
-pub(crate) fn shown() -> impl Iterator<Item = (Fourcc, ShownBy)> {
+pub fn shown() -> impl Iterator<Item = (Fourcc, ShownBy)> {
     LAYOUTS.iter().map(|layout| {
         let by = if layout.drm == Fourcc::new(b"XR24") {
             ShownBy::AllCards
@@ -179,21 +185,9 @@ pub(crate) fn shown() -> impl Iterator<Item = (Fourcc, ShownBy)> {
     })
 }
 
-/// Why no card shows this image.
-pub(crate) fn unshowable(image: &Image) -> Option<String> {
-    match image.modifier {
-        0 => None,
-        NO_DRM_LAYOUT => Some(format!(
-            "no screen shows pixel format {}; --no-display does without",
-            Fourcc(image.fourcc)
-        )),
-        _ => Some("only linear pictures can be shown".to_owned()),
-    }
-}
-
-/// A V4L2 pixel format given by its code or by the DRM name of its layout.
+/// A V4L2 pixel format given by its code or by the DRM name of its layout
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PixelFormat(pub(crate) Fourcc);
+pub struct PixelFormat(pub Fourcc);
 
 impl FromStr for PixelFormat {
     type Err = String;
@@ -232,44 +226,9 @@ fn known() -> String {
     names.join(" ")
 }
 
-/// The typed description of a captured picture, for other machines. A format that has no
-/// DRM name here keeps its V4L2 code, which may mean something else in DRM: the modifier
-/// says that it is not meant.
-pub(crate) fn describe(picture: &Picture) -> Option<Image> {
-    let Some(layout) = LAYOUTS.iter().find(|layout| layout.v4l2 == picture.format) else {
-        // The stride is 0 if it has no rows, as a compressed picture.
-        let rows = picture.size.checked_div(picture.stride);
-        let rows = rows.map_or(0, |rows| rows.min(picture.height));
-        let image = Image::new(picture.format.0, picture.width, picture.height)
-            .modifier(NO_DRM_LAYOUT)
-            .plane(Plane::new(0, picture.stride, rows));
-        return Some(image);
-    };
-    let mut offset = 0u64;
-    let mut image = Image::new(layout.drm.0, picture.width, picture.height);
-    for (numerator, denominator, rows) in layout.planes {
-        let stride = picture
-            .stride
-            .checked_mul(*numerator)?
-            .checked_div(*denominator)?;
-        let rows = picture.height.checked_div(*rows)?;
-        image = image.plane(Plane::new(offset, stride, rows));
-        offset = offset.checked_add(u64::from(stride).checked_mul(u64::from(rows))?)?;
-    }
-    Some(image)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const VGA: Picture = Picture {
-        width: 640,
-        height: 480,
-        format: Fourcc::new(b"XR24"),
-        stride: 2560,
-        size: 1_228_800,
-    };
 
     #[test]
     fn a_code_is_shown_as_its_characters() {
@@ -294,70 +253,10 @@ mod tests {
     }
 
     #[test]
-    fn a_format_without_a_drm_name_is_described_and_shown_by_nobody() {
-        let of = |code, stride, size| {
-            let picture = Picture {
-                format: Fourcc::new(code),
-                stride,
-                size,
-                ..VGA
-            };
-            let image = describe(&picture).unwrap();
-            assert!(image.fits(u64::from(size)));
-            assert_eq!((image.width, image.height), (640, 480));
-            image
-        };
-        let jpeg = of(b"MJPG", 0, 614_400);
-        assert_eq!(jpeg.fourcc, Fourcc::new(b"MJPG").0);
-        assert_eq!(jpeg.planes, [Plane::new(0, 0, 0)]);
-        // V4L2's is Bayer, DRM's is RGB565.
-        let bayer = of(b"RG16", 1280, 614_400);
-        assert_eq!((bayer.planes[0].stride, bayer.planes[0].rows), (1280, 480));
-        let short = of(b"RG16", 1280, 1280);
-        assert_eq!(short.planes[0].rows, 1);
-        for image in [jpeg, bayer] {
-            assert!(unshowable(&image).is_some());
-        }
-        assert_eq!(unshowable(&describe(&VGA).unwrap()), None);
-        let tiled = describe(&VGA).unwrap().modifier(1);
-        assert!(unshowable(&tiled).unwrap().contains("linear"));
-    }
-
-    #[test]
-    fn a_packed_picture_has_one_plane() {
-        let image = describe(&VGA).unwrap();
-        assert_eq!(image.fourcc, Fourcc::new(b"XR24").0);
-        assert_eq!(image.planes, [Plane::new(0, 2560, 480)]);
-        assert!(image.fits(u64::from(VGA.size)));
-    }
-
-    #[test]
-    fn nv12_has_its_colours_behind_its_brightness() {
-        let picture = Picture {
-            format: Fourcc::new(b"NV12"),
-            stride: 640,
-            size: 460_800,
-            ..VGA
-        };
-        let image = describe(&picture).unwrap();
-        assert_eq!(image.planes[1], Plane::new(307_200, 640, 240));
-        assert!(image.fits(u64::from(picture.size)));
-    }
-
-    #[test]
     fn pixels_of_packed_formats_stand_alone() {
         for layout in LAYOUTS {
             let alone = !matches!(layout.drm.to_string().as_str(), "YUYV" | "UYVY" | "NV12");
             assert_eq!(pixel_bytes(layout.drm).is_some(), alone, "{}", layout.drm);
         }
-    }
-
-    #[test]
-    fn names_of_equal_layouts_meet() {
-        let picture = Picture {
-            format: Fourcc::new(b"BGR4"),
-            ..VGA
-        };
-        assert_eq!(describe(&picture).unwrap().fourcc, Fourcc::new(b"XR24").0);
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! DRM cards: their screens and modes, dma-bufs as framebuffers, dumb buffers.
+//! Cards: their screens and modes, dma-bufs as framebuffers, dumb buffers
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -7,18 +7,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use bufshare::Image;
 use drm::Device as _;
 use drm::buffer::{self, Buffer as _, DrmFourcc, DrmModifier, PlanarBuffer};
 use drm::control::{Device as _, FbCmd2Flags, Mode, connector, crtc, framebuffer};
 use drm_ffi::drm_mode_modeinfo;
 use rustix::fs::OFlags;
 
-use crate::failure::{Failure, Result};
-use crate::fourcc::Fourcc;
+use crate::error::{Error, Result};
+use crate::image::Image;
 
 /// An open card.
-pub(crate) struct Card(File);
+#[derive(Debug)]
+pub(super) struct Card(File);
 
 impl AsFd for Card {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -55,22 +55,24 @@ fn cards() -> Vec<PathBuf> {
     found.into_iter().map(|(_, path)| path).collect()
 }
 
-/// A connected screen of a card.
-pub(crate) struct Head {
-    pub(crate) card: Rc<Card>,
+/// A connected screen of a card
+#[derive(Debug)]
+pub struct Head {
+    pub(super) card: Rc<Card>,
     connector: connector::Handle,
     /// No monitor is behind it, which might not bear any mode but its own.
     is_virtual: bool,
     crtc: crtc::Handle,
     modes: Vec<Mode>,
     /// "bochs-drm".
-    pub(crate) driver: String,
+    pub driver: String,
     /// "bochs-drm /dev/dri/card0".
-    pub(crate) name: String,
+    pub name: String,
 }
 
-/// A dma-buf that a card can show. Dropping it gives the dma-buf back.
-pub(crate) struct Imported {
+/// A picture in dma-bufs that a card can show. Dropping it gives them back.
+#[derive(Debug)]
+pub struct Imported {
     card: Rc<Card>,
     handle: buffer::Handle,
     framebuffer: Option<framebuffer::Handle>,
@@ -78,7 +80,7 @@ pub(crate) struct Imported {
 
 impl Imported {
     /// What the card knows it by.
-    pub(crate) fn framebuffer(&self) -> Option<framebuffer::Handle> {
+    pub(super) fn framebuffer(&self) -> Option<framebuffer::Handle> {
         self.framebuffer
     }
 }
@@ -86,7 +88,7 @@ impl Imported {
 impl Head {
     /// The connected screens of the card `path`, or of all cards, and why the other
     /// cards have none.
-    pub(crate) fn all(path: Option<&Path>) -> (Vec<Self>, Vec<String>) {
+    pub fn all(path: Option<&Path>) -> (Vec<Self>, Vec<String>) {
         let (mut heads, mut without) = (Vec::new(), Vec::new());
         for path in path.map_or_else(cards, |path| vec![path.to_owned()]) {
             let found = Card::open(&path).and_then(|card| Self::of(&Rc::new(card), &path));
@@ -138,7 +140,7 @@ impl Head {
 
     /// A mode of just this size: one that the screen names, or one made for a screen
     /// without a monitor, which its card may still refuse.
-    pub(crate) fn mode_of(&self, size: Size) -> Option<Mode> {
+    pub(super) fn mode_of(&self, size: Size) -> Option<Mode> {
         self.modes
             .iter()
             .find(|mode| size_of(mode) == size)
@@ -148,7 +150,7 @@ impl Head {
 
     /// The mode that a picture of this size fits best: the smallest that holds it,
     /// else the largest.
-    pub(crate) fn nearest_mode(&self, size: Size) -> Option<Mode> {
+    pub(super) fn nearest_mode(&self, size: Size) -> Option<Mode> {
         self.modes
             .iter()
             .min_by_key(|mode| misfit(size_of(mode), size))
@@ -156,7 +158,7 @@ impl Head {
     }
 
     /// The sizes of the modes that the screen names.
-    pub(crate) fn sizes(&self) -> String {
+    pub(super) fn sizes(&self) -> String {
         let mut sizes: Vec<Size> = self.modes.iter().map(size_of).collect();
         sizes.sort_unstable();
         sizes.dedup();
@@ -164,12 +166,12 @@ impl Head {
         names.join(" ")
     }
 
-    /// Makes a framebuffer of a dma-buf.
-    pub(crate) fn import(&self, dmabuf: BorrowedFd<'_>, image: &Image) -> Result<Imported> {
+    /// Makes a framebuffer of the picture in a dma-buf.
+    pub(super) fn import(&self, dmabuf: BorrowedFd<'_>, image: &Image) -> Result<Imported> {
         let handle = self
             .card
             .prime_fd_to_buffer(dmabuf)
-            .map_err(|e| Failure::io(format!("{} refuses the dma-buf", self.name), &e))?;
+            .map_err(|e| Error::io(format!("{} refuses the dma-buf", self.name), e))?;
         // From here on dropping it closes the handle.
         let mut imported = Imported {
             card: Rc::clone(&self.card),
@@ -180,25 +182,52 @@ impl Head {
         Ok(imported)
     }
 
+    /// Has the card read the picture's dma-buf, in a mode of just its size; it is shown for as
+    /// long as the result exists, or until something else is.
+    pub fn show_dmabuf(&self, dmabuf: BorrowedFd<'_>, image: &Image) -> Result<Imported> {
+        let (_, imported) = self.show_in_its_size(dmabuf, image)?;
+        Ok(imported)
+    }
+
+    /// The same, and which mode that is.
+    pub(super) fn show_in_its_size(
+        &self,
+        dmabuf: BorrowedFd<'_>,
+        image: &Image,
+    ) -> Result<(Mode, Imported)> {
+        let mode = self.mode_of((image.width, image.height)).ok_or_else(|| {
+            Error::new(format!(
+                "{} has no mode {}x{}, only {}",
+                self.name,
+                image.width,
+                image.height,
+                self.sizes()
+            ))
+        })?;
+        let imported = self.import(dmabuf, image)?;
+        self.show(mode, imported.framebuffer())?;
+        Ok((mode, imported))
+    }
+
     /// Has the card look at a buffer as this image.
-    pub(crate) fn framebuffer(
+    pub(super) fn framebuffer(
         &self,
         handle: buffer::Handle,
         image: &Image,
     ) -> Result<framebuffer::Handle> {
-        let planes = Planes::new(handle, image).map_err(|e| Failure::from(e).about(&self.name))?;
+        let planes = Planes::new(handle, image).map_err(|e| Error::io(&self.name, e))?;
         self.card
             .add_planar_framebuffer(&planes, FbCmd2Flags::empty())
             .map_err(|e| {
-                let format = Fourcc(image.fourcc);
+                let format = image.fourcc;
                 let size = format!("{}x{}", image.width, image.height);
                 let what = format!("{} cannot show {size} in pixel format {format}", self.name);
-                Failure::io(what, &e)
+                Error::io(what, e)
             })
     }
 
     /// Puts a framebuffer on the screen; it is there when this returns.
-    pub(crate) fn show(&self, mode: Mode, picture: Option<framebuffer::Handle>) -> Result<()> {
+    pub(super) fn show(&self, mode: Mode, picture: Option<framebuffer::Handle>) -> Result<()> {
         self.card
             .set_crtc(self.crtc, picture, (0, 0), &[self.connector], Some(mode))
             .map_err(|error| {
@@ -209,23 +238,23 @@ impl Head {
                     }
                     _ => format!("does not show it in a mode of {width}x{height}"),
                 };
-                Failure::io(format!("{} {why}", self.name), &error)
+                Error::io(format!("{} {why}", self.name), error)
             })
     }
 }
 
 /// Pixels across and down.
-pub(crate) type Size = (u32, u32);
+pub(super) type Size = (u32, u32);
 
 /// That of a mode.
-pub(crate) fn size_of(mode: &Mode) -> Size {
+pub(super) fn size_of(mode: &Mode) -> Size {
     let (width, height) = mode.size();
     (width.into(), height.into())
 }
 
 /// How badly a picture of a size is shown by a mode: first those that hold it, by
 /// what is left over, then the others, by what they show of it.
-pub(crate) fn misfit(mode: Size, picture: Size) -> (bool, u64) {
+pub(super) fn misfit(mode: Size, picture: Size) -> (bool, u64) {
     let area = |(width, height): Size| u64::from(width).saturating_mul(height.into());
     let holds = mode.0 >= picture.0 && mode.1 >= picture.1;
     if holds {
@@ -238,7 +267,7 @@ pub(crate) fn misfit(mode: Size, picture: Size) -> (bool, u64) {
 
 /// The largest size within `screen` of the same shape as `picture`; its own if
 /// there is room.
-pub(crate) fn fit(picture: Size, screen: Size) -> Size {
+pub(super) fn fit(picture: Size, screen: Size) -> Size {
     if picture.0 <= screen.0 && picture.1 <= screen.1 {
         return picture;
     }
@@ -310,9 +339,8 @@ struct Planes {
 impl Planes {
     fn new(handle: buffer::Handle, image: &Image) -> io::Result<Self> {
         let unsupported = |what: &str| io::Error::new(io::ErrorKind::Unsupported, what.to_owned());
-        let format = DrmFourcc::try_from(image.fourcc).map_err(|_| {
-            unsupported(&format!("pixel format {} is unknown", Fourcc(image.fourcc)))
-        })?;
+        let format = DrmFourcc::try_from(image.fourcc.0)
+            .map_err(|_| unsupported(&format!("pixel format {} is unknown", image.fourcc)))?;
         let mut planes = Self {
             size: (image.width, image.height),
             format,
@@ -362,7 +390,7 @@ impl PlanarBuffer for Planes {
 }
 
 /// Makes a dma-buf of at least `size` bytes on the first card of `driver`.
-pub(crate) fn dumb_dmabuf(driver: &str, size: u64) -> io::Result<OwnedFd> {
+pub fn dumb_dmabuf(driver: &str, size: u64) -> io::Result<OwnedFd> {
     const PAGE: u64 = 4096;
     let card = card_of(driver, cards())?;
     // 1024 pixels of 32 bits are one page.

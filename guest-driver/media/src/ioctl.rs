@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Ioctls whose argument is one plain structure.
+//! Ioctls whose argument is one structure
 
 use std::ffi::c_void;
 use std::io;
@@ -19,8 +19,9 @@ impl<T: Copy> Call<T> {
     ///
     /// # Safety
     ///
-    /// The kernel takes a pointer to a structure laid out as `T` for `opcode`,
-    /// touches nothing else, and any bytes it may write are a valid `T`.
+    /// The kernel takes a pointer to a structure laid out as `T` for `opcode`, touches nothing
+    /// else, or only what is borrowed for as long as this exists, and any bytes it may write are
+    /// a valid `T`.
     pub(crate) const unsafe fn new(opcode: Opcode) -> Self {
         Self {
             opcode,
