@@ -90,10 +90,6 @@ fn shares(name: &str, width: u64, height: u64, frames: u64, more: &[&str]) -> Re
         _ => found.number("extents")?,
     };
     ensure!(found.number("vmm_maps")? == maps, "{}", found.result);
-    ensure!(
-        found.text("camera_memory")? == "dmabuf",
-        "the camera did not fill what was allocated for it"
-    );
     let picture = std::fs::read(demo.out.join("screen.png"))?;
     ensure!(picture.starts_with(b"\x89PNG"), "screen.png is no picture");
     Ok(found)

@@ -115,9 +115,8 @@ EXAMPLES
     #[command(after_help = "\
 Each buffer of the camera is exported once. A filled one is announced by its
 metadata. It goes back to the camera when the viewer has released it. The camera's
-driver has to fill memory that is allocated here. If it refuses, its own buffers are
-exported, and the output says so. Frames are shared in the camera's pixel format:
-nothing converts them.
+driver has to fill memory that is allocated here (V4L2_MEMORY_DMABUF). Frames are
+shared in the camera's pixel format: nothing converts them.
 
 EXAMPLES
   bufshare capture --to display:rw --frames 100

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A camera set up as the command line says, with mapped dma-bufs that it fills.
 //!
-//! The camera fills memory that we allocate in few pieces, which is what webcams
-//! need, too: their drivers' own buffers are single pages. A driver that does not
-//! take ours (it has no `V4L2_MEMORY_DMABUF`, or needs memory in one piece) fills
-//! its own.
+//! They are memory that we allocate in few pieces, which is what webcams need: their drivers' own
+//! buffers are single pages. A frame has one of them or, of a multi-planar camera, one for each of
+//! its planes.
 
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use bufshare::{DmaBuf, Mapping, Rights};
 use bufshare_media::fourcc::{PixelFormat, ShownBy};
 use bufshare_media::image::Image;
-use bufshare_media::v4l2::{Choice, Filled, Format, Memory, Offer, Queue, Side, describe};
+use bufshare_media::v4l2::{self, Choice, Filled, Format, Offer, Queue, Side, describe};
 
 use crate::args::CameraArgs;
 use crate::content;
@@ -22,10 +22,33 @@ use crate::output::{CameraRecord, Output};
 
 /// The fewest buffers of a rotation: one is filled while another is looked at.
 const MIN_BUFFERS: usize = 2;
-/// One buffer of the camera. The mapping goes before the dma-buf.
-pub(crate) struct Slot {
+/// A dma-buf. The mapping goes before it.
+pub(crate) struct Memory {
     pub(crate) mapping: Mapping,
     pub(crate) dmabuf: DmaBuf,
+}
+
+/// One buffer of the camera.
+pub(crate) struct Slot {
+    /// That in which the frame begins; the reply is behind it.
+    pub(crate) first: Memory,
+    pub(crate) others: Vec<Memory>,
+}
+
+impl Slot {
+    /// In the order of the frame's planes.
+    pub(crate) fn memories(&self) -> impl Iterator<Item = &Memory> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    pub(crate) fn dmabufs(&self) -> Vec<BorrowedFd<'_>> {
+        let fds = self.memories().map(|memory| memory.dmabuf.as_fd());
+        fds.collect()
+    }
+
+    pub(crate) fn mappings(&self) -> Vec<&Mapping> {
+        self.memories().map(|memory| &memory.mapping).collect()
+    }
 }
 
 /// Buffers and queue. The buffers go before the queue.
@@ -33,9 +56,8 @@ pub(crate) struct Camera {
     pub(crate) slots: Vec<Slot>,
     pub(crate) queue: Queue,
     pub(crate) format: Format,
+    /// Of a frame that begins where its memories do.
     pub(crate) image: Image,
-    /// Why the driver's own buffers are used.
-    own_buffers: Option<String>,
     device: String,
 }
 
@@ -53,11 +75,6 @@ impl Camera {
         let about = |error: bufshare_media::Error| Failure::from(error.about(&device));
         let mut queue =
             Queue::open(&args.device, Side::Capture).map_err(|e| problem("open", &e))?;
-        if queue.is_multi_planar() {
-            return Err(Failure::new(format!(
-                "{device}: a multi-planar camera; only single-planar capture is supported"
-            )));
-        }
         let offer = Offer::of(&queue).map_err(about)?;
         let wanted = args.format.map(|PixelFormat(wanted)| wanted);
         let choice = offer.choose(wanted).map_err(about)?;
@@ -78,85 +95,60 @@ impl Camera {
             queue,
             format,
             image,
-            own_buffers: None,
             device,
         };
         camera.fill_queue(args.buffers, allocate)?;
         Ok(camera)
     }
 
-    /// Queues dma-bufs of ours or, where the driver refuses them, its own.
+    /// Queues dma-bufs of ours.
     fn fill_queue(&mut self, count: u32, allocate: impl Fn(u64) -> Result<DmaBuf>) -> Result<()> {
-        let bytes = self.format.size();
-        let refusal = match self.queue.request(Memory::DmaBuf, count) {
-            Ok(count) => {
-                for _ in 0..count {
-                    self.add(allocate(bytes)?)?;
-                }
-                self.queue_all().err()
-            }
-            Err(error) => Some(Failure::io("make a queue for dma-bufs", &error)),
-        };
-        let Some(refusal) = refusal else {
-            return self.check();
-        };
-        self.own_buffers = Some(refusal.to_string());
-        self.queue_own(count).map_err(|own| {
-            Failure::new(format!(
-                "{}: it takes no dma-bufs ({refusal}) and its own buffers cannot be used ({own})",
+        let given = self.queue.request(v4l2::Memory::DmaBuf, count);
+        let given = given.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => Failure::new(format!(
+                "{}: its driver fills no memory but its own (it has no V4L2_MEMORY_DMABUF)",
                 self.device
-            ))
+            )),
+            _ => Failure::io(
+                format!("{}: make a queue for dma-bufs", self.device),
+                &error,
+            ),
         })?;
-        self.check()
-    }
-
-    fn queue_own(&mut self, count: u32) -> Result<()> {
-        let count = self
-            .queue
-            .request(Memory::Driver, count)
-            .map_err(|e| Failure::io("allocate buffers", &e))?;
-        self.slots.clear();
-        for index in 0..count {
-            let fd = self
-                .queue
-                .export(index)
-                .map_err(|e| Failure::io("make a dma-buf of a buffer (EXPBUF)", &e))?;
-            self.add(DmaBuf::from_fd(fd)?)?;
+        for _ in 0..given {
+            let mut memories = self.format.planes.iter().map(|plane| {
+                let dmabuf = allocate(plane.size.into())?;
+                let mapping = dmabuf.map(Rights::READ)?;
+                Ok(Memory { mapping, dmabuf })
+            });
+            let first = memories.next().unwrap_or_else(|| Err(self.nonsense()))?;
+            let others = memories.collect::<Result<_>>()?;
+            self.slots.push(Slot { first, others });
         }
-        self.queue_all()
-    }
-
-    fn add(&mut self, dmabuf: DmaBuf) -> Result<()> {
-        let mapping = dmabuf.map(Rights::READ)?;
-        self.slots.push(Slot { mapping, dmabuf });
-        Ok(())
-    }
-
-    fn queue_all(&self) -> Result<()> {
-        (0u32..)
-            .zip(&self.slots)
-            .try_for_each(|(index, slot)| self.queue_slot(index, slot))
-    }
-
-    fn check(&self) -> Result<()> {
+        for (index, slot) in (0u32..).zip(&self.slots) {
+            self.queue_slot(index, slot)?;
+        }
         if self.slots.len() < MIN_BUFFERS {
             return Err(Failure::new(format!(
                 "{}: gives fewer than two buffers",
                 self.device
             )));
         }
-        let image = to_metadata(&self.image);
-        if self
-            .slots
-            .iter()
-            .any(|slot| !image.fits(slot.mapping.len() as u64))
-        {
-            return Err(Failure::new(format!(
-                "{}: its buffers are too small",
-                self.device
-            )));
+        let fits = |slot: &Slot| {
+            let sizes = slot.memories().map(|memory| memory.dmabuf.len() as u64);
+            to_metadata(&self.image).fits_frame(&sizes.collect::<Vec<_>>())
+        };
+        if self.slots.iter().all(fits) {
+            Ok(())
+        } else {
+            Err(self.nonsense())
         }
-        Ok(())
+    }
+
+    fn nonsense(&self) -> Failure {
+        Failure::new(format!(
+            "{}: the picture's size makes no sense",
+            self.device
+        ))
     }
 
     /// What is to be said of it.
@@ -168,12 +160,7 @@ impl Camera {
             height: self.format.height,
             stride: self.format.stride(),
             buffers: self.slots.len(),
-            memory: if self.own_buffers.is_none() {
-                "dmabuf"
-            } else {
-                "mmap"
-            },
-            why: self.own_buffers.clone(),
+            planes: self.format.planes.len(),
         }
     }
 
@@ -188,16 +175,11 @@ impl Camera {
     /// Gives one buffer to the driver.
     pub(crate) fn refill(&self, index: u32) -> Result<()> {
         self.queue_slot(index, self.slot(index)?)
-            .map_err(|e| e.about(&self.device))
     }
 
     fn queue_slot(&self, index: u32, slot: &Slot) -> Result<()> {
-        let own = self.own_buffers.is_some();
-        let memories = [slot.dmabuf.as_fd()];
-        let memories = if own { &[][..] } else { &memories };
-        self.queue
-            .queue(index, memories)
-            .map_err(|e| Failure::io(format!("queue buffer {index}"), &e))
+        let queued = self.queue.queue(index, &slot.dmabufs());
+        queued.map_err(|e| Failure::io(format!("{}: queue buffer {index}", self.device), &e))
     }
 
     /// Takes a filled buffer, if there is one.
@@ -215,24 +197,35 @@ impl Camera {
             .ok_or_else(|| Failure::new(format!("{}: there is no buffer {index}", self.device)))
     }
 
-    /// Bytes of this frame; as many as its buffer has at most. Drivers that do not say
-    /// how many they filled have filled a whole picture.
-    pub(crate) fn frame_bytes(&self, filled: &Filled, slot: &Slot) -> usize {
-        let bytes = match filled.planes.first().map_or(0, |plane| plane.bytes) {
-            0 => self.format.size(),
-            bytes => bytes.into(),
-        };
-        usize::try_from(bytes)
-            .unwrap_or(usize::MAX)
-            .min(slot.mapping.len())
+    /// Bytes of this frame in each of its buffers; as many as that has at most. Drivers that do
+    /// not say how many they filled have filled a whole picture.
+    pub(crate) fn frame_bytes(&self, filled: &Filled, slot: &Slot) -> Vec<usize> {
+        let sizes = self.format.planes.iter().zip(&filled.planes);
+        let sizes = sizes.zip(slot.memories()).map(|((plane, filled), memory)| {
+            let bytes = match filled.bytes {
+                0 => plane.size,
+                bytes => bytes,
+            };
+            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+            bytes.min(memory.mapping.len())
+        });
+        sizes.collect()
     }
 
-    /// Where and with what a viewer of this frame is to answer: behind the picture
-    /// if there is room, else in its very last byte. No screen shows that of an XRGB
+    /// What is in this buffer, for others.
+    pub(crate) fn image_of(&self, filled: &Filled) -> Result<bufshare::Image> {
+        let offsets: Vec<u32> = filled.planes.iter().map(|plane| plane.offset).collect();
+        let image = describe(&self.format, &offsets).ok_or_else(|| self.nonsense())?;
+        Ok(to_metadata(&image))
+    }
+
+    /// Where and with what a viewer of this frame is to answer: in the first buffer, behind the
+    /// picture if there is room, else in its very last byte. No screen shows that of an XRGB
     /// picture.
     pub(crate) fn reply(&self, slot: &Slot, number: u64) -> Result<ReplyByte> {
-        let offset = slot.mapping.len().saturating_sub(1);
-        let present = content::byte_at(&slot.mapping, offset)?;
+        let mapping = &slot.first.mapping;
+        let offset = mapping.len().saturating_sub(1);
+        let present = content::byte_at(mapping, offset)?;
         Ok(ReplyByte {
             offset: offset as u64,
             value: reply_value(number, present),

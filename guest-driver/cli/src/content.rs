@@ -65,13 +65,16 @@ pub(crate) fn fill(buffer: &DmaBuf, pattern: &Pattern<'_>) -> Result<(String, St
     Ok((hex(&sha256.finalize()), format!("{:016x}", xxh3.digest())))
 }
 
-/// Hash of the first `len` bytes, read within one begin and end of CPU access.
-pub(crate) fn xxh3(mapping: &Mapping, len: usize) -> Result<u64> {
+/// Hash of the first bytes of each of these, one behind the other; each is read within one begin
+/// and end of CPU access.
+pub(crate) fn xxh3<'a>(parts: impl IntoIterator<Item = (&'a Mapping, usize)>) -> Result<u64> {
     let mut hash = Xxh3::new();
-    each_chunk(mapping, len, |bytes| {
-        hash.update(bytes);
-        Ok(())
-    })?;
+    for (mapping, len) in parts {
+        each_chunk(mapping, len, |bytes| {
+            hash.update(bytes);
+            Ok(())
+        })?;
+    }
     Ok(hash.digest())
 }
 

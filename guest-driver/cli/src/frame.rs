@@ -5,22 +5,29 @@
 //! |---|---|---|
 //! | 0 | 4 bytes | `BSFR` |
 //! | 4 | u16 | version, 1 |
-//! | 6 | u16 | length of this structure, 64 |
+//! | 6 | u16 | length of this structure, 64 and 24 for each part |
 //! | 8 | u64 | frame number, from 1 |
 //! | 16 | u32 | the driver's sequence number |
 //! | 20 | u32 | flags: 1 a reply is wanted, 2 the last frame |
 //! | 24 | u64 | xxh3 of the frame's bytes |
-//! | 32 | u64 | how many bytes, from the buffer's start |
+//! | 32 | u64 | how many bytes of it are in this buffer, from its start |
 //! | 40 | u64 | offset of the reply byte |
 //! | 48 | u8 | the reply byte |
 //! | 49 | 7 bytes | zero |
 //! | 56 | u64 | the run: frame numbers of different runs do not compare |
+//! | 64 | parts | up to three more buffers of the frame: id, 16 bytes; how many bytes, u64 |
 //!
 //! Little endian. The reply byte is written by the viewer when it has hashed and
 //! shown the frame; that it arrives proves that the way back works, too.
 
-/// Length of the structure.
-pub(crate) const SIZE: usize = 64;
+use bufshare::BufferId;
+
+/// Length of the structure without parts.
+const SIZE: usize = 64;
+/// Length of a part.
+const PART: usize = 24;
+/// A frame has up to four buffers.
+const MAX_PARTS: usize = 3;
 const MAGIC: [u8; 4] = *b"BSFR";
 const VERSION: u16 = 1;
 const FLAG_REPLY: u32 = 1;
@@ -33,15 +40,24 @@ pub(crate) struct ReplyByte {
     pub(crate) value: u8,
 }
 
-/// One frame.
+/// Another buffer of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) id: BufferId,
+    pub(crate) bytes: u64,
+}
+
+/// One frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) run: u64,
     pub(crate) number: u64,
     pub(crate) sequence: u32,
     pub(crate) last: bool,
     pub(crate) hash: u64,
+    /// In the buffer that announces it.
     pub(crate) bytes: u64,
+    pub(crate) parts: Vec<Part>,
     pub(crate) reply: Option<ReplyByte>,
 }
 
@@ -59,10 +75,11 @@ impl Frame {
         if self.last {
             flags |= FLAG_LAST;
         }
-        let mut out = Vec::with_capacity(SIZE);
+        let len = SIZE.saturating_add(self.parts.len().saturating_mul(PART));
+        let mut out = Vec::with_capacity(len);
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
-        out.extend_from_slice(&64u16.to_le_bytes());
+        out.extend_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes());
         out.extend_from_slice(&self.number.to_le_bytes());
         out.extend_from_slice(&self.sequence.to_le_bytes());
         out.extend_from_slice(&flags.to_le_bytes());
@@ -72,17 +89,24 @@ impl Frame {
         out.push(reply.value);
         out.extend_from_slice(&[0; 7]);
         out.extend_from_slice(&self.run.to_le_bytes());
+        for part in &self.parts {
+            out.extend_from_slice(&part.id.0);
+            out.extend_from_slice(&part.bytes.to_le_bytes());
+        }
         out
     }
 
     /// Reads what another machine sent. None: not a frame of this version, or one
     /// that does not fit a buffer of `size` bytes.
     pub(crate) fn decode(blob: &[u8], size: u64) -> Option<Self> {
-        if blob.len() != SIZE || !blob.starts_with(&MAGIC) {
+        let (fixed, rest) = blob.split_at_checked(SIZE)?;
+        let (parts, []) = rest.as_chunks::<PART>() else {
             return None;
-        }
-        if u16::from_le_bytes(bytes(blob, 4)?) != VERSION
-            || usize::from(u16::from_le_bytes(bytes(blob, 6)?)) != SIZE
+        };
+        if parts.len() > MAX_PARTS
+            || !fixed.starts_with(&MAGIC)
+            || u16::from_le_bytes(bytes(blob, 4)?) != VERSION
+            || usize::from(u16::from_le_bytes(bytes(blob, 6)?)) != blob.len()
             || blob.get(49..56)?.iter().any(|byte| *byte != 0)
         {
             return None;
@@ -102,11 +126,19 @@ impl Frame {
             last: flags & FLAG_LAST != 0,
             hash: u64::from_le_bytes(bytes(blob, 24)?),
             bytes: u64::from_le_bytes(bytes(blob, 32)?),
+            parts: parts.iter().map(part).collect::<Option<_>>()?,
             reply: (flags & FLAG_REPLY != 0).then_some(reply),
         };
         let reply_fits = frame.reply.is_none_or(|reply| reply.offset < size);
         (frame.number != 0 && frame.bytes <= size && reply_fits).then_some(frame)
     }
+}
+
+fn part(raw: &[u8; PART]) -> Option<Part> {
+    Some(Part {
+        id: BufferId(bytes(raw, 0)?),
+        bytes: u64::from_le_bytes(bytes(raw, 16)?),
+    })
 }
 
 fn bytes<const N: usize>(blob: &[u8], at: usize) -> Option<[u8; N]> {
@@ -128,33 +160,47 @@ pub(crate) fn reply_value(number: u64, present: u8) -> u8 {
 mod tests {
     use super::*;
 
-    const FRAME: Frame = Frame {
-        run: 0x0011_2233_4455_6677,
-        number: 7,
-        sequence: 9,
-        last: true,
-        hash: 0x0123_4567_89ab_cdef,
-        bytes: 1_228_800,
-        reply: Some(ReplyByte {
-            offset: 1_228_799,
-            value: 0xa5,
-        }),
-    };
+    fn frame() -> Frame {
+        Frame {
+            run: 0x0011_2233_4455_6677,
+            number: 7,
+            sequence: 9,
+            last: true,
+            hash: 0x0123_4567_89ab_cdef,
+            bytes: 1_228_800,
+            reply: Some(ReplyByte {
+                offset: 1_228_799,
+                value: 0xa5,
+            }),
+            parts: Vec::new(),
+        }
+    }
 
     #[test]
     fn a_frame_comes_back_as_it_was() {
-        assert_eq!(Frame::decode(&FRAME.encode(), 1_228_800), Some(FRAME));
+        assert_eq!(Frame::decode(&frame().encode(), 1_228_800), Some(frame()));
         let silent = Frame {
             reply: None,
             last: false,
-            ..FRAME
+            ..frame()
         };
         assert_eq!(Frame::decode(&silent.encode(), 1_228_800), Some(silent));
+        let part = |byte| Part {
+            id: BufferId([byte; 16]),
+            bytes: byte.into(),
+        };
+        for parts in [vec![part(1)], vec![part(1), part(2), part(3)]] {
+            let whole = Frame { parts, ..frame() };
+            assert_eq!(Frame::decode(&whole.encode(), 1_228_800), Some(whole));
+        }
+        let parts = vec![part(1); 4];
+        let wide = Frame { parts, ..frame() };
+        assert_eq!(Frame::decode(&wide.encode(), 1_228_800), None);
     }
 
     #[test]
     fn the_layout_is_the_documented_one() {
-        let blob = FRAME.encode();
+        let blob = frame().encode();
         assert_eq!(blob.len(), SIZE);
         assert_eq!(&blob[..8], b"BSFR\x01\0\x40\0");
         assert_eq!(blob[8], 7);
@@ -166,13 +212,13 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_the_buffer_is_refused() {
-        assert_eq!(Frame::decode(&FRAME.encode(), 1_228_799), None);
+        assert_eq!(Frame::decode(&frame().encode(), 1_228_799), None);
         let outside = Frame {
             reply: Some(ReplyByte {
                 offset: 1_228_800,
                 value: 0,
             }),
-            ..FRAME
+            ..frame()
         };
         assert_eq!(Frame::decode(&outside.encode(), 1_228_800), None);
     }
@@ -181,15 +227,22 @@ mod tests {
     fn foreign_bytes_are_refused() {
         assert_eq!(Frame::decode(&[], 1_228_800), None);
         for (at, value) in [(0, b'X'), (4, 2), (6, 65), (20, 4), (49, 1), (55, 1)] {
-            let mut blob = FRAME.encode();
+            let mut blob = frame().encode();
             blob[at] = value;
             assert_eq!(Frame::decode(&blob, 1_228_800), None, "byte {at}");
         }
-        let mut long = FRAME.encode();
+        let mut long = frame().encode();
         long.push(0);
         assert_eq!(Frame::decode(&long, 1_228_800), None);
         assert_eq!(
-            Frame::decode(&Frame { number: 0, ..FRAME }.encode(), 1_228_800),
+            Frame::decode(
+                &Frame {
+                    number: 0,
+                    ..frame()
+                }
+                .encode(),
+                1_228_800
+            ),
             None
         );
     }

@@ -36,8 +36,8 @@ pub(crate) fn from_metadata(image: &Image) -> image::Image {
     }
 }
 
-/// The mapped memory of a picture.
-pub(crate) struct Mapped<'a>(pub(crate) &'a Mapping);
+/// The mapped memories of a picture.
+pub(crate) struct Mapped<'a>(pub(crate) Vec<&'a Mapping>);
 
 /// The library's error as the cause of another.
 fn because(error: bufshare::Error) -> Error {
@@ -51,7 +51,10 @@ impl Memory for Mapped<'_> {
         numbers: &mut dyn Iterator<Item = u32>,
         take: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        let access = self.0.begin(Rights::READ).map_err(because)?;
+        let memory = usize::try_from(rows.buffer).unwrap_or(usize::MAX);
+        let memory = self.0.get(memory);
+        let memory = memory.ok_or_else(|| Error::new("a plane is in no memory"))?;
+        let access = memory.begin(Rights::READ).map_err(because)?;
         let mut line = vec![0; rows.len];
         for number in numbers {
             let start = usize::try_from(rows.start(number)).unwrap_or(usize::MAX);

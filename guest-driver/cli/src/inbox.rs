@@ -159,6 +159,7 @@ mod tests {
                 last: false,
                 hash: 0,
                 bytes: 0,
+                parts: Vec::new(),
                 reply: None,
             },
             image: None,

@@ -182,6 +182,9 @@ pub(crate) struct Exported {
     /// Of the camera's buffer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) buffer: Option<u32>,
+    /// Which dma-buf of a frame that has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) plane: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) image: Option<ImageRecord>,
     /// Of the content, when this command filled it.
@@ -289,11 +292,8 @@ pub(crate) struct CameraRecord {
     pub(crate) height: u32,
     pub(crate) stride: u32,
     pub(crate) buffers: usize,
-    /// What it fills: "dmabuf", memory that was allocated for it, or "mmap", its
-    /// driver's own.
-    pub(crate) memory: &'static str,
-    /// Why it fills its driver's own.
-    pub(crate) why: Option<String>,
+    /// Dma-bufs of a frame.
+    pub(crate) planes: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -429,8 +429,7 @@ pub(crate) struct Selftest {
     pub(crate) replies_ok: u64,
     pub(crate) show_us: Option<Spread>,
     pub(crate) screen: Option<String>,
-    /// As in the records of these.
-    pub(crate) camera_memory: &'static str,
+    /// As in the screen's record.
     pub(crate) screen_shows: Option<&'static str>,
 }
 
@@ -554,12 +553,11 @@ impl Record {
             Self::ViewSummary(summary) => summary.write(to),
             Self::Selftest(test) => write!(
                 to,
-                "{} frames of {}x{} {}, camera into {}, screen of {}: {} different, {} replies right",
+                "{} frames of {}x{} {}, screen of {}: {} different, {} replies right",
                 test.frames,
                 test.width,
                 test.height,
                 test.format,
-                test.camera_memory,
                 test.screen_shows.unwrap_or("nothing"),
                 test.different_frames,
                 test.replies_ok
@@ -663,15 +661,15 @@ impl Imported {
 impl CameraRecord {
     fn write(&self, to: &mut String) -> std::fmt::Result {
         let (device, width, height, format) = (&self.device, self.width, self.height, &self.format);
-        write!(to, "camera {device}: {width}x{height} {format} into ")?;
-        match &self.why {
-            None => write!(to, "{} buffers allocated for it", self.buffers),
-            Some(why) => write!(
-                to,
-                "{} buffers of its driver, which takes no others: {why}",
-                self.buffers
-            ),
+        let buffers = self.buffers;
+        write!(
+            to,
+            "camera {device}: {width}x{height} {format} into {buffers} buffers"
+        )?;
+        if self.planes > 1 {
+            write!(to, " of {} planes", self.planes)?;
         }
+        Ok(())
     }
 }
 

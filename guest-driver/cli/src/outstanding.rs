@@ -166,6 +166,7 @@ mod tests {
             last: false,
             hash: 0,
             bytes: 1,
+            parts: Vec::new(),
             reply: reply.then_some(ReplyByte {
                 offset: 0,
                 value: 1,

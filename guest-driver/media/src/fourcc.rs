@@ -47,6 +47,8 @@ pub(crate) struct Layout {
     pub(crate) drm: Fourcc,
     names: &'static [&'static str],
     pub(crate) planes: &'static [PlaneShape],
+    /// Each plane is in a memory of its own.
+    pub(crate) apart: bool,
 }
 
 impl Layout {
@@ -58,6 +60,8 @@ impl Layout {
 
 const PACKED: &[PlaneShape] = &[(1, 1, 1)];
 const SEMI_420: &[PlaneShape] = &[(1, 1, 1), (1, 1, 2)];
+const SEMI_422: &[PlaneShape] = &[(1, 1, 1), (1, 1, 1)];
+const PLANAR_420: &[PlaneShape] = &[(1, 1, 1), (1, 2, 2), (1, 2, 2)];
 
 /// DRM names say the bits of a little-endian word, V4L2's the bytes in memory. Best for a
 /// screen first: each pixel its colour, then shared colours, then none.
@@ -68,12 +72,14 @@ const LAYOUTS: &[Layout] = &[
         drm: Fourcc::new(b"XR24"),
         names: &["XRGB8888"],
         planes: PACKED,
+        apart: false,
     },
     Layout {
         v4l2: Fourcc::new(b"BGR4"),
         drm: Fourcc::new(b"XR24"),
         names: &["BGR32"],
         planes: PACKED,
+        apart: false,
     },
     // B G R A
     Layout {
@@ -81,6 +87,7 @@ const LAYOUTS: &[Layout] = &[
         drm: Fourcc::new(b"AR24"),
         names: &["ARGB8888"],
         planes: PACKED,
+        apart: false,
     },
     // R G B x
     Layout {
@@ -88,6 +95,7 @@ const LAYOUTS: &[Layout] = &[
         drm: Fourcc::new(b"XB24"),
         names: &["XBGR8888"],
         planes: PACKED,
+        apart: false,
     },
     // R G B A
     Layout {
@@ -95,6 +103,7 @@ const LAYOUTS: &[Layout] = &[
         drm: Fourcc::new(b"AB24"),
         names: &["ABGR8888"],
         planes: PACKED,
+        apart: false,
     },
     // x R G B
     Layout {
@@ -102,6 +111,7 @@ const LAYOUTS: &[Layout] = &[
         drm: Fourcc::new(b"BX24"),
         names: &["BGRX8888"],
         planes: PACKED,
+        apart: false,
     },
     // R G B
     Layout {
@@ -109,6 +119,7 @@ const LAYOUTS: &[Layout] = &[
         drm: Fourcc::new(b"BG24"),
         names: &["BGR888"],
         planes: PACKED,
+        apart: false,
     },
     // B G R
     Layout {
@@ -116,36 +127,77 @@ const LAYOUTS: &[Layout] = &[
         drm: Fourcc::new(b"RG24"),
         names: &["RGB888"],
         planes: PACKED,
+        apart: false,
     },
     Layout {
         v4l2: Fourcc::new(b"RGBP"),
         drm: Fourcc::new(b"RG16"),
         names: &["RGB565"],
         planes: PACKED,
+        apart: false,
     },
     Layout {
         v4l2: Fourcc::new(b"YUYV"),
         drm: Fourcc::new(b"YUYV"),
         names: &[],
         planes: PACKED,
+        apart: false,
     },
     Layout {
         v4l2: Fourcc::new(b"UYVY"),
         drm: Fourcc::new(b"UYVY"),
         names: &[],
         planes: PACKED,
+        apart: false,
     },
     Layout {
         v4l2: Fourcc::new(b"NV12"),
         drm: Fourcc::new(b"NV12"),
         names: &[],
         planes: SEMI_420,
+        apart: false,
+    },
+    Layout {
+        v4l2: Fourcc::new(b"NM12"),
+        drm: Fourcc::new(b"NV12"),
+        names: &["NV12M"],
+        planes: SEMI_420,
+        apart: true,
+    },
+    Layout {
+        v4l2: Fourcc::new(b"NV16"),
+        drm: Fourcc::new(b"NV16"),
+        names: &[],
+        planes: SEMI_422,
+        apart: false,
+    },
+    Layout {
+        v4l2: Fourcc::new(b"NM16"),
+        drm: Fourcc::new(b"NV16"),
+        names: &["NV16M"],
+        planes: SEMI_422,
+        apart: true,
+    },
+    Layout {
+        v4l2: Fourcc::new(b"YU12"),
+        drm: Fourcc::new(b"YU12"),
+        names: &["YUV420"],
+        planes: PLANAR_420,
+        apart: false,
+    },
+    Layout {
+        v4l2: Fourcc::new(b"YM12"),
+        drm: Fourcc::new(b"YU12"),
+        names: &["YUV420M"],
+        planes: PLANAR_420,
+        apart: true,
     },
     Layout {
         v4l2: Fourcc::new(b"GREY"),
         drm: Fourcc::new(b"R8  "),
         names: &["R8"],
         planes: PACKED,
+        apart: false,
     },
 ];
 
@@ -242,6 +294,7 @@ mod tests {
         assert_eq!("XRGB8888".parse(), Ok(PixelFormat(Fourcc::new(b"XR24"))));
         assert_eq!("xr24".parse(), Ok(PixelFormat(Fourcc::new(b"XR24"))));
         assert_eq!("rgb888".parse(), Ok(PixelFormat(Fourcc::new(b"BGR3"))));
+        assert_eq!("NV12M".parse(), Ok(PixelFormat(Fourcc::new(b"NM12"))));
         // Others have a code alone, as it is.
         assert_eq!("MJPG".parse(), Ok(PixelFormat(Fourcc::new(b"MJPG"))));
         assert_eq!("pBAA".parse(), Ok(PixelFormat(Fourcc::new(b"pBAA"))));
@@ -255,7 +308,8 @@ mod tests {
     #[test]
     fn pixels_of_packed_formats_stand_alone() {
         for layout in LAYOUTS {
-            let alone = !matches!(layout.drm.to_string().as_str(), "YUYV" | "UYVY" | "NV12");
+            let shared = ["YUYV", "UYVY", "NV12", "NV16", "YU12"];
+            let alone = !shared.contains(&layout.drm.to_string().as_str());
             assert_eq!(pixel_bytes(layout.drm).is_some(), alone, "{}", layout.drm);
         }
     }

@@ -11,11 +11,11 @@ use bufshare::{Access, Device, Event, EventKind, Export, ExportOptions, Meta, Na
 use bufshare_media::v4l2::Filled;
 
 use crate::args::Capture;
-use crate::camera::Camera;
+use crate::camera::{Camera, Memory};
 use crate::content;
 use crate::durations::Durations;
 use crate::failure::{Failure, Result};
-use crate::frame::Frame;
+use crate::frame::{Frame, Part};
 use crate::image;
 use crate::output::{
     CaptureSummary, Captured, EventRecord, Exported, ImageRecord, Output, Record, micros,
@@ -72,15 +72,29 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
     }
 }
 
+/// Of one buffer of the camera.
+struct Exports {
+    /// The one that announces the frame.
+    first: Export,
+    others: Vec<Export>,
+}
+
+impl Exports {
+    fn all(&self) -> impl Iterator<Item = &Export> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
 /// Camera, exports and the books.
 struct Rotation<'a> {
     output: Output,
     device: &'a Device,
     viewer: u64,
     run: u64,
+    /// Of a frame's first buffer.
     meta: Meta,
     /// As the camera's buffers; they end before those.
-    exports: Vec<Export>,
+    exports: Vec<Exports>,
     extents: Vec<u32>,
     camera: Camera,
     out: Outstanding,
@@ -108,28 +122,42 @@ impl<'a> Rotation<'a> {
         let name = Name::new("camera").unwrap_or(Name::EMPTY);
         let image = image::to_metadata(&camera.image);
         let meta = Meta::new().name(name).image(image.clone());
-        let options = ExportOptions::new()
-            .allow(viewer.peer, viewer.rights)
-            .meta(meta.clone());
         let (mut exports, mut extents) = (Vec::new(), Vec::new());
         for (index, slot) in (0u32..).zip(&camera.slots) {
-            let export = device.export(&slot.dmabuf, &options).map_err(|error| {
-                Failure::from(error).about(format!("cannot export the camera's buffer {index}"))
-            })?;
-            let pieces = device.query(export.id())?.extents;
-            output.print(&Record::Exported(Exported {
-                id: export.id().to_string(),
-                generation: export.generation(),
-                size: slot.mapping.len() as u64,
-                extents: pieces,
-                source: "camera",
-                buffer: Some(index),
-                image: Some(ImageRecord::from(&image)),
-                sha256: None,
-                xxh3: None,
-            }))?;
-            exports.push(export);
+            let export = |plane: u32, memory: &Memory| -> Result<(Export, u32)> {
+                let mut options = ExportOptions::new().allow(viewer.peer, viewer.rights);
+                options.meta = if plane == 0 {
+                    meta.clone()
+                } else {
+                    Meta::new().name(meta.name)
+                };
+                let export = device.export(&memory.dmabuf, &options).map_err(|error| {
+                    Failure::from(error).about(format!("cannot export the camera's buffer {index}"))
+                })?;
+                let extents = device.query(export.id())?.extents;
+                output.print(&Record::Exported(Exported {
+                    id: export.id().to_string(),
+                    generation: export.generation(),
+                    size: memory.dmabuf.len() as u64,
+                    extents,
+                    source: "camera",
+                    buffer: Some(index),
+                    plane: (!slot.others.is_empty()).then_some(plane),
+                    image: (plane == 0).then(|| ImageRecord::from(&image)),
+                    sha256: None,
+                    xxh3: None,
+                }))?;
+                Ok((export, extents))
+            };
+            let (first, pieces) = export(0, &slot.first)?;
             extents.push(pieces);
+            let mut others = Vec::new();
+            for (plane, memory) in (1..).zip(&slot.others) {
+                let (other, pieces) = export(plane, memory)?;
+                extents.push(pieces);
+                others.push(other);
+            }
+            exports.push(Exports { first, others });
         }
         Ok(Self {
             output,
@@ -249,38 +277,54 @@ impl<'a> Rotation<'a> {
     fn publish(&mut self, filled: &Filled) -> Result<()> {
         let slot = self.camera.slot(filled.index)?;
         let number = self.published.saturating_add(1);
+        let index = usize::try_from(filled.index).unwrap_or(usize::MAX);
+        let unknown = || Failure::new("the camera filled an unknown buffer");
+        let exports = self.exports.get(index).ok_or_else(unknown)?;
         let bytes = self.camera.frame_bytes(filled, slot);
+        let mut sizes = bytes.iter().map(|bytes| *bytes as u64);
+        let first = sizes.next().ok_or_else(unknown)?;
+        let parts: Vec<Part> = exports
+            .others
+            .iter()
+            .zip(sizes)
+            .map(|(export, bytes)| Part {
+                id: export.id(),
+                bytes,
+            })
+            .collect();
+        let total = parts
+            .iter()
+            .fold(first, |sum, part| sum.saturating_add(part.bytes));
         let frame = Frame {
             run: self.run,
             number,
             sequence: filled.sequence,
             last: number == self.wanted,
-            hash: content::xxh3(&slot.mapping, bytes)?,
-            bytes: bytes as u64,
+            hash: content::xxh3(slot.mappings().into_iter().zip(bytes))?,
+            bytes: first,
+            parts,
             reply: self
                 .replies
                 .then(|| self.camera.reply(slot, number))
                 .transpose()?,
         };
-        let index = usize::try_from(filled.index).unwrap_or(usize::MAX);
-        let unknown = || Failure::new("the camera filled an unknown buffer");
-        let export = self.exports.get(index).ok_or_else(unknown)?;
+        let meta = self.meta.clone().image(self.camera.image_of(filled)?);
         let since = Instant::now();
-        let meta = self.meta.clone().blob(frame.encode());
+        let meta = meta.blob(frame.encode());
         self.device
-            .set_meta(export, &meta)
+            .set_meta(&exports.first, &meta)
             .map_err(|e| Failure::from(e).about(format!("cannot publish frame {number}")))?;
         if !self.out.publish(index, frame, since) {
             return Err(unknown());
         }
         self.published = number;
-        self.bytes_shared = self.bytes_shared.saturating_add(bytes as u64);
+        self.bytes_shared = self.bytes_shared.saturating_add(total);
         Ok(())
     }
 
     /// Answers whether it brought a buffer back.
     fn event(&mut self, at: Instant, event: &Event) -> Result<bool> {
-        for export in &self.exports {
+        for export in self.exports.iter().flat_map(Exports::all) {
             if Held::Export(export).ends_with(event, self.device)? {
                 return Err(Failure::revoked("the host revoked a buffer"));
             }
@@ -292,7 +336,7 @@ impl<'a> Rotation<'a> {
             .then(|| {
                 self.exports
                     .iter()
-                    .position(|export| export.id() == event.id)
+                    .position(|exports| exports.all().any(|export| export.id() == event.id))
             })
             .flatten();
         match (event.kind, released) {
@@ -316,17 +360,24 @@ impl<'a> Rotation<'a> {
         Ok(progress)
     }
 
-    /// Whether somebody has a buffer attached.
+    /// Whether somebody has a buffer, or a part of it, attached.
     fn is_attached(&self, index: usize) -> Result<bool> {
-        match self.exports.get(index) {
-            Some(export) => Ok(self.device.query(export.id())?.attachments > 0),
-            None => Ok(false),
+        for export in self
+            .exports
+            .get(index)
+            .iter()
+            .flat_map(|exports| exports.all())
+        {
+            if self.device.query(export.id())?.attachments > 0 {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
 
     /// Whether the frame in this buffer is back; `released`: a RELEASED of it came then.
     fn is_back(&mut self, at: Instant, index: usize, released: bool) -> Result<bool> {
-        let Some(frame) = self.out.frame(index).copied() else {
+        let Some(frame) = self.out.frame(index).cloned() else {
             return Ok(false);
         };
         if self.is_attached(index)? {
@@ -347,7 +398,7 @@ impl<'a> Rotation<'a> {
         let slot = self.camera.slot(u32::try_from(index).unwrap_or(u32::MAX))?;
         let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
         Ok(Some(
-            content::byte_at(&slot.mapping, offset)? == reply.value,
+            content::byte_at(&slot.first.mapping, offset)? == reply.value,
         ))
     }
 
@@ -408,7 +459,7 @@ impl<'a> Rotation<'a> {
         let id = self
             .exports
             .get(index)
-            .map(|export| export.id().to_string())
+            .map(|exports| exports.first.id().to_string())
             .unwrap_or_default();
         self.output.print(&Record::Captured(Captured {
             frame: frame.number,

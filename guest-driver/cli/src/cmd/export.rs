@@ -93,6 +93,7 @@ pub(crate) fn offer(
         extents,
         source,
         buffer: None,
+        plane: None,
         image: None,
         sha256,
         xxh3,

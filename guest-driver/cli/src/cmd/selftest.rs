@@ -15,7 +15,7 @@ use crate::camera::Camera;
 use crate::content;
 use crate::durations::Durations;
 use crate::failure::{Failure, Result};
-use crate::image::Mapped;
+use crate::image::{self, Mapped};
 use crate::output::{self, Record, ScreenRecord, micros};
 use crate::session::Session;
 use crate::stop::{Input, Stop};
@@ -48,23 +48,23 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
         let slot = camera.slot(filled.index)?;
         frames = frames.saturating_add(1);
         let bytes = camera.frame_bytes(&filled, slot);
-        hashes.insert(content::xxh3(&slot.mapping, bytes)?);
+        hashes.insert(content::xxh3(slot.mappings().into_iter().zip(bytes))?);
         let reply = camera.reply(slot, frames)?;
         let start = Instant::now();
-        let (dmabuf, image) = (slot.dmabuf.as_fd(), &camera.image);
-        let memory = Mapped(&slot.mapping);
+        let image = &image::from_metadata(&camera.image_of(&filled)?);
+        let (dmabufs, memory) = (slot.dmabufs(), Mapped(slot.mappings()));
         let picture = if let Some(screen) = &mut screen {
-            screen.show(dmabuf, image, &memory)?
+            screen.show(&dmabufs, image, &memory)?
         } else {
-            let (found, shown) = Screen::open(args.card.as_deref(), dmabuf, image, &memory)?;
+            let (found, shown) = Screen::open(args.card.as_deref(), &dmabufs, image, &memory)?;
             screen = Some(found);
             shown
         };
         times.push(micros(start.elapsed()));
         let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
-        let writable = slot.dmabuf.map(Rights::RW)?;
+        let writable = slot.first.dmabuf.map(Rights::RW)?;
         content::write_at(&writable, offset, &[reply.value])?;
-        if content::byte_at(&slot.mapping, offset)? == reply.value {
+        if content::byte_at(&slot.first.mapping, offset)? == reply.value {
             replies_ok = u64::saturating_add(replies_ok, 1);
         }
         if let Some((index, previous)) = on_screen.replace((filled.index, picture)) {
@@ -83,7 +83,6 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
         replies_ok,
         show_us: times.spread(),
         screen: screen.as_ref().map(|screen| screen.name().to_owned()),
-        camera_memory: camera.record().memory,
         screen_shows: screen
             .as_ref()
             .map(|screen| ScreenRecord::from(screen).shows),

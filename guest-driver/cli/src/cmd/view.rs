@@ -97,10 +97,58 @@ fn answered(mapping: &Mapping, frame: &Frame) -> Result<bool> {
     }
 }
 
-/// A frame that we hold. The card gives it up before the import ends.
+/// A frame's buffers. The one that announces it goes last: with it begins the way back.
+struct Imports {
+    others: Vec<Import>,
+    first: Import,
+}
+
+impl Imports {
+    /// In the order of the frame's planes.
+    fn all(&self) -> impl Iterator<Item = &Import> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// Mapped with these rights, those that are read alone for reading.
+    fn map(&self, rights: Rights) -> Result<Mappings> {
+        let others = self
+            .others
+            .iter()
+            .map(|other| other.buffer.map(Rights::READ));
+        Ok(Mappings {
+            first: self.first.buffer.map(rights)?,
+            others: others.collect::<std::result::Result<_, _>>()?,
+        })
+    }
+}
+
+/// Their memory.
+struct Mappings {
+    first: Mapping,
+    others: Vec<Mapping>,
+}
+
+impl Mappings {
+    fn all(&self) -> impl Iterator<Item = &Mapping> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// How many bytes of each are the frame's. `None`: not within these.
+    fn sizes(&self, frame: &Frame) -> Option<Vec<usize>> {
+        let bytes = frame.parts.iter().map(|part| part.bytes);
+        let bytes = std::iter::once(frame.bytes).chain(bytes);
+        let size = |(mapping, bytes): (&Mapping, u64)| {
+            let bytes = usize::try_from(bytes).ok()?;
+            (bytes <= mapping.len()).then_some(bytes)
+        };
+        self.all().zip(bytes).map(size).collect()
+    }
+}
+
+/// A frame that we hold. The card gives it up before the imports end.
 struct Shown {
     picture: Option<drm::Shown>,
-    import: Import,
+    imports: Imports,
     since: Instant,
     record: Viewed,
 }
@@ -356,30 +404,30 @@ impl<'a> Viewer<'a> {
             Rights::READ
         };
         let start = Instant::now();
-        let import = match self.device.import(id, rights).map_err(Failure::from) {
-            Ok(import) => import,
+        let imports = match self.import(id, &frame, rights) {
+            Ok(imports) => imports,
             Err(failure) if is_gone(&failure) => {
                 self.forget(id);
                 return Ok(false);
             }
             Err(failure) => return Err(about(failure)),
         };
-        let mapping = import.buffer.map(rights).map_err(|e| about(e.into()))?;
-        content::byte_at(&mapping, 0).map_err(about)?;
+        let mappings = imports.map(rights).map_err(about)?;
+        for mapping in mappings.all() {
+            content::byte_at(mapping, 0).map_err(about)?;
+        }
         let map_us = micros(start.elapsed());
 
-        let size = mapping.len();
-        let bytes = usize::try_from(frame.bytes).unwrap_or(usize::MAX);
-        if bytes > size || frame.reply.is_some_and(|reply| reply.offset >= size as u64) {
-            return Err(about(Failure::new(
-                "its description does not fit its buffer",
-            )));
-        }
-        if answered(&mapping, &frame).map_err(about)? {
+        let size = mappings.first.len() as u64;
+        let fits = frame.reply.is_none_or(|reply| reply.offset < size);
+        let bytes = mappings.sizes(&frame).filter(|_| fits);
+        let bytes =
+            bytes.ok_or_else(|| about(Failure::new("its description does not fit its buffers")))?;
+        if answered(&mappings.first, &frame).map_err(about)? {
             return Ok(false);
         }
         let start = Instant::now();
-        let hash = content::xxh3(&mapping, bytes).map_err(about)?;
+        let hash = content::xxh3(mappings.all().zip(bytes)).map_err(about)?;
         let hash_us = micros(start.elapsed());
         // Once one was really wrong, each may be: they are not waited for.
         let wrong = hash != frame.hash && self.mismatches == 0;
@@ -391,7 +439,7 @@ impl<'a> Viewer<'a> {
         // One that comes late is checked, but older than what is on the screen.
         let picture = if self.display && !self.inbox.is_late(&frame) {
             Some(
-                self.put_on_screen(&import, image.as_ref(), &mapping)
+                self.put_on_screen(&imports, image.as_ref(), &mappings)
                     .map_err(about)?,
             )
         } else {
@@ -400,12 +448,12 @@ impl<'a> Viewer<'a> {
         let show_us = picture.is_some().then(|| micros(start.elapsed()));
         if let Some(reply) = frame.reply {
             let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
-            content::write_at(&mapping, offset, &[reply.value]).map_err(about)?;
+            content::write_at(&mappings.first, offset, &[reply.value]).map_err(about)?;
         }
-        drop(mapping);
+        drop(mappings);
 
         let first = self.mapped.insert(id);
-        let way = import.way.name();
+        let way = imports.first.way.name();
         let shown = Shown {
             picture,
             record: Viewed {
@@ -421,11 +469,11 @@ impl<'a> Viewer<'a> {
                 hold_us: None,
                 release_us: None,
                 way,
-                windows: import.windows,
+                windows: imports.all().map(|import| import.windows).sum(),
                 replied: frame.reply.is_some(),
                 woken_by,
             },
-            import,
+            imports,
             since,
         };
         self.count(&frame, &shown.record, first);
@@ -443,21 +491,34 @@ impl<'a> Viewer<'a> {
         Ok(true)
     }
 
+    /// Imports a frame, whole.
+    fn import(&self, id: BufferId, frame: &Frame, rights: Rights) -> Result<Imports> {
+        let first = self.device.import(id, rights)?;
+        let others = frame.parts.iter();
+        let others = others.map(|part| self.device.import(part.id, rights));
+        Ok(Imports {
+            others: others.collect::<std::result::Result<_, _>>()?,
+            first,
+        })
+    }
+
     fn put_on_screen(
         &mut self,
-        import: &Import,
+        imports: &Imports,
         image: Option<&Image>,
-        mapping: &Mapping,
+        mappings: &Mappings,
     ) -> Result<drm::Shown> {
+        let sizes: Vec<u64> = mappings.all().map(|memory| memory.len() as u64).collect();
         let image = image
-            .filter(|image| image.fits(import.buffer.len() as u64))
+            .filter(|image| image.fits_frame(&sizes))
             .ok_or_else(|| Failure::new("it is not described as an image, or does not fit"))?;
-        let dmabuf = import.buffer.as_fd();
-        let (image, memory) = (image::from_metadata(image), Mapped(mapping));
+        let dmabufs: Vec<_> = imports.all().map(|import| import.buffer.as_fd()).collect();
+        let image = image::from_metadata(image);
+        let memory = Mapped(mappings.all().collect());
         if let Some(screen) = &mut self.screen {
-            return Ok(screen.show(dmabuf, &image, &memory)?);
+            return Ok(screen.show(&dmabufs, &image, &memory)?);
         }
-        let opened = Screen::open(self.card.as_deref(), dmabuf, &image, &memory);
+        let opened = Screen::open(self.card.as_deref(), &dmabufs, &image, &memory);
         let (screen, shown) =
             opened.map_err(|e| Failure::from(e).hint("--no-display does without"))?;
         self.output
@@ -470,7 +531,9 @@ impl<'a> Viewer<'a> {
         self.inbox.done(frame);
         self.last_seen |= frame.last;
         self.frames = self.frames.saturating_add(1);
-        self.bytes = self.bytes.saturating_add(frame.bytes);
+        let parts = frame.parts.iter().map(|part| part.bytes);
+        let bytes = parts.fold(frame.bytes, u64::saturating_add);
+        self.bytes = self.bytes.saturating_add(bytes);
         if !record.hash_ok {
             self.mismatches = self.mismatches.saturating_add(1);
         }
@@ -494,7 +557,7 @@ impl<'a> Viewer<'a> {
     fn hand_back(&mut self, shown: Shown) -> Result<()> {
         let Shown {
             picture,
-            import,
+            imports,
             since,
             mut record,
         } = shown;
@@ -502,7 +565,7 @@ impl<'a> Viewer<'a> {
         // The last thing that keeps the attachment: with it begins the way back.
         let hold = micros(since.elapsed());
         let release = Instant::now();
-        drop(import);
+        drop(imports);
         record.hold_us = Some(hold);
         record.release_us = Some(micros(release.elapsed()));
         self.holds.push(hold);
@@ -527,7 +590,13 @@ impl<'a> Viewer<'a> {
                 continue;
             };
             let ends = match &self.shown {
-                Some(shown) => Held::Import(&shown.import).ends_with(&event, self.device)?,
+                Some(shown) => {
+                    let mut ends = false;
+                    for import in shown.imports.all() {
+                        ends |= Held::Import(import).ends_with(&event, self.device)?;
+                    }
+                    ends
+                }
                 None => false,
             };
             if ends {

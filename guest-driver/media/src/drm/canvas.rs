@@ -56,7 +56,7 @@ impl Canvas {
             modifier: LINEAR,
             planes: vec![plane],
         };
-        let framebuffer = match head.framebuffer(buffer.handle(), &image) {
+        let framebuffer = match head.framebuffer(&[buffer.handle()], &image) {
             Ok(framebuffer) => framebuffer,
             Err(error) => {
                 // Its error would hide the reason.

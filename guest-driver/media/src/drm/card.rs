@@ -74,7 +74,7 @@ pub struct Head {
 #[derive(Debug)]
 pub struct Imported {
     card: Rc<Card>,
-    handle: buffer::Handle,
+    handles: Vec<buffer::Handle>,
     framebuffer: Option<framebuffer::Handle>,
 }
 
@@ -166,33 +166,36 @@ impl Head {
         names.join(" ")
     }
 
-    /// Makes a framebuffer of the picture in a dma-buf.
-    pub(super) fn import(&self, dmabuf: BorrowedFd<'_>, image: &Image) -> Result<Imported> {
-        let handle = self
-            .card
-            .prime_fd_to_buffer(dmabuf)
-            .map_err(|e| Error::io(format!("{} refuses the dma-buf", self.name), e))?;
-        // From here on dropping it closes the handle.
+    /// Makes a framebuffer of the picture in these dma-bufs.
+    pub(super) fn import(&self, dmabufs: &[BorrowedFd<'_>], image: &Image) -> Result<Imported> {
+        // From here on dropping it closes the handles.
         let mut imported = Imported {
             card: Rc::clone(&self.card),
-            handle,
+            handles: Vec::new(),
             framebuffer: None,
         };
-        imported.framebuffer = Some(self.framebuffer(handle, image)?);
+        for dmabuf in dmabufs {
+            let handle = self
+                .card
+                .prime_fd_to_buffer(*dmabuf)
+                .map_err(|e| Error::io(format!("{} refuses the dma-buf", self.name), e))?;
+            imported.handles.push(handle);
+        }
+        imported.framebuffer = Some(self.framebuffer(&imported.handles, image)?);
         Ok(imported)
     }
 
-    /// Has the card read the picture's dma-buf, in a mode of just its size; it is shown for as
+    /// Has the card read the picture's dma-bufs, in a mode of just its size; it is shown for as
     /// long as the result exists, or until something else is.
-    pub fn show_dmabuf(&self, dmabuf: BorrowedFd<'_>, image: &Image) -> Result<Imported> {
-        let (_, imported) = self.show_in_its_size(dmabuf, image)?;
+    pub fn show_dmabufs(&self, dmabufs: &[BorrowedFd<'_>], image: &Image) -> Result<Imported> {
+        let (_, imported) = self.show_in_its_size(dmabufs, image)?;
         Ok(imported)
     }
 
     /// The same, and which mode that is.
     pub(super) fn show_in_its_size(
         &self,
-        dmabuf: BorrowedFd<'_>,
+        dmabufs: &[BorrowedFd<'_>],
         image: &Image,
     ) -> Result<(Mode, Imported)> {
         let mode = self.mode_of((image.width, image.height)).ok_or_else(|| {
@@ -204,18 +207,18 @@ impl Head {
                 self.sizes()
             ))
         })?;
-        let imported = self.import(dmabuf, image)?;
+        let imported = self.import(dmabufs, image)?;
         self.show(mode, imported.framebuffer())?;
         Ok((mode, imported))
     }
 
-    /// Has the card look at a buffer as this image.
+    /// Has the card look at these buffers as this image.
     pub(super) fn framebuffer(
         &self,
-        handle: buffer::Handle,
+        handles: &[buffer::Handle],
         image: &Image,
     ) -> Result<framebuffer::Handle> {
-        let planes = Planes::new(handle, image).map_err(|e| Error::io(&self.name, e))?;
+        let planes = Planes::new(handles, image).map_err(|e| Error::io(&self.name, e))?;
         self.card
             .add_planar_framebuffer(&planes, FbCmd2Flags::empty())
             .map_err(|e| {
@@ -319,11 +322,13 @@ fn make_mode((width, height): Size) -> Option<Mode> {
 
 impl Drop for Imported {
     fn drop(&mut self) {
-        // Both only fail if they are gone already, with the card.
+        // They only fail if they are gone already, with the card.
         if let Some(framebuffer) = self.framebuffer {
             let _ = self.card.destroy_framebuffer(framebuffer);
         }
-        let _ = self.card.close_buffer(self.handle);
+        for handle in &self.handles {
+            let _ = self.card.close_buffer(*handle);
+        }
     }
 }
 
@@ -337,7 +342,7 @@ struct Planes {
 }
 
 impl Planes {
-    fn new(handle: buffer::Handle, image: &Image) -> io::Result<Self> {
+    fn new(handles: &[buffer::Handle], image: &Image) -> io::Result<Self> {
         let unsupported = |what: &str| io::Error::new(io::ErrorKind::Unsupported, what.to_owned());
         let format = DrmFourcc::try_from(image.fourcc.0)
             .map_err(|_| unsupported(&format!("pixel format {} is unknown", image.fourcc)))?;
@@ -354,7 +359,9 @@ impl Planes {
             .zip(&mut planes.pitches)
             .zip(&mut planes.offsets);
         for (plane, ((to_handle, pitch), offset)) in image.planes.iter().zip(places) {
-            *to_handle = Some(handle);
+            let memory = usize::try_from(plane.buffer).unwrap_or(usize::MAX);
+            let handle = handles.get(memory);
+            *to_handle = Some(*handle.ok_or_else(|| unsupported("a plane is in no memory"))?);
             *pitch = plane.stride;
             *offset = u32::try_from(plane.offset)
                 .map_err(|_| unsupported("a plane begins beyond 4 GiB"))?;

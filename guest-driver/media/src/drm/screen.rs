@@ -39,7 +39,7 @@ impl Screen {
     /// works for this picture is taken for all that follow.
     pub fn open(
         path: Option<&Path>,
-        dmabuf: BorrowedFd<'_>,
+        dmabufs: &[BorrowedFd<'_>],
         image: &Image,
         memory: &dyn Memory,
     ) -> Result<(Self, Shown)> {
@@ -52,7 +52,7 @@ impl Screen {
             let Some(head) = heads.get(index) else {
                 break;
             };
-            match head.show_in_its_size(dmabuf, image) {
+            match head.show_in_its_size(dmabufs, image) {
                 Ok((mode, imported)) => {
                     let screen = Self {
                         head: heads.swap_remove(index),
@@ -120,7 +120,7 @@ impl Screen {
     /// Shows the next picture.
     pub fn show(
         &mut self,
-        dmabuf: BorrowedFd<'_>,
+        dmabufs: &[BorrowedFd<'_>],
         image: &Image,
         memory: &dyn Memory,
     ) -> Result<Shown> {
@@ -134,7 +134,7 @@ impl Screen {
         }
         match &mut self.canvas {
             None => {
-                let imported = self.head.import(dmabuf, image)?;
+                let imported = self.head.import(dmabufs, image)?;
                 self.head.show(self.mode, imported.framebuffer())?;
                 Ok(Shown::Direct(imported))
             }

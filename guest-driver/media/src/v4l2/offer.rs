@@ -108,52 +108,70 @@ impl Queue {
 /// sizes make no sense.
 #[must_use]
 pub fn describe(format: &Format, offsets: &[u32]) -> Option<Image> {
-    let first = format.planes.first()?;
     let begin = |memory: usize| u64::from(offsets.get(memory).copied().unwrap_or(0));
-    let image = |fourcc, modifier, planes| Image {
+    let (fourcc, modifier, planes) = match Layout::of(format.fourcc) {
+        None => (format.fourcc, NO_DRM_LAYOUT, unnamed(format, begin)?),
+        Some(layout) => (layout.drm, LINEAR, named(format, layout, begin)?),
+    };
+    Some(Image {
         fourcc,
         width: format.width,
         height: format.height,
         modifier,
         planes,
-    };
-    let Some(layout) = Layout::of(format.fourcc) else {
-        let planes = format.planes.iter().enumerate().map(|(memory, plane)| {
-            let begin = begin(memory);
-            // The stride is 0 if it has no rows, as a compressed picture.
-            let bytes = u64::from(plane.size).saturating_sub(begin);
-            let rows = bytes.checked_div(plane.stride.into());
-            let rows = rows.and_then(|rows| u32::try_from(rows).ok());
-            Some(Plane {
-                buffer: u32::try_from(memory).ok()?,
-                offset: begin,
-                stride: plane.stride,
-                rows: rows.map_or(0, |rows| rows.min(format.height)),
-            })
-        });
-        return Some(image(
-            format.fourcc,
-            NO_DRM_LAYOUT,
-            planes.collect::<Option<_>>()?,
-        ));
-    };
-    let mut offset = begin(0);
-    let mut planes = Vec::new();
-    for (numerator, denominator, rows) in layout.planes {
-        let stride = first
-            .stride
-            .checked_mul(*numerator)?
-            .checked_div(*denominator)?;
-        let rows = format.height.checked_div(*rows)?;
-        planes.push(Plane {
-            buffer: 0,
+    })
+}
+
+/// What is known without a layout: each memory is a plane.
+fn unnamed(format: &Format, begin: impl Fn(usize) -> u64) -> Option<Vec<Plane>> {
+    let planes = format.planes.iter().enumerate().map(|(memory, plane)| {
+        let offset = begin(memory);
+        // The stride is 0 if it has no rows, as a compressed picture.
+        let bytes = u64::from(plane.size).saturating_sub(offset);
+        let rows = bytes.checked_div(plane.stride.into());
+        let rows = rows.and_then(|rows| u32::try_from(rows).ok());
+        Some(Plane {
+            buffer: u32::try_from(memory).ok()?,
             offset,
-            stride,
-            rows,
-        });
-        offset = offset.checked_add(u64::from(stride).checked_mul(u64::from(rows))?)?;
+            stride: plane.stride,
+            rows: rows.map_or(0, |rows| rows.min(format.height)),
+        })
+    });
+    planes.collect()
+}
+
+/// The planes one behind the other in one memory, or each in its own.
+fn named(format: &Format, layout: &Layout, begin: impl Fn(usize) -> u64) -> Option<Vec<Plane>> {
+    let memories = if layout.apart { layout.planes.len() } else { 1 };
+    if format.planes.len() != memories {
+        return None;
     }
-    Some(image(layout.drm, LINEAR, planes))
+    let mut planes = Vec::new();
+    let mut end = begin(0);
+    for (number, (numerator, denominator, rows)) in layout.planes.iter().enumerate() {
+        let rows = format.height.checked_div(*rows)?;
+        let plane = if layout.apart {
+            Plane {
+                buffer: u32::try_from(number).ok()?,
+                offset: begin(number),
+                stride: format.planes.get(number)?.stride,
+                rows,
+            }
+        } else {
+            Plane {
+                buffer: 0,
+                offset: end,
+                stride: format
+                    .stride()
+                    .checked_mul(*numerator)?
+                    .checked_div(*denominator)?,
+                rows,
+            }
+        };
+        end = end.checked_add(u64::from(plane.stride).checked_mul(u64::from(rows))?)?;
+        planes.push(plane);
+    }
+    Some(planes)
 }
 
 #[cfg(test)]
@@ -274,5 +292,53 @@ mod tests {
     fn names_of_equal_layouts_meet() {
         let image = describe(&vga(b"BGR4", 2560, 1_228_800), &[]).unwrap();
         assert_eq!(image.fourcc, Fourcc::new(b"XR24"));
+    }
+
+    #[test]
+    fn planes_of_one_memory_are_one_behind_the_other() {
+        let image = describe(&vga(b"YU12", 640, 460_800), &[]).unwrap();
+        let chroma = [plane(307_200, 320, 240), plane(384_000, 320, 240)];
+        assert_eq!(image.planes[0], plane(0, 640, 480));
+        assert_eq!(image.planes[1..], chroma);
+        // Where the driver leaves room in front of them.
+        let image = describe(&vga(b"NV16", 640, 614_528), &[128]).unwrap();
+        assert_eq!(
+            image.planes,
+            [plane(128, 640, 480), plane(307_328, 640, 480)]
+        );
+    }
+
+    #[test]
+    fn each_plane_is_in_its_memory_where_the_driver_begins_it() {
+        let mut format = vga(b"NM16", 640, 307_328);
+        // Its one memory is not what the format says.
+        assert_eq!(describe(&format, &[]), None);
+        format.planes.push(PlaneFormat {
+            stride: 704,
+            size: 337_920,
+        });
+        let image = describe(&format, &[128, 0]).unwrap();
+        assert_eq!(image.fourcc, Fourcc::new(b"NV16"));
+        let second = Plane {
+            buffer: 1,
+            ..plane(0, 704, 480)
+        };
+        assert_eq!(image.planes, [plane(128, 640, 480), second]);
+        format.fourcc = Fourcc::new(b"XR24");
+        assert_eq!(describe(&format, &[]), None);
+        // One that is unknown here has as many, and is not shown.
+        format.fourcc = Fourcc::new(b"VM12");
+        let image = describe(&format, &[]).unwrap();
+        assert_eq!(
+            image.planes,
+            [
+                plane(0, 640, 480),
+                Plane {
+                    rows: 480,
+                    ..second
+                }
+            ]
+        );
+        assert!(image.unshowable().is_some());
     }
 }

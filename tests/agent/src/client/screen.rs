@@ -34,7 +34,7 @@ pub(crate) fn show(
         modifier: LINEAR,
         planes: vec![plane],
     };
-    head.show_dmabuf(dmabuf, &image).map_err(with_errno)
+    head.show_dmabufs(&[dmabuf], &image).map_err(with_errno)
 }
 
 /// The error's number is what tests look at.

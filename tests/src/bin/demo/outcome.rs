@@ -31,8 +31,6 @@ pub(crate) struct Outcome {
     screen_bytes_copied: u64,
     screen_width: u32,
     screen_height: u32,
-    /// "dmabuf": the camera filled buffers allocated for it; "mmap": its driver's.
-    camera_memory: String,
     way: String,
     width: u32,
     height: u32,
@@ -79,7 +77,6 @@ impl Outcome {
         let capture = records.capture().context("the camera gave no summary")?;
         let view = records.view().context("the display gave no summary")?;
         let screen = records.screen.as_ref().context("no screen was chosen")?;
-        let camera = records.camera.as_ref().context("no camera was set up")?;
         let peer = &seen.peer;
         let mut handovers: Vec<f64> = records
             .round_trips
@@ -115,7 +112,6 @@ impl Outcome {
             screen_bytes_copied: view.screen_bytes_copied,
             screen_width: screen.width,
             screen_height: screen.height,
-            camera_memory: camera.memory.clone(),
             way: view.ways.join("+"),
             width: size.width,
             height: size.height,

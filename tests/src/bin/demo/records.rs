@@ -10,7 +10,6 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Record {
-    Camera(Camera),
     Exported {
         id: String,
         buffer: Option<usize>,
@@ -35,12 +34,6 @@ pub(crate) enum Record {
     ViewSummary(ViewSummary),
     #[serde(other)]
     Other,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Camera {
-    pub(crate) memory: String,
-    pub(crate) why: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -112,7 +105,6 @@ pub(crate) struct Exported {
 /// What was printed so far.
 #[derive(Debug, Default)]
 pub(crate) struct Records {
-    pub(crate) camera: Option<Camera>,
     pub(crate) exported: Vec<Exported>,
     pub(crate) round_trips: HashMap<u64, f64>,
     pub(crate) replies_ok: u64,
@@ -169,16 +161,6 @@ impl Records {
             verbosity.all || frame == 1 || frame.is_multiple_of(verbosity.frames.div_ceil(10))
         };
         match record {
-            Record::Camera(camera) => {
-                let text = match &camera.why {
-                    None => "it fills buffers allocated for it".to_owned(),
-                    Some(why) => {
-                        format!("it fills buffers of its driver, which takes no others: {why}")
-                    }
-                };
-                self.camera = Some(camera);
-                Some(text)
-            }
             Record::Exported {
                 id,
                 buffer: Some(buffer),
