@@ -122,6 +122,14 @@ impl Guest<'_> {
         format!("{command} --json {rest}")
     }
 
+    /// What makes `capture` and `view` hash each frame; the earlier ones always do.
+    fn verify(&self) -> &'static str {
+        match self.parts.programs {
+            Of::First => "",
+            Of::Ours => " --verify",
+        }
+    }
+
     fn start(&self, rest: &str) -> Result<Program> {
         let line = self.line(rest);
         self.vm.spawn(&words(&line))
@@ -284,8 +292,13 @@ fn shares(from: &Guest, to: &Guest) -> Result<()> {
 /// the exporter.
 fn shows_frames(from: &Guest, to: &Guest) -> Result<()> {
     from.vm.load("vivid", "allocators=1")?;
-    let capture = format!("capture --to {}:rw --size 320x180 --frames 3", to.vm.name());
-    let view = format!("view --from {} --no-display --frames 3", from.vm.name());
+    let name = to.vm.name();
+    let capture = format!(
+        "capture --to {name}:rw --size 320x180 --frames 3{}",
+        from.verify()
+    );
+    let name = from.vm.name();
+    let view = format!("view --from {name} --no-display --frames 3{}", to.verify());
     let (mut watch, before, _) = watch(from, to)?;
     let mut camera = from.start(&capture)?;
     let viewed = to.records(&view)?;

@@ -31,8 +31,8 @@ static READERS: Shared = Shared::new(|| {
 });
 /// For a few frames of an emulated camera.
 const LIMIT: Duration = Duration::from_secs(60);
-const CAPTURE: &str = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 3";
-const VIEW: &str = "/bin/bufshare --json view --from camera --frames 3";
+const CAPTURE: &str = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 3 --verify";
+const VIEW: &str = "/bin/bufshare --json view --from camera --frames 3 --verify";
 /// How vivid names a camera of one plane that has few sizes.
 const VIVID: &str = "n_devs=1 node_types=0x1 num_inputs=1 input_types=0x0";
 
@@ -359,6 +359,44 @@ fn a_frame_that_no_screen_can_show_ends_the_view_with_the_reason() {
     });
 }
 
+/// Reads all of a frame, which is much where nobody else does.
+#[test]
+fn content_is_hashed_only_where_that_is_asked_for() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let plain = |line: &str| line.replace(" --verify", "");
+        let view = format!("{VIEW} --no-display");
+        for capture in [CAPTURE.to_owned(), plain(CAPTURE)] {
+            let (captured, viewed) = both(vms, &capture, &plain(&view))?;
+            let viewed = records(&channel::succeeded("view", viewed)?)?;
+            for name in ["hash_ok", "xxh3", "hash_us"] {
+                let value = record(&viewed, "viewed")?.get(name);
+                ensure!(value == Some(&Value::Null), "{name}: {value:?}");
+            }
+            let summary = record(&viewed, "view_summary")?;
+            ensure!(
+                summary.get("hashes_match") == Some(&Value::Null),
+                "{summary}"
+            );
+            let captured = records(&channel::succeeded("capture", captured)?)?;
+            counted(
+                record(&captured, "capture_summary")?,
+                &[("replies_ok", 3), ("mismatches", 0)],
+            )?;
+            let hash = record(&captured, "captured")?.get("xxh3");
+            ensure!(
+                hash.is_some_and(Value::is_string) == capture.contains("--verify"),
+                "{capture}: {hash:?}"
+            );
+        }
+        let camera = vms.a.spawn(&words(&plain(CAPTURE)))?;
+        let viewed = vms.b.run(&words(&view), LIMIT)?;
+        camera.signal(libc::SIGTERM)?;
+        to_its_end(camera)?;
+        refused(&viewed, &["frame 1: its camera announces no hash"])
+    });
+}
+
 /// Both are ended by signals alone, after a viewer that takes the card and the peer's number.
 #[test]
 fn a_camera_without_end_is_ended_by_a_signal_and_a_held_view_stays_without_input() {
@@ -407,7 +445,7 @@ fn a_camera_that_is_gone_is_said_to_give_no_frame_and_what_it_gave_is_reported()
     VMS.with(|vms| {
         let device = load_camera(vms, VIVID)?;
         let mut client = vms.a.client()?;
-        let line = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 0";
+        let line = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 0 --verify";
         let camera = vms.a.spawn(&words(line))?;
         let view = format!("{VIEW} --no-display");
         channel::succeeded("view", vms.b.run(&words(&view), LIMIT)?)?;
@@ -478,7 +516,7 @@ fn lose_releases(vms: &TwoVms, to: &str) -> Result<(Vec<Value>, String)> {
     // In which three frames have to come.
     let limit = wait::scaled(Duration::from_secs(10));
     let line = format!(
-        "/bin/bufshare --json capture --to {to} --fps 30 --frames 3 --buffers 3 --timeout {}",
+        "/bin/bufshare --json capture --to {to} --fps 30 --frames 3 --buffers 3 --verify --timeout {}",
         limit.as_secs()
     );
     let camera = vms.a.spawn(&words(&line))?;
@@ -566,15 +604,17 @@ fn a_frame_that_a_viewer_has_looked_at_is_no_frame_for_the_next_one() {
     VMS.with(|vms| {
         load_camera(vms, VIVID)?;
         let mut b = vms.b.client()?;
-        let line = "/bin/bufshare --json capture --to display:rw --fps 30 --frames 4 --buffers 4";
+        let line =
+            "/bin/bufshare --json capture --to display:rw --fps 30 --frames 4 --buffers 4 --verify";
         let camera = vms.a.spawn(&words(line))?;
         for _ in 0..4 {
             b.wait_event("of a frame", |event| event.kind == "Meta")?;
         }
         camera.signal(libc::SIGSTOP)?;
         for (frames, first) in [(1, 1), (3, 2)] {
-            let line =
-                format!("/bin/bufshare --json view --from camera --frames {frames} --no-display");
+            let line = format!(
+                "/bin/bufshare --json view --from camera --frames {frames} --verify --no-display"
+            );
             let viewed = vms.b.run(&words(&line), LIMIT)?;
             let viewed = records(&channel::succeeded("view", viewed)?)?;
             counted(record(&viewed, "viewed")?, &[("frame", first)])?;
@@ -605,11 +645,12 @@ fn a_frame_is_not_back_when_what_was_attached_before_it_is_released() {
     VMS.with(|vms| {
         load_camera(vms, VIVID)?;
         let mut b = vms.b.client()?;
-        let line = "/bin/bufshare --json capture --to display:rw --fps 1 --frames 0";
+        let line = "/bin/bufshare --json capture --to display:rw --fps 1 --frames 0 --verify";
         let camera = vms.a.spawn(&words(line))?;
         let view = |frames: u32| {
-            let line =
-                format!("/bin/bufshare --json view --from camera --frames {frames} --no-display");
+            let line = format!(
+                "/bin/bufshare --json view --from camera --frames {frames} --verify --no-display"
+            );
             records(&channel::succeeded(
                 "view",
                 vms.b.run(&words(&line), LIMIT)?,
@@ -756,7 +797,7 @@ fn a_frame_that_is_replaced_while_it_is_looked_at_is_not_a_wrong_one() {
         let (_, map, export) = a.offer(4096, 1)?;
         a.poke(map, 0, &[0])?;
         a.set_meta(&export, "camera", &announcement(1, !HASH_OF_NOTHING, 7))?;
-        let line = "/bin/bufshare --json view --from camera --frames 1 --no-display";
+        let line = "/bin/bufshare --json view --from camera --frames 1 --verify --no-display";
         let view = vms.b.spawn(&words(line))?;
         wait::until("the viewer to attach the buffer", LIMIT, || {
             Ok((a.query(&export.id)?.attachments > 0).then_some(()))
@@ -807,7 +848,7 @@ fn two_cameras_of_one_vm_are_viewed_at_once() {
             let line = format!("{CAPTURE} --device {}", vms.a.video(name)?);
             cameras.push(vms.a.spawn(&words(&line))?);
         }
-        let view = "/bin/bufshare --json view --from camera --frames 6 --no-display";
+        let view = "/bin/bufshare --json view --from camera --frames 6 --verify --no-display";
         let viewed = vms.b.run(&words(view), LIMIT)?;
         let viewed = records(&channel::succeeded("view", viewed)?)?;
         counted(
@@ -832,7 +873,7 @@ fn two_vms_view_each_others_cameras_at_once() {
         load_camera(vms, VIVID)?;
         load_camera_of(&vms.b, VIVID)?;
         let back = CAPTURE.replace("display:", "camera:");
-        let viewer = "/bin/bufshare --json view --from display --frames 3 --no-display";
+        let viewer = "/bin/bufshare --json view --from display --frames 3 --verify --no-display";
         let producers = [vms.a.spawn(&words(CAPTURE))?, vms.b.spawn(&words(&back))?];
         let viewer = vms.a.spawn(&words(viewer))?;
         let viewed = vms.b.run(&words(&format!("{VIEW} --no-display")), LIMIT)?;

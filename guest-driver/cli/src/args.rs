@@ -121,17 +121,17 @@ shared in the camera's pixel format: nothing converts them.
 EXAMPLES
   bufshare capture --to display:rw --frames 100
   bufshare --json capture --device /dev/video0 --size 640x480 --format XRGB8888 \\
-      --fps 30 --buffers 4 --frames 0 --to display:rw --hold")]
+      --fps 30 --buffers 4 --frames 0 --to display:rw --verify --hold")]
     Capture(Capture),
     /// Show the frames that a `capture` on another machine exports
     #[command(after_help = "\
-Each frame is imported, compared with the camera's hash, and shown without copying.
-It is released when the next one is on the screen. Where no DRM device shows imported
-memory, a copy is shown, and the output says so.
+Each frame is imported and shown without copying, and with --verify compared with the
+camera's hash before. It is released when the next one is on the screen. Where no DRM
+device shows imported memory, a copy is shown, and the output says so.
 
 EXAMPLES
   bufshare view --from camera --frames 100 --hold
-  bufshare --json view --from camera --no-display")]
+  bufshare --json view --from camera --verify --no-display")]
     View(View),
     /// Camera to screen within this machine, without bufshare
     #[command(hide = true)]
@@ -339,6 +339,10 @@ pub(crate) struct Capture {
     #[arg(long, value_name = "PEER[:r|rw]")]
     pub(crate) to: Grant,
 
+    /// Announce a hash of each frame, for `view --verify`: all of it is read
+    #[arg(long)]
+    pub(crate) verify: bool,
+
     /// Longest wait for the camera or the viewer. A frame that the camera's driver marks as
     /// broken is none
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
@@ -367,9 +371,13 @@ pub(crate) struct View {
     #[arg(long, value_name = "PATH", conflicts_with = "no_display")]
     pub(crate) card: Option<PathBuf>,
 
-    /// Do not show the frames, only check and release them
+    /// Do not show the frames, only import and release them
     #[arg(long)]
     pub(crate) no_display: bool,
+
+    /// Compare each frame with the hash that `capture --verify` announces: all of it is read
+    #[arg(long)]
+    pub(crate) verify: bool,
 
     /// Longest wait for the next frame
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
@@ -632,9 +640,9 @@ mod tests {
     #[test]
     fn options_are_named_as_in_the_help() {
         for line in [
-            "bufshare capture --device /dev/video0 --size 640x480 --format XRGB8888 --buffers 4 --frames 100 --to display:rw --hold",
+            "bufshare capture --device /dev/video0 --size 640x480 --format XRGB8888 --buffers 4 --frames 100 --to display:rw --verify --hold",
             "bufshare view --from camera --frames 100 --card /dev/dri/card0 --hold",
-            "bufshare view --from camera --no-display --json",
+            "bufshare view --from camera --verify --no-display --json",
             "bufshare import 0123456789abcdef0123456789abcdef --rights rw --hold --mmap",
             "bufshare dump 0123456789abcdef0123456789abcdef --out frame.raw",
             "bufshare write 0123456789abcdef0123456789abcdef --offset 0x1000 --bytes cafe",

@@ -244,7 +244,7 @@ fn remark(offer: &Offer, choice: Choice) -> Option<String> {
         )),
         ShownBy::NoCard => Some(format!(
             "no pixel format that `bufshare view` can show, only {names}; takes {format}, which is \
-             set, and shares it as it is (`bufshare view --no-display` checks it)"
+             set, and shares it as it is (`bufshare view --no-display` takes it)"
         )),
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn fill(buffer: &DmaBuf, pattern: &Pattern<'_>) -> Result<(String, St
         xxh3.update(bytes);
     }
     access.finish()?;
-    Ok((hex(&sha256.finalize()), format!("{:016x}", xxh3.digest())))
+    Ok((hex(&sha256.finalize()), digits(xxh3.digest())))
 }
 
 /// Hash of the first bytes of each of these, one behind the other; each is read within one begin
@@ -103,7 +103,7 @@ impl Hasher {
     pub(crate) fn finish(self) -> (Option<String>, Option<String>) {
         match self {
             Self::Sha256(hash) => (Some(hex(&hash.finalize())), None),
-            Self::Xxh3(hash) => (None, Some(format!("{:016x}", hash.digest()))),
+            Self::Xxh3(hash) => (None, Some(digits(hash.digest()))),
         }
     }
 }
@@ -143,6 +143,11 @@ fn pieces(len: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..len)
         .step_by(CHUNK)
         .map(move |offset| (offset, CHUNK.min(len.saturating_sub(offset))))
+}
+
+/// An xxh3 as it is printed.
+pub(crate) fn digits(xxh3: u64) -> String {
+    format!("{xxh3:016x}")
 }
 
 /// Digits of a hash.

@@ -59,6 +59,19 @@ impl Failure {
         }
     }
 
+    /// Of the library: its error, and what is to be said of it.
+    fn by_library(error: &bufshare::Error, message: &dyn fmt::Display) -> Self {
+        Self {
+            errno: error.errno.raw_os_error(),
+            status: error.status,
+            unread: false,
+            message: match advice::on(error) {
+                "" => message.to_string(),
+                advice => format!("{message}. {advice}"),
+            },
+        }
+    }
+
     /// A wait that took too long.
     pub(crate) fn timeout(message: impl Into<String>) -> Self {
         Self {
@@ -136,29 +149,21 @@ impl From<bufshare_media::Error> for Failure {
         let by_library = cause
             .and_then(io::Error::get_ref)
             .and_then(|cause| cause.downcast_ref::<bufshare::Error>());
-        Self {
-            message: error.to_string(),
-            errno: by_library
-                .map(|error| &error.errno)
-                .or(cause)
-                .and_then(io::Error::raw_os_error),
-            status: by_library.and_then(|error| error.status),
-            unread: false,
+        match by_library {
+            Some(library) => Self::by_library(library, &error),
+            None => Self {
+                message: error.to_string(),
+                errno: cause.and_then(io::Error::raw_os_error),
+                status: None,
+                unread: false,
+            },
         }
     }
 }
 
 impl From<bufshare::Error> for Failure {
     fn from(error: bufshare::Error) -> Self {
-        Self {
-            errno: error.errno.raw_os_error(),
-            status: error.status,
-            unread: false,
-            message: match advice::on(&error) {
-                "" => error.to_string(),
-                advice => format!("{error}. {advice}"),
-            },
-        }
+        Self::by_library(&error, &error)
     }
 }
 
@@ -174,6 +179,17 @@ mod tests {
             "cannot open the bufshare device: No such file or directory (os error 2). Check that \
              the machine has the device and that the module virtio_bufshare is loaded"
         );
+    }
+
+    #[test]
+    fn what_the_library_said_to_a_screen_keeps_its_number_and_its_advice() {
+        let error = bufshare::Device::open_at("/nonexistent/bufshare").unwrap_err();
+        let direct = Failure::from(error);
+        let error = bufshare::Device::open_at("/nonexistent/bufshare").unwrap_err();
+        let error = bufshare_media::Error::io("read the picture", io::Error::other(error));
+        let failure = Failure::from(error);
+        assert_eq!(failure.errno, Some(libc::ENOENT));
+        assert_eq!(failure.to_string(), format!("read the picture: {direct}"));
     }
 
     #[test]

@@ -8,8 +8,8 @@
 //! | 6 | u16 | length of this structure, 64 and 24 for each part |
 //! | 8 | u64 | frame number, from 1 |
 //! | 16 | u32 | the driver's sequence number |
-//! | 20 | u32 | flags: 1 a reply is wanted, 2 the last frame |
-//! | 24 | u64 | xxh3 of the frame's bytes |
+//! | 20 | u32 | flags: 1 a reply is wanted, 2 the last frame, 4 there is no hash |
+//! | 24 | u64 | xxh3 of the frame's bytes, or 0 |
 //! | 32 | u64 | how many bytes of it are in this buffer, from its start |
 //! | 40 | u64 | offset of the reply byte |
 //! | 48 | u8 | the reply byte |
@@ -17,8 +17,8 @@
 //! | 56 | u64 | the run: frame numbers of different runs do not compare |
 //! | 64 | parts | up to three more buffers of the frame: id, 16 bytes; how many bytes, u64 |
 //!
-//! Little endian. The reply byte is written by the viewer when it has hashed and
-//! shown the frame; that it arrives proves that the way back works, too.
+//! Little endian. The reply byte is written by the viewer when it has shown the frame; that it
+//! arrives proves that the way back works, too.
 
 use bufshare::BufferId;
 
@@ -32,6 +32,7 @@ const MAGIC: [u8; 4] = *b"BSFR";
 const VERSION: u16 = 1;
 const FLAG_REPLY: u32 = 1;
 const FLAG_LAST: u32 = 2;
+const FLAG_NO_HASH: u32 = 4;
 
 /// Where the viewer answers, and with what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,8 @@ pub(crate) struct Frame {
     pub(crate) number: u64,
     pub(crate) sequence: u32,
     pub(crate) last: bool,
-    pub(crate) hash: u64,
+    /// Where one was asked for.
+    pub(crate) hash: Option<u64>,
     /// In the buffer that announces it.
     pub(crate) bytes: u64,
     pub(crate) parts: Vec<Part>,
@@ -75,6 +77,9 @@ impl Frame {
         if self.last {
             flags |= FLAG_LAST;
         }
+        if self.hash.is_none() {
+            flags |= FLAG_NO_HASH;
+        }
         let len = SIZE.saturating_add(self.parts.len().saturating_mul(PART));
         let mut out = Vec::with_capacity(len);
         out.extend_from_slice(&MAGIC);
@@ -83,7 +88,7 @@ impl Frame {
         out.extend_from_slice(&self.number.to_le_bytes());
         out.extend_from_slice(&self.sequence.to_le_bytes());
         out.extend_from_slice(&flags.to_le_bytes());
-        out.extend_from_slice(&self.hash.to_le_bytes());
+        out.extend_from_slice(&self.hash.unwrap_or(0).to_le_bytes());
         out.extend_from_slice(&self.bytes.to_le_bytes());
         out.extend_from_slice(&reply.offset.to_le_bytes());
         out.push(reply.value);
@@ -112,19 +117,20 @@ impl Frame {
             return None;
         }
         let flags = u32::from_le_bytes(bytes(blob, 20)?);
-        if flags & !(FLAG_REPLY | FLAG_LAST) != 0 {
+        if flags & !(FLAG_REPLY | FLAG_LAST | FLAG_NO_HASH) != 0 {
             return None;
         }
         let reply = ReplyByte {
             offset: u64::from_le_bytes(bytes(blob, 40)?),
             value: *blob.get(48)?,
         };
+        let hash = u64::from_le_bytes(bytes(blob, 24)?);
         let frame = Self {
             run: u64::from_le_bytes(bytes(blob, 56)?),
             number: u64::from_le_bytes(bytes(blob, 8)?),
             sequence: u32::from_le_bytes(bytes(blob, 16)?),
             last: flags & FLAG_LAST != 0,
-            hash: u64::from_le_bytes(bytes(blob, 24)?),
+            hash: (flags & FLAG_NO_HASH == 0).then_some(hash),
             bytes: u64::from_le_bytes(bytes(blob, 32)?),
             parts: parts.iter().map(part).collect::<Option<_>>()?,
             reply: (flags & FLAG_REPLY != 0).then_some(reply),
@@ -166,7 +172,7 @@ mod tests {
             number: 7,
             sequence: 9,
             last: true,
-            hash: 0x0123_4567_89ab_cdef,
+            hash: Some(0x0123_4567_89ab_cdef),
             bytes: 1_228_800,
             reply: Some(ReplyByte {
                 offset: 1_228_799,
@@ -182,6 +188,7 @@ mod tests {
         let silent = Frame {
             reply: None,
             last: false,
+            hash: None,
             ..frame()
         };
         assert_eq!(Frame::decode(&silent.encode(), 1_228_800), Some(silent));
@@ -226,7 +233,7 @@ mod tests {
     #[test]
     fn foreign_bytes_are_refused() {
         assert_eq!(Frame::decode(&[], 1_228_800), None);
-        for (at, value) in [(0, b'X'), (4, 2), (6, 65), (20, 4), (49, 1), (55, 1)] {
+        for (at, value) in [(0, b'X'), (4, 2), (6, 65), (20, 8), (49, 1), (55, 1)] {
             let mut blob = frame().encode();
             blob[at] = value;
             assert_eq!(Frame::decode(&blob, 1_228_800), None, "byte {at}");

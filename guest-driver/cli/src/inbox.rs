@@ -157,7 +157,7 @@ mod tests {
                 number,
                 sequence: 0,
                 last: false,
-                hash: 0,
+                hash: None,
                 bytes: 0,
                 parts: Vec::new(),
                 reply: None,

@@ -336,7 +336,8 @@ pub(crate) struct Captured {
     pub(crate) id: String,
     /// The driver's frame counter.
     pub(crate) sequence: u32,
-    pub(crate) xxh3: String,
+    /// None: not asked for.
+    pub(crate) xxh3: Option<String>,
     /// From before its publication until its hand-back was known.
     pub(crate) round_trip_us: f64,
     /// None: the viewer may not write.
@@ -373,13 +374,14 @@ pub(crate) struct Viewed {
     pub(crate) frame: u64,
     pub(crate) id: String,
     pub(crate) sequence: u32,
-    pub(crate) hash_ok: bool,
-    pub(crate) xxh3: String,
+    /// None, as the next one: not asked for.
+    pub(crate) hash_ok: Option<bool>,
+    pub(crate) xxh3: Option<String>,
     /// From before the import until the first byte was read through the mapping.
     pub(crate) map_us: f64,
     /// "first" of this buffer, or "repeat".
     pub(crate) map: &'static str,
-    pub(crate) hash_us: f64,
+    pub(crate) hash_us: Option<f64>,
     /// Import into the card and switching to it.
     pub(crate) show_us: Option<f64>,
     /// From when its event came until its hand-back began; None while it is on
@@ -397,7 +399,8 @@ pub(crate) struct Viewed {
 #[derive(Debug, Serialize)]
 pub(crate) struct ViewSummary {
     pub(crate) frames: u64,
-    pub(crate) hashes_match: bool,
+    /// None: not asked for.
+    pub(crate) hashes_match: Option<bool>,
     pub(crate) mismatches: u64,
     /// Frame numbers never seen between the first and the last.
     pub(crate) missed: u64,
@@ -538,9 +541,13 @@ impl Record {
             Self::Viewed(frame) => {
                 write!(
                     to,
-                    "frame {} {} ({}), {} map {:.1} us",
+                    "frame {}{} ({}), {} map {:.1} us",
                     frame.frame,
-                    if frame.hash_ok { "right" } else { "WRONG" },
+                    match frame.hash_ok {
+                        Some(true) => " right",
+                        Some(false) => " WRONG",
+                        None => "",
+                    },
                     frame.way,
                     frame.map,
                     frame.map_us,
@@ -711,11 +718,11 @@ impl CaptureSummary {
 
 impl ViewSummary {
     fn write(&self, to: &mut String) -> std::fmt::Result {
-        write!(
-            to,
-            "{} frames, {} wrong, {} missed",
-            self.frames, self.mismatches, self.missed
-        )?;
+        write!(to, "{} frames", self.frames)?;
+        if self.hashes_match.is_some() {
+            write!(to, ", {} wrong", self.mismatches)?;
+        }
+        write!(to, ", {} missed", self.missed)?;
         if !self.ways.is_empty() {
             write!(to, ", over {}", self.ways.join(" and "))?;
         }

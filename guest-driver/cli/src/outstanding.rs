@@ -164,7 +164,7 @@ mod tests {
             number,
             sequence: 0,
             last: false,
-            hash: 0,
+            hash: None,
             bytes: 1,
             parts: Vec::new(),
             reply: reply.then_some(ReplyByte {

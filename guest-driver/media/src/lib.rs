@@ -11,11 +11,12 @@
 //!   copy in the card's own memory.
 //! - [`fourcc`] and [`image`]: pixel formats by their V4L2 and their DRM names, and a picture's
 //!   planes.
-//! - [`dma_heap`] and [`udmabuf`]: dma-bufs of memory that no camera or screen made.
+//! - [`dma_heap`] and [`udmabuf`]: dma-bufs of memory that is no camera's or screen's.
 //!
 //! The structures of the kernel's headers are here once; their sizes are checked when this is
-//! compiled, their members and numbers against the headers by the tests. `unsafe` is in `ioctl`,
-//! in `v4l2::abi`, and where the kernel has just made a descriptor.
+//! compiled, their members and numbers against the headers by the tests. `unsafe` names ioctls (in
+//! `v4l2::abi`, `dma_heap` and `udmabuf`), calls them (in `ioctl`), and owns the descriptors that
+//! they make; nothing else.
 
 #[cfg(test)]
 mod ctest;

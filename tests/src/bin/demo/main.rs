@@ -195,12 +195,17 @@ fn run(options: &Options, out: &Path, logs: &Path, started: Instant) -> Result<(
     let words = ["/bin/bufshare", "--json", "view", "--from", "camera"];
     let mut view = vms
         .b
-        .spawn(&[&words[..], &["--frames", &frames, "--hold"]].concat())?;
+        .spawn(&[&words[..], &["--frames", &frames, "--verify", "--hold"]].concat())?;
     let words = ["/bin/bufshare", "--json", "capture", "--to", "display:rw"];
     let camera = ["--size", &pixels, "--buffers", &buffers];
-    let mut capture = vms
-        .a
-        .spawn(&[&words[..], &camera, &["--frames", &frames, "--hold"]].concat())?;
+    let mut capture = vms.a.spawn(
+        &[
+            &words[..],
+            &camera,
+            &["--frames", &frames, "--verify", "--hold"],
+        ]
+        .concat(),
+    )?;
     let mut records = Records::default();
     say(&format!("camera: capturing {pixels}, display: showing"));
     let camera = Teller {
