@@ -143,7 +143,8 @@ impl AsFd for Queue {
 }
 
 impl Queue {
-    /// Opens the device `path`, which must have that side, with buffers.
+    /// Opens the device `path`. [`Unsupported`](io::ErrorKind::Unsupported): it does not have that
+    /// side, or not with buffers.
     pub fn open(path: &Path, side: Side) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
@@ -222,6 +223,8 @@ impl Queue {
     }
 
     /// Asks for a format; the driver may answer with another one, also of another size.
+    /// [`Unsupported`](io::ErrorKind::Unsupported): its pictures have more than [`MAX_PLANES`]
+    /// memories.
     pub fn set_format(&mut self, width: u32, height: u32, format: Fourcc) -> io::Result<Format> {
         let format = if self.kind.multi_planar {
             let pix = abi::PixFormatMplane {
@@ -295,8 +298,9 @@ impl Queue {
         Ok(unsafe { OwnedFd::from_raw_fd(export.fd) })
     }
 
-    /// Gives a buffer to the driver to fill all of its memories. They are always the same for a
-    /// place; of the driver's own buffers none are named.
+    /// Gives a buffer to the driver to fill all of its memories, one for each of the
+    /// [format's planes](Format::planes). They are always the same for a place; of the driver's own
+    /// buffers none are named.
     pub fn queue(&self, index: u32, memories: &[BorrowedFd<'_>]) -> io::Result<()> {
         self.queue_filled(index, memories, 0)
     }
@@ -427,23 +431,25 @@ impl Drop for Queue {
 
 /// Which queue of a device with these capabilities is of that side, or why it has none.
 fn kind(able: u32, side: Side) -> Result<BufferType, &'static str> {
-    let (single, multi, lack) = match side {
+    let (single, multi, lack, without) = match side {
         Side::Capture => (
             abi::CAP_VIDEO_CAPTURE,
             abi::CAP_VIDEO_CAPTURE_MPLANE,
             "not a camera",
+            "a camera without buffers of its own (only read() works)",
         ),
         Side::Output => (
             abi::CAP_VIDEO_OUTPUT,
             abi::CAP_VIDEO_OUTPUT_MPLANE,
             "no output for video",
+            "an output without buffers of its own (only write() works)",
         ),
     };
     if able & (single | multi) == 0 {
         return Err(lack);
     }
     if able & abi::CAP_STREAMING == 0 {
-        return Err("a camera without buffers of its own (only read() works)");
+        return Err(without);
     }
     Ok(BufferType {
         side,
@@ -507,23 +513,25 @@ mod tests {
     fn a_device_is_used_by_what_it_says_that_it_can() {
         let stream = abi::CAP_STREAMING;
         let multi = |able, side| kind(able, side).map(|kind| kind.multi_planar);
-        for (side, one, many) in [
+        for (side, one, many, call) in [
             (
                 Side::Capture,
                 abi::CAP_VIDEO_CAPTURE,
                 abi::CAP_VIDEO_CAPTURE_MPLANE,
+                "read()",
             ),
             (
                 Side::Output,
                 abi::CAP_VIDEO_OUTPUT,
                 abi::CAP_VIDEO_OUTPUT_MPLANE,
+                "write()",
             ),
         ] {
             assert_eq!(multi(stream | one, side), Ok(false));
             assert_eq!(multi(stream | many, side), Ok(true));
             // The simpler one, of a device that has both.
             assert_eq!(multi(stream | one | many, side), Ok(false));
-            assert!(multi(one, side).unwrap_err().contains("read()"));
+            assert!(multi(one, side).unwrap_err().contains(call));
         }
         let other = multi(stream | abi::CAP_VIDEO_OUTPUT, Side::Capture);
         assert_eq!(other, Err("not a camera"));
