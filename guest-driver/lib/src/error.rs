@@ -106,11 +106,14 @@ impl Error {
     /// What the errno stands for here, where its own text does not say so.
     fn reason(&self) -> Option<&'static str> {
         use Operation::{
-            Alloc, Begin, Consume, CreateStream, End, Export, Fill, GetMeta, GiveBack, Import,
-            Info, Join, List, NextEvent, Peers, Push, Query, Read, SetMeta, Write,
+            Alloc, Begin, Consume, CreateStream, End, Export, Fill, FindPeer, GetMeta, GiveBack,
+            Import, Info, Join, List, NextEvent, Peers, Push, Query, Read, SetMeta, Write,
         };
         let errno = Errno::from_io_error(&self.errno)?;
         Some(match (self.op, errno) {
+            (FindPeer, Errno::NOENT) => {
+                "the host's operator allows this VM to share with no peer of that name"
+            }
             (Export, Errno::ACCESS) => "the dma-buf is open for reading only",
             (Export, Errno::PERM) => "the dma-buf is an import of another VM's buffer",
             (Export, Errno::DQUOT) => {

@@ -137,6 +137,11 @@ impl FrameImport {
         Arc::ptr_eq(&self.device, device)
     }
 
+    /// The device that has it.
+    pub(crate) fn device(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+
     pub(crate) fn entry(&self, frame: u64) -> abi::ReturnFrame {
         abi::ReturnFrame {
             handle: self.handle,

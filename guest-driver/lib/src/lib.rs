@@ -19,6 +19,10 @@
 //! [`DmaBuf`] and [`Mapping`] know nothing of bufshare: they serve any driver's
 //! dma-buf, and an imported buffer serves any driver.
 //!
+//! Frame after frame is handed over by a [`Producer`] and a [`Consumer`]: a stream with a name,
+//! and a few buffers that go round. What they are made of ([`Stream`], [`Push`], [`FrameImport`],
+//! [`Offers`]) is for programs that need it otherwise.
+//!
 //! # What waits, and for what
 //!
 //! | call | waits for |
@@ -28,7 +32,10 @@
 //! | [`Device::give_back`] | nobody |
 //! | the other functions of [`Device`], but [`next_event`](Device::next_event) | the host's answer, see [`Device`] |
 //! | [`Device::next_event`] | an event, within its timeout; with zero nobody |
-//! | [`Offers::next_change`] | the same, and where it asks the host, the answer |
+//! | [`Offers::next_change`], [`Consumer::next_event`] | the same, and where it asks the host, the answer |
+//! | [`Producer::next_event`] | an event, within its timeout; with zero nobody |
+//! | [`Producer::acquire`], dropping a [`Slot`], giving back a [`Frame`] | nobody |
+//! | other functions of [`Producer`] and [`Consumer`] that say so | the host's answer |
 //! | [`DmaBuf::map`], [`is_revoked`](DmaBuf::is_revoked), [`Mapping::begin`], [`CpuAccess::finish`] | of an import that needs it, the host's answer; [`begin`](Mapping::begin) and [`is_revoked`](DmaBuf::is_revoked) for devices, without limit |
 //! | dropping anything | nobody |
 //!
@@ -36,7 +43,7 @@
 //!
 //! | of | readable | writable | hung up |
 //! |---|---|---|---|
-//! | [`Device`], [`Offers`] | there are events | | the device is gone |
+//! | [`Device`], [`Offers`], [`Producer`], [`Consumer`] | there are events | | the device is gone |
 //! | [`Export`] | | | the export has ended |
 //! | [`DmaBuf`], [`Import`] | no device of this VM writes it | no device of this VM uses it | |
 //!
@@ -61,6 +68,8 @@
 //! | `frame_record` | [`FrameRecord`]: what a producer says of a frame |
 //! | `stream` | [`Stream`], [`Joined`]: frames that are to come, and for whom |
 //! | `offers` | [`Offers`]: the buffers of other VMs, those present and those to come |
+//! | `producer`, `slots` | [`Producer`]: a stream of this VM's, its buffers, and which are free |
+//! | `consumer`, `following` | [`Consumer`]: another VM's stream, found, joined and consumed |
 //! | `dmabuf` | [`DmaBuf`]: a descriptor and its size |
 //! | `mapping` | [`Mapping`], [`CpuAccess`]: the CPU's view, begin and end of access |
 //! | `region` | mmap and the copies to and from shared memory |
@@ -72,11 +81,13 @@
 #![cfg_attr(not(test), deny(unsafe_code))]
 
 mod buffer_info;
+mod consumer;
 mod device;
 mod dmabuf;
 mod error;
 mod event;
 mod export;
+mod following;
 mod frame;
 mod frame_record;
 mod import;
@@ -91,14 +102,17 @@ mod numbered;
 mod offers;
 mod operation;
 mod peer;
+mod producer;
 mod properties;
 #[allow(unsafe_code, reason = "other VMs write the same memory")]
 mod region;
+mod slots;
 mod status;
 mod stream;
 mod way;
 
 pub use buffer_info::BufferInfo;
+pub use consumer::{Consumer, ConsumerEvent, ConsumerOptions, Frame, Rejection};
 pub use device::Device;
 pub use dmabuf::DmaBuf;
 pub use error::{Error, Result};
@@ -115,6 +129,7 @@ pub use name::{InvalidName, Name};
 pub use offers::{Change, Offers};
 pub use operation::Operation;
 pub use peer::Peer;
+pub use producer::{Producer, ProducerEvent, ProducerOptions, Slot};
 pub use properties::Properties;
 pub use status::Status;
 pub use stream::{Joined, Stream};

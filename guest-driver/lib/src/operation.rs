@@ -33,6 +33,8 @@ operations! {
     MissingFeatures = "read what the kernel cannot do";
     /// [`Device::peers`](crate::Device::peers) and [`peer`](crate::Device::peer)
     Peers = "list the peers";
+    /// [`Consumer::named`](crate::Consumer::named)
+    FindPeer = "find the peer";
     /// [`Device::list`](crate::Device::list)
     List = "list the buffers";
     /// [`Device::query`](crate::Device::query)

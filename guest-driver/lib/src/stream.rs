@@ -115,6 +115,17 @@ impl Joined {
         })
     }
 
+    /// For tests: what a handle of an earlier join would be.
+    #[cfg(test)]
+    pub(crate) fn of_handle(device: Arc<OwnedFd>, handle: u32, id: BufferId, owner: u64) -> Self {
+        Self {
+            device,
+            handle,
+            id,
+            owner,
+        }
+    }
+
     /// Joins the stream again if this has ended though the stream is not over; else it changes
     /// nothing. To be called after an [`Overflow`](crate::EventKind::Overflow). Asks the host,
     /// unless this, or another program of this VM, has joined it still.
@@ -164,12 +175,7 @@ mod tests {
     fn a_join_that_cannot_be_renewed_is_what_it_was() {
         let device: Arc<OwnedFd> = Arc::new(File::open("/dev/null").unwrap().into());
         let id = BufferId([7; 16]);
-        let mut joined = Joined {
-            device: device.clone(),
-            handle: 3,
-            id,
-            owner: 2,
-        };
+        let mut joined = Joined::of_handle(device.clone(), 3, id, 2);
         let error = joined.renew().unwrap_err();
         assert_eq!(error.op, Operation::Join);
         assert_eq!((joined.handle, joined.id(), joined.owner()), (3, id, 2));

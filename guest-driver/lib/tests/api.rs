@@ -8,10 +8,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use bufshare::{
-    Access, BufferId, BufferInfo, Change, Clock, Colour, CpuAccess, Device, DmaBuf, Error, Event,
-    EventKind, Export, ExportOptions, FrameImport, FrameRecord, FrameTime, Image, Import, Info,
-    InvalidName, Joined, Luminance, Mapping, Meta, MissingFeature, Name, Offers, Operation,
-    ParseIdError, Peer, Plane, Properties, Push, PushedFrame, Rect, Rights, Status, Stream, Way,
+    Access, BufferId, BufferInfo, Change, Clock, Colour, Consumer, CpuAccess, Device, DmaBuf,
+    Error, Event, EventKind, Export, ExportOptions, Frame, FrameImport, FrameRecord, FrameTime,
+    Image, Import, Info, InvalidName, Joined, Luminance, Mapping, Meta, MissingFeature, Name,
+    Offers, Operation, ParseIdError, Peer, Plane, Producer, Properties, Push, PushedFrame, Rect,
+    Rights, Slot, Status, Stream, Way,
 };
 
 fn shared<T: Send + Sync + Debug + 'static>() {}
@@ -74,6 +75,11 @@ macro_rules! lacks {
 fn a_mapping_goes_from_thread_to_thread_and_is_not_used_by_two() {
     fn sent<T: Send + Debug>() {}
     sent::<Mapping>();
+    // These have mappings.
+    sent::<Producer>();
+    sent::<Slot>();
+    sent::<Consumer>();
+    sent::<Frame>();
     lacks!(Sync: Mapping, CpuAccess<'static>);
     // It borrows the mapping, which another thread must not use.
     lacks!(Send: CpuAccess<'static>);
@@ -83,6 +89,8 @@ fn a_mapping_goes_from_thread_to_thread_and_is_not_used_by_two() {
 fn what_can_be_polled_has_its_descriptor() {
     polled::<Device>();
     polled::<Offers>();
+    polled::<Producer>();
+    polled::<Consumer>();
     polled::<DmaBuf>();
     polled::<Import>();
     polled::<FrameImport>();

@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What a consumer makes of the changes of the offers: which stream it joins, what it consumes,
+//! and which frames it takes
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use crate::consumer::{Part, Wanted};
+use crate::error::{Error, Result};
+use crate::{
+    BufferId, BufferInfo, Change, ConsumerEvent, Event, EventKind, Frame, Image, Joined, Meta,
+    PushedFrame, Rejection,
+};
+
+/// Whom [`Following`] asks
+pub(crate) trait Source {
+    fn next_change(&mut self, timeout: Option<Duration>) -> Result<Option<Change>>;
+    fn query(&self, id: BufferId) -> Result<BufferInfo>;
+    fn join(&self, id: BufferId) -> Result<Joined>;
+    fn get_meta(&self, id: BufferId) -> Result<(u64, Meta)>;
+    fn consume(&mut self, buffer: &BufferInfo) -> Result<Part>;
+    fn is_revoked(&self, part: &Part) -> bool;
+    fn return_frame(&self, part: &Part, frame: u64) -> Result<()>;
+}
+
+/// What the host may have to be asked for. It stays at the front until that has answered.
+#[derive(Debug)]
+enum Task {
+    Join(BufferInfo),
+    /// Read the stream's record anew.
+    Record,
+    Consume(BufferInfo),
+    /// Events were lost: see which imports are still there.
+    Verify,
+    Frame(Event),
+}
+
+/// A buffer that is consumed
+#[derive(Debug)]
+struct Consumed {
+    part: Arc<Part>,
+    meta_seq: u64,
+    image: Option<Image>,
+}
+
+/// The stream that is joined
+#[derive(Debug)]
+struct Current {
+    info: BufferInfo,
+    /// Leaves it when dropped.
+    _joined: Joined,
+    image: Option<Image>,
+}
+
+/// The state of a consumer
+#[derive(Debug)]
+pub(crate) struct Following {
+    wanted: Wanted,
+    rejoin: bool,
+    /// A stream was there, and is over or was refused; and no other is wanted.
+    done: bool,
+    current: Option<Current>,
+    /// Parts of streams that are offered, of any stream: they may come before it.
+    offered: BTreeMap<BufferId, BufferInfo>,
+    consumed: BTreeMap<BufferId, Consumed>,
+    tasks: VecDeque<Task>,
+    ready: VecDeque<ConsumerEvent>,
+}
+
+impl Following {
+    pub(crate) fn new(wanted: Wanted, rejoin: bool) -> Self {
+        Self {
+            wanted,
+            rejoin,
+            done: false,
+            current: None,
+            offered: BTreeMap::new(),
+            consumed: BTreeMap::new(),
+            tasks: VecDeque::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn stream(&self) -> Option<BufferId> {
+        self.current.as_ref().map(|current| current.info.id)
+    }
+
+    pub(crate) fn next(
+        &mut self,
+        source: &mut impl Source,
+        timeout: Option<Duration>,
+    ) -> Result<Option<ConsumerEvent>> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(Some(event));
+            }
+            if let Some(task) = self.tasks.pop_front() {
+                if let Err(error) = self.run(source, &task) {
+                    self.tasks.push_front(task);
+                    return Err(error);
+                }
+                continue;
+            }
+            match source.next_change(left())? {
+                Some(change) => self.take(change),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Offered { buffer, .. } => self.offer(buffer),
+            Change::Metadata { buffer, .. } => {
+                // That of a buffer is read when a frame needs it.
+                if self.stream() == Some(buffer.id) {
+                    self.tasks.push_back(Task::Record);
+                }
+            }
+            Change::Revoked { buffer, .. } => self.revoke(&buffer),
+            Change::Other(event) => self.take_event(event),
+        }
+    }
+
+    fn offer(&mut self, buffer: BufferInfo) {
+        if let Some(stream) = buffer.stream {
+            if self.stream() == Some(stream) {
+                self.tasks.push_back(Task::Consume(buffer.clone()));
+            }
+            self.offered.insert(buffer.id, buffer);
+        } else if !self.done && self.current.is_none() && self.wanted.is(&buffer) {
+            self.tasks.push_back(Task::Join(buffer));
+        }
+    }
+
+    fn revoke(&mut self, buffer: &BufferInfo) {
+        self.offered.remove(&buffer.id);
+        self.end_import(buffer.id);
+        if self.stream() == Some(buffer.id) {
+            self.leave(buffer.id);
+        }
+    }
+
+    /// The import of that buffer is of no use any more.
+    fn end_import(&mut self, id: BufferId) {
+        if let Some(consumed) = self.consumed.remove(&id) {
+            self.ready.push_back(ConsumerEvent::Revoked {
+                buffer: id,
+                frame: consumed.part.revoke(),
+            });
+        }
+    }
+
+    /// The stream is over. Buffers of it are revoked one by one.
+    fn leave(&mut self, stream: BufferId) {
+        self.current = None;
+        self.done = !self.rejoin;
+        self.ready.push_back(ConsumerEvent::Over { stream });
+    }
+
+    fn take_event(&mut self, event: Event) {
+        match event.kind {
+            // What comes of a handle that is not known is of one that was closed.
+            EventKind::Pushed => self.tasks.push_back(Task::Frame(event)),
+            // Of an import; that of its offer came, or comes.
+            EventKind::Revoked if self.consumed.contains_key(&event.id) => {
+                self.end_import(event.id);
+            }
+            EventKind::Overflow => {
+                self.tasks.push_back(Task::Verify);
+                self.ready.push_back(ConsumerEvent::Other(event));
+            }
+            _ => self.ready.push_back(ConsumerEvent::Other(event)),
+        }
+    }
+
+    fn run(&mut self, source: &mut impl Source, task: &Task) -> Result<()> {
+        match task {
+            Task::Join(stream) => self.join(source, stream.clone()),
+            Task::Record => self.read_record(source),
+            Task::Consume(buffer) => self.consume(source, buffer.clone()),
+            Task::Verify => self.verify(source),
+            Task::Frame(event) => self.frame(source, event),
+        }
+    }
+
+    /// Its record is read before its buffers are consumed.
+    fn join(&mut self, source: &mut impl Source, stream: BufferInfo) -> Result<()> {
+        if self.current.is_some() {
+            return Ok(());
+        }
+        let joined = source.join(stream.id);
+        let both = joined.and_then(|joined| Ok((joined, source.get_meta(stream.id)?.1)));
+        match settled(both)? {
+            Ok((joined, record)) => {
+                let parts = self.offered.values();
+                let parts = parts.filter(|part| part.stream == Some(stream.id));
+                self.tasks.extend(parts.cloned().map(Task::Consume));
+                self.current = Some(Current {
+                    info: stream.clone(),
+                    _joined: joined,
+                    image: record.image.clone(),
+                });
+                self.ready
+                    .push_back(ConsumerEvent::Joined { stream, record });
+            }
+            // It is gone again.
+            Err(error) if error.is_absent() => {}
+            Err(error) => {
+                self.done = !self.rejoin;
+                self.ready.push_back(ConsumerEvent::Refused {
+                    buffer: stream,
+                    error,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn read_record(&mut self, source: &mut impl Source) -> Result<()> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        match settled(source.get_meta(current.info.id))? {
+            Ok((_, record)) => {
+                current.image.clone_from(&record.image);
+                self.ready.push_back(ConsumerEvent::Record { record });
+            }
+            // Then it is over, which is to be heard next.
+            Err(error) if error.is_absent() => {}
+            Err(error) => {
+                let buffer = current.info.clone();
+                self.ready
+                    .push_back(ConsumerEvent::Refused { buffer, error });
+            }
+        }
+        Ok(())
+    }
+
+    fn consume(&mut self, source: &mut impl Source, buffer: BufferInfo) -> Result<()> {
+        let id = buffer.id;
+        // The stream may be over meanwhile, or the buffer revoked.
+        let wanted = self.stream().is_some() && self.stream() == buffer.stream;
+        if !wanted || self.consumed.contains_key(&id) || !self.offered.contains_key(&id) {
+            return Ok(());
+        }
+        let part = source.consume(&buffer);
+        let both = part.and_then(|part| Ok((part, source.get_meta(id)?)));
+        match settled(both)? {
+            Ok((part, (meta_seq, meta))) => {
+                let consumed = Consumed {
+                    part: Arc::new(part),
+                    meta_seq,
+                    image: meta.image,
+                };
+                self.consumed.insert(id, consumed);
+            }
+            Err(error) if error.is_absent() => {}
+            Err(error) => self
+                .ready
+                .push_back(ConsumerEvent::Refused { buffer, error }),
+        }
+        Ok(())
+    }
+
+    /// After a suspend all imports are gone, and what they are of may still be offered.
+    fn verify(&mut self, source: &mut impl Source) -> Result<()> {
+        if let Some(current) = &mut self.current {
+            match settled(source.join(current.info.id))? {
+                Ok(joined) => current._joined = joined,
+                // The offers say so next.
+                Err(error) if error.is_absent() => {}
+                Err(error) => {
+                    let buffer = current.info.clone();
+                    self.ready
+                        .push_back(ConsumerEvent::Refused { buffer, error });
+                }
+            }
+        }
+        let gone = self.consumed.iter();
+        let gone = gone.filter(|(_, consumed)| source.is_revoked(&consumed.part));
+        for id in gone.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.end_import(id);
+            if let Some(buffer) = self.offered.get(&id) {
+                self.tasks.push_back(Task::Consume(buffer.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, source: &mut impl Source, event: &Event) -> Result<()> {
+        let (Some(first), Some(pushed)) = (self.consumed.get(&event.id), &event.frame) else {
+            return Ok(());
+        };
+        // One that was revoked and is consumed anew has another handle.
+        if first.part.import.handle() != event.handle {
+            return Ok(());
+        }
+        let first = Arc::clone(&first.part);
+        match self.check(source, event, pushed)? {
+            Ok((parts, image)) => {
+                let (number, arrival) = (event.value, pushed.arrival);
+                let record = pushed.record.clone();
+                let frame = Frame::new(number, arrival, record, image, parts);
+                self.ready.push_back(ConsumerEvent::Frame(frame));
+            }
+            Err(why) => {
+                // It fails if it was revoked, and is returned then.
+                let _ = source.return_frame(&first, event.value);
+                self.ready.push_back(ConsumerEvent::Rejected {
+                    frame: event.value,
+                    sequence: pushed.record.sequence,
+                    why,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The buffers of a frame and its image, if that can be what its producer says.
+    #[allow(clippy::type_complexity, reason = "named nowhere else")]
+    fn check(
+        &mut self,
+        source: &mut impl Source,
+        event: &Event,
+        pushed: &PushedFrame,
+    ) -> Result<std::result::Result<(Vec<Arc<Part>>, Option<Image>), Rejection>> {
+        if !pushed.record.is_understood() {
+            return Ok(Err(Rejection::NotUnderstood));
+        }
+        let ids = [event.id].into_iter().chain(pushed.others.iter().copied());
+        let mut parts = Vec::new();
+        for id in ids {
+            // A frame may be read before the offer of its other buffers.
+            if !self.consumed.contains_key(&id) && !self.offered.contains_key(&id) {
+                match settled(source.query(id))? {
+                    Ok(buffer) if buffer.stream.is_some() => {
+                        self.offered.insert(id, buffer);
+                    }
+                    _ => return Ok(Err(Rejection::Buffer(id))),
+                }
+            }
+            if let Some(buffer) = self.offered.get(&id) {
+                self.consume(source, buffer.clone())?;
+            }
+            match self.consumed.get(&id) {
+                Some(consumed) => parts.push(Arc::clone(&consumed.part)),
+                None => return Ok(Err(Rejection::Buffer(id))),
+            }
+        }
+        let Some(first) = self.consumed.get_mut(&event.id) else {
+            return Ok(Err(Rejection::Buffer(event.id)));
+        };
+        if first.meta_seq < pushed.meta_seq {
+            match settled(source.get_meta(event.id))? {
+                Ok((seq, meta)) => (first.meta_seq, first.image) = (seq, meta.image),
+                Err(_) => return Ok(Err(Rejection::Buffer(event.id))),
+            }
+        }
+        let general = self.current.as_ref().and_then(|now| now.image.as_ref());
+        let image = first.image.as_ref().or(general).cloned();
+        let sizes: Vec<_> = parts.iter().map(|part| part.size()).collect();
+        Ok(fits(pushed, image.as_ref(), &sizes).map(|()| (parts, image)))
+    }
+}
+
+/// Whether what is said of a frame can be, in buffers of these sizes, bytes.
+fn fits(
+    pushed: &PushedFrame,
+    image: Option<&Image>,
+    sizes: &[u64],
+) -> std::result::Result<(), Rejection> {
+    let record = &pushed.record;
+    let room = sizes.iter().copied().chain(std::iter::repeat(0));
+    let mut used = record.bytes_used.iter().zip(room);
+    if !used.all(|(used, size)| u64::from(*used) <= size) {
+        return Err(Rejection::BytesUsed);
+    }
+    let Some(image) = image else {
+        return Ok(());
+    };
+    if !image.fits_frame(sizes) {
+        return Err(Rejection::Image);
+    }
+    let within = |start: i32, length: u32, whole: u32| {
+        let end = i64::from(start).saturating_add(length.into());
+        start >= 0 && end <= whole.into()
+    };
+    match record.crop {
+        Some(crop)
+            if !within(crop.x, crop.width, image.width)
+                || !within(crop.y, crop.height, image.height) =>
+        {
+            Err(Rejection::Crop)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An error that ends the call, because it is to be tried again: the host has not answered, or
+/// the device is gone. Any other is an answer.
+fn settled<T>(result: Result<T>) -> Result<std::result::Result<T, Error>> {
+    match result {
+        Ok(found) => Ok(Ok(found)),
+        Err(error) => match (error.status, Errno::from_io_error(&error.errno)) {
+            (None, Some(Errno::TIMEDOUT | Errno::NODEV | Errno::INTR)) => Err(error),
+            _ => Ok(Err(error)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! A consumer and a host that is none
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    reason = "a test that overflows fails"
+)]
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+use super::*;
+use crate::{
+    DmaBuf, FrameImport, Import, Name, Operation, Plane, Properties, PushedFrame, Rect, Rights,
+    Status, Way,
+};
+
+const NOW: Option<Duration> = Some(Duration::ZERO);
+const SIZE: u64 = 4096;
+const PEER: u64 = 2;
+
+/// What it answers, and what it was asked for.
+#[derive(Default)]
+struct Host {
+    changes: VecDeque<Change>,
+    metas: RefCell<BTreeMap<BufferId, (u64, Meta)>>,
+    /// Refused, by join and consume.
+    refused: BTreeMap<BufferId, Status>,
+    /// Those imports are gone.
+    gone: RefCell<Vec<BufferId>>,
+    silent: Cell<bool>,
+    asked: RefCell<Vec<String>>,
+    handles: u32,
+}
+
+fn id(n: u8) -> BufferId {
+    BufferId([n; 16])
+}
+
+fn null() -> Arc<OwnedFd> {
+    Arc::new(std::fs::File::open("/dev/null").unwrap().into())
+}
+
+impl Host {
+    fn answer(&self, what: String, id: BufferId) -> Result<()> {
+        if self.silent.replace(false) {
+            return Err(Error::new(Operation::Join, Errno::TIMEDOUT));
+        }
+        self.asked.borrow_mut().push(what);
+        match self.refused.get(&id) {
+            None => Ok(()),
+            Some(status) => {
+                let errno = Errno::ACCESS.into();
+                Err(Error::of_host(Operation::Join, errno, status.number()))
+            }
+        }
+    }
+
+    fn offer(&mut self, buffer: BufferInfo) {
+        let event = None;
+        self.changes.push_back(Change::Offered { buffer, event });
+    }
+
+    fn revoke(&mut self, buffer: BufferInfo) {
+        let event = None;
+        self.changes.push_back(Change::Revoked { buffer, event });
+    }
+
+    fn event(&mut self, event: Event) {
+        self.changes.push_back(Change::Other(event));
+    }
+
+    /// A frame of the buffers, given by the handle.
+    fn push(&mut self, handle: u64, buffers: &[u8], frame: PushedFrame) {
+        let others = buffers[1..].iter().map(|n| id(*n)).collect();
+        self.event(Event {
+            id: id(buffers[0]),
+            handle,
+            value: 40,
+            frame: Some(Box::new(PushedFrame { others, ..frame })),
+            ..Event::new(EventKind::Pushed)
+        });
+    }
+
+    fn set_image(&self, n: u8, seq: u64, rows: u32) {
+        let image = Image::new(1, 16, rows).plane(Plane::new(0, 64, rows));
+        let meta = Meta::new().image(image);
+        self.metas.borrow_mut().insert(id(n), (seq, meta));
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.borrow_mut())
+    }
+}
+
+impl Source for Host {
+    fn next_change(&mut self, _: Option<Duration>) -> Result<Option<Change>> {
+        Ok(self.changes.pop_front())
+    }
+
+    fn query(&self, id: BufferId) -> Result<BufferInfo> {
+        self.answer(format!("query {}", id.0[0]), id)?;
+        Ok(BufferInfo { id, ..part(0, 1) })
+    }
+
+    fn join(&self, id: BufferId) -> Result<Joined> {
+        self.answer(format!("join {}", id.0[0]), id)?;
+        Ok(Joined::of_handle(null(), 1, id, PEER))
+    }
+
+    fn get_meta(&self, id: BufferId) -> Result<(u64, Meta)> {
+        self.answer(format!("meta {}", id.0[0]), id)?;
+        let meta = self.metas.borrow().get(&id).cloned();
+        Ok(meta.unwrap_or((1, Meta::new())))
+    }
+
+    fn consume(&mut self, buffer: &BufferInfo) -> Result<Part> {
+        self.answer(format!("consume {}", buffer.id.0[0]), buffer.id)?;
+        self.gone.borrow_mut().retain(|id| *id != buffer.id);
+        self.handles += 1;
+        let fd = memfd_create("part", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&fd, SIZE).unwrap();
+        let import = Import {
+            buffer: DmaBuf::from_fd(fd).unwrap(),
+            id: buffer.id,
+            rights: Rights::RW,
+            generation: 1,
+            owner: PEER,
+            way: Way::Direct,
+            properties: Properties::default(),
+            windows: 1,
+        };
+        let import = FrameImport::new(null(), self.handles, import);
+        Ok(Part::new(import, Rights::READ))
+    }
+
+    fn is_revoked(&self, part: &Part) -> bool {
+        self.gone.borrow().contains(&part.import.import().id)
+    }
+
+    fn return_frame(&self, part: &Part, frame: u64) -> Result<()> {
+        let id = part.import.import().id;
+        self.answer(format!("return {} {frame}", id.0[0]), id)
+    }
+}
+
+fn stream(n: u8) -> BufferInfo {
+    BufferInfo {
+        id: id(n),
+        owner: PEER,
+        name: Name::new("camera").unwrap(),
+        is_stream: true,
+        ..BufferInfo::default()
+    }
+}
+
+fn part(n: u8, of: u8) -> BufferInfo {
+    BufferInfo {
+        id: id(n),
+        owner: PEER,
+        size: SIZE,
+        stream: Some(id(of)),
+        ..BufferInfo::default()
+    }
+}
+
+fn plain() -> PushedFrame {
+    PushedFrame {
+        others: Vec::new(),
+        arrival: 5,
+        meta_seq: 1,
+        record: Default::default(),
+    }
+}
+
+fn camera(rejoin: bool) -> Following {
+    let name = Name::new("camera").unwrap();
+    Following::new(Wanted::Named { peer: PEER, name }, rejoin)
+}
+
+/// A host with stream 1 of the parts 2 and 3, which are consumed by handles 1 and 2.
+fn joined() -> (Host, Following) {
+    let (mut host, mut following) = (Host::default(), camera(false));
+    host.offer(stream(1));
+    host.offer(part(2, 1));
+    host.offer(part(3, 1));
+    assert_eq!(events(&mut following, &mut host), ["joined 1"]);
+    host.asked();
+    (host, following)
+}
+
+/// What there is, in short; frames are dropped.
+fn events(following: &mut Following, host: &mut Host) -> Vec<String> {
+    let mut said = Vec::new();
+    while let Some(event) = following.next(host, NOW).unwrap() {
+        said.push(short(&event));
+    }
+    said
+}
+
+fn short(event: &ConsumerEvent) -> String {
+    match event {
+        ConsumerEvent::Joined { stream, .. } => format!("joined {}", stream.id.0[0]),
+        ConsumerEvent::Record { record } => format!("record {}", record.ended),
+        ConsumerEvent::Frame(frame) => {
+            let imports = frame.imports().map(|import| import.id.0[0]);
+            let imports: Vec<_> = imports.collect();
+            format!("frame {} {imports:?}", frame.number())
+        }
+        ConsumerEvent::Rejected { frame, why, .. } => format!("rejected {frame} {why:?}"),
+        ConsumerEvent::Revoked { buffer, frame } => format!("revoked {} {frame:?}", buffer.0[0]),
+        ConsumerEvent::Refused { buffer, error } => {
+            format!("refused {} {:?}", buffer.id.0[0], error.status)
+        }
+        ConsumerEvent::Over { stream } => format!("over {}", stream.0[0]),
+        ConsumerEvent::Other(event) => format!("other {}", event.kind),
+    }
+}
+
+#[test]
+fn the_record_is_read_before_the_buffers_whatever_came_first() {
+    let (mut host, mut following) = (Host::default(), camera(false));
+    host.offer(part(2, 1));
+    host.offer(part(9, 8));
+    host.offer(BufferInfo {
+        owner: 7,
+        ..stream(5)
+    });
+    host.offer(stream(1));
+    host.offer(part(3, 1));
+    assert_eq!(events(&mut following, &mut host), ["joined 1"]);
+    let asked = [
+        "join 1",
+        "meta 1",
+        "consume 2",
+        "meta 2",
+        "consume 3",
+        "meta 3",
+    ];
+    assert_eq!(host.asked(), asked);
+    assert_eq!(following.stream(), Some(id(1)));
+}
+
+#[test]
+fn a_stream_is_found_by_its_id_too() {
+    let mut host = Host::default();
+    let mut following = Following::new(Wanted::Id(id(6)), false);
+    host.offer(stream(1));
+    host.offer(stream(6));
+    host.offer(stream(7));
+    assert_eq!(events(&mut following, &mut host), ["joined 6"]);
+}
+
+#[test]
+fn a_frame_comes_with_its_buffers_and_asks_nothing_of_what_is_known() {
+    let (mut host, mut following) = joined();
+    host.push(1, &[2, 3], plain());
+    host.push(2, &[3], plain());
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["frame 40 [2, 3]", "frame 40 [3]"]
+    );
+    assert_eq!(host.asked(), [""; 0]);
+}
+
+#[test]
+fn a_buffer_of_a_frame_that_is_not_known_yet_is_asked_for() {
+    let (mut host, mut following) = joined();
+    host.push(1, &[2, 4], plain());
+    assert_eq!(events(&mut following, &mut host), ["frame 40 [2, 4]"]);
+    assert_eq!(host.asked(), ["query 4", "consume 4", "meta 4"]);
+    // Its offer comes behind.
+    host.offer(part(4, 1));
+    assert_eq!(events(&mut following, &mut host), [""; 0]);
+    assert_eq!(host.asked(), [""; 0]);
+
+    host.refused.insert(id(5), Status::NotFound);
+    host.push(1, &[2, 5], plain());
+    let why = Rejection::Buffer(id(5));
+    assert_eq!(
+        events(&mut following, &mut host),
+        [format!("rejected 40 {why:?}")]
+    );
+    assert_eq!(host.asked(), ["query 5", "return 2 40"]);
+}
+
+#[test]
+fn the_frames_of_a_liar_are_returned_and_those_after_them_come() {
+    let (mut host, mut following) = joined();
+    // 65 rows of 64 bytes, and a page.
+    host.set_image(2, 2, 65);
+    let newer = PushedFrame {
+        meta_seq: 2,
+        ..plain()
+    };
+    host.push(1, &[2], newer.clone());
+    let mut greedy = plain();
+    greedy.record.bytes_used = [0, 1, 0, 0];
+    host.push(2, &[3], greedy);
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["rejected 40 Image", "rejected 40 BytesUsed"]
+    );
+    assert_eq!(host.asked(), ["meta 2", "return 2 40", "return 3 40"]);
+
+    host.set_image(2, 3, 64);
+    let mut frame = PushedFrame {
+        meta_seq: 3,
+        ..newer
+    };
+    let crop = |x, width| Rect {
+        x,
+        width,
+        height: 1,
+        ..Rect::default()
+    };
+    for (rect, fits) in [
+        (crop(0, 16), true),
+        (crop(1, 16), false),
+        (crop(-1, 2), false),
+        (crop(i32::MAX, u32::MAX), false),
+    ] {
+        frame.record.crop = Some(rect);
+        host.push(1, &[2], frame.clone());
+        let wanted = if fits {
+            "frame 40 [2]"
+        } else {
+            "rejected 40 Crop"
+        };
+        assert_eq!(events(&mut following, &mut host), [wanted], "{rect:?}");
+    }
+}
+
+#[test]
+fn the_format_of_the_stream_is_that_of_buffers_that_say_none() {
+    let (mut host, mut following) = (Host::default(), camera(false));
+    host.set_image(1, 1, 65);
+    host.offer(stream(1));
+    host.offer(part(2, 1));
+    host.push(1, &[2], plain());
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["joined 1", "rejected 40 Image"]
+    );
+    host.set_image(1, 2, 64);
+    host.changes.push_back(Change::Metadata {
+        buffer: stream(1),
+        event: None,
+    });
+    host.push(1, &[2], plain());
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["record false", "frame 40 [2]"]
+    );
+}
+
+#[test]
+fn a_record_of_a_newer_version_that_has_to_be_known_is_returned_as_it_is() {
+    let (mut host, mut following) = joined();
+    let mut newer = plain();
+    newer.record = crate::FrameRecord::parse(&[0xff; 376]).unwrap();
+    host.push(1, &[2], newer);
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["rejected 40 NotUnderstood"]
+    );
+    assert_eq!(host.asked(), ["return 2 40"]);
+}
+
+#[test]
+fn a_revocation_says_which_frame_it_took_once() {
+    let (mut host, mut following) = joined();
+    host.push(1, &[2], plain());
+    let Some(ConsumerEvent::Frame(frame)) = following.next(&mut host, NOW).unwrap() else {
+        panic!("no frame");
+    };
+    assert!(!frame.is_revoked());
+    host.revoke(part(2, 1));
+    host.event(Event {
+        id: id(2),
+        ..Event::new(EventKind::Revoked)
+    });
+    host.revoke(part(3, 1));
+    // What was pushed before is nothing any more.
+    host.push(2, &[3], plain());
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["revoked 2 Some(40)", "other REVOKED", "revoked 3 None"]
+    );
+    assert!(frame.is_revoked());
+}
+
+#[test]
+fn a_stream_that_is_over_is_followed_by_the_next_if_that_was_asked_for() {
+    for rejoin in [false, true] {
+        let (mut host, mut following) = (Host::default(), camera(rejoin));
+        host.offer(stream(1));
+        host.offer(part(2, 1));
+        host.revoke(stream(1));
+        host.revoke(part(2, 1));
+        host.offer(stream(4));
+        let mut wanted = vec!["joined 1", "over 1", "revoked 2 None"];
+        wanted.extend(rejoin.then_some("joined 4"));
+        assert_eq!(events(&mut following, &mut host), wanted);
+    }
+}
+
+#[test]
+fn a_stream_that_goes_before_it_is_joined_is_no_error() {
+    let (mut host, mut following) = (Host::default(), camera(false));
+    host.refused.insert(id(1), Status::NotFound);
+    host.offer(stream(1));
+    host.offer(stream(4));
+    assert_eq!(events(&mut following, &mut host), ["joined 4"]);
+}
+
+#[test]
+fn what_is_refused_is_said_and_not_tried_again() {
+    let (mut host, mut following) = (Host::default(), camera(false));
+    host.refused.insert(id(2), Status::RoNotEnforced);
+    host.offer(stream(1));
+    host.offer(part(2, 1));
+    host.offer(part(3, 1));
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["joined 1", "refused 2 Some(RoNotEnforced)"]
+    );
+    assert_eq!(following.consumed.len(), 1);
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_asked_again_and_nothing_is_lost() {
+    let (mut host, mut following) = (Host::default(), camera(false));
+    host.offer(stream(1));
+    host.offer(part(2, 1));
+    host.push(
+        1,
+        &[2],
+        PushedFrame {
+            meta_seq: 2,
+            ..plain()
+        },
+    );
+    let mut said = Vec::new();
+    // Each call is one answer late.
+    loop {
+        host.silent.set(true);
+        let first = following.next(&mut host, NOW);
+        host.silent.set(false);
+        match first {
+            Err(_) => {
+                if let Some(event) = following.next(&mut host, NOW).unwrap() {
+                    said.push(short(&event));
+                }
+            }
+            Ok(Some(event)) => said.push(short(&event)),
+            Ok(None) => break,
+        }
+    }
+    assert_eq!(said, ["joined 1", "frame 40 [2]"]);
+}
+
+#[test]
+fn after_lost_events_what_is_gone_is_reported_and_imported_again() {
+    let (mut host, mut following) = joined();
+    host.gone.borrow_mut().push(id(2));
+    host.event(Event::new(EventKind::Overflow));
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["other OVERFLOW", "revoked 2 None"]
+    );
+    assert_eq!(host.asked(), ["join 1", "consume 2", "meta 2"]);
+    // Its frames have another handle; one of the old handle was taken back.
+    host.push(1, &[2], plain());
+    host.push(3, &[2], plain());
+    assert_eq!(events(&mut following, &mut host), ["frame 40 [2]"]);
+}
