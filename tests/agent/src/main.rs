@@ -3,7 +3,8 @@
 //!
 //! As process 1 it prepares the machine and serves the fixture (`init`). As
 //! `/init client` it is the process of a test that holds buffers (`client`), and
-//! `/init with-dmabuf` passes one to another program (`pass`).
+//! `/init with-dmabuf` passes one to another program (`pass`); `/init produce`, `lie` and `consume`
+//! push and take frames of a stream (`streams`).
 
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
@@ -17,6 +18,7 @@ mod modules;
 mod pass;
 mod port;
 mod process;
+mod streams;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -28,13 +30,17 @@ fn scaled(limit: Duration) -> Duration {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let rest = arguments.get(1..).unwrap_or_default();
     let result = match arguments.first().map(String::as_str) {
         _ if std::process::id() == 1 => init::run(),
         Some("client") => client::run(),
-        Some("with-dmabuf") => pass::run(arguments.get(1..).unwrap_or_default()),
+        Some("with-dmabuf") => pass::run(rest),
+        Some("produce") => streams::produce(rest),
+        Some("lie") => streams::lie(rest),
+        Some("consume") => streams::consume(rest),
         other => Err(anyhow::anyhow!(
-            "{other:?}: this is the init of bufshare's test guests; its subcommands are 'client' and \
-             'with-dmabuf'"
+            "{other:?}: this is the init of bufshare's test guests; its subcommands are 'client', \
+             'with-dmabuf', 'produce', 'lie' and 'consume'"
         )),
     };
     match result {
