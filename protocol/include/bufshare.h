@@ -9,7 +9,7 @@
  * is written back; what is longer must end in zeroes, else E2BIG. Entries of tables
  * and metadata likewise have the size that the program says. Each ioctl that the
  * host may refuse has a status field: on failure errno says the kind and status,
- * a VIRTIO_BUFSHARE_S_* value of virtio_bufshare.h, the exact reason. The driver
+ * a BUFSHARE_S_* value, the exact reason. The driver
  * may have found that reason without asking. 0: there is none beside the errno, or the
  * host did not answer. It is not written with E2BIG of the structure, EFAULT and
  * ENODEV. INFO asks the host, too, which has no reason to refuse it; DMA_BUF_IOCTL_SYNC
@@ -20,14 +20,14 @@
  *
  * read() returns one struct bufshare_event, or as much of a longer one as there is room
  * for. Each open file has its own queue and gets all events from its opening on, and news
- * that is of it alone: VIRTIO_BUFSHARE_EVT_PUSHED and _RETURNED. That may be read before
+ * that is of it alone: BUFSHARE_EVT_PUSHED and _RETURNED. That may be read before
  * other events that have a lower seq.
  *
  * poll() reports that there is an event. Another thread may read it first, and a PUSHED may
  * be taken back: then a read() waits for the next. So who does not want that opens the
  * file with O_NONBLOCK, and takes EAGAIN for what it is.
  *
- * VIRTIO_BUFSHARE_EVT_OVERFLOW says that events are missing from here on: @value of
+ * BUFSHARE_EVT_OVERFLOW says that events are missing from here on: @value of
  * them, or 0 for an unknown number. A suspend of this VM, and any reset of the device,
  * end all exports and imports of it with such an OVERFLOW alone, and no REVOKED. So
  * whoever holds some has to look after each: poll() an export_fd, DMA_BUF_IOCTL_SYNC
@@ -55,6 +55,102 @@
 #define BUFSHARE_MAX_HANDLES	512
 #define BUFSHARE_MAX_BATCH	16	/* frames of a PUSH, and of a RETURN */
 
+/*
+ * The constants from here up to struct bufshare_id are as in virtio_bufshare.h, which has the same
+ * numbers with VIRTIO_ before their names.
+ */
+
+/* struct bufshare_info.caps */
+#define BUFSHARE_CAP_MAP		0x1	/* imports can be mapped here */
+#define BUFSHARE_CAP_UDMABUF		0x2	/* host confines shared pages */
+#define BUFSHARE_CAP_RO_ENFORCED	0x4	/* VMM enforces read-only maps */
+
+/* How the bytes of an import become visible. */
+#define BUFSHARE_WAY_NONE		0	/* it is a stream: there are no bytes */
+#define BUFSHARE_WAY_DIRECT		1	/* the exporter's RAM, as it is */
+#define BUFSHARE_WAY_UDMABUF		2	/* the shared pages of it alone */
+#define BUFSHARE_WAY_POOL		3	/* memory of the device; not served yet */
+#define BUFSHARE_WAY_COPY_WINDOW	4	/* a copy, in a window; not served yet */
+#define BUFSHARE_WAY_COPY_GUEST		5	/* a copy, in the importer's RAM; not served yet */
+
+/* What holds of an import, whatever its way; bits. */
+#define BUFSHARE_COHERENT	0x1	/* SYNC moves no data: may be left out */
+#define BUFSHARE_RO_HELD	0x2	/* the importer's VMM keeps it from writing */
+#define BUFSHARE_REVOCABLE	0x4	/* revoked without the importer's VMM */
+#define BUFSHARE_MOVABLE	0x8	/* the bytes may move to other memory */
+#define BUFSHARE_SURVIVES	0x10	/* outlives the exporter's VM */
+
+#define BUFSHARE_PEER_UP	0x1	/* peer.state: its driver runs */
+
+/* struct bufshare_buffer.flags */
+#define BUFSHARE_BUFFER_OWNED		0x1	/* the asker exported it */
+#define BUFSHARE_BUFFER_REVOKING	0x2	/* UNEXPORT under way */
+#define BUFSHARE_BUFFER_QUIESCED	0x4	/* see QUIESCE; its owner sees it */
+#define BUFSHARE_BUFFER_STREAM		0x8	/* it is a stream: it has no bytes */
+
+/* struct bufshare_meta.must_know, .flags */
+#define BUFSHARE_KNOW_BUFFERS	0x1	/* planes are in several buffers of a frame */
+#define BUFSHARE_STREAM_ENDED	0x1	/* no frame comes any more in this epoch */
+
+/* struct bufshare_event.type, and which of the other fields it has */
+#define BUFSHARE_EVT_PEER_UP	0x1000	/* peer */
+#define BUFSHARE_EVT_PEER_DOWN	0x1001	/* peer; before its REVOKEDs */
+#define BUFSHARE_EVT_OFFER	0x1002	/* peer, id, value = size */
+#define BUFSHARE_EVT_RELEASED	0x1003	/* peer's last attachment, id */
+#define BUFSHARE_EVT_REVOKED	0x1004	/* id, handle of an import, or 0 */
+#define BUFSHARE_EVT_META	0x1005	/* id, value = sequence number */
+#define BUFSHARE_EVT_OVERFLOW	0x1006	/* value = events missing; LIST */
+#define BUFSHARE_EVT_PUSHED	0x1007	/* peer, id, handle, value = frame */
+#define BUFSHARE_EVT_RETURNED	0x1008	/* own id, value = frame */
+
+/* Fields status: why the host refused, or what it would say */
+#define BUFSHARE_S_OK			0
+#define BUFSHARE_S_UNSUPPORTED		1	/* unknown command, flag or set field */
+#define BUFSHARE_S_BAD_LENGTH		2	/* not the length its fields say */
+#define BUFSHARE_S_BAD_FIELD		3	/* out of range */
+#define BUFSHARE_S_NO_ROOM		4	/* response room too small: not done */
+#define BUFSHARE_S_NOT_FOUND		5	/* no such buffer, handle, window for you */
+#define BUFSHARE_S_DENIED		6	/* operator or exporter does not allow it */
+#define BUFSHARE_S_NOT_RAM		7	/* extent is not this VM's own RAM */
+#define BUFSHARE_S_OVERLAP		8	/* extents overlap each other */
+#define BUFSHARE_S_UNALIGNED		9	/* not a multiple of map_align */
+#define BUFSHARE_S_TOO_LARGE		10	/* buffer over max_buffer_size */
+#define BUFSHARE_S_TOO_MANY		11	/* over max_buffers, max_attachments, ... */
+#define BUFSHARE_S_TOO_FRAGMENTED	12	/* over max_extents or max_windows */
+#define BUFSHARE_S_NO_WINDOW		13	/* window budget used up */
+#define BUFSHARE_S_NO_SPACE		14	/* no free range in the region */
+#define BUFSHARE_S_BUSY			15	/* still mapped; UNEXPORT under way */
+#define BUFSHARE_S_REVOKED		16	/* being revoked, or gone */
+#define BUFSHARE_S_META_TOO_LARGE	17	/* over max_blob: refused, not cut */
+#define BUFSHARE_S_BAD_META		18	/* name or image not valid, or too large */
+#define BUFSHARE_S_NO_WAY		19	/* none that is allowed and accepted */
+#define BUFSHARE_S_RO_NOT_ENFORCED	20	/* VMM would not enforce read-only */
+#define BUFSHARE_S_NO_SHMEM		21	/* VMM has no shared-memory requests */
+#define BUFSHARE_S_MAP_FAILED		22	/* VMM refused the mapping */
+#define BUFSHARE_S_UNBALANCED		23	/* SYNC end with no begin */
+#define BUFSHARE_S_HOST_ERROR		24	/* host failed; see its log */
+#define BUFSHARE_S_EXISTS		25	/* the peer has a stream of that name */
+
+#define BUFSHARE_MAX_FRAME_BUFFERS	4	/* as planes of an image */
+#define BUFSHARE_MAX_CONSUMERS		4	/* of one peer, given frames of one buffer */
+#define BUFSHARE_MAX_FRAME_RECORD	768	/* bytes of a frame's record */
+#define BUFSHARE_MAX_DAMAGE		16	/* rectangles of a frame */
+
+/* Clocks of a frame's time. None of one VM is that of another. */
+#define BUFSHARE_CLOCK_NONE		0	/* it has no time */
+#define BUFSHARE_CLOCK_MONOTONIC	1	/* of the exporter */
+#define BUFSHARE_CLOCK_REALTIME		2	/* UTC, as far as the exporter knows it */
+#define BUFSHARE_CLOCK_TAI		3	/* likewise */
+
+/* struct bufshare_frame_record.flags */
+#define BUFSHARE_FRAME_DISCONT		0x1	/* does not follow the one before */
+#define BUFSHARE_FRAME_CORRUPTED	0x2	/* the contents may be wrong */
+#define BUFSHARE_FRAME_GAP		0x4	/* there are no contents */
+#define BUFSHARE_FRAME_LAST		0x8	/* no frame follows */
+#define BUFSHARE_FRAME_INTERLACED	0x10	/* two fields, line by line */
+#define BUFSHARE_FRAME_BOTTOM_FIRST	0x20	/* the field of the second line is first */
+#define BUFSHARE_FRAME_EXPOSURE_END	0x40	/* pts is the end of the exposure */
+
 /**
  * struct bufshare_id - name of a buffer
  * @b: bytes
@@ -66,7 +162,7 @@ struct bufshare_id {
 /**
  * struct bufshare_info - INFO: the device and its limits
  * @version: of the wire format in force
- * @caps: VIRTIO_BUFSHARE_CAP_*
+ * @caps: BUFSHARE_CAP_*
  * @max_windows: VMM mappings this VM may hold at once
  * @max_extents: pieces per exported buffer
  * @max_buffers: buffers exported at once
@@ -77,7 +173,7 @@ struct bufshare_id {
  * @max_buffer_size: bytes per buffer
  * @peer_id: our id
  * @windows_used: VMM mappings held now, idle ones included
- * @ways: ways that an import may be given, as bits: 1 << VIRTIO_BUFSHARE_WAY_*
+ * @ways: ways that an import may be given, as bits: 1 << BUFSHARE_WAY_*
  * @name: our name, given by the host's operator
  */
 struct bufshare_info {
@@ -101,7 +197,7 @@ struct bufshare_info {
  * struct bufshare_peer - one peer; as struct virtio_bufshare_peer
  * @id: its id
  * @name: given by the host's operator
- * @state: VIRTIO_BUFSHARE_PEER_UP or 0
+ * @state: BUFSHARE_PEER_UP or 0
  * @export_rights: what we may grant it
  * @import_rights: what it may grant us
  * @reserved: zero
@@ -123,7 +219,7 @@ struct bufshare_peer {
  * @generation: of the export
  * @meta_seq: sequence number of the metadata
  * @rights: ours
- * @flags: VIRTIO_BUFSHARE_BUFFER_*
+ * @flags: BUFSHARE_BUFFER_*
  * @extents: number of pieces, if ours
  * @attachments: of all peers if ours, else our own
  * @mapped: how many of those are mapped
@@ -233,10 +329,10 @@ struct bufshare_image {
  * @name: for people, UTF-8, NUL padded
  * @image: typed image description
  * @blob_len: bytes of opaque data; GET_META: in: room, out: length
- * @must_know: VIRTIO_BUFSHARE_KNOW_*: who finds an unknown bit takes it for no image. Set
+ * @must_know: BUFSHARE_KNOW_*: who finds an unknown bit takes it for no image. Set
  *	for what there is, or it is EINVAL
  * @epoch: of a stream, another at each start of its producer; else zero
- * @flags: of a stream, VIRTIO_BUFSHARE_STREAM_*; else zero
+ * @flags: of a stream, BUFSHARE_STREAM_*; else zero
  * @reserved: zero
  */
 struct bufshare_meta {
@@ -311,7 +407,7 @@ struct bufshare_export {
  * @rights: in: wanted; out: granted
  * @fd_flags: in: O_CLOEXEC and O_RDWR or O_RDONLY
  * @flags: in: BUFSHARE_IMPORT_*
- * @ways: in: ways that are accepted, as bits: 1 << VIRTIO_BUFSHARE_WAY_*; 0: WAY_DIRECT
+ * @ways: in: ways that are accepted, as bits: 1 << BUFSHARE_WAY_*; 0: WAY_DIRECT
  *	and WAY_UDMABUF. Who joins a stream accepts WAY_NONE
  * @required: in: properties without which it is refused (EOPNOTSUPP)
  * @max_windows: in: VMM mappings that mapping it may take (else E2BIG); 0: any number
@@ -321,8 +417,8 @@ struct bufshare_export {
  * @size: out: bytes
  * @generation: out: of the export
  * @owner: out: exporting peer
- * @way: out: VIRTIO_BUFSHARE_WAY_*, for people
- * @properties: out: what holds of it, VIRTIO_BUFSHARE_COHERENT and the others
+ * @way: out: BUFSHARE_WAY_*, for people
+ * @properties: out: what holds of it, BUFSHARE_COHERENT and the others
  * @windows: out: VMM mappings that mapping it takes
  * @handle: in: zero; out: with BUFSHARE_IMPORT_HANDLE the handle, not zero, else zero
  *
@@ -342,11 +438,11 @@ struct bufshare_export {
  * that is being made is waited for; if it fails, so do those who asked for the same.
  * With other rights or another access mode, or if those are not accepted, a program has an
  * attachment of its own, and is given the frames by that. EDQUOT with
- * VIRTIO_BUFSHARE_S_TOO_MANY: this VM has VIRTIO_BUFSHARE_MAX_CONSUMERS of the buffer that
+ * BUFSHARE_S_TOO_MANY: this VM has BUFSHARE_MAX_CONSUMERS of the buffer that
  * are given its frames, or as many as INFO says of all.
  *
  * EROFS: BUFSHARE_READ alone was wanted, and the VMM does not enforce read-only
- * mappings (no VIRTIO_BUFSHARE_CAP_RO_ENFORCED in INFO). QEMU does not: there only
+ * mappings (no BUFSHARE_CAP_RO_ENFORCED in INFO). QEMU does not: there only
  * READ | WRITE can be imported, by whom the exporter and the operator grant both.
  * ENODEV of DMA_BUF_IOCTL_SYNC and mmap(), and SIGBUS of what is mapped: the
  * exporter revoked the buffer, this VM was suspended, or the device is gone.
@@ -481,6 +577,76 @@ struct bufshare_quiesce {
 };
 
 /**
+ * struct bufshare_rect - a rectangle of an image, pixels
+ * @x: from the left
+ * @y: from above
+ * @width: 0: none
+ * @height: 0: none
+ */
+struct bufshare_rect {
+	__s32 x;
+	__s32 y;
+	__u32 width;
+	__u32 height;
+};
+
+/**
+ * struct bufshare_frame_record - what a frame is; as struct virtio_bufshare_frame
+ * @flags: BUFSHARE_FRAME_*; who does not know one ignores it
+ * @must_know: what a consumer has to know to make sense of the frame, as bits; none has a
+ *	meaning yet. Who finds one that it does not know returns the frame
+ * @sequence: the producer's count of frames, those that it lost included
+ * @pts: when it is to be shown, or was taken, ns; by @clock
+ * @duration: ns, 0: unknown
+ * @clock: BUFSHARE_CLOCK_*
+ * @transform: how the contents are to be turned to be upright, 0 to 7 as wl_output's
+ * @bytes_used: bytes of each of its buffers that have contents, 0: all
+ * @crop: what is to be seen, or empty: all
+ * @colour_primaries: ITU-T H.273, 0: not said; as the next two
+ * @transfer_characteristics: likewise
+ * @matrix_coefficients: likewise
+ * @full_range: 0: not said, 1: limited, 2: full
+ * @chroma_location: 0: not said, else one more than H.273's ChromaLocType
+ * @reserved: zero
+ * @mastering: red, green, blue and white of the mastering display, x and y each in
+ *	0.00002, or zero (SMPTE ST 2086)
+ * @max_luminance: of that display, cd/m2
+ * @min_luminance: of that display, 0.0001 cd/m2
+ * @max_cll: brightest pixel, cd/m2, 0: not said
+ * @max_fall: brightest frame on average, cd/m2, 0: not said
+ * @num_damage: lines of @damage; 0: all may have changed
+ * @epoch: another at each start of the producer
+ * @damage: what has changed since the frame before; rectangles beyond are zero
+ *
+ * It grows at its end, and is handed on whole: a device hands on what it does not know.
+ */
+struct bufshare_frame_record {
+	__u32 flags;
+	__u32 must_know;
+	__u64 sequence;
+	__s64 pts;
+	__u64 duration;
+	__u32 clock;
+	__u32 transform;
+	__u32 bytes_used[BUFSHARE_MAX_FRAME_BUFFERS];
+	struct bufshare_rect crop;
+	__u8 colour_primaries;
+	__u8 transfer_characteristics;
+	__u8 matrix_coefficients;
+	__u8 full_range;
+	__u8 chroma_location;
+	__u8 reserved[3];
+	__u16 mastering[8];
+	__u32 max_luminance;
+	__u32 min_luminance;
+	__u16 max_cll;
+	__u16 max_fall;
+	__u32 num_damage;
+	__u64 epoch;
+	struct bufshare_rect damage[BUFSHARE_MAX_DAMAGE];
+};
+
+/**
  * struct bufshare_push_frame - a frame that is handed over
  * @buffers: what it is in: see plane.buffer: exports, each of EXPORT
  * @num_buffers: 1 to BUFSHARE_MAX_PLANES; those beyond are zero
@@ -488,7 +654,7 @@ struct bufshare_quiesce {
  *	first buffer is part of none, is not given it; 0: all are
  * @flags: zero
  * @record_size: bytes of its record, a multiple of 8; beyond
- *	VIRTIO_BUFSHARE_MAX_FRAME_RECORD: EFBIG
+ *	BUFSHARE_MAX_FRAME_RECORD: EFBIG
  *
  * Its record is the last @record_size bytes of the entry, and zeroes are between (else
  * E2BIG): struct virtio_bufshare_frame, or a part of it, or what a later version has behind
@@ -516,7 +682,7 @@ struct bufshare_push_frame {
  * nor begin before the frame is returned: that waits for no device.
  *
  * Each consumer of the first buffer is given the frame. When the last has returned it, this
- * open file, and no other, reads VIRTIO_BUFSHARE_EVT_RETURNED; at once if there was none.
+ * open file, and no other, reads BUFSHARE_EVT_RETURNED; at once if there was none.
  * EBUSY: a frame that a buffer is part of was not returned, or nobody has read that of its
  * first one. A file that is closed reads nothing; its frames are returned nevertheless.
  *
@@ -556,7 +722,7 @@ struct bufshare_return_frame {
  *
  * All are given back, or none. It does not wait for the host, which is told when all
  * handles of this VM that were given the frame have returned it. ENOENT: this open file has
- * no such handle. EINVAL with VIRTIO_BUFSHARE_S_UNBALANCED: it does not have this frame, or
+ * no such handle. EINVAL with BUFSHARE_S_UNBALANCED: it does not have this frame, or
  * not any more, as the buffer was revoked. CLOSE returns what the handle has, and so does
  * the end of the file.
  */
@@ -570,7 +736,7 @@ struct bufshare_return {
 
 /**
  * struct bufshare_event - what read() returns; as struct virtio_bufshare_event
- * @type: VIRTIO_BUFSHARE_EVT_*
+ * @type: BUFSHARE_EVT_*
  * @flags: zero
  * @length: bytes that read() returned
  * @reserved: zero
@@ -579,9 +745,9 @@ struct bufshare_return {
  *	all events of that
  * @peer: whom it is about
  * @id: the buffer, or zero
- * @handle: the attachment, or zero; of VIRTIO_BUFSHARE_EVT_PUSHED the handle of IMPORT
+ * @handle: the attachment, or zero; of BUFSHARE_EVT_PUSHED the handle of IMPORT
  * @generation: of the export, or zero
- * @value: see VIRTIO_BUFSHARE_EVT_*
+ * @value: see BUFSHARE_EVT_*
  */
 struct bufshare_event {
 	__u32 type;
@@ -597,7 +763,7 @@ struct bufshare_event {
 };
 
 /**
- * struct bufshare_pushed - what read() returns of a VIRTIO_BUFSHARE_EVT_PUSHED
+ * struct bufshare_pushed - what read() returns of a BUFSHARE_EVT_PUSHED
  * @event: as of other events; @id is the first of the frame's buffers, @handle the handle
  *	that is given it, @value its number
  * @others: the other buffers; those beyond @num_buffers are zero

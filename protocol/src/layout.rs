@@ -92,6 +92,8 @@ pub const LAYOUT: &[Struct] = &[
     twin("bufshare_peer", ioctl::Peer::LAYOUT),
     twin("bufshare_buffer", ioctl::Buffer::LAYOUT),
     twin("bufshare_event", ioctl::Event::LAYOUT),
+    twin("bufshare_rect", wire::Rect::LAYOUT),
+    twin("bufshare_frame_record", wire::Frame::LAYOUT),
     ioctl::Info::LAYOUT,
     ioctl::Table::LAYOUT,
     ioctl::Alloc::LAYOUT,

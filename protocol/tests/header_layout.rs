@@ -23,10 +23,56 @@ use bufshare_protocol::layout::{CONSTS, LAYOUT, Struct};
 
 const HEADERS: [&str; 2] = ["virtio_bufshare.h", "bufshare.h"];
 
-/// Structs that both headers define; the module copies them as they are.
-const TWINS: [&str; 8] = [
-    "id", "access", "plane", "image", "meta", "peer", "buffer", "event",
+/// Structs that both headers define, the module copies as they are; and what `bufshare.h` calls
+/// them.
+const TWINS: [(&str, &str); 10] = [
+    ("id", "id"),
+    ("access", "access"),
+    ("plane", "plane"),
+    ("image", "image"),
+    ("meta", "meta"),
+    ("peer", "peer"),
+    ("buffer", "buffer"),
+    ("event", "event"),
+    ("rect", "rect"),
+    ("frame", "frame_record"),
 ];
+
+/// Constants of `virtio_bufshare.h` whose names begin so, behind `VIRTIO_`, are in `bufshare.h`,
+/// too: what programs need.
+const FOR_PROGRAMS: [&str; 19] = [
+    "BUFSHARE_S_",
+    "BUFSHARE_EVT_",
+    "BUFSHARE_CAP_",
+    "BUFSHARE_WAY_",
+    "BUFSHARE_FRAME_",
+    "BUFSHARE_CLOCK_",
+    "BUFSHARE_STREAM_",
+    "BUFSHARE_KNOW_",
+    "BUFSHARE_BUFFER_",
+    "BUFSHARE_PEER_UP",
+    "BUFSHARE_COHERENT",
+    "BUFSHARE_RO_HELD",
+    "BUFSHARE_REVOCABLE",
+    "BUFSHARE_MOVABLE",
+    "BUFSHARE_SURVIVES",
+    "BUFSHARE_MAX_FRAME_BUFFERS",
+    "BUFSHARE_MAX_FRAME_RECORD",
+    "BUFSHARE_MAX_CONSUMERS",
+    "BUFSHARE_MAX_DAMAGE",
+];
+
+/// Every constant of both headers.
+fn consts() -> Vec<(&'static str, u64)> {
+    let all = CONSTS.concat();
+    let again = all.iter().filter_map(|(name, value)| {
+        let name = name.strip_prefix("VIRTIO_")?;
+        let wanted = FOR_PROGRAMS.iter().any(|start| name.starts_with(start));
+        wanted.then_some((name, *value))
+    });
+    let again: Vec<_> = again.collect();
+    [all, again].concat()
+}
 
 fn include_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("include")
@@ -61,7 +107,7 @@ fn assertions() -> String {
             .unwrap();
         }
     }
-    for (name, value) in CONSTS.concat() {
+    for (name, value) in consts() {
         writeln!(
             c,
             "_Static_assert((unsigned long long)({name}) == {value}ULL, \"{name}\");"
@@ -211,7 +257,7 @@ fn missing(text: &str) -> Vec<String> {
     };
     let mut missing = Vec::new();
     for name in &defined.consts {
-        if !CONSTS.concat().iter().any(|(known, _)| known == name) {
+        if !consts().iter().any(|(known, _)| known == name) {
             missing.push(name.clone());
         }
     }
@@ -252,7 +298,7 @@ fn parser_finds_every_row_of_tables() {
             .unwrap()
     });
     assert_eq!(wire.structs.len() + uapi.structs.len(), LAYOUT.len());
-    assert_eq!(wire.consts.len() + uapi.consts.len(), CONSTS.concat().len());
+    assert_eq!(wire.consts.len() + uapi.consts.len(), consts().len());
 }
 
 #[test]
@@ -268,16 +314,17 @@ fn twins_have_the_same_layout() {
             .map(|(ty, name)| format!("{ty} {name}"))
             .map(|f| {
                 f.replace("__le", "__u")
+                    .replace("__s", "__u")
                     .replace("virtio_", "")
                     .replace("VIRTIO_", "")
             })
             .collect()
     };
     let row = |name: &str| LAYOUT.iter().find(|row| row.name == name).unwrap();
-    for twin in TWINS {
+    for (twin, name) in TWINS {
         let (of_wire, of_uapi) = (
             format!("virtio_bufshare_{twin}"),
-            format!("bufshare_{twin}"),
+            format!("bufshare_{name}"),
         );
         assert_eq!(
             normal(&wire.structs[&of_wire]),
