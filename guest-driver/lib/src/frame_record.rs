@@ -209,8 +209,10 @@ impl FrameRecord {
         Self::default()
     }
 
-    /// The bytes of a record, as the kernel gives them. `None`: they make no sense.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+    /// A record by its bytes, as the kernel gives them and `struct bufshare_frame_record` of
+    /// `bufshare.h` has them; what is missing is zero. `None`: they are more than 768.
+    #[must_use]
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
         let record = types::FrameRecord::received(bytes).ok()?;
         let raw = record.known();
         // More than there can be: a later version's, which says nothing here.
@@ -248,8 +250,10 @@ impl FrameRecord {
         self.whole.known().must_know == 0
     }
 
-    /// Its bytes; `None` if there is more damage than a record has room for.
-    pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
+    /// Its bytes, as of [`parse`](Self::parse); `None` if there is more damage than a record has
+    /// room for.
+    #[must_use]
+    pub fn to_bytes(&self) -> Option<Vec<u8>> {
         self.with_damage(&self.damage)
     }
 

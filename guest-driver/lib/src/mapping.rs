@@ -117,6 +117,16 @@ impl Mapping {
         })
     }
 
+    /// Ends an access that was begun for these rights and [forgotten](std::mem::forget): for
+    /// whoever cannot hold a [`CpuAccess`], as programs in C, which hold its
+    /// [address](CpuAccess::as_ptr) alone.
+    ///
+    /// # Errors
+    /// As [`CpuAccess::finish`].
+    pub fn end(&self, rights: Rights) -> Result<()> {
+        self.sync(rights, Edge::End, Operation::End)
+    }
+
     fn sync(&self, rights: Rights, edge: Edge, op: Operation) -> Result<()> {
         ioctl::sync(self.fd.as_fd(), rights, edge).map_err(|error| {
             match Errno::from_io_error(&error) {
@@ -280,7 +290,7 @@ impl CpuAccess<'_> {
     /// the access as begun until the buffer is closed.
     pub fn finish(mut self) -> Result<()> {
         self.begun = false;
-        self.mapping.sync(self.rights, Edge::End, Operation::End)
+        self.mapping.end(self.rights)
     }
 
     fn check(&self, needed: Rights, op: Operation) -> Result<()> {
@@ -321,7 +331,7 @@ impl Drop for CpuAccess<'_> {
     fn drop(&mut self) {
         if self.begun {
             // Whoever wants to know calls finish().
-            let _ = self.mapping.sync(self.rights, Edge::End, Operation::End);
+            let _ = self.mapping.end(self.rights);
         }
     }
 }
