@@ -179,7 +179,7 @@ int bufshare_import(struct bufshare *device, const struct bufshare_id *id, uint3
 
 struct bufshare_event_info {
 	uint32_t size;
-	uint32_t type;		/* BUFSHARE_EVT_*; ignore those that you do not know */
+	uint32_t kind;		/* BUFSHARE_EVT_*; ignore those that you do not know */
 	uint64_t seq;
 	uint64_t peer;
 	struct bufshare_id id;

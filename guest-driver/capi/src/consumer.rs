@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Consumers and their frames
+
+use std::ffi::{c_int, c_void};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::ptr;
+
+use bufshare::{BufferId, Consumer, Frame, Rights};
+use bufshare_protocol::ioctl::{Id, Image};
+
+use crate::device::{id_to_c, open, own, put_place, timeout};
+use crate::failure::{Failure, Result, run};
+use crate::from_c;
+use crate::memory::{give, object, object_mut, put_if_wanted, read, take, text, write};
+use crate::producer::{count, index_of_c, no_buffer};
+use crate::structs::{
+    CONSUMER_FRAME, CONSUMER_JOINED, CONSUMER_OTHER, CONSUMER_OVER, CONSUMER_RECORD,
+    CONSUMER_REFUSED, CONSUMER_REJECTED, CONSUMER_REJOIN, CONSUMER_REVOKED, CONSUMER_WRITE,
+    ConsumerEvent, ConsumerOptions, image_to_c, name_of_c,
+};
+
+/// `struct bufshare_consumer`
+#[derive(Debug)]
+pub(crate) struct CConsumer {
+    consumer: Consumer,
+    rights: Rights,
+}
+
+/// `struct bufshare_frame`
+#[derive(Debug)]
+pub(crate) struct CFrame {
+    frame: Frame,
+    /// Of CPU access.
+    rights: Rights,
+    /// Buffers that it was begun to.
+    begun: Vec<usize>,
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_consumer_open(
+    options: *const ConsumerOptions,
+    to: *mut *mut CConsumer,
+) -> c_int {
+    run(|| {
+        let raw = from_c!(read(options))?;
+        if raw.flags & !(CONSUMER_WRITE | CONSUMER_REJOIN) != 0 {
+            let message = "a flag of the consumer is not known: update libbufshare";
+            return Err(Failure::invalid(message));
+        }
+        let writes = raw.flags & CONSUMER_WRITE != 0;
+        let options = bufshare::ConsumerOptions::new()
+            .write(writes)
+            .rejoin(raw.flags & CONSUMER_REJOIN != 0);
+        let (peer, name) = (from_c!(text(raw.peer))?, from_c!(text(raw.name))?);
+        let consumer = match (raw.id.is_null(), peer) {
+            (false, None) => {
+                let id = BufferId(from_c!(object(raw.id))?.b);
+                Consumer::of_stream(open(raw.path)?, id, &options)
+            }
+            (true, Some(peer)) => {
+                Consumer::named(open(raw.path)?, peer, name_of_c(name)?, &options)?
+            }
+            _ => {
+                let message = "name a peer and its stream, or the id of a stream";
+                return Err(Failure::invalid(message));
+            }
+        };
+        let rights = if writes { Rights::RW } else { Rights::READ };
+        from_c!(give(to, CConsumer { consumer, rights }))?;
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_consumer_close(consumer: *mut CConsumer) {
+    drop(from_c!(take(consumer)));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_consumer_get_fd(consumer: *const CConsumer) -> c_int {
+    run(|| Ok(from_c!(object(consumer))?.consumer.as_raw_fd()))
+}
+
+/// A frame that was returned unseen.
+fn rejection(why: bufshare::Rejection) -> c_int {
+    Failure::new(libc::EBADMSG, format!("a frame was returned unseen: {why}")).keep()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_consumer_next_event(
+    consumer: *mut CConsumer,
+    to: *mut ConsumerEvent,
+    timeout_ms: c_int,
+) -> c_int {
+    run(|| {
+        let consumer = from_c!(object_mut(consumer))?;
+        let mut raw = ConsumerEvent {
+            size: 0,
+            kind: CONSUMER_OTHER,
+            frame: ptr::null_mut(),
+            id: Id::default(),
+            number: 0,
+            epoch: 0,
+            ended: 0,
+            error: 0,
+        };
+        // Before there is a frame, which would be lost.
+        from_c!(write_all(to, &raw))?;
+        let Some(event) = consumer.consumer.next_event(timeout(timeout_ms))? else {
+            return Ok(0);
+        };
+        match event {
+            bufshare::ConsumerEvent::Joined { stream, record, .. } => {
+                (raw.kind, raw.id) = (CONSUMER_JOINED, id_to_c(stream.id));
+                (raw.epoch, raw.ended) = (record.epoch, record.ended.into());
+            }
+            bufshare::ConsumerEvent::Record { record, .. } => {
+                raw.kind = CONSUMER_RECORD;
+                (raw.epoch, raw.ended) = (record.epoch, record.ended.into());
+            }
+            bufshare::ConsumerEvent::Frame(frame) => {
+                raw.kind = CONSUMER_FRAME;
+                let frame = CFrame {
+                    frame,
+                    rights: consumer.rights,
+                    begun: Vec::new(),
+                };
+                from_c!(give(&raw mut raw.frame, frame))?;
+            }
+            bufshare::ConsumerEvent::Rejected { frame, why, .. } => {
+                (raw.kind, raw.number) = (CONSUMER_REJECTED, frame);
+                raw.error = rejection(why);
+            }
+            bufshare::ConsumerEvent::Revoked { buffer, frame, .. } => {
+                (raw.kind, raw.id) = (CONSUMER_REVOKED, id_to_c(buffer));
+                raw.number = frame.unwrap_or_default();
+            }
+            bufshare::ConsumerEvent::Refused { buffer, error, .. } => {
+                (raw.kind, raw.id) = (CONSUMER_REFUSED, id_to_c(buffer.id));
+                raw.error = Failure::from(error).keep();
+            }
+            bufshare::ConsumerEvent::Over { stream, .. } => {
+                (raw.kind, raw.id) = (CONSUMER_OVER, id_to_c(stream));
+            }
+            _ => {}
+        }
+        from_c!(write(to, &raw))?;
+        Ok(1)
+    })
+}
+
+/// Writes it, and leaves the size as the program had it.
+///
+/// # Safety
+/// As of [`write`].
+unsafe fn write_all(to: *mut ConsumerEvent, value: &ConsumerEvent) -> Result<()> {
+    // SAFETY: the caller's promise.
+    let size = unsafe { read(to) }?.size;
+    // SAFETY: as above.
+    unsafe { write(to, value) }?;
+    // SAFETY: it is there, as it was written.
+    unsafe { to.cast::<u32>().write(size) };
+    Ok(())
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_frame_return(frame: *mut CFrame) -> c_int {
+    run(|| {
+        let Some(frame) = from_c!(take(frame)) else {
+            return Ok(0);
+        };
+        let CFrame {
+            frame,
+            rights,
+            begun,
+        } = *frame;
+        let mut ended = Ok(());
+        for index in begun {
+            let end = frame.mapping(index).and_then(|map| map.end(rights));
+            ended = ended.and(end);
+        }
+        // That is not the program's to mend: whose buffer it was says it, too.
+        frame.give_back().and(ended)?;
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_frame_number(frame: *const CFrame) -> u64 {
+    from_c!(object(frame)).map_or(0, |frame| frame.frame.number())
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_frame_arrival(frame: *const CFrame) -> u64 {
+    from_c!(object(frame)).map_or(0, |frame| frame.frame.arrival())
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_frame_get_record(
+    frame: *const CFrame,
+    record: *mut c_void,
+    record_size: usize,
+) {
+    let bytes = from_c!(object(frame)).map(|frame| frame.frame.record().to_bytes());
+    let bytes = bytes.ok().flatten().unwrap_or_default();
+    let record: *mut u8 = record.cast();
+    if record.is_null() {
+        return;
+    }
+    let used = bytes.len().min(record_size);
+    from_c!(ptr::write_bytes(record, 0, record_size));
+    from_c!(ptr::copy_nonoverlapping(bytes.as_ptr(), record, used));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_frame_get_image(frame: *const CFrame, image: *mut Image) -> c_int {
+    run(|| {
+        let frame = from_c!(object(frame))?;
+        let Some(found) = frame.frame.image() else {
+            return Ok(0);
+        };
+        from_c!(put_if_wanted(image, image_to_c(found)));
+        Ok(1)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_frame_num_buffers(frame: *const CFrame) -> c_int {
+    run(|| Ok(count(from_c!(object(frame))?.frame.imports().len())))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_frame_size(frame: *const CFrame, index: u32) -> u64 {
+    let frame = from_c!(object(frame));
+    let import = frame.map(|frame| frame.frame.imports().nth(index_of_c(index)));
+    import
+        .ok()
+        .flatten()
+        .map_or(0, |import| import.buffer.len() as u64)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_frame_dup_fd(frame: *const CFrame, index: u32) -> c_int {
+    run(|| {
+        let frame = from_c!(object(frame))?;
+        let import = frame.frame.imports().nth(index_of_c(index));
+        own(import.ok_or_else(no_buffer)?.as_fd())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_frame_read(
+    frame: *mut CFrame,
+    index: u32,
+    offset: u64,
+    bytes: *mut c_void,
+    length: usize,
+) -> c_int {
+    run(|| {
+        let frame = from_c!(object(frame))?;
+        if bytes.is_null() {
+            return Err(Failure::invalid("there is no place for the bytes: NULL"));
+        }
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let access = frame
+            .frame
+            .mapping(index_of_c(index))?
+            .begin(Rights::READ)?;
+        // Zeroes first, as what the program has there may be no bytes yet.
+        from_c!(ptr::write_bytes(bytes.cast::<u8>(), 0, length));
+        let bytes = from_c!(std::slice::from_raw_parts_mut(bytes.cast::<u8>(), length));
+        access.read_at_checked(offset, bytes)?;
+        access.finish()?;
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_frame_map(
+    frame: *mut CFrame,
+    index: u32,
+    address: *mut *mut c_void,
+    length: *mut usize,
+) -> c_int {
+    run(|| {
+        let frame = from_c!(object_mut(frame))?;
+        let index = index_of_c(index);
+        let mapping = frame.frame.mapping(index)?;
+        let access = mapping.begin(frame.rights)?;
+        let at = access.as_ptr();
+        if frame.begun.contains(&index) {
+            access.finish()?;
+        } else {
+            frame.begun.push(index);
+            std::mem::forget(access);
+        }
+        put_place(address, length, at, mapping.len())?;
+        Ok(0)
+    })
+}

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The open device: what there is, exports, imports, events
+
+use std::ffi::{c_char, c_int, c_void};
+use std::os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _, OwnedFd};
+use std::time::Duration;
+
+use bufshare::{BufferId, Device, Meta, Rights};
+use bufshare_protocol::ioctl::{Access, Id};
+
+use crate::failure::{Failure, Result, run};
+use crate::from_c;
+use crate::memory::{elements, give, object, put, put_if_wanted, read, take, text, write};
+use crate::structs::{
+    BUFFER_INFO_OWNED, BUFFER_INFO_STREAM, BufferInfo, DeviceInfo, EventInfo, ExportOptions,
+    ImportInfo, PeerInfo, image_of_c, name_of_c, name_to_c,
+};
+
+/// `struct bufshare`
+#[derive(Debug)]
+pub(crate) struct CDevice(Device);
+
+/// The device at a path; NULL: where it is.
+pub(crate) fn open(path: *const c_char) -> Result<Device> {
+    Ok(match from_c!(text(path))? {
+        Some(path) => Device::open_at(path)?,
+        None => Device::open()?,
+    })
+}
+
+/// As the library takes it.
+pub(crate) fn timeout(ms: c_int) -> Option<Duration> {
+    u64::try_from(ms).ok().map(Duration::from_millis)
+}
+
+pub(crate) fn id_to_c(id: BufferId) -> Id {
+    Id { b: id.0 }
+}
+
+/// A list of who may have it.
+pub(crate) fn access_of_c(first: *const Access, count: u32) -> Result<Vec<bufshare::Access>> {
+    let lines = from_c!(elements(first, count))?;
+    let lines = lines.iter();
+    Ok(lines
+        .map(|line| bufshare::Access::new(line.peer, Rights::known(line.rights)))
+        .collect())
+}
+
+pub(crate) fn blob_of_c(first: *const c_void, length: u32) -> Result<Vec<u8>> {
+    Ok(from_c!(elements(first.cast::<u8>(), length))?.to_vec())
+}
+
+/// Rights that a program names.
+fn rights_of_c(bits: u32) -> Result<Rights> {
+    let rights = Rights::known(bits);
+    if rights.to_wire() != bits {
+        return Err(Failure::invalid(
+            "rights are BUFSHARE_READ, or BUFSHARE_READ | BUFSHARE_WRITE",
+        ));
+    }
+    Ok(rights)
+}
+
+/// A descriptor that a program lends.
+///
+/// # Safety
+/// It stays open as long as what is returned is used.
+pub(crate) unsafe fn lent<'a>(fd: c_int) -> Result<BorrowedFd<'a>> {
+    if fd < 0 {
+        return Err(Failure::new(libc::EBADF, "a descriptor is below 0"));
+    }
+    // SAFETY: the caller's promise.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_open(path: *const c_char, device: *mut *mut CDevice) -> c_int {
+    run(|| {
+        from_c!(give(device, CDevice(open(path)?)))?;
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_close(device: *mut CDevice) {
+    drop(from_c!(take(device)));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_get_fd(device: *const CDevice) -> c_int {
+    run(|| Ok(from_c!(object(device))?.0.as_raw_fd()))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_get_info(device: *mut CDevice, to: *mut DeviceInfo) -> c_int {
+    run(|| {
+        let info = from_c!(object(device))?.0.info()?;
+        let info = DeviceInfo {
+            size: 0,
+            version: info.version,
+            caps: info.caps,
+            max_windows: info.max_windows,
+            windows_used: info.windows_used,
+            max_buffers: info.max_buffers,
+            max_attachments: info.max_attachments,
+            map_align: info.map_align,
+            max_buffer_size: info.max_buffer_size,
+            shm_size: info.shm_size,
+            peer_id: info.peer_id,
+            name: name_to_c(info.name),
+        };
+        from_c!(write(to, &info))?;
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_find_peer(
+    device: *mut CDevice,
+    name: *const c_char,
+    to: *mut PeerInfo,
+) -> c_int {
+    run(|| {
+        let device = from_c!(object(device))?;
+        let name = from_c!(text(name))?;
+        let name = name.ok_or_else(|| Failure::invalid("a name is needed, not NULL"))?;
+        let peer = device.0.peer(name)?;
+        let peer = peer.ok_or_else(|| {
+            let message = "the host's operator allows this VM to share with no peer of that name; \
+                           ask for one that `bufshare peers` prints";
+            Failure::new(libc::ENOENT, message)
+        })?;
+        let info = PeerInfo {
+            size: 0,
+            up: peer.up.into(),
+            id: peer.id,
+            export_rights: peer.export_rights.to_wire(),
+            import_rights: peer.import_rights.to_wire(),
+            name: name_to_c(peer.name),
+        };
+        from_c!(write(to, &info))?;
+        Ok(0)
+    })
+}
+
+/// What [`bufshare_list`] calls.
+type Each = unsafe extern "C" fn(data: *mut c_void, buffer: *const BufferInfo) -> c_int;
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_list(device: *mut CDevice, each: Option<Each>, data: *mut c_void) -> c_int {
+    run(|| {
+        let list = from_c!(object(device))?.0.list()?;
+        let each = each.ok_or_else(|| Failure::invalid("a function is needed, not NULL"))?;
+        for buffer in list {
+            let owned = if buffer.owned { BUFFER_INFO_OWNED } else { 0 };
+            let stream = if buffer.is_stream {
+                BUFFER_INFO_STREAM
+            } else {
+                0
+            };
+            let info = BufferInfo {
+                size: u32::try_from(size_of::<BufferInfo>()).unwrap_or_default(),
+                flags: owned | stream,
+                id: id_to_c(buffer.id),
+                stream: buffer.stream.map(id_to_c).unwrap_or_default(),
+                owner: buffer.owner,
+                bytes: buffer.size,
+                generation: buffer.generation,
+                meta_seq: buffer.meta_seq,
+                rights: buffer.rights.to_wire(),
+                fourcc: buffer.fourcc,
+                attachments: buffer.attachments,
+                reserved: 0,
+                name: name_to_c(buffer.name),
+            };
+            match from_c!(each(data, &raw const info)) {
+                0 => {}
+                other => return Ok(other),
+            }
+        }
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_alloc(device: *mut CDevice, bytes: u64) -> c_int {
+    run(|| {
+        let buffer = from_c!(object(device))?.0.alloc(bytes)?;
+        Ok(OwnedFd::from(buffer).into_raw_fd())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_export(
+    device: *mut CDevice,
+    dmabuf: c_int,
+    options: *const ExportOptions,
+    id: *mut Id,
+) -> c_int {
+    run(|| {
+        let device = from_c!(object(device))?;
+        let dmabuf = from_c!(lent(dmabuf))?;
+        let mut all = bufshare::ExportOptions::new();
+        if !options.is_null() {
+            let options = from_c!(read(options))?;
+            all.access = access_of_c(options.access, options.num_access)?;
+            let mut meta = Meta::new().name(name_of_c(from_c!(text(options.name))?)?);
+            if !options.image.is_null() {
+                meta = meta.image(image_of_c(from_c!(object(options.image))?)?);
+            }
+            all.meta = meta.blob(blob_of_c(options.blob, options.blob_len)?);
+        }
+        let export = device.0.export(dmabuf, &all)?;
+        from_c!(put_if_wanted(id, id_to_c(export.id())));
+        Ok(OwnedFd::from(export).into_raw_fd())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_import(
+    device: *mut CDevice,
+    id: *const Id,
+    rights: u32,
+    info: *mut ImportInfo,
+) -> c_int {
+    run(|| {
+        let device = from_c!(object(device))?;
+        let id = BufferId(from_c!(object(id))?.b);
+        let import = device.0.import(id, rights_of_c(rights)?)?;
+        if !info.is_null() {
+            let about = ImportInfo {
+                size: 0,
+                rights: import.rights.to_wire(),
+                bytes: import.buffer.len() as u64,
+                owner: import.owner,
+                generation: import.generation,
+                way: import.way.number(),
+                properties: import.properties.bits(),
+            };
+            from_c!(write(info, &about))?;
+        }
+        Ok(OwnedFd::from(import.buffer).into_raw_fd())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_next_event(
+    device: *mut CDevice,
+    to: *mut EventInfo,
+    timeout_ms: c_int,
+) -> c_int {
+    run(|| {
+        let device = from_c!(object(device))?;
+        let Some(event) = device.0.next_event(timeout(timeout_ms))? else {
+            return Ok(0);
+        };
+        let event = EventInfo {
+            size: 0,
+            kind: event.kind.number(),
+            seq: event.seq,
+            peer: event.peer,
+            id: id_to_c(event.id),
+            handle: event.handle,
+            generation: event.generation,
+            value: event.value,
+        };
+        from_c!(write(to, &event))?;
+        Ok(1)
+    })
+}
+
+/// A descriptor of its own, of one that an object has.
+pub(crate) fn own(fd: BorrowedFd<'_>) -> Result<c_int> {
+    let own = fd.try_clone_to_owned();
+    let own = own.map_err(|error| {
+        let errno = error.raw_os_error().unwrap_or(libc::EMFILE);
+        Failure::new(errno, format!("cannot duplicate the descriptor: {error}"))
+    });
+    Ok(own?.into_raw_fd())
+}
+
+/// Where a buffer is mapped, and how long it is.
+pub(crate) fn put_place(
+    address: *mut *mut c_void,
+    length: *mut usize,
+    at: *mut u8,
+    bytes: usize,
+) -> Result<()> {
+    from_c!(put(address, at.cast()))?;
+    from_c!(put_if_wanted(length, bytes));
+    Ok(())
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! libbufshare.h and this crate say the same: the C compiler of this machine compares them
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::structs::{assertions, const_assertions};
+
+const HEADER: &str = include_str!("../include/libbufshare.h");
+const SOURCES: [&str; 4] = [
+    include_str!("failure.rs"),
+    include_str!("device.rs"),
+    include_str!("producer.rs"),
+    include_str!("consumer.rs"),
+];
+
+/// Compiles C or C++ against the headers; the error is the compiler's output.
+fn compile(language: &str, source: &str) -> Result<(), String> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut cc = Command::new("cc")
+        .args(["-Wall", "-Wextra", "-Wpadded", "-Werror", "-fsyntax-only"])
+        .args([&format!("-x{language}"), "-"])
+        .arg("-I")
+        .arg(here.join("include"))
+        .arg("-I")
+        .arg(here.join("../../protocol/include"))
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("cc: a C compiler is needed to check the header");
+    let mut stdin = cc.stdin.take().unwrap();
+    stdin.write_all(source.as_bytes()).unwrap();
+    drop(stdin);
+    let output = cc.wait_with_output().unwrap();
+    let errors = || String::from_utf8_lossy(&output.stderr).into_owned();
+    output.status.success().then_some(()).ok_or_else(errors)
+}
+
+fn source() -> String {
+    format!(
+        "#include \"libbufshare.h\"\n{}{}",
+        assertions(),
+        const_assertions()
+    )
+}
+
+#[test]
+fn structures_and_constants_are_those_of_the_header() {
+    compile("c", &source()).unwrap_or_else(|errors| panic!("{errors}"));
+}
+
+#[test]
+fn a_difference_is_noticed() {
+    let size = assertions().replacen(
+        "bufshare_device_info) == 8",
+        "bufshare_device_info) == 9",
+        1,
+    );
+    assert_ne!(size, assertions());
+    let value = const_assertions().replacen("== 7", "== 8", 1);
+    assert_ne!(value, const_assertions());
+    for damaged in [size, value] {
+        compile("c", &format!("#include \"libbufshare.h\"\n{damaged}")).unwrap_err();
+    }
+}
+
+/// Each name that `before` stands in front of, and a `(` behind.
+fn names<'a>(text: &'a str, before: &str) -> BTreeSet<&'a str> {
+    let parts = text.split(before).skip(1);
+    let name = |part: &'a str| part.split_once('(').map(|(name, _)| name);
+    parts.filter_map(name).collect()
+}
+
+#[test]
+fn functions_are_those_of_the_header() {
+    let sources = SOURCES.concat();
+    let ours = names(&sources, "extern \"C\" fn ");
+    let mut theirs = BTreeSet::new();
+    // Without comments, what has a ( behind it is a function.
+    let code: String = HEADER
+        .split("/*")
+        .filter_map(|part| part.split_once("*/").map(|(_, code)| code))
+        .collect();
+    for word in code.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '(') {
+        if let Some((name, _)) = word.split_once('(')
+            && name.starts_with("bufshare_")
+        {
+            theirs.insert(name);
+        }
+    }
+    assert_eq!(ours, theirs);
+    // That it can be called from C without a name that is mangled.
+    let mangled = sources.matches("#[unsafe(no_mangle)]").count();
+    assert_eq!(mangled, ours.len());
+}
