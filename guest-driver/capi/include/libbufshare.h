@@ -285,7 +285,10 @@ int bufshare_producer_push(struct bufshare_producer *producer, struct bufshare_s
 int bufshare_producer_out(const struct bufshare_producer *producer);
 /* VMs that have joined now. Asks the host. */
 int bufshare_producer_consumers(struct bufshare_producer *producer);
-/* Says in the stream's record that no frame comes any more. Asks the host. */
+/*
+ * Says in the stream's record that no frame comes any more. Asks the host. A consumer that has not
+ * heard of it before the close hears of that alone; BUFSHARE_FRAME_LAST of a record is not lost.
+ */
 int bufshare_producer_end(struct bufshare_producer *producer);
 
 #define BUFSHARE_PRODUCER_OTHER		0	/* nothing of this stream */

@@ -435,8 +435,9 @@ impl Producer {
         Ok(self.device.query(self.id())?.attachments)
     }
 
-    /// Says in the stream's record that no more frames come in this epoch. Asks the host. The
-    /// last frame can say so by [`FRAME_LAST`](crate::FRAME_LAST), too.
+    /// Says in the stream's record that no more frames come in this epoch. Asks the host. A
+    /// consumer that has not heard of it when the producer is dropped hears of that alone; the
+    /// last frame can say it, too, by [`FRAME_LAST`](crate::FRAME_LAST), and is not lost.
     ///
     /// # Errors
     /// As [`Device::set_meta`].
