@@ -8,7 +8,7 @@ const READ_ONLY: &str = "Open it for reading and writing (O_RDWR, DRM_RDWR), or 
 const IMPORTED: &str = "Have the machine whose memory it is grant it to the other one, too";
 const MANY_HANDLES: &str =
     "Follow fewer buffers and streams by one program, or raise its limit of open files (ulimit -n)";
-const NO_ACCESS: &str = "Run it as root, or give yourself access to /dev/bufshare by a udev rule";
+const NO_ACCESS: &str = "Run it as root, or as a member of the group bufshare, to which the udev rule of the guest driver gives /dev/bufshare";
 
 /// A sentence, or nothing if there is nothing to say.
 pub(crate) fn on(error: &Error) -> &'static str {
