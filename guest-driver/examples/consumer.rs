@@ -31,15 +31,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn take(event: ConsumerEvent) -> bufshare::Result<()> {
     match event {
-        ConsumerEvent::Joined { stream, .. } => println!("joined {}", stream.id),
+        ConsumerEvent::Joined { .. } => println!("joined"),
         ConsumerEvent::Record { record, .. } if record.ended => println!("ended"),
         ConsumerEvent::Over { .. } => println!("over"),
         ConsumerEvent::Frame(frame) => match show(frame) {
             // Its producer may end at any time.
-            Err(error) if error.is_revoked() => println!("revoked"),
+            Err(error) if error.is_revoked() => {}
             shown => shown?,
         },
-        ConsumerEvent::Rejected { frame, why, .. } => println!("rejected {frame}: {why}"),
+        ConsumerEvent::Rejected { why, .. } => println!("rejected: {why}"),
         ConsumerEvent::Refused { error, .. } => return Err(error),
         _ => {}
     }

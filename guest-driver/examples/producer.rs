@@ -21,7 +21,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A consumer that keeps more frames than it should leaves a slot for the others.
     let options = options.slots(4).max_held(3);
     let mut producer = Producer::new(Device::open()?, &options)?;
-    println!("{}", producer.id());
     let mut record = FrameRecord::new();
     let mut due = Instant::now();
     loop {

@@ -3,7 +3,7 @@
 //!
 //! As process 1 it prepares the machine and serves the fixture (`init`). As
 //! `/init client` it is the process of a test that holds buffers (`client`), and
-//! `/init with-dmabuf` passes one to another program (`pass`); `/init produce`, `lie` and `consume`
+//! `/init with-dmabuf` passes one to another program (`pass`); `/init as` runs one as an ordinary user (`user`); `/init produce`, `lie` and `consume`
 //! push and take frames of a stream (`streams`).
 
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
@@ -19,6 +19,7 @@ mod pass;
 mod port;
 mod process;
 mod streams;
+mod user;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -35,12 +36,13 @@ fn main() -> ExitCode {
         _ if std::process::id() == 1 => init::run(),
         Some("client") => client::run(),
         Some("with-dmabuf") => pass::run(rest),
+        Some("as") => user::run(rest),
         Some("produce") => streams::produce(rest),
         Some("lie") => streams::lie(rest),
         Some("consume") => streams::consume(rest),
         other => Err(anyhow::anyhow!(
             "{other:?}: this is the init of bufshare's test guests; its subcommands are 'client', \
-             'with-dmabuf', 'produce', 'lie' and 'consume'"
+             'with-dmabuf', 'as', 'produce', 'lie' and 'consume'"
         )),
     };
     match result {
