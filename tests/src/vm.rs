@@ -409,6 +409,20 @@ impl Vm {
         self.call(Command::Sleep).map(drop)
     }
 
+    /// Have the guest's devices sleep and wake, which ends its exports and imports.
+    ///
+    /// # Errors
+    /// A [`report::Skip`] when its kernel cannot, or as [`Vm::call`].
+    pub fn suspend(&self) -> Result<()> {
+        const TEST: &str = "/sys/power/pm_test";
+        if self.read_file(TEST).is_err() {
+            let why = "the guest kernel has no /sys/power/pm_test";
+            return Err(report::Skip::impossible(why).into());
+        }
+        self.write_file(TEST, b"devices")?;
+        self.sleep()
+    }
+
     /// Pull the reset line, and wait for the guest to boot again.
     ///
     /// # Errors

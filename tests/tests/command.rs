@@ -17,7 +17,6 @@ use bufshare_tests::channel::Program;
 use bufshare_tests::client::{Client, Export, Map, Sight};
 use bufshare_tests::lab;
 use bufshare_tests::pair::{Plan, Shared, TwoVms};
-use bufshare_tests::report::Skip;
 use bufshare_tests::vm::Vm;
 use bufshare_tests::wait;
 use serde_json::Value;
@@ -832,16 +831,6 @@ fn info_needs_no_sysfs_and_takes_the_device_that_it_is_given() {
     });
 }
 
-/// Has the guest's devices sleep and wake, which ends its exports and imports.
-fn suspend(vm: &Vm) -> Result<()> {
-    const TEST: &str = "/sys/power/pm_test";
-    if vm.read_file(TEST).is_err() {
-        return Err(Skip::impossible("the guest kernel has no /sys/power/pm_test").into());
-    }
-    vm.write_file(TEST, b"devices")?;
-    vm.sleep()
-}
-
 /// There is no REVOKED then, only an OVERFLOW of an unknown number of events.
 #[test]
 fn what_is_held_over_a_suspend_ends_as_revoked() {
@@ -859,7 +848,7 @@ fn what_is_held_over_a_suspend_ends_as_revoked() {
         let line = "bufshare --json alloc --size 64K --to display:rw";
         let mut holder = shell(&vms.a, line)?;
         json(&mut holder)?;
-        suspend(&vms.a)?;
+        vms.a.suspend()?;
         ends_as_revoked(holder, line)?;
 
         let mut offer = offer(vms, 1)?;
@@ -867,7 +856,7 @@ fn what_is_held_over_a_suspend_ends_as_revoked() {
         let line = format!("bufshare --json import {id} --rights rw --hold");
         let mut holder = shell(&vms.b, &line)?;
         json(&mut holder)?;
-        suspend(&vms.b)?;
+        vms.b.suspend()?;
         ends_as_revoked(holder, &line)?;
         // It was this import that ended, and not the buffer.
         offer.client.query(&id).map(drop)

@@ -8,6 +8,8 @@ use bufshare_tests::pair::{Plan, Shared, TwoVms};
 use bufshare_tests::wait;
 
 static VMS: Shared = Shared::new(Plan::new);
+/// Events that the driver keeps for a file that nobody reads: BUFSHARE_FILE_EVENTS.
+const KEPT_EVENTS: u64 = 256;
 
 /// Its next lines are these. A word that ends with a blank is the start of one.
 fn says(program: &mut Program, lines: &[&str]) -> Result<()> {
@@ -186,6 +188,102 @@ fn the_frames_of_a_producer_that_lies_of_its_planes_are_returned_and_not_seen() 
             says(&mut liar, &["returned"])?;
         }
         ends(liar)?;
+        ends(consumer)
+    });
+}
+
+/// Lines up to one that is this.
+fn lines_until(program: &mut Program, last: &str) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    loop {
+        let line = program.line(wait::COMMAND)?;
+        if line == last {
+            return Ok(lines);
+        }
+        lines.push(line);
+    }
+}
+
+fn starting(lines: &[String], start: &str) -> usize {
+    lines.iter().filter(|line| line.starts_with(start)).count()
+}
+
+/// There is no REVOKED then, only an OVERFLOW of an unknown number of events.
+#[test]
+fn a_consumer_whose_vm_was_suspended_says_so_and_consumes_the_buffers_anew() {
+    VMS.with(|vms| {
+        let (mut producer, mut consumer) = both(vms)?;
+        producer.write("push 1\n")?;
+        does(&mut consumer, "hold", &["holds 0"])?;
+        says(&mut producer, &["pushed 0 0"])?;
+        vms.b.suspend()?;
+        consumer.write("until revoked\nsettle\n")?;
+        let lines = lines_until(&mut consumer, "settled")?;
+        ensure!(starting(&lines, "overflow") == 1, "{lines:?}");
+        // Three slots of two buffers; one had the frame.
+        ensure!(starting(&lines, "revoked ") == 6, "{lines:?}");
+        ensure!(starting(&lines, "revoked true") == 1, "{lines:?}");
+        does(&mut consumer, "release", &["was revoked"])?;
+        does(&mut producer, "idle", &["left ", "idle"])?;
+        producer.write("push 6\n")?;
+        does(&mut consumer, "take 6", &["took [1, 2, 3, 4, 5, 6]"])?;
+        says(&mut producer, &["pushed 1 6"])?;
+        ends(producer)?;
+        ends(consumer)
+    });
+}
+
+#[test]
+fn a_producer_whose_vm_was_suspended_loses_its_stream_and_the_next_is_joined() {
+    VMS.with(|vms| {
+        let (mut producer, mut consumer) = both(vms)?;
+        vms.a.suspend()?;
+        producer.write("until ended\nidle\n")?;
+        let lines = lines_until(&mut producer, "ended")?;
+        ensure!(starting(&lines, "lost ") <= 3, "{lines:?}");
+        consumer.write("until over\n")?;
+        while !consumer.line(wait::COMMAND)?.starts_with("over ") {}
+        producer.kill()?;
+        let mut producer = produce(vms, "2", "0")?;
+        consumer.write("until joined\nsettle\n")?;
+        lines_until(&mut consumer, "settled")?;
+        producer.write("push 3\n")?;
+        does(&mut consumer, "take 3", &["took [0, 1, 2]"])?;
+        says(&mut producer, &["pushed 0 2"])?;
+        ends(producer)?;
+        ends(consumer)
+    });
+}
+
+/// Its events were lost meanwhile, and frames were not.
+#[test]
+fn a_consumer_that_stood_still_finds_the_next_producer() {
+    VMS.with(|vms| {
+        let (mut producer, mut consumer) = both(vms)?;
+        consumer.signal(libc::SIGSTOP)?;
+        let (mut other, mut witness) = (vms.a.client()?, vms.b.client()?);
+        witness.info()?;
+        // One by one, or the host makes one event of several.
+        let (_, _, export) = other.offer(4096, 1)?;
+        for seq in 2..=KEPT_EVENTS + 32 {
+            other.set_meta(&export, "renamed", b"")?;
+            witness.wait_event("of the metadata", |event| {
+                event.kind == "Meta" && event.value == seq
+            })?;
+        }
+        does(&mut producer, "push 1", &["pushed 0 0"])?;
+        producer.kill()?;
+        let mut producer = produce(vms, "2", "0")?;
+        consumer.signal(libc::SIGCONT)?;
+        consumer.write("until joined\nsettle\n")?;
+        let lines = lines_until(&mut consumer, "settled")?;
+        ensure!(starting(&lines, "overflow") == 1, "{lines:?}");
+        ensure!(starting(&lines, "over ") == 1, "{lines:?}");
+        ensure!(starting(&lines, "revoked ") == 6, "{lines:?}");
+        producer.write("push 3\n")?;
+        does(&mut consumer, "take 3", &["took [0, 1, 2]"])?;
+        says(&mut producer, &["pushed 0 2"])?;
+        ends(producer)?;
         ends(consumer)
     });
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bufshare::{
-    Consumer, ConsumerEvent, ConsumerOptions, Device, ExportOptions, Frame, FrameRecord, Image,
-    Mapping, Meta, Name, Plane, Producer, ProducerEvent, ProducerOptions, Push, Rights,
+    Consumer, ConsumerEvent, ConsumerOptions, Device, EventKind, ExportOptions, Frame, FrameRecord,
+    Image, Mapping, Meta, Name, Plane, Producer, ProducerEvent, ProducerOptions, Push, Rights,
 };
 
 const ROW: u32 = 256;
@@ -133,7 +133,7 @@ pub(crate) fn lie(words: &[String]) -> Result<()> {
         let number = device.push(&[frame])?;
         loop {
             let event = device.next_event(None)?.context("no event")?;
-            if event.kind == bufshare::EventKind::Returned && event.value == number {
+            if event.kind == EventKind::Returned && event.value == number {
                 break;
             }
         }
@@ -261,6 +261,10 @@ fn say(event: &ConsumerEvent) -> &'static str {
         ConsumerEvent::Over { stream, .. } => {
             println!("over {stream}");
             "over"
+        }
+        ConsumerEvent::Other(event) if event.kind == EventKind::Overflow => {
+            println!("overflow");
+            "overflow"
         }
         _ => "other",
     }
