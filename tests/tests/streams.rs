@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use bufshare_protocol::device::CAP_MAP;
 use bufshare_protocol::ioctl::{self, Access, Close, Export, HandleToFd, Import, MetaIo, Quiesce};
 use bufshare_protocol::request::{QUIESCE_ACTIVE, QUIESCE_QUIESCED};
+use bufshare_protocol::types::{Way, Ways};
 use bufshare_protocol::wire::Meta;
 use bufshare_tests::channel::errno_of;
 use bufshare_tests::client::{Patch, bytes, id_bytes, refused};
@@ -205,6 +206,7 @@ fn a_stream_is_neither_quiesced_nor_given_a_descriptor() {
             ensure!(errno == libc::EOPNOTSUPP, "QUIESCE {mode}: errno {errno}");
         }
 
+        let ways = Ways::NONE.with(Way::None).to_wire();
         let import = bytes(
             Import::SIZE,
             &[
@@ -214,6 +216,7 @@ fn a_stream_is_neither_quiesced_nor_given_a_descriptor() {
                     offset_of!(Import, flags),
                     &ioctl::IMPORT_HANDLE.to_ne_bytes(),
                 ),
+                (offset_of!(Import, ways), &ways.to_ne_bytes()),
             ],
         );
         let (errno, joined) = b.raw(ioctl::IMPORT, &import, &[])?;
