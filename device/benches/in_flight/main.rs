@@ -2,12 +2,12 @@
 //! QUERYs in flight beside an empty echo: what the daemon costs over a back end that reads
 //! requests and writes answers and does nothing else
 //!
-//! `cargo bench -p vhost-device-bufshare --bench in_flight` prints a table. Both back ends
-//! are processes of their own and have a front end in this one, with the same driver and
-//! the same chains. They take turns in rounds so short that other load seldom falls into
-//! one, and each round's two rates are divided by each other. Of the quotients, as of all
-//! else, the table has the median, and their quartiles. The CPU time is that of the back
-//! end's process. A run may take five minutes (see `Daemon`).
+//! `cargo bench -p vhost-device-bufshare --bench in_flight` prints a table, and `scripts/bench`
+//! has it in its own. Both back ends are processes of their own and have a front end in this
+//! one, with the same driver and the same chains. They take turns in rounds so short that
+//! other load seldom falls into one, and each round's two rates are divided by each other. Of
+//! the quotients, as of all else, the table has the median, and their quartiles. The CPU time
+//! is that of the back end's process. A run may take five minutes (see `Daemon`).
 //!
 //! The front end sleeps until the device signals, as a guest that is idle does. It has one
 //! CPU, and the back ends are both on that one or, where there is another, both on that.
@@ -48,6 +48,7 @@ use common::until;
 use common::vm::{DATA, Vm};
 use driver::{Driver, SLOTS};
 use process::{cpu_time, cpus, pin};
+use serde::Serialize;
 
 /// Rates of QUERY and of an empty echo
 #[derive(Parser)]
@@ -65,6 +66,9 @@ struct Options {
     #[arg(long, value_delimiter = ',', default_value = "1,32",
           value_parser = clap::value_parser!(u16).range(1..=i64::from(SLOTS)))]
     in_flight: Vec<u16>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     /// Be the echo, for the front end that listens there
     #[arg(long, hide = true)]
     echo: Option<PathBuf>,
@@ -140,14 +144,27 @@ fn median(values: &[f64]) -> f64 {
     quartiles(values.iter().copied())[1]
 }
 
-/// Measures both in turns; the line of the table.
+/// A line of the table.
+#[derive(Serialize)]
+struct Line {
+    cpu: &'static str,
+    in_flight: u16,
+    echo_per_s: f64,
+    query_per_s: f64,
+    /// QUERY's rate by that of the echo: quartiles of the rounds.
+    ratio: [f64; 3],
+    echo_cpu_us: f64,
+    query_cpu_us: f64,
+}
+
+/// Measures both in turns.
 fn compare(
     echo: &mut Side,
     query: &mut Side,
-    (place, cpu): (&str, usize),
+    (place, cpu): (&'static str, usize),
     in_flight: u16,
     options: &Options,
-) -> String {
+) -> Line {
     for side in [&mut *echo, &mut *query] {
         pin(side.process, cpu);
         // One round fills caches and does not count.
@@ -171,13 +188,35 @@ fn compare(
         }
     }
     let ratios = query.rates.iter().zip(&echo.rates).map(|(q, e)| q / e);
-    let [low, ratio, high] = quartiles(ratios);
-    let [echo_rate, query_rate] = [&echo.rates, &query.rates].map(|rates| median(rates));
-    let [echo_cpu, query_cpu] = [&echo.costs, &query.costs].map(|costs| median(costs));
-    format!(
-        "{place:>7} {in_flight:>9} {echo_rate:>12.0} {query_rate:>12.0} {ratio:>7.3}  {low:.3} to {high:.3} \
-         {echo_cpu:>11.3} {query_cpu:>11.3}"
-    )
+    Line {
+        cpu: place,
+        in_flight,
+        echo_per_s: median(&echo.rates),
+        query_per_s: median(&query.rates),
+        ratio: quartiles(ratios),
+        echo_cpu_us: median(&echo.costs),
+        query_cpu_us: median(&query.costs),
+    }
+}
+
+fn print_table(options: &Options, lines: &[Line]) {
+    println!(
+        "{} rounds of {} requests\n    CPU in flight  echo [1/s] QUERY [1/s]   ratio  quartiles      \
+         echo [us CPU] QUERY [us CPU]",
+        options.rounds, options.requests
+    );
+    for line in lines {
+        let [low, ratio, high] = line.ratio;
+        println!(
+            "{:>7} {:>9} {:>12.0} {:>12.0} {ratio:>7.3}  {low:.3} to {high:.3} {:>11.3} {:>11.3}",
+            line.cpu,
+            line.in_flight,
+            line.echo_per_s,
+            line.query_per_s,
+            line.echo_cpu_us,
+            line.query_cpu_us
+        );
+    }
 }
 
 /// What is timed has to be QUERY.
@@ -219,13 +258,10 @@ fn main() {
         }
     }
     check(&query.driver, id);
-    println!(
-        "{} rounds of {} requests\n    CPU in flight  echo [1/s] QUERY [1/s]   ratio  quartiles      \
-         echo [us CPU] QUERY [us CPU]",
-        options.rounds, options.requests
-    );
-    for line in lines {
-        println!("{line}");
+    if options.json {
+        println!("{}", serde_json::to_string(&lines).unwrap());
+    } else {
+        print_table(&options, &lines);
     }
     drop((exporter, query, echo, program));
     daemon.finish();
