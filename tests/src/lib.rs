@@ -6,6 +6,7 @@
 //! | [`pair`] | [`pair::TwoVms`]: the daemon and two guests; [`pair::Shared`]: one pair for all tests of a file |
 //! | [`vm`] | one QEMU, its monitor, its guest's agent |
 //! | [`client`] | a process in a guest that holds buffers for a test |
+//! | [`timing`] | what a benchmark has such processes do, timed in the guest |
 //! | [`daemon`] | the program under test, and what its control socket reports |
 //! | [`driver`] | the driver and its device in a guest, by sysfs |
 //! | [`pci`] | that device as a PCI function |
@@ -48,5 +49,6 @@ pub mod qmp;
 pub mod report;
 pub mod revision;
 pub mod sockets;
+pub mod timing;
 pub mod vm;
 pub mod wait;

@@ -84,7 +84,8 @@ pub fn restart_driver(vm: &Vm, name: &str) -> Result<()> {
 const PROGRAM: &str = "/usr/libexec/virtiofsd";
 /// Name of the file system for the guest.
 const TAG: &str = "neighbour";
-const MOUNT: &str = "/mnt";
+/// Where the guest has it.
+pub const MOUNT: &str = "/mnt";
 /// Bytes of a file that goes there and back.
 const SIZE: usize = 1 << 20;
 
@@ -104,13 +105,21 @@ impl Virtiofs {
     /// # Errors
     /// A [`Skip`] when the lab has none, or when it does not start.
     pub fn start(logs: &Path) -> Result<Self> {
+        let shared = logs.join("virtiofs");
+        fs::create_dir(&shared).with_context(|| format!("making {}", shared.display()))?;
+        Self::show(&shared, &logs.join("virtiofsd.log"), &[])
+    }
+
+    /// Start one that shows this folder, by more words than it takes to run here.
+    ///
+    /// # Errors
+    /// As [`Virtiofs::start`].
+    pub fn show(shared: &Path, log: &Path, options: &[&str]) -> Result<Self> {
         let lab = Lab::find()?;
         let root = lab.folder.join("root");
         if !root.join(PROGRAM.trim_start_matches('/')).exists() {
             return Err(Skip::new("no virtiofsd: run scripts/lab --with virtiofs").into());
         }
-        let shared = logs.join("virtiofs");
-        fs::create_dir(&shared).with_context(|| format!("making {}", shared.display()))?;
         let sockets = SocketFolder::new()?;
         let socket = socket(&sockets);
         let mut command = Command::new(&lab.in_lab);
@@ -118,17 +127,17 @@ impl Virtiofs {
         command
             .env("BUFSHARE_ROOT", root)
             .args(["--", PROGRAM, "--sandbox=none", "--rlimit-nofile=0"])
+            .args(options)
             .arg(format!("--shared-dir={}", shared.display()))
             .arg(format!("--socket-path={}", socket.display()));
-        let log = logs.join("virtiofsd.log");
-        let mut process = Process::start("virtiofsd", command, Vec::new(), &log)?;
+        let mut process = Process::start("virtiofsd", command, Vec::new(), log)?;
         wait::until("virtiofsd's socket", wait::COMMAND, || {
             process.alive()?;
             Ok(socket.exists().then_some(()))
         })?;
         Ok(Self {
             process,
-            shared,
+            shared: shared.to_owned(),
             sockets,
             files: 0,
         })

@@ -38,6 +38,37 @@ pub enum Line {
     },
 }
 
+/// Name of the virtio-serial port that carries frames.
+pub const SERIAL: &str = "org.bufshare.frames";
+
+/// Name of the one by which a VM hears that a file was written.
+pub const WRITTEN: &str = "org.bufshare.written";
+
+/// This VM's end of what carries frames to another without bufshare.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Carrier {
+    /// TCP, where somebody else connects.
+    Listen {
+        /// Address and port.
+        address: String,
+    },
+    /// TCP.
+    Connect {
+        /// Address and port.
+        address: String,
+    },
+    /// The port [`SERIAL`].
+    Serial,
+    /// A file that both VMs see.
+    Virtiofs {
+        /// Its path.
+        file: String,
+    },
+    /// Memory that both VMs see, of `ivshmem-plain`.
+    Ivshmem,
+}
+
 /// Where a dma-buf comes from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -371,6 +402,49 @@ pub enum Op {
         /// Limit for each.
         timeout_ms: u64,
     },
+    /// Push frames of one export, each when the last was returned.
+    HandOver {
+        /// The export.
+        export: u64,
+        /// How many frames.
+        frames: u64,
+        /// Limit for each.
+        timeout_ms: u64,
+    },
+    /// IMPORT a buffer, map it and read its first byte, and end all that before the next.
+    FirstBytes {
+        /// The buffer's name.
+        id: String,
+        /// How often.
+        count: u64,
+    },
+    /// QUERY.
+    Ask {
+        /// The buffer's name.
+        id: String,
+        /// How often.
+        count: u64,
+    },
+    /// Open an end of something else that carries frames.
+    Open(Carrier),
+    /// Send frames there, each when the last was received.
+    Send {
+        /// What Open gave.
+        transport: u64,
+        /// Bytes of a frame.
+        size: u64,
+        /// How many frames.
+        frames: u64,
+    },
+    /// Receive them.
+    Receive {
+        /// What Open gave.
+        transport: u64,
+        /// Bytes of a frame.
+        size: u64,
+        /// How many frames.
+        frames: u64,
+    },
     /// The next event.
     Event {
         /// Limit.
@@ -651,6 +725,13 @@ pub enum Yield {
         sequences: Vec<u64>,
         /// Microseconds for all.
         total_us: u64,
+    },
+    /// How long each of many took, nanoseconds.
+    Times(Vec<u64>),
+    /// An end of something that carries frames.
+    Opened {
+        /// Its number.
+        transport: u64,
     },
     /// A mapping.
     Mapped {

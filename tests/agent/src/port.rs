@@ -120,18 +120,23 @@ fn write(path: &str, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("writing {text} to {path}"))
 }
 
-fn open(name: &str) -> Result<File> {
+/// The device node of the port of this name, once there is one.
+pub(crate) fn node(name: &str) -> Result<PathBuf> {
     let started = Instant::now();
-    let node = loop {
+    loop {
         if let Some(port) = find(name) {
-            break port.node;
+            return Ok(port.node);
         }
         let limit = crate::scaled(LIMIT);
         if started.elapsed() > limit {
             bail!("no virtio-serial port of name {name} appeared in {limit:?}");
         }
         std::thread::sleep(PAUSE);
-    };
+    }
+}
+
+fn open(name: &str) -> Result<File> {
+    let node = node(name)?;
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use bufshare::{
     Access, BufferId, BufferInfo, Error, EventKind, ExportOptions, Meta, Name, Push, Rights,
 };
@@ -237,6 +237,26 @@ impl Device {
             returned += 1;
         }
         Ok(began.elapsed())
+    }
+
+    /// Pushes frames of one export, each when the last was returned: how long each took until
+    /// then.
+    pub(crate) fn hand_over(
+        &self,
+        export: &Export,
+        frames: u64,
+        limit: Duration,
+    ) -> Result<Vec<Duration>> {
+        let mut times = Vec::new();
+        for sequence in 0..frames {
+            let began = Instant::now();
+            self.push(&[vec![export]], 0, sequence)?;
+            let event = self.frame_event(limit)?;
+            times.push(began.elapsed());
+            let returned = event.kind == EventKind::Returned && event.id == export.0.id();
+            ensure!(returned, "instead of the frame came {event:?}");
+        }
+        Ok(times)
     }
 
     /// Gives so many frames back as they come. Returns their sequence numbers, unless these are

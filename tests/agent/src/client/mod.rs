@@ -12,6 +12,7 @@ mod memory;
 mod screen;
 mod sources;
 mod stall;
+mod transport;
 mod video;
 
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ use self::files::PrivateFiles;
 use self::importer::Importer;
 use self::memory::Mapping;
 use self::stall::{Page, Stalled};
+use self::transport::Transport;
 use self::video::Video;
 
 /// Read and written at once; whole words, and whole pages.
@@ -53,6 +55,7 @@ pub(crate) fn run() -> Result<()> {
         device: None,
         next: 1,
         things: HashMap::new(),
+        frame: Vec::new(),
     };
     report(&Line::Ready)?;
     for line in io::stdin().lock().lines() {
@@ -110,6 +113,8 @@ struct Client {
     device: Option<Device>,
     next: u64,
     things: HashMap<u64, Thing>,
+    /// What frames are sent from and received into. It stays, as that of a real program does.
+    frame: Vec<u8>,
 }
 
 /// What a number names.
@@ -129,6 +134,7 @@ enum Thing {
     Importer(Importer),
     Video(Video),
     Stalled(Stalled<(i32, Vec<u8>)>),
+    Transport(Box<dyn Transport>),
     Map {
         mapping: Arc<Mapping>,
         watcher: Option<Arc<Watcher>>,
@@ -498,6 +504,54 @@ impl Client {
                     total_us: began.elapsed().as_micros().try_into()?,
                 }
             }
+            Op::HandOver {
+                export,
+                frames,
+                timeout_ms,
+            } => {
+                self.device()?;
+                let limit = Duration::from_millis(timeout_ms);
+                let Some(Thing::Export(export)) = self.things.get(&export) else {
+                    bail!("{export} is no export");
+                };
+                times(&self.opened()?.hand_over(export, frames, limit)?)?
+            }
+            Op::FirstBytes { id, count } => {
+                let each = (0..count).map(|_| self.first_byte(&id));
+                times(&each.collect::<Result<Vec<_>>>()?)?
+            }
+            Op::Ask { id, count } => {
+                let device = self.device()?;
+                let each = (0..count).map(|_| {
+                    let started = Instant::now();
+                    device.query(&id)?;
+                    Ok(started.elapsed())
+                });
+                times(&each.collect::<Result<Vec<_>>>()?)?
+            }
+            Op::Open(carrier) => {
+                let transport = transport::open(&carrier)?;
+                Yield::Opened {
+                    transport: self.keep(Thing::Transport(transport)),
+                }
+            }
+            Op::Send {
+                transport,
+                size,
+                frames,
+            } => {
+                let (transport, frame) = self.transport(transport, size)?;
+                times(&transport::send(transport, frame, frames)?)?
+            }
+            Op::Receive {
+                transport,
+                size,
+                frames,
+            } => {
+                let (transport, frame) = self.transport(transport, size)?;
+                transport::receive(transport, frame, frames)?;
+                Yield::Done
+            }
             Op::Event { timeout_ms } => {
                 Yield::Event(self.device()?.event(Duration::from_millis(timeout_ms))?)
             }
@@ -635,6 +689,20 @@ impl Client {
         measured(fd)
     }
 
+    /// What carries frames, and memory for one.
+    fn transport(&mut self, number: u64, size: u64) -> Result<(&mut dyn Transport, &mut [u8])> {
+        let size = usize::try_from(size)?;
+        if self.frame.len() < size {
+            // Not zeros, which would leave the memory to be made when it is first written.
+            self.frame.resize(size, 1);
+        }
+        let frame = self.frame.get_mut(..size).context("no memory")?;
+        match self.things.get_mut(&number) {
+            Some(Thing::Transport(transport)) => Ok((&mut **transport, frame)),
+            _ => bail!("{number} carries no frames"),
+        }
+    }
+
     fn touch_together(&self, bufs: &[u64]) -> Result<Vec<Sight>> {
         let bufs: Vec<_> = bufs
             .iter()
@@ -658,6 +726,20 @@ impl Client {
                 .map(|sight| sight.context("a thread ended")?)
                 .collect()
         })
+    }
+
+    /// From IMPORT until the first byte is read.
+    fn first_byte(&mut self, id: &str) -> Result<Duration> {
+        let started = Instant::now();
+        let import = self.device()?.import(id, true)?;
+        let size = usize::try_from(import.size)?;
+        let mapping = Mapping::new(import.fd.as_fd(), size, true).context("mmap")?;
+        let read = mapping.read(0, &mut [0])?;
+        let took = started.elapsed();
+        if read.is_err() {
+            bail!("SIGBUS");
+        }
+        Ok(took)
     }
 
     fn cycle(&mut self, id: &str, count: u32, seed: u32) -> Result<Yield> {
@@ -755,6 +837,11 @@ fn measured(fd: OwnedFd) -> Result<(OwnedFd, u64)> {
         .map_err(|_| io::Error::last_os_error())
         .context("asking its size")?;
     Ok((fd, size))
+}
+
+fn times(times: &[Duration]) -> Result<Yield> {
+    let times = times.iter().map(|time| u64::try_from(time.as_nanos()));
+    Ok(Yield::Times(times.collect::<Result<_, _>>()?))
 }
 
 fn put(data: &mut [u8], at: usize, bytes: &[u8]) -> Result<()> {
