@@ -550,6 +550,41 @@ EOF
     said "abc1234 has version 1 of the wire format" "name a revision that has version 2"
 }
 
+test_a_benchmark_takes_what_its_mode_knows() {
+    local words
+    checkout
+    stub lab <<<"touch $tmp/lab-ran"
+    for words in "compare abc1234 --quick" "profile --rounds 3" "profile --quick" "--frames 3"; do
+        # shellcheck disable=SC2086 # words
+        run "$tmp/repo/scripts/bench" $words
+        is 1 "$status"
+        said "is not for this"
+    done
+    for words in "abc1234" "--quick abc1234" "profile abc1234"; do
+        # shellcheck disable=SC2086 # words
+        run "$tmp/repo/scripts/bench" $words
+        is 1 "$status"
+        said "'abc1234' is not something to do"
+    done
+    run "$tmp/repo/scripts/bench" --rounds 0
+    is 1 "$status"
+    said "--rounds needs a number"
+    run "$tmp/repo/scripts/bench" compare
+    is 1 "$status"
+    said "which revision?"
+    no_download
+}
+
+test_a_profile_needs_perf() {
+    checkout
+    stub lab <<<"touch $tmp/lab-ran"
+    without perf
+    PATH=$hidden run "$tmp/repo/scripts/bench" profile
+    is 1 "$status"
+    said "this machine has no perf" "linux-perf"
+    no_download
+}
+
 test_a_revision_that_this_clone_lacks_is_named() {
     local commit
     a_module
@@ -633,7 +668,7 @@ a_ci() {
     chmod +x "$tmp/repo/tests/scripts/run"
     fake git <<<'echo scripts/lib.sh'
     fake cargo <<<''
-    for script in lab in-lab build-module demo nested test; do
+    for script in lab in-lab build-module demo bench nested test; do
         stub "$script" <<<"echo \"$script \$*\" >>$tmp/calls"
     done
 }

@@ -1,23 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Times two builds of bufshare side by side
-//!
-//! `scripts/bench` makes the builds and runs this. One machine is as noisy for both:
-//! they alternate in one run, and what counts is the ratio of a round's two figures.
-
-#![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
+//! Two builds of bufshare side by side
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use bufshare_tests::child;
+use anyhow::{Context as _, Result, ensure};
 use bufshare_tests::client::Client;
 use bufshare_tests::pair::{Plan, TwoVms};
-use clap::{Parser, Subcommand};
 use serde::{Deserialize, Serialize};
+
+use crate::program::output;
+use crate::statistics::median;
 
 /// For one import on an emulated machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -25,31 +21,30 @@ const PAGE: u64 = 4096;
 /// Windows of the importer at which an import is timed.
 const WINDOWS: [u32; 4] = [1, 50, 150, 250];
 
-/// Time two builds of bufshare side by side
-#[derive(Debug, Parser)]
-struct Options {
-    #[command(subcommand)]
-    mode: Mode,
-}
-
-#[derive(Debug, Subcommand)]
-enum Mode {
-    /// Run all legs with both builds in turn, and compare
-    Compare(Compare),
-    /// One leg: imports to their first byte in two VMs; prints JSON
-    Imports {
-        /// Imports timed at each number of windows. Most of one is QEMU's and the scheduler's
-        /// time: of 15, the medians of two runs of one build differ by a fifth
-        #[arg(long, default_value_t = 100)]
-        samples: u32,
-        /// Where to write the logs
-        #[arg(long)]
-        logs: PathBuf,
-    },
-}
-
+/// The leg that is run by itself.
 #[derive(Debug, clap::Args)]
-struct Compare {
+pub(crate) struct Imports {
+    /// Imports timed at each number of windows. Most of one is QEMU's and the scheduler's
+    /// time: of 15, the medians of two runs of one build differ by a fifth
+    #[arg(long, default_value_t = 100)]
+    samples: u32,
+    /// Where to write the logs
+    #[arg(long)]
+    logs: PathBuf,
+}
+
+impl Imports {
+    /// Prints what it measured.
+    pub(crate) fn run(&self) -> Result<()> {
+        let figures = imports(self.samples, &self.logs)?;
+        println!("{}", serde_json::to_string(&figures)?);
+        Ok(())
+    }
+}
+
+/// Both builds, and how often.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Compare {
     /// Folder of the build that is the measure: daemon, demo, full.cpio, client.cpio
     #[arg(long)]
     base: PathBuf,
@@ -76,27 +71,6 @@ struct Compare {
 /// What a leg measured: metric to value, microseconds.
 type Figures = BTreeMap<String, f64>;
 
-fn main() -> ExitCode {
-    let options = Options::parse();
-    let done = match options.mode {
-        Mode::Compare(compare) => run_compare(&compare),
-        Mode::Imports { samples, logs } => print_imports(samples, &logs),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn print_imports(samples: u32, logs: &Path) -> Result<()> {
-    let figures = imports(samples, logs)?;
-    println!("{}", serde_json::to_string(&figures)?);
-    Ok(())
-}
-
 /// Time imports while the importer has so many windows in use, each of a buffer of
 /// its own. Every timed import is of a new buffer, so it needs a new window.
 fn imports(samples: u32, logs: &Path) -> Result<Figures> {
@@ -121,7 +95,7 @@ fn imports(samples: u32, logs: &Path) -> Result<Figures> {
             for sample in 0..samples {
                 times.push(one_import(&mut a, &mut b, 1000 + sample)?);
             }
-            figures.insert(format!("import at {windows} windows"), median(times)?);
+            figures.insert(format!("import at {windows} windows"), median(&times)?);
         }
     }
     vms.finish()?;
@@ -135,15 +109,6 @@ fn one_import(a: &mut Client, b: &mut Client, seed: u32) -> Result<f64> {
         a.close(number)?;
     }
     Ok(f64::from(u32::try_from(first_us)?))
-}
-
-fn median(mut values: Vec<f64>) -> Result<f64> {
-    values.sort_by(f64::total_cmp);
-    let upper = values.len() / 2;
-    let lower = values.len().saturating_sub(1) / 2;
-    let middle = values.get(lower).zip(values.get(upper));
-    let (low, high) = middle.context("nothing was measured")?;
-    Ok(f64::midpoint(*low, *high))
 }
 
 /// One of the two builds.
@@ -160,6 +125,13 @@ struct Row {
     /// Of each round: this divided by base.
     ratios: Vec<f64>,
     ratio_median: f64,
+}
+
+impl Compare {
+    /// Prints the table and writes result.json.
+    pub(crate) fn run(&self) -> Result<()> {
+        run_compare(self)
+    }
 }
 
 fn run_compare(options: &Compare) -> Result<()> {
@@ -217,7 +189,7 @@ fn rows(
                 .remove(&metric)
                 .with_context(|| format!("{metric}: only one build measured it"))?;
             let ratios: Vec<f64> = this_us.iter().zip(&base_us).map(|(a, b)| a / b).collect();
-            let ratio_median = median(ratios.clone())?;
+            let ratio_median = median(&ratios)?;
             Ok(Row {
                 metric,
                 base_us,
@@ -227,23 +199,6 @@ fn rows(
             })
         })
         .collect()
-}
-
-/// Beyond the limits that the programs have of their own.
-const PROGRAM_LIMIT: Duration = Duration::from_secs(1800);
-
-/// Run a program to its end: what it printed on standard output.
-fn output(command: Command) -> Result<String> {
-    let what = format!("{}", command.get_program().display());
-    let output = child::output(&what, command, PROGRAM_LIMIT)?;
-    if !output.status.success() {
-        bail!(
-            "{what}: {}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// The in-process front end and the daemon, on one CPU, where the cost of waking
@@ -336,8 +291,8 @@ fn print_table(base: &str, rows: &[Row]) -> Result<()> {
             stdout,
             "{:<24} {:>9.1} us {:>9.1} us {:>8.2} {:>7.2} to {:.2}",
             row.metric,
-            median(row.base_us.clone())?,
-            median(row.this_us.clone())?,
+            median(&row.base_us)?,
+            median(&row.this_us)?,
             row.ratio_median,
             least,
             most
