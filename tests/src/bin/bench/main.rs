@@ -8,12 +8,14 @@
 #![allow(clippy::arithmetic_side_effects, reason = "numbers of our own choice")]
 
 mod compare;
+mod guest_trace;
 mod machines;
 mod outcome;
 mod peers;
 mod profile;
 mod program;
 mod statistics;
+mod wakeups;
 
 use std::process::ExitCode;
 

@@ -8,9 +8,11 @@
 //!
 //! Who is woken by a timer is said to be woken by whoever the timer interrupts. Such links
 //! are seldom, and left out.
+//!
+//! What the processors of the VMs do meanwhile, their own kernels tell, in a run of its own:
+//! tracing takes its time there.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -18,9 +20,10 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use bufshare_tests::child::Process;
 
+use crate::guest_trace;
 use crate::machines::{Carrier, Machines};
 use crate::program::output;
-use crate::statistics::median;
+use crate::wakeups::{Event, Wakeups, What};
 
 /// The frames: a hand-over is the same whatever it is of.
 const PAGE: u64 = 4096;
@@ -33,8 +36,6 @@ const FRAMES: u64 = 500;
 const WORKER: &str = "vring_worker";
 /// Begins that of the one that serves its socket. The VM's follows.
 const SESSION: &str = "main ";
-/// Of a frame; what is less often is not of the frame.
-const SELDOM: f64 = 0.2;
 
 /// Where it is written.
 #[derive(Debug, clap::Args)]
@@ -57,8 +58,20 @@ impl Profile {
         ] {
             let path = self.out.join(format!("{}.perf", carrier.name()));
             let rate = record(&mut machines, carrier, size, &path)?;
-            let profile = Wakeups::of(&trace(&path)?, &threads, ["a: CPU", kicked])?;
-            print!("{}", profile.text(carrier, size, rate)?);
+            let text = trace(&path)?;
+            let events = text.lines().filter_map(parse);
+            let wakeups = Wakeups::of(events, &threads, ["a: CPU", kicked])?;
+            println!(
+                "{} of {size} bytes: {:.1} us to and fro",
+                carrier.name(),
+                1e6 / rate
+            );
+            println!("{}", wakeups.text(wakeups.seconds() * rate)?);
+        }
+        for (carrier, size) in [(Carrier::HandOver, PAGE), (Carrier::Serial, SMALL)] {
+            for text in guest_trace::run(&mut machines, carrier, size)? {
+                println!("{text}");
+            }
         }
         machines.finish()
     }
@@ -137,204 +150,15 @@ fn trace(path: &Path) -> Result<String> {
     output(command)
 }
 
-/// Who wakes, and who is woken.
-type Link = (String, String);
-
-/// What there is of one link, microseconds each.
-#[derive(Debug, Default, PartialEq)]
-struct Costs {
-    /// From the waking until it ran.
-    late: Vec<f64>,
-    /// For how long it then ran, until it slept.
-    ran: Vec<f64>,
-    /// When it was woken, from the last start of a frame.
-    at: Vec<f64>,
-}
-
-/// A thread that was woken.
-struct Woken {
-    link: Link,
-    since: f64,
-    /// When it was last given a CPU, and how long it has had one.
-    running: Option<f64>,
-    ran: f64,
-    has_run: bool,
-}
-
-/// The wake-ups of a trace.
-#[derive(Debug, PartialEq)]
-struct Wakeups {
-    links: HashMap<Link, Costs>,
-    /// Of the trace.
-    seconds: f64,
-}
-
-impl Wakeups {
-    /// `first` begins the names of who wakes, and who is woken, at the start of a frame.
-    fn of(trace: &str, threads: &HashMap<u32, String>, first: [&str; 2]) -> Result<Self> {
-        let [first_by, first_woken] = first;
-        let mut links: HashMap<Link, Costs> = HashMap::new();
-        let mut woken: HashMap<u32, Woken> = HashMap::new();
-        let (mut begin, mut end, mut start) = (None, 0.0, None);
-        for line in trace.lines() {
-            let Some(event) = parse(line) else { continue };
-            let now = event.us;
-            begin.get_or_insert(now);
-            end = now;
-            match event.what {
-                What::Wakes { thread } => {
-                    let Some(name) = threads.get(&thread) else {
-                        continue;
-                    };
-                    // Somebody else's doing: an interrupt, or a limit of time.
-                    let Some(by) = threads.get(&event.thread) else {
-                        continue;
-                    };
-                    if by.starts_with(first_by) && name.starts_with(first_woken) {
-                        start = Some(now);
-                    }
-                    let link = (by.clone(), name.clone());
-                    let costs = links.entry(link.clone()).or_default();
-                    costs.at.extend(start.map(|start| now - start));
-                    woken.insert(
-                        thread,
-                        Woken {
-                            link,
-                            since: now,
-                            running: None,
-                            ran: 0.0,
-                            has_run: false,
-                        },
-                    );
-                }
-                What::Switches { from, sleeps, to } => {
-                    if let Some(one) = woken.get_mut(&from) {
-                        one.ran += one.running.take().map_or(0.0, |since| now - since);
-                    }
-                    if sleeps
-                        && let Some(one) = woken.remove(&from)
-                        && let Some(costs) = links.get_mut(&one.link)
-                    {
-                        costs.ran.push(one.ran);
-                    }
-                    if let Some(one) = woken.get_mut(&to) {
-                        one.running = Some(now);
-                        if !one.has_run
-                            && let Some(costs) = links.get_mut(&one.link)
-                        {
-                            costs.late.push(now - one.since);
-                        }
-                        one.has_run = true;
-                    }
-                }
-            }
-        }
-        let begin = begin.context("perf recorded nothing")?;
-        Ok(Self {
-            links,
-            seconds: (end - begin) / 1e6,
-        })
-    }
-
-    fn text(&self, carrier: Carrier, size: u64, rate: f64) -> Result<String> {
-        let frames = self.seconds * rate;
-        let mut lines = Vec::new();
-        let mut all = 0.0;
-        for ((by, name), costs) in &self.links {
-            let count = f64::from(u32::try_from(costs.late.len())?) / frames;
-            if count < SELDOM {
-                continue;
-            }
-            all += count;
-            let [late, ran, at] = [&costs.late, &costs.ran, &costs.at].map(|times| median(times));
-            let line = format!(
-                "{count:>9.2} {:>10.1} {:>10.1}  {by} -> {name}",
-                late?, ran?
-            );
-            lines.push((at?, line));
-        }
-        lines.sort_by(|(one, _), (other, _)| one.total_cmp(other));
-        let mut text = String::new();
-        writeln!(
-            text,
-            "{} of {size} bytes: {:.1} us to and fro, {all:.1} wake-ups",
-            carrier.name(),
-            1e6 / rate
-        )?;
-        writeln!(
-            text,
-            "a frame has  late us     ran us  who wakes -> who is woken (medians)"
-        )?;
-        for (_, line) in lines {
-            writeln!(text, "{line}")?;
-        }
-        Ok(text)
-    }
-}
-
-/// Of the scheduler.
-struct Event {
-    /// Who had the CPU.
-    thread: u32,
-    us: f64,
-    what: What,
-}
-
-enum What {
-    Wakes { thread: u32 },
-    Switches { from: u32, sleeps: bool, to: u32 },
-}
-
-/// A line of perf, if it is one of ours. A thread's name may be anything, but for what stands
-/// behind it.
+/// A line of perf.
 fn parse(line: &str) -> Option<Event> {
-    let (head, rest) = line.split_once(": sched:sched_")?;
+    let (head, what) = What::parse(line)?;
     let mut words = head.split_whitespace();
     let thread = words.next()?.parse().ok()?;
-    let us = words.next()?.parse::<f64>().ok()? * 1e6;
-    let number = |text: &str, name: &str| {
-        let (_, value) = text.rsplit_once(name)?;
-        value.split_whitespace().next()?.parse().ok()
-    };
-    let what = if let Some(rest) = rest.strip_prefix("waking:") {
-        let thread = number(rest, " pid=")?;
-        What::Wakes { thread }
-    } else {
-        let rest = rest.strip_prefix("switch:")?;
-        let (prev, next) = rest.split_once(" ==> ")?;
-        let (_, state) = prev.rsplit_once("prev_state=")?;
-        What::Switches {
-            from: number(prev, " prev_pid=")?,
-            // One that may run on was only pushed aside.
-            sleeps: !state.starts_with('R'),
-            to: number(next, " next_pid=")?,
-        }
-    };
-    Some(Event { thread, us, what })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wakeup_costs_what_passes_until_it_runs_and_what_it_then_runs() {
-        let trace = "\
- 1 10.000010: sched:sched_waking: comm=a b pid=2 prio=120 target_cpu=000
- 1 10.000015: sched:sched_switch: prev_comm=x prev_pid=1 prev_prio=120 prev_state=S ==> next_comm=a b next_pid=2 next_prio=120
- 2 10.000020: sched:sched_switch: prev_comm=a b prev_pid=2 prev_prio=120 prev_state=R+ ==> next_comm=z next_pid=9 next_prio=120
- 9 10.000030: sched:sched_switch: prev_comm=z prev_pid=9 prev_prio=120 prev_state=S ==> next_comm=a b next_pid=2 next_prio=120
- 2 10.000034: sched:sched_waking: comm=z pid=9 prio=120 target_cpu=000
- 2 10.000040: sched:sched_switch: prev_comm=a b prev_pid=2 prev_prio=120 prev_state=S ==> next_comm=y next_pid=9 next_prio=120
-";
-        let threads = HashMap::from([(1, "a: CPU 0".to_owned()), (2, "daemon".to_owned())]);
-        let found = Wakeups::of(trace, &threads, ["a: CPU", "daemon"]).unwrap();
-        let link = ("a: CPU 0".to_owned(), "daemon".to_owned());
-        assert_eq!(found.links.len(), 1, "that of a stranger is none");
-        let costs = &found.links[&link];
-        let round = |times: &[f64]| times.iter().map(|time| time.round()).collect::<Vec<_>>();
-        assert_eq!(round(&costs.late), [5.0]);
-        assert_eq!(round(&costs.ran), [15.0]);
-        assert!((found.seconds - 30e-6).abs() < 1e-9);
-    }
+    let seconds: f64 = words.next()?.trim_end_matches(':').parse().ok()?;
+    Some(Event {
+        thread,
+        us: seconds * 1e6,
+        what,
+    })
 }
