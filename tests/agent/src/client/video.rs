@@ -16,6 +16,8 @@ use super::memory::Mapping;
 /// XRGB8888, as memory has it: blue first.
 const XRGB: Fourcc = Fourcc::new(b"XR24");
 const LIMIT: Duration = Duration::from_secs(20);
+/// So many are received before the one that is waited for is given up.
+const PICTURES: u32 = 100;
 
 /// An open device.
 pub(crate) struct Video {
@@ -202,21 +204,32 @@ fn receive(
         receiver.queue(index, target.as_fd(), bytes)?;
     }
     receiver.start()?;
-    // The first pictures may be of before the cable: take a later one.
-    for _ in 0..4 {
+    let len = usize::try_from(bytes)?;
+    let wanted = contents(buffer, len)?;
+    let mut picture = Vec::new();
+    // The first may be of before the cable, and any of while the output has no buffer.
+    for _ in 0..PICTURES {
         let index = receiver.dequeue()?;
-        receiver.queue(index, target(index)?.as_fd(), bytes)?;
+        let target = target(index)?;
+        picture = contents(target.as_fd(), len)?;
+        if picture == wanted {
+            break;
+        }
+        receiver.queue(index, target.as_fd(), bytes)?;
         let sent = sender.dequeue()?;
         sender.queue(sent, buffer, bytes)?;
     }
-    let target = target(receiver.dequeue()?)?;
     receiver.stop()?;
     receiver.request(0, Memory::DmaBuf)?;
-    let len = usize::try_from(bytes)?;
-    let mapping = Mapping::new(target.as_fd(), len, false)?;
-    let mut picture = vec![0; len];
-    mapping
-        .read(0, &mut picture)?
-        .map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
     Ok(picture)
+}
+
+/// What a buffer has now.
+fn contents(buffer: BorrowedFd<'_>, len: usize) -> Result<Vec<u8>> {
+    let mapping = Mapping::new(buffer, len, false)?;
+    let mut bytes = vec![0; len];
+    mapping
+        .read(0, &mut bytes)?
+        .map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+    Ok(bytes)
 }
