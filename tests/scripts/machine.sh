@@ -668,7 +668,7 @@ a_ci() {
     chmod +x "$tmp/repo/tests/scripts/run"
     fake git <<<'echo scripts/lib.sh'
     fake cargo <<<''
-    for script in lab in-lab build-module demo bench nested test; do
+    for script in lab in-lab build-module demo bench capi nested test; do
         stub "$script" <<<"echo \"$script \$*\" >>$tmp/calls"
     done
 }
