@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How a [`Consumer`] follows its stream
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumerOptions {
     /// The frames are to be written, too.
@@ -28,7 +28,26 @@ pub struct ConsumerOptions {
     /// When the stream is over, the next one of the same peer and name is joined: that of a
     /// producer that was started again. Says nothing of a stream that is found by its id.
     pub rejoin: bool,
+    /// VMM mappings that the buffers of the stream may take together, at least 1 each, of
+    /// [`Info::max_windows`](crate::Info::max_windows) of this whole VM. Those of more are
+    /// [refused](ConsumerEvent::Refused): a producer says how many buffers its stream has, and
+    /// would else take them all.
+    pub max_windows: u32,
 }
+
+impl Default for ConsumerOptions {
+    fn default() -> Self {
+        Self {
+            write: false,
+            rejoin: false,
+            max_windows: MAX_WINDOWS,
+        }
+    }
+}
+
+/// Enough for 8 frames of 4 buffers, or 32 of one; and two thirds of those that a VM has where
+/// its operator sets nothing.
+const MAX_WINDOWS: u32 = 32;
 
 impl ConsumerOptions {
     /// To read the frames of one stream, until that is over.
@@ -48,6 +67,13 @@ impl ConsumerOptions {
     #[must_use]
     pub fn rejoin(mut self, rejoin: bool) -> Self {
         self.rejoin = rejoin;
+        self
+    }
+
+    /// Lets the buffers take so many VMM mappings together.
+    #[must_use]
+    pub fn max_windows(mut self, windows: u32) -> Self {
+        self.max_windows = windows;
         self
     }
 }
@@ -187,6 +213,11 @@ impl Part {
             mapping: Mutex::new(None),
             rights,
         }
+    }
+
+    /// VMM mappings that it takes when it is mapped.
+    pub(crate) fn windows(&self) -> u32 {
+        self.import.import().windows
     }
 
     /// Bytes.
@@ -406,7 +437,7 @@ impl Consumer {
 
     fn new(device: Device, wanted: Wanted, options: &ConsumerOptions) -> Self {
         Self {
-            following: Following::new(wanted, options.rejoin),
+            following: Following::new(wanted, options),
             source: Host {
                 offers: device.offers(),
                 write: options.write,
@@ -417,9 +448,7 @@ impl Consumer {
 
     /// What happened next; `None` if it was nothing in time. Without a timeout it waits as long
     /// as it takes, with one of zero for no event. A signal does not end the wait. The host may
-    /// be asked, whose answer is waited for also after the timeout; after an
-    /// [`Overflow`](crate::EventKind::Overflow), also the end of what devices of this VM write
-    /// to the imports, see [`DmaBuf::is_revoked`](crate::DmaBuf::is_revoked).
+    /// be asked, whose answer is waited for also after the timeout.
     ///
     /// # Errors
     /// The device is gone (`ENODEV`), which is the end; or the host does not answer. Nothing is
@@ -480,7 +509,7 @@ impl Source for Host {
         self.offers.device().get_meta(id)
     }
 
-    fn consume(&mut self, buffer: &BufferInfo) -> Result<Part> {
+    fn consume(&mut self, buffer: &BufferInfo, max_windows: u32) -> Result<Part> {
         let device = self.offers.device();
         let enforced = match self.enforced {
             Some(enforced) => enforced,
@@ -492,7 +521,8 @@ impl Source for Host {
             false if enforced => (Rights::READ, Rights::READ),
             false => (buffer.rights, Rights::READ),
         };
-        Ok(Part::new(device.consume(buffer.id, rights)?, map))
+        let import = device.consume_within(buffer.id, rights, max_windows)?;
+        Ok(Part::new(import, map))
     }
 
     fn is_revoked(&self, part: &Part) -> bool {

@@ -311,11 +311,27 @@ impl Device {
     /// imports of it by this VM, with different rights, or about to end, are given its frames
     /// ([`TooMany`](crate::Status::TooMany)): ask with the rights that the others have, or later.
     pub fn consume(&self, id: BufferId, rights: Rights) -> Result<FrameImport> {
+        self.consume_within(id, rights, 0)
+    }
+
+    /// As [`consume`](Self::consume), if mapping it takes no more VMM mappings than that; 0: as
+    /// many as there are.
+    ///
+    /// # Errors
+    /// As [`consume`](Self::consume); it takes more
+    /// ([`TooFragmented`](crate::Status::TooFragmented)).
+    pub(crate) fn consume_within(
+        &self,
+        id: BufferId,
+        rights: Rights,
+        max_windows: u32,
+    ) -> Result<FrameImport> {
         let op = Operation::Consume;
         let mut raw = abi::Import {
             id: id.to_wire(),
             rights: rights.to_wire(),
             flags: abi::IMPORT_HANDLE | abi::IMPORT_CONSUME,
+            max_windows,
             ..abi::Import::default()
         };
         let handle = ioctl::import_handle(self.as_fd(), &mut raw)

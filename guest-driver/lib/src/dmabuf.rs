@@ -89,12 +89,17 @@ impl DmaBuf {
     /// it, or this VM was suspended since, or the device that showed it is gone.
     ///
     /// A program that holds an import asks this when it reads an event
-    /// [`Overflow`](crate::EventKind::Overflow), which may stand for a lost `Revoked`. The
-    /// answer comes from the begin of a CPU access, with all that it waits for, see
-    /// [`Mapping::begin`].
+    /// [`Overflow`](crate::EventKind::Overflow), which may stand for a lost `Revoked`. Of an
+    /// [`Import`](crate::Import) the driver answers, which asks nobody and maps nothing into this
+    /// VM. Of one that came as a descriptor ([`from_fd`](Self::from_fd)) the answer comes from the
+    /// begin of a CPU access, with all that it waits for, see [`Mapping::begin`].
     #[must_use]
     pub fn is_revoked(&self) -> bool {
-        mapping::is_gone(self.fd.as_fd())
+        if self.imported {
+            mapping::is_import_gone(self.fd.as_fd())
+        } else {
+            mapping::is_gone(self.fd.as_fd())
+        }
     }
 
     /// Another descriptor of the same dma-buf.
@@ -142,6 +147,22 @@ mod tests {
         assert_eq!((buffer.len(), buffer.is_empty()), (12288, false));
         assert_eq!(buffer.try_clone().unwrap().len(), 12288);
         assert_eq!(buffer.map(Rights::READ).unwrap().len(), 12288);
+    }
+
+    #[test]
+    fn an_import_is_gone_when_its_driver_maps_no_page_of_it() {
+        let of = |fd: OwnedFd, imported| DmaBuf {
+            fd,
+            len: 4096,
+            imported,
+        };
+        // Mapping it is ENODEV, as that of a revoked import; nothing here knows SYNC.
+        let null = || std::fs::File::open("/dev/null").unwrap().into();
+        assert!(of(null(), true).is_revoked());
+        assert!(!of(null(), false).is_revoked());
+        let memory = memfd_create("dmabuf", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&memory, 4096).unwrap();
+        assert!(!of(memory, true).is_revoked());
     }
 
     #[test]

@@ -141,6 +141,9 @@ impl Error {
                  descriptors as it may"
             }
             (Join, Errno::MFILE) => "this open device has 512 buffers and streams already",
+            (Consume, Errno::DQUOT) => {
+                "the stream's buffers take as many mappings as this program has set for them"
+            }
             (Consume, Errno::USERS) => "too many programs of this VM consume it already",
             (Push, Errno::INVAL) => {
                 "there are no frames or more than 16, or one is in no buffer or more than 4, or \
@@ -257,6 +260,7 @@ mod tests {
                 "512 buffers and streams already",
             ),
             (Operation::Consume, Errno::MFILE, "as it may"),
+            (Operation::Consume, Errno::DQUOT, "has set for them"),
             (
                 Operation::CreateStream,
                 Errno::INVAL,

@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use crate::consumer::{Part, Wanted};
 use crate::error::{Error, Result};
 use crate::{
-    BufferId, BufferInfo, Change, ConsumerEvent, Event, EventKind, Frame, Image, Joined, Meta,
-    PushedFrame, Rejection,
+    BufferId, BufferInfo, Change, ConsumerEvent, ConsumerOptions, Event, EventKind, Frame, Image,
+    Joined, Meta, Operation, PushedFrame, Rejection,
 };
 
 /// Whom [`Following`] asks
@@ -21,7 +21,9 @@ pub(crate) trait Source {
     fn query(&self, id: BufferId) -> Result<BufferInfo>;
     fn join(&self, id: BufferId) -> Result<Joined>;
     fn get_meta(&self, id: BufferId) -> Result<(u64, Meta)>;
-    fn consume(&mut self, buffer: &BufferInfo) -> Result<Part>;
+    /// If mapping it takes no more VMM mappings than that.
+    fn consume(&mut self, buffer: &BufferInfo, max_windows: u32) -> Result<Part>;
+    /// Asks nobody.
     fn is_revoked(&self, part: &Part) -> bool;
     fn return_frame(&self, part: &Part, frame: u64) -> Result<()>;
 }
@@ -60,6 +62,8 @@ struct Current {
 pub(crate) struct Following {
     wanted: Wanted,
     rejoin: bool,
+    /// VMM mappings that all parts may take.
+    max_windows: u32,
     /// A stream was there, and is over or was refused; and no other is wanted.
     done: bool,
     current: Option<Current>,
@@ -71,10 +75,11 @@ pub(crate) struct Following {
 }
 
 impl Following {
-    pub(crate) fn new(wanted: Wanted, rejoin: bool) -> Self {
+    pub(crate) fn new(wanted: Wanted, options: &ConsumerOptions) -> Self {
         Self {
             wanted,
-            rejoin,
+            rejoin: options.rejoin,
+            max_windows: options.max_windows,
             done: false,
             current: None,
             offered: BTreeMap::new(),
@@ -249,7 +254,14 @@ impl Following {
         if !wanted || self.consumed.contains_key(&id) || !self.offered.contains_key(&id) {
             return Ok(());
         }
-        let part = source.consume(&buffer);
+        // One for each at least, so that it limits their number, too.
+        let parts = self.consumed.values();
+        let used = parts.map(|consumed| consumed.part.windows().max(1));
+        let used = used.fold(0_u32, u32::saturating_add);
+        let part = match self.max_windows.saturating_sub(used) {
+            0 => Err(Error::new(Operation::Consume, Errno::DQUOT)),
+            left => source.consume(&buffer, left),
+        };
         let both = part.and_then(|part| Ok((part, source.get_meta(id)?)));
         match settled(both)? {
             Ok((part, (meta_seq, meta))) => {

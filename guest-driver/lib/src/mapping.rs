@@ -310,6 +310,13 @@ pub(crate) fn is_gone(fd: BorrowedFd<'_>) -> bool {
     probe(fd) == Err(GONE)
 }
 
+/// As [`is_gone`], of an import. Its driver refuses to map one that is gone into a process, and
+/// neither asks the host nor takes a window before the first access.
+pub(crate) fn is_import_gone(fd: BorrowedFd<'_>) -> bool {
+    // Less than a page is a page.
+    matches!(Region::map(fd, 1, Rights::READ), Err(GONE))
+}
+
 /// Begins and ends an access, which has an import mapped into this VM.
 fn probe(fd: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
     let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);

@@ -22,7 +22,6 @@ const SIZE: u64 = 4096;
 const PEER: u64 = 2;
 
 /// What it answers, and what it was asked for.
-#[derive(Default)]
 struct Host {
     changes: VecDeque<Change>,
     metas: RefCell<BTreeMap<BufferId, (u64, Meta)>>,
@@ -33,6 +32,8 @@ struct Host {
     silent: Cell<bool>,
     asked: RefCell<Vec<String>>,
     handles: u32,
+    /// That each import takes.
+    windows: u32,
 }
 
 fn id(n: u8) -> BufferId {
@@ -41,6 +42,26 @@ fn id(n: u8) -> BufferId {
 
 fn null() -> Arc<OwnedFd> {
     Arc::new(std::fs::File::open("/dev/null").unwrap().into())
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            changes: VecDeque::new(),
+            metas: RefCell::default(),
+            refused: BTreeMap::new(),
+            gone: RefCell::default(),
+            silent: Cell::new(false),
+            asked: RefCell::default(),
+            handles: 0,
+            windows: 1,
+        }
+    }
+}
+
+fn too_fragmented() -> Error {
+    let status = Status::TooFragmented.number();
+    Error::of_host(Operation::Consume, Errno::NOSPC.into(), status)
 }
 
 impl Host {
@@ -116,8 +137,11 @@ impl Source for Host {
         Ok(meta.unwrap_or((1, Meta::new())))
     }
 
-    fn consume(&mut self, buffer: &BufferInfo) -> Result<Part> {
+    fn consume(&mut self, buffer: &BufferInfo, max_windows: u32) -> Result<Part> {
         self.answer(format!("consume {}", buffer.id.0[0]), buffer.id)?;
+        if self.windows > max_windows {
+            return Err(too_fragmented());
+        }
         self.gone.borrow_mut().retain(|id| *id != buffer.id);
         self.handles += 1;
         let fd = memfd_create("part", MemfdFlags::CLOEXEC).unwrap();
@@ -130,7 +154,7 @@ impl Source for Host {
             owner: PEER,
             way: Way::Direct,
             properties: Properties::default(),
-            windows: 1,
+            windows: self.windows,
         };
         let import = FrameImport::new(null(), self.handles, import);
         Ok(Part::new(import, Rights::READ))
@@ -176,8 +200,12 @@ fn plain() -> PushedFrame {
 }
 
 fn camera(rejoin: bool) -> Following {
+    limited(&ConsumerOptions::new().rejoin(rejoin))
+}
+
+fn limited(options: &ConsumerOptions) -> Following {
     let name = Name::new("camera").unwrap();
-    Following::new(Wanted::Named { peer: PEER, name }, rejoin)
+    Following::new(Wanted::Named { peer: PEER, name }, options)
 }
 
 /// A host with stream 1 of the parts 2 and 3, which are consumed by handles 1 and 2.
@@ -246,7 +274,7 @@ fn the_record_is_read_before_the_buffers_whatever_came_first() {
 #[test]
 fn a_stream_is_found_by_its_id_too() {
     let mut host = Host::default();
-    let mut following = Following::new(Wanted::Id(id(6)), false);
+    let mut following = Following::new(Wanted::Id(id(6)), &ConsumerOptions::new());
     host.offer(stream(1));
     host.offer(stream(6));
     host.offer(stream(7));
@@ -476,4 +504,38 @@ fn after_lost_events_what_is_gone_is_reported_and_imported_again() {
     host.push(1, &[2], plain());
     host.push(3, &[2], plain());
     assert_eq!(events(&mut following, &mut host), ["frame 40 [2]"]);
+}
+
+#[test]
+fn a_producer_of_many_buffers_takes_no_more_mappings_than_are_allowed() {
+    let (mut host, mut following) = (Host::default(), camera(false));
+    host.offer(stream(1));
+    for n in 10..50 {
+        host.offer(part(n, 1));
+    }
+    let mut wanted = vec!["joined 1".to_owned()];
+    wanted.extend((42..50).map(|n| format!("refused {n} None")));
+    assert_eq!(events(&mut following, &mut host), wanted);
+    let asked = host.asked();
+    assert_eq!(
+        asked.iter().filter(|it| it.starts_with("consume")).count(),
+        32
+    );
+}
+
+#[test]
+fn a_buffer_in_many_pieces_counts_as_many_buffers() {
+    let mut host = Host {
+        windows: 3,
+        ..Host::default()
+    };
+    let mut following = limited(&ConsumerOptions::new().max_windows(7));
+    host.offer(stream(1));
+    for n in 2..5 {
+        host.offer(part(n, 1));
+    }
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["joined 1", "refused 4 Some(TooFragmented)"]
+    );
 }
