@@ -103,7 +103,8 @@ pub enum Rejection {
     NotUnderstood,
     /// It has a buffer that this VM cannot import.
     Buffer(BufferId),
-    /// A plane of its image is not all in its buffers: its offset, stride or rows are wrong.
+    /// A plane of its image is not all in its buffers: its offset, stride or rows are wrong. Or
+    /// the image is linear, and a plane has no bytes, or the first fewer rows than the image.
     Image,
     /// It says to use more bytes than its buffers have.
     BytesUsed,
@@ -118,8 +119,8 @@ impl fmt::Display for Rejection {
             Self::NotUnderstood => f.write_str("its record is of a newer version: update this one"),
             Self::Buffer(id) => write!(f, "its buffer {id} cannot be imported here"),
             Self::Image => f.write_str(
-                "its image does not fit its buffers: its producer has its offsets, strides or \
-                 rows wrong",
+                "its image does not fit its planes, or those its buffers: its producer has its \
+                 offsets, strides or rows wrong",
             ),
             Self::BytesUsed => {
                 f.write_str("it has more bytes than its buffers: its producer has that wrong")
@@ -283,8 +284,12 @@ impl Frame {
     }
 
     /// What it shows. Each plane is in the frame's buffers, and so is what the record's
-    /// `bytes_used` says; the record's crop is in the image. Whether a row of so many pixels is
-    /// within its stride is for those to look at who know the format.
+    /// `bytes_used` says; the record's crop is in the image. Of a linear image
+    /// ([modifier](Image::modifier) 0) no plane is empty, and the first has no fewer rows than the
+    /// image. Nothing else binds the planes to the image's width and height: whether a row of so
+    /// many pixels is within its stride, and whether the other planes have all rows, is for those
+    /// to look at who know the format, before they reach for a pixel. Of another layout not even
+    /// the rows are looked at.
     #[must_use]
     pub fn image(&self) -> Option<&Image> {
         self.image.as_ref()

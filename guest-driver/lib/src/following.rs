@@ -396,7 +396,7 @@ fn fits(
     let Some(image) = image else {
         return Ok(());
     };
-    if !image.fits_frame(sizes) {
+    if !image.fits_frame(sizes) || !has_rows(image) {
         return Err(Rejection::Image);
     }
     let within = |start: i32, length: u32, whole: u32| {
@@ -413,6 +413,21 @@ fn fits(
         _ => Ok(()),
     }
 }
+
+/// Whether a linear image has as many rows as it is high. Planes of no bytes fit any buffer. Of
+/// another layout the planes' rows need not be those of the image, or are not known.
+fn has_rows(image: &Image) -> bool {
+    if image.modifier != LINEAR {
+        return true;
+    }
+    let mut planes = image.planes.iter();
+    let high = image.planes.first();
+    high.is_some_and(|first| first.rows >= image.height)
+        && planes.all(|plane| plane.stride != 0 && plane.rows != 0)
+}
+
+/// `DRM_FORMAT_MOD_LINEAR`.
+const LINEAR: u64 = 0;
 
 /// An error that ends the call, because it is to be tried again: the host has not answered, or
 /// the device is gone. Any other is an answer.

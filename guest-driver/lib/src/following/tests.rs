@@ -539,3 +539,39 @@ fn a_buffer_in_many_pieces_counts_as_many_buffers() {
         ["joined 1", "refused 4 Some(TooFragmented)"]
     );
 }
+
+#[test]
+fn a_linear_image_has_the_rows_and_bytes_that_it_says() {
+    let linear = |height, planes: &[(u32, u32)]| {
+        let planes = planes
+            .iter()
+            .map(|(stride, rows)| Plane::new(0, *stride, *rows));
+        planes.fold(Image::new(1, 16, height), Image::plane)
+    };
+    for (image, fits) in [
+        (linear(64, &[(64, 64)]), true),
+        (linear(60, &[(64, 64), (32, 30)]), true),
+        (linear(100_000, &[(0, 0)]), false),
+        (linear(64, &[(0, 64)]), false),
+        (linear(64, &[(64, 0)]), false),
+        (linear(65, &[(64, 64)]), false),
+        (linear(64, &[(64, 64), (0, 32)]), false),
+        (linear(64, &[]), false),
+        // A compressed picture, say.
+        (linear(64, &[(0, 0)]).modifier(1), true),
+    ] {
+        let (mut host, mut following) = joined();
+        let meta = Meta::new().image(image.clone());
+        host.metas.borrow_mut().insert(id(2), (2, meta));
+        let newer = PushedFrame {
+            meta_seq: 2,
+            ..plain()
+        };
+        host.push(1, &[2], newer);
+        let wanted = match fits {
+            true => "frame 40 [2]",
+            false => "rejected 40 Image",
+        };
+        assert_eq!(events(&mut following, &mut host), [wanted], "{image:?}");
+    }
+}
