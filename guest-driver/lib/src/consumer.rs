@@ -189,7 +189,8 @@ pub enum ConsumerEvent {
         stream: BufferId,
     },
     /// Any other event: of a peer, of a buffer that is not of this stream, or that events were
-    /// lost. What was lost of this stream comes as the other variants, frames always.
+    /// lost. What was lost of this stream comes as the other variants, frames always. After many
+    /// events in a row of which nothing else came, one of those.
     Other(Event),
 }
 
@@ -393,7 +394,8 @@ fn return_frame(import: &FrameImport, frame: u64) -> Result<()> {
 /// # In an event loop
 /// As [`Offers`]: poll the [descriptor](AsFd) for reading; before the first poll, and whenever it
 /// is readable or hung up, call [`next_event`](Self::next_event) with a timeout of zero until it
-/// returns `None`. That does not wait for events or peers, but asks the host where the stream is
+/// returns `None`; a loop that has more to do may stop before, if it calls it again without a
+/// poll. That does not wait for events or peers, but asks the host where the stream is
 /// new, or a buffer of it, or metadata, or where events were lost, see [`Device`]. A frame in
 /// buffers that are known takes no request but its return. `examples/consumer.rs`:
 ///
@@ -441,10 +443,15 @@ impl Consumer {
     }
 
     fn new(device: Device, wanted: Wanted, options: &ConsumerOptions) -> Self {
+        let offers = match wanted {
+            Wanted::Named { peer, .. } => Offers::of_peer(device, peer),
+            // Whose that is shows when it is offered.
+            Wanted::Id(_) => device.offers(),
+        };
         Self {
             following: Following::new(wanted, options),
             source: Host {
-                offers: device.offers(),
+                offers,
                 write: options.write,
                 enforced: None,
             },

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::consumer::{Part, Wanted};
 use crate::error::{Error, Result};
+use crate::offers::MAX_IDLE;
 use crate::{
     BufferId, BufferInfo, Change, ConsumerEvent, ConsumerOptions, Event, EventKind, Frame, Image,
     Joined, Meta, Operation, PushedFrame, Rejection,
@@ -100,6 +101,7 @@ impl Following {
     ) -> Result<Option<ConsumerEvent>> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let mut taken = 0;
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
@@ -112,7 +114,14 @@ impl Following {
                 continue;
             }
             match source.next_change(left())? {
-                Some(change) => self.take(change),
+                Some(change) => {
+                    taken = u32::saturating_add(taken, 1);
+                    let idle = (taken > MAX_IDLE).then(|| idle_event(&change)).flatten();
+                    self.take(change);
+                    if self.ready.is_empty() {
+                        self.ready.extend(idle.map(ConsumerEvent::Other));
+                    }
+                }
                 None => return Ok(None),
             }
         }
@@ -378,6 +387,18 @@ impl Following {
         let image = first.image.as_ref().or(general).cloned();
         let sizes: Vec<_> = parts.iter().map(|part| part.size()).collect();
         Ok(fits(pushed, image.as_ref(), &sizes).map(|()| (parts, image)))
+    }
+}
+
+/// The event of a change of which nothing may come; those of what was listed are as many as there
+/// are buffers.
+fn idle_event(change: &Change) -> Option<Event> {
+    match change {
+        Change::Offered { event, .. }
+        | Change::Metadata { event, .. }
+        | Change::Revoked { event, .. } => event.clone(),
+        // Is passed on, or is a frame.
+        Change::Other(_) => None,
     }
 }
 

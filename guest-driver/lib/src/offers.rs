@@ -42,7 +42,8 @@ pub enum Change {
         event: Option<Event>,
     },
     /// Any other event: of a peer, of a buffer of this VM, of a further import of a revoked
-    /// buffer, or that events were lost.
+    /// buffer, or that events were lost. After many events in a row that changed nothing, one of
+    /// those.
     ///
     /// After an [`Overflow`](EventKind::Overflow), what was lost of offers is reported as the
     /// other changes. Of the rest nobody keeps account here: who imports or exports looks after
@@ -61,7 +62,9 @@ pub enum Change {
 /// # In an event loop
 /// Poll the [descriptor](AsFd) for reading. At the start, before the first poll, and whenever it
 /// is readable or hung up, call [`next_change`](Self::next_change) with a timeout of zero until
-/// it returns `None`. When it fails because the host did not answer (`ETIMEDOUT`), call it again
+/// it returns `None`. Other VMs may keep it from ever doing so: a loop that has more to do may stop
+/// before, if it calls it again without a poll. Each call reads at most some 64 events. When it
+/// fails because the host did not answer (`ETIMEDOUT`), call it again
 /// after some time, too: the descriptor may not become readable for that.
 ///
 /// `next_change` with a timeout of zero does not wait for events. But where an event alone is not
@@ -83,6 +86,18 @@ impl Offers {
         Self {
             device,
             book: Book::default(),
+        }
+    }
+
+    /// Those of one peer alone: what others offer is not asked for, and its events come as
+    /// [`Change::Other`].
+    pub(crate) fn of_peer(device: Device, peer: u64) -> Self {
+        Self {
+            device,
+            book: Book {
+                peer: Some(peer),
+                ..Book::default()
+            },
         }
     }
 
@@ -147,6 +162,8 @@ impl Source for Device {
 /// is used twice, so that what is gone stays so.
 #[derive(Debug, Default)]
 struct Book {
+    /// Whose offers count; `None`: those of all.
+    peer: Option<u64>,
     /// What was reported as offered.
     offered: BTreeMap<BufferId, BufferInfo>,
     /// Reported next.
@@ -161,6 +178,7 @@ impl Book {
     fn next(&mut self, source: &impl Source, timeout: Option<Duration>) -> Result<Option<Change>> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let mut read = 0;
         loop {
             if !self.listed {
                 self.compare(source.list()?);
@@ -174,19 +192,28 @@ impl Book {
                 return Ok(Some(change));
             }
             match source.next_event(left())? {
-                Some(event) => self.take(event),
+                Some(event) => {
+                    read = u32::saturating_add(read, 1);
+                    let idle = (read > MAX_IDLE).then(|| event.clone());
+                    self.take(event);
+                    if self.ready.is_empty() && self.unknown.is_none() {
+                        self.ready.extend(idle.map(Change::Other));
+                    }
+                }
                 None => return Ok(None),
             }
         }
     }
 
+    /// Whether the offers of that peer count.
+    fn heeds(&self, peer: u64) -> bool {
+        self.peer.is_none_or(|only| only == peer)
+    }
+
     /// Reports how the list differs from what was reported.
-    fn compare(&mut self, list: Vec<BufferInfo>) {
-        let now: BTreeSet<_> = list
-            .iter()
-            .filter(|buffer| !buffer.owned)
-            .map(|buffer| buffer.id)
-            .collect();
+    fn compare(&mut self, mut list: Vec<BufferInfo>) {
+        list.retain(|buffer| !buffer.owned && self.heeds(buffer.owner));
+        let now: BTreeSet<_> = list.iter().map(|buffer| buffer.id).collect();
         let ready = &mut self.ready;
         self.offered.retain(|id, buffer| {
             let still = now.contains(id);
@@ -199,7 +226,7 @@ impl Book {
             still
         });
         // In the order of the list, which is that of the exports.
-        for buffer in list.into_iter().filter(|buffer| !buffer.owned) {
+        for buffer in list {
             if self.offered.contains_key(&buffer.id) {
                 self.describe(buffer, None);
             } else {
@@ -227,6 +254,9 @@ impl Book {
     fn take(&mut self, event: Event) {
         match event.kind {
             EventKind::Offer if self.offered.contains_key(&event.id) => {}
+            EventKind::Offer if !self.heeds(event.peer) => {
+                self.ready.push_back(Change::Other(event));
+            }
             EventKind::Offer => self.unknown = Some(event),
             EventKind::Meta => match self.offered.get(&event.id) {
                 Some(known) => {
@@ -261,6 +291,10 @@ impl Book {
         Ok(())
     }
 }
+
+/// Events that a call takes which change nothing, before it returns one. Other VMs can have as
+/// many as they like, and whoever waits for no event is to get out of the call.
+pub(crate) const MAX_IDLE: u32 = 64;
 
 #[cfg(test)]
 mod tests {
@@ -514,6 +548,35 @@ mod tests {
         host.revoke(1);
         host.report(EventKind::Meta, 1);
         assert_eq!(changes(&mut book, &host), ["-1", "M1!"]);
+    }
+
+    #[test]
+    fn events_that_change_nothing_end_a_call_when_they_are_many() {
+        let (host, mut book) = (Host::default(), Book::default());
+        host.export(1);
+        assert_eq!(changes(&mut book, &host), ["+1!"]);
+        for _ in 0..66 {
+            host.report(EventKind::Offer, 1);
+        }
+        let change = book.next(&host, NOW).unwrap();
+        assert!(matches!(change, Some(Change::Other(_))), "{change:?}");
+        assert_eq!(host.events.borrow().len(), 1);
+        assert_eq!(changes(&mut book, &host), [""; 0]);
+    }
+
+    #[test]
+    fn what_others_offer_is_not_asked_for_if_only_one_peer_counts() {
+        let host = Host::default();
+        let mut book = Book {
+            peer: Some(3),
+            ..Book::default()
+        };
+        host.export(1);
+        assert_eq!(changes(&mut book, &host), ["O1!"]);
+        // A question would fail.
+        host.report(EventKind::Offer, 2);
+        *host.silent.borrow_mut() = true;
+        assert_eq!(changes(&mut book, &host), ["O2!"]);
     }
 
     #[test]

@@ -575,3 +575,17 @@ fn a_linear_image_has_the_rows_and_bytes_that_it_says() {
         assert_eq!(events(&mut following, &mut host), [wanted], "{image:?}");
     }
 }
+
+#[test]
+fn changes_of_which_nothing_comes_end_a_call_when_they_are_many() {
+    let (mut host, mut following) = joined();
+    for n in 0..66 {
+        let event = Some(Event::new(EventKind::Offer));
+        // Of another stream, and parts that are asked for without a word.
+        let buffer = part(100 + n, 1 + u8::from(n % 4 != 0));
+        host.changes.push_back(Change::Offered { buffer, event });
+    }
+    let first = following.next(&mut host, NOW).unwrap();
+    assert_eq!(first.as_ref().map(short).as_deref(), Some("other OFFER"));
+    assert_eq!(host.changes.len(), 1);
+}
