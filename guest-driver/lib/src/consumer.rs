@@ -6,7 +6,7 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bufshare_protocol::ioctl as abi;
 use bufshare_protocol::limits::MAX_FRAME_BUFFERS;
@@ -172,8 +172,11 @@ pub enum ConsumerEvent {
         /// The frame in it that this program has, which is not to be given back any more.
         frame: Option<u64>,
     },
-    /// The stream or a buffer of it cannot be joined or consumed, as the error says. That is not
-    /// tried again.
+    /// The stream or a buffer of it cannot be joined or consumed, as the error says. It is tried
+    /// again when events were lost; and, if too little of something was there, or the host failed,
+    /// by calls of [`Consumer::next_event`], about once a second. This is not said again
+    /// meanwhile. The descriptor does not become readable for that: a loop that polls does so for
+    /// a second at most, if it wants to join or consume what it can as soon as it can.
     #[non_exhaustive]
     Refused {
         /// Which.
@@ -505,6 +508,10 @@ struct Host {
 }
 
 impl Source for Host {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
     fn next_change(&mut self, timeout: Option<Duration>) -> Result<Option<Change>> {
         self.offers.next_change(timeout)
     }

@@ -2,7 +2,7 @@
 //! What a consumer makes of the changes of the offers: which stream it joins, what it consumes,
 //! and which frames it takes
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,12 @@ use crate::error::{Error, Result};
 use crate::offers::MAX_IDLE;
 use crate::{
     BufferId, BufferInfo, Change, ConsumerEvent, ConsumerOptions, Event, EventKind, Frame, Image,
-    Joined, Meta, Operation, PushedFrame, Rejection,
+    Joined, Meta, Operation, PushedFrame, Rejection, Status,
 };
 
 /// Whom [`Following`] asks
 pub(crate) trait Source {
+    fn now(&self) -> Instant;
     fn next_change(&mut self, timeout: Option<Duration>) -> Result<Option<Change>>;
     fn query(&self, id: BufferId) -> Result<BufferInfo>;
     fn join(&self, id: BufferId) -> Result<Joined>;
@@ -36,6 +37,8 @@ enum Task {
     /// Read the stream's record anew.
     Record,
     Consume(BufferInfo),
+    /// Join the stream anew.
+    Renew,
     /// Events were lost: see which imports are still there.
     Verify,
     Frame(Event),
@@ -73,7 +76,16 @@ pub(crate) struct Following {
     consumed: BTreeMap<BufferId, Consumed>,
     tasks: VecDeque<Task>,
     ready: VecDeque<ConsumerEvent>,
+    /// What was refused, and that was said.
+    refused: BTreeSet<BufferId>,
+    /// What was refused and may not be the next time: tried one by one.
+    later: VecDeque<Task>,
+    /// When the first of those is tried; `None`: at once.
+    retry: Option<Instant>,
 }
+
+/// Between two tries of what was refused: soon for people, and no load for the host.
+const RETRY: Duration = Duration::from_secs(1);
 
 impl Following {
     pub(crate) fn new(wanted: Wanted, options: &ConsumerOptions) -> Self {
@@ -87,6 +99,9 @@ impl Following {
             consumed: BTreeMap::new(),
             tasks: VecDeque::new(),
             ready: VecDeque::new(),
+            refused: BTreeSet::new(),
+            later: VecDeque::new(),
+            retry: None,
         }
     }
 
@@ -113,7 +128,18 @@ impl Following {
                 }
                 continue;
             }
-            match source.next_change(left())? {
+            let retry = self.until_retry(source.now());
+            if retry == Some(Duration::ZERO) {
+                let task = self.next_retry().and_then(|index| self.later.remove(index));
+                self.tasks.extend(task);
+                continue;
+            }
+            let left = left();
+            let wait = match (left, retry) {
+                (Some(left), Some(retry)) => Some(left.min(retry)),
+                (left, retry) => left.or(retry),
+            };
+            match source.next_change(wait)? {
                 Some(change) => {
                     taken = u32::saturating_add(taken, 1);
                     let idle = (taken > MAX_IDLE).then(|| idle_event(&change)).flatten();
@@ -122,7 +148,9 @@ impl Following {
                         self.ready.extend(idle.map(ConsumerEvent::Other));
                     }
                 }
-                None => return Ok(None),
+                None if wait == left => return Ok(None),
+                // It is time for what is to be tried again.
+                None => {}
             }
         }
     }
@@ -153,16 +181,26 @@ impl Following {
     }
 
     fn revoke(&mut self, buffer: &BufferInfo) {
-        self.offered.remove(&buffer.id);
-        self.end_import(buffer.id);
+        self.forget(buffer.id);
         if self.stream() == Some(buffer.id) {
             self.leave(buffer.id);
         }
     }
 
+    /// There is no such buffer any more.
+    fn forget(&mut self, id: BufferId) {
+        self.later
+            .retain(|task| !matches!(task, Task::Consume(buffer) if buffer.id == id));
+        self.offered.remove(&id);
+        self.refused.remove(&id);
+        self.end_import(id);
+    }
+
     /// The import of that buffer is of no use any more.
     fn end_import(&mut self, id: BufferId) {
         if let Some(consumed) = self.consumed.remove(&id) {
+            // There may be room for another one.
+            self.retry = None;
             self.ready.push_back(ConsumerEvent::Revoked {
                 buffer: id,
                 frame: consumed.part.revoke(),
@@ -198,14 +236,50 @@ impl Following {
             Task::Join(stream) => self.join(source, stream.clone()),
             Task::Record => self.read_record(source),
             Task::Consume(buffer) => self.consume(source, buffer.clone()),
+            Task::Renew => self.renew(source),
             Task::Verify => self.verify(source),
             Task::Frame(event) => self.frame(source, event),
         }
     }
 
+    /// Says it once, and tries it again if that may help.
+    fn refuse(&mut self, now: Instant, buffer: BufferInfo, error: Error, task: Task) {
+        if may_pass(&error) {
+            self.later.push_back(task);
+        }
+        self.retry = now.checked_add(RETRY);
+        if self.refused.insert(buffer.id) {
+            self.ready
+                .push_back(ConsumerEvent::Refused { buffer, error });
+        }
+    }
+
+    /// Which is to be tried next of what was refused. Where there is no room, it asks nobody.
+    fn next_retry(&self) -> Option<usize> {
+        let room = self.windows_left() != 0;
+        let mut later = self.later.iter();
+        later.position(|task| room || !matches!(task, Task::Consume(_)))
+    }
+
+    /// How long until that.
+    fn until_retry(&self, now: Instant) -> Option<Duration> {
+        self.next_retry()?;
+        let left = self.retry.map(|retry| retry.saturating_duration_since(now));
+        Some(left.unwrap_or_default())
+    }
+
+    /// VMM mappings that further parts may take.
+    fn windows_left(&self) -> u32 {
+        // One for each at least, so that it limits their number, too.
+        let parts = self.consumed.values();
+        let used = parts.map(|consumed| consumed.part.windows().max(1));
+        self.max_windows
+            .saturating_sub(used.fold(0, u32::saturating_add))
+    }
+
     /// Its record is read before its buffers are consumed.
     fn join(&mut self, source: &mut impl Source, stream: BufferInfo) -> Result<()> {
-        if self.current.is_some() {
+        if self.current.is_some() || self.done {
             return Ok(());
         }
         let joined = source.join(stream.id);
@@ -215,6 +289,7 @@ impl Following {
                 let parts = self.offered.values();
                 let parts = parts.filter(|part| part.stream == Some(stream.id));
                 self.tasks.extend(parts.cloned().map(Task::Consume));
+                self.refused.remove(&stream.id);
                 self.current = Some(Current {
                     info: stream.clone(),
                     _joined: joined,
@@ -226,11 +301,9 @@ impl Following {
             // It is gone again.
             Err(error) if error.is_absent() => {}
             Err(error) => {
-                self.done = !self.rejoin;
-                self.ready.push_back(ConsumerEvent::Refused {
-                    buffer: stream,
-                    error,
-                });
+                self.done = !self.rejoin && !may_pass(&error);
+                let task = Task::Join(stream.clone());
+                self.refuse(source.now(), stream, error, task);
             }
         }
         Ok(())
@@ -263,11 +336,7 @@ impl Following {
         if !wanted || self.consumed.contains_key(&id) || !self.offered.contains_key(&id) {
             return Ok(());
         }
-        // One for each at least, so that it limits their number, too.
-        let parts = self.consumed.values();
-        let used = parts.map(|consumed| consumed.part.windows().max(1));
-        let used = used.fold(0_u32, u32::saturating_add);
-        let part = match self.max_windows.saturating_sub(used) {
+        let part = match self.windows_left() {
             0 => Err(Error::new(Operation::Consume, Errno::DQUOT)),
             left => source.consume(&buffer, left),
         };
@@ -280,29 +349,47 @@ impl Following {
                     image: meta.image,
                 };
                 self.consumed.insert(id, consumed);
+                self.refused.remove(&id);
             }
             Err(error) if error.is_absent() => {}
-            Err(error) => self
-                .ready
-                .push_back(ConsumerEvent::Refused { buffer, error }),
+            Err(error) => {
+                let task = Task::Consume(buffer.clone());
+                self.refuse(source.now(), buffer, error, task);
+            }
         }
         Ok(())
     }
 
-    /// After a suspend all imports are gone, and what they are of may still be offered.
-    fn verify(&mut self, source: &mut impl Source) -> Result<()> {
-        if let Some(current) = &mut self.current {
-            match settled(source.join(current.info.id))? {
-                Ok(joined) => current._joined = joined,
-                // The offers say so next.
-                Err(error) if error.is_absent() => {}
-                Err(error) => {
-                    let buffer = current.info.clone();
-                    self.ready
-                        .push_back(ConsumerEvent::Refused { buffer, error });
-                }
+    fn renew(&mut self, source: &mut impl Source) -> Result<()> {
+        let Some(current) = &mut self.current else {
+            return Ok(());
+        };
+        match settled(source.join(current.info.id))? {
+            Ok(joined) => {
+                current._joined = joined;
+                self.refused.remove(&current.info.id);
+            }
+            // The offers say so next.
+            Err(error) if error.is_absent() => {}
+            Err(error) => {
+                let buffer = current.info.clone();
+                self.refuse(source.now(), buffer, error, Task::Renew);
             }
         }
+        Ok(())
+    }
+
+    /// After a suspend all imports are gone, and what they are of may still be offered. What was
+    /// refused before may not be now.
+    fn verify(&mut self, source: &mut impl Source) -> Result<()> {
+        self.later
+            .retain(|task| !matches!(task, Task::Consume(_) | Task::Renew));
+        let stream = self.stream();
+        let refused = self.refused.iter().filter_map(|id| self.offered.get(id));
+        let refused = refused.filter(|buffer| buffer.stream == stream);
+        self.later.extend(refused.cloned().map(Task::Consume));
+        self.retry = None;
+        self.renew(source)?;
         let gone = self.consumed.iter();
         let gone = gone.filter(|(_, consumed)| source.is_revoked(&consumed.part));
         for id in gone.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -366,7 +453,9 @@ impl Following {
                     _ => return Ok(Err(Rejection::Buffer(id))),
                 }
             }
-            if let Some(buffer) = self.offered.get(&id) {
+            if let Some(buffer) = self.offered.get(&id)
+                && !self.refused.contains(&id)
+            {
                 self.consume(source, buffer.clone())?;
             }
             match self.consumed.get(&id) {
@@ -459,6 +548,22 @@ fn settled<T>(result: Result<T>) -> Result<std::result::Result<T, Error>> {
             (None, Some(Errno::TIMEDOUT | Errno::NODEV | Errno::INTR)) => Err(error),
             _ => Ok(Err(error)),
         },
+    }
+}
+
+/// Whether that which was refused may not be some time later: others use what there is too
+/// little of, or have not ended what they did before a reset.
+fn may_pass(error: &Error) -> bool {
+    match (error.status, Errno::from_io_error(&error.errno)) {
+        (Some(status), _) => matches!(
+            status,
+            Status::TooMany | Status::NoWindow | Status::NoSpace | Status::Busy | Status::HostError
+        ),
+        (None, Some(errno)) => matches!(
+            errno,
+            Errno::BUSY | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::USERS | Errno::DQUOT
+        ),
+        (None, None) => false,
     }
 }
 

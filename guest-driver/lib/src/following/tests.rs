@@ -34,6 +34,7 @@ struct Host {
     handles: u32,
     /// That each import takes.
     windows: u32,
+    now: Cell<Instant>,
 }
 
 fn id(n: u8) -> BufferId {
@@ -55,6 +56,7 @@ impl Default for Host {
             asked: RefCell::default(),
             handles: 0,
             windows: 1,
+            now: Cell::new(Instant::now()),
         }
     }
 }
@@ -111,14 +113,33 @@ impl Host {
         self.metas.borrow_mut().insert(id(n), (seq, meta));
     }
 
+    /// So many seconds in which nothing is to be said.
+    fn wait(&mut self, following: &mut Following, seconds: u64) {
+        let end = self.now.get() + Duration::from_secs(seconds);
+        while self.now.get() < end {
+            // As many calls as a loop that wakes up too often makes.
+            self.now.set(self.now.get() + Duration::from_millis(500));
+            assert_eq!(events(following, self), [""; 0]);
+        }
+    }
+
     fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.asked.borrow_mut())
     }
 }
 
 impl Source for Host {
-    fn next_change(&mut self, _: Option<Duration>) -> Result<Option<Change>> {
-        Ok(self.changes.pop_front())
+    fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// Time passes by waits alone.
+    fn next_change(&mut self, timeout: Option<Duration>) -> Result<Option<Change>> {
+        let change = self.changes.pop_front();
+        if change.is_none() {
+            self.now.set(self.now.get() + timeout.unwrap());
+        }
+        Ok(change)
     }
 
     fn query(&self, id: BufferId) -> Result<BufferInfo> {
@@ -445,7 +466,7 @@ fn a_stream_that_goes_before_it_is_joined_is_no_error() {
 }
 
 #[test]
-fn what_is_refused_is_said_and_not_tried_again() {
+fn what_is_refused_is_said_and_not_tried_again_until_events_are_lost() {
     let (mut host, mut following) = (Host::default(), camera(false));
     host.refused.insert(id(2), Status::RoNotEnforced);
     host.offer(stream(1));
@@ -456,6 +477,87 @@ fn what_is_refused_is_said_and_not_tried_again() {
         ["joined 1", "refused 2 Some(RoNotEnforced)"]
     );
     assert_eq!(following.consumed.len(), 1);
+    host.asked();
+    host.wait(&mut following, 3);
+    assert_eq!(host.asked(), [""; 0]);
+    // Nor for a frame.
+    host.push(1, &[3, 2], plain());
+    let why = Rejection::Buffer(id(2));
+    let rejected = format!("rejected 40 {why:?}");
+    assert_eq!(events(&mut following, &mut host), [rejected]);
+    assert_eq!(host.asked(), ["return 3 40"]);
+
+    host.event(Event::new(EventKind::Overflow));
+    assert_eq!(events(&mut following, &mut host), ["other OVERFLOW"]);
+    assert_eq!(host.asked(), ["join 1", "consume 2"]);
+    host.refused.clear();
+    host.event(Event::new(EventKind::Overflow));
+    assert_eq!(events(&mut following, &mut host), ["other OVERFLOW"]);
+    assert_eq!(following.consumed.len(), 2);
+}
+
+#[test]
+fn what_may_not_be_refused_later_is_tried_again_once_a_second() {
+    let (mut host, mut following) = (Host::default(), camera(false));
+    host.refused.insert(id(1), Status::TooMany);
+    host.offer(stream(1));
+    host.offer(part(2, 1));
+    host.offer(part(3, 1));
+    let refused = |n: u8| format!("refused {n} Some(TooMany)");
+    assert_eq!(events(&mut following, &mut host), [refused(1)]);
+    assert_eq!(events(&mut following, &mut host), [""; 0]);
+    assert_eq!(host.asked(), ["join 1"]);
+    host.wait(&mut following, 3);
+    assert_eq!(host.asked(), ["join 1"; 3]);
+
+    host.refused = [2, 3].map(|n| (id(n), Status::TooMany)).into();
+    let event = following.next(&mut host, None).unwrap();
+    assert_eq!(event.as_ref().map(short).as_deref(), Some("joined 1"));
+    assert_eq!(events(&mut following, &mut host), [refused(2), refused(3)]);
+    host.asked();
+    // One of them at a time, and those that are gone not at all.
+    host.wait(&mut following, 1);
+    host.wait(&mut following, 1);
+    assert_eq!(host.asked(), ["consume 2", "consume 3"]);
+    host.revoke(part(2, 1));
+    host.refused.clear();
+    host.wait(&mut following, 2);
+    assert_eq!(host.asked(), ["consume 3", "meta 3"]);
+    host.push(1, &[3], plain());
+    assert_eq!(events(&mut following, &mut host), ["frame 40 [3]"]);
+}
+
+#[test]
+fn a_stream_that_cannot_be_joined_anew_is_tried_again() {
+    let (mut host, mut following) = joined();
+    host.refused.insert(id(1), Status::TooMany);
+    host.event(Event::new(EventKind::Overflow));
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["other OVERFLOW", "refused 1 Some(TooMany)"]
+    );
+    host.refused.clear();
+    host.wait(&mut following, 3);
+    assert_eq!(host.asked(), ["join 1"; 2]);
+}
+
+#[test]
+fn a_buffer_for_which_there_is_no_room_waits_for_it_and_asks_nobody() {
+    let mut host = Host::default();
+    let mut following = limited(&ConsumerOptions::new().max_windows(1));
+    host.offer(stream(1));
+    host.offer(part(2, 1));
+    host.offer(part(3, 1));
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["joined 1", "refused 3 None"]
+    );
+    host.asked();
+    host.wait(&mut following, 3);
+    assert_eq!(host.asked(), [""; 0]);
+    host.revoke(part(2, 1));
+    assert_eq!(events(&mut following, &mut host), ["revoked 2 None"]);
+    assert_eq!(host.asked(), ["consume 3", "meta 3"]);
 }
 
 #[test]
