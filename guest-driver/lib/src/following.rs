@@ -48,6 +48,8 @@ enum Task {
 #[derive(Debug)]
 struct Consumed {
     part: Arc<Part>,
+    /// It outlives that until it is revoked: frames in it do not count then.
+    stream: Option<BufferId>,
     meta_seq: u64,
     image: Option<Image>,
 }
@@ -345,6 +347,7 @@ impl Following {
             Ok((part, (meta_seq, meta))) => {
                 let consumed = Consumed {
                     part: Arc::new(part),
+                    stream: buffer.stream,
                     meta_seq,
                     image: meta.image,
                 };
@@ -409,7 +412,12 @@ impl Following {
         if first.part.import.handle() != event.handle {
             return Ok(());
         }
+        let over = first.stream != self.stream();
         let first = Arc::clone(&first.part);
+        if over {
+            let _ = source.return_frame(&first, event.value);
+            return Ok(());
+        }
         match self.check(source, event, pushed)? {
             Ok((parts, image)) => {
                 let (number, arrival) = (event.value, pushed.arrival);
@@ -459,8 +467,10 @@ impl Following {
                 self.consume(source, buffer.clone())?;
             }
             match self.consumed.get(&id) {
-                Some(consumed) => parts.push(Arc::clone(&consumed.part)),
-                None => return Ok(Err(Rejection::Buffer(id))),
+                Some(consumed) if consumed.stream == self.stream() => {
+                    parts.push(Arc::clone(&consumed.part));
+                }
+                _ => return Ok(Err(Rejection::Buffer(id))),
             }
         }
         let Some(first) = self.consumed.get_mut(&event.id) else {

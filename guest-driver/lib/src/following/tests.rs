@@ -691,3 +691,28 @@ fn changes_of_which_nothing_comes_end_a_call_when_they_are_many() {
     assert_eq!(first.as_ref().map(short).as_deref(), Some("other OFFER"));
     assert_eq!(host.changes.len(), 1);
 }
+
+#[test]
+fn frames_of_a_stream_that_is_over_are_returned_unseen() {
+    let (mut host, mut following) = (Host::default(), camera(true));
+    host.offer(stream(1));
+    host.offer(part(2, 1));
+    host.revoke(stream(1));
+    host.push(1, &[2], plain());
+    assert_eq!(events(&mut following, &mut host), ["joined 1", "over 1"]);
+    assert_eq!(host.asked().last().unwrap(), "return 2 40");
+    host.offer(stream(4));
+    host.offer(part(5, 4));
+    host.push(1, &[2], plain());
+    host.push(2, &[5], plain());
+    // Nor is an old buffer one of a new frame.
+    host.push(2, &[5, 2], plain());
+    let rejected = format!("rejected 40 {:?}", Rejection::Buffer(id(2)));
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["joined 4", "frame 40 [5]", &rejected]
+    );
+    let asked = host.asked();
+    let returned = asked.iter().filter(|it| it.starts_with("return"));
+    assert_eq!(returned.collect::<Vec<_>>(), ["return 2 40", "return 5 40"]);
+}
