@@ -34,8 +34,8 @@ pub(crate) trait Source {
 #[derive(Debug)]
 enum Task {
     Join(BufferInfo),
-    /// Read the stream's record anew.
-    Record,
+    /// Read the stream's record anew, if that of this number is newer.
+    Record(u64),
     Consume(BufferInfo),
     /// Join the stream anew.
     Renew,
@@ -60,6 +60,7 @@ struct Current {
     info: BufferInfo,
     /// Leaves it when dropped.
     _joined: Joined,
+    record_seq: u64,
     image: Option<Image>,
 }
 
@@ -163,7 +164,7 @@ impl Following {
             Change::Metadata { buffer, .. } => {
                 // That of a buffer is read when a frame needs it.
                 if self.stream() == Some(buffer.id) {
-                    self.tasks.push_back(Task::Record);
+                    self.tasks.push_back(Task::Record(buffer.meta_seq));
                 }
             }
             Change::Revoked { buffer, .. } => self.revoke(&buffer),
@@ -236,7 +237,7 @@ impl Following {
     fn run(&mut self, source: &mut impl Source, task: &Task) -> Result<()> {
         match task {
             Task::Join(stream) => self.join(source, stream.clone()),
-            Task::Record => self.read_record(source),
+            Task::Record(seq) => self.read_record(source, *seq),
             Task::Consume(buffer) => self.consume(source, buffer.clone()),
             Task::Renew => self.renew(source),
             Task::Verify => self.verify(source),
@@ -285,9 +286,9 @@ impl Following {
             return Ok(());
         }
         let joined = source.join(stream.id);
-        let both = joined.and_then(|joined| Ok((joined, source.get_meta(stream.id)?.1)));
+        let both = joined.and_then(|joined| Ok((joined, source.get_meta(stream.id)?)));
         match settled(both)? {
-            Ok((joined, record)) => {
+            Ok((joined, (record_seq, record))) => {
                 let parts = self.offered.values();
                 let parts = parts.filter(|part| part.stream == Some(stream.id));
                 self.tasks.extend(parts.cloned().map(Task::Consume));
@@ -295,6 +296,7 @@ impl Following {
                 self.current = Some(Current {
                     info: stream.clone(),
                     _joined: joined,
+                    record_seq,
                     image: record.image.clone(),
                 });
                 self.ready
@@ -311,12 +313,15 @@ impl Following {
         Ok(())
     }
 
-    fn read_record(&mut self, source: &mut impl Source) -> Result<()> {
-        let Some(current) = &mut self.current else {
+    fn read_record(&mut self, source: &mut impl Source, seq: u64) -> Result<()> {
+        let current = self.current.as_mut();
+        let Some(current) = current.filter(|current| current.record_seq < seq) else {
             return Ok(());
         };
         match settled(source.get_meta(current.info.id))? {
-            Ok((_, record)) => {
+            // What is read may be newer than what was heard of.
+            Ok((seq, record)) => {
+                current.record_seq = seq;
                 current.image.clone_from(&record.image);
                 self.ready.push_back(ConsumerEvent::Record { record });
             }

@@ -91,6 +91,16 @@ impl Host {
         self.changes.push_back(Change::Revoked { buffer, event });
     }
 
+    /// That its record of this number is there.
+    fn change_record(&mut self, n: u8, meta_seq: u64) {
+        let buffer = BufferInfo {
+            meta_seq,
+            ..stream(n)
+        };
+        let event = None;
+        self.changes.push_back(Change::Metadata { buffer, event });
+    }
+
     fn event(&mut self, event: Event) {
         self.changes.push_back(Change::Other(event));
     }
@@ -394,10 +404,7 @@ fn the_format_of_the_stream_is_that_of_buffers_that_say_none() {
         ["joined 1", "rejected 40 Image"]
     );
     host.set_image(1, 2, 64);
-    host.changes.push_back(Change::Metadata {
-        buffer: stream(1),
-        event: None,
-    });
+    host.change_record(1, 2);
     host.push(1, &[2], plain());
     assert_eq!(
         events(&mut following, &mut host),
@@ -715,4 +722,20 @@ fn frames_of_a_stream_that_is_over_are_returned_unseen() {
     let asked = host.asked();
     let returned = asked.iter().filter(|it| it.starts_with("return"));
     assert_eq!(returned.collect::<Vec<_>>(), ["return 2 40", "return 5 40"]);
+}
+
+#[test]
+fn a_record_is_read_and_reported_once_however_often_it_changed_before() {
+    let (mut host, mut following) = (Host::default(), camera(false));
+    host.set_image(1, 3, 64);
+    host.offer(stream(1));
+    host.change_record(1, 2);
+    host.change_record(1, 3);
+    assert_eq!(events(&mut following, &mut host), ["joined 1"]);
+    assert_eq!(host.asked(), ["join 1", "meta 1"]);
+    host.set_image(1, 7, 64);
+    host.change_record(1, 4);
+    host.change_record(1, 5);
+    assert_eq!(events(&mut following, &mut host), ["record false"]);
+    assert_eq!(host.asked(), ["meta 1"]);
 }
