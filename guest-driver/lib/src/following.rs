@@ -50,6 +50,7 @@ struct Consumed {
     part: Arc<Part>,
     /// It outlives that until it is revoked: frames in it do not count then.
     stream: Option<BufferId>,
+    /// 0: not read yet.
     meta_seq: u64,
     image: Option<Image>,
 }
@@ -340,32 +341,52 @@ impl Following {
         let id = buffer.id;
         // The stream may be over meanwhile, or the buffer revoked.
         let wanted = self.stream().is_some() && self.stream() == buffer.stream;
-        if !wanted || self.consumed.contains_key(&id) || !self.offered.contains_key(&id) {
+        let known = self.consumed.get(&id).map(|known| known.meta_seq);
+        if !wanted || known.is_some_and(|seq| seq != 0) || !self.offered.contains_key(&id) {
             return Ok(());
         }
-        let part = match self.windows_left() {
-            0 => Err(Error::new(Operation::Consume, Errno::DQUOT)),
-            left => source.consume(&buffer, left),
-        };
-        let both = part.and_then(|part| Ok((part, source.get_meta(id)?)));
-        match settled(both)? {
-            Ok((part, (meta_seq, meta))) => {
-                let consumed = Consumed {
-                    part: Arc::new(part),
-                    stream: buffer.stream,
-                    meta_seq,
-                    image: meta.image,
-                };
-                self.consumed.insert(id, consumed);
-                self.refused.remove(&id);
+        if known.is_none() {
+            let part = match self.windows_left() {
+                0 => Err(Error::new(Operation::Consume, Errno::DQUOT)),
+                left => source.consume(&buffer, left),
+            };
+            match settled(part)? {
+                Ok(part) => {
+                    // Kept also if the host does not answer next: a frame may be there.
+                    let consumed = Consumed {
+                        part: Arc::new(part),
+                        stream: buffer.stream,
+                        meta_seq: 0,
+                        image: None,
+                    };
+                    self.consumed.insert(id, consumed);
+                }
+                Err(error) => {
+                    self.not_consumed(source.now(), buffer, error);
+                    return Ok(());
+                }
             }
-            Err(error) if error.is_absent() => {}
+        }
+        match settled(source.get_meta(id))? {
+            Ok((seq, meta)) => {
+                self.refused.remove(&id);
+                if let Some(consumed) = self.consumed.get_mut(&id) {
+                    (consumed.meta_seq, consumed.image) = (seq, meta.image);
+                }
+            }
             Err(error) => {
-                let task = Task::Consume(buffer.clone());
-                self.refuse(source.now(), buffer, error, task);
+                self.consumed.remove(&id);
+                self.not_consumed(source.now(), buffer, error);
             }
         }
         Ok(())
+    }
+
+    fn not_consumed(&mut self, now: Instant, buffer: BufferInfo, error: Error) {
+        if !error.is_absent() {
+            let task = Task::Consume(buffer.clone());
+            self.refuse(now, buffer, error, task);
+        }
     }
 
     fn renew(&mut self, source: &mut impl Source) -> Result<()> {

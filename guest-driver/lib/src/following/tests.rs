@@ -30,6 +30,8 @@ struct Host {
     /// Those imports are gone.
     gone: RefCell<Vec<BufferId>>,
     silent: Cell<bool>,
+    /// Likewise when it is asked for metadata.
+    silent_of_meta: Cell<bool>,
     asked: RefCell<Vec<String>>,
     handles: u32,
     /// That each import takes.
@@ -53,6 +55,7 @@ impl Default for Host {
             refused: BTreeMap::new(),
             gone: RefCell::default(),
             silent: Cell::new(false),
+            silent_of_meta: Cell::new(false),
             asked: RefCell::default(),
             handles: 0,
             windows: 1,
@@ -163,6 +166,8 @@ impl Source for Host {
     }
 
     fn get_meta(&self, id: BufferId) -> Result<(u64, Meta)> {
+        self.silent
+            .set(self.silent.get() || self.silent_of_meta.take());
         self.answer(format!("meta {}", id.0[0]), id)?;
         let meta = self.metas.borrow().get(&id).cloned();
         Ok(meta.unwrap_or((1, Meta::new())))
@@ -738,4 +743,16 @@ fn a_record_is_read_and_reported_once_however_often_it_changed_before() {
     host.change_record(1, 5);
     assert_eq!(events(&mut following, &mut host), ["record false"]);
     assert_eq!(host.asked(), ["meta 1"]);
+}
+
+#[test]
+fn a_buffer_whose_metadata_is_late_is_consumed_all_the_while() {
+    let (mut host, mut following) = joined();
+    host.offer(part(4, 1));
+    host.silent_of_meta.set(true);
+    assert!(following.next(&mut host, NOW).is_err());
+    // Pushed meanwhile.
+    host.push(3, &[4], plain());
+    assert_eq!(events(&mut following, &mut host), ["frame 40 [4]"]);
+    assert_eq!(host.asked(), ["consume 4", "meta 4"]);
 }
