@@ -225,13 +225,19 @@ impl Following {
             EventKind::Pushed => self.tasks.push_back(Task::Frame(event)),
             // Of an import; that of its offer came, or comes.
             EventKind::Revoked if self.consumed.contains_key(&event.id) => {
-                self.end_import(event.id);
+                self.forget(event.id);
             }
             EventKind::Overflow => {
                 self.tasks.push_back(Task::Verify);
                 self.ready.push_back(ConsumerEvent::Other(event));
             }
-            _ => self.ready.push_back(ConsumerEvent::Other(event)),
+            _ => {
+                // Its offer was not read yet, and is not reported any more.
+                if event.kind == EventKind::Revoked {
+                    self.forget(event.id);
+                }
+                self.ready.push_back(ConsumerEvent::Other(event));
+            }
         }
     }
 

@@ -27,6 +27,8 @@ struct Host {
     metas: RefCell<BTreeMap<BufferId, (u64, Meta)>>,
     /// Refused, by join and consume.
     refused: BTreeMap<BufferId, Status>,
+    /// Not when it is asked about those.
+    queries: Vec<BufferId>,
     /// Those imports are gone.
     gone: RefCell<Vec<BufferId>>,
     silent: Cell<bool>,
@@ -53,6 +55,7 @@ impl Default for Host {
             changes: VecDeque::new(),
             metas: RefCell::default(),
             refused: BTreeMap::new(),
+            queries: Vec::new(),
             gone: RefCell::default(),
             silent: Cell::new(false),
             silent_of_meta: Cell::new(false),
@@ -156,7 +159,9 @@ impl Source for Host {
     }
 
     fn query(&self, id: BufferId) -> Result<BufferInfo> {
-        self.answer(format!("query {}", id.0[0]), id)?;
+        if !self.queries.contains(&id) {
+            self.answer(format!("query {}", id.0[0]), id)?;
+        }
         Ok(BufferInfo { id, ..part(0, 1) })
     }
 
@@ -755,4 +760,27 @@ fn a_buffer_whose_metadata_is_late_is_consumed_all_the_while() {
     host.push(3, &[4], plain());
     assert_eq!(events(&mut following, &mut host), ["frame 40 [4]"]);
     assert_eq!(host.asked(), ["consume 4", "meta 4"]);
+}
+
+#[test]
+fn what_is_revoked_before_its_offer_is_read_is_forgotten() {
+    let (mut host, mut following) = joined();
+    host.push(1, &[2, 4], plain());
+    host.refused.insert(id(5), Status::RoNotEnforced);
+    host.queries.push(id(5));
+    host.push(1, &[2, 5], plain());
+    assert_eq!(events(&mut following, &mut host).len(), 3);
+    assert_eq!(following.offered.len(), 4);
+    for n in [4, 5] {
+        host.event(Event {
+            id: id(n),
+            ..Event::new(EventKind::Revoked)
+        });
+    }
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["revoked 4 None", "other REVOKED"]
+    );
+    assert_eq!(following.offered.len(), 2);
+    assert!(following.refused.is_empty());
 }
