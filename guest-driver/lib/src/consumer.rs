@@ -281,13 +281,17 @@ impl Frame {
         self.number
     }
 
-    /// What its producer says of it.
+    /// What its producer says of it. Of a frame that has an image the damage is all in that: if a
+    /// rectangle was not, there is none, which says that all may have changed. Of one without,
+    /// nothing has looked at the damage or the crop.
     #[must_use]
     pub fn record(&self) -> &FrameRecord {
         &self.record
     }
 
-    /// What it shows. Each plane is in the frame's buffers, and so is what the record's
+    /// What it shows: the image of its first buffer's metadata, or, where that has none, of the
+    /// stream's record. That is the newest record that was read: a producer that changes it
+    /// while frames are out says in each buffer what is in that. Each plane is in the frame's buffers, and so is what the record's
     /// `bytes_used` says; the record's crop is in the image. Of a linear image
     /// ([modifier](Image::modifier) 0) no plane is empty, and the first has no fewer rows than the
     /// image. Nothing else binds the planes to the image's width and height: whether a row of so

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::offers::MAX_IDLE;
 use crate::{
     BufferId, BufferInfo, Change, ConsumerEvent, ConsumerOptions, Event, EventKind, Frame, Image,
-    Joined, Meta, Operation, PushedFrame, Rejection, Status,
+    Joined, Meta, Operation, PushedFrame, Rect, Rejection, Status,
 };
 
 /// Whom [`Following`] asks
@@ -453,7 +453,13 @@ impl Following {
         match self.check(source, event, pushed)? {
             Ok((parts, image)) => {
                 let (number, arrival) = (event.value, pushed.arrival);
-                let record = pushed.record.clone();
+                let mut record = pushed.record.clone();
+                // A frame without damage may have changed anywhere.
+                if let Some(image) = &image
+                    && !record.damage.iter().all(|rect| is_within(rect, image))
+                {
+                    record.damage.clear();
+                }
                 let frame = Frame::new(number, arrival, record, image, parts);
                 self.ready.push_back(ConsumerEvent::Frame(frame));
             }
@@ -551,19 +557,18 @@ fn fits(
     if !image.fits_frame(sizes) || !has_rows(image) {
         return Err(Rejection::Image);
     }
+    match &record.crop {
+        Some(crop) if !is_within(crop, image) => Err(Rejection::Crop),
+        _ => Ok(()),
+    }
+}
+
+fn is_within(rect: &Rect, image: &Image) -> bool {
     let within = |start: i32, length: u32, whole: u32| {
         let end = i64::from(start).saturating_add(length.into());
         start >= 0 && end <= whole.into()
     };
-    match record.crop {
-        Some(crop)
-            if !within(crop.x, crop.width, image.width)
-                || !within(crop.y, crop.height, image.height) =>
-        {
-            Err(Rejection::Crop)
-        }
-        _ => Ok(()),
-    }
+    within(rect.x, rect.width, image.width) && within(rect.y, rect.height, image.height)
 }
 
 /// Whether a linear image has as many rows as it is high. Planes of no bytes fit any buffer. Of

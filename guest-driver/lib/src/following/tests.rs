@@ -784,3 +784,33 @@ fn what_is_revoked_before_its_offer_is_read_is_forgotten() {
     assert_eq!(following.offered.len(), 2);
     assert!(following.refused.is_empty());
 }
+
+#[test]
+fn damage_that_is_not_all_in_the_image_is_none() {
+    let rect = |x, y, width, height| Rect {
+        x,
+        y,
+        width,
+        height,
+    };
+    let (mut host, mut following) = joined();
+    host.set_image(2, 2, 64);
+    for (wrong, left) in [
+        (rect(0, 0, 16, 64), 2),
+        (rect(0, 0, 0, 0), 2),
+        (rect(1, 0, 16, 64), 0),
+        (rect(0, -5, 1, 1), 0),
+        (rect(i32::MAX, 0, u32::MAX, u32::MAX), 0),
+    ] {
+        let mut frame = PushedFrame {
+            meta_seq: 2,
+            ..plain()
+        };
+        frame.record.damage = vec![rect(0, 0, 1, 1), wrong];
+        host.push(1, &[2], frame);
+        let Some(ConsumerEvent::Frame(frame)) = following.next(&mut host, NOW).unwrap() else {
+            panic!("no frame");
+        };
+        assert_eq!(frame.record().damage.len(), left, "{wrong:?}");
+    }
+}
