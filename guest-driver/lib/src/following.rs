@@ -59,8 +59,8 @@ struct Consumed {
 #[derive(Debug)]
 struct Current {
     info: BufferInfo,
-    /// Leaves it when dropped.
-    _joined: Joined,
+    /// Leaves it when dropped. `None`: it has to be joined anew.
+    joined: Option<Joined>,
     record_seq: u64,
     image: Option<Image>,
 }
@@ -302,7 +302,7 @@ impl Following {
                 self.refused.remove(&stream.id);
                 self.current = Some(Current {
                     info: stream.clone(),
-                    _joined: joined,
+                    joined: Some(joined),
                     record_seq,
                     image: record.image.clone(),
                 });
@@ -399,9 +399,14 @@ impl Following {
         let Some(current) = &mut self.current else {
             return Ok(());
         };
-        match settled(source.join(current.info.id))? {
+        let mut joined = settled(source.join(current.info.id))?;
+        if joined.as_ref().is_err_and(has_no_handle) && current.joined.take().is_some() {
+            // That of the old join may be the one that is missing.
+            joined = settled(source.join(current.info.id))?;
+        }
+        match joined {
             Ok(joined) => {
-                current._joined = joined;
+                current.joined = Some(joined);
                 self.refused.remove(&current.info.id);
             }
             // The offers say so next.
@@ -596,6 +601,10 @@ fn settled<T>(result: Result<T>) -> Result<std::result::Result<T, Error>> {
             _ => Ok(Err(error)),
         },
     }
+}
+
+fn has_no_handle(error: &Error) -> bool {
+    error.status.is_none() && Errno::from_io_error(&error.errno) == Some(Errno::MFILE)
 }
 
 /// Whether that which was refused may not be some time later: others use what there is too

@@ -39,6 +39,9 @@ struct Host {
     /// That each import takes.
     windows: u32,
     now: Cell<Instant>,
+    device: Arc<OwnedFd>,
+    /// As many as there can be.
+    joins: usize,
 }
 
 fn id(n: u8) -> BufferId {
@@ -63,6 +66,8 @@ impl Default for Host {
             handles: 0,
             windows: 1,
             now: Cell::new(Instant::now()),
+            device: null(),
+            joins: 2,
         }
     }
 }
@@ -167,7 +172,11 @@ impl Source for Host {
 
     fn join(&self, id: BufferId) -> Result<Joined> {
         self.answer(format!("join {}", id.0[0]), id)?;
-        Ok(Joined::of_handle(null(), 1, id, PEER))
+        // Each holds the device.
+        if Arc::strong_count(&self.device) > self.joins {
+            return Err(Error::new(Operation::Join, Errno::MFILE));
+        }
+        Ok(Joined::of_handle(Arc::clone(&self.device), 1, id, PEER))
     }
 
     fn get_meta(&self, id: BufferId) -> Result<(u64, Meta)> {
@@ -813,4 +822,14 @@ fn damage_that_is_not_all_in_the_image_is_none() {
         };
         assert_eq!(frame.record().damage.len(), left, "{wrong:?}");
     }
+}
+
+#[test]
+fn a_join_is_renewed_also_if_there_is_room_for_one_alone() {
+    let (mut host, mut following) = joined();
+    host.joins = 1;
+    host.event(Event::new(EventKind::Overflow));
+    assert_eq!(events(&mut following, &mut host), ["other OVERFLOW"]);
+    assert_eq!(host.asked(), ["join 1", "join 1"]);
+    assert_eq!(Arc::strong_count(&host.device), 2);
 }
