@@ -124,8 +124,10 @@ impl Error {
                 "it is no dma-buf of whole pages, its access list has more than 16 peers or \
                  rights that cannot be granted, or it is part of a stream and has a list"
             }
+            (Export, Errno::ALREADY) => "it is in a slot of this producer already",
             (CreateStream, Errno::INVAL) => {
-                "its access list has more than 16 peers or rights that cannot be granted"
+                "its slots have no sizes and it has no image, or they have more than 4 buffers, \
+                 or its access list has more than 16 peers or rights that cannot be granted"
             }
             (Export, Errno::OPNOTSUPP) => {
                 "its driver cannot keep the buffer in its place, this VM has a vIOMMU, or the \
@@ -250,6 +252,7 @@ mod tests {
             ),
             (Operation::Export, Errno::DQUOT, "than its driver allows"),
             (Operation::Export, Errno::INVAL, "and has a list"),
+            (Operation::Export, Errno::ALREADY, "producer already"),
             (Operation::Export, Errno::OPNOTSUPP, "is encrypted"),
             (Operation::Import, Errno::INVAL, "can be asked for"),
             (Operation::Import, Errno::BUSY, "device was reset"),
@@ -280,6 +283,12 @@ mod tests {
             let text = text(op, errno, 0);
             assert!(text.ends_with(reason), "{text}");
         }
+    }
+
+    #[test]
+    fn a_producer_of_which_no_size_is_known_is_not_blamed_on_its_access_list_alone() {
+        let text = text(Operation::CreateStream, Errno::INVAL, 0);
+        assert!(text.contains("its slots have no sizes"), "{text}");
     }
 
     #[test]

@@ -293,8 +293,9 @@ impl Producer {
     /// Asks the host, for each.
     ///
     /// # Errors
-    /// There are no buffers or more than 4 (`EINVAL`), or as [`DmaBuf::from_fd`] and
-    /// [`Device::export_part`]. The descriptors are closed then.
+    /// There are no buffers or more than 4 (`EINVAL`); one is in a slot already, or twice in
+    /// `buffers` (`EALREADY`); or as [`DmaBuf::from_fd`] and [`Device::export_part`]. The
+    /// descriptors are closed then.
     pub fn add(&mut self, buffers: Vec<OwnedFd>) -> Result<u32> {
         let buffers = buffers.into_iter().map(DmaBuf::from_fd);
         self.add_buffers(buffers.collect::<Result<_>>()?)
@@ -321,7 +322,9 @@ impl Producer {
         let number = self.next_number;
         self.next_number = number.saturating_add(1);
         let ids: Vec<_> = parts.iter().map(|part| part.export.id()).collect();
-        self.slots.add(number, &ids, parts);
+        if !self.slots.add(number, &ids, parts) {
+            return Err(Error::new(Operation::Export, Errno::ALREADY));
+        }
         Ok(number)
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Which slots of a producer are free, and what events make of them
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{BufferId, Event, EventKind, ProducerEvent};
 
@@ -63,8 +63,14 @@ impl<T, R> Slots<T, R> {
         }
     }
 
-    /// One more, which is free.
-    pub(crate) fn add(&mut self, number: u32, ids: &[BufferId], content: T) {
+    /// One more, which is free. False: a buffer of it is in a slot already, or twice in this one:
+    /// a frame in one would be in the other.
+    #[must_use]
+    pub(crate) fn add(&mut self, number: u32, ids: &[BufferId], content: T) -> bool {
+        let once: BTreeSet<_> = ids.iter().collect();
+        if once.len() != ids.len() || ids.iter().any(|id| self.buffers.contains_key(id)) {
+            return false;
+        }
         let slot = Slot {
             state: State::Free(content),
             ids: ids.to_vec(),
@@ -75,6 +81,7 @@ impl<T, R> Slots<T, R> {
         self.buffers
             .extend(buffers.map(|(index, id)| (*id, (number, index))));
         self.free.push_back(number);
+        true
     }
 
     /// A free one for the program: that of this number, or the longest free.
@@ -274,8 +281,8 @@ mod tests {
     /// Slots 0 and 1; the first of buffers 1 and 2, the second of buffer 3.
     fn two() -> Slots<&'static str, u8> {
         let mut slots = Slots::new();
-        slots.add(0, &[id(1), id(2)], "zero");
-        slots.add(1, &[id(3)], "one");
+        assert!(slots.add(0, &[id(1), id(2)], "zero"));
+        assert!(slots.add(1, &[id(3)], "one"));
         slots
     }
 
@@ -314,6 +321,16 @@ mod tests {
         assert_eq!(slots.acquire(Some(0)), Some((0, "zero")));
         assert_eq!(slots.acquire(Some(0)), None);
         assert_eq!(slots.acquire(None), Some((1, "one")));
+    }
+
+    #[test]
+    fn a_buffer_is_in_one_slot_and_there_once() {
+        let mut slots = two();
+        assert!(!slots.add(2, &[id(4), id(2)], "two"));
+        assert!(!slots.add(2, &[id(4), id(4)], "two"));
+        assert!(slots.add(2, &[id(4)], "two"));
+        slots.take(event(EventKind::Revoked, id(2), 0), STREAM);
+        assert!(slots.add(3, &[id(2)], "three"));
     }
 
     #[test]
