@@ -18,7 +18,8 @@ pub struct Push<'a> {
     /// What it is in: 1 to 4 exports, each once.
     pub buffers: Vec<&'a Export>,
     /// A VM that has so many frames of the same stream and has not returned them is not given it;
-    /// 0: all are. The stream is that of which the first buffer is
+    /// 0: all are. Programs of one VM count together: a frame is returned when each that was given
+    /// it has returned it, so that one that hangs stops the frames of its whole VM. The stream is that of which the first buffer is
     /// [part](crate::Device::export_part); those of no stream count together.
     pub max_held: u32,
     /// What it is.

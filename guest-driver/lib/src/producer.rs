@@ -41,8 +41,9 @@ pub struct ProducerOptions {
     pub slots: u32,
     /// Bytes of each of the 1 to 4 buffers of a slot; empty: as many as the image needs.
     pub sizes: Vec<u64>,
-    /// As [`Push::max_held`]. Less than the number of slots, so that one consumer which keeps
-    /// frames does not stop the others; 0: no limit.
+    /// As [`Push::max_held`]; 0: no limit. So that consumers which keep frames do not stop the
+    /// others, the slots have to be more than this times the VMs that may join, or else those that
+    /// are kept are [removed](Producer::remove) and others [added](Producer::add).
     pub max_held: u32,
     /// Another number at each start; 0: the time of the start.
     pub epoch: u64,
@@ -140,7 +141,9 @@ pub enum ProducerEvent {
         /// Of the frame.
         frame: u64,
     },
-    /// No program of that VM is joined any more. What it had is returned.
+    /// No program of that VM is joined any more. That does not mean that its frames are back: each
+    /// comes back by [`Returned`](Self::Returned) when the VM returns it or ends its import of the
+    /// buffer. [`Producer::remove`] takes one from it.
     #[non_exhaustive]
     Left {
         /// Its id.
@@ -328,6 +331,15 @@ impl Producer {
         Ok(number)
     }
 
+    /// Takes a slot away: its exports end. A frame in it that is out is out no more, and whoever
+    /// has it loses the memory: so that one consumer which keeps frames does not stop the others.
+    /// Returns whether there was such a slot; not one that the program has [acquired](Self::acquire).
+    /// Waits for nobody.
+    pub fn remove(&mut self, slot: u32) -> bool {
+        self.collect();
+        self.slots.remove(slot).is_some()
+    }
+
     /// A free slot, the longest free of all; `None` if there is none now. Asks nobody and does
     /// not wait.
     pub fn acquire(&mut self) -> Option<Slot> {
@@ -366,7 +378,8 @@ impl Producer {
     /// # Errors
     /// As [`Device::push`]. The slot is free again then, unless the host did not answer, so that
     /// it may yet push the frame: then it is out, and what was not pushed is pushed with the
-    /// next frame, before that.
+    /// next frame, before that. Where the host does not answer then either, a later frame may be
+    /// pushed before it: the order is that of [`FrameRecord::sequence`].
     pub fn push(&mut self, mut slot: Slot, mut record: FrameRecord) -> Result<u64> {
         let (number, parts) = (slot.number, std::mem::take(&mut slot.parts));
         if !Arc::ptr_eq(&slot.home, &self.home) {

@@ -102,6 +102,21 @@ impl<T, R> Slots<T, R> {
         }
     }
 
+    /// Takes one away for good, also if its frame is out; `None`: there is none, or the program
+    /// has it.
+    pub(crate) fn remove(&mut self, number: u32) -> Option<T> {
+        let slot = self.slots.get_mut(&number)?;
+        match std::mem::replace(&mut slot.state, State::Held) {
+            State::Held => None,
+            State::Free(content) | State::Out(content) | State::Doubtful(content, _) => {
+                // What comes back lost, goes.
+                slot.lost = true;
+                self.come_back(number, None);
+                Some(content)
+            }
+        }
+    }
+
     /// The program has not pushed it.
     pub(crate) fn give_back(&mut self, number: u32, content: T) {
         self.come_back(number, Some(content));
@@ -177,7 +192,7 @@ impl<T, R> Slots<T, R> {
                 let peer = event.peer;
                 self.ready.push_back(ProducerEvent::Left { peer });
             }
-            // Who leaves the stream releases its buffers, too.
+            // Which VM has an import of it is nothing that counts: its frame is returned by that.
             (EventKind::Released, Some(_)) => {}
             (EventKind::Overflow, _) => {
                 self.unsure = true;
@@ -375,6 +390,28 @@ mod tests {
             events(&mut slots),
             [returned(0, 1), ProducerEvent::Other(other)]
         );
+    }
+
+    #[test]
+    fn a_slot_is_removed_wherever_it_is_but_with_the_program() {
+        let mut slots = two();
+        assert!(slots.add(2, &[id(4)], "two"));
+        push(&mut slots, Push::Out(1));
+        push(&mut slots, Push::Doubtful);
+        assert_eq!(slots.remove(0), Some("zero"));
+        assert_eq!(slots.remove(0), None);
+        assert_eq!(slots.remove(1), Some("one"));
+        assert_eq!((slots.out(), slots.take_doubtful()), (0, vec![]));
+        let held = slots.acquire(None).unwrap();
+        assert_eq!(slots.remove(2), None);
+        slots.give_back(held.0, held.1);
+        assert_eq!(slots.remove(2), Some("two"));
+        assert_eq!(slots.acquire(None), None);
+        // What was on its way is of nothing that is known.
+        let late = event(EventKind::Returned, id(1), 1);
+        slots.take(late.clone(), STREAM);
+        assert_eq!(events(&mut slots), [ProducerEvent::Other(late)]);
+        assert!(slots.add(3, &[id(1)], "three"));
     }
 
     #[test]
