@@ -471,7 +471,8 @@ impl Consumer {
     ///
     /// # Errors
     /// The device is gone (`ENODEV`), which is the end; or the host does not answer. Nothing is
-    /// lost then: the next call asks again.
+    /// lost then: the next call asks again. Or an event makes no sense (`EPROTO`), see
+    /// [`Device::next_event`].
     pub fn next_event(&mut self, timeout: Option<Duration>) -> Result<Option<ConsumerEvent>> {
         self.following.next(&mut self.source, timeout)
     }

@@ -545,7 +545,9 @@ impl Device {
     /// call this with a timeout of zero until it returns `None`.
     ///
     /// # Errors
-    /// The device is gone (`ENODEV`); events that came before that are returned first.
+    /// The device is gone (`ENODEV`); events that came before that are returned first. An event
+    /// makes no sense (`EPROTO`), as one of a newer driver: it is lost, and if it was of a frame,
+    /// that is given back.
     pub fn next_event(&self, timeout: Option<Duration>) -> Result<Option<Event>> {
         let op = Operation::NextEvent;
         // A time too far to be represented is never.
@@ -567,11 +569,29 @@ impl Device {
         match rustix::io::retry_on_intr(|| rustix::io::read(&self.fd, &mut bytes)) {
             Ok(0) => Err(Error::new(op, Errno::NODEV)),
             Ok(length) => {
-                let event = bytes.get(..length).and_then(Event::from_bytes);
+                let bytes = bytes.get(..length).unwrap_or_default();
+                let event = Event::from_bytes(bytes);
+                if event.is_none() {
+                    self.return_unread(bytes);
+                }
                 event.map(Some).ok_or_else(|| Error::nonsense(op))
             }
             Err(Errno::AGAIN) => Ok(None),
             Err(errno) => Err(Error::new(op, errno)),
+        }
+    }
+
+    /// Gives a frame back that nobody is told of: its exporter would wait for it for ever.
+    fn return_unread(&self, bytes: &[u8]) {
+        if let Some((handle, frame)) = Event::frame_of_bytes(bytes) {
+            let reserved = 0;
+            let entry = abi::ReturnFrame {
+                handle,
+                reserved,
+                frame,
+            };
+            // Fails if it is back already, by the end of its buffer.
+            let _ = ioctl::give_back(self.as_fd(), &mut abi::Return::default(), &[entry]);
         }
     }
 

@@ -109,6 +109,15 @@ impl Event {
         }
     }
 
+    /// Handle and number of the frame that `read()` of the device gave, if it did, also if nothing
+    /// else of it makes sense.
+    pub(crate) fn frame_of_bytes(bytes: &[u8]) -> Option<(u32, u64)> {
+        let raw = wire::Event::from_bytes(bytes.first_chunk::<SIZE>()?);
+        let pushed = EventKind::from_number(raw.r#type) == EventKind::Pushed;
+        let handle = u32::try_from(raw.handle).ok()?;
+        pushed.then_some((handle, raw.value))
+    }
+
     /// What `read()` of the device gave; `None` if it makes no sense. A newer driver cuts its
     /// own to the room that there was.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
@@ -168,6 +177,26 @@ mod tests {
             );
             assert_eq!((event.generation, event.value), (5, 6));
         }
+    }
+
+    #[test]
+    fn a_frame_of_which_nothing_makes_sense_still_has_its_handle_and_number() {
+        let mut sent = bufshare_protocol::event::Event {
+            kind: Wire::Pushed,
+            seq: 1,
+            peer: 2,
+            id: BufferId([3; 16]),
+            handle: 4,
+            generation: 5,
+            value: 6,
+            frame: None,
+        };
+        let mut bytes = sent.to_bytes();
+        bytes.resize(abi::Pushed::SIZE, 0xff);
+        assert_eq!(Event::from_bytes(&bytes), None);
+        assert_eq!(Event::frame_of_bytes(&bytes), Some((4, 6)));
+        sent.kind = Wire::Returned;
+        assert_eq!(Event::frame_of_bytes(&sent.to_bytes()), None);
     }
 
     #[test]

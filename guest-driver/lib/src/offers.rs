@@ -114,7 +114,8 @@ impl Offers {
     ///
     /// # Errors
     /// The device is gone (`ENODEV`), which is the end; or the host does not answer. No change
-    /// is lost then: the next call asks again.
+    /// is lost then: the next call asks again. Or an event makes no sense (`EPROTO`), see
+    /// [`Device::next_event`].
     pub fn next_change(&mut self, timeout: Option<Duration>) -> Result<Option<Change>> {
         self.book.next(&self.device, timeout)
     }
