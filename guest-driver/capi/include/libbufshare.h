@@ -7,7 +7,8 @@
  * Results. Functions return 0 or more, or a negative errno. Then bufshare_last_message()
  * says in a sentence what failed, why, and what to do, and bufshare_last_status() the
  * host's exact reason (BUFSHARE_S_* of bufshare.h), if there is one. Both are of the calling
- * thread and of its last call that failed.
+ * thread and of its last call that failed. As a thread or the process ends, in what atexit(),
+ * destructors and pthread keys run, there may be neither, and the errno alone.
  *
  * Objects are opaque. Each comes from a function that says who ends it, and how. One is used
  * by one thread at a time; it may go from thread to thread.

@@ -2,7 +2,7 @@
 //! What a function that failed leaves: -errno, a message and a status, of each thread
 
 use std::cell::RefCell;
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CString, c_char, c_int};
 
 use bufshare::{Error, Operation, Status};
 
@@ -31,11 +31,12 @@ impl Failure {
         }
     }
 
-    /// Keeps it for the calling thread. Returns -errno.
+    /// Keeps it for the calling thread, unless that is ending: then there is no place for it any
+    /// more, and the errno has to do. Returns -errno.
     pub(crate) fn keep(self) -> c_int {
         let message = CString::new(self.message.replace('\0', "?")).unwrap_or_default();
         let status = self.status.map_or(0, Status::number);
-        LAST.with_borrow_mut(|last| *last = (message, status));
+        let _ = LAST.try_with(|last| last.replace((message, status)));
         self.errno.saturating_neg()
     }
 }
@@ -97,6 +98,7 @@ fn advice(error: &Error) -> &'static str {
 }
 
 thread_local! {
+    // Gone where C still calls: in atexit(), destructors of C++ and of pthread keys.
     static LAST: RefCell<(CString, u32)> = RefCell::default();
 }
 
@@ -107,17 +109,20 @@ pub(crate) fn run(function: impl FnOnce() -> Result<c_int>) -> c_int {
 
 #[unsafe(no_mangle)]
 extern "C" fn bufshare_last_message() -> *const c_char {
-    LAST.with_borrow(|(message, _)| CStr::as_ptr(message))
+    let message = LAST.try_with(|last| last.borrow().0.as_ptr());
+    message.unwrap_or(c"".as_ptr())
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn bufshare_last_status() -> u32 {
-    LAST.with_borrow(|(_, status)| *status)
+    LAST.try_with(|last| last.borrow().1).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CStr;
     use std::ptr;
+    use std::sync::mpsc;
 
     use super::*;
     use crate::structs::{ConsumerOptions, ProducerOptions};
@@ -149,6 +154,34 @@ mod tests {
         assert!(device.is_null());
         let other = std::thread::spawn(last).join().unwrap();
         assert_eq!(other, "", "of another thread");
+    }
+
+    #[test]
+    fn a_call_in_a_thread_that_is_ending_fails_by_its_errno_alone() {
+        /// Calls when it is dropped, and says what came of it.
+        struct Late(mpsc::Sender<(c_int, String, u32)>);
+        impl Drop for Late {
+            fn drop(&mut self) {
+                let errno = Failure::invalid("late").keep();
+                let _ = self.0.send((errno, last(), bufshare_last_status()));
+            }
+        }
+        thread_local! {
+            static LATE: RefCell<Option<Late>> = const { RefCell::new(None) };
+        }
+        let (sender, receiver) = mpsc::channel();
+        let thread = std::thread::spawn(|| {
+            // What is used first is dropped last.
+            LATE.set(Some(Late(sender)));
+            Failure::invalid("in time").keep();
+            assert_eq!(last(), "in time");
+        });
+        thread.join().unwrap();
+        assert_eq!(
+            receiver.recv().unwrap(),
+            (-libc::EINVAL, String::new(), 0),
+            "it was to be too late"
+        );
     }
 
     #[test]
