@@ -8,10 +8,10 @@ use std::ptr;
 use bufshare::{BufferId, Consumer, Frame, Rights};
 use bufshare_protocol::ioctl::{Id, Image};
 
-use crate::device::{id_to_c, open, own, put_place, timeout};
-use crate::failure::{Failure, Result, run};
+use crate::device::{id_to_c, open, own, timeout};
+use crate::failure::{Failure, run};
 use crate::from_c;
-use crate::memory::{give, object, object_mut, put_if_wanted, read, take, text, write};
+use crate::memory::{give, object, object_mut, place, put_if_wanted, read, take, text, write};
 use crate::producer::{count, index_of_c, no_buffer};
 use crate::structs::{
     CONSUMER_FRAME, CONSUMER_JOINED, CONSUMER_OTHER, CONSUMER_OVER, CONSUMER_RECORD,
@@ -42,6 +42,7 @@ extern "C" fn bufshare_consumer_open(
     to: *mut *mut CConsumer,
 ) -> c_int {
     run(|| {
+        let to = from_c!(place(to))?;
         let raw = from_c!(read(options))?;
         if raw.flags & !(CONSUMER_WRITE | CONSUMER_REJOIN) != 0 {
             let message = "a flag of the consumer is not known: update libbufshare";
@@ -66,7 +67,7 @@ extern "C" fn bufshare_consumer_open(
             }
         };
         let rights = if writes { Rights::RW } else { Rights::READ };
-        from_c!(give(to, CConsumer { consumer, rights }))?;
+        give(to, CConsumer { consumer, rights });
         Ok(0)
     })
 }
@@ -105,7 +106,7 @@ extern "C" fn bufshare_consumer_next_event(
             error: 0,
         };
         // Before there is a frame, which would be lost.
-        from_c!(write_all(to, &raw))?;
+        from_c!(write(to, &raw))?;
         let Some(event) = consumer.consumer.next_event(timeout(timeout_ms))? else {
             return Ok(0);
         };
@@ -125,7 +126,7 @@ extern "C" fn bufshare_consumer_next_event(
                     rights: consumer.rights,
                     begun: Vec::new(),
                 };
-                from_c!(give(&raw mut raw.frame, frame))?;
+                raw.frame = Box::into_raw(Box::new(frame));
             }
             bufshare::ConsumerEvent::Rejected { frame, why, .. } => {
                 (raw.kind, raw.number) = (CONSUMER_REJECTED, frame);
@@ -147,20 +148,6 @@ extern "C" fn bufshare_consumer_next_event(
         from_c!(write(to, &raw))?;
         Ok(1)
     })
-}
-
-/// Writes it, and leaves the size as the program had it.
-///
-/// # Safety
-/// As of [`write`].
-unsafe fn write_all(to: *mut ConsumerEvent, value: &ConsumerEvent) -> Result<()> {
-    // SAFETY: the caller's promise.
-    let size = unsafe { read(to) }?.size;
-    // SAFETY: as above.
-    unsafe { write(to, value) }?;
-    // SAFETY: it is there, as it was written.
-    unsafe { to.cast::<u32>().write(size) };
-    Ok(())
 }
 
 #[unsafe(no_mangle)]
@@ -284,6 +271,7 @@ extern "C" fn bufshare_frame_map(
 ) -> c_int {
     run(|| {
         let frame = from_c!(object_mut(frame))?;
+        let to = from_c!(place(address))?;
         let index = index_of_c(index);
         let mapping = frame.frame.mapping(index)?;
         let access = mapping.begin(frame.rights)?;
@@ -294,7 +282,50 @@ extern "C" fn bufshare_frame_map(
             frame.begun.push(index);
             std::mem::forget(access);
         }
-        put_place(address, length, at, mapping.len())?;
+        to.write(at.cast());
+        from_c!(put_if_wanted(length, mapping.len()));
         Ok(0)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::tests::{NoDevice, refused};
+
+    #[test]
+    fn a_consumer_without_a_place_for_it_or_its_event_takes_nothing() {
+        let file = NoDevice::new("consumer");
+        let path = file.path();
+        let id = Id { b: [1; 16] };
+        let options = ConsumerOptions {
+            size: u32::try_from(size_of::<ConsumerOptions>()).unwrap(),
+            flags: 0,
+            path: path.as_ptr(),
+            peer: ptr::null(),
+            name: ptr::null(),
+            id: &raw const id,
+        };
+        refused(
+            bufshare_consumer_open(&raw const options, ptr::null_mut()),
+            "no place for the result",
+        );
+        assert!(!file.is_open());
+        let mut consumer = ptr::null_mut();
+        let made = bufshare_consumer_open(&raw const options, &raw mut consumer);
+        assert_eq!(made, 0);
+        assert!(file.is_open());
+        refused(
+            bufshare_consumer_next_event(consumer, ptr::null_mut(), 0),
+            "a structure is needed",
+        );
+        bufshare_consumer_close(consumer);
+        assert!(!file.is_open());
+        // That of a pointer.
+        let short = ConsumerOptions { size: 8, ..options };
+        refused(
+            bufshare_consumer_open(&raw const short, &raw mut consumer),
+            "its sizeof",
+        );
+    }
 }

@@ -10,7 +10,9 @@ use bufshare_protocol::ioctl::{Access, Id};
 
 use crate::failure::{Failure, Result, run};
 use crate::from_c;
-use crate::memory::{elements, give, object, put, put_if_wanted, read, take, text, write};
+use crate::memory::{
+    elements, give, has_room, object, place, put_if_wanted, read, take, text, write,
+};
 use crate::structs::{
     BUFFER_INFO_OWNED, BUFFER_INFO_STREAM, BufferInfo, DeviceInfo, EventInfo, ExportOptions,
     ImportInfo, PeerInfo, image_of_c, name_of_c, name_to_c,
@@ -76,7 +78,8 @@ pub(crate) unsafe fn lent<'a>(fd: c_int) -> Result<BorrowedFd<'a>> {
 #[unsafe(no_mangle)]
 extern "C" fn bufshare_open(path: *const c_char, device: *mut *mut CDevice) -> c_int {
     run(|| {
-        from_c!(give(device, CDevice(open(path)?)))?;
+        let to = from_c!(place(device))?;
+        give(to, CDevice(open(path)?));
         Ok(0)
     })
 }
@@ -94,7 +97,9 @@ extern "C" fn bufshare_get_fd(device: *const CDevice) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn bufshare_get_info(device: *mut CDevice, to: *mut DeviceInfo) -> c_int {
     run(|| {
-        let info = from_c!(object(device))?.0.info()?;
+        let device = from_c!(object(device))?;
+        from_c!(has_room(to))?;
+        let info = device.0.info()?;
         let info = DeviceInfo {
             size: 0,
             version: info.version,
@@ -122,6 +127,7 @@ extern "C" fn bufshare_find_peer(
 ) -> c_int {
     run(|| {
         let device = from_c!(object(device))?;
+        from_c!(has_room(to))?;
         let name = from_c!(text(name))?;
         let name = name.ok_or_else(|| Failure::invalid("a name is needed, not NULL"))?;
         let peer = device.0.peer(name)?;
@@ -149,9 +155,9 @@ type Each = unsafe extern "C" fn(data: *mut c_void, buffer: *const BufferInfo) -
 #[unsafe(no_mangle)]
 extern "C" fn bufshare_list(device: *mut CDevice, each: Option<Each>, data: *mut c_void) -> c_int {
     run(|| {
-        let list = from_c!(object(device))?.0.list()?;
+        let device = from_c!(object(device))?;
         let each = each.ok_or_else(|| Failure::invalid("a function is needed, not NULL"))?;
-        for buffer in list {
+        for buffer in device.0.list()? {
             let owned = if buffer.owned { BUFFER_INFO_OWNED } else { 0 };
             let stream = if buffer.is_stream {
                 BUFFER_INFO_STREAM
@@ -226,6 +232,9 @@ extern "C" fn bufshare_import(
     run(|| {
         let device = from_c!(object(device))?;
         let id = BufferId(from_c!(object(id))?.b);
+        if !info.is_null() {
+            from_c!(has_room(info))?;
+        }
         let import = device.0.import(id, rights_of_c(rights)?)?;
         if !info.is_null() {
             let about = ImportInfo {
@@ -251,6 +260,7 @@ extern "C" fn bufshare_next_event(
 ) -> c_int {
     run(|| {
         let device = from_c!(object(device))?;
+        from_c!(has_room(to))?;
         let Some(event) = device.0.next_event(timeout(timeout_ms))? else {
             return Ok(0);
         };
@@ -279,14 +289,60 @@ pub(crate) fn own(fd: BorrowedFd<'_>) -> Result<c_int> {
     Ok(own?.into_raw_fd())
 }
 
-/// Where a buffer is mapped, and how long it is.
-pub(crate) fn put_place(
-    address: *mut *mut c_void,
-    length: *mut usize,
-    at: *mut u8,
-    bytes: usize,
-) -> Result<()> {
-    from_c!(put(address, at.cast()))?;
-    from_c!(put_if_wanted(length, bytes));
-    Ok(())
+#[cfg(test)]
+mod tests {
+    use std::ptr;
+
+    use super::*;
+    use crate::memory::tests::{NoDevice, refused};
+
+    /// A device that answers nothing.
+    fn device() -> *mut CDevice {
+        let mut device = ptr::null_mut();
+        assert_eq!(bufshare_open(c"/dev/null".as_ptr(), &raw mut device), 0);
+        device
+    }
+
+    #[test]
+    fn a_device_without_a_place_for_it_is_not_opened() {
+        let file = NoDevice::new("device");
+        let path = file.path();
+        refused(
+            bufshare_open(path.as_ptr(), ptr::null_mut()),
+            "no place for the result",
+        );
+        assert!(!file.is_open());
+        let mut device = ptr::null_mut();
+        assert_eq!(bufshare_open(path.as_ptr(), &raw mut device), 0);
+        assert!(file.is_open());
+        bufshare_close(device);
+        assert!(!file.is_open());
+    }
+
+    #[test]
+    fn an_event_is_not_taken_without_room_for_it() {
+        let device = device();
+        let needed = "a structure is needed";
+        refused(bufshare_next_event(device, ptr::null_mut(), 0), needed);
+        refused(bufshare_get_info(device, ptr::null_mut()), needed);
+        let name = c"a".as_ptr();
+        refused(bufshare_find_peer(device, name, ptr::null_mut()), needed);
+        // That of a pointer: all structures are longer.
+        let mut event = [8_u32, 1];
+        let to: *mut EventInfo = event.as_mut_ptr().cast();
+        refused(bufshare_next_event(device, to, 0), "its sizeof");
+        assert_eq!(event, [8, 1]);
+        let id = Id { b: [1; 16] };
+        let to: *mut ImportInfo = event.as_mut_ptr().cast();
+        refused(bufshare_import(device, &raw const id, 1, to), "its sizeof");
+        bufshare_close(device);
+    }
+
+    #[test]
+    fn a_list_for_no_function_is_not_asked_for() {
+        let device = device();
+        let listed = bufshare_list(device, None, ptr::null_mut());
+        refused(listed, "a function is needed");
+        bufshare_close(device);
+    }
 }

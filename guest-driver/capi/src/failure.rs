@@ -119,7 +119,7 @@ extern "C" fn bufshare_last_status() -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::ffi::CStr;
     use std::ptr;
     use std::sync::mpsc;
@@ -134,7 +134,7 @@ mod tests {
         fn bufshare_frame_return(frame: *mut u8) -> c_int;
     }
 
-    fn last() -> String {
+    pub(crate) fn last() -> String {
         // SAFETY: it is a text until the next call.
         let message = unsafe { CStr::from_ptr(bufshare_last_message()) };
         message.to_string_lossy().into_owned()

@@ -11,15 +11,14 @@ use crate::failure::{Failure, Result};
 ///
 /// # Safety
 /// It is `repr(C)`, begins with a `u32`, which is its size, and any bytes make one.
-pub(crate) unsafe trait Grows: Copy {}
+pub(crate) unsafe trait Grows: Copy {
+    /// Bytes that its first version had, which every program has. So nobody passes the size of
+    /// a pointer to it.
+    const SIZE_VER0: usize;
+}
 
 /// Bytes of the largest structure of a later version: one more is no size at all.
 const MAX_SIZE: usize = 4096;
-
-const fn is_size(size: usize) -> bool {
-    // The size itself and one more field, whatever it is.
-    size >= 8 && size <= MAX_SIZE
-}
 
 /// The size that a structure of the program's says.
 ///
@@ -31,7 +30,8 @@ unsafe fn size_of_theirs<T: Grows>(theirs: *const T) -> Result<usize> {
     }
     // SAFETY: it begins with that.
     let size = unsafe { theirs.cast::<u32>().read() };
-    let size = usize::try_from(size).ok().filter(|size| is_size(*size));
+    let size = usize::try_from(size).ok();
+    let size = size.filter(|size| (T::SIZE_VER0..=MAX_SIZE).contains(size));
     size.ok_or_else(|| Failure::invalid("set the size of the structure to its sizeof"))
 }
 
@@ -58,6 +58,16 @@ pub(crate) unsafe fn read<T: Grows>(theirs: *const T) -> Result<T> {
     }
     // SAFETY: any bytes make one.
     Ok(unsafe { value.assume_init() })
+}
+
+/// Whether a program has room for what [`write`] is to tell it: before there is something that
+/// would be lost.
+///
+/// # Safety
+/// As of [`write`].
+pub(crate) unsafe fn has_room<T: Grows>(theirs: *const T) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { size_of_theirs(theirs) }.map(drop)
 }
 
 /// Tells a program something, as much as it has room for. The size of `value` is set here.
@@ -94,13 +104,9 @@ pub(crate) unsafe fn object_mut<'a, T>(object: *mut T) -> Result<&'a mut T> {
     unsafe { object.as_mut() }.ok_or_else(|| Failure::invalid("an object is needed, not NULL"))
 }
 
-/// Makes an object the program's.
-///
-/// # Safety
-/// `to` is NULL, or has room for a pointer.
-pub(crate) unsafe fn give<T>(to: *mut *mut T, object: T) -> Result<()> {
-    // SAFETY: the caller's promise.
-    unsafe { put(to, Box::into_raw(Box::new(object))) }
+/// Makes an object the program's, at a [place](place) that it has for it.
+pub(crate) fn give<T>(to: &mut MaybeUninit<*mut T>, object: T) {
+    to.write(Box::into_raw(Box::new(object)));
 }
 
 /// Takes it back; `None`: NULL.
@@ -112,26 +118,25 @@ pub(crate) unsafe fn take<T>(object: *mut T) -> Option<Box<T>> {
     (!object.is_null()).then(|| unsafe { Box::from_raw(object) })
 }
 
-/// Writes a value.
+/// Where a program wants a result. Asked for first: what is made for no place would be lost.
 ///
 /// # Safety
-/// `to` is NULL, or has room for one.
-pub(crate) unsafe fn put<T>(to: *mut T, value: T) -> Result<()> {
-    if to.is_null() {
-        return Err(Failure::invalid("there is no place for the result: NULL"));
-    }
-    // SAFETY: the caller's promise.
-    unsafe { to.write(value) };
-    Ok(())
+/// `to` is NULL, or has room for one, which lives as long as `'a` and is used by this call alone.
+pub(crate) unsafe fn place<'a, T>(to: *mut T) -> Result<&'a mut MaybeUninit<T>> {
+    // SAFETY: the caller's promise; it need not have a value yet.
+    let place = unsafe { to.cast::<MaybeUninit<T>>().as_mut() };
+    place.ok_or_else(|| Failure::invalid("there is no place for the result: NULL"))
 }
 
-/// As [`put`], where NULL says that nobody wants it.
+/// Writes a value, where NULL says that nobody wants it.
 ///
 /// # Safety
-/// As of [`put`].
+/// As of [`place`].
 pub(crate) unsafe fn put_if_wanted<T>(to: *mut T, value: T) {
     // SAFETY: the caller's promise.
-    let _ = unsafe { put(to, value) };
+    if let Ok(to) = unsafe { place(to) } {
+        to.write(value);
+    }
 }
 
 /// So many elements.
@@ -170,8 +175,48 @@ pub(crate) unsafe fn text<'a>(text: *const c_char) -> Result<Option<&'a str>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::ffi::{CString, c_int};
+    use std::fs;
+    use std::path::PathBuf;
+
     use super::*;
+    use crate::failure::tests::last;
+
+    /// That a program was told by EINVAL what it does wrong.
+    pub(crate) fn refused(result: c_int, why: &str) {
+        assert_eq!(result, -libc::EINVAL);
+        assert!(last().contains(why), "{}", last());
+    }
+
+    /// An empty file, which is no device
+    pub(crate) struct NoDevice(PathBuf);
+
+    impl NoDevice {
+        pub(crate) fn new(name: &str) -> Self {
+            let name = format!("bufshare-capi-{}-{name}", std::process::id());
+            let path = fs::canonicalize(std::env::temp_dir()).unwrap().join(name);
+            fs::write(&path, "").unwrap();
+            Self(path)
+        }
+
+        pub(crate) fn path(&self) -> CString {
+            CString::new(self.0.to_str().unwrap()).unwrap()
+        }
+
+        /// Whether this process has a descriptor of it.
+        pub(crate) fn is_open(&self) -> bool {
+            let mut all = fs::read_dir("/proc/self/fd").unwrap();
+            // Other tests close theirs meanwhile.
+            all.any(|fd| fs::read_link(fd.unwrap().path()).is_ok_and(|of| of == self.0))
+        }
+    }
+
+    impl Drop for NoDevice {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
 
     #[repr(C)]
     #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -182,7 +227,10 @@ mod tests {
     }
 
     // SAFETY: numbers, of which the first is the size.
-    unsafe impl Grows for Ours {}
+    unsafe impl Grows for Ours {
+        // Its last field was added later.
+        const SIZE_VER0: usize = 8;
+    }
 
     #[repr(C)]
     struct Theirs {
@@ -206,7 +254,7 @@ mod tests {
         assert_eq!(read(&theirs(24, 0)).unwrap().two, 2);
         assert_eq!(read(&theirs(24, 9)).unwrap_err().keep(), -libc::E2BIG);
         for size in [0, 4, 1 << 20] {
-            assert_eq!(read(&theirs(size, 0)).unwrap_err().keep(), -libc::EINVAL);
+            refused(read(&theirs(size, 0)).unwrap_err().keep(), "its sizeof");
         }
     }
 

@@ -7,10 +7,12 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use bufshare::{FrameRecord, Producer, Rights, Slot};
 use bufshare_protocol::ioctl::Id;
 
-use crate::device::{access_of_c, blob_of_c, id_to_c, lent, open, own, put_place, timeout};
+use crate::device::{access_of_c, blob_of_c, id_to_c, lent, open, own, timeout};
 use crate::failure::{Failure, Result, run};
 use crate::from_c;
-use crate::memory::{elements, give, object, object_mut, put_if_wanted, read, take, text, write};
+use crate::memory::{
+    elements, give, has_room, object, object_mut, place, put_if_wanted, read, take, text, write,
+};
 use crate::structs::{
     PRODUCER_ENDED, PRODUCER_LEFT, PRODUCER_LOST, PRODUCER_OTHER, PRODUCER_RETURNED, ProducerEvent,
     ProducerOptions, image_of_c, name_of_c,
@@ -54,6 +56,7 @@ extern "C" fn bufshare_producer_open(
     producer: *mut *mut CProducer,
 ) -> c_int {
     run(|| {
+        let to = from_c!(place(producer))?;
         let raw = from_c!(read(options))?;
         let mut options = bufshare::ProducerOptions::new(name_of_c(from_c!(text(raw.name))?)?);
         options.access = access_of_c(raw.access, raw.num_access)?;
@@ -66,7 +69,7 @@ extern "C" fn bufshare_producer_open(
         options.max_held = raw.max_held;
         options.epoch = raw.epoch;
         let made = Producer::new(open(raw.path)?, &options)?;
-        from_c!(give(producer, CProducer(made)))?;
+        give(to, CProducer(made));
         Ok(0)
     })
 }
@@ -110,6 +113,15 @@ extern "C" fn bufshare_producer_add(
     })
 }
 
+/// The number of a slot; `None`: whichever is free.
+fn which(number: c_int) -> Result<Option<u32>> {
+    if number == -1 {
+        return Ok(None);
+    }
+    let number = u32::try_from(number).map(Some);
+    number.map_err(|_| Failure::invalid("a slot's number is 0 or more, or -1 for any"))
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn bufshare_producer_acquire(
     producer: *mut CProducer,
@@ -118,15 +130,16 @@ extern "C" fn bufshare_producer_acquire(
 ) -> c_int {
     run(|| {
         let producer = from_c!(object_mut(producer))?;
-        let slot = match u32::try_from(number) {
-            Ok(number) => producer.0.acquire_number(number),
-            Err(_) => producer.0.acquire(),
+        let to = from_c!(place(to))?;
+        let slot = match which(number)? {
+            Some(number) => producer.0.acquire_number(number),
+            None => producer.0.acquire(),
         };
         let Some(slot) = slot else {
             return Ok(0);
         };
         let begun = Vec::new();
-        from_c!(give(to, CSlot { slot, begun }))?;
+        give(to, CSlot { slot, begun });
         Ok(1)
     })
 }
@@ -175,6 +188,7 @@ extern "C" fn bufshare_slot_map(
 ) -> c_int {
     run(|| {
         let slot = from_c!(object_mut(slot))?;
+        let to = from_c!(place(address))?;
         let index = index_of_c(index);
         let mapping = slot.slot.mapping(index)?;
         let access = mapping.begin(Rights::RW)?;
@@ -185,7 +199,8 @@ extern "C" fn bufshare_slot_map(
             slot.begun.push(index);
             std::mem::forget(access);
         }
-        put_place(address, length, at, mapping.len())?;
+        to.write(at.cast());
+        from_c!(put_if_wanted(length, mapping.len()));
         Ok(0)
     })
 }
@@ -249,6 +264,7 @@ extern "C" fn bufshare_producer_next_event(
 ) -> c_int {
     run(|| {
         let producer = from_c!(object_mut(producer))?;
+        from_c!(has_room(to))?;
         let Some(event) = producer.0.next_event(timeout(timeout_ms))? else {
             return Ok(0);
         };
@@ -276,4 +292,19 @@ extern "C" fn bufshare_producer_next_event(
         from_c!(write(to, &raw))?;
         Ok(1)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::tests::refused;
+
+    #[test]
+    fn a_slot_has_a_number_or_any_is_asked_for_by_minus_1_alone() {
+        assert_eq!(which(-1).unwrap(), None);
+        assert_eq!(which(3).unwrap(), Some(3));
+        for number in [-2, c_int::MIN] {
+            refused(which(number).unwrap_err().keep(), "0 or more");
+        }
+    }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The structures of libbufshare.h; `tests/header.rs` has the compiler compare them
+//! The structures of libbufshare.h; the tests of `header` have the compiler compare them
 
 use std::ffi::{c_char, c_void};
 
@@ -53,8 +53,14 @@ pub(crate) fn image_to_c(image: &bufshare::Image) -> Image {
     raw
 }
 
+/// Bytes of a field.
+const fn size_of_field<T, F>(_: fn(&T) -> &F) -> usize {
+    size_of::<F>()
+}
+
+// `to`: the last field that the first version had.
 macro_rules! structs {
-    ($($name:ident = $c:literal { $($field:ident: $type:ty,)+ })+) => {
+    ($($name:ident = $c:literal to $last:ident { $($field:ident: $type:ty,)+ })+) => {
         $(
             #[doc = concat!("`struct ", $c, "`")]
             #[repr(C)]
@@ -64,7 +70,11 @@ macro_rules! structs {
             }
 
             // SAFETY: numbers, addresses and arrays of numbers alone, with the size first.
-            unsafe impl Grows for $name {}
+            unsafe impl Grows for $name {
+                #[allow(clippy::arithmetic_side_effects, reason = "of a constant")]
+                const SIZE_VER0: usize = std::mem::offset_of!($name, $last)
+                    + size_of_field(|all: &$name| &all.$last);
+            }
         )+
 
         /// Assertions in C that the header says the same.
@@ -91,7 +101,7 @@ macro_rules! structs {
 }
 
 structs! {
-    DeviceInfo = "bufshare_device_info" {
+    DeviceInfo = "bufshare_device_info" to name {
         size: u32,
         version: u32,
         caps: u32,
@@ -105,7 +115,7 @@ structs! {
         peer_id: u64,
         name: CName,
     }
-    PeerInfo = "bufshare_peer_info" {
+    PeerInfo = "bufshare_peer_info" to name {
         size: u32,
         up: u32,
         id: u64,
@@ -113,7 +123,7 @@ structs! {
         import_rights: u32,
         name: CName,
     }
-    BufferInfo = "bufshare_buffer_info" {
+    BufferInfo = "bufshare_buffer_info" to name {
         size: u32,
         flags: u32,
         id: Id,
@@ -128,7 +138,7 @@ structs! {
         reserved: u32,
         name: CName,
     }
-    ExportOptions = "bufshare_export_options" {
+    ExportOptions = "bufshare_export_options" to reserved {
         size: u32,
         num_access: u32,
         access: *const Access,
@@ -138,7 +148,7 @@ structs! {
         blob_len: u32,
         reserved: u32,
     }
-    ImportInfo = "bufshare_import_info" {
+    ImportInfo = "bufshare_import_info" to properties {
         size: u32,
         rights: u32,
         bytes: u64,
@@ -147,7 +157,7 @@ structs! {
         way: u32,
         properties: u32,
     }
-    EventInfo = "bufshare_event_info" {
+    EventInfo = "bufshare_event_info" to value {
         size: u32,
         kind: u32,
         seq: u64,
@@ -157,7 +167,7 @@ structs! {
         generation: u64,
         value: u64,
     }
-    ProducerOptions = "bufshare_producer_options" {
+    ProducerOptions = "bufshare_producer_options" to epoch {
         size: u32,
         slots: u32,
         path: *const c_char,
@@ -172,7 +182,7 @@ structs! {
         blob: *const c_void,
         epoch: u64,
     }
-    ProducerEvent = "bufshare_producer_event" {
+    ProducerEvent = "bufshare_producer_event" to peer {
         size: u32,
         kind: u32,
         slot: u32,
@@ -180,7 +190,7 @@ structs! {
         frame: u64,
         peer: u64,
     }
-    ConsumerOptions = "bufshare_consumer_options" {
+    ConsumerOptions = "bufshare_consumer_options" to id {
         size: u32,
         flags: u32,
         path: *const c_char,
@@ -188,7 +198,7 @@ structs! {
         name: *const c_char,
         id: *const Id,
     }
-    ConsumerEvent = "bufshare_consumer_event" {
+    ConsumerEvent = "bufshare_consumer_event" to error {
         size: u32,
         kind: u32,
         frame: *mut crate::consumer::CFrame,
