@@ -20,7 +20,8 @@
  * Structures begin with their size, which the caller sets: to sizeof, after all else is zero.
  * So they can grow. Of one that is read, what is behind the size counts as zero, and what a
  * newer program says that this library does not know is -E2BIG unless it is zero. Of one that is
- * written, as much is written as both know, and size says how much.
+ * written, as much is written as both know, and size says how much. A size below that of the
+ * first version, an unknown flag and a reserved field that is not zero are -EINVAL.
  *
  * Waiting. Functions that ask the host wait for its answer, for as long as the driver has
  * patience: 9 seconds (-ETIMEDOUT). No function waits for another VM. Timeouts are in

@@ -15,7 +15,7 @@ use crate::memory::{
 };
 use crate::structs::{
     BUFFER_INFO_OWNED, BUFFER_INFO_STREAM, BufferInfo, DeviceInfo, EventInfo, ExportOptions,
-    ImportInfo, PeerInfo, image_of_c, name_of_c, name_to_c,
+    ImportInfo, PeerInfo, image_of_c, name_of_c, name_to_c, reserved,
 };
 
 /// `struct bufshare`
@@ -41,11 +41,12 @@ pub(crate) fn id_to_c(id: BufferId) -> Id {
 
 /// A list of who may have it.
 pub(crate) fn access_of_c(first: *const Access, count: u32) -> Result<Vec<bufshare::Access>> {
-    let lines = from_c!(elements(first, count))?;
-    let lines = lines.iter();
-    Ok(lines
-        .map(|line| bufshare::Access::new(line.peer, Rights::known(line.rights)))
-        .collect())
+    let lines = from_c!(elements(first, count))?.iter();
+    let line = |line: &Access| {
+        reserved(line.reserved)?;
+        Ok(bufshare::Access::new(line.peer, rights_of_c(line.rights)?))
+    };
+    lines.map(line).collect()
 }
 
 pub(crate) fn blob_of_c(first: *const c_void, length: u32) -> Result<Vec<u8>> {
@@ -209,6 +210,7 @@ extern "C" fn bufshare_export(
         let mut all = bufshare::ExportOptions::new();
         if !options.is_null() {
             let options = from_c!(read(options))?;
+            reserved(options.reserved)?;
             all.access = access_of_c(options.access, options.num_access)?;
             let mut meta = Meta::new().name(name_of_c(from_c!(text(options.name))?)?);
             if !options.image.is_null() {
@@ -335,6 +337,41 @@ mod tests {
         let id = Id { b: [1; 16] };
         let to: *mut ImportInfo = event.as_mut_ptr().cast();
         refused(bufshare_import(device, &raw const id, 1, to), "its sizeof");
+        bufshare_close(device);
+    }
+
+    #[test]
+    fn what_has_no_meaning_yet_is_not_passed_over() {
+        let line = |rights, reserved| {
+            let peer = 7;
+            let line = Access {
+                peer,
+                rights,
+                reserved,
+            };
+            access_of_c(&raw const line, 1)
+        };
+        assert_eq!(line(3, 0).unwrap()[0].rights, Rights::RW);
+        refused(line(5, 0).unwrap_err().keep(), "rights are");
+        refused(line(1, 1).unwrap_err().keep(), "reserved");
+        let device = device();
+        let file = NoDevice::new("reserved");
+        let fd = std::fs::File::open(file.path().to_str().unwrap()).unwrap();
+        let options = ExportOptions {
+            size: u32::try_from(size_of::<ExportOptions>()).unwrap(),
+            num_access: 0,
+            access: ptr::null(),
+            name: ptr::null(),
+            image: ptr::null(),
+            blob: ptr::null(),
+            blob_len: 0,
+            reserved: 1,
+        };
+        let options = &raw const options;
+        refused(
+            bufshare_export(device, fd.as_raw_fd(), options, ptr::null_mut()),
+            "reserved",
+        );
         bufshare_close(device);
     }
 

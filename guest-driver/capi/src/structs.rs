@@ -25,10 +25,22 @@ pub(crate) fn name_of_c(text: Option<&str>) -> Result<Name> {
     Name::new(text.unwrap_or_default()).map_err(|error| Failure::invalid(&error.to_string()))
 }
 
+/// What has no meaning yet, and so may have one for a later version.
+pub(crate) fn reserved(field: u32) -> Result<()> {
+    match field {
+        0 => Ok(()),
+        _ => Err(Failure::invalid("a reserved field is not zero")),
+    }
+}
+
 pub(crate) fn image_of_c(raw: &Image) -> Result<bufshare::Image> {
     let planes = usize::try_from(raw.num_planes).ok();
     let planes = planes.and_then(|planes| raw.planes.get(..planes));
+    let planes = planes.filter(|planes| !planes.is_empty());
     let planes = planes.ok_or_else(|| Failure::invalid("an image has 1 to 4 planes"))?;
+    for plane in planes {
+        reserved(plane.reserved)?;
+    }
     let image = bufshare::Image::new(raw.fourcc, raw.width, raw.height).modifier(raw.modifier);
     Ok(planes.iter().fold(image, |image, raw| {
         image.plane(Plane::new(raw.offset, raw.stride, raw.rows).buffer(raw.buffer))
@@ -245,4 +257,25 @@ consts! {
     CONSUMER_REVOKED = 5;
     CONSUMER_REFUSED = 6;
     CONSUMER_OVER = 7;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::tests::refused;
+
+    #[test]
+    fn an_image_has_planes_and_nothing_unknown() {
+        let mut image = Image {
+            num_planes: 2,
+            ..Image::default()
+        };
+        assert_eq!(image_of_c(&image).unwrap().planes.len(), 2);
+        image.planes[1].reserved = 1;
+        refused(image_of_c(&image).unwrap_err().keep(), "reserved");
+        for planes in [0, 5] {
+            image.num_planes = planes;
+            refused(image_of_c(&image).unwrap_err().keep(), "1 to 4 planes");
+        }
+    }
 }
