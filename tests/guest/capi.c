@@ -84,7 +84,7 @@ static void do_export(const char *name)
 	};
 	struct bufshare_producer_options stream = {
 		.size = sizeof(stream), .name = "capi", .image = &image, .access = &access,
-		.num_access = 1, .epoch = 77,
+		.num_access = 1, .epoch = 77, .blob = "stream", .blob_len = 6,
 	};
 	struct bufshare_frame_record record = { .sequence = 5, .flags = BUFSHARE_FRAME_LAST };
 	struct bufshare_producer_event event = { .size = sizeof(event) };
@@ -150,12 +150,13 @@ static void do_import(const char *name, const char *text)
 	struct bufshare_consumer_event event = { .size = sizeof(event) };
 	struct bufshare *device = open_device();
 	struct bufshare_frame_record record;
+	struct bufshare_meta_info meta = { .size = sizeof(meta) };
 	struct bufshare_image seen;
 	struct bufshare_consumer *consumer;
-	struct bufshare_id id;
+	struct bufshare_id id, stream, part;
 	unsigned int byte;
 	size_t length;
-	char *bytes, read[7];
+	char *bytes, read[7], blob[8];
 	int fd, joined = 0, ended = 0, over = 0;
 
 	for (int i = 0; i < BUFSHARE_ID_LEN; i++) {
@@ -163,6 +164,10 @@ static void do_import(const char *name, const char *text)
 		id.b[i] = byte;
 	}
 	CHECK(bufshare_list(device, count, &id) == 2);
+	CHECK(bufshare_get_meta(device, &id, &meta, blob, sizeof(blob)) == 0);
+	CHECK(meta.size == sizeof(meta) && !strcmp(meta.name, "for one"));
+	CHECK(meta.flags == BUFSHARE_META_INFO_IMAGE && !memcmp(&meta.image, &image, sizeof(image)));
+	CHECK(meta.blob_len == 4 && !memcmp(blob, "blob", 5));
 	fd = bufshare_import(device, &id, BUFSHARE_READ | BUFSHARE_WRITE, &info);
 	CHECK(fd >= 0 && info.bytes == SIZE && info.owner == find(device, name));
 	bytes = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, fd, 0);
@@ -173,6 +178,11 @@ static void do_import(const char *name, const char *text)
 		CHECK(bufshare_consumer_next_event(consumer, &event, 0) >= 0);
 		if (event.kind == BUFSHARE_CONSUMER_JOINED && !joined++) {
 			CHECK(event.epoch == 77 && !event.ended);
+			stream = event.id;
+			CHECK(bufshare_get_meta(device, &stream, &meta, blob, 3) == 0);
+			CHECK(meta.flags == BUFSHARE_META_INFO_IMAGE && meta.epoch == 77);
+			CHECK(!strcmp(meta.name, "capi"));
+			CHECK(meta.blob_len == 6 && !memcmp(blob, "strb", 4));
 			while (bufshare_consumer_next_event(consumer, &event, 0) > 0)
 				;
 			puts("joined");
@@ -191,6 +201,9 @@ static void do_import(const char *name, const char *text)
 	CHECK(bufshare_frame_get_image(event.frame, &seen) == 1);
 	CHECK(!memcmp(&seen, &image, sizeof(seen)));
 	CHECK(bufshare_frame_num_buffers(event.frame) == 1);
+	CHECK(bufshare_frame_get_buffer_id(event.frame, 0, &part) == 0);
+	CHECK(bufshare_list(device, count, &part) == 2 && memcmp(&part, &stream, sizeof(part)));
+	CHECK(bufshare_frame_get_buffer_id(event.frame, 1, &part) == -EINVAL);
 	CHECK(bufshare_frame_size(event.frame, 0) == SIZE && !bufshare_frame_size(event.frame, 1));
 	CHECK(bufshare_frame_read(event.frame, 0, 0, read, sizeof(read)) == 0);
 	CHECK(!strcmp(read, "pushed"));
@@ -228,6 +241,7 @@ static void do_misuse(void)
 {
 	struct bufshare_image large = { .fourcc = 1, .num_planes = 1, .width = 1, .height = 1 };
 	struct bufshare_export_options options = { .size = sizeof(options), .image = &large };
+	struct bufshare_meta_info meta = { .size = sizeof(meta) };
 	struct newer newer = { .options = { .size = sizeof(newer), .name = "newer" } };
 	struct bufshare *device = open_device();
 	struct bufshare_producer *producer = NULL;
@@ -251,6 +265,7 @@ static void do_misuse(void)
 	CHECK(bufshare_import(device, &id, BUFSHARE_READ | BUFSHARE_WRITE, NULL) == -ENOENT);
 	CHECK(bufshare_last_status() == BUFSHARE_S_NOT_FOUND);
 	CHECK(bufshare_import(device, &id, 4, NULL) == -EINVAL);
+	CHECK(bufshare_get_meta(device, &id, &meta, NULL, 0) == -ENOENT);
 	CHECK(bufshare_get_fd(NULL) == -EINVAL);
 
 	newer.more = 1;

@@ -179,6 +179,31 @@ struct bufshare_import_info {
 int bufshare_import(struct bufshare *device, const struct bufshare_id *id, uint32_t rights,
 		    struct bufshare_import_info *info);
 
+#define BUFSHARE_META_INFO_IMAGE	0x1	/* there is an image */
+#define BUFSHARE_META_INFO_ENDED	0x2	/* of a stream: no frame comes any more in this epoch */
+
+struct bufshare_meta_info {
+	uint32_t size;
+	uint32_t flags;		/* BUFSHARE_META_INFO_* */
+	uint64_t seq;		/* sequence number of the metadata */
+	uint64_t epoch;		/* of a stream: another at each start of its producer */
+	struct bufshare_image image; /* zero: there is none, or none that this version knows */
+	uint32_t blob_len;	/* bytes of the blob, however much room there was */
+	uint32_t reserved;
+	char name[BUFSHARE_NAME_LEN];
+};
+
+/**
+ * bufshare_get_meta() - what its exporter says of a buffer, or of a stream: its record
+ * @id: of any that bufshare_list() has, of a frame's buffer, or of BUFSHARE_CONSUMER_JOINED
+ * @blob: out: the bytes that only the programs understand, as much as there is room for
+ * @blob_size: room there, bytes, up to BUFSHARE_MAX_BLOB; 0: @blob may be NULL
+ *
+ * Asks the host. -ENOENT: there is no such buffer for this VM, or none any more.
+ */
+int bufshare_get_meta(struct bufshare *device, const struct bufshare_id *id,
+		      struct bufshare_meta_info *meta, void *blob, size_t blob_size);
+
 struct bufshare_event_info {
 	uint32_t size;
 	uint32_t kind;		/* BUFSHARE_EVT_*; ignore those that you do not know */
@@ -393,6 +418,13 @@ int bufshare_frame_get_image(const struct bufshare_frame *frame, struct bufshare
 int bufshare_frame_num_buffers(const struct bufshare_frame *frame);
 /* Bytes of a buffer; 0: there is none of that index. */
 uint64_t bufshare_frame_size(const struct bufshare_frame *frame, uint32_t index);
+/*
+ * Which one it is: the same id with each frame in it, and of BUFSHARE_CONSUMER_REVOKED. So a
+ * program can keep what it made of a buffer, as a texture, for the next frame. -EINVAL: there is
+ * none of that index.
+ */
+int bufshare_frame_get_buffer_id(const struct bufshare_frame *frame, uint32_t index,
+				 struct bufshare_id *id);
 /* A descriptor of the dma-buf, for drivers of this VM: the same dma-buf with each frame in it. */
 int bufshare_frame_dup_fd(const struct bufshare_frame *frame, uint32_t index);
 

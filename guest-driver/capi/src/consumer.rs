@@ -11,7 +11,9 @@ use bufshare_protocol::ioctl::{Id, Image};
 use crate::device::{id_to_c, open, own, timeout};
 use crate::failure::{Failure, run};
 use crate::from_c;
-use crate::memory::{give, object, object_mut, place, put_if_wanted, read, take, text, write};
+use crate::memory::{
+    fill, give, object, object_mut, place, put_if_wanted, read, take, text, write,
+};
 use crate::producer::{count, index_of_c, no_buffer};
 use crate::structs::{
     CONSUMER_FRAME, CONSUMER_JOINED, CONSUMER_OTHER, CONSUMER_OVER, CONSUMER_RECORD,
@@ -190,13 +192,7 @@ extern "C" fn bufshare_frame_get_record(
 ) {
     let bytes = from_c!(object(frame)).map(|frame| frame.frame.record().to_bytes());
     let bytes = bytes.ok().flatten().unwrap_or_default();
-    let record: *mut u8 = record.cast();
-    if record.is_null() {
-        return;
-    }
-    let used = bytes.len().min(record_size);
-    from_c!(ptr::write_bytes(record, 0, record_size));
-    from_c!(ptr::copy_nonoverlapping(bytes.as_ptr(), record, used));
+    from_c!(fill(record, record_size, &bytes));
 }
 
 #[unsafe(no_mangle)]
@@ -224,6 +220,17 @@ extern "C" fn bufshare_frame_size(frame: *const CFrame, index: u32) -> u64 {
         .ok()
         .flatten()
         .map_or(0, |import| import.buffer.len() as u64)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_frame_get_buffer_id(frame: *const CFrame, index: u32, id: *mut Id) -> c_int {
+    run(|| {
+        let frame = from_c!(object(frame))?;
+        let to = from_c!(place(id))?;
+        let import = frame.frame.imports().nth(index_of_c(index));
+        to.write(id_to_c(import.ok_or_else(no_buffer)?.id));
+        Ok(0)
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -11,11 +11,11 @@ use bufshare_protocol::ioctl::{Access, Id};
 use crate::failure::{Failure, Result, run};
 use crate::from_c;
 use crate::memory::{
-    elements, give, has_room, object, place, put_if_wanted, read, take, text, write,
+    elements, fill, give, has_room, object, place, put_if_wanted, read, take, text, write,
 };
 use crate::structs::{
     BUFFER_INFO_OWNED, BUFFER_INFO_STREAM, BufferInfo, DeviceInfo, EventInfo, ExportOptions,
-    ImportInfo, PeerInfo, image_of_c, name_of_c, name_to_c, reserved,
+    ImportInfo, MetaInfo, PeerInfo, image_of_c, meta_to_c, name_of_c, name_to_c, reserved,
 };
 
 /// `struct bufshare`
@@ -255,6 +255,28 @@ extern "C" fn bufshare_import(
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn bufshare_get_meta(
+    device: *mut CDevice,
+    id: *const Id,
+    to: *mut MetaInfo,
+    blob: *mut c_void,
+    blob_size: usize,
+) -> c_int {
+    run(|| {
+        let device = from_c!(object(device))?;
+        let id = BufferId(from_c!(object(id))?.b);
+        from_c!(has_room(to))?;
+        if blob_size > 0 {
+            from_c!(place(blob.cast::<u8>()))?;
+        }
+        let (seq, meta) = device.0.get_meta(id)?;
+        from_c!(write(to, &meta_to_c(seq, &meta)))?;
+        from_c!(fill(blob, blob_size, &meta.blob));
+        Ok(0)
+    })
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn bufshare_next_event(
     device: *mut CDevice,
     to: *mut EventInfo,
@@ -337,6 +359,20 @@ mod tests {
         let id = Id { b: [1; 16] };
         let to: *mut ImportInfo = event.as_mut_ptr().cast();
         refused(bufshare_import(device, &raw const id, 1, to), "its sizeof");
+        bufshare_close(device);
+    }
+
+    #[test]
+    fn metadata_is_not_asked_for_without_room_for_it() {
+        let device = device();
+        let id = Id { b: [1; 16] };
+        let mut info = meta_to_c(0, &Meta::new());
+        let get = |to, room| bufshare_get_meta(device, &raw const id, to, ptr::null_mut(), room);
+        refused(get(ptr::null_mut(), 0), "a structure is needed");
+        refused(get(&raw mut info, 0), "its sizeof");
+        info.size = u32::try_from(size_of::<MetaInfo>()).unwrap();
+        refused(get(&raw mut info, 1), "no place for the result");
+        assert_eq!(get(&raw mut info, 0), -libc::ENOTTY, "what is no device");
         bufshare_close(device);
     }
 

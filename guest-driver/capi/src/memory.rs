@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What C passes: pointers to objects, structures that grow, texts
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
 
@@ -139,6 +139,22 @@ pub(crate) unsafe fn put_if_wanted<T>(to: *mut T, value: T) {
     }
 }
 
+/// Tells a program bytes, as many as it has room for; the rest of that is zero.
+///
+/// # Safety
+/// `to` is NULL, or has so much room.
+pub(crate) unsafe fn fill(to: *mut c_void, room: usize, bytes: &[u8]) {
+    let to: *mut u8 = to.cast();
+    if to.is_null() {
+        return;
+    }
+    let used = bytes.len().min(room);
+    // SAFETY: the caller's promise.
+    unsafe { ptr::write_bytes(to, 0, room) };
+    // SAFETY: both are so long, and do not overlap.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, used) };
+}
+
 /// So many elements.
 ///
 /// # Safety
@@ -271,6 +287,16 @@ pub(crate) mod tests {
             unsafe { write(&raw mut to.ours, &ours) }.unwrap();
             let Ours { size, one, two } = to.ours;
             assert_eq!((size, one, two, to.three), wanted);
+        }
+    }
+
+    #[test]
+    fn bytes_are_told_as_far_as_there_is_room() {
+        for (room, wanted) in [(0, [9; 4]), (1, [1, 9, 9, 9]), (3, [1, 2, 0, 9])] {
+            let mut to = [9_u8; 4];
+            // SAFETY: there is more room.
+            unsafe { fill(to.as_mut_ptr().cast(), room, &[1, 2]) };
+            assert_eq!(to, wanted);
         }
     }
 

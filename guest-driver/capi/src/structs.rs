@@ -3,7 +3,7 @@
 
 use std::ffi::{c_char, c_void};
 
-use bufshare::{Name, Plane};
+use bufshare::{Meta, Name, Plane};
 use bufshare_protocol::ioctl::{Access, Id, Image};
 use bufshare_protocol::limits::NAME_LEN;
 
@@ -169,6 +169,16 @@ structs! {
         way: u32,
         properties: u32,
     }
+    MetaInfo = "bufshare_meta_info" to name {
+        size: u32,
+        flags: u32,
+        seq: u64,
+        epoch: u64,
+        image: Image,
+        blob_len: u32,
+        reserved: u32,
+        name: CName,
+    }
     EventInfo = "bufshare_event_info" to value {
         size: u32,
         kind: u32,
@@ -222,6 +232,21 @@ structs! {
     }
 }
 
+pub(crate) fn meta_to_c(seq: u64, meta: &Meta) -> MetaInfo {
+    let flag = |is, flag| if is { flag } else { 0 };
+    let image = meta.image.as_ref();
+    MetaInfo {
+        size: 0,
+        flags: flag(image.is_some(), META_INFO_IMAGE) | flag(meta.ended, META_INFO_ENDED),
+        seq,
+        epoch: meta.epoch,
+        image: image.map(image_to_c).unwrap_or_default(),
+        blob_len: u32::try_from(meta.blob.len()).unwrap_or(u32::MAX),
+        reserved: 0,
+        name: name_to_c(meta.name),
+    }
+}
+
 macro_rules! consts {
     ($($name:ident = $value:expr;)+) => {
         $(pub(crate) const $name: u32 = $value;)+
@@ -242,6 +267,8 @@ macro_rules! consts {
 consts! {
     BUFFER_INFO_OWNED = 1;
     BUFFER_INFO_STREAM = 2;
+    META_INFO_IMAGE = 1;
+    META_INFO_ENDED = 2;
     PRODUCER_OTHER = 0;
     PRODUCER_RETURNED = 1;
     PRODUCER_LEFT = 2;
@@ -263,6 +290,21 @@ consts! {
 mod tests {
     use super::*;
     use crate::memory::tests::refused;
+
+    #[test]
+    fn metadata_is_told_whole() {
+        let image = bufshare::Image::new(1, 64, 32).plane(Plane::new(8, 256, 32).buffer(1));
+        let meta = Meta::new().name(Name::new("frames").unwrap()).image(image);
+        let raw = meta_to_c(5, &meta.epoch(7).blob([1, 2]));
+        assert_eq!((raw.flags, raw.seq), (META_INFO_IMAGE, 5));
+        assert_eq!(
+            (raw.epoch, raw.blob_len, &raw.name[..7]),
+            (7, 2, &b"frames\0"[..])
+        );
+        assert_eq!((raw.image.width, raw.image.planes[0].buffer), (64, 1));
+        let none = meta_to_c(0, &Meta::new().ended(true));
+        assert_eq!((none.flags, none.image.num_planes), (META_INFO_ENDED, 0));
+    }
 
     #[test]
     fn an_image_has_planes_and_nothing_unknown() {
