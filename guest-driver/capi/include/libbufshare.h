@@ -11,7 +11,8 @@
  * destructors and pthread keys run, there may be neither, and the errno alone.
  *
  * Objects are opaque. Each comes from a function that says who ends it, and how. One is used
- * by one thread at a time; it may go from thread to thread.
+ * by one thread at a time; it may go from thread to thread. A child of fork() has none of them:
+ * it may only exec, or _exit(). Whatever it returned or closed would be gone for its parent, too.
  *
  * Descriptors that are passed in stay the caller's. Those that are returned are the
  * caller's, with FD_CLOEXEC, but for the get_fd functions, whose descriptor is the object's
@@ -24,11 +25,16 @@
  * first version, an unknown flag and a reserved field that is not zero are -EINVAL.
  *
  * Waiting. Functions that ask the host wait for its answer, for as long as the driver has
- * patience: 9 seconds (-ETIMEDOUT). No function waits for another VM. Timeouts are in
- * milliseconds: 0 does not wait, -1 waits as long as it takes.
+ * patience: 9 seconds (-ETIMEDOUT). No function waits for another VM. Those that begin CPU access
+ * (slot_map, frame_map, frame_read) wait for the devices of this VM that use the buffer, with no
+ * limit: poll() of its descriptor says whether there is any. Timeouts are in milliseconds: 0 does
+ * not wait, -1 waits as long as it takes.
  *
  * Event loops. poll() the descriptor of get_fd for POLLIN. Before the first poll(), and when it
- * is readable or hung up, call next_event with a timeout of 0 until it returns 0.
+ * is readable or hung up, call next_event with a timeout of 0 until it returns 0. One that takes
+ * what another VM does may go on as long as that does it: a program with more to do may stop
+ * earlier, if it calls again before it polls. After -ETIMEDOUT, too, it has to call again: what
+ * the host did not answer is still to do, and the descriptor need not become readable for it.
  *
  * CPU access to mapped memory of another VM's raises SIGBUS when its exporter revokes it.
  * bufshare_frame_read() gives -ESTALE instead.
@@ -289,6 +295,7 @@ int bufshare_slot_dup_fd(const struct bufshare_slot *slot, uint32_t index);
 /**
  * bufshare_slot_map() - map a buffer, and begin CPU access to it
  *
+ * Asks nobody, but waits, with no limit, until no device of this VM uses the buffer.
  * The access ends with the push, or the release, and the address is good until then.
  */
 int bufshare_slot_map(struct bufshare_slot *slot, uint32_t index, void **address,
@@ -393,7 +400,13 @@ struct bufshare_consumer_event {
  *
  * Returns 1, or 0 if it was nothing in time. Asks the host where the stream, a buffer or
  * metadata is new, or events were lost. -ETIMEDOUT: it did not answer; nothing is lost, and the
- * next call asks again. -ENODEV: the device is gone.
+ * next call asks again, which has to come without a poll(). -ENODEV: the device is gone.
+ *
+ * After events were lost it waits for what devices of this VM write to the buffers, too, with no
+ * limit.
+ *
+ * @timeout_ms is for events of this stream. The call takes in those of others, too, which are no
+ * event here, and so it may take longer than that where other VMs make many.
  */
 int bufshare_consumer_next_event(struct bufshare_consumer *consumer,
 				 struct bufshare_consumer_event *event, int timeout_ms);
@@ -402,7 +415,8 @@ int bufshare_consumer_next_event(struct bufshare_consumer *consumer,
  * bufshare_frame_return() - give a frame back
  * @frame: is not the caller's any more, whatever is returned. NULL is nothing
  *
- * Does not wait. -ESTALE: it was revoked, and so is given back already.
+ * Does not wait, but if bufshare_frame_map() was called: the host may have to be asked for the end
+ * of that access. -ESTALE: it was revoked, and so is given back already.
  */
 int bufshare_frame_return(struct bufshare_frame *frame);
 /* Its number, of those of its exporter. */
@@ -412,7 +426,12 @@ uint64_t bufshare_frame_arrival(const struct bufshare_frame *frame);
 /* What its producer says of it, as much as there is room for; what it did not say is zero. */
 void bufshare_frame_get_record(const struct bufshare_frame *frame,
 			       struct bufshare_frame_record *record, size_t record_size);
-/* Returns 1, or 0 if it is no image. Its planes are in the frame's buffers. */
+/*
+ * Returns 1, or 0 if it is no image. Of each plane rows times stride bytes from its offset on are
+ * in the frame's buffers, and nothing else is sure: width and height, and what they have to do
+ * with stride and rows, are another VM's word. Who goes through pixels by them checks first that
+ * a row of the format is within stride, and that there are as many rows.
+ */
 int bufshare_frame_get_image(const struct bufshare_frame *frame, struct bufshare_image *image);
 /* How many buffers it has. */
 int bufshare_frame_num_buffers(const struct bufshare_frame *frame);
@@ -431,8 +450,9 @@ int bufshare_frame_dup_fd(const struct bufshare_frame *frame, uint32_t index);
 /**
  * bufshare_frame_read() - copy bytes out of a buffer
  *
- * Asks the host if the import is not coherent, or was never mapped. -ESTALE: they are gone.
- * -ERANGE: they are not all in the buffer.
+ * Asks the host if the import is not coherent, or was never mapped, and waits, with no limit,
+ * until no device of this VM writes the buffer. -ESTALE: they are gone. -ERANGE: they are not all
+ * in the buffer. If it fails, @bytes may have been written.
  */
 int bufshare_frame_read(struct bufshare_frame *frame, uint32_t index, uint64_t offset,
 			void *bytes, size_t length);
@@ -440,6 +460,8 @@ int bufshare_frame_read(struct bufshare_frame *frame, uint32_t index, uint64_t o
 /**
  * bufshare_frame_map() - map a buffer, and begin CPU access to it
  *
+ * Asks and waits as bufshare_frame_read() does; if the frames are to be written, too, until no
+ * device of this VM uses the buffer at all.
  * The access ends when the frame is returned, and the address is good until then.
  */
 int bufshare_frame_map(struct bufshare_frame *frame, uint32_t index, void **address,
