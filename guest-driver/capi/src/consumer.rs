@@ -5,16 +5,16 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::ptr;
 
-use bufshare::{BufferId, Consumer, Frame, Rights};
+use bufshare::{BufferId, Consumer, Frame, Mapping, Rights};
 use bufshare_protocol::ioctl::{Id, Image};
 
 use crate::device::{id_to_c, open, own, timeout};
-use crate::failure::{Failure, run};
+use crate::failure::{Failure, Result, run};
 use crate::from_c;
 use crate::memory::{
     fill, give, object, object_mut, place, put_if_wanted, read, take, text, write,
 };
-use crate::producer::{count, index_of_c, no_buffer};
+use crate::producer::{count, end_all, index_of_c, no_buffer};
 use crate::structs::{
     CONSUMER_FRAME, CONSUMER_JOINED, CONSUMER_OTHER, CONSUMER_OVER, CONSUMER_RECORD,
     CONSUMER_REFUSED, CONSUMER_REJECTED, CONSUMER_REJOIN, CONSUMER_REVOKED, CONSUMER_WRITE,
@@ -163,11 +163,7 @@ extern "C" fn bufshare_frame_return(frame: *mut CFrame) -> c_int {
             rights,
             begun,
         } = *frame;
-        let mut ended = Ok(());
-        for index in begun {
-            let end = frame.mapping(index).and_then(|map| map.end(rights));
-            ended = ended.and(end);
-        }
+        let ended = end_all(begun, |index| frame.mapping(index)?.end(rights));
         // That is not the program's to mend: whose buffer it was says it, too.
         frame.give_back().and(ended)?;
         Ok(0)
@@ -255,18 +251,34 @@ extern "C" fn bufshare_frame_read(
         if bytes.is_null() {
             return Err(Failure::invalid("there is no place for the bytes: NULL"));
         }
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let access = frame
-            .frame
-            .mapping(index_of_c(index))?
-            .begin(Rights::READ)?;
-        // Zeroes first, as what the program has there may be no bytes yet.
-        from_c!(ptr::write_bytes(bytes.cast::<u8>(), 0, length));
-        let bytes = from_c!(std::slice::from_raw_parts_mut(bytes.cast::<u8>(), length));
-        access.read_at_checked(offset, bytes)?;
-        access.finish()?;
+        let mapping = frame.frame.mapping(index_of_c(index))?;
+        from_c!(copy_out(mapping, offset, bytes.cast(), length))?;
         Ok(0)
     })
+}
+
+/// Copies bytes of a buffer to a program, in an access of its own.
+///
+/// # Safety
+/// `to` has room for so many.
+unsafe fn copy_out(mapping: &Mapping, offset: u64, to: *mut u8, length: usize) -> Result<()> {
+    let end = u64::try_from(length).ok();
+    let end = end.and_then(|length| offset.checked_add(length));
+    let end = end.and_then(|end| usize::try_from(end).ok());
+    // Before anything is written, also of a length that no program can have.
+    if end.is_none_or(|end| end > mapping.len()) {
+        let message = "cannot read the buffer: the bytes are not all inside it";
+        return Err(Failure::new(libc::ERANGE, message));
+    }
+    let access = mapping.begin(Rights::READ)?;
+    // SAFETY: the caller's promise. Zeroes first, as what is there may be no bytes yet.
+    unsafe { ptr::write_bytes(to, 0, length) };
+    // SAFETY: as above; it is no longer than a mapping, and nobody else's during the call.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(to, length) };
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+    access.read_at_checked(offset, bytes)?;
+    access.finish()?;
+    Ok(())
 }
 
 #[unsafe(no_mangle)]
@@ -297,8 +309,38 @@ extern "C" fn bufshare_frame_map(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
+    use bufshare::DmaBuf;
+
     use super::*;
+    use crate::failure::tests::last;
     use crate::memory::tests::{NoDevice, refused};
+
+    #[test]
+    fn bytes_that_are_not_all_there_are_not_begun_to_be_read() {
+        let file = NoDevice::new("bytes");
+        let path = file.path();
+        let mut both = File::options();
+        let fd = both.read(true).write(true).open(path.to_str().unwrap());
+        let fd = fd.unwrap();
+        fd.set_len(4096).unwrap();
+        let buffer = DmaBuf::from_fd(fd.into()).unwrap();
+        let mapping = buffer.map(Rights::READ).unwrap();
+        let mut bytes = [7_u8; 8];
+        let mut copy = |offset, length| {
+            let to = bytes.as_mut_ptr();
+            // SAFETY: what has no room is not in the buffer, either.
+            let copied = unsafe { copy_out(&mapping, offset, to, length) };
+            (copied.unwrap_err().keep(), bytes)
+        };
+        for (offset, length) in [(4089, 8), (0, 4097), (u64::MAX, 1), (1, usize::MAX)] {
+            assert_eq!(copy(offset, length), (-libc::ERANGE, [7; 8]));
+            assert!(last().contains("not all inside"));
+        }
+        // Those are inside; but the file is no dma-buf.
+        assert_eq!(copy(4088, 8).0, -libc::ENOTTY);
+    }
 
     #[test]
     fn a_consumer_without_a_place_for_it_or_its_event_takes_nothing() {

@@ -34,11 +34,21 @@ impl CSlot {
     /// What the library has, without any access.
     fn end(self) -> Result<Slot> {
         let Self { slot, begun } = self;
-        for index in begun {
-            slot.mapping(index)?.end(Rights::RW)?;
-        }
+        end_all(begun, |index| slot.mapping(index)?.end(Rights::RW))?;
         Ok(slot)
     }
+}
+
+/// Ends access to each of these buffers, also if it fails of one: else that to the others would
+/// never end. Returns the first error.
+pub(crate) fn end_all(
+    begun: Vec<usize>,
+    end: impl FnMut(usize) -> bufshare::Result<()>,
+) -> bufshare::Result<()> {
+    begun
+        .into_iter()
+        .map(end)
+        .fold(Ok(()), std::result::Result::and)
 }
 
 /// A number of things as C counts.
@@ -298,6 +308,18 @@ extern "C" fn bufshare_producer_next_event(
 mod tests {
     use super::*;
     use crate::memory::tests::refused;
+
+    #[test]
+    fn an_access_that_does_not_end_leaves_none_of_the_others() {
+        let mut asked = Vec::new();
+        let ended = end_all(vec![0, 2, 1], |index| {
+            asked.push(index);
+            let no_device = || bufshare::Device::open_at("/nonexistent/bufshare").map(drop);
+            if index == 2 { no_device() } else { Ok(()) }
+        });
+        assert_eq!(ended.unwrap_err().errno.raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(asked, [0, 2, 1]);
+    }
 
     #[test]
     fn a_slot_has_a_number_or_any_is_asked_for_by_minus_1_alone() {
