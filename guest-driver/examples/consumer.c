@@ -23,7 +23,8 @@ static int show(struct bufshare_frame *frame)
 	if (ret == 0)
 		printf("frame %llu: [%02x, %02x, %02x, %02x]\n", (unsigned long long)record.sequence,
 		       bytes[0], bytes[1], bytes[2], bytes[3]);
-	return ret ? ret : back;
+	/* What failed last, which the message is of. */
+	return back ? back : ret;
 }
 
 static int take(const struct bufshare_consumer_event *event)

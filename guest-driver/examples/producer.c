@@ -43,29 +43,33 @@ int main(void)
 	struct bufshare_producer *producer = NULL;
 	uint64_t sequence = 0, due;
 	int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
-	int ret = bufshare_producer_open(&options, &producer);
+	int ret = bufshare_producer_open(&options, &producer), ended = 0;
 	struct pollfd fds[] = { { ret ? -1 : bufshare_producer_get_fd(producer), POLLIN, 0 },
 				{ timer, POLLIN, 0 }, { STDIN_FILENO, POLLIN, 0 } };
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	timerfd_settime(timer, 0, &period, NULL);
-	while (ret == 0 && !fds[2].revents) {
+	while (ret == 0 && !ended && !fds[2].revents) {
 		poll(fds, 3, -1);
 		while ((ret = bufshare_producer_next_event(producer, &event, 0)) > 0)
 			if (event.kind == BUFSHARE_PRODUCER_LEFT)
 				printf("peer %llu left\n", (unsigned long long)event.peer);
-		if (ret == 0 && fds[1].revents && read(timer, &due, sizeof(due)) > 0)
+			else if (event.kind == BUFSHARE_PRODUCER_ENDED)
+				ended = 1;
+		if (ret == 0 && !ended && fds[1].revents && read(timer, &due, sizeof(due)) > 0)
 			ret = push(producer, sequence++);
 	}
-	if (ret == 0)
+	if (ret == 0 && !ended)
 		ret = bufshare_producer_end(producer);
 	if (ret < 0)
 		fprintf(stderr, "%s\n", bufshare_last_message());
+	else if (ended)
+		fprintf(stderr, "this VM was suspended\n");
 	/* The last frames are seen before the buffers go, unless somebody keeps them. */
-	while (ret == 0 && bufshare_producer_out(producer) > 0)
+	while (ret == 0 && !ended && bufshare_producer_out(producer) > 0)
 		if (bufshare_producer_next_event(producer, &event, 2000) <= 0)
 			break;
 	bufshare_producer_close(producer);
 	close(timer);
-	return ret < 0;
+	return ret < 0 || ended;
 }
