@@ -49,6 +49,12 @@
 
 #ifdef __cplusplus
 extern "C" {
+/*
+ * Some functions have the name of a structure of an ioctl, whose constructor they hide. Where
+ * both are used that is "struct bufshare_alloc".
+ */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
 #endif
 
 /* Of the last call of this thread that failed; "" if there was none. Good until the next. */
@@ -468,6 +474,7 @@ int bufshare_frame_map(struct bufshare_frame *frame, uint32_t index, void **addr
 		       size_t *length);
 
 #ifdef __cplusplus
+#pragma GCC diagnostic pop
 }
 #endif
 

@@ -17,10 +17,11 @@ const SOURCES: [&str; 4] = [
 ];
 
 /// Compiles C or C++ against the headers; the error is the compiler's output.
-fn compile(language: &str, source: &str) -> Result<(), String> {
+fn compile(language: &str, options: &[&str], source: &str) -> Result<(), String> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut cc = Command::new("cc")
-        .args(["-Wall", "-Wextra", "-Wpadded", "-Werror", "-fsyntax-only"])
+        .args(["-Wall", "-Wextra", "-Wshadow", "-Werror", "-fsyntax-only"])
+        .args(options)
         .args([&format!("-x{language}"), "-"])
         .arg("-I")
         .arg(here.join("include"))
@@ -31,7 +32,7 @@ fn compile(language: &str, source: &str) -> Result<(), String> {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("cc: a C compiler is needed to check the header");
+        .expect("cc: a compiler of C and C++ is needed to check the header");
     let mut stdin = cc.stdin.take().unwrap();
     stdin.write_all(source.as_bytes()).unwrap();
     drop(stdin);
@@ -50,7 +51,22 @@ fn source() -> String {
 
 #[test]
 fn structures_and_constants_are_those_of_the_header() {
-    compile("c", &source()).unwrap_or_else(|errors| panic!("{errors}"));
+    compile("c", &["-Wpadded"], &source()).unwrap_or_else(|errors| panic!("{errors}"));
+}
+
+#[test]
+fn a_program_in_cpp_may_have_every_warning() {
+    // Which names a function, and which the structure that an ioctl takes.
+    let source = "#include \"libbufshare.h\"
+        struct bufshare_alloc raw = {};
+        int alloc(struct bufshare *device) { return bufshare_alloc(device, raw.size); }
+        struct own { own(int); };";
+    let pedantic = ["-std=c++11", "-Wconversion"];
+    compile("c++", &pedantic, source).unwrap_or_else(|errors| panic!("{errors}"));
+    // They are silenced in the header alone.
+    let own = format!("{source}\nint own(int hidden);");
+    let errors = compile("c++", &pedantic, &own).unwrap_err();
+    assert!(errors.contains("-Werror=shadow"), "{errors}");
 }
 
 #[test]
@@ -64,7 +80,8 @@ fn a_difference_is_noticed() {
     let value = const_assertions().replacen("== 7", "== 8", 1);
     assert_ne!(value, const_assertions());
     for damaged in [size, value] {
-        compile("c", &format!("#include \"libbufshare.h\"\n{damaged}")).unwrap_err();
+        let damaged = format!("#include \"libbufshare.h\"\n{damaged}");
+        compile("c", &[], &damaged).unwrap_err();
     }
 }
 
