@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::structs::{assertions, const_assertions};
+use crate::structs::{assertions, const_assertions, layout, values};
 
 const HEADER: &str = include_str!("../include/libbufshare.h");
 const SOURCES: [&str; 4] = [
@@ -92,16 +92,62 @@ fn names<'a>(text: &'a str, before: &str) -> BTreeSet<&'a str> {
     parts.filter_map(name).collect()
 }
 
+/// The header without comments and lines of the preprocessor.
+fn code() -> String {
+    let code: String = HEADER
+        .split("/*")
+        .filter_map(|part| part.split_once("*/").map(|(_, code)| code))
+        .collect();
+    let lines = code.lines().filter(|line| !line.starts_with('#'));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The declarations of the functions in the header, each with one blank between its words.
+fn declarations() -> Vec<String> {
+    let code = code().replace("extern \"C\" {", "");
+    let parts = code.split(';').filter(|part| part.contains('('));
+    parts
+        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+/// What a program that was compiled relies on.
+fn abi() -> String {
+    let functions = declarations().join("\n");
+    format!("{functions}\n{}{}", layout(), values())
+}
+
+#[test]
+#[cfg_attr(
+    not(target_pointer_width = "64"),
+    ignore = "abi.txt is that of 64 bits"
+)]
+fn programs_that_were_compiled_before_still_run() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("abi.txt");
+    let stored = std::fs::read_to_string(&path).unwrap();
+    let (comments, wanted): (Vec<_>, Vec<_>) = stored
+        .split_inclusive('\n')
+        .partition(|line| line.starts_with('#'));
+    let (wanted, is) = (wanted.concat(), abi());
+    if wanted != is && std::env::var_os("BUFSHARE_NEW_ABI").is_some() {
+        std::fs::write(path, comments.concat() + &is).unwrap();
+        return;
+    }
+    let (before, after) = (wanted.lines(), is.lines());
+    let other = before.zip(after).find(|(before, after)| before != after);
+    assert!(
+        wanted == is,
+        "not as guest-driver/capi/abi.txt has it, which says what to do: {other:?}"
+    );
+}
+
 #[test]
 fn functions_are_those_of_the_header() {
     let sources = SOURCES.concat();
     let ours = names(&sources, "extern \"C\" fn ");
     let mut theirs = BTreeSet::new();
-    // Without comments, what has a ( behind it is a function.
-    let code: String = HEADER
-        .split("/*")
-        .filter_map(|part| part.split_once("*/").map(|(_, code)| code))
-        .collect();
+    // What has a ( behind it is a function.
+    let code = code();
     for word in code.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '(') {
         if let Some((name, _)) = word.split_once('(')
             && name.starts_with("bufshare_")

@@ -89,6 +89,23 @@ macro_rules! structs {
             }
         )+
 
+        /// The layout: of each structure its bytes, and those of its first version; of each of its
+        /// fields where it begins and its bytes.
+        #[cfg(test)]
+        pub(crate) fn layout() -> String {
+            let mut lines = String::new();
+            $(
+                let (size, first) = (size_of::<$name>(), $name::SIZE_VER0);
+                lines += &format!("struct {} {size} {first}\n", $c);
+                $(
+                    let offset = std::mem::offset_of!($name, $field);
+                    let length = size_of::<$type>();
+                    lines += &format!("\t{} {offset} {length}\n", stringify!($field));
+                )+
+            )+
+            lines
+        }
+
         /// Assertions in C that the header says the same.
         #[cfg(test)]
         pub(crate) fn assertions() -> String {
@@ -250,6 +267,12 @@ pub(crate) fn meta_to_c(seq: u64, meta: &Meta) -> MetaInfo {
 macro_rules! consts {
     ($($name:ident = $value:expr;)+) => {
         $(pub(crate) const $name: u32 = $value;)+
+
+        /// The values.
+        #[cfg(test)]
+        pub(crate) fn values() -> String {
+            [$(format!("BUFSHARE_{} {}\n", stringify!($name), $name)),+].concat()
+        }
 
         /// Assertions in C that the header says the same.
         #[cfg(test)]
