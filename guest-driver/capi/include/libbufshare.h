@@ -31,10 +31,10 @@
  * not wait, -1 waits as long as it takes.
  *
  * Event loops. poll() the descriptor of get_fd for POLLIN. Before the first poll(), and when it
- * is readable or hung up, call next_event with a timeout of 0 until it returns 0. One that takes
- * what another VM does may go on as long as that does it: a program with more to do may stop
- * earlier, if it calls again before it polls. After -ETIMEDOUT, too, it has to call again: what
- * the host did not answer is still to do, and the descriptor need not become readable for it.
+ * is readable or hung up, call next_event with a timeout of 0 until it returns 0. Other VMs may
+ * make events as fast as they are taken: a program with more to do may stop earlier, if it calls
+ * again before it polls. After -ETIMEDOUT, too, it has to call again: what the host did not answer
+ * is still to do, and the descriptor need not become readable for that.
  *
  * CPU access to mapped memory of another VM's raises SIGBUS when its exporter revokes it.
  * bufshare_frame_read() gives -ESTALE instead.
@@ -411,8 +411,8 @@ struct bufshare_consumer_event {
  * After events were lost it waits for what devices of this VM write to the buffers, too, with no
  * limit.
  *
- * @timeout_ms is for events of this stream. The call takes in those of others, too, which are no
- * event here, and so it may take longer than that where other VMs make many.
+ * What other VMs offer and is not of this stream is taken in, too, and is no event here. Where
+ * they do that without a pause, the call may take longer than @timeout_ms, also if that is 0.
  */
 int bufshare_consumer_next_event(struct bufshare_consumer *consumer,
 				 struct bufshare_consumer_event *event, int timeout_ms);
