@@ -25,6 +25,8 @@ use crate::{
 pub struct ConsumerOptions {
     /// The frames are to be written, too.
     pub write: bool,
+    /// The same of buffers that the producer lets this VM write, and the others are read.
+    pub write_if_granted: bool,
     /// When the stream is over, the next one of the same peer and name is joined: that of a
     /// producer that was started again. Says nothing of a stream that is found by its id.
     pub rejoin: bool,
@@ -39,6 +41,7 @@ impl Default for ConsumerOptions {
     fn default() -> Self {
         Self {
             write: false,
+            write_if_granted: false,
             rejoin: false,
             max_windows: MAX_WINDOWS,
         }
@@ -60,6 +63,13 @@ impl ConsumerOptions {
     #[must_use]
     pub fn write(mut self, write: bool) -> Self {
         self.write = write;
+        self
+    }
+
+    /// Asks for the right to write, too, where it is granted.
+    #[must_use]
+    pub fn write_if_granted(mut self, write: bool) -> Self {
+        self.write_if_granted = write;
         self
     }
 
@@ -249,6 +259,7 @@ pub struct Frame {
     arrival: u64,
     record: FrameRecord,
     image: Option<Image>,
+    blob: Arc<[u8]>,
     parts: Vec<Arc<Part>>,
     mappings: [OnceCell<Mapping>; MAX_FRAME_BUFFERS],
 }
@@ -259,7 +270,7 @@ impl Frame {
         number: u64,
         arrival: u64,
         record: FrameRecord,
-        image: Option<Image>,
+        (image, blob): (Option<Image>, Arc<[u8]>),
         parts: Vec<Arc<Part>>,
     ) -> Self {
         if let Some(part) = parts.first() {
@@ -270,6 +281,7 @@ impl Frame {
             arrival,
             record,
             image,
+            blob,
             parts,
             mappings: Default::default(),
         }
@@ -303,6 +315,13 @@ impl Frame {
         self.image.as_ref()
     }
 
+    /// Bytes that only the programs understand, of the [metadata](crate::Meta) of its first
+    /// buffer as it was at the push, or newer.
+    #[must_use]
+    pub fn blob(&self) -> &[u8] {
+        &self.blob
+    }
+
     /// When this VM's driver learned of it, nanoseconds of `CLOCK_MONOTONIC`.
     #[must_use]
     pub fn arrival(&self) -> u64 {
@@ -315,7 +334,7 @@ impl Frame {
     }
 
     /// One of its buffers, mapped to be read, and written if
-    /// [that](ConsumerOptions::write) was asked for. The mapping is kept for later frames in the
+    /// [that](ConsumerOptions::write) was asked for; its [rights](Mapping::rights) say so. The mapping is kept for later frames in the
     /// same buffer.
     ///
     /// # Errors
@@ -460,6 +479,7 @@ impl Consumer {
             source: Host {
                 offers,
                 write: options.write,
+                write_if_granted: options.write_if_granted,
                 enforced: None,
             },
         }
@@ -508,6 +528,7 @@ impl AsFd for Consumer {
 struct Host {
     offers: Offers,
     write: bool,
+    write_if_granted: bool,
     /// Whether this VM's VMM enforces read-only, once that is known.
     enforced: Option<bool>,
 }
@@ -540,7 +561,8 @@ impl Source for Host {
             None => device.info()?.enforces_read_only(),
         };
         self.enforced = Some(enforced);
-        let (rights, map) = match self.write {
+        let granted = self.write_if_granted && buffer.rights.contains(Rights::RW);
+        let (rights, map) = match self.write || granted {
             true => (Rights::RW, Rights::RW),
             false if enforced => (Rights::READ, Rights::READ),
             false => (buffer.rights, Rights::READ),

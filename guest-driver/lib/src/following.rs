@@ -44,6 +44,9 @@ enum Task {
     Frame(Event),
 }
 
+/// The image of a frame and its blob
+type Described = (Option<Image>, Arc<[u8]>);
+
 /// A buffer that is consumed
 #[derive(Debug)]
 struct Consumed {
@@ -53,6 +56,7 @@ struct Consumed {
     /// 0: not read yet.
     meta_seq: u64,
     image: Option<Image>,
+    blob: Arc<[u8]>,
 }
 
 /// The stream that is joined
@@ -364,6 +368,7 @@ impl Following {
                         stream: buffer.stream,
                         meta_seq: 0,
                         image: None,
+                        blob: Arc::default(),
                     };
                     self.consumed.insert(id, consumed);
                 }
@@ -378,6 +383,7 @@ impl Following {
                 self.refused.remove(&id);
                 if let Some(consumed) = self.consumed.get_mut(&id) {
                     (consumed.meta_seq, consumed.image) = (seq, meta.image);
+                    consumed.blob = meta.blob.into();
                 }
             }
             Err(error) => {
@@ -456,16 +462,16 @@ impl Following {
             return Ok(());
         }
         match self.check(source, event, pushed)? {
-            Ok((parts, image)) => {
+            Ok((parts, described)) => {
                 let (number, arrival) = (event.value, pushed.arrival);
                 let mut record = pushed.record.clone();
                 // A frame without damage may have changed anywhere.
-                if let Some(image) = &image
+                if let Some(image) = &described.0
                     && !record.damage.iter().all(|rect| is_within(rect, image))
                 {
                     record.damage.clear();
                 }
-                let frame = Frame::new(number, arrival, record, image, parts);
+                let frame = Frame::new(number, arrival, record, described, parts);
                 self.ready.push_back(ConsumerEvent::Frame(frame));
             }
             Err(why) => {
@@ -481,14 +487,13 @@ impl Following {
         Ok(())
     }
 
-    /// The buffers of a frame and its image, if that can be what its producer says.
-    #[allow(clippy::type_complexity, reason = "named nowhere else")]
+    /// The buffers of a frame, its image and its blob, if that can be what its producer says.
     fn check(
         &mut self,
         source: &mut impl Source,
         event: &Event,
         pushed: &PushedFrame,
-    ) -> Result<std::result::Result<(Vec<Arc<Part>>, Option<Image>), Rejection>> {
+    ) -> Result<std::result::Result<(Vec<Arc<Part>>, Described), Rejection>> {
         if !pushed.record.is_understood() {
             return Ok(Err(Rejection::NotUnderstood));
         }
@@ -521,14 +526,18 @@ impl Following {
         };
         if first.meta_seq < pushed.meta_seq {
             match settled(source.get_meta(event.id))? {
-                Ok((seq, meta)) => (first.meta_seq, first.image) = (seq, meta.image),
+                Ok((seq, meta)) => {
+                    (first.meta_seq, first.image) = (seq, meta.image);
+                    first.blob = meta.blob.into();
+                }
                 Err(_) => return Ok(Err(Rejection::Buffer(event.id))),
             }
         }
         let general = self.current.as_ref().and_then(|now| now.image.as_ref());
         let image = first.image.as_ref().or(general).cloned();
         let sizes: Vec<_> = parts.iter().map(|part| part.size()).collect();
-        Ok(fits(pushed, image.as_ref(), &sizes).map(|()| (parts, image)))
+        let blob = Arc::clone(&first.blob);
+        Ok(fits(pushed, image.as_ref(), &sizes).map(|()| (parts, (image, blob))))
     }
 }
 

@@ -198,6 +198,12 @@ impl Slot {
         self.parts.iter().map(|part| &part.buffer)
     }
 
+    /// The exports of its buffers, in the same order: their ids, and what
+    /// [`Device::set_meta`] says of the frame's image or content by, before the push.
+    pub fn exports(&self) -> impl ExactSizeIterator<Item = &Export> {
+        self.parts.iter().map(|part| &part.export)
+    }
+
     /// One of its buffers, mapped to be read and written; it stays mapped as long as the slot is
     /// there. An [access](Mapping::begin) has to end before the push.
     ///

@@ -833,3 +833,24 @@ fn a_join_is_renewed_also_if_there_is_room_for_one_alone() {
     assert_eq!(host.asked(), ["join 1", "join 1"]);
     assert_eq!(Arc::strong_count(&host.device), 2);
 }
+
+#[test]
+fn the_blob_of_a_frame_is_that_of_its_first_buffer_and_read_anew_where_it_is_newer() {
+    let (mut host, mut following) = joined();
+    for (seq, asked) in [(1, 0), (2, 1), (2, 0)] {
+        let meta = Meta::new().blob([u8::try_from(seq).unwrap()]);
+        host.metas.borrow_mut().insert(id(2), (seq, meta));
+        let frame = PushedFrame {
+            meta_seq: seq,
+            ..plain()
+        };
+        host.push(1, &[2, 3], frame);
+        let Some(ConsumerEvent::Frame(frame)) = following.next(&mut host, NOW).unwrap() else {
+            panic!("no frame");
+        };
+        // What was read when the buffer was consumed had none.
+        let wanted = if seq == 1 { &[][..] } else { &[2] };
+        assert_eq!(frame.blob(), wanted);
+        assert_eq!(host.asked().len(), asked);
+    }
+}
