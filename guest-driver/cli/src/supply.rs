@@ -62,6 +62,9 @@ mod tests {
             index: 0,
             sequence,
             broken,
+            time: None,
+            time_is_start: false,
+            field_order: None,
             planes: Vec::new(),
         }
     }

@@ -17,6 +17,9 @@ const BUF_TYPE_VIDEO_OUTPUT: u32 = 2;
 const BUF_TYPE_VIDEO_CAPTURE_MPLANE: u32 = 9;
 const BUF_TYPE_VIDEO_OUTPUT_MPLANE: u32 = 10;
 pub(super) const FIELD_NONE: u32 = 1;
+pub(super) const FIELD_INTERLACED: u32 = 4;
+pub(super) const FIELD_INTERLACED_TB: u32 = 8;
+pub(super) const FIELD_INTERLACED_BT: u32 = 9;
 pub(super) const FRMSIZE_TYPE_DISCRETE: u32 = 1;
 pub(super) const CAP_VIDEO_CAPTURE: u32 = 0x0000_0001;
 pub(super) const CAP_VIDEO_OUTPUT: u32 = 0x0000_0002;
@@ -25,6 +28,10 @@ pub(super) const CAP_VIDEO_OUTPUT_MPLANE: u32 = 0x0000_2000;
 pub(super) const CAP_STREAMING: u32 = 0x0400_0000;
 pub(super) const CAP_DEVICE_CAPS: u32 = 0x8000_0000;
 pub(super) const BUF_FLAG_ERROR: u32 = 0x0000_0040;
+pub(super) const BUF_FLAG_TIMESTAMP_MASK: u32 = 0x0000_e000;
+pub(super) const BUF_FLAG_TIMESTAMP_MONOTONIC: u32 = 0x0000_2000;
+pub(super) const BUF_FLAG_TSTAMP_SRC_MASK: u32 = 0x0007_0000;
+pub(super) const BUF_FLAG_TSTAMP_SRC_SOE: u32 = 0x0001_0000;
 pub(super) const CTRL_FLAG_NEXT_CTRL: u32 = 0x8000_0000;
 /// Planes that the structures have room for.
 pub(super) const VIDEO_MAX_PLANES: usize = 8;
@@ -368,6 +375,9 @@ pub(super) struct Exchange {
     pub(super) index: u32,
     pub(super) flags: u32,
     pub(super) sequence: u32,
+    pub(super) field: u32,
+    pub(super) seconds: i64,
+    pub(super) microseconds: i64,
 }
 
 /// Gives a buffer to the driver, or takes one. Without several memories `planes` is one, of the
@@ -445,6 +455,9 @@ impl<LOCATION> Buffer<LOCATION> {
             index: self.index,
             flags: self.flags,
             sequence: self.sequence,
+            field: self.field,
+            seconds: self.seconds,
+            microseconds: self.microseconds,
         }
     }
 }
@@ -525,6 +538,14 @@ mod tests {
                 (
                     "offsetof(struct v4l2_pix_format, sizeimage)",
                     offset_of!(PixFormat, sizeimage),
+                ),
+                (
+                    "offsetof(struct v4l2_pix_format, xfer_func)",
+                    offset_of!(PixFormat, transfer),
+                ),
+                (
+                    "offsetof(struct v4l2_pix_format_mplane, xfer_func)",
+                    offset_of!(PixFormatMplane, transfer),
                 ),
                 (
                     "offsetof(struct v4l2_pix_format_mplane, plane_fmt)",
@@ -703,7 +724,26 @@ mod tests {
                 ),
                 ("V4L2_CAP_STREAMING", CAP_STREAMING as usize),
                 ("V4L2_CAP_DEVICE_CAPS", CAP_DEVICE_CAPS as usize),
+                ("V4L2_FIELD_INTERLACED", FIELD_INTERLACED as usize),
+                ("V4L2_FIELD_INTERLACED_TB", FIELD_INTERLACED_TB as usize),
+                ("V4L2_FIELD_INTERLACED_BT", FIELD_INTERLACED_BT as usize),
                 ("V4L2_BUF_FLAG_ERROR", BUF_FLAG_ERROR as usize),
+                (
+                    "V4L2_BUF_FLAG_TIMESTAMP_MASK",
+                    BUF_FLAG_TIMESTAMP_MASK as usize,
+                ),
+                (
+                    "V4L2_BUF_FLAG_TIMESTAMP_MONOTONIC",
+                    BUF_FLAG_TIMESTAMP_MONOTONIC as usize,
+                ),
+                (
+                    "V4L2_BUF_FLAG_TSTAMP_SRC_MASK",
+                    BUF_FLAG_TSTAMP_SRC_MASK as usize,
+                ),
+                (
+                    "V4L2_BUF_FLAG_TSTAMP_SRC_SOE",
+                    BUF_FLAG_TSTAMP_SRC_SOE as usize,
+                ),
                 ("V4L2_CTRL_FLAG_NEXT_CTRL", CTRL_FLAG_NEXT_CTRL as usize),
                 ("V4L2_MEMORY_MMAP", Memory::Driver as usize),
                 ("V4L2_MEMORY_DMABUF", Memory::DmaBuf as usize),

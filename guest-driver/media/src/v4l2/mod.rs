@@ -6,9 +6,11 @@
 //! [`MAX_PLANES`] of them. [`Offer`] is what a camera can give, and chooses of it.
 
 mod abi;
+mod colour;
 mod offer;
 mod queue;
 
 pub use abi::{Memory, Side};
+pub use colour::Colour;
 pub use offer::{Choice, Offer, describe};
-pub use queue::{Filled, FilledPlane, Format, MAX_PLANES, PlaneFormat, Queue, Sizes};
+pub use queue::{FieldOrder, Filled, FilledPlane, Format, MAX_PLANES, PlaneFormat, Queue, Sizes};

@@ -177,7 +177,7 @@ fn named(format: &Format, layout: &Layout, begin: impl Fn(usize) -> u64) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v4l2::PlaneFormat;
+    use crate::v4l2::{Colour, PlaneFormat};
 
     fn offer(all: &[&[u8; 4]], present: &[u8; 4]) -> Offer {
         Offer {
@@ -244,6 +244,7 @@ mod tests {
             height: 480,
             fourcc: Fourcc::new(code),
             planes: vec![PlaneFormat { stride, size }],
+            colour: Colour::default(),
         }
     }
 

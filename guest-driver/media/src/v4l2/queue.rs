@@ -9,6 +9,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 
 use super::abi::{self, BufferPlane, BufferType, Memory, Side, Transfer};
+use super::colour::Colour;
 use crate::fourcc::Fourcc;
 
 /// A driver that has more formats, sizes or controls is taken to repeat itself.
@@ -28,6 +29,8 @@ pub struct Format {
     pub fourcc: Fourcc,
     /// The memories of a picture, 1 to [`MAX_PLANES`].
     pub planes: Vec<PlaneFormat>,
+    /// What its colours are.
+    pub colour: Colour,
 }
 
 impl Format {
@@ -63,8 +66,23 @@ pub struct Filled {
     pub sequence: u32,
     /// The driver could not fill it properly.
     pub broken: bool,
+    /// When, nanoseconds of CLOCK_MONOTONIC; `None` of drivers that use another clock.
+    pub time: Option<i64>,
+    /// That is when its exposure began; else when the picture was whole.
+    pub time_is_start: bool,
+    /// Two fields, line by line.
+    pub field_order: Option<FieldOrder>,
     /// Its memories.
     pub planes: Vec<FilledPlane>,
+}
+
+/// Which field of a picture came first
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldOrder {
+    /// The one of the first line, or the driver does not say.
+    TopFirst,
+    /// The one of the second line.
+    BottomFirst,
 }
 
 /// One memory of a filled buffer
@@ -363,6 +381,14 @@ impl Queue {
             index: exchange.index,
             sequence: exchange.sequence,
             broken: exchange.flags & abi::BUF_FLAG_ERROR != 0,
+            time: time(&exchange),
+            time_is_start: exchange.flags & abi::BUF_FLAG_TSTAMP_SRC_MASK
+                == abi::BUF_FLAG_TSTAMP_SRC_SOE,
+            field_order: match exchange.field {
+                abi::FIELD_INTERLACED | abi::FIELD_INTERLACED_TB => Some(FieldOrder::TopFirst),
+                abi::FIELD_INTERLACED_BT => Some(FieldOrder::BottomFirst),
+                _ => None,
+            },
             planes: filled.collect(),
         }))
     }
@@ -429,6 +455,15 @@ impl Drop for Queue {
     }
 }
 
+/// When a buffer was filled, by the clock that others have, too.
+fn time(exchange: &abi::Exchange) -> Option<i64> {
+    if exchange.flags & abi::BUF_FLAG_TIMESTAMP_MASK != abi::BUF_FLAG_TIMESTAMP_MONOTONIC {
+        return None;
+    }
+    let seconds = exchange.seconds.checked_mul(1_000_000_000)?;
+    seconds.checked_add(exchange.microseconds.checked_mul(1000)?)
+}
+
 /// Which queue of a device with these capabilities is of that side, or why it has none.
 fn kind(able: u32, side: Side) -> Result<BufferType, &'static str> {
     let (single, multi, lack, without) = match side {
@@ -466,6 +501,7 @@ fn of_single(pix: &abi::PixFormat) -> Format {
             stride: pix.bytesperline,
             size: pix.sizeimage,
         }],
+        colour: Colour::of(pix.colorspace, pix.transfer, pix.encoding, pix.quantization),
     }
 }
 
@@ -487,6 +523,12 @@ fn of_multi(pix: &abi::PixFormatMplane) -> io::Result<Format> {
         height: pix.height,
         fourcc: Fourcc(pix.pixelformat),
         planes: planes.collect(),
+        colour: Colour::of(
+            pix.colorspace,
+            pix.transfer.into(),
+            pix.encoding.into(),
+            pix.quantization.into(),
+        ),
     })
 }
 
@@ -507,6 +549,23 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
         let endless = entries(Ok).unwrap();
         assert_eq!(endless.len(), usize::try_from(MAX_ENTRIES).unwrap());
+    }
+
+    #[test]
+    fn a_time_is_of_the_monotonic_clock_or_none() {
+        let at = |flags, seconds, microseconds| {
+            time(&abi::Exchange {
+                flags,
+                seconds,
+                microseconds,
+                ..Default::default()
+            })
+        };
+        let monotonic = abi::BUF_FLAG_TIMESTAMP_MONOTONIC | abi::BUF_FLAG_ERROR;
+        assert_eq!(at(monotonic, 2, 3), Some(2_000_003_000));
+        assert_eq!(at(monotonic, i64::MAX, 0), None);
+        assert_eq!(at(0, 2, 3), None);
+        assert_eq!(at(abi::BUF_FLAG_TIMESTAMP_MASK, 2, 3), None);
     }
 
     #[test]
