@@ -16,6 +16,8 @@ const BUF_TYPE_VIDEO_CAPTURE: u32 = 1;
 const BUF_TYPE_VIDEO_OUTPUT: u32 = 2;
 const BUF_TYPE_VIDEO_CAPTURE_MPLANE: u32 = 9;
 const BUF_TYPE_VIDEO_OUTPUT_MPLANE: u32 = 10;
+/// Where in its memory a picture is written.
+pub(super) const SEL_TGT_COMPOSE: u32 = 0x0100;
 pub(super) const FIELD_NONE: u32 = 1;
 pub(super) const FIELD_INTERLACED: u32 = 4;
 pub(super) const FIELD_INTERLACED_TB: u32 = 8;
@@ -286,7 +288,21 @@ pub(super) struct QueryControl {
     pub(super) reserved: [u32; 2],
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct Selection {
+    pub(super) kind: u32,
+    pub(super) target: u32,
+    pub(super) flags: u32,
+    pub(super) left: i32,
+    pub(super) top: i32,
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) reserved: [u32; 9],
+}
+
 const _: () = {
+    assert!(size_of::<Selection>() == 64);
     assert!(size_of::<Capability>() == 104);
     assert!(size_of::<FormatDescription>() == 64);
     assert!(size_of::<FrameSize>() == 44);
@@ -333,6 +349,9 @@ pub(super) const EXPBUF: Call<ExportBuffer> =
 pub(super) const STREAMON: Call<u32> = unsafe { Call::new(opcode::write::<u32>(GROUP, 18)) };
 // SAFETY: an int.
 pub(super) const STREAMOFF: Call<u32> = unsafe { Call::new(opcode::write::<u32>(GROUP, 19)) };
+// SAFETY: struct v4l2_selection, plain data.
+pub(super) const G_SELECTION: Call<Selection> =
+    unsafe { Call::new(opcode::read_write::<Selection>(GROUP, 94)) };
 // SAFETY: struct v4l2_streamparm, plain data.
 pub(super) const S_PARM: Call<StreamParameters> =
     unsafe { Call::new(opcode::read_write::<StreamParameters>(GROUP, 22)) };
@@ -636,6 +655,14 @@ mod tests {
                     offset_of!(StreamParameters, numerator),
                 ),
                 (
+                    "offsetof(struct v4l2_selection, r.left)",
+                    offset_of!(Selection, left),
+                ),
+                (
+                    "offsetof(struct v4l2_selection, r.height)",
+                    offset_of!(Selection, height),
+                ),
+                (
                     "offsetof(struct v4l2_control, value)",
                     offset_of!(Control, value),
                 ),
@@ -664,6 +691,7 @@ mod tests {
                 ("VIDIOC_EXPBUF", EXPBUF.opcode() as usize),
                 ("VIDIOC_STREAMON", STREAMON.opcode() as usize),
                 ("VIDIOC_STREAMOFF", STREAMOFF.opcode() as usize),
+                ("VIDIOC_G_SELECTION", G_SELECTION.opcode() as usize),
                 ("VIDIOC_S_PARM", S_PARM.opcode() as usize),
                 ("VIDIOC_S_CTRL", S_CTRL.opcode() as usize),
                 ("VIDIOC_QUERYCTRL", QUERYCTRL.opcode() as usize),
@@ -710,6 +738,7 @@ mod tests {
                     "V4L2_BUF_TYPE_VIDEO_OUTPUT_MPLANE",
                     BUF_TYPE_VIDEO_OUTPUT_MPLANE as usize,
                 ),
+                ("V4L2_SEL_TGT_COMPOSE", SEL_TGT_COMPOSE as usize),
                 ("V4L2_FIELD_NONE", FIELD_NONE as usize),
                 ("V4L2_FRMSIZE_TYPE_DISCRETE", FRMSIZE_TYPE_DISCRETE as usize),
                 ("V4L2_CAP_VIDEO_CAPTURE", CAP_VIDEO_CAPTURE as usize),

@@ -13,4 +13,6 @@ mod queue;
 pub use abi::{Memory, Side};
 pub use colour::Colour;
 pub use offer::{Choice, Offer, describe};
-pub use queue::{FieldOrder, Filled, FilledPlane, Format, MAX_PLANES, PlaneFormat, Queue, Sizes};
+pub use queue::{
+    FieldOrder, Filled, FilledPlane, Format, MAX_PLANES, PlaneFormat, Queue, Sizes, Written,
+};

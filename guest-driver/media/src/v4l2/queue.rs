@@ -85,6 +85,19 @@ pub enum FieldOrder {
     BottomFirst,
 }
 
+/// The part of a picture that a driver writes, pixels
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Pixels left of it.
+    pub x: i32,
+    /// Pixels above it.
+    pub y: i32,
+    /// Across.
+    pub width: u32,
+    /// Down.
+    pub height: u32,
+}
+
 /// One memory of a filled buffer
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FilledPlane {
@@ -271,6 +284,19 @@ impl Queue {
         Ok(format)
     }
 
+    /// The part of a picture of this format that the driver writes, where that is not all of it.
+    pub fn written(&self, format: &Format) -> Option<Written> {
+        // Also of a multi-planar queue: all kernels that this runs on take either.
+        let mut selection = abi::Selection {
+            kind: self.kind.number(),
+            target: abi::SEL_TGT_COMPOSE,
+            ..Default::default()
+        };
+        // A driver that has no such request writes all.
+        abi::G_SELECTION.run(self, &mut selection).ok()?;
+        part(&selection, format)
+    }
+
     /// Asks for so many pictures a second; the driver takes the nearest it can.
     pub fn set_rate(&self, per_second: u32) -> io::Result<()> {
         let mut value = abi::StreamParameters {
@@ -455,6 +481,30 @@ impl Drop for Queue {
     }
 }
 
+/// What is written of a picture, if that is a part of it, and not all.
+fn part(selection: &abi::Selection, format: &Format) -> Option<Written> {
+    let abi::Selection {
+        left: x,
+        top: y,
+        width,
+        height,
+        ..
+    } = *selection;
+    let within = |start: i32, length: u32, whole: u32| {
+        let start = u32::try_from(start).ok();
+        let end = start.and_then(|start| start.checked_add(length));
+        length > 0 && end.is_some_and(|end| end <= whole)
+    };
+    let whole = (width, height) == (format.width, format.height);
+    let fits = within(x, width, format.width) && within(y, height, format.height);
+    (fits && !whole).then_some(Written {
+        x,
+        y,
+        width,
+        height,
+    })
+}
+
 /// When a buffer was filled, by the clock that others have, too.
 fn time(exchange: &abi::Exchange) -> Option<i64> {
     if exchange.flags & abi::BUF_FLAG_TIMESTAMP_MASK != abi::BUF_FLAG_TIMESTAMP_MONOTONIC {
@@ -549,6 +599,35 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
         let endless = entries(Ok).unwrap();
         assert_eq!(endless.len(), usize::try_from(MAX_ENTRIES).unwrap());
+    }
+
+    #[test]
+    fn what_is_written_is_said_where_it_is_a_part_of_the_picture() {
+        let format = of_single(&abi::PixFormat {
+            width: 640,
+            height: 480,
+            ..Default::default()
+        });
+        let written = |left, top, width, height| {
+            let selection = abi::Selection {
+                left,
+                top,
+                width,
+                height,
+                ..Default::default()
+            };
+            part(&selection, &format).map(|part| (part.x, part.y, part.width, part.height))
+        };
+        assert_eq!(written(0, 0, 640, 480), None);
+        assert_eq!(written(8, 0, 632, 470), Some((8, 0, 632, 470)));
+        for (left, top, width, height) in [
+            (8, 0, 640, 480),
+            (-1, 0, 9, 9),
+            (0, 0, 0, 9),
+            (1, 0, u32::MAX, 9),
+        ] {
+            assert_eq!(written(left, top, width, height), None);
+        }
     }
 
     #[test]
