@@ -47,6 +47,9 @@ enum Task {
 /// The image of a frame and its blob
 type Described = (Option<Image>, Arc<[u8]>);
 
+/// The buffers of a frame and what describes it, or why it is none
+type Checked = std::result::Result<(Vec<Arc<Part>>, Described), Rejection>;
+
 /// A buffer that is consumed
 #[derive(Debug)]
 struct Consumed {
@@ -493,7 +496,7 @@ impl Following {
         source: &mut impl Source,
         event: &Event,
         pushed: &PushedFrame,
-    ) -> Result<std::result::Result<(Vec<Arc<Part>>, Described), Rejection>> {
+    ) -> Result<Checked> {
         if !pushed.record.is_understood() {
             return Ok(Err(Rejection::NotUnderstood));
         }
