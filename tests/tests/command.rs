@@ -323,7 +323,7 @@ fn the_examples_of_camera_and_screen_work() {
             let mut camera = shell(&vms.a, capture)?;
             let mut screen = shell(&vms.b, view)?;
             for program in [&mut camera, &mut screen] {
-                // The next frame comes only when the one before was released.
+                // The second is shown before the first is given back.
                 let mut frames = 0;
                 while frames < 2 {
                     let line = program.line(FRAMES)?;
@@ -980,7 +980,7 @@ fn selftest_takes_the_camera_the_screen_and_the_size_that_it_is_given() {
     });
 }
 
-/// The camera waits for the viewer's answer, the viewer for the camera.
+/// The camera waits for a viewer, the viewer for the camera.
 #[test]
 fn capture_and_view_wait_for_each_other_until_their_timeout() {
     VMS.with(|vms| {
@@ -992,11 +992,11 @@ fn capture_and_view_wait_for_each_other_until_their_timeout() {
             (
                 &vms.a,
                 capture.as_str(),
-                format!("was not handed back within {long} s"),
+                format!("nobody viewed the stream \"camera\" within {long} s"),
             ),
             (
                 &vms.b,
-                "bufshare --json view --from camera --no-display --timeout 0.5 --poll 100",
+                "bufshare --json view --from camera --no-display --timeout 0.5",
                 "within 0.5 s".to_owned(),
             ),
         ] {

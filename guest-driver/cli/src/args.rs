@@ -111,23 +111,25 @@ EXAMPLES
   bufshare watch
   bufshare --json watch --count 1 --timeout 10")]
     Watch(Watch),
-    /// Export a camera's frames as they come, without copying them
+    /// Hand a camera's frames over as they come, without copying them
     #[command(after_help = "\
-Each buffer of the camera is exported once. A filled one is announced by its
-metadata. It goes back to the camera when the viewer has released it. The camera's
-driver has to fill memory that is allocated here (V4L2_MEMORY_DMABUF). Frames are
-shared in the camera's pixel format: nothing converts them.
+It offers a stream of that name, whose buffers are exported once. A filled one is
+handed to all who view the stream then, and goes back to the camera when the last of
+them has given it back; frames that come while nobody views are not counted. The
+camera's driver has to fill memory that is allocated here (V4L2_MEMORY_DMABUF).
+Frames are shared in the camera's pixel format: nothing converts them.
 
 EXAMPLES
   bufshare capture --to display:rw --frames 100
   bufshare --json capture --device /dev/video0 --size 640x480 --format XRGB8888 \\
       --fps 30 --buffers 4 --frames 0 --to display:rw --verify --hold")]
     Capture(Capture),
-    /// Show the frames that a `capture` on another machine exports
+    /// Show the frames that a `capture` on another machine hands over
     #[command(after_help = "\
-Each frame is imported and shown without copying, and with --verify compared with the
-camera's hash before. It is released when the next one is on the screen. Where no DRM
-device shows imported memory, a copy is shown, and the output says so.
+Each buffer is imported once. A frame is shown without copying, and with --verify
+compared with the camera's hash before. It is given back when the next one is on the
+screen. Where no DRM device shows imported memory, a copy is shown, and the output
+says so. A camera that is started again is viewed on.
 
 EXAMPLES
   bufshare view --from camera --frames 100 --hold
@@ -335,20 +337,26 @@ pub(crate) struct Capture {
     pub(crate) frames: u64,
 
     /// Who may view them: a peer's name or number, then the rights, r (read) or rw.
-    /// rw lets the viewer answer each frame. Default rights: as `bufshare alloc --to`
-    #[arg(long, value_name = "PEER[:r|rw]")]
-    pub(crate) to: Grant,
+    /// May be repeated; then a peer that keeps all buffers but one is given no more frames
+    /// meanwhile, so that the others are. Default rights: as `bufshare alloc --to`
+    #[arg(long, value_name = "PEER[:r|rw]", required = true)]
+    pub(crate) to: Vec<Grant>,
 
-    /// Announce a hash of each frame, for `view --verify`: all of it is read
+    /// The stream's name, by which it is viewed
+    #[arg(long, value_name = "TEXT", default_value = "camera")]
+    pub(crate) name: String,
+
+    /// Say a hash of each frame, and have it answered, by `view --verify`: all of it is read.
+    /// A peer that may write (rw) answers
     #[arg(long)]
     pub(crate) verify: bool,
 
-    /// Longest wait for the camera or the viewer. A frame that the camera's driver marks as
+    /// Longest wait for the camera or the viewers. A frame that the camera's driver marks as
     /// broken is none
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
 
-    /// When done, keep the last frame exported until a line or the end of the
+    /// When done, leave the last frame with its viewers until a line or the end of the
     /// standard input, or a signal
     #[arg(long)]
     pub(crate) hold: bool,
@@ -363,6 +371,10 @@ pub(crate) struct View {
     #[arg(long, value_name = "PEER")]
     pub(crate) from: String,
 
+    /// The name that its stream has
+    #[arg(long, value_name = "TEXT", default_value = "camera")]
+    pub(crate) name: String,
+
     /// End after so many frames; 0: at a signal, or after the camera's last one
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub(crate) frames: u64,
@@ -371,21 +383,18 @@ pub(crate) struct View {
     #[arg(long, value_name = "PATH", conflicts_with = "no_display")]
     pub(crate) card: Option<PathBuf>,
 
-    /// Do not show the frames, only import and release them
+    /// Do not show the frames, only look at them and give them back
     #[arg(long)]
     pub(crate) no_display: bool,
 
-    /// Compare each frame with the hash that `capture --verify` announces: all of it is read
+    /// Compare each frame with the hash that `capture --verify` says, and answer it: all of it
+    /// is read
     #[arg(long)]
     pub(crate) verify: bool,
 
     /// Longest wait for the next frame
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
-
-    /// How often to ask for changes when no event comes
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub(crate) poll: u64,
 
     /// When done, keep the last frame on the screen until a line or the end of the
     /// standard input, or a signal
@@ -640,8 +649,8 @@ mod tests {
     #[test]
     fn options_are_named_as_in_the_help() {
         for line in [
-            "bufshare capture --device /dev/video0 --size 640x480 --format XRGB8888 --buffers 4 --frames 100 --to display:rw --verify --hold",
-            "bufshare view --from camera --frames 100 --card /dev/dri/card0 --hold",
+            "bufshare capture --device /dev/video0 --size 640x480 --format XRGB8888 --buffers 4 --frames 100 --to display:rw --to 3 --name front --verify --hold",
+            "bufshare view --from camera --name front --frames 100 --card /dev/dri/card0 --hold",
             "bufshare view --from camera --verify --no-display --json",
             "bufshare import 0123456789abcdef0123456789abcdef --rights rw --hold --mmap",
             "bufshare dump 0123456789abcdef0123456789abcdef --out frame.raw",
@@ -650,6 +659,7 @@ mod tests {
         ] {
             parse(line).unwrap();
         }
+        assert!(parse("bufshare capture").is_err());
         assert!(parse("bufshare dump 0123").is_err());
         assert!(parse("bufshare view --from a --card /dev/dri/card0 --no-display").is_err());
     }

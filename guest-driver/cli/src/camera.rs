@@ -1,74 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! A camera set up as the command line says, with mapped dma-bufs that it fills.
+//! A camera set up as the command line says, to fill dma-bufs that it is given.
 //!
 //! They are memory that we allocate in few pieces, which is what webcams need: their drivers' own
 //! buffers are single pages. A frame has one of them or, of a multi-planar camera, one for each of
 //! its planes.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
-use bufshare::{DmaBuf, Mapping, Rights};
+use bufshare::{
+    Clock, FRAME_BOTTOM_FIRST, FRAME_EXPOSURE_END, FRAME_INTERLACED, FrameRecord, FrameTime, Rect,
+};
 use bufshare_media::fourcc::{PixelFormat, ShownBy};
 use bufshare_media::image::Image;
-use bufshare_media::v4l2::{self, Choice, Filled, Format, Offer, Queue, Side, describe};
+use bufshare_media::v4l2::{
+    self, Choice, FieldOrder, Filled, Format, Offer, Queue, Side, Written, describe,
+};
 
 use crate::args::CameraArgs;
-use crate::content;
 use crate::failure::{Failure, Result};
-use crate::frame::{ReplyByte, reply_value};
 use crate::image::to_metadata;
 use crate::output::{CameraRecord, Output};
 
 /// The fewest buffers of a rotation: one is filled while another is looked at.
-const MIN_BUFFERS: usize = 2;
-/// A dma-buf. The mapping goes before it.
-pub(crate) struct Memory {
-    pub(crate) mapping: Mapping,
-    pub(crate) dmabuf: DmaBuf,
-}
+const MIN_BUFFERS: u32 = 2;
 
-/// One buffer of the camera.
-pub(crate) struct Slot {
-    /// That in which the frame begins; the reply is behind it.
-    pub(crate) first: Memory,
-    pub(crate) others: Vec<Memory>,
-}
-
-impl Slot {
-    /// In the order of the frame's planes.
-    pub(crate) fn memories(&self) -> impl Iterator<Item = &Memory> {
-        std::iter::once(&self.first).chain(&self.others)
-    }
-
-    pub(crate) fn dmabufs(&self) -> Vec<BorrowedFd<'_>> {
-        let fds = self.memories().map(|memory| memory.dmabuf.as_fd());
-        fds.collect()
-    }
-
-    pub(crate) fn mappings(&self) -> Vec<&Mapping> {
-        self.memories().map(|memory| &memory.mapping).collect()
-    }
-}
-
-/// Buffers and queue. The buffers go before the queue.
+/// A camera with a queue that buffers are to be given to.
 pub(crate) struct Camera {
-    pub(crate) slots: Vec<Slot>,
     pub(crate) queue: Queue,
     pub(crate) format: Format,
     /// Of a frame that begins where its memories do.
     pub(crate) image: Image,
+    /// How many the queue takes.
+    pub(crate) buffers: u32,
+    /// Where that is not all of a frame.
+    written: Option<Written>,
     device: String,
 }
 
 impl Camera {
-    /// Sets the format and queues buffers; nothing runs yet. `allocate` makes a
-    /// dma-buf of at least so many bytes.
-    pub(crate) fn new(
-        output: Output,
-        args: &CameraArgs,
-        allocate: impl Fn(u64) -> Result<DmaBuf>,
-    ) -> Result<Self> {
+    /// Sets the format and makes the queue; nothing runs yet.
+    pub(crate) fn new(output: Output, args: &CameraArgs) -> Result<Self> {
         let device = args.device.display().to_string();
         let problem =
             |what: &str, error: &std::io::Error| Failure::io(format!("{device}: {what}"), error);
@@ -90,21 +62,23 @@ impl Camera {
         }
         let image = describe(&format, &[])
             .ok_or_else(|| Failure::new(format!("{device}: the picture's size makes no sense")))?;
+        let written = queue.written(&format);
         let mut camera = Self {
-            slots: Vec::new(),
             queue,
             format,
             image,
+            buffers: 0,
+            written,
             device,
         };
-        camera.fill_queue(args.buffers, allocate)?;
+        camera.make_queue(args.buffers)?;
         Ok(camera)
     }
 
-    /// Queues dma-bufs of ours.
-    fn fill_queue(&mut self, count: u32, allocate: impl Fn(u64) -> Result<DmaBuf>) -> Result<()> {
+    /// For dma-bufs of ours.
+    fn make_queue(&mut self, count: u32) -> Result<()> {
         let given = self.queue.request(v4l2::Memory::DmaBuf, count);
-        let given = given.map_err(|error| match error.kind() {
+        self.buffers = given.map_err(|error| match error.kind() {
             io::ErrorKind::InvalidInput => Failure::new(format!(
                 "{}: its driver fills no memory but its own (it has no V4L2_MEMORY_DMABUF)",
                 self.device
@@ -114,30 +88,13 @@ impl Camera {
                 &error,
             ),
         })?;
-        for _ in 0..given {
-            let mut memories = self.format.planes.iter().map(|plane| {
-                let dmabuf = allocate(plane.size.into())?;
-                let mapping = dmabuf.map(Rights::READ)?;
-                Ok(Memory { mapping, dmabuf })
-            });
-            let first = memories.next().unwrap_or_else(|| Err(self.nonsense()))?;
-            let others = memories.collect::<Result<_>>()?;
-            self.slots.push(Slot { first, others });
-        }
-        for (index, slot) in (0u32..).zip(&self.slots) {
-            self.queue_slot(index, slot)?;
-        }
-        if self.slots.len() < MIN_BUFFERS {
+        if self.buffers < MIN_BUFFERS {
             return Err(Failure::new(format!(
                 "{}: gives fewer than two buffers",
                 self.device
             )));
         }
-        let fits = |slot: &Slot| {
-            let sizes = slot.memories().map(|memory| memory.dmabuf.len() as u64);
-            to_metadata(&self.image).fits_frame(&sizes.collect::<Vec<_>>())
-        };
-        if self.slots.iter().all(fits) {
+        if to_metadata(&self.image).fits_frame(&self.sizes()) {
             Ok(())
         } else {
             Err(self.nonsense())
@@ -159,12 +116,18 @@ impl Camera {
             width: self.format.width,
             height: self.format.height,
             stride: self.format.stride(),
-            buffers: self.slots.len(),
+            buffers: self.buffers,
             planes: self.format.planes.len(),
         }
     }
 
-    /// Starts the driver, which has all buffers.
+    /// Bytes that the dma-bufs of each buffer have to have, in the order of the frame's planes.
+    pub(crate) fn sizes(&self) -> Vec<u64> {
+        let planes = self.format.planes.iter();
+        planes.map(|plane| plane.size.into()).collect()
+    }
+
+    /// Starts the driver.
     pub(crate) fn start(&mut self) -> Result<()> {
         let device = &self.device;
         self.queue
@@ -172,13 +135,9 @@ impl Camera {
             .map_err(|e| Failure::io(format!("{device}: start"), &e))
     }
 
-    /// Gives one buffer to the driver.
-    pub(crate) fn refill(&self, index: u32) -> Result<()> {
-        self.queue_slot(index, self.slot(index)?)
-    }
-
-    fn queue_slot(&self, index: u32, slot: &Slot) -> Result<()> {
-        let queued = self.queue.queue(index, &slot.dmabufs());
+    /// Gives a buffer to the driver to be filled. A place has the same dma-bufs always.
+    pub(crate) fn fill(&self, index: u32, dmabufs: &[BorrowedFd<'_>]) -> Result<()> {
+        let queued = self.queue.queue(index, dmabufs);
         queued.map_err(|e| Failure::io(format!("{}: queue buffer {index}", self.device), &e))
     }
 
@@ -189,27 +148,15 @@ impl Camera {
             .map_err(|e| Failure::io(format!("{}: take a frame", self.device), &e))
     }
 
-    /// One buffer.
-    pub(crate) fn slot(&self, index: u32) -> Result<&Slot> {
-        usize::try_from(index)
-            .ok()
-            .and_then(|index| self.slots.get(index))
-            .ok_or_else(|| Failure::new(format!("{}: there is no buffer {index}", self.device)))
-    }
-
-    /// Bytes of this frame in each of its buffers; as many as that has at most. Drivers that do
-    /// not say how many they filled have filled a whole picture.
-    pub(crate) fn frame_bytes(&self, filled: &Filled, slot: &Slot) -> Vec<usize> {
-        let sizes = self.format.planes.iter().zip(&filled.planes);
-        let sizes = sizes.zip(slot.memories()).map(|((plane, filled), memory)| {
-            let bytes = match filled.bytes {
-                0 => plane.size,
-                bytes => bytes,
-            };
-            let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-            bytes.min(memory.mapping.len())
+    /// Bytes of this frame in each of its memories; as many as the driver was to fill at most.
+    /// Drivers that do not say how many they filled have filled a whole picture.
+    pub(crate) fn frame_bytes(&self, filled: &Filled) -> Vec<u32> {
+        let planes = self.format.planes.iter().zip(&filled.planes);
+        let bytes = planes.map(|(plane, filled)| match filled.bytes {
+            0 => plane.size,
+            bytes => bytes.min(plane.size),
         });
-        sizes.collect()
+        bytes.collect()
     }
 
     /// What is in this buffer, for others.
@@ -219,17 +166,36 @@ impl Camera {
         Ok(to_metadata(&image))
     }
 
-    /// Where and with what a viewer of this frame is to answer: in the first buffer, behind the
-    /// picture if there is room, else in its very last byte. No screen shows that of an XRGB
-    /// picture.
-    pub(crate) fn reply(&self, slot: &Slot, number: u64) -> Result<ReplyByte> {
-        let mapping = &slot.first.mapping;
-        let offset = mapping.len().saturating_sub(1);
-        let present = content::byte_at(mapping, offset)?;
-        Ok(ReplyByte {
-            offset: offset as u64,
-            value: reply_value(number, present),
-        })
+    /// What the driver says of this frame.
+    pub(crate) fn frame_record(&self, filled: &Filled) -> FrameRecord {
+        let mut record = FrameRecord::new();
+        record.sequence = filled.sequence.into();
+        record.time = filled.time.map(|ns| FrameTime::new(Clock::Monotonic, ns));
+        if filled.time.is_some() && !filled.time_is_start {
+            record.flags |= FRAME_EXPOSURE_END;
+        }
+        match filled.field_order {
+            Some(FieldOrder::TopFirst) => record.flags |= FRAME_INTERLACED,
+            Some(FieldOrder::BottomFirst) => {
+                record.flags |= FRAME_INTERLACED | FRAME_BOTTOM_FIRST;
+            }
+            None => {}
+        }
+        record.crop = self.written.map(|part| Rect {
+            x: part.x,
+            y: part.y,
+            width: part.width,
+            height: part.height,
+        });
+        let colour = self.format.colour;
+        record.colour.primaries = colour.primaries;
+        record.colour.transfer = colour.transfer;
+        record.colour.matrix = colour.matrix;
+        record.colour.range = colour.range;
+        for (to, bytes) in record.bytes_used.iter_mut().zip(self.frame_bytes(filled)) {
+            *to = bytes;
+        }
+        record
     }
 }
 

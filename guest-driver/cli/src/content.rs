@@ -66,14 +66,18 @@ pub(crate) fn fill(buffer: &DmaBuf, pattern: &Pattern<'_>) -> Result<(String, St
 }
 
 /// Hash of the first bytes of each of these, one behind the other; each is read within one begin
-/// and end of CPU access.
+/// and end of CPU access. That one is revoked meanwhile is an error.
 pub(crate) fn xxh3<'a>(parts: impl IntoIterator<Item = (&'a Mapping, usize)>) -> Result<u64> {
     let mut hash = Xxh3::new();
+    let mut chunk = vec![0; CHUNK];
     for (mapping, len) in parts {
-        each_chunk(mapping, len, |bytes| {
+        let access = mapping.begin(Rights::READ)?;
+        for (offset, count) in pieces(len) {
+            let bytes = chunk.get_mut(..count).unwrap_or_default();
+            access.read_at_checked(offset, bytes)?;
             hash.update(bytes);
-            Ok(())
-        })?;
+        }
+        access.finish()?;
     }
     Ok(hash.digest())
 }
@@ -120,20 +124,20 @@ pub(crate) fn each_chunk(
     Ok(())
 }
 
-/// One byte.
+/// One byte. That its buffer is revoked meanwhile is an error.
 pub(crate) fn byte_at(mapping: &Mapping, offset: usize) -> Result<u8> {
     let access = mapping.begin(Rights::READ)?;
     let mut byte = [0];
-    access.read_at(offset, &mut byte)?;
+    access.read_at_checked(offset, &mut byte)?;
     access.finish()?;
     let [byte] = byte;
     Ok(byte)
 }
 
-/// Writes bytes.
+/// Writes bytes. That their buffer is revoked meanwhile is an error.
 pub(crate) fn write_at(mapping: &Mapping, offset: usize, bytes: &[u8]) -> Result<()> {
     let access = mapping.begin(Rights::WRITE)?;
-    access.write_at(offset, bytes)?;
+    access.write_at_checked(offset, bytes)?;
     access.finish()?;
     Ok(())
 }

@@ -58,7 +58,7 @@ impl Memory for Mapped<'_> {
         let mut line = vec![0; rows.len];
         for number in numbers {
             let start = usize::try_from(rows.start(number)).unwrap_or(usize::MAX);
-            access.read_at(start, &mut line).map_err(because)?;
+            access.read_at_checked(start, &mut line).map_err(because)?;
             take(&line)?;
         }
         access.finish().map_err(because)

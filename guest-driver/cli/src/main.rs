@@ -8,17 +8,15 @@ mod cmd;
 mod content;
 mod durations;
 mod failure;
-mod frame;
 mod image;
-mod inbox;
 mod input;
 mod output;
-mod outstanding;
 mod pump;
 mod rights;
 mod session;
 mod stop;
 mod supply;
+mod verify;
 
 use std::process::ExitCode;
 

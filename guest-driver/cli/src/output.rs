@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use bufshare::{BufferInfo, Event, EventKind, Image, Rights};
+use bufshare::{BufferId, BufferInfo, Event, EventKind, Image, Name, Rights};
 use bufshare_media::drm::Screen;
 use bufshare_media::fourcc::Fourcc;
 use serde::Serialize;
@@ -61,6 +61,8 @@ pub(crate) enum Record {
     Event(EventRecord),
     /// A camera is ready.
     Camera(CameraRecord),
+    /// What happened to a stream.
+    Stream(StreamRecord),
     /// The camera gave a frame and got it back.
     Captured(Captured),
     CaptureSummary(CaptureSummary),
@@ -291,9 +293,47 @@ pub(crate) struct CameraRecord {
     pub(crate) width: u32,
     pub(crate) height: u32,
     pub(crate) stride: u32,
-    pub(crate) buffers: usize,
+    pub(crate) buffers: u32,
     /// Dma-bufs of a frame.
     pub(crate) planes: usize,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct StreamRecord {
+    /// "offered", "joined", "left", "ended" or "over".
+    pub(crate) state: &'static str,
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// Whose it is; of "left", who left.
+    pub(crate) peer: Option<u64>,
+}
+
+impl StreamRecord {
+    pub(crate) fn new(state: &'static str, id: BufferId, name: &Name, peer: Option<u64>) -> Self {
+        Self {
+            state,
+            id: id.to_string(),
+            name: name.to_string(),
+            peer,
+        }
+    }
+
+    fn write(&self, to: &mut String) -> std::fmt::Result {
+        let (name, peer) = (printable(&self.name), self.peer.unwrap_or(0));
+        match self.state {
+            "offered" => write!(to, "stream \"{name}\" offered: waiting for viewers"),
+            "joined" => write!(to, "stream \"{name}\" of peer {peer} joined"),
+            "left" => write!(to, "peer {peer} views stream \"{name}\" no more"),
+            "ended" => write!(
+                to,
+                "stream \"{name}\" has ended: its last frame was handed over"
+            ),
+            _ => write!(
+                to,
+                "stream \"{name}\" is over: its camera's program has ended"
+            ),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -338,23 +378,23 @@ pub(crate) struct Captured {
     pub(crate) sequence: u32,
     /// None: not asked for.
     pub(crate) xxh3: Option<String>,
-    /// From before its publication until its hand-back was known.
+    /// From before its PUSH until it was known to be returned by all viewers.
     pub(crate) round_trip_us: f64,
-    /// None: the viewer may not write.
+    /// None: there is none, or none was asked for.
     pub(crate) reply_ok: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct CaptureSummary {
-    /// Published.
+    /// Handed over.
     pub(crate) frames: u64,
-    /// Handed back.
+    /// Given back.
     pub(crate) returned: u64,
-    /// Reclaimed after events were lost, though nothing says that they were handed back.
-    pub(crate) unconfirmed: u64,
     pub(crate) replies_ok: u64,
     /// Wrong reply bytes.
     pub(crate) mismatches: u64,
+    /// Given back without the reply that was asked for.
+    pub(crate) unanswered: u64,
     /// Frames that the camera dropped for want of a free buffer.
     pub(crate) sequence_gaps: u64,
     pub(crate) broken: u64,
@@ -373,27 +413,24 @@ pub(crate) struct CaptureSummary {
 pub(crate) struct Viewed {
     pub(crate) frame: u64,
     pub(crate) id: String,
-    pub(crate) sequence: u32,
+    pub(crate) sequence: u64,
     /// None, as the next one: not asked for.
     pub(crate) hash_ok: Option<bool>,
     pub(crate) xxh3: Option<String>,
-    /// From before the import until the first byte was read through the mapping.
+    /// From before it was mapped until the first byte was read through the mapping.
     pub(crate) map_us: f64,
-    /// "first" of this buffer, or "repeat".
+    /// "first" of this buffer, or "repeat": that was mapped before.
     pub(crate) map: &'static str,
     pub(crate) hash_us: Option<f64>,
     /// Import into the card and switching to it.
     pub(crate) show_us: Option<f64>,
-    /// From when its event came until its hand-back began; None while it is on
-    /// the screen.
+    /// From when the driver had it until its return began; None while it is on the screen.
     pub(crate) hold_us: Option<f64>,
-    /// What the hand-back took: closing the dma-buf.
+    /// What RETURN took.
     pub(crate) release_us: Option<f64>,
     pub(crate) way: &'static str,
     pub(crate) windows: u32,
     pub(crate) replied: bool,
-    /// "event", or "list" when asking found it before an event came.
-    pub(crate) woken_by: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -402,8 +439,10 @@ pub(crate) struct ViewSummary {
     /// None: not asked for.
     pub(crate) hashes_match: Option<bool>,
     pub(crate) mismatches: u64,
-    /// Frame numbers never seen between the first and the last.
+    /// Sequence numbers never seen between the first and the last.
     pub(crate) missed: u64,
+    /// Given back unseen, as nothing sensible could be made of them.
+    pub(crate) rejected: u64,
     pub(crate) bytes_shared: u64,
     pub(crate) ways: Vec<&'static str>,
     pub(crate) buffers: usize,
@@ -525,6 +564,7 @@ impl Record {
             }
             Self::Camera(camera) => camera.write(to),
             Self::Screen(screen) => screen.write(to),
+            Self::Stream(stream) => stream.write(to),
             Self::Captured(frame) => write!(
                 to,
                 "frame {} buffer {} back after {:.1} us{}",
@@ -699,11 +739,15 @@ impl CaptureSummary {
     fn write(&self, to: &mut String) -> std::fmt::Result {
         write!(
             to,
-            "{} frames, {} back, {} replies right, {} wrong; {} bytes shared",
-            self.frames, self.returned, self.replies_ok, self.mismatches, self.bytes_shared
+            "{} frames, {} back; {} bytes shared",
+            self.frames, self.returned, self.bytes_shared
         )?;
-        if self.unconfirmed > 0 {
-            write!(to, "; {} reclaimed unconfirmed", self.unconfirmed)?;
+        if self.replies_ok > 0 || self.mismatches > 0 || self.unanswered > 0 {
+            write!(
+                to,
+                "; {} replies right, {} wrong, {} missing",
+                self.replies_ok, self.mismatches, self.unanswered
+            )?;
         }
         if let Some(spread) = &self.round_trip_us {
             write!(
@@ -723,6 +767,9 @@ impl ViewSummary {
             write!(to, ", {} wrong", self.mismatches)?;
         }
         write!(to, ", {} missed", self.missed)?;
+        if self.rejected > 0 {
+            write!(to, ", {} rejected", self.rejected)?;
+        }
         if !self.ways.is_empty() {
             write!(to, ", over {}", self.ways.join(" and "))?;
         }

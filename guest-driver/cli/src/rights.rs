@@ -40,14 +40,6 @@ pub(crate) fn to_grant(output: Output, device: &Device, grants: &[Grant]) -> Res
     Ok(access)
 }
 
-/// The one line of it that was typed.
-pub(crate) fn to_grant_one(output: Output, device: &Device, grant: &Grant) -> Result<Access> {
-    let mut warnings = Vec::new();
-    let access = line(&device.info()?, &device.peers()?, grant, &mut warnings)?;
-    warnings.iter().for_each(|warning| output.warn(warning));
-    Ok(access)
-}
-
 /// The access list, and what to warn of.
 fn access_list(
     info: &Info,

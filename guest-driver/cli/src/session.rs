@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bufshare::{BufferId, Device, Event, EventKind, Export, Import, Peer};
+use bufshare::{BufferId, Device, Error, Event, EventKind, Export, Import, Name, Peer, Status};
 
 use crate::args::Until;
 use crate::failure::{Failure, Result};
@@ -22,6 +22,16 @@ impl Session {
     /// Opens the device.
     pub(crate) fn open(&self) -> Result<Device> {
         Ok(Device::open_at(Path::new(&self.node))?)
+    }
+
+    /// Opens the device for frames, or says who of host and driver cannot hand any over.
+    pub(crate) fn open_for_frames(&self) -> Result<Device> {
+        let device = self.open()?;
+        // Nothing else says it: who serves streams has none of this id.
+        match device.join(BufferId::ZERO) {
+            Err(error) if !error.is_absent() => Err(no_frames(error)),
+            _ => Ok(device),
+        }
     }
 
     /// Opens it once more, for events alone.
@@ -62,6 +72,16 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Why nothing can be joined here.
+fn no_frames(error: Error) -> Failure {
+    let who = match (error.status, error.errno.raw_os_error()) {
+        (Some(Status::Unsupported), _) => "the host's device",
+        (None, Some(libc::EINVAL | libc::E2BIG | libc::ENOTTY)) => "this machine's driver",
+        _ => return error.into(),
+    };
+    Failure::from(error).about(format!("{who} has no hand-over of frames"))
 }
 
 /// What a command holds.
@@ -117,6 +137,15 @@ impl Until {
     }
 }
 
+/// A name as a stream has it.
+pub(crate) fn stream_name(text: &str) -> Result<Name> {
+    let name = Name::new(text).map_err(|e| Failure::new(format!("--name: {e}")))?;
+    match name.is_empty() {
+        true => Err(Failure::new("--name: a stream has a name")),
+        false => Ok(name),
+    }
+}
+
 /// The peer called `text`, a name or a number.
 pub(crate) fn find_peer<'a>(peers: &'a [Peer], text: &str) -> Result<&'a Peer> {
     peers
@@ -140,6 +169,15 @@ mod tests {
     use bufshare::Name;
 
     use super::*;
+
+    #[test]
+    fn a_stream_has_a_name() {
+        assert_eq!(stream_name("camera").unwrap().as_str(), "camera");
+        for text in ["", "\u{1b}", &"x".repeat(1000)] {
+            let why = stream_name(text).unwrap_err().to_string();
+            assert!(why.starts_with("--name: "), "{why}");
+        }
+    }
 
     fn peer(id: u64, name: &str) -> Peer {
         let mut peer = Peer::default();

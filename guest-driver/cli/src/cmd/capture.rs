@@ -1,52 +1,55 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! `bufshare capture`: a camera's frames for another machine.
+//! `bufshare capture`: a camera's frames for other machines.
 //!
-//! Each buffer goes round: the driver fills it, we publish it, the viewer
-//! attaches, looks and releases it (RELEASED here), and the driver gets it back.
+//! Each buffer goes round: the driver fills it, it is pushed, and when all viewers have given it
+//! back (Returned), the driver gets it again.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use bufshare::{Access, Device, Event, EventKind, Export, ExportOptions, Meta, Name, Rights};
+use bufshare::{
+    Access, EventKind, Export, FRAME_LAST, Image, Meta, Name, Producer, ProducerEvent,
+    ProducerOptions, Rights, Slot,
+};
 use bufshare_media::v4l2::Filled;
 
 use crate::args::Capture;
-use crate::camera::{Camera, Memory};
+use crate::camera::Camera;
 use crate::content;
 use crate::durations::Durations;
 use crate::failure::{Failure, Result};
-use crate::frame::{Frame, Part};
 use crate::image;
 use crate::output::{
-    CaptureSummary, Captured, EventRecord, Exported, ImageRecord, Output, Record, micros,
+    CaptureSummary, Captured, EventRecord, Exported, ImageRecord, Output, Record, StreamRecord,
+    micros,
 };
-use crate::outstanding::{Out, Outstanding};
-use crate::pump::Pump;
 use crate::rights;
-use crate::session::{Held, Session};
+use crate::session::{Session, stream_name};
 use crate::stop::{Input, Stop, ended};
 use crate::supply::Supply;
+use crate::verify::{ReplyByte, Verification, reply_byte};
 
 /// How long an event may take from the driver to us.
 const LAST_LOOK: Duration = Duration::from_millis(500);
-/// So many events are taken when the time is up: more than the driver keeps.
-const LATE_EVENTS: u32 = 1024;
+/// So many events are taken before anything else is looked at: more than the driver keeps.
+const EVENTS_AT_ONCE: u32 = 1024;
 
-/// Runs the camera until enough frames were handed back.
+/// Runs the camera until enough frames were given back.
 pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
     let mut stop = Stop::new(Input::Ignored)?;
-    let device = session.open()?;
-    let viewer = rights::to_grant_one(session.output, &device, &args.to)?;
-    let camera = Camera::new(session.output, &args.camera, |bytes| {
-        Ok(device.alloc(bytes)?)
-    })?;
+    let name = stream_name(&args.name)?;
+    let device = session.open_for_frames()?;
+    let access = rights::to_grant(session.output, &device, &args.to)?;
+    let camera = Camera::new(session.output, &args.camera)?;
     session.output.print(&Record::Camera(camera.record()))?;
-    let events = session.events()?;
-    let mut rotation = Rotation::new(session.output, &device, camera, viewer, args)?;
+    let producer = Producer::new(device, &options(&camera, name, &access, args))
+        .map_err(|e| Failure::from(e).about(format!("cannot offer the stream \"{name}\"")))?;
+    let mut rotation = Rotation::new(session.output, producer, camera, &access, args)?;
 
     let started = Instant::now();
     rotation.camera.start()?;
-    let result = rotation.turn(&mut stop, &events, args);
+    let result = rotation.turn(&mut stop, args);
     let seconds = started.elapsed().as_secs_f64();
     // What was achieved is reported even when it then failed.
     let ended = ended(&stop, &result);
@@ -61,445 +64,453 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
 
     if args.hold && !stop.requested() {
         stop.listen_to(args.until.input(Input::Line))?;
-        rotation.hold(&mut stop, &events)?;
+        rotation.hold(&mut stop)?;
     }
-    match rotation.mismatches {
-        0 => Ok(()),
-        wrong => Err(Failure::new(format!(
-            "{wrong} of {} frames came back with a wrong reply",
-            rotation.round_trips.count()
-        ))),
-    }
+    rotation.verdict()
 }
 
-/// Of one buffer of the camera.
-struct Exports {
-    /// The one that announces the frame.
-    first: Export,
-    others: Vec<Export>,
-}
-
-impl Exports {
-    fn all(&self) -> impl Iterator<Item = &Export> {
-        std::iter::once(&self.first).chain(&self.others)
+/// A stream with a slot for each of the camera's buffers.
+fn options(camera: &Camera, name: Name, access: &[Access], args: &Capture) -> ProducerOptions {
+    let mut sizes = camera.sizes();
+    // The reply is behind the frame's bytes, which others may hash yet.
+    if let Some(first) = sizes.first_mut().filter(|_| args.verify) {
+        *first = first.saturating_add(1);
     }
+    let mut options = ProducerOptions::new(name)
+        .image(image::to_metadata(&camera.image))
+        .slots(camera.buffers)
+        .sizes(sizes);
+    options.access = access.to_vec();
+    // A single viewer gets each frame, and the camera waits for it.
+    if access.len() > 1 {
+        options.max_held = camera.buffers.saturating_sub(1);
+    }
+    options
 }
 
-/// Camera, exports and the books.
-struct Rotation<'a> {
+/// A frame that viewers have.
+struct Out {
+    sequence: u32,
+    since: Instant,
+    hash: Option<u64>,
+    reply: Option<Wanted>,
+}
+
+/// A reply, and what was in its place before.
+struct Wanted {
+    reply: ReplyByte,
+    before: u8,
+}
+
+/// Camera, stream and the books.
+struct Rotation {
     output: Output,
-    device: &'a Device,
-    viewer: u64,
-    run: u64,
-    /// Of a frame's first buffer.
-    meta: Meta,
-    /// As the camera's buffers; they end before those.
-    exports: Vec<Exports>,
-    extents: Vec<u32>,
+    producer: Producer,
     camera: Camera,
-    out: Outstanding,
-    /// Reclaimed although nothing says that they were looked at.
-    unconfirmed: u64,
-    replies: bool,
+    /// The slots that the camera's driver has, by their number, which is that of its buffers.
+    filling: BTreeMap<u32, Slot>,
+    /// What is said of the image in each buffer, by slot.
+    images: BTreeMap<u32, Image>,
+    /// By the number of the frame.
+    out: BTreeMap<u64, Out>,
+    extents: Vec<u32>,
+    viewers: Vec<u64>,
+    name: Name,
+    /// Somebody views, as far as is known.
+    watched: bool,
     verify: bool,
+    replies: bool,
     wanted: u64,
-    published: u64,
+    pushed: u64,
     bytes_shared: u64,
     supply: Supply,
     replies_ok: u64,
     mismatches: u64,
+    unanswered: u64,
     round_trips: Durations,
+    /// For a frame of the camera, and for viewers.
+    camera_limit: Deadline,
+    viewer_limit: Deadline,
 }
 
-impl<'a> Rotation<'a> {
-    /// Exports all buffers.
+impl Rotation {
+    /// Has all buffers filled.
     fn new(
         output: Output,
-        device: &'a Device,
+        producer: Producer,
         camera: Camera,
-        viewer: Access,
+        access: &[Access],
         args: &Capture,
     ) -> Result<Self> {
-        let name = Name::new("camera").unwrap_or(Name::EMPTY);
+        let name = stream_name(&args.name)?;
+        output.print(&Record::Stream(StreamRecord::new(
+            "offered",
+            producer.id(),
+            &name,
+            None,
+        )))?;
         let image = image::to_metadata(&camera.image);
-        let meta = Meta::new().name(name).image(image.clone());
-        let (mut exports, mut extents) = (Vec::new(), Vec::new());
-        for (index, slot) in (0u32..).zip(&camera.slots) {
-            let export = |plane: u32, memory: &Memory| -> Result<(Export, u32)> {
-                let mut options = ExportOptions::new().allow(viewer.peer, viewer.rights);
-                options.meta = if plane == 0 {
-                    meta.clone()
-                } else {
-                    Meta::new().name(meta.name)
-                };
-                let export = device.export(&memory.dmabuf, &options).map_err(|error| {
-                    Failure::from(error).about(format!("cannot export the camera's buffer {index}"))
-                })?;
-                let extents = device.query(export.id())?.extents;
-                output.print(&Record::Exported(Exported {
-                    id: export.id().to_string(),
-                    generation: export.generation(),
-                    size: memory.dmabuf.len() as u64,
-                    extents,
-                    source: "camera",
-                    buffer: Some(index),
-                    plane: (!slot.others.is_empty()).then_some(plane),
-                    image: (plane == 0).then(|| ImageRecord::from(&image)),
-                    sha256: None,
-                    xxh3: None,
-                }))?;
-                Ok((export, extents))
-            };
-            let (first, pieces) = export(0, &slot.first)?;
-            extents.push(pieces);
-            let mut others = Vec::new();
-            for (plane, memory) in (1..).zip(&slot.others) {
-                let (other, pieces) = export(plane, memory)?;
-                extents.push(pieces);
-                others.push(other);
-            }
-            exports.push(Exports { first, others });
-        }
-        Ok(Self {
+        let writers = access.iter();
+        let mut rotation = Self {
             output,
-            device,
-            viewer: viewer.peer,
-            run: now(),
-            meta,
-            out: Outstanding::new(exports.len()),
-            unconfirmed: 0,
-            exports,
-            extents,
+            producer,
             camera,
-            replies: viewer.rights.contains(Rights::WRITE),
+            filling: BTreeMap::new(),
+            images: BTreeMap::new(),
+            out: BTreeMap::new(),
+            extents: Vec::new(),
+            viewers: access.iter().map(|line| line.peer).collect(),
+            name,
+            watched: false,
             verify: args.verify,
+            replies: args.verify && { writers }.any(|line| line.rights.contains(Rights::WRITE)),
             wanted: args.frames,
-            published: 0,
+            pushed: 0,
             bytes_shared: 0,
             supply: Supply::default(),
             replies_ok: 0,
             mismatches: 0,
+            unanswered: 0,
             round_trips: Durations::default(),
-        })
+            camera_limit: Deadline::new(args.timeout),
+            viewer_limit: Deadline::new(args.timeout),
+        };
+        for _ in 0..rotation.camera.buffers {
+            let slot = rotation.producer.acquire();
+            let slot = slot.ok_or_else(|| Failure::new("the stream has too few buffers"))?;
+            rotation.report(&slot, &image)?;
+            rotation.images.insert(slot.number(), image.clone());
+            rotation.fill(slot)?;
+        }
+        Ok(rotation)
+    }
+
+    /// Says what a slot consists of.
+    fn report(&mut self, slot: &Slot, image: &Image) -> Result<()> {
+        let several = slot.exports().len() > 1;
+        for ((plane, export), buffer) in (0u32..).zip(slot.exports()).zip(slot.buffers()) {
+            let extents = self.producer.device().query(export.id())?.extents;
+            self.extents.push(extents);
+            self.output.print(&Record::Exported(Exported {
+                id: export.id().to_string(),
+                generation: export.generation(),
+                size: buffer.len() as u64,
+                extents,
+                source: "camera",
+                buffer: Some(slot.number()),
+                plane: several.then_some(plane),
+                image: (plane == 0).then(|| ImageRecord::from(image)),
+                sha256: None,
+                xxh3: None,
+            }))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a slot to the camera's driver.
+    fn fill(&mut self, slot: Slot) -> Result<()> {
+        let dmabufs: Vec<_> = slot.buffers().map(AsFd::as_fd).collect();
+        self.camera.fill(slot.number(), &dmabufs)?;
+        self.filling.insert(slot.number(), slot);
+        Ok(())
     }
 
     fn wants_more(&self) -> bool {
-        self.wanted == 0 || self.published < self.wanted
+        self.wanted == 0 || self.pushed < self.wanted
     }
 
     /// Runs until all frames are back, but for the last one if that is to be held.
-    fn turn(&mut self, stop: &mut Stop, events: &Pump, args: &Capture) -> Result<()> {
-        let mut deadline = Deadline::new(args.timeout);
-        let mut late: u32 = 0;
-        while !stop.requested() && (self.wants_more() || self.out.count() > usize::from(args.hold))
-        {
-            let left = if deadline.passed() {
-                LAST_LOOK
-            } else {
-                deadline.left()
-            };
-            let ready = if self.waits_for_camera() {
-                stop.wait([events.as_fd(), self.camera.queue.as_fd()], Some(left))?
-            } else {
-                let [event] = stop.wait([events.as_fd()], Some(left))?;
-                [event, false]
-            };
-            let [event, filled] = ready;
-            let mut progress = false;
-            if event && let Some((at, event)) = events.take()? {
-                progress |= self.event(at, &event)?;
-            }
-            if filled && let Some(filled) = self.camera.dequeue()? {
-                progress |= self.filled(&filled)?;
-            }
-            if !event {
-                // Its buffer would be missed for as long as others go round.
-                progress |= self.take_wrong(self.out.wrong(args.timeout))?;
-            }
-            if !progress && deadline.passed() && !stop.requested() {
-                late = late.saturating_add(1);
+    fn turn(&mut self, stop: &mut Stop, args: &Capture) -> Result<()> {
+        let mut looked = false;
+        while !stop.requested() && (self.wants_more() || self.out.len() > usize::from(args.hold)) {
+            let left = match self.late(args.timeout) {
+                None => {
+                    looked = false;
+                    self.left()
+                }
                 // We may have stood still: what came meanwhile counts.
-                if late == 1 || (event && late < LATE_EVENTS) {
-                    continue;
+                Some(_) if !looked => {
+                    looked = true;
+                    LAST_LOOK
                 }
-                progress =
-                    self.take_wrong(self.out.wrong(Duration::ZERO))? | self.take_unconfirmed()?;
-                if !progress {
-                    return Err(self.stuck(args.timeout));
-                }
-            }
-            if progress {
-                late = 0;
-                deadline.restart();
+                Some(failure) => return Err(failure),
+            };
+            let filled = if self.waits_for_camera() {
+                let fds = [self.producer.as_fd(), self.camera.queue.as_fd()];
+                let [_, filled] = stop.wait(fds, Some(left))?;
+                filled
+            } else {
+                stop.wait([self.producer.as_fd()], Some(left))?;
+                false
+            };
+            self.take_events()?;
+            if filled && let Some(filled) = self.camera.dequeue()? {
+                self.filled(&filled)?;
             }
         }
-        if stop.requested() {
-            self.take_wrong(self.out.passed())?;
+        if !self.wants_more() {
+            self.end()?;
         }
         Ok(())
+    }
+
+    /// Tells viewers that no more frames come; the last one says so, too.
+    fn end(&mut self) -> Result<()> {
+        match self.producer.end() {
+            Err(error) if !error.is_absent() => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// The camera has a buffer to fill.
     fn waits_for_camera(&self) -> bool {
-        self.wants_more() && !self.out.is_full()
+        self.wants_more() && !self.filling.is_empty()
     }
 
-    /// Says for what it waits in vain.
-    fn stuck(&self, timeout: Duration) -> Failure {
-        let seconds = timeout.as_secs_f64();
-        let lack = || self.supply.lack(seconds);
-        let Some(out) = self.out.oldest() else {
-            return Failure::timeout(lack());
-        };
-        let late = format!(
-            "frame {} was not handed back within {seconds} s; does `bufshare view` run there?",
-            out.frame.number
-        );
-        // A viewer shows a frame until the next one comes, and a camera may keep its last
-        // buffer until it is given another one.
-        Failure::timeout(match (self.waits_for_camera(), self.out.count()) {
-            (false, _) => late,
-            (true, 1) => lack(),
-            (true, _) => format!("{late} And {}", lack()),
-        })
-    }
-
-    /// Publishes the frame in a buffer that the camera gave. Answers whether there is one.
-    fn filled(&mut self, filled: &Filled) -> Result<bool> {
-        let whole = self.supply.gave(filled);
-        if whole {
-            self.publish(filled)?;
+    /// Until something may be late.
+    fn left(&self) -> Duration {
+        if self.waits_for_camera() {
+            match self.watched {
+                true => self.camera_limit.left(),
+                false => self.camera_limit.left().min(self.viewer_limit.left()),
+            }
         } else {
-            self.camera.refill(filled.index)?;
+            self.viewer_limit.left()
         }
-        Ok(whole)
     }
 
-    /// Announces a filled buffer to the viewer.
-    fn publish(&mut self, filled: &Filled) -> Result<()> {
-        let slot = self.camera.slot(filled.index)?;
-        let number = self.published.saturating_add(1);
-        let index = usize::try_from(filled.index).unwrap_or(usize::MAX);
-        let unknown = || Failure::new("the camera filled an unknown buffer");
-        let exports = self.exports.get(index).ok_or_else(unknown)?;
-        let bytes = self.camera.frame_bytes(filled, slot);
-        let mut sizes = bytes.iter().map(|bytes| *bytes as u64);
-        let first = sizes.next().ok_or_else(unknown)?;
-        let parts: Vec<Part> = exports
-            .others
-            .iter()
-            .zip(sizes)
-            .map(|(export, bytes)| Part {
-                id: export.id(),
-                bytes,
-            })
-            .collect();
-        let total = parts
-            .iter()
-            .fold(first, |sum, part| sum.saturating_add(part.bytes));
-        let frame = Frame {
-            run: self.run,
-            number,
-            sequence: filled.sequence,
-            last: number == self.wanted,
-            hash: self
-                .verify
-                .then(|| content::xxh3(slot.mappings().into_iter().zip(bytes)))
-                .transpose()?,
-            bytes: first,
-            parts,
-            reply: self
-                .replies
-                .then(|| self.camera.reply(slot, number))
-                .transpose()?,
-        };
-        let meta = self.meta.clone().image(self.camera.image_of(filled)?);
-        let since = Instant::now();
-        let meta = meta.blob(frame.encode());
-        self.device
-            .set_meta(&exports.first, &meta)
-            .map_err(|e| Failure::from(e).about(format!("cannot publish frame {number}")))?;
-        if !self.out.publish(index, frame, since) {
-            return Err(unknown());
+    /// What was waited for in vain.
+    fn late(&self, timeout: Duration) -> Option<Failure> {
+        let seconds = timeout.as_secs_f64();
+        if self.waits_for_camera() && self.camera_limit.passed() {
+            return Some(Failure::timeout(self.supply.lack(seconds)));
         }
-        self.published = number;
-        self.bytes_shared = self.bytes_shared.saturating_add(total);
+        // A viewer may keep a frame until the next one comes.
+        if (self.watched && self.waits_for_camera()) || !self.viewer_limit.passed() {
+            return None;
+        }
+        Some(Failure::timeout(match self.out.keys().next() {
+            Some(frame) => format!(
+                "frame {frame} was not given back within {seconds} s; does `bufshare view` run \
+                 there?"
+            ),
+            None => format!(
+                "nobody viewed the stream \"{}\" within {seconds} s; does `bufshare view` run \
+                 there?",
+                self.name
+            ),
+        }))
+    }
+
+    /// Hands the frame in a buffer that the camera gave over, if there is one, and somebody for
+    /// whom it is.
+    fn filled(&mut self, filled: &Filled) -> Result<()> {
+        let slot = self.filling.remove(&filled.index);
+        let slot = slot.ok_or_else(|| Failure::new("the camera filled an unknown buffer"))?;
+        if !self.supply.gave(filled) {
+            return self.fill(slot);
+        }
+        self.camera_limit.restart();
+        if !self.is_watched(&slot)? {
+            return self.fill(slot);
+        }
+        self.push(slot, filled)
+    }
+
+    /// Whether somebody views. One that has joined has yet to import the buffers, all of which it
+    /// then has: nothing says so but the host, which is asked until it does.
+    fn is_watched(&mut self, slot: &Slot) -> Result<bool> {
+        if self.watched {
+            return Ok(true);
+        }
+        let device = self.producer.device();
+        let mut watched = self.producer.consumers()? > 0;
+        let all = self.filling.values().chain([slot]);
+        for export in all.flat_map(Slot::exports) {
+            watched = watched && device.query(export.id())?.attachments > 0;
+        }
+        self.watched = watched;
+        Ok(watched)
+    }
+
+    fn push(&mut self, slot: Slot, filled: &Filled) -> Result<()> {
+        let mut record = self.camera.frame_record(filled);
+        if self.pushed.saturating_add(1) == self.wanted {
+            record.flags |= FRAME_LAST;
+        }
+        let bytes = record.bytes_used.iter().map(|bytes| u64::from(*bytes));
+        let bytes: u64 = bytes.sum();
+        let (hash, reply) = self.describe(&slot, filled)?;
+        let since = Instant::now();
+        let frame = self.producer.push(slot, record).map_err(|error| {
+            Failure::from(error).about(format!("frame {}", self.pushed.saturating_add(1)))
+        })?;
+        self.viewer_limit.restart();
+        self.out.insert(
+            frame,
+            Out {
+                sequence: filled.sequence,
+                since,
+                hash,
+                reply,
+            },
+        );
+        self.pushed = self.pushed.saturating_add(1);
+        self.bytes_shared = self.bytes_shared.saturating_add(bytes);
         Ok(())
     }
 
-    /// Answers whether it brought a buffer back.
-    fn event(&mut self, at: Instant, event: &Event) -> Result<bool> {
-        for export in self.exports.iter().flat_map(Exports::all) {
-            if Held::Export(export).ends_with(event, self.device)? {
+    /// Has the metadata of a frame's first buffer say what the record does not: where it is not as
+    /// the frame before there, and its verification. Returns that.
+    fn describe(&mut self, slot: &Slot, filled: &Filled) -> Result<(Option<u64>, Option<Wanted>)> {
+        let image = self.camera.image_of(filled)?;
+        let mut meta = Meta::new().name(self.name).image(image.clone());
+        let (mut hash, mut wanted) = (None, None);
+        if self.verify {
+            let mappings = (0..slot.buffers().len()).map(|index| slot.mapping(index));
+            let mappings = mappings.collect::<std::result::Result<Vec<_>, _>>()?;
+            let bytes = self.camera.frame_bytes(filled);
+            let bytes = bytes.iter().map(|bytes| *bytes as usize);
+            let digest = content::xxh3({ mappings.iter().copied() }.zip(bytes))?;
+            if let Some(first) = mappings.first().filter(|_| self.replies) {
+                let reply = reply_byte(first, self.pushed.saturating_add(1))?;
+                let before = content::byte_at(first, place(reply))?;
+                wanted = Some(Wanted { reply, before });
+            }
+            hash = Some(digest);
+            let reply = wanted.as_ref().map(|wanted| wanted.reply);
+            meta = meta.blob(
+                Verification {
+                    hash: digest,
+                    reply,
+                }
+                .encode(),
+            );
+        }
+        let said = self.images.insert(slot.number(), image);
+        if self.verify || said != meta.image {
+            let first = slot.exports().next();
+            let first: &Export = first.ok_or_else(|| Failure::new("a slot has no buffer"))?;
+            self.producer.device().set_meta(first, &meta)?;
+        }
+        Ok((hash, wanted))
+    }
+
+    /// What happened, without waiting for anything.
+    fn take_events(&mut self) -> Result<()> {
+        for _ in 0..EVENTS_AT_ONCE {
+            let Some(event) = self.producer.next_event(Some(Duration::ZERO))? else {
+                break;
+            };
+            self.event(event, Instant::now())?;
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, event: ProducerEvent, at: Instant) -> Result<()> {
+        match event {
+            ProducerEvent::Returned { slot, frame, .. } => self.returned(slot, frame, at)?,
+            ProducerEvent::Left { peer, .. } => {
+                self.watched = false;
+                let left = StreamRecord::new("left", self.producer.id(), &self.name, Some(peer));
+                self.output.print(&Record::Stream(left))?;
+            }
+            ProducerEvent::Lost { .. } => {
                 return Err(Failure::revoked("the host revoked a buffer"));
             }
-        }
-        if event.kind == EventKind::Overflow {
-            self.out.events_lost();
-        }
-        let released = (event.kind == EventKind::Released && event.peer == self.viewer)
-            .then(|| {
-                self.exports
-                    .iter()
-                    .position(|exports| exports.all().any(|export| export.id() == event.id))
-            })
-            .flatten();
-        match (event.kind, released) {
-            (EventKind::PeerUp | EventKind::PeerDown, _) if event.peer == self.viewer => {
-                self.output
-                    .print(&Record::Event(EventRecord::from(event)))?;
-            }
-            (_, Some(index)) if self.out.events_are_complete() => {
-                return Ok(self.is_back(at, index, true)? && self.returned(at, index)?);
-            }
+            ProducerEvent::Ended => return Err(Failure::revoked("the host revoked the stream")),
+            ProducerEvent::Other(event) => match event.kind {
+                // Somebody may have left.
+                EventKind::Overflow => self.watched = false,
+                EventKind::PeerUp | EventKind::PeerDown if self.viewers.contains(&event.peer) => {
+                    self.output
+                        .print(&Record::Event(EventRecord::from(&event)))?
+                }
+                _ => {}
+            },
             _ => {}
         }
-        let mut progress = false;
-        if !self.out.events_are_complete() {
-            for index in self.out.newest_first() {
-                if self.is_back(at, index, released == Some(index))? {
-                    progress |= self.returned(at, index)?;
-                }
-            }
-        }
-        Ok(progress)
+        Ok(())
     }
 
-    /// Whether somebody has a buffer, or a part of it, attached.
-    fn is_attached(&self, index: usize) -> Result<bool> {
-        for export in self
-            .exports
-            .get(index)
-            .iter()
-            .flat_map(|exports| exports.all())
-        {
-            if self.device.query(export.id())?.attachments > 0 {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether the frame in this buffer is back; `released`: a RELEASED of it came then.
-    fn is_back(&mut self, at: Instant, index: usize, released: bool) -> Result<bool> {
-        let Some(frame) = self.out.frame(index).cloned() else {
-            return Ok(false);
+    /// Looks at the reply in a buffer that came back, and has it filled again.
+    fn returned(&mut self, number: u32, frame: u64, at: Instant) -> Result<()> {
+        let Some(out) = self.out.remove(&frame) else {
+            return Ok(());
         };
-        if self.is_attached(index)? {
-            return Ok(false);
-        }
-        let replied = self.replied(index, &frame)?;
-        if released && replied == Some(false) {
-            self.out.unanswered(index, at);
-        }
-        Ok(self.out.is_back(index, released, replied))
-    }
-
-    /// Whether the reply to this frame is in its buffer; `None`: the viewer writes none.
-    fn replied(&self, index: usize, frame: &Frame) -> Result<Option<bool>> {
-        let Some(reply) = frame.reply else {
-            return Ok(None);
+        // A slot that was lost meanwhile is none any more, which is said next.
+        let Some(slot) = self.producer.acquire_number(number) else {
+            return Ok(());
         };
-        let slot = self.camera.slot(u32::try_from(index).unwrap_or(u32::MAX))?;
-        let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
-        Ok(Some(
-            content::byte_at(&slot.first.mapping, offset)? == reply.value,
-        ))
-    }
-
-    /// Reclaims those of these frames, released at that time without the reply, that nobody
-    /// has. Answers whether there were any.
-    fn take_wrong(&mut self, released: Vec<(usize, Instant)>) -> Result<bool> {
-        let mut progress = false;
-        for (index, at) in released {
-            if !self.is_attached(index)? {
-                progress |= self.returned(at, index)?;
-            }
-        }
-        Ok(progress)
-    }
-
-    /// Has the frames filled again of which nothing will ever say that they are back, and
-    /// which nobody has. Answers whether there were any.
-    fn take_unconfirmed(&mut self) -> Result<bool> {
-        let mut numbers = Vec::new();
-        for index in self.out.unconfirmed() {
-            if self.is_attached(index)? {
-                continue;
-            }
-            let Some(Out { frame, .. }) = self.out.take(index) else {
-                continue;
-            };
-            numbers.push(frame.number.to_string());
-            self.unconfirmed = self.unconfirmed.saturating_add(1);
-            if self.wants_more() {
-                self.camera
-                    .refill(u32::try_from(index).unwrap_or(u32::MAX))?;
-            }
-        }
-        if !numbers.is_empty() {
-            self.output.warn(&format!(
-                "events were lost, and nobody has frame {} any more: reclaimed, whether it was looked at or not",
-                numbers.join(", ")
-            ));
-        }
-        Ok(!numbers.is_empty())
-    }
-
-    /// Checks the reply in a buffer that came back, and has it filled again.
-    fn returned(&mut self, at: Instant, index: usize) -> Result<bool> {
-        let Some(Out { frame, since, .. }) = self.out.take(index) else {
-            // Attached and released by somebody before it was published.
-            return Ok(false);
-        };
-        let round_trip_us = micros(at.saturating_duration_since(since));
-        let buffer = u32::try_from(index).unwrap_or(u32::MAX);
-        let reply_ok = self.replied(index, &frame)?;
-        match reply_ok {
-            Some(true) => self.replies_ok = self.replies_ok.saturating_add(1),
-            Some(false) => self.mismatches = self.mismatches.saturating_add(1),
-            None => {}
-        }
+        self.viewer_limit.restart();
+        let round_trip_us = micros(at.saturating_duration_since(out.since));
         self.round_trips.push(round_trip_us);
-        let id = self
-            .exports
-            .get(index)
-            .map(|exports| exports.first.id().to_string())
-            .unwrap_or_default();
+        let reply_ok = match &out.reply {
+            None => None,
+            Some(Wanted { reply, before }) => {
+                let found = content::byte_at(slot.mapping(0)?, place(*reply))?;
+                // One that was never looked at is not answered.
+                (found != *before).then_some(found == reply.value)
+            }
+        };
+        match (reply_ok, &out.reply) {
+            (Some(true), _) => self.replies_ok = self.replies_ok.saturating_add(1),
+            (Some(false), _) => self.mismatches = self.mismatches.saturating_add(1),
+            (None, Some(_)) => self.unanswered = self.unanswered.saturating_add(1),
+            (None, None) => {}
+        }
+        let id = slot.exports().next();
         self.output.print(&Record::Captured(Captured {
-            frame: frame.number,
-            buffer,
-            id,
-            sequence: frame.sequence,
-            xxh3: frame.hash.map(content::digits),
+            frame,
+            buffer: number,
+            id: id.map(|export| export.id().to_string()).unwrap_or_default(),
+            sequence: out.sequence,
+            xxh3: out.hash.map(content::digits),
             round_trip_us,
             reply_ok,
         }))?;
         if self.wants_more() {
-            self.camera.refill(buffer)?;
+            if self.filling.is_empty() {
+                self.camera_limit.restart();
+            }
+            self.fill(slot)?;
         }
-        Ok(true)
+        Ok(())
     }
 
-    /// Keeps what is left exported; reports when it comes back.
-    fn hold(&mut self, stop: &mut Stop, events: &Pump) -> Result<()> {
+    /// Leaves the last frame with its viewers; reports when it comes back.
+    fn hold(&mut self, stop: &mut Stop) -> Result<()> {
         while !stop.requested() {
-            let [ready] = stop.wait([events.as_fd()], None)?;
-            if ready && let Some((at, event)) = events.take()? {
-                self.event(at, &event)?;
-            }
+            stop.wait([self.producer.as_fd()], None)?;
+            self.take_events()?;
         }
-        self.take_wrong(self.out.passed())?;
+        Ok(())
+    }
+
+    /// Whether what was to be verified is right.
+    fn verdict(&self) -> Result<()> {
+        let back = self.round_trips.count();
+        if self.mismatches > 0 {
+            let wrong = self.mismatches;
+            return Err(Failure::new(format!(
+                "{wrong} of {back} frames came back with a wrong reply"
+            )));
+        }
+        if self.unanswered > 0 && self.replies_ok == 0 {
+            return Err(Failure::new(format!(
+                "none of {back} frames came back with a reply; `bufshare view --verify` writes one"
+            )));
+        }
         Ok(())
     }
 
     fn summary(&self, seconds: f64, ended: &'static str) -> CaptureSummary {
         CaptureSummary {
-            frames: self.published,
+            frames: self.pushed,
             returned: self.round_trips.count(),
-            unconfirmed: self.unconfirmed,
             replies_ok: self.replies_ok,
             mismatches: self.mismatches,
+            unanswered: self.unanswered,
             sequence_gaps: self.supply.gaps(),
             broken: self.supply.broken(),
             frame_bytes: self.camera.format.size(),
@@ -512,10 +523,8 @@ impl<'a> Rotation<'a> {
     }
 }
 
-/// A number that no other run has.
-fn now() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0))
+fn place(reply: ReplyByte) -> usize {
+    usize::try_from(reply.offset).unwrap_or(usize::MAX)
 }
 
 /// A time limit for progress.

@@ -3,10 +3,10 @@
 //! do it but with nothing in between. When this fails, so will they.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use bufshare::{DmaBuf, Rights};
+use bufshare::{DmaBuf, Mapping, Rights};
 use bufshare_media::dma_heap;
 use bufshare_media::drm::Screen;
 
@@ -19,17 +19,48 @@ use crate::image::{self, Mapped};
 use crate::output::{self, Record, ScreenRecord, micros};
 use crate::session::Session;
 use crate::stop::{Input, Stop};
+use crate::verify::{ReplyByte, reply_byte};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One buffer of the camera: its memories in the order of the frame's planes. The mappings go
+/// first.
+struct Buffer {
+    mappings: Vec<Mapping>,
+    dmabufs: Vec<DmaBuf>,
+}
+
+impl Buffer {
+    fn new(sizes: &[u64]) -> Result<Self> {
+        let dmabufs = sizes.iter().map(|bytes| {
+            let fd = dma_heap::allocate("system", *bytes, true)
+                .map_err(|e| Failure::io("allocate of the system heap", &e))?;
+            Ok(DmaBuf::from_fd(fd)?)
+        });
+        let dmabufs = dmabufs.collect::<Result<Vec<_>>>()?;
+        let mappings = dmabufs.iter().map(|dmabuf| dmabuf.map(Rights::RW));
+        Ok(Self {
+            mappings: mappings.collect::<std::result::Result<_, _>>()?,
+            dmabufs,
+        })
+    }
+
+    fn dmabufs(&self) -> Vec<BorrowedFd<'_>> {
+        self.dmabufs.iter().map(AsFd::as_fd).collect()
+    }
+}
 
 /// Shows some frames.
 pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
     let mut stop = Stop::new(Input::Ignored)?;
-    let mut camera = Camera::new(session.output, &args.camera, |bytes| {
-        let fd = dma_heap::allocate("system", bytes, true)
-            .map_err(|e| Failure::io("allocate of the system heap", &e))?;
-        Ok(DmaBuf::from_fd(fd)?)
-    })?;
+    let mut camera = Camera::new(session.output, &args.camera)?;
+    let sizes = camera.sizes();
+    let buffers: Vec<Buffer> = (0..camera.buffers)
+        .map(|_| Buffer::new(&sizes))
+        .collect::<Result<_>>()?;
+    for (index, buffer) in (0..).zip(&buffers) {
+        camera.fill(index, &buffer.dmabufs())?;
+    }
     camera.start()?;
     let (mut screen, mut on_screen) = (None::<Screen>, None);
     let (mut hashes, mut times, mut replies_ok, mut frames) =
@@ -45,31 +76,39 @@ pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
         let Some(filled) = camera.dequeue()? else {
             continue;
         };
-        let slot = camera.slot(filled.index)?;
+        let buffer = usize::try_from(filled.index)
+            .ok()
+            .and_then(|index| buffers.get(index))
+            .ok_or_else(|| Failure::new("the camera filled an unknown buffer"))?;
         frames = frames.saturating_add(1);
-        let bytes = camera.frame_bytes(&filled, slot);
-        hashes.insert(content::xxh3(slot.mappings().into_iter().zip(bytes))?);
-        let reply = camera.reply(slot, frames)?;
+        let bytes = camera.frame_bytes(&filled);
+        let bytes = bytes.iter().map(|bytes| *bytes as usize);
+        hashes.insert(content::xxh3(buffer.mappings.iter().zip(bytes))?);
+        let memory = buffer.mappings.first();
+        let memory = memory.ok_or_else(|| Failure::new("the camera fills nothing"))?;
+        let ReplyByte { offset, value } = reply_byte(memory, frames)?;
         let start = Instant::now();
         let image = &image::from_metadata(&camera.image_of(&filled)?);
-        let (dmabufs, memory) = (slot.dmabufs(), Mapped(slot.mappings()));
+        let dmabufs = buffer.dmabufs();
+        let pixels = Mapped(buffer.mappings.iter().collect());
         let picture = if let Some(screen) = &mut screen {
-            screen.show(&dmabufs, image, &memory)?
+            screen.show(&dmabufs, image, &pixels)?
         } else {
-            let (found, shown) = Screen::open(args.card.as_deref(), &dmabufs, image, &memory)?;
+            let (found, shown) = Screen::open(args.card.as_deref(), &dmabufs, image, &pixels)?;
             screen = Some(found);
             shown
         };
         times.push(micros(start.elapsed()));
-        let offset = usize::try_from(reply.offset).unwrap_or(usize::MAX);
-        let writable = slot.first.dmabuf.map(Rights::RW)?;
-        content::write_at(&writable, offset, &[reply.value])?;
-        if content::byte_at(&slot.first.mapping, offset)? == reply.value {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        content::write_at(memory, offset, &[value])?;
+        if content::byte_at(memory, offset)? == value {
             replies_ok = u64::saturating_add(replies_ok, 1);
         }
-        if let Some((index, previous)) = on_screen.replace((filled.index, picture)) {
+        if let Some((index, dmabufs, previous)) =
+            on_screen.replace((filled.index, dmabufs, picture))
+        {
             drop(previous);
-            camera.refill(index)?;
+            camera.fill(index, &dmabufs)?;
         }
     }
     session.output.print(&Record::Selftest(output::Selftest {

@@ -373,18 +373,21 @@ fn same_memory(vms: &TwoVms, export: &Exported, (capture, view): (i32, i32)) -> 
     let (mut camera, mut display) = (vms.a.client()?, vms.b.client()?);
     let buf = camera.adopt(capture, export.buffer)?;
     let ours = camera.map(buf)?;
-    // The display has no other dma-buf than the one on its screen.
-    let buf = display.adopt(view, 0)?;
-    let theirs = display.map(buf)?;
     // What no earlier run can have left there.
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     let mark = now.as_nanos().to_le_bytes();
     let len = mark.len() as u64;
     camera.poke(ours, 0, &mark)?;
-    ensure!(
-        display.peek(theirs, 0, len)?.as_deref() == Some(&mark[..]),
-        "the display does not read what the camera's VM wrote"
-    );
+    // It has imported all of the camera's buffers, in whatever order.
+    let mut theirs = None;
+    for index in 0..BUFFERS as usize {
+        let buf = display.adopt(view, index)?;
+        let map = display.map(buf)?;
+        if display.peek(map, 0, len)?.as_deref() == Some(&mark[..]) {
+            theirs = Some(map);
+        }
+    }
+    let theirs = theirs.context("the display does not read what the camera's VM wrote")?;
     let mark = mark.map(|byte| !byte);
     display.poke(theirs, len, &mark)?;
     ensure!(
@@ -406,7 +409,7 @@ fn release(
     let camera = Teller {
         who: "camera",
         program: &mut *capture,
-        done: |records, options| records.round_trips.contains_key(&options.frames),
+        done: |records, options| records.round_trips.len() as u64 == options.frames,
     };
     follow(options, records, &mut [camera], |_| {})?;
     end("camera", options, records, capture)
