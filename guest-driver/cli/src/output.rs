@@ -860,6 +860,39 @@ mod tests {
     }
 
     #[test]
+    fn what_happens_to_a_stream_is_said_and_of_whom() {
+        let id = bufshare::BufferId([0xab; 16]);
+        let name = bufshare::Name::new("front").unwrap();
+        for (state, peer, said) in [
+            (
+                "offered",
+                None,
+                "stream \"front\" offered: waiting for viewers",
+            ),
+            ("left", Some(3), "peer 3 views stream \"front\" no more"),
+            ("joined", Some(2), "stream \"front\" of peer 2 joined"),
+            (
+                "ended",
+                Some(2),
+                "stream \"front\" has ended: its last frame was handed over",
+            ),
+            (
+                "over",
+                Some(2),
+                "stream \"front\" is over: its camera's program has ended",
+            ),
+        ] {
+            let record = StreamRecord::new(state, id, &name, peer);
+            let json = serde_json::to_value(&record).unwrap();
+            assert_eq!(
+                (json["state"].as_str(), json["peer"].as_u64()),
+                (Some(state), peer)
+            );
+            assert_eq!(Record::Stream(record).text(), said);
+        }
+    }
+
+    #[test]
     fn control_characters_are_escaped() {
         assert_eq!(printable("a\u{1b}[2Jé"), "a\\u{1b}[2Jé");
     }
