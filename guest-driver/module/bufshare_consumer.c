@@ -35,6 +35,11 @@ int bufshare_frame_init(struct bufshare_imp *imp)
 	if (!frame->record || !frame->return_req)
 		return -ENOMEM;
 	frame->return_req->closing = true;
+	/*
+	 * The next frame comes as an event, before which its answer is taken. An import that
+	 * goes is detached, and that answer is awaited.
+	 */
+	frame->return_req->unawaited = true;
 	return 0;
 }
 

@@ -7,6 +7,9 @@
  * until it gives them back or is reset. Nothing that the device writes is
  * believed: length, type, cookie and status of an answer are checked here, the
  * rest where it is used.
+ *
+ * An answer that nobody waits for is to make no interrupt: each takes a VMM its time. It is
+ * taken with the next that does, with the next event, or when its place is needed.
  */
 #include <linux/errno.h>
 #include <linux/jiffies.h>
@@ -113,6 +116,23 @@ static void bufshare_take_kicks_locked(struct bufshare_device *bd, struct virtqu
 	bd->kick_eventq = false;
 }
 
+/* Is there somebody whom only an answer helps? */
+static bool bufshare_awaits_locked(const struct bufshare_device *bd)
+{
+	return bd->awaited || !list_empty(&bd->pending);
+}
+
+/*
+ * Before the lock is released: whatever has been sent under it, the device interrupts for an
+ * answer that is awaited. Not where it is sent: other answers may have come, for which there
+ * is no interrupt any more, and who sends does not expect those to be taken.
+ */
+static void bufshare_listen_locked(struct bufshare_device *bd)
+{
+	if (bd->silent && bufshare_awaits_locked(bd))
+		bufshare_ctrl_drain_locked(bd);
+}
+
 /**
  * bufshare_lock() - take bufshare_device.lock; not in interrupts
  * @bd: the device
@@ -126,12 +146,15 @@ void bufshare_lock(struct bufshare_device *bd)
 /**
  * bufshare_unlock() - release bufshare_device.lock, then notify the device
  * @bd: the device
+ *
+ * Answers may be taken before.
  */
 void bufshare_unlock(struct bufshare_device *bd)
 	__releases(&bd->lock)
 {
 	struct virtqueue *ctrl, *eventq;
 
+	bufshare_listen_locked(bd);
 	bufshare_take_kicks_locked(bd, &ctrl, &eventq);
 	spin_unlock_irq(&bd->lock);
 	bufshare_notify(ctrl, eventq);
@@ -150,6 +173,7 @@ void bufshare_interrupt(struct bufshare_device *bd,
 
 	spin_lock_irqsave(&bd->lock, flags);
 	take_locked(bd);
+	bufshare_listen_locked(bd);
 	bufshare_take_kicks_locked(bd, &ctrl, &eventq);
 	spin_unlock_irqrestore(&bd->lock, flags);
 	bufshare_notify(ctrl, eventq);
@@ -270,6 +294,8 @@ u32 bufshare_max_slow(struct virtqueue *vq)
 static void bufshare_finish_locked(struct bufshare_device *bd, struct bufshare_req *req, int err)
 {
 	list_del_init(&req->node);
+	if (!req->unawaited && req->state == BUFSHARE_REQ_INFLIGHT)
+		bd->awaited--;
 	if (req->slow && req->state == BUFSHARE_REQ_INFLIGHT) {
 		bd->slow--;
 		if (!list_empty(&bd->parked))
@@ -364,6 +390,7 @@ static void bufshare_pump_locked(struct bufshare_device *bd)
 			req->state = BUFSHARE_REQ_INFLIGHT;
 			req->reached = true;
 			bd->slow += req->slow;
+			bd->awaited += !req->unawaited;
 			list_move_tail(&req->node, &bd->inflight);
 			bd->stats.requests++;
 			kick = true;
@@ -549,7 +576,8 @@ void bufshare_ctrl_drain_locked(struct bufshare_device *bd)
 	do {
 		virtqueue_disable_cb(bd->ctrl);
 		bufshare_take_answers_locked(bd);
-	} while (!virtqueue_enable_cb(bd->ctrl));
+		bd->silent = !bufshare_awaits_locked(bd);
+	} while (!bd->silent && !virtqueue_enable_cb(bd->ctrl));
 
 	if (virtqueue_is_broken(bd->ctrl) && bd->alive) {
 		bd->complaints.ctrl_broken = true;

@@ -359,6 +359,8 @@ struct bufshare_shm {
  * @parked: requests that wait for the end of another whose answer may take long; @lock
  * @slow: how many of those the device has; @lock
  * @max_slow: how many of those it may have; written as a session begins, under @lock
+ * @awaited: how many requests the device has that are not unawaited; @lock
+ * @silent: the device makes no interrupt for answers; @lock
  * @cookie: of the last request; @lock
  * @exports: struct bufshare_exp.node; @lock
  * @exports_by_id: struct bufshare_exp.by_id; @lock
@@ -428,6 +430,8 @@ struct bufshare_device {
 	struct list_head parked;
 	u32 slow;
 	u32 max_slow;
+	u32 awaited;
+	bool silent;
 	u64 cookie;
 	struct list_head exports;
 	DECLARE_HASHTABLE(exports_by_id, BUFSHARE_HASH_BITS);
@@ -477,6 +481,7 @@ enum bufshare_req_state {
  * @orphan: its waiter has gone; bufshare_device.lock
  * @closing: it gives something back; constant
  * @slow: its answer comes when other VMs please; constant
+ * @unawaited: nobody waits for its answer, which makes no interrupt; constant once sent
  * @out: the request's structure and what follows it; constant once INFLIGHT
  * @out_len: bytes of both; constant
  * @in: room for the answer; the device's while INFLIGHT
@@ -501,6 +506,7 @@ struct bufshare_req {
 	bool orphan;
 	bool closing;
 	bool slow;
+	bool unawaited;
 	void *out;
 	u32 out_len;
 	void *in;

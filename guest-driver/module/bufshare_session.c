@@ -41,6 +41,7 @@ int bufshare_start(struct bufshare_device *bd)
 	bd->ctrl = vqs[VIRTIO_BUFSHARE_QUEUE_CONTROL];
 	bd->eventq = vqs[VIRTIO_BUFSHARE_QUEUE_EVENT];
 	bd->max_slow = bufshare_max_slow(bd->ctrl);
+	bd->silent = false;
 	bufshare_unlock(bd);
 
 	virtio_device_ready(bd->vdev);

@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bufshare_tests::client::{Client, Consumer, Export, Sight, refused};
 use bufshare_tests::daemon::Traffic;
+use bufshare_tests::driver;
 use bufshare_tests::pair::{Plan, Shared, TwoVms, with_own};
+use bufshare_tests::vm::Vm;
 
 static VMS: Shared = Shared::new(Plan::new);
 const SIZE: u64 = 64 << 10;
@@ -130,6 +132,86 @@ fn a_frame_takes_one_request_and_one_event_each_way_and_no_map() {
             );
         }
         ensure!(maps(vms)? == mapped, "it was mapped again");
+        Ok(())
+    });
+}
+
+/// How often the device has interrupted a VM, for whichever queue.
+fn interrupts(vm: &Vm) -> Result<u64> {
+    let device = driver::bound(vm)?.context("the driver has no device")?;
+    let table = String::from_utf8(vm.read_file("/proc/interrupts")?)?;
+    let ours = table.lines().filter(|line| {
+        let name = line.split_whitespace().next_back();
+        let queue = name.and_then(|name| name.strip_prefix(device.as_str()));
+        queue.is_some_and(|queue| queue.is_empty() || queue.starts_with('-'))
+    });
+    // The interrupt's number, and then a column for each CPU.
+    let counts = ours.flat_map(|line| line.split_whitespace().skip(1));
+    Ok(counts.filter_map(|count| count.parse::<u64>().ok()).sum())
+}
+
+/// Its event does; the answer to RETURN says nothing that anybody waits for.
+#[test]
+fn a_frame_interrupts_its_consumer_once() {
+    const FRAMES: u64 = 1000;
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        let (export, consumer) = stream(&mut a, &mut b)?;
+        let before = interrupts(&vms.b)?;
+        let producing = a.begin_producing(&[&export], FRAMES)?;
+        b.consume_all(&[&consumer], FRAMES)?;
+        a.finish_producing(producing)?;
+        let count = interrupts(&vms.b)? - before;
+        // One in 65536 answers is where the driver has asked for an interrupt of old.
+        ensure!(count <= FRAMES + 1, "{count} for {FRAMES} frames");
+        ensure!(
+            count > FRAMES / 2,
+            "{count} for {FRAMES} frames: not all are counted"
+        );
+        Ok(())
+    });
+}
+
+/// The answer to RETURN is there by then, and nobody has looked at it.
+#[test]
+fn a_request_that_follows_a_returned_frame_is_answered() {
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        let (export, consumer) = stream(&mut a, &mut b)?;
+        for sequence in 0..10 {
+            let frame = a.push(&[&[&export]], sequence)?;
+            given(&mut b, &consumer, frame)?;
+            b.give_back(&[(&consumer, frame)])?;
+            returned(&mut a, &export, frame)?;
+            b.query(&export.id)?;
+        }
+        Ok(())
+    });
+}
+
+/// Nothing but answers makes room, and these are to RETURN alone.
+#[test]
+fn more_frames_are_returned_at_once_than_the_queue_has_room_for() {
+    // It has 64 places, and a request takes one at least.
+    const FRAMES: usize = 80;
+    /// Of one RETURN.
+    const BATCH: usize = 16;
+    VMS.with(|vms| {
+        let (mut a, mut b) = (vms.a.client()?, vms.b.client()?);
+        let all = (0..FRAMES).map(|_| stream(&mut a, &mut b));
+        let all = all.collect::<Result<Vec<_>>>()?;
+        let mut held = Vec::new();
+        for (sequence, (export, consumer)) in (0..).zip(&all) {
+            let frame = a.push(&[&[export]], sequence)?;
+            given(&mut b, consumer, frame)?;
+            held.push((consumer, frame));
+        }
+        for some in held.chunks(BATCH) {
+            b.give_back(some)?;
+        }
+        for ((export, _), (_, frame)) in all.iter().zip(&held) {
+            returned(&mut a, export, *frame)?;
+        }
         Ok(())
     });
 }
