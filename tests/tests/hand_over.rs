@@ -162,8 +162,8 @@ fn a_frame_interrupts_its_consumer_once() {
         b.consume_all(&[&consumer], FRAMES)?;
         a.finish_producing(producing)?;
         let count = interrupts(&vms.b)? - before;
-        // One in 65536 answers is where the driver has asked for an interrupt of old.
-        ensure!(count <= FRAMES + 1, "{count} for {FRAMES} frames");
+        // Others may be of older events, and one of 65536 answers makes one all the same.
+        ensure!(count < FRAMES + FRAMES / 10, "{count} for {FRAMES} frames");
         ensure!(
             count > FRAMES / 2,
             "{count} for {FRAMES} frames: not all are counted"
