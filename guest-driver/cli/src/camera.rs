@@ -123,8 +123,7 @@ impl Camera {
 
     /// Bytes that the dma-bufs of each buffer have to have, in the order of the frame's planes.
     pub(crate) fn sizes(&self) -> Vec<u64> {
-        let planes = self.format.planes.iter();
-        planes.map(|plane| plane.size.into()).collect()
+        sizes(&self.format)
     }
 
     /// Starts the driver.
@@ -143,9 +142,13 @@ impl Camera {
 
     /// Takes a filled buffer, if there is one.
     pub(crate) fn dequeue(&self) -> Result<Option<Filled>> {
-        self.queue
-            .dequeue()
-            .map_err(|e| Failure::io(format!("{}: take a frame", self.device), &e))
+        let filled = self.queue.dequeue();
+        let filled =
+            filled.map_err(|e| Failure::io(format!("{}: take a frame", self.device), &e))?;
+        Ok(filled.map(|mut filled| {
+            filled.broken |= !holds_frame(&self.format, &filled);
+            filled
+        }))
     }
 
     /// Bytes of this frame in each of its memories; as many as the driver was to fill at most.
@@ -161,9 +164,7 @@ impl Camera {
 
     /// What is in this buffer, for others.
     pub(crate) fn image_of(&self, filled: &Filled) -> Result<bufshare::Image> {
-        let offsets: Vec<u32> = filled.planes.iter().map(|plane| plane.offset).collect();
-        let image = describe(&self.format, &offsets).ok_or_else(|| self.nonsense())?;
-        Ok(to_metadata(&image))
+        image_of(&self.format, filled).ok_or_else(|| self.nonsense())
     }
 
     /// What the driver says of this frame.
@@ -199,6 +200,25 @@ impl Camera {
     }
 }
 
+fn sizes(format: &Format) -> Vec<u64> {
+    let planes = format.planes.iter();
+    planes.map(|plane| plane.size.into()).collect()
+}
+
+fn image_of(format: &Format, filled: &Filled) -> Option<bufshare::Image> {
+    let offsets: Vec<u32> = filled.planes.iter().map(|plane| plane.offset).collect();
+    Some(to_metadata(&describe(format, &offsets)?))
+}
+
+/// Whether what a driver says of a buffer can be: its picture is in it, and a compressed one has
+/// bytes.
+fn holds_frame(format: &Format, filled: &Filled) -> bool {
+    let image = image_of(format, filled);
+    let mut planes = format.planes.iter().zip(&filled.planes);
+    image.is_some_and(|image| image.fits_frame(&sizes(format)))
+        && planes.all(|(plane, filled)| plane.stride > 0 || filled.bytes > 0)
+}
+
 /// What is to be said of a pixel format that was not asked for, and that not every screen shows.
 fn remark(offer: &Offer, choice: Choice) -> Option<String> {
     let (names, format) = (offer.names(), choice.format);
@@ -218,8 +238,40 @@ fn remark(offer: &Offer, choice: Choice) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use bufshare_media::fourcc::Fourcc;
+    use bufshare_media::v4l2::{Colour, FilledPlane, PlaneFormat};
 
     use super::*;
+
+    #[test]
+    fn a_buffer_whose_picture_cannot_be_in_it_holds_no_frame() {
+        for (code, stride, size, offset, bytes, holds) in [
+            (b"XR24", 64, 1024, 0, 1024, true),
+            // Its driver does not say how many.
+            (b"XR24", 64, 1024, 0, 0, true),
+            (b"XR24", 64, 1024, 1, 1024, false),
+            (b"XR24", 64, 1024, u32::MAX, 1024, false),
+            (b"MJPG", 0, 1024, 0, 1, true),
+            (b"MJPG", 0, 1024, 0, 0, false),
+        ] {
+            let format = Format {
+                width: 16,
+                height: 16,
+                fourcc: Fourcc::new(code),
+                planes: vec![PlaneFormat { stride, size }],
+                colour: Colour::default(),
+            };
+            let filled = Filled {
+                index: 0,
+                sequence: 0,
+                broken: false,
+                time: None,
+                time_is_start: false,
+                field_order: None,
+                planes: vec![FilledPlane { offset, bytes }],
+            };
+            assert_eq!(holds_frame(&format, &filled), holds, "{filled:?}");
+        }
+    }
 
     #[test]
     fn a_format_that_not_every_screen_shows_is_said_to_be_taken_and_of_which() {

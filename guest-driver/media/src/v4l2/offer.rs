@@ -149,7 +149,11 @@ fn named(format: &Format, layout: &Layout, begin: impl Fn(usize) -> u64) -> Opti
     let mut planes = Vec::new();
     let mut end = begin(0);
     for (number, (numerator, denominator, rows)) in layout.planes.iter().enumerate() {
-        let rows = format.height.checked_div(*rows)?;
+        // The last row of chroma is there, too, where it has half as many rows.
+        let rows = format
+            .height
+            .checked_add(rows.checked_sub(1)?)?
+            .checked_div(*rows)?;
         let plane = if layout.apart {
             Plane {
                 buffer: u32::try_from(number).ok()?,
@@ -307,6 +311,17 @@ mod tests {
             image.planes,
             [plane(128, 640, 480), plane(307_328, 640, 480)]
         );
+    }
+
+    #[test]
+    fn the_chroma_of_an_odd_height_has_a_row_for_the_last_one() {
+        let format = Format {
+            height: 479,
+            ..vga(b"YU12", 640, 460_160)
+        };
+        let image = describe(&format, &[]).unwrap();
+        let rows = image.planes.iter().map(|plane| plane.rows);
+        assert_eq!(rows.collect::<Vec<_>>(), [479, 240, 240]);
     }
 
     #[test]

@@ -369,7 +369,7 @@ impl Queue {
         let mut planes = [BufferPlane::default(); MAX_PLANES];
         for (plane, memory) in planes.iter_mut().zip(memories) {
             plane.location = [memory.as_raw_fd(), 0];
-            // With length 0 the driver takes all of it.
+            // With length 0 the driver takes all of it; it sends no more than the length.
             plane.length = bytes;
             plane.bytesused = bytes;
         }
@@ -426,11 +426,11 @@ impl Queue {
         Ok(())
     }
 
-    /// Stops that; queued buffers come back as they are.
+    /// Stops that, if it runs: the driver has no buffer any more, and none is to be dequeued.
     pub fn stop(&mut self) -> io::Result<()> {
         if self.running {
-            self.running = false;
             abi::STREAMOFF.run(&*self, &mut self.kind.number())?;
+            self.running = false;
         }
         Ok(())
     }
