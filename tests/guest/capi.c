@@ -109,6 +109,12 @@ static void do_export(const char *name)
 	CHECK(bufshare_producer_acquire(producer, -1, &slot) == 0);
 	CHECK(bufshare_producer_add(producer, &second, 1) == 0);
 	CHECK(bufshare_producer_acquire(producer, 1, &slot) == 0);
+	fd = bufshare_alloc(device, SIZE);
+	CHECK(fd >= 0 && bufshare_producer_add(producer, &fd, 1) == 1);
+	CHECK(bufshare_producer_add(producer, &fd, 1) == -EALREADY);
+	CHECK(bufshare_producer_remove(producer, 1) == 1);
+	CHECK(bufshare_producer_remove(producer, 1) == 0);
+	close(fd);
 	CHECK(bufshare_producer_acquire(producer, 0, &slot) == 1);
 	CHECK(bufshare_producer_acquire(producer, -1, &none) == 0);
 	bufshare_slot_release(slot);
@@ -145,7 +151,7 @@ static void do_import(const char *name, const char *text)
 	struct bufshare_import_info info = { .size = sizeof(info) };
 	struct bufshare_event_info news = { .size = sizeof(news) };
 	struct bufshare_consumer_options options = {
-		.size = sizeof(options), .peer = name, .name = "capi",
+		.size = sizeof(options), .peer = name, .name = "capi", .max_windows = 1,
 	};
 	struct bufshare_consumer_event event = { .size = sizeof(event) };
 	struct bufshare *device = open_device();

@@ -251,7 +251,9 @@ struct bufshare_producer_options {
 	const struct bufshare_image *image; /* what each frame is; NULL: not said */
 	const uint64_t *sizes;	/* bytes of each buffer of a slot; NULL: what the image needs */
 	uint32_t num_sizes;	/* 1 to 4, or 0 */
-	uint32_t max_held;	/* a VM that has so many frames is given no more; 0: no limit */
+	uint32_t max_held;	/* a VM that has so many frames is given no more; 0: no limit.
+				 * It has one that any of its programs has. So that no VM stops
+				 * the others, more slots are needed than all may have together */
 	const struct bufshare_access *access;
 	uint32_t num_access;	/* 0: for all peers that the operator allows */
 	uint32_t blob_len;
@@ -275,10 +277,20 @@ void bufshare_producer_get_id(const struct bufshare_producer *producer, struct b
 /**
  * bufshare_producer_add() - make a slot of dma-bufs of any driver's, as a camera's
  *
- * Returns its number. Asks the host, for each.
+ * Returns its number. Asks the host, for each. -EALREADY: one is in a slot of this producer.
  */
 int bufshare_producer_add(struct bufshare_producer *producer, const int *dmabufs,
 			  uint32_t count);
+
+/**
+ * bufshare_producer_remove() - take a slot away, and revoke its buffers
+ * @number: that of the slot
+ *
+ * A frame in it that is out is out no more, and who has it loses the memory: so one consumer that
+ * keeps frames does not stop the others. Returns 1, or 0 if there is none of that number, or the
+ * caller has acquired it. Waits for nobody.
+ */
+int bufshare_producer_remove(struct bufshare_producer *producer, uint32_t number);
 
 /**
  * bufshare_producer_acquire() - take a free slot
@@ -367,6 +379,8 @@ struct bufshare_consumer_options {
 	const char *peer;	/* name of the VM */
 	const char *name;	/* of the stream */
 	const struct bufshare_id *id; /* of the stream, instead of these two; else NULL */
+	uint32_t max_windows;	/* VMM mappings for the stream's buffers, of those of this VM; 0: 32 */
+	uint32_t reserved;
 };
 
 /**
@@ -387,7 +401,11 @@ int bufshare_consumer_get_fd(const struct bufshare_consumer *consumer);
 #define BUFSHARE_CONSUMER_FRAME		3	/* a frame */
 #define BUFSHARE_CONSUMER_REJECTED	4	/* a frame that cannot be was returned unseen */
 #define BUFSHARE_CONSUMER_REVOKED	5	/* a buffer is no more, and the frame in it */
-#define BUFSHARE_CONSUMER_REFUSED	6	/* the stream, or a buffer of it, cannot be had */
+/*
+ * The stream, or a buffer of it, cannot be had now; next_event tries again about once a second.
+ * -EDQUOT: with it the stream would take more than max_windows.
+ */
+#define BUFSHARE_CONSUMER_REFUSED	6
 #define BUFSHARE_CONSUMER_OVER		7	/* the stream is no more */
 
 struct bufshare_consumer_event {

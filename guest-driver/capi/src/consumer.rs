@@ -18,7 +18,7 @@ use crate::producer::{count, end_all, index_of_c, no_buffer};
 use crate::structs::{
     CONSUMER_FRAME, CONSUMER_JOINED, CONSUMER_OTHER, CONSUMER_OVER, CONSUMER_RECORD,
     CONSUMER_REFUSED, CONSUMER_REJECTED, CONSUMER_REJOIN, CONSUMER_REVOKED, CONSUMER_WRITE,
-    ConsumerEvent, ConsumerOptions, image_to_c, name_of_c,
+    ConsumerEvent, ConsumerOptions, image_to_c, name_of_c, reserved,
 };
 
 /// `struct bufshare_consumer`
@@ -50,10 +50,14 @@ extern "C" fn bufshare_consumer_open(
             let message = "a flag of the consumer is not known: update libbufshare";
             return Err(Failure::invalid(message));
         }
+        reserved(raw.reserved)?;
         let writes = raw.flags & CONSUMER_WRITE != 0;
-        let options = bufshare::ConsumerOptions::new()
+        let mut options = bufshare::ConsumerOptions::new()
             .write(writes)
             .rejoin(raw.flags & CONSUMER_REJOIN != 0);
+        if raw.max_windows != 0 {
+            options = options.max_windows(raw.max_windows);
+        }
         let (peer, name) = (from_c!(text(raw.peer))?, from_c!(text(raw.name))?);
         let consumer = match (raw.id.is_null(), peer) {
             (false, None) => {
@@ -354,6 +358,8 @@ mod tests {
             peer: ptr::null(),
             name: ptr::null(),
             id: &raw const id,
+            max_windows: 0,
+            reserved: 0,
         };
         refused(
             bufshare_consumer_open(&raw const options, ptr::null_mut()),
@@ -370,6 +376,14 @@ mod tests {
         );
         bufshare_consumer_close(consumer);
         assert!(!file.is_open());
+        let unknown = ConsumerOptions {
+            reserved: 1,
+            ..options
+        };
+        refused(
+            bufshare_consumer_open(&raw const unknown, &raw mut consumer),
+            "reserved",
+        );
         // That of a pointer.
         let short = ConsumerOptions { size: 8, ..options };
         refused(

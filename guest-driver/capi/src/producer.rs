@@ -123,6 +123,14 @@ extern "C" fn bufshare_producer_add(
     })
 }
 
+#[unsafe(no_mangle)]
+extern "C" fn bufshare_producer_remove(producer: *mut CProducer, number: u32) -> c_int {
+    run(|| {
+        let producer = from_c!(object_mut(producer))?;
+        Ok(producer.0.remove(number).into())
+    })
+}
+
 /// The number of a slot; `None`: whichever is free.
 fn which(number: c_int) -> Result<Option<u32>> {
     if number == -1 {

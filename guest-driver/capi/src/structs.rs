@@ -229,13 +229,15 @@ structs! {
         frame: u64,
         peer: u64,
     }
-    ConsumerOptions = "bufshare_consumer_options" to id {
+    ConsumerOptions = "bufshare_consumer_options" to reserved {
         size: u32,
         flags: u32,
         path: *const c_char,
         peer: *const c_char,
         name: *const c_char,
         id: *const Id,
+        max_windows: u32,
+        reserved: u32,
     }
     ConsumerEvent = "bufshare_consumer_event" to error {
         size: u32,
