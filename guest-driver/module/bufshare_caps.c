@@ -29,7 +29,9 @@ static int bufshare_parse_caps(struct bufshare_device *bd,
 		.max_buffer_size = le64_to_cpu(config->max_buffer_size),
 		.peer_id = le64_to_cpu(config->peer_id),
 		.event_size = le32_to_cpu(config->event_size),
+		.max_batch = min(le32_to_cpu(config->max_batch), BUFSHARE_MAX_BATCH),
 		.ways = le32_to_cpu(config->ways),
+		.backings = le32_to_cpu(config->backings),
 	};
 
 	if (!caps.version) {
@@ -42,12 +44,12 @@ static int bufshare_parse_caps(struct bufshare_device *bd,
 		return -EINVAL;
 	}
 	if (!is_power_of_2(caps.map_align) || caps.map_align > PAGE_SIZE << MAX_PAGE_ORDER ||
-	    !caps.max_extents || !config->max_batch ||
+	    !caps.max_extents || !caps.max_batch ||
 	    caps.event_size < VIRTIO_BUFSHARE_MIN_EVENT_SIZE ||
 	    caps.event_size > VIRTIO_BUFSHARE_MAX_EVENT_SIZE) {
 		dev_err(bd->dev, "configuration space: version %u, alignment %u, %u extents, batches of %u, events of %u bytes: not a buffer-sharing device of this driver's kind\n",
-			caps.version, caps.map_align, caps.max_extents,
-			le32_to_cpu(config->max_batch), caps.event_size);
+			caps.version, caps.map_align, caps.max_extents, caps.max_batch,
+			caps.event_size);
 		return -EINVAL;
 	}
 	if (!bd->shm)

@@ -61,6 +61,8 @@ static int bufshare_ioc_info(struct bufshare_device *bd, void *data, struct bufs
 	info->max_buffer_size = caps.max_buffer_size;
 	info->peer_id = caps.peer_id;
 	info->ways = caps.ways;
+	info->backings = caps.backings;
+	info->max_batch = caps.max_batch;
 	return 0;
 }
 

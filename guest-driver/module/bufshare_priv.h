@@ -184,7 +184,9 @@
  * @max_buffer_size: bytes per buffer
  * @peer_id: our id
  * @event_size: bytes of an event buffer
+ * @max_batch: entries of a batch, as far as programs have so many
  * @ways: ways that an import may be given, as bits: 1 << VIRTIO_BUFSHARE_WAY_*
+ * @backings: kinds of backing that an export may have, as bits: 1 << kind
  */
 struct bufshare_caps {
 	u32 version;
@@ -199,7 +201,9 @@ struct bufshare_caps {
 	u64 max_buffer_size;
 	u64 peer_id;
 	u32 event_size;
+	u32 max_batch;
 	u32 ways;
+	u32 backings;
 };
 
 struct bufshare_imp;

@@ -51,7 +51,8 @@ static_assert(sizeof(struct virtio_bufshare_pushed) == 136);
 static_assert(sizeof(struct virtio_bufshare_event) <= VIRTIO_BUFSHARE_MIN_EVENT_SIZE);
 
 /* The user interface: the same on 32 and 64 bits. */
-static_assert(sizeof(struct bufshare_info) == BUFSHARE_INFO_SIZE_VER0);
+static_assert(offsetof(struct bufshare_info, backings) == BUFSHARE_INFO_SIZE_VER0);
+static_assert(sizeof(struct bufshare_info) == 104);
 static_assert(sizeof(struct bufshare_table) == BUFSHARE_TABLE_SIZE_VER0);
 static_assert(sizeof(struct bufshare_alloc) == BUFSHARE_ALLOC_SIZE_VER0);
 static_assert(offsetof(struct bufshare_export, stream_fd) == BUFSHARE_EXPORT_SIZE_VER0);
@@ -73,6 +74,8 @@ static_assert(sizeof(struct bufshare_pushed) == 144);
 static_assert(VIRTIO_BUFSHARE_READ == BUFSHARE_READ && VIRTIO_BUFSHARE_WRITE == BUFSHARE_WRITE);
 static_assert(VIRTIO_BUFSHARE_MAX_ENTRY == BUFSHARE_MAX_ENTRY);
 static_assert(VIRTIO_BUFSHARE_MAX_BATCH == BUFSHARE_MAX_BATCH);
+static_assert(VIRTIO_BUFSHARE_BACKING_EXTENTS == BUFSHARE_BACKING_EXTENTS);
+static_assert(VIRTIO_BUFSHARE_BACKING_STREAM == BUFSHARE_BACKING_STREAM);
 static_assert(VIRTIO_BUFSHARE_MAX_FRAME_BUFFERS == BUFSHARE_MAX_PLANES);
 static_assert(sizeof(struct virtio_bufshare_extent) <= VIRTIO_BUFSHARE_MAX_EXTENT_SIZE);
 /* A frame with the longest record goes over the wire. */

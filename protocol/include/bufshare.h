@@ -65,6 +65,10 @@
 #define BUFSHARE_CAP_UDMABUF		0x2	/* host confines shared pages */
 #define BUFSHARE_CAP_RO_ENFORCED	0x4	/* VMM enforces read-only maps */
 
+/* Kinds of what may be exported; bits of struct bufshare_info.backings */
+#define BUFSHARE_BACKING_EXTENTS	0	/* the memory of a dma-buf */
+#define BUFSHARE_BACKING_STREAM		3	/* none: a stream */
+
 /* How the bytes of an import become visible. */
 #define BUFSHARE_WAY_NONE		0	/* it is a stream: there are no bytes */
 #define BUFSHARE_WAY_DIRECT		1	/* the exporter's RAM, as it is */
@@ -175,6 +179,12 @@ struct bufshare_id {
  * @windows_used: VMM mappings held now, idle ones included
  * @ways: ways that an import may be given, as bits: 1 << BUFSHARE_WAY_*
  * @name: our name, given by the host's operator
+ * @backings: kinds of what the host takes an EXPORT of, as bits: 1 << BUFSHARE_BACKING_*.
+ *	Without STREAM it hands no frames over
+ * @max_batch: frames of a PUSH, and of a RETURN, up to BUFSHARE_MAX_BATCH; 0: this driver
+ *	hands no frames over
+ *
+ * An older driver leaves what it does not know as the caller had it: zero.
  */
 struct bufshare_info {
 	__u32 version;
@@ -191,6 +201,8 @@ struct bufshare_info {
 	__u32 windows_used;
 	__u32 ways;
 	__u8 name[BUFSHARE_NAME_LEN];
+	__u32 backings;
+	__u32 max_batch;
 };
 
 /**
@@ -671,7 +683,7 @@ struct bufshare_push_frame {
 /**
  * struct bufshare_push - PUSH: hand frames over
  * @frames: in: address of them, struct bufshare_push_frame with its record each
- * @count: in: 1 to BUFSHARE_MAX_BATCH
+ * @count: in: 1 to struct bufshare_info.max_batch
  * @entry_size: in: bytes of each with its record, up to BUFSHARE_MAX_ENTRY, a multiple of 8
  * @frame: out: number of the first among this VM's frames; those of the others follow. Not
  *	used again as long as the host's daemon lives: with another they begin at 1
@@ -714,7 +726,7 @@ struct bufshare_return_frame {
 /**
  * struct bufshare_return - RETURN: give frames back
  * @frames: in: address of them, struct bufshare_return_frame
- * @count: in: 1 to BUFSHARE_MAX_BATCH
+ * @count: in: 1 to struct bufshare_info.max_batch
  * @entry_size: in: bytes of each, as here or more, up to BUFSHARE_MAX_ENTRY, a multiple
  *	of 8
  * @entry: out: the first that is wrong, or @count

@@ -40,6 +40,10 @@ layout_struct! {
         ways: u32,
         /// Our name, given by the host's operator.
         name: [u8; NAME_LEN],
+        /// What the host takes an EXPORT of: bits `1 <<` [`BACKING_STREAM`](crate::request::BACKING_STREAM) and the like.
+        backings: u32,
+        /// Frames of a PUSH, and of a RETURN; 0: the driver hands none over.
+        max_batch: u32,
     }
 }
 

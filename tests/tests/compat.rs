@@ -326,15 +326,20 @@ fn shows_frames(from: &Guest, to: &Guest) -> Result<()> {
     )
 }
 
+/// Of the first driver, and of the first daemon.
+const OF_DRIVER: &str =
+    "Operation not supported (os error 95): this VM's driver is of a version that does not";
+const OF_HOST: &str = "the device does not know or does not serve this";
+
 /// The commands of today say who cannot hand frames over.
-fn refuses_frames(guest: &Guest, peer: &Guest, who: &str) -> Result<()> {
+fn refuses_frames(guest: &Guest, peer: &Guest, why: &str) -> Result<()> {
     let name = peer.vm.name();
     for line in [
         format!("capture --to {name}:rw"),
         format!("view --from {name} --no-display"),
     ] {
         let ran = guest.ran(&line)?;
-        let said = format!("{who} has no hand-over of frames: ");
+        let said = format!("cannot hand frames over: {why}");
         ensure!(
             ran.status == Status::Exit(1) && ran.stderr.contains(&said),
             "{line}: {ran:?}"
@@ -380,8 +385,8 @@ fn work_together(vms: &mut TwoVms, daemon: Of, a: Parts, b: Parts) -> Result<()>
         shows_frames(from, to).with_context(what)?;
         if from.parts.programs == Of::Ours {
             match (from.parts.driver, daemon) {
-                (Of::First, _) => refuses_frames(from, to, "this machine's driver")?,
-                (Of::Ours, Of::First) => refuses_frames(from, to, "the host's device")?,
+                (Of::First, _) => refuses_frames(from, to, OF_DRIVER)?,
+                (Of::Ours, Of::First) => refuses_frames(from, to, OF_HOST)?,
                 (Of::Ours, Of::Ours) => {}
             }
         }

@@ -266,6 +266,7 @@ struct bufshare_producer_options {
  * @producer: out: to be closed by bufshare_producer_close()
  *
  * Asks the host, for the stream and each buffer. -EEXIST: this VM has a stream of that name.
+ * -EOPNOTSUPP: the host's device, or this VM's driver, is of a version that hands no frames over.
  */
 int bufshare_producer_open(const struct bufshare_producer_options *options,
 			   struct bufshare_producer **producer);
@@ -388,6 +389,7 @@ struct bufshare_consumer_options {
  * @consumer: out: to be closed by bufshare_consumer_close()
  *
  * Asks the host for its peers, if @options name one. -ENOENT: there is no such peer.
+ * -EOPNOTSUPP: as bufshare_producer_open().
  */
 int bufshare_consumer_open(const struct bufshare_consumer_options *options,
 			   struct bufshare_consumer **consumer);

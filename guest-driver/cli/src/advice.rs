@@ -4,6 +4,7 @@
 use bufshare::{Error, Operation, Status};
 use rustix::io::Errno;
 
+const OLD: &str = "Update the host's daemon and the guest's driver";
 const READ_ONLY: &str = "Open it for reading and writing (O_RDWR, DRM_RDWR), or name the peers that may read it (--to PEER:r)";
 const IMPORTED: &str = "Have the machine whose memory it is grant it to the other one, too";
 const MANY_HANDLES: &str =
@@ -18,6 +19,7 @@ pub(crate) fn on(error: &Error) -> &'static str {
             Errno::MFILE if matches!(error.op, Operation::Consume | Operation::Join) => {
                 MANY_HANDLES
             }
+            Errno::OPNOTSUPP if error.op == Operation::HandOver => OLD,
             Errno::ACCESS if error.op == Operation::Export => READ_ONLY,
             Errno::PERM if error.op == Operation::Export => IMPORTED,
             Errno::ACCESS | Errno::PERM if error.op == Operation::Open => NO_ACCESS,
@@ -28,7 +30,7 @@ pub(crate) fn on(error: &Error) -> &'static str {
 
 fn on_status(status: Status) -> &'static str {
     match status {
-        Status::Unsupported => "Update the host's daemon and the guest's driver",
+        Status::Unsupported => OLD,
         Status::BadLength | Status::BadField | Status::NoRoom | Status::Unbalanced => {
             "This is a bug of the driver or of this command: please report it"
         }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bufshare::{BufferId, Device, Error, Event, EventKind, Export, Import, Name, Peer, Status};
+use bufshare::{BufferId, Device, Event, EventKind, Export, Import, Name, Peer};
 
 use crate::args::Until;
 use crate::failure::{Failure, Result};
@@ -27,11 +27,8 @@ impl Session {
     /// Opens the device for frames, or says who of host and driver cannot hand any over.
     pub(crate) fn open_for_frames(&self) -> Result<Device> {
         let device = self.open()?;
-        // Nothing else says it: who serves streams has none of this id.
-        match device.join(BufferId::ZERO) {
-            Err(error) if !error.is_absent() => Err(no_frames(error)),
-            _ => Ok(device),
-        }
+        device.check_frames()?;
+        Ok(device)
     }
 
     /// Opens it once more, for events alone.
@@ -72,16 +69,6 @@ impl Session {
         }
         Ok(())
     }
-}
-
-/// Why nothing can be joined here.
-fn no_frames(error: Error) -> Failure {
-    let who = match (error.status, error.errno.raw_os_error()) {
-        (Some(Status::Unsupported), _) => "the host's device",
-        (None, Some(libc::EINVAL | libc::E2BIG | libc::ENOTTY)) => "this machine's driver",
-        _ => return error.into(),
-    };
-    Failure::from(error).about(format!("{who} has no hand-over of frames"))
 }
 
 /// What a command holds.

@@ -443,19 +443,21 @@ impl Consumer {
     ///
     /// # Errors
     /// The host's operator lets this VM share nothing with a peer of that name (`ENOENT`), or as
-    /// [`Device::peers`].
+    /// [`Device::check_frames`] and [`Device::peers`].
     pub fn named(
         device: Device,
         peer: &str,
         stream: Name,
         options: &ConsumerOptions,
     ) -> Result<Self> {
+        device.check_frames()?;
         let found = device.peer(peer)?;
         let found = found.ok_or_else(|| Error::new(Operation::FindPeer, Errno::NOENT))?;
         Ok(Self::of_peer(device, found.id, stream, options))
     }
 
-    /// As [`named`](Self::named), of a peer's id. Asks nobody.
+    /// As [`named`](Self::named), of a peer's id. Asks nobody, and so it waits in vain where
+    /// [frames cannot be handed over](Device::check_frames).
     #[must_use]
     pub fn of_peer(device: Device, peer: u64, stream: Name, options: &ConsumerOptions) -> Self {
         let name = stream;

@@ -18,8 +18,8 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::{
     BufferId, BufferInfo, DmaBuf, Event, Export, ExportOptions, FrameImport, Import, Info, Joined,
-    Meta, MissingFeature, Offers, Operation, Peer, Properties, Push, Rights, Stream, Way, frame,
-    ioctl,
+    Meta, MissingFeature, Offers, Operation, Peer, Properties, Push, Rights, Status, Stream, Way,
+    frame, ioctl,
 };
 
 /// The open device
@@ -80,6 +80,28 @@ impl Device {
         let op = Operation::Info;
         let raw = ioctl::info(self.as_fd()).map_err(|errno| Error::new(op, errno))?;
         Info::from_wire(&raw).ok_or_else(|| Error::nonsense(op))
+    }
+
+    /// Whether frames can be handed over: [pushed](Self::push), or given to who
+    /// [joins](Self::join) a stream. Asks the host.
+    ///
+    /// # Errors
+    /// They cannot, as the host's device is of an earlier version
+    /// ([`Unsupported`](crate::Status::Unsupported)), or this VM's driver (`EOPNOTSUPP`, without a
+    /// status); or as [`info`](Self::info).
+    pub fn check_frames(&self) -> Result<()> {
+        let info = self.info()?;
+        let (op, errno) = (Operation::HandOver, Errno::OPNOTSUPP);
+        if info.max_batch == 0 {
+            Err(Error::new(op, errno))
+        } else if info.streams {
+            Ok(())
+        } else {
+            Err(Error {
+                status: Some(Status::Unsupported),
+                ..Error::new(op, errno)
+            })
+        }
     }
 
     /// What the driver cannot do because of the kernel it was built for; `None` from a

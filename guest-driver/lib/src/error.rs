@@ -107,13 +107,15 @@ impl Error {
     fn reason(&self) -> Option<&'static str> {
         use Operation::{
             Alloc, Begin, Consume, CreateStream, End, Export, Fill, FindPeer, GetMeta, GiveBack,
-            Import, Info, Join, List, NextEvent, Peers, Push, Query, Read, SetMeta, Write,
+            HandOver, Import, Info, Join, List, NextEvent, Peers, Push, Query, Read, SetMeta,
+            Write,
         };
         let errno = Errno::from_io_error(&self.errno)?;
         Some(match (self.op, errno) {
             (FindPeer, Errno::NOENT) => {
                 "the host's operator allows this VM to share with no peer of that name"
             }
+            (HandOver, Errno::OPNOTSUPP) => "this VM's driver is of a version that does not",
             (Export, Errno::ACCESS) => "the dma-buf is open for reading only",
             (Export, Errno::PERM) => "the dma-buf is an import of another VM's buffer",
             (Export, Errno::DQUOT) => {
@@ -249,6 +251,11 @@ mod tests {
                 Operation::Export,
                 Errno::PERM,
                 "import of another VM's buffer",
+            ),
+            (
+                Operation::HandOver,
+                Errno::OPNOTSUPP,
+                "of a version that does not",
             ),
             (Operation::Export, Errno::DQUOT, "than its driver allows"),
             (Operation::Export, Errno::INVAL, "and has a list"),

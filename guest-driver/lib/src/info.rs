@@ -2,6 +2,7 @@
 //! The device and its limits
 
 use bufshare_protocol::ioctl;
+use bufshare_protocol::request::BACKING_STREAM;
 
 use crate::{CAP_RO_ENFORCED, Name, Rights, Way};
 
@@ -44,6 +45,11 @@ pub struct Info {
     pub ways: Vec<Way>,
     /// This VM's name, given by the host's operator.
     pub name: Name,
+    /// The host serves streams, and hands their frames over.
+    pub streams: bool,
+    /// Frames that are [pushed](crate::Device::push) or [given back](crate::Device::give_back)
+    /// at once; 0 where this VM's driver is of a version that hands none over.
+    pub max_batch: u32,
 }
 
 impl Info {
@@ -91,6 +97,8 @@ impl Info {
             windows_used: raw.windows_used,
             ways: Way::all_of(raw.ways),
             name: Name::from_wire(&raw.name)?,
+            streams: raw.backings & (1 << BACKING_STREAM) != 0,
+            max_batch: raw.max_batch,
         })
     }
 }

@@ -29,6 +29,8 @@ operations! {
     Open = "open the bufshare device";
     /// [`Device::info`](crate::Device::info)
     Info = "ask for the device's limits";
+    /// [`Device::check_frames`](crate::Device::check_frames)
+    HandOver = "hand frames over";
     /// [`Device::missing_features`](crate::Device::missing_features)
     MissingFeatures = "read what the kernel cannot do";
     /// [`Device::peers`](crate::Device::peers) and [`peer`](crate::Device::peer)

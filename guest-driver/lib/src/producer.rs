@@ -267,8 +267,8 @@ impl Producer {
     ///
     /// # Errors
     /// There are slots to be made, and `options` say neither sizes nor an image, or more than 4
-    /// buffers for each (`EINVAL`), or as [`Device::create_stream`], [`Device::alloc`] and
-    /// [`Device::export_part`].
+    /// buffers for each (`EINVAL`), or as [`Device::check_frames`], [`Device::create_stream`],
+    /// [`Device::alloc`] and [`Device::export_part`].
     pub fn new(device: Device, options: &ProducerOptions) -> Result<Self> {
         let mut options = options.clone();
         if options.epoch == 0 {
@@ -278,6 +278,7 @@ impl Producer {
         if options.slots != 0 && !(1..=MAX_FRAME_BUFFERS).contains(&sizes.len()) {
             return Err(Error::new(Operation::CreateStream, Errno::INVAL));
         }
+        device.check_frames()?;
         let stream = device.create_stream(&ExportOptions {
             access: options.access.clone(),
             meta: options.record(false),
