@@ -360,7 +360,7 @@ fn a_frame_that_no_screen_can_show_ends_the_view_with_the_reason() {
                 &[": no screen shows pixel format BA81; --no-display does without"],
             ),
         ] {
-            let line = format!("{CAPTURE} --format {format}");
+            let line = format!("{} --format {format}", endless(CAPTURE));
             let mut program = vms.a.spawn(&words(&line))?;
             let viewed = vms.b.run(&words(VIEW), LIMIT)?;
             program.signal(libc::SIGTERM)?;
@@ -373,6 +373,11 @@ fn a_frame_that_no_screen_can_show_ends_the_view_with_the_reason() {
 
 fn plain(line: &str) -> String {
     line.replace(" --verify", "")
+}
+
+/// Until a signal: what a viewer that ends gives back would else be the last that is wanted.
+fn endless(capture: &str) -> String {
+    capture.replace("--frames 3", "--frames 0")
 }
 
 /// Reads all of a frame, which is much where nobody else does.
@@ -415,7 +420,7 @@ fn content_is_hashed_and_answered_only_where_that_is_asked_for() {
                 channel::succeeded("capture", captured)?;
             }
         }
-        let camera = vms.a.spawn(&words(&plain(CAPTURE)))?;
+        let camera = vms.a.spawn(&words(&endless(&plain(CAPTURE))))?;
         let viewed = vms.b.run(&words(&view), LIMIT)?;
         camera.signal(libc::SIGTERM)?;
         to_its_end(camera)?;
@@ -457,7 +462,7 @@ fn a_camera_without_end_is_ended_by_a_signal_and_a_held_view_stays_without_input
         view.signal(libc::SIGTERM)?;
         channel::succeeded("view", to_its_end(view)?)?;
         let missing = format!("{VIEW} --card /dev/dri/card9");
-        let camera = vms.a.spawn(&words(CAPTURE))?;
+        let camera = vms.a.spawn(&words(&endless(CAPTURE)))?;
         let ran = vms.b.run(&words(&missing), LIMIT)?;
         camera.signal(libc::SIGTERM)?;
         to_its_end(camera)?;
