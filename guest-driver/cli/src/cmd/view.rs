@@ -10,7 +10,6 @@ use bufshare::{
     Import, Mapping, Name, Rights, Status,
 };
 use bufshare_media::drm::{self, Screen};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::args::View;
 use crate::cmd::capture::Deadline;
@@ -83,13 +82,6 @@ fn is_gone(failure: &Failure) -> bool {
     matches!(failure.status(), Some(Status::NotFound | Status::Revoked))
 }
 
-/// By the clock of [`Frame::arrival`].
-fn since(arrival: u64) -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
-    let now = Duration::try_from(now).unwrap_or_default();
-    now.saturating_sub(Duration::from_nanos(arrival))
-}
-
 /// How many bytes of each of these are the frame's: those that its record says, else all.
 fn sizes(record: &FrameRecord, mappings: &[&Mapping]) -> Vec<usize> {
     let used = record.bytes_used.iter().zip(mappings);
@@ -104,6 +96,7 @@ fn sizes(record: &FrameRecord, mappings: &[&Mapping]) -> Vec<usize> {
 struct Shown {
     picture: Option<drm::Shown>,
     frame: Frame,
+    taken: Instant,
     record: Viewed,
 }
 
@@ -284,7 +277,8 @@ impl Viewer {
     /// Checks a frame if that is asked for, puts it on the screen, answers, and lets the one
     /// before go.
     fn show(&mut self, consumer: &Consumer, frame: Frame) -> Result<()> {
-        let start = Instant::now();
+        let taken = Instant::now();
+        let start = taken;
         let count = frame.imports().len();
         let mappings = (0..count).map(|index| frame.mapping(index));
         let mappings = mappings.collect::<std::result::Result<Vec<_>, _>>()?;
@@ -352,6 +346,7 @@ impl Viewer {
         self.shown = Some(Shown {
             picture,
             frame,
+            taken,
             record,
         });
         if !self.display {
@@ -415,10 +410,11 @@ impl Viewer {
         let Shown {
             picture,
             frame,
+            taken,
             mut record,
         } = shown;
         drop(picture);
-        let hold = micros(since(frame.arrival()));
+        let hold = micros(taken.elapsed());
         let release = Instant::now();
         match frame.give_back() {
             // Its camera has ended, or ended it.
