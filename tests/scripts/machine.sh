@@ -554,7 +554,8 @@ test_a_benchmark_takes_what_its_mode_knows() {
     local words
     checkout
     stub lab <<<"touch $tmp/lab-ran"
-    for words in "compare abc1234 --quick" "profile --rounds 3" "profile --quick" "--frames 3"; do
+    for words in "compare abc1234 --quick" "profile --rounds 3" "profile --quick" "--frames 3" \
+        "--size 640x480"; do
         # shellcheck disable=SC2086 # words
         run "$tmp/repo/scripts/bench" $words
         is 1 "$status"
@@ -569,6 +570,9 @@ test_a_benchmark_takes_what_its_mode_knows() {
     run "$tmp/repo/scripts/bench" --rounds 0
     is 1 "$status"
     said "--rounds needs a number"
+    run "$tmp/repo/scripts/bench" compare abc1234 --size 640
+    is 1 "$status"
+    said "--size needs WIDTHxHEIGHT"
     run "$tmp/repo/scripts/bench" compare
     is 1 "$status"
     said "which revision?"

@@ -63,6 +63,9 @@ pub(crate) struct Compare {
     /// Frames that the demo hands over
     #[arg(long, default_value_t = 100)]
     frames: u32,
+    /// Pixels of the demo's frames, as WIDTHxHEIGHT; once for each size
+    #[arg(long = "size", default_values = ["640x480", "1920x1080", "3840x2160"])]
+    sizes: Vec<String>,
     /// Where to write result.json and the logs
     #[arg(long)]
     out: PathBuf,
@@ -151,7 +154,7 @@ fn run_compare(options: &Compare) -> Result<()> {
     for round in 1..=options.rounds {
         // Whoever is second finds warmer caches: take turns at that, too.
         let order = if round % 2 == 1 { [0, 1] } else { [1, 0] };
-        for leg in [query, import_leg, demo] {
+        for leg in [query, import_leg, demos] {
             for index in order {
                 let (Some(build), Some(into)) = (builds.get(index), figures.get_mut(index)) else {
                     continue;
@@ -245,7 +248,15 @@ struct DemoResult {
     first_map_us: Option<f64>,
 }
 
-fn demo(options: &Compare, build: &Build<'_>) -> Result<Figures> {
+fn demos(options: &Compare, build: &Build<'_>) -> Result<Figures> {
+    let mut figures = Figures::new();
+    for size in &options.sizes {
+        figures.extend(demo(options, build, size)?);
+    }
+    Ok(figures)
+}
+
+fn demo(options: &Compare, build: &Build<'_>, size: &str) -> Result<Figures> {
     let out = options.out.join("demo");
     let mut command = Command::new(build.folder.join("demo"));
     with_build(&mut command, build, "full.cpio");
@@ -259,7 +270,7 @@ fn demo(options: &Compare, build: &Build<'_>) -> Result<Figures> {
             .env("BUFSHARE_ROOT", root);
     }
     command
-        .args(["--frames", &options.frames.to_string()])
+        .args(["--frames", &options.frames.to_string(), "--size", size])
         .arg("--out")
         .arg(&out);
     output(command)?;
@@ -269,8 +280,8 @@ fn demo(options: &Compare, build: &Build<'_>) -> Result<Figures> {
         .handover_us_p50
         .context("the demo measured no hand-over")?;
     let first = result.first_map_us.context("the demo measured no map")?;
-    Ok([("demo hand-over", handover), ("demo first map", first)]
-        .map(|(metric, value)| (metric.to_owned(), value))
+    Ok([("hand-over", handover), ("first map", first)]
+        .map(|(metric, value)| (format!("demo {metric} at {size}"), value))
         .into())
 }
 
