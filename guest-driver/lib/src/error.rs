@@ -146,7 +146,7 @@ impl Error {
             }
             (Join, Errno::MFILE) => "this open device has 512 buffers and streams already",
             (Consume, Errno::DQUOT) => {
-                "the stream's buffers take as many mappings as this program has set for them"
+                "with it, the stream's buffers take more mappings than this program has set for them"
             }
             (Consume, Errno::USERS) => "too many programs of this VM consume it already",
             (Push, Errno::INVAL) => {

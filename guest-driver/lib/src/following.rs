@@ -72,6 +72,14 @@ struct Current {
     image: Option<Image>,
 }
 
+/// What was refused and may not be the next time
+#[derive(Debug)]
+struct Later {
+    task: Task,
+    /// VMM mappings that were left for it, which were too few; 0: that was not why.
+    too_few: u32,
+}
+
 /// The state of a consumer
 #[derive(Debug)]
 pub(crate) struct Following {
@@ -90,7 +98,7 @@ pub(crate) struct Following {
     /// What was refused, and that was said.
     refused: BTreeSet<BufferId>,
     /// What was refused and may not be the next time: tried one by one.
-    later: VecDeque<Task>,
+    later: VecDeque<Later>,
     /// When the first of those is tried; `None`: at once.
     retry: Option<Instant>,
 }
@@ -142,7 +150,7 @@ impl Following {
             let retry = self.until_retry(source.now());
             if retry == Some(Duration::ZERO) {
                 let task = self.next_retry().and_then(|index| self.later.remove(index));
-                self.tasks.extend(task);
+                self.tasks.extend(task.map(|later| later.task));
                 continue;
             }
             let left = left();
@@ -201,7 +209,7 @@ impl Following {
     /// There is no such buffer any more.
     fn forget(&mut self, id: BufferId) {
         self.later
-            .retain(|task| !matches!(task, Task::Consume(buffer) if buffer.id == id));
+            .retain(|later| !matches!(&later.task, Task::Consume(buffer) if buffer.id == id));
         self.offered.remove(&id);
         self.refused.remove(&id);
         self.end_import(id);
@@ -262,7 +270,11 @@ impl Following {
     /// Says it once, and tries it again if that may help.
     fn refuse(&mut self, now: Instant, buffer: BufferInfo, error: Error, task: Task) {
         if may_pass(&error) {
-            self.later.push_back(task);
+            let too_few = match needs_room(&error) {
+                true => self.windows_left(),
+                false => 0,
+            };
+            self.later.push_back(Later { task, too_few });
         }
         self.retry = now.checked_add(RETRY);
         if self.refused.insert(buffer.id) {
@@ -271,11 +283,15 @@ impl Following {
         }
     }
 
-    /// Which is to be tried next of what was refused. Where there is no room, it asks nobody.
+    /// Which is to be tried next of what was refused. A buffer for which there is no more room
+    /// than there was is passed over, so that nobody is asked for it in vain.
     fn next_retry(&self) -> Option<usize> {
-        let room = self.windows_left() != 0;
+        let left = self.windows_left();
         let mut later = self.later.iter();
-        later.position(|task| room || !matches!(task, Task::Consume(_)))
+        later.position(|later| match later.task {
+            Task::Consume(_) => later.too_few < left,
+            _ => true,
+        })
     }
 
     /// How long until that.
@@ -360,8 +376,15 @@ impl Following {
         }
         if known.is_none() {
             let part = match self.windows_left() {
-                0 => Err(Error::new(Operation::Consume, Errno::DQUOT)),
-                left => source.consume(&buffer, left),
+                0 => Err(no_room()),
+                left => source.consume(&buffer, left).map_err(|error| {
+                    let partly = left < self.max_windows;
+                    match error.status {
+                        // It may be too much for what the others leave alone.
+                        Some(Status::TooFragmented) if partly => no_room(),
+                        _ => error,
+                    }
+                }),
             };
             match settled(part)? {
                 Ok(part) => {
@@ -432,11 +455,13 @@ impl Following {
     /// refused before may not be now.
     fn verify(&mut self, source: &mut impl Source) -> Result<()> {
         self.later
-            .retain(|task| !matches!(task, Task::Consume(_) | Task::Renew));
+            .retain(|later| !matches!(later.task, Task::Consume(_) | Task::Renew));
         let stream = self.stream();
         let refused = self.refused.iter().filter_map(|id| self.offered.get(id));
         let refused = refused.filter(|buffer| buffer.stream == stream);
-        self.later.extend(refused.cloned().map(Task::Consume));
+        let tasks = refused.cloned().map(Task::Consume);
+        self.later
+            .extend(tasks.map(|task| Later { task, too_few: 0 }));
         self.retry = None;
         self.renew(source)?;
         let gone = self.consumed.iter();
@@ -613,6 +638,15 @@ fn settled<T>(result: Result<T>) -> Result<std::result::Result<T, Error>> {
             _ => Ok(Err(error)),
         },
     }
+}
+
+/// The buffers of the stream leave it too few VMM mappings.
+fn no_room() -> Error {
+    Error::new(Operation::Consume, Errno::DQUOT)
+}
+
+fn needs_room(error: &Error) -> bool {
+    error.status.is_none() && Errno::from_io_error(&error.errno) == Some(Errno::DQUOT)
 }
 
 fn has_no_handle(error: &Error) -> bool {

@@ -664,8 +664,87 @@ fn a_buffer_in_many_pieces_counts_as_many_buffers() {
     }
     assert_eq!(
         events(&mut following, &mut host),
-        ["joined 1", "refused 4 Some(TooFragmented)"]
+        ["joined 1", "refused 4 None"]
     );
+    host.asked();
+    host.wait(&mut following, 3);
+    assert_eq!(host.asked(), [""; 0]);
+    host.revoke(part(2, 1));
+    assert_eq!(events(&mut following, &mut host), ["revoked 2 None"]);
+    assert_eq!(host.asked(), ["consume 4", "meta 4"]);
+    // One that all would not be enough for is asked for until all is there.
+    host.windows = 8;
+    host.offer(part(5, 1));
+    for n in [3, 4] {
+        host.revoke(part(n, 1));
+    }
+    let wanted = ["refused 5 None", "revoked 3 None", "revoked 4 None"];
+    assert_eq!(events(&mut following, &mut host), wanted);
+    assert_eq!(host.asked(), ["consume 5"; 3]);
+    host.wait(&mut following, 3);
+    assert_eq!(host.asked(), [""; 0]);
+}
+
+#[test]
+fn buffers_that_need_more_room_than_there_is_are_asked_for_when_it_grows_and_stop_nobody() {
+    let mut host = Host::default();
+    let mut following = limited(&ConsumerOptions::new().max_windows(4));
+    host.offer(stream(1));
+    for n in 2..5 {
+        host.offer(part(n, 1));
+    }
+    assert_eq!(events(&mut following, &mut host), ["joined 1"]);
+    host.windows = 3;
+    for n in 5..7 {
+        host.offer(part(n, 1));
+    }
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["refused 5 None", "refused 6 None"]
+    );
+    host.asked();
+    host.wait(&mut following, 3);
+    assert_eq!(host.asked(), [""; 0]);
+    host.revoke(part(2, 1));
+    assert_eq!(events(&mut following, &mut host), ["revoked 2 None"]);
+    // Each once a second, and once for this room.
+    assert_eq!(host.asked(), ["consume 5"]);
+    host.wait(&mut following, 5);
+    assert_eq!(host.asked(), ["consume 6"]);
+    // One that is refused for another reason comes meanwhile.
+    host.windows = 1;
+    host.refused.insert(id(7), Status::TooMany);
+    host.offer(part(7, 1));
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["refused 7 Some(TooMany)"]
+    );
+    host.refused.clear();
+    host.asked();
+    host.wait(&mut following, 2);
+    assert_eq!(host.asked(), ["consume 7", "meta 7"]);
+    host.windows = 3;
+    for n in [3, 4] {
+        host.revoke(part(n, 1));
+    }
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["revoked 3 None", "revoked 4 None"]
+    );
+    let consumed = |following: &Following| {
+        let consumed = following.consumed.keys().map(|id| id.0[0]);
+        consumed.collect::<Vec<_>>()
+    };
+    host.wait(&mut following, 2);
+    assert_eq!(consumed(&following), [5, 7]);
+    host.revoke(part(7, 1));
+    host.revoke(part(5, 1));
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["revoked 7 None", "revoked 5 None"]
+    );
+    host.wait(&mut following, 2);
+    assert_eq!(consumed(&following), [6]);
 }
 
 #[test]
