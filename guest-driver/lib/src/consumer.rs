@@ -202,9 +202,11 @@ pub enum ConsumerEvent {
         stream: BufferId,
     },
     /// Any other event: of a peer, of a buffer that is not of this stream, or that events were
-    /// lost. What was lost of this stream comes as the other variants, frames always. After many
-    /// events in a row of which nothing else came, one of those.
+    /// lost. What was lost of this stream comes as the other variants, frames always.
     Other(Event),
+    /// Nothing came of some 64 events and requests, and there may be more: other VMs can have as
+    /// many of those as they like. The next call goes on, which has to come without a poll.
+    Pending,
 }
 
 /// A buffer of the stream, imported as long as it is part of it and in a frame

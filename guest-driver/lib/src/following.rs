@@ -135,11 +135,16 @@ impl Following {
     ) -> Result<Option<ConsumerEvent>> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // Changes and tasks since it waited.
         let mut taken = 0;
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
             }
+            if taken > MAX_IDLE {
+                return Ok(Some(ConsumerEvent::Pending));
+            }
+            taken = u32::saturating_add(taken, 1);
             if let Some(task) = self.tasks.pop_front() {
                 if let Err(error) = self.run(source, &task) {
                     self.tasks.push_front(task);
@@ -159,17 +164,10 @@ impl Following {
                 (left, retry) => left.or(retry),
             };
             match source.next_change(wait)? {
-                Some(change) => {
-                    taken = u32::saturating_add(taken, 1);
-                    let idle = (taken > MAX_IDLE).then(|| idle_event(&change)).flatten();
-                    self.take(change);
-                    if self.ready.is_empty() {
-                        self.ready.extend(idle.map(ConsumerEvent::Other));
-                    }
-                }
+                Some(change) => self.take(change),
                 None if wait == left => return Ok(None),
                 // It is time for what is to be tried again.
-                None => {}
+                None => taken = 0,
             }
         }
     }
@@ -566,18 +564,6 @@ impl Following {
         let sizes: Vec<_> = parts.iter().map(|part| part.size()).collect();
         let blob = Arc::clone(&first.blob);
         Ok(fits(pushed, image.as_ref(), &sizes).map(|()| (parts, (image, blob))))
-    }
-}
-
-/// The event of a change of which nothing may come; those of what was listed are as many as there
-/// are buffers.
-fn idle_event(change: &Change) -> Option<Event> {
-    match change {
-        Change::Offered { event, .. }
-        | Change::Metadata { event, .. }
-        | Change::Revoked { event, .. } => event.clone(),
-        // Is passed on, or is a frame.
-        Change::Other(_) => None,
     }
 }
 

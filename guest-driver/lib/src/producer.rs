@@ -161,7 +161,8 @@ pub enum ProducerEvent {
     /// to be made.
     Ended,
     /// Any other event: of a peer, of another VM's buffer, or that events were lost. What was
-    /// lost of this stream comes as the other variants.
+    /// lost of this stream comes as the other variants. After many events in a row of which
+    /// nothing came, one of those.
     Other(Event),
 }
 

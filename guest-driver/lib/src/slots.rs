@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::offers::MAX_IDLE;
 use crate::{BufferId, Event, EventKind, ProducerEvent};
 
 /// What a push made of its slot
@@ -48,6 +49,8 @@ pub(crate) struct Slots<T, R> {
     /// In the order in which they were pushed.
     doubtful: VecDeque<u32>,
     ready: VecDeque<ProducerEvent>,
+    /// Events since the last of which something came, or that was reported though nothing did.
+    idle: u32,
     unsure: bool,
 }
 
@@ -59,6 +62,7 @@ impl<T, R> Slots<T, R> {
             free: VecDeque::new(),
             doubtful: VecDeque::new(),
             ready: VecDeque::new(),
+            idle: 0,
             unsure: false,
         }
     }
@@ -193,13 +197,17 @@ impl<T, R> Slots<T, R> {
                 self.ready.push_back(ProducerEvent::Left { peer });
             }
             // Which VM has an import of it is nothing that counts: its frame is returned by that.
-            (EventKind::Released, Some(_)) => {}
+            (EventKind::Released, Some(_)) if self.idle < MAX_IDLE => {
+                self.idle = self.idle.saturating_add(1);
+                return;
+            }
             (EventKind::Overflow, _) => {
                 self.unsure = true;
                 self.ready.push_back(ProducerEvent::Other(event));
             }
             _ => self.ready.push_back(ProducerEvent::Other(event)),
         }
+        self.idle = 0;
     }
 
     /// Events were lost, so that exports may have ended.
@@ -425,6 +433,21 @@ mod tests {
         assert_eq!(slots.acquire(None), None);
         let lost = |slot| ProducerEvent::Lost { slot };
         assert_eq!(events(&mut slots), [lost(0), lost(1)]);
+    }
+
+    #[test]
+    fn one_of_many_events_of_which_nothing_comes_is_reported() {
+        let mut slots = two();
+        let released = event(EventKind::Released, id(1), 0);
+        for _ in 0..2 {
+            for _ in 0..MAX_IDLE {
+                slots.take(released.clone(), STREAM);
+                assert_eq!(slots.next_event(), None);
+            }
+            slots.take(released.clone(), STREAM);
+            let reported = ProducerEvent::Other(released.clone());
+            assert_eq!(events(&mut slots), [reported]);
+        }
     }
 
     #[test]

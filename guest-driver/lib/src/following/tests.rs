@@ -269,13 +269,22 @@ fn joined() -> (Host, Following) {
     (host, following)
 }
 
-/// What there is, in short; frames are dropped.
+/// What there is, in short; frames are dropped, and nothing is said of calls that end early.
 fn events(following: &mut Following, host: &mut Host) -> Vec<String> {
     let mut said = Vec::new();
     while let Some(event) = following.next(host, NOW).unwrap() {
-        said.push(short(&event));
+        if !matches!(event, ConsumerEvent::Pending) {
+            said.push(short(&event));
+        }
     }
     said
+}
+
+/// How many calls end early before there is nothing.
+fn pending(following: &mut Following, host: &mut Host) -> usize {
+    let next = || following.next(host, NOW).unwrap();
+    let early = |event| assert_eq!(short(&event), "pending");
+    std::iter::from_fn(next).map(early).count()
 }
 
 fn short(event: &ConsumerEvent) -> String {
@@ -293,6 +302,7 @@ fn short(event: &ConsumerEvent) -> String {
             format!("refused {} {:?}", buffer.id.0[0], error.status)
         }
         ConsumerEvent::Over { stream } => format!("over {}", stream.0[0]),
+        ConsumerEvent::Pending => "pending".to_owned(),
         ConsumerEvent::Other(event) => format!("other {}", event.kind),
     }
 }
@@ -786,15 +796,40 @@ fn a_linear_image_has_the_rows_and_bytes_that_it_says() {
 #[test]
 fn changes_of_which_nothing_comes_end_a_call_when_they_are_many() {
     let (mut host, mut following) = joined();
-    for n in 0..66 {
-        let event = Some(Event::new(EventKind::Offer));
-        // Of another stream, and parts that are asked for without a word.
-        let buffer = part(100 + n, 1 + u8::from(n % 4 != 0));
-        host.changes.push_back(Change::Offered { buffer, event });
+    for n in 0..200 {
+        // Of another stream.
+        host.offer(part(n, 250));
     }
-    let first = following.next(&mut host, NOW).unwrap();
-    assert_eq!(first.as_ref().map(short).as_deref(), Some("other OFFER"));
-    assert_eq!(host.changes.len(), 1);
+    assert_eq!(pending(&mut following, &mut host), 3);
+    // Nor are these any more.
+    for n in 0..200 {
+        host.push(n.into(), &[n], plain());
+    }
+    assert_eq!(pending(&mut following, &mut host), 6);
+}
+
+#[test]
+fn requests_and_returned_frames_of_which_nothing_comes_end_a_call_too() {
+    let (mut host, mut following) = (Host::default(), camera(false));
+    for n in 10..210 {
+        host.offer(part(n, 1));
+        host.refused.insert(id(n), Status::NotFound);
+    }
+    host.offer(part(2, 1));
+    host.offer(stream(1));
+    let mut next = || following.next(&mut host, NOW).unwrap().unwrap();
+    let early = std::iter::from_fn(|| Some(short(&next())));
+    assert_eq!(early.take_while(|event| event != "joined 1").count(), 3);
+    assert_eq!(pending(&mut following, &mut host), 3);
+    assert_eq!(following.consumed.len(), 1);
+    host.asked();
+    host.revoke(stream(1));
+    assert_eq!(events(&mut following, &mut host), ["over 1"]);
+    for _ in 0..100 {
+        host.push(1, &[2], plain());
+    }
+    assert_eq!(pending(&mut following, &mut host), 3);
+    assert_eq!(host.asked().len(), 100);
 }
 
 #[test]
