@@ -2,7 +2,7 @@
 //! What a consumer makes of the changes of the offers: which stream it joins, what it consumes,
 //! and which frames it takes
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -95,8 +95,8 @@ pub(crate) struct Following {
     consumed: BTreeMap<BufferId, Consumed>,
     tasks: VecDeque<Task>,
     ready: VecDeque<ConsumerEvent>,
-    /// What was refused, and that was said.
-    refused: BTreeSet<BufferId>,
+    /// What was refused, and that was said: streams and parts of them.
+    refused: BTreeMap<BufferId, BufferInfo>,
     /// What was refused and may not be the next time: tried one by one.
     later: VecDeque<Later>,
     /// When the first of those is tried; `None`: at once.
@@ -118,7 +118,7 @@ impl Following {
             consumed: BTreeMap::new(),
             tasks: VecDeque::new(),
             ready: VecDeque::new(),
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             later: VecDeque::new(),
             retry: None,
         }
@@ -206,8 +206,10 @@ impl Following {
 
     /// There is no such buffer any more.
     fn forget(&mut self, id: BufferId) {
-        self.later
-            .retain(|later| !matches!(&later.task, Task::Consume(buffer) if buffer.id == id));
+        self.later.retain(|later| match &later.task {
+            Task::Join(buffer) | Task::Consume(buffer) => buffer.id != id,
+            _ => true,
+        });
         self.offered.remove(&id);
         self.refused.remove(&id);
         self.end_import(id);
@@ -228,6 +230,8 @@ impl Following {
     /// The stream is over. Buffers of it are revoked one by one.
     fn leave(&mut self, stream: BufferId) {
         self.current = None;
+        self.later
+            .retain(|later| !matches!(later.task, Task::Record(_) | Task::Renew));
         self.done = !self.rejoin;
         self.ready.push_back(ConsumerEvent::Over { stream });
     }
@@ -275,7 +279,7 @@ impl Following {
             self.later.push_back(Later { task, too_few });
         }
         self.retry = now.checked_add(RETRY);
-        if self.refused.insert(buffer.id) {
+        if self.refused.insert(buffer.id, buffer.clone()).is_none() {
             self.ready
                 .push_back(ConsumerEvent::Refused { buffer, error });
         }
@@ -351,14 +355,17 @@ impl Following {
             Ok((seq, record)) => {
                 current.record_seq = seq;
                 current.image.clone_from(&record.image);
+                self.refused.remove(&current.info.id);
                 self.ready.push_back(ConsumerEvent::Record { record });
             }
             // Then it is over, which is to be heard next.
             Err(error) if error.is_absent() => {}
             Err(error) => {
                 let buffer = current.info.clone();
-                self.ready
-                    .push_back(ConsumerEvent::Refused { buffer, error });
+                // The newest alone.
+                self.later
+                    .retain(|later| !matches!(later.task, Task::Record(_)));
+                self.refuse(source.now(), buffer, error, Task::Record(seq));
             }
         }
         Ok(())
@@ -453,13 +460,18 @@ impl Following {
     /// refused before may not be now.
     fn verify(&mut self, source: &mut impl Source) -> Result<()> {
         self.later
-            .retain(|later| !matches!(later.task, Task::Consume(_) | Task::Renew));
-        let stream = self.stream();
-        let refused = self.refused.iter().filter_map(|id| self.offered.get(id));
-        let refused = refused.filter(|buffer| buffer.stream == stream);
-        let tasks = refused.cloned().map(Task::Consume);
-        self.later
-            .extend(tasks.map(|task| Later { task, too_few: 0 }));
+            .retain(|later| matches!(later.task, Task::Record(_)));
+        let (stream, mut joins) = (self.stream(), false);
+        for buffer in self.refused.values() {
+            let task = match buffer.is_stream {
+                true if stream.is_none() => Task::Join(buffer.clone()),
+                false if stream == buffer.stream => Task::Consume(buffer.clone()),
+                _ => continue,
+            };
+            joins |= buffer.is_stream;
+            self.later.push_back(Later { task, too_few: 0 });
+        }
+        self.done &= !joins;
         self.retry = None;
         self.renew(source)?;
         let gone = self.consumed.iter();
@@ -536,7 +548,7 @@ impl Following {
                 }
             }
             if let Some(buffer) = self.offered.get(&id)
-                && !self.refused.contains(&id)
+                && !self.refused.contains_key(&id)
             {
                 self.consume(source, buffer.clone())?;
             }
@@ -649,7 +661,14 @@ fn may_pass(error: &Error) -> bool {
         ),
         (None, Some(errno)) => matches!(
             errno,
-            Errno::BUSY | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::USERS | Errno::DQUOT
+            Errno::BUSY
+                | Errno::NOMEM
+                | Errno::MFILE
+                | Errno::NFILE
+                | Errno::USERS
+                | Errno::DQUOT
+                // The driver could not put the request into its queue.
+                | Errno::IO
         ),
         (None, None) => false,
     }

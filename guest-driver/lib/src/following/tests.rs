@@ -27,6 +27,8 @@ struct Host {
     metas: RefCell<BTreeMap<BufferId, (u64, Meta)>>,
     /// Refused, by join and consume.
     refused: BTreeMap<BufferId, Status>,
+    /// Without a status, by all requests.
+    failing: Option<Errno>,
     /// Not when it is asked about those.
     queries: Vec<BufferId>,
     /// Those imports are gone.
@@ -58,6 +60,7 @@ impl Default for Host {
             changes: VecDeque::new(),
             metas: RefCell::default(),
             refused: BTreeMap::new(),
+            failing: None,
             queries: Vec::new(),
             gone: RefCell::default(),
             silent: Cell::new(false),
@@ -83,6 +86,9 @@ impl Host {
             return Err(Error::new(Operation::Join, Errno::TIMEDOUT));
         }
         self.asked.borrow_mut().push(what);
+        if let Some(errno) = self.failing {
+            return Err(Error::new(Operation::Join, errno));
+        }
         match self.refused.get(&id) {
             None => Ok(()),
             Some(status) => {
@@ -530,6 +536,111 @@ fn what_is_refused_is_said_and_not_tried_again_until_events_are_lost() {
     host.event(Event::new(EventKind::Overflow));
     assert_eq!(events(&mut following, &mut host), ["other OVERFLOW"]);
     assert_eq!(following.consumed.len(), 2);
+}
+
+#[test]
+fn a_stream_that_is_refused_is_tried_again_when_events_are_lost() {
+    for rejoin in [false, true] {
+        let (mut host, mut following) = (Host::default(), camera(rejoin));
+        host.refused.insert(id(1), Status::Denied);
+        host.offer(stream(1));
+        assert_eq!(
+            events(&mut following, &mut host),
+            ["refused 1 Some(Denied)"]
+        );
+        host.asked();
+        host.wait(&mut following, 3);
+        assert_eq!(host.asked(), [""; 0]);
+        host.event(Event::new(EventKind::Overflow));
+        assert_eq!(events(&mut following, &mut host), ["other OVERFLOW"]);
+        assert_eq!(host.asked(), ["join 1"]);
+        host.refused.clear();
+        host.event(Event::new(EventKind::Overflow));
+        let wanted = ["other OVERFLOW", "joined 1"];
+        assert_eq!(events(&mut following, &mut host), wanted);
+        host.asked();
+        host.event(Event::new(EventKind::Overflow));
+        assert_eq!(events(&mut following, &mut host), ["other OVERFLOW"]);
+        assert_eq!(host.asked(), ["join 1"]);
+    }
+}
+
+#[test]
+fn a_stream_that_was_refused_and_is_gone_is_not_tried_again() {
+    let (mut host, mut following) = (Host::default(), camera(true));
+    host.refused.insert(id(1), Status::TooMany);
+    host.offer(stream(1));
+    host.revoke(stream(1));
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["refused 1 Some(TooMany)"]
+    );
+    host.asked();
+    host.wait(&mut following, 3);
+    host.event(Event::new(EventKind::Overflow));
+    assert_eq!(events(&mut following, &mut host), ["other OVERFLOW"]);
+    host.wait(&mut following, 3);
+    assert_eq!(host.asked(), [""; 0]);
+}
+
+#[test]
+fn a_request_that_did_not_get_to_the_host_is_tried_again() {
+    let (mut host, mut following) = (Host::default(), camera(false));
+    host.failing = Some(Errno::IO);
+    host.offer(stream(1));
+    host.offer(part(2, 1));
+    assert_eq!(events(&mut following, &mut host), ["refused 1 None"]);
+    host.failing = None;
+    host.now.set(host.now.get() + Duration::from_secs(1));
+    assert_eq!(events(&mut following, &mut host), ["joined 1"]);
+    assert_eq!(following.consumed.len(), 1);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_now_is_read_later() {
+    let (mut host, mut following) = joined();
+    host.set_image(1, 4, 64);
+    host.refused.insert(id(1), Status::HostError);
+    for seq in 2..5 {
+        host.change_record(1, seq);
+    }
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["refused 1 Some(HostError)"]
+    );
+    host.asked();
+    host.wait(&mut following, 2);
+    // Those of all that it missed are one.
+    assert_eq!(host.asked(), ["meta 1"; 2]);
+    host.refused.clear();
+    host.failing = Some(Errno::NOMEM);
+    host.event(Event::new(EventKind::Overflow));
+    assert_eq!(events(&mut following, &mut host), ["other OVERFLOW"]);
+    host.failing = None;
+    host.now.set(host.now.get() + Duration::from_secs(3));
+    assert_eq!(events(&mut following, &mut host), ["record false"]);
+    assert!(following.refused.is_empty());
+    host.asked();
+    host.wait(&mut following, 3);
+    assert_eq!(host.asked(), [""; 0]);
+}
+
+#[test]
+fn a_record_that_could_not_be_read_is_none_of_the_next_stream() {
+    let (mut host, mut following) = (Host::default(), camera(true));
+    host.offer(stream(1));
+    assert_eq!(events(&mut following, &mut host), ["joined 1"]);
+    host.refused.insert(id(1), Status::HostError);
+    host.change_record(1, 2);
+    host.revoke(stream(1));
+    host.offer(stream(4));
+    assert_eq!(
+        events(&mut following, &mut host),
+        ["refused 1 Some(HostError)", "over 1", "joined 4"]
+    );
+    host.asked();
+    host.wait(&mut following, 3);
+    assert_eq!(host.asked(), [""; 0]);
 }
 
 #[test]
