@@ -40,7 +40,8 @@ static int take(const struct bufshare_consumer_event *event)
 	else if (event->kind == BUFSHARE_CONSUMER_REJECTED)
 		printf("rejected: %s\n", bufshare_last_message());
 	else if (event->kind == BUFSHARE_CONSUMER_REFUSED)
-		ret = event->error;
+		/* The stream, or a buffer of it: other frames may come, and it may be had later. */
+		printf("refused: %s\n", bufshare_last_message());
 	else if (event->kind == BUFSHARE_CONSUMER_FRAME)
 		ret = show(event->frame);
 	/* Its producer may end at any time. */
@@ -65,8 +66,9 @@ int main(int argc, char **argv)
 			if ((ret = take(&event)) < 0)
 				break;
 		fds[0].fd = bufshare_consumer_get_fd(consumer);
+		/* No descriptor says when what was refused is to be tried again. */
 		if (ret == 0)
-			poll(fds, 2, -1);
+			poll(fds, 2, 1000);
 	}
 	if (ret < 0)
 		fprintf(stderr, "%s\n", bufshare_last_message());

@@ -5,7 +5,12 @@
 use std::time::Duration;
 
 use bufshare::{Consumer, ConsumerEvent, ConsumerOptions, Device, Frame, Name, Rights};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+const SECOND: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let peer = std::env::args().nth(1).ok_or("usage: consumer PEER")?;
@@ -22,7 +27,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             PollFd::new(&consumer, PollFlags::IN),
             PollFd::new(&input, PollFlags::IN),
         ];
-        rustix::io::retry_on_intr(|| poll(fds, None))?;
+        // No descriptor says when what was refused is to be tried again.
+        rustix::io::retry_on_intr(|| poll(fds, Some(&SECOND)))?;
         if !fds[1].revents().is_empty() {
             return Ok(());
         }
@@ -40,7 +46,8 @@ fn take(event: ConsumerEvent) -> bufshare::Result<()> {
             shown => shown?,
         },
         ConsumerEvent::Rejected { why, .. } => println!("rejected: {why}"),
-        ConsumerEvent::Refused { error, .. } => return Err(error),
+        // The stream, or a buffer of it: other frames may come, and it may be had later.
+        ConsumerEvent::Refused { error, .. } => println!("refused: {error}"),
         _ => {}
     }
     Ok(())

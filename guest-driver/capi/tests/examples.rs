@@ -10,9 +10,9 @@ fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// An example, linked with `stub.c`.
-fn example(name: &str) -> Command {
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+/// An example, linked with `stub.c`; each test has a program of its own.
+fn example(name: &str, test: &str) -> Command {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{test}"));
     let include = |folder: &str| PathBuf::from(format!("-I{}", here().join(folder).display()));
     let status = Command::new("cc")
         .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o"])
@@ -37,7 +37,7 @@ fn run(command: &mut Command, input: Stdio) -> (Option<i32>, String) {
 fn the_producer_ends_with_its_stream_and_says_so() {
     // Nothing else ends it: no end of input comes.
     let (read, _write) = std::io::pipe().unwrap();
-    let (status, said) = run(&mut example("producer"), read.into());
+    let (status, said) = run(&mut example("producer", "ends"), read.into());
     assert_eq!(
         (status, said.as_str()),
         (Some(1), "this VM was suspended\n")
@@ -46,7 +46,7 @@ fn the_producer_ends_with_its_stream_and_says_so() {
 
 #[test]
 fn the_consumer_says_what_failed_last_and_only_that() {
-    let mut consumer = example("consumer");
+    let mut consumer = example("consumer", "fails");
     let mut run = |read: i32, give_back: i32| {
         for (name, errno) in [("READ", read), ("RETURN", give_back)] {
             match errno {
@@ -69,6 +69,16 @@ fn the_consumer_says_what_failed_last_and_only_that() {
         let ended = run(read, give_back);
         assert_eq!(ended, (Some(status), said.into()), "{read} {give_back}");
     }
+}
+
+#[test]
+fn the_consumer_goes_on_when_something_is_refused() {
+    let mut consumer = example("consumer", "refused");
+    consumer.env("REFUSED", libc::EDQUOT.to_string());
+    let output = consumer.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.starts_with("refused: REFUSED\nframe 1: "), "{said}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
  * A libbufshare that gives an example one event, and then what the environment says: READ and
- * RETURN are the results of bufshare_frame_read() and bufshare_frame_return()
+ * RETURN are the results of bufshare_frame_read() and bufshare_frame_return(). With REFUSED, the
+ * errno of that, a consumer has such an event before
  */
 
 #include <errno.h>
@@ -10,7 +11,7 @@
 #include <libbufshare.h>
 
 static const char *message = "";
-static int events;
+static int events, refused;
 
 static int result(const char *name)
 {
@@ -110,6 +111,11 @@ int bufshare_consumer_next_event(struct bufshare_consumer *consumer,
 				 struct bufshare_consumer_event *event, int timeout_ms)
 {
 	(void)consumer, (void)timeout_ms;
+	if (!events && !refused && (event->error = result("REFUSED"))) {
+		refused = 1;
+		event->kind = BUFSHARE_CONSUMER_REFUSED;
+		return 1;
+	}
 	event->kind = BUFSHARE_CONSUMER_FRAME;
 	return !events++;
 }
