@@ -92,7 +92,7 @@ static void do_export(const char *name)
 	struct bufshare_slot *slot, *none;
 	struct bufshare_id id;
 	int first = bufshare_alloc(device, SIZE), second = bufshare_alloc(device, SIZE), fd;
-	int all, one;
+	int all, one, places[2];
 	uint64_t frame;
 	char *bytes, last;
 	size_t length;
@@ -112,6 +112,11 @@ static void do_export(const char *name)
 	fd = bufshare_alloc(device, SIZE);
 	CHECK(fd >= 0 && bufshare_producer_add(producer, &fd, 1) == 1);
 	CHECK(bufshare_producer_add(producer, &fd, 1) == -EALREADY);
+	/* In another place, where its metadata would have no image. */
+	places[0] = bufshare_alloc(device, SIZE);
+	places[1] = fd;
+	CHECK(places[0] >= 0 && bufshare_producer_add(producer, places, 2) == -EALREADY);
+	close(places[0]);
 	CHECK(bufshare_producer_remove(producer, 1) == 1);
 	CHECK(bufshare_producer_remove(producer, 1) == 0);
 	close(fd);

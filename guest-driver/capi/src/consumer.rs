@@ -52,12 +52,10 @@ extern "C" fn bufshare_consumer_open(
         }
         reserved(raw.reserved)?;
         let writes = raw.flags & CONSUMER_WRITE != 0;
-        let mut options = bufshare::ConsumerOptions::new()
+        let options = bufshare::ConsumerOptions::new()
             .write(writes)
-            .rejoin(raw.flags & CONSUMER_REJOIN != 0);
-        if raw.max_windows != 0 {
-            options = options.max_windows(raw.max_windows);
-        }
+            .rejoin(raw.flags & CONSUMER_REJOIN != 0)
+            .max_windows(raw.max_windows);
         let (peer, name) = (from_c!(text(raw.peer))?, from_c!(text(raw.name))?);
         let consumer = match (raw.id.is_null(), peer) {
             (false, None) => {

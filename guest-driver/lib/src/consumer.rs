@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How a [`Consumer`] follows its stream
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumerOptions {
     /// The frames are to be written, too.
@@ -33,24 +33,13 @@ pub struct ConsumerOptions {
     /// VMM mappings that the buffers of the stream may take together, at least 1 each, of
     /// [`Info::max_windows`](crate::Info::max_windows) of this whole VM. Those of more are
     /// [refused](ConsumerEvent::Refused): a producer says how many buffers its stream has, and
-    /// would else take them all.
+    /// would else take them all. 0: 32.
     pub max_windows: u32,
-}
-
-impl Default for ConsumerOptions {
-    fn default() -> Self {
-        Self {
-            write: false,
-            write_if_granted: false,
-            rejoin: false,
-            max_windows: MAX_WINDOWS,
-        }
-    }
 }
 
 /// Enough for 8 frames of 4 buffers, or 32 of one; and two thirds of those that a VM has where
 /// its operator sets nothing.
-const MAX_WINDOWS: u32 = 32;
+pub(crate) const MAX_WINDOWS: u32 = 32;
 
 impl ConsumerOptions {
     /// To read the frames of one stream, until that is over.
@@ -80,7 +69,7 @@ impl ConsumerOptions {
         self
     }
 
-    /// Lets the buffers take so many VMM mappings together.
+    /// Lets the buffers take so many VMM mappings together; 0: 32.
     #[must_use]
     pub fn max_windows(mut self, windows: u32) -> Self {
         self.max_windows = windows;

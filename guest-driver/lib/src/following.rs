@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use crate::consumer::{Part, Wanted};
+use crate::consumer::{MAX_WINDOWS, Part, Wanted};
 use crate::error::{Error, Result};
 use crate::offers::MAX_IDLE;
 use crate::{
@@ -111,7 +111,10 @@ impl Following {
         Self {
             wanted,
             rejoin: options.rejoin,
-            max_windows: options.max_windows,
+            max_windows: match options.max_windows {
+                0 => MAX_WINDOWS,
+                windows => windows,
+            },
             done: false,
             current: None,
             offered: BTreeMap::new(),

@@ -322,7 +322,8 @@ impl Producer {
         let mut parts = Vec::new();
         for buffer in buffers {
             let options = ExportOptions::new().meta(meta.clone());
-            let export = self.device.export_part(&self.stream, &buffer, &options)?;
+            let export = self.device.export_part(&self.stream, &buffer, &options);
+            let export = export.map_err(already_part)?;
             meta.image = None;
             parts.push(Part {
                 buffer,
@@ -503,6 +504,15 @@ impl AsFd for Producer {
     }
 }
 
+/// The driver finds a dma-buf that is part of the stream, which is the producer's alone, with
+/// other metadata: in another place of a frame.
+fn already_part(error: Error) -> Error {
+    match (error.status, Errno::from_io_error(&error.errno)) {
+        (None, Some(Errno::EXIST)) => Error::new(error.op, Errno::ALREADY),
+        _ => error,
+    }
+}
+
 /// Nanoseconds since 1970, not 0.
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -549,6 +559,18 @@ mod tests {
             .plane(Plane::new(0, 1, 1).buffer(u32::MAX));
         let options = ProducerOptions::new(Name::EMPTY).image(image);
         assert_eq!(options.frame_sizes(), [u64::MAX]);
+    }
+
+    #[test]
+    fn a_dma_buf_in_another_place_of_a_frame_is_one_that_is_in_a_slot() {
+        let of = |errno: Errno, status: u32| {
+            let error = Error::of_host(Operation::Export, errno.into(), status);
+            Errno::from_io_error(&already_part(error).errno)
+        };
+        assert_eq!(of(Errno::EXIST, 0), Some(Errno::ALREADY));
+        assert_eq!(of(Errno::ACCESS, 0), Some(Errno::ACCESS));
+        let exists = crate::Status::Exists.number();
+        assert_eq!(of(Errno::EXIST, exists), Some(Errno::EXIST));
     }
 
     #[test]
