@@ -181,8 +181,7 @@ struct bufshare_id {
  * @name: our name, given by the host's operator
  * @backings: kinds of what the host takes an EXPORT of, as bits: 1 << BUFSHARE_BACKING_*.
  *	Without STREAM it hands no frames over
- * @max_batch: frames of a PUSH, and of a RETURN, up to BUFSHARE_MAX_BATCH; 0: this driver
- *	hands no frames over
+ * @max_batch: frames of a PUSH, up to BUFSHARE_MAX_BATCH; 0: this driver hands no frames over
  *
  * An older driver leaves what it does not know as the caller had it: zero.
  */
@@ -683,7 +682,8 @@ struct bufshare_push_frame {
 /**
  * struct bufshare_push - PUSH: hand frames over
  * @frames: in: address of them, struct bufshare_push_frame with its record each
- * @count: in: 1 to struct bufshare_info.max_batch
+ * @count: in: 1 to struct bufshare_info.max_batch. Of more the host says EINVAL, of more than
+ *	BUFSHARE_MAX_BATCH the driver
  * @entry_size: in: bytes of each with its record, up to BUFSHARE_MAX_ENTRY, a multiple of 8
  * @frame: out: number of the first among this VM's frames; those of the others follow. Not
  *	used again as long as the host's daemon lives: with another they begin at 1
@@ -726,7 +726,7 @@ struct bufshare_return_frame {
 /**
  * struct bufshare_return - RETURN: give frames back
  * @frames: in: address of them, struct bufshare_return_frame
- * @count: in: 1 to struct bufshare_info.max_batch
+ * @count: in: 1 to BUFSHARE_MAX_BATCH
  * @entry_size: in: bytes of each, as here or more, up to BUFSHARE_MAX_ENTRY, a multiple
  *	of 8
  * @entry: out: the first that is wrong, or @count

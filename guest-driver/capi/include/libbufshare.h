@@ -34,7 +34,9 @@
  * is readable or hung up, call next_event with a timeout of 0 until it returns 0. Other VMs may
  * make events as fast as they are taken: a program with more to do may stop earlier, if it calls
  * again before it polls. After -ETIMEDOUT, too, it has to call again: what the host did not answer
- * is still to do, and the descriptor need not become readable for that.
+ * is still to do, and the descriptor need not become readable for that. Nor does it for what a
+ * push found (bufshare_producer_push()), and for what is to be tried again after
+ * BUFSHARE_CONSUMER_REFUSED.
  *
  * CPU access to mapped memory of another VM's raises SIGBUS when its exporter revokes it.
  * bufshare_frame_read() gives -ESTALE instead.
@@ -278,7 +280,8 @@ void bufshare_producer_get_id(const struct bufshare_producer *producer, struct b
 /**
  * bufshare_producer_add() - make a slot of dma-bufs of any driver's, as a camera's
  *
- * Returns its number. Asks the host, for each. -EALREADY: one is in a slot of this producer.
+ * Returns its number. Asks the host, for each. -EALREADY: one is in a slot of this producer, or
+ * twice in @dmabufs.
  */
 int bufshare_producer_add(struct bufshare_producer *producer, const int *dmabufs,
 			  uint32_t count);
@@ -329,6 +332,9 @@ int bufshare_slot_map(struct bufshare_slot *slot, uint32_t index, void **address
  *
  * Asks the host, which waits for nobody. If that fails the slot is free again, unless the
  * host did not answer: then it may yet push the frame, and it is pushed again with the next.
+ *
+ * That a slot is lost may show here, and poll() says nothing of it. Who may have to wait long in
+ * the next poll() calls next_event until it returns 0 before that.
  */
 int bufshare_producer_push(struct bufshare_producer *producer, struct bufshare_slot *slot,
 			   const struct bufshare_frame_record *record, size_t record_size,
@@ -388,8 +394,9 @@ struct bufshare_consumer_options {
  * bufshare_consumer_open() - follow a stream, which need not be there yet
  * @consumer: out: to be closed by bufshare_consumer_close()
  *
- * Asks the host for its peers, if @options name one. -ENOENT: there is no such peer.
- * -EOPNOTSUPP: as bufshare_producer_open().
+ * If @options name a peer, asks the host for it. -ENOENT: there is no such peer. -EOPNOTSUPP: as
+ * bufshare_producer_open(). If they have an id, asks nobody, and finds neither: where no frames
+ * can be handed over, the stream never comes.
  */
 int bufshare_consumer_open(const struct bufshare_consumer_options *options,
 			   struct bufshare_consumer **consumer);
@@ -397,15 +404,19 @@ int bufshare_consumer_open(const struct bufshare_consumer_options *options,
 void bufshare_consumer_close(struct bufshare_consumer *consumer);
 int bufshare_consumer_get_fd(const struct bufshare_consumer *consumer);
 
-#define BUFSHARE_CONSUMER_OTHER		0	/* nothing of this stream */
+#define BUFSHARE_CONSUMER_OTHER		0	/* nothing of this stream: call again */
 #define BUFSHARE_CONSUMER_JOINED	1	/* the stream is there */
 #define BUFSHARE_CONSUMER_RECORD	2	/* it has another record */
 #define BUFSHARE_CONSUMER_FRAME		3	/* a frame */
 #define BUFSHARE_CONSUMER_REJECTED	4	/* a frame that cannot be was returned unseen */
 #define BUFSHARE_CONSUMER_REVOKED	5	/* a buffer is no more, and the frame in it */
 /*
- * The stream, or a buffer of it, cannot be had now; next_event tries again about once a second.
- * -EDQUOT: with it the stream would take more than max_windows.
+ * The stream, its record or a buffer of it cannot be had now. After that, call next_event again
+ * within a second or so also if poll() says nothing: what may pass is tried again about once a
+ * second, by these calls, and is not said again. Anything else is tried again only after events
+ * were lost, and a record when there is another. -EDQUOT: with it the buffers of the stream would
+ * take more mappings than max_windows; it is tried again when others of them are revoked. Frames
+ * in a buffer that is refused are REJECTED.
  */
 #define BUFSHARE_CONSUMER_REFUSED	6
 #define BUFSHARE_CONSUMER_OVER		7	/* the stream is no more */
@@ -415,7 +426,8 @@ struct bufshare_consumer_event {
 	uint32_t kind;		/* BUFSHARE_CONSUMER_*; ignore those that you do not know */
 	struct bufshare_frame *frame; /* FRAME: the caller's, for bufshare_frame_return() */
 	struct bufshare_id id;	/* JOINED, REVOKED, REFUSED, OVER */
-	uint64_t number;	/* REJECTED; REVOKED: of the frame that the caller has, or 0 */
+	uint64_t number;	/* REJECTED; REVOKED: of the frame that the caller has, or 0. It
+				 * still goes through bufshare_frame_return() */
 	uint64_t epoch;		/* JOINED, RECORD */
 	uint32_t ended;		/* JOINED, RECORD: 1: no frame comes any more in this epoch */
 	int32_t error;		/* REJECTED, REFUSED: -errno; bufshare_last_message() says more */
@@ -428,11 +440,10 @@ struct bufshare_consumer_event {
  * metadata is new, or events were lost. -ETIMEDOUT: it did not answer; nothing is lost, and the
  * next call asks again, which has to come without a poll(). -ENODEV: the device is gone.
  *
- * After events were lost it waits for what devices of this VM write to the buffers, too, with no
- * limit.
- *
- * What other VMs offer and is not of this stream is taken in, too, and is no event here. Where
- * they do that without a pause, the call may take longer than @timeout_ms, also if that is 0.
+ * What other VMs offer and is not of this stream is taken in, too, and is no event here. But a
+ * call takes in some 64 events and requests: if nothing came of those it returns
+ * BUFSHARE_CONSUMER_OTHER, before @timeout_ms if need be. The host's answers are waited for also
+ * after that.
  */
 int bufshare_consumer_next_event(struct bufshare_consumer *consumer,
 				 struct bufshare_consumer_event *event, int timeout_ms);

@@ -171,11 +171,13 @@ pub enum ConsumerEvent {
         /// The frame in it that this program has, which is not to be given back any more.
         frame: Option<u64>,
     },
-    /// The stream or a buffer of it cannot be joined or consumed, as the error says. It is tried
-    /// again when events were lost; and, if too little of something was there, or the host failed,
-    /// by calls of [`Consumer::next_event`], about once a second. This is not said again
-    /// meanwhile. The descriptor does not become readable for that: a loop that polls does so for
-    /// a second at most, if it wants to join or consume what it can as soon as it can.
+    /// The stream or a buffer of it cannot be joined or consumed, or the stream's record not be
+    /// read, as the error says. It is tried again when events were lost; and, if too little of
+    /// something was there, or the host failed, by calls of [`Consumer::next_event`], about once a
+    /// second: a buffer that would take more mappings than are [left](ConsumerOptions::max_windows)
+    /// when more are. This is not said again meanwhile. The descriptor does not become readable
+    /// for that: a loop that polls does so for a second at most, if it wants to join or consume
+    /// what it can as soon as it can.
     #[non_exhaustive]
     Refused {
         /// Which.
@@ -455,7 +457,8 @@ impl Consumer {
         Self::new(device, Wanted::Named { peer, name }, options)
     }
 
-    /// As [`named`](Self::named), of a stream's id. Asks nobody.
+    /// As [`named`](Self::named), of a stream's id. Asks nobody, and so it waits in vain where
+    /// [frames cannot be handed over](Device::check_frames).
     #[must_use]
     pub fn of_stream(device: Device, stream: BufferId, options: &ConsumerOptions) -> Self {
         Self::new(device, Wanted::Id(stream), options)

@@ -47,8 +47,8 @@ pub struct Info {
     pub name: Name,
     /// The host serves streams, and hands their frames over.
     pub streams: bool,
-    /// Frames that are [pushed](crate::Device::push) or [given back](crate::Device::give_back)
-    /// at once; 0 where this VM's driver is of a version that hands none over.
+    /// Frames that can be [pushed](crate::Device::push) at once; 0 where this VM's driver is of a
+    /// version that hands none over.
     pub max_batch: u32,
 }
 

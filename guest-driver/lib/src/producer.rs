@@ -241,9 +241,12 @@ impl Drop for Slot {
 /// [`out`](Self::out) is 0.
 ///
 /// # In an event loop
-/// Poll the [descriptor](AsFd) for reading, and call [`next_event`](Self::next_event) with a
-/// timeout of zero until it returns `None`. No function waits for a consumer;
-/// [`push`](Self::push) and those that say so ask the host, see [`Device`]. `examples/producer.rs`:
+/// Poll the [descriptor](AsFd) for reading. When it is readable or hung up, and after each
+/// [`push`](Self::push), which may find what no descriptor says, call
+/// [`next_event`](Self::next_event) with a timeout of zero until it returns `None`. Other VMs may
+/// keep it from ever doing so: a loop that has more to do may stop before, if it calls it again
+/// without a poll. No function waits for a consumer; `push` and those that say so ask the host,
+/// see [`Device`]. `examples/producer.rs`:
 ///
 /// ```no_run
 #[doc = include_str!("../../examples/producer.rs")]
@@ -304,8 +307,8 @@ impl Producer {
     /// Asks the host, for each.
     ///
     /// # Errors
-    /// There are no buffers or more than 4 (`EINVAL`); one is in a slot already, or twice in
-    /// `buffers` (`EALREADY`); or as [`DmaBuf::from_fd`] and [`Device::export_part`]. The
+    /// There are no buffers or more than 4 (`EINVAL`); one is in a slot already, in whatever
+    /// place, or twice in `buffers` (`EALREADY`); or as [`DmaBuf::from_fd`] and [`Device::export_part`]. The
     /// descriptors are closed then.
     pub fn add(&mut self, buffers: Vec<OwnedFd>) -> Result<u32> {
         let buffers = buffers.into_iter().map(DmaBuf::from_fd);
@@ -383,6 +386,10 @@ impl Producer {
     /// Hands the frame in a slot over, with what is said of it; its
     /// [epoch](FrameRecord::epoch) is the producer's. Returns the frame's number. Asks the host,
     /// which waits for nobody.
+    ///
+    /// That a slot is [lost](ProducerEvent::Lost) may show here, also one that the host did not
+    /// answer about before: [`next_event`](Self::next_event) says so, and the descriptor does not
+    /// become readable for that.
     ///
     /// # Errors
     /// As [`Device::push`]. The slot is free again then, unless the host did not answer, so that
