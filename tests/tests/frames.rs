@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use bufshare_agent::wire::{Ran, Status, Stream};
 use bufshare_tests::channel::{self, Program};
 use bufshare_tests::client::{Client, Consumer, bytes};
-use bufshare_tests::pair::{Plan, Shared, TwoVms};
+use bufshare_tests::pair::{Plan, Shared, TwoVms, with_own};
 use bufshare_tests::vm::{CARD, Vm};
 use bufshare_tests::wait;
 use serde_json::Value;
@@ -547,7 +547,12 @@ struct Viewer {
 impl Viewer {
     /// Joins the camera's stream of so many buffers, and waits for so many frames.
     fn of(vms: &TwoVms, buffers: usize, frames: usize) -> Result<Self> {
-        let mut client = vms.b.client()?;
+        Self::on(&vms.b, buffers, frames)
+    }
+
+    /// The same on this VM.
+    fn on(vm: &Vm, buffers: usize, frames: usize) -> Result<Self> {
+        let mut client = vm.client()?;
         let found = wait::until("a stream with its buffers", LIMIT, || {
             let listed = client.list()?;
             let parts = listed.iter().filter(|one| one.stream.is_some());
@@ -593,6 +598,41 @@ impl Viewer {
         self.client.close(map.number)?;
         self.client.give_back(&[(&consumer, frame)])
     }
+}
+
+/// The other one has all frames that it is given and returns none; a screen keeps its frame until
+/// the next one is on it.
+#[test]
+fn a_screen_goes_on_while_a_viewer_on_another_vm_hangs() {
+    with_own(
+        |_| {
+            let allowed = ["--allow", "camera:display:rw", "--allow", "camera:other:rw"];
+            Ok(Plan::named("camera", "display")
+                .and("other")
+                .options(&allowed))
+        },
+        |vms| {
+            load_camera(vms, VIVID)?;
+            vms.b.load(CARD, "")?;
+            let line = "/bin/bufshare --json capture --to display:rw --to other:rw --fps 30 \
+                        --frames 0 --verify";
+            let refused_line = format!("{line} --buffers 3");
+            let ran = vms.a.run(&words(&refused_line), LIMIT)?;
+            refused(&ran, &["--buffers: for 2 machines at least 4"])?;
+            let camera = vms.a.spawn(&words(line))?;
+            let hung = Viewer::on(vms.more.first().context("no third VM")?, 4, 2)?;
+            let viewed = vms
+                .b
+                .run(&words(&VIEW.replace("--frames 3", "--frames 6")), LIMIT)?;
+            let viewed = records(&channel::succeeded("view", viewed)?)?;
+            counted(
+                record(&viewed, "view_summary")?,
+                &[("frames", 6), ("mismatches", 0)],
+            )?;
+            drop(hung);
+            stops(camera, 8).map(drop)
+        },
+    );
 }
 
 /// As many events as the driver keeps for an open file (`BUFSHARE_FILE_EVENTS`).

@@ -9,6 +9,8 @@ use bufshare::{BufferId, Rights};
 use bufshare_media::fourcc::PixelFormat;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::rotation::{MAX_BUFFERS, MIN_BUFFERS};
+
 /// Share dma-bufs with other virtual machines.
 ///
 /// A dma-buf whose memory is this machine's own is exported under a random id.
@@ -322,9 +324,10 @@ pub(crate) struct CameraArgs {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) fps: Option<u32>,
 
-    /// Buffers in rotation
-    #[arg(long, value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=32))]
-    pub(crate) buffers: u32,
+    /// Buffers in rotation, at least twice as many as machines that may view. Default: that
+    /// many, or 4
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(i64::from(MIN_BUFFERS)..=i64::from(MAX_BUFFERS)))]
+    pub(crate) buffers: Option<u32>,
 }
 
 #[derive(Args, Debug)]
@@ -337,7 +340,7 @@ pub(crate) struct Capture {
     pub(crate) frames: u64,
 
     /// Who may view them: a peer's name or number, then the rights, r (read) or rw.
-    /// May be repeated; then a peer that keeps all buffers but one is given no more frames
+    /// May be repeated; then a peer that keeps its share of the buffers is given no more frames
     /// meanwhile, so that the others are. Default rights: as `bufshare alloc --to`
     #[arg(long, value_name = "PEER[:r|rw]", required = true)]
     pub(crate) to: Vec<Grant>,

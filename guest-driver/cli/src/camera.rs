@@ -21,9 +21,7 @@ use crate::args::CameraArgs;
 use crate::failure::{Failure, Result};
 use crate::image::to_metadata;
 use crate::output::{CameraRecord, Output};
-
-/// The fewest buffers of a rotation: one is filled while another is looked at.
-const MIN_BUFFERS: u32 = 2;
+use crate::rotation::{self, MIN_BUFFERS};
 
 /// A camera with a queue that buffers are to be given to.
 pub(crate) struct Camera {
@@ -39,8 +37,9 @@ pub(crate) struct Camera {
 }
 
 impl Camera {
-    /// Sets the format and makes the queue; nothing runs yet.
-    pub(crate) fn new(output: Output, args: &CameraArgs) -> Result<Self> {
+    /// Sets the format and makes the queue, for so many machines that view; nothing runs yet.
+    pub(crate) fn new(output: Output, args: &CameraArgs, machines: usize) -> Result<Self> {
+        let buffers = rotation::buffers(args.buffers, machines)?;
         let device = args.device.display().to_string();
         let problem =
             |what: &str, error: &std::io::Error| Failure::io(format!("{device}: {what}"), error);
@@ -71,7 +70,10 @@ impl Camera {
             written,
             device,
         };
-        camera.make_queue(args.buffers)?;
+        camera.make_queue(buffers)?;
+        if let Some(warning) = rotation::shortage(camera.buffers, machines) {
+            output.warn(&format!("{}: {warning}", camera.device));
+        }
         Ok(camera)
     }
 

@@ -13,6 +13,7 @@ mod input;
 mod output;
 mod pump;
 mod rights;
+mod rotation;
 mod session;
 mod stop;
 mod supply;

@@ -25,6 +25,7 @@ use crate::output::{
     micros,
 };
 use crate::rights;
+use crate::rotation;
 use crate::session::{Session, stream_name};
 use crate::stop::{Input, Stop, ended};
 use crate::supply::Supply;
@@ -41,7 +42,7 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
     let name = stream_name(&args.name)?;
     let device = session.open_for_frames()?;
     let access = rights::to_grant(session.output, &device, &args.to)?;
-    let camera = Camera::new(session.output, &args.camera)?;
+    let camera = Camera::new(session.output, &args.camera, access.len())?;
     session.output.print(&Record::Camera(camera.record()))?;
     let producer = Producer::new(device, &options(&camera, name, &access, args))
         .map_err(|e| Failure::from(e).about(format!("cannot offer the stream \"{name}\"")))?;
@@ -81,10 +82,7 @@ fn options(camera: &Camera, name: Name, access: &[Access], args: &Capture) -> Pr
         .slots(camera.buffers)
         .sizes(sizes);
     options.access = access.to_vec();
-    // A single viewer gets each frame, and the camera waits for it.
-    if access.len() > 1 {
-        options.max_held = camera.buffers.saturating_sub(1);
-    }
+    options.max_held = rotation::max_held(camera.buffers, access.len());
     options
 }
 

@@ -53,7 +53,7 @@ impl Buffer {
 /// Shows some frames.
 pub(crate) fn run(session: &Session, args: &Selftest) -> Result<()> {
     let mut stop = Stop::new(Input::Ignored)?;
-    let mut camera = Camera::new(session.output, &args.camera)?;
+    let mut camera = Camera::new(session.output, &args.camera, 1)?;
     let sizes = camera.sizes();
     let buffers: Vec<Buffer> = (0..camera.buffers)
         .map(|_| Buffer::new(&sizes))
