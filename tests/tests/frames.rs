@@ -863,6 +863,46 @@ fn a_camera_that_is_started_again_is_viewed_on() {
     });
 }
 
+/// A screen is kept for frames of the same size, and chosen anew for those of another one.
+#[test]
+fn a_camera_that_is_started_again_with_another_size_is_shown_on() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        vms.b.load(CARD, "")?;
+        let line = "/bin/bufshare --json view --from camera --verify";
+        let mut view = vms.b.spawn(&words(line))?;
+        let mut screens = Vec::new();
+        for size in ["640x480", "640x480", "320x180"] {
+            let camera = vms.a.spawn(&words(&format!("{ENDLESS} --size {size}")))?;
+            wait::until("the camera to be viewed", LIMIT, || {
+                let said = until_record(&mut view, "stream")?;
+                Ok((member(&said, "state") == Some("joined")).then_some(()))
+            })?;
+            // One may be of the camera before.
+            let mut viewed = 0;
+            while viewed < 2 {
+                let record: Value = serde_json::from_str(&view.line(LIMIT)?)?;
+                match member(&record, "type") {
+                    Some("viewed") => viewed += 1,
+                    Some("screen") => screens.push(record),
+                    _ => {}
+                }
+            }
+            stops(camera, 1)?;
+        }
+        view.signal(libc::SIGTERM)?;
+        let viewed = records(&channel::succeeded("view", to_its_end(view)?)?)?;
+        counted(record(&viewed, "view_summary")?, &[("mismatches", 0)])?;
+        let number = |record: &Value, name| record.get(name).and_then(Value::as_u64);
+        let sizes = screens
+            .iter()
+            .map(|one| (number(one, "shown_width"), number(one, "shown_height")));
+        let wanted = [(Some(640), Some(480)), (Some(320), Some(180))];
+        ensure!(sizes.eq(wanted), "not a screen for each size: {screens:?}");
+        Ok(())
+    });
+}
+
 /// Each is a stream with a name of its own.
 #[test]
 fn two_cameras_of_one_vm_are_viewed_at_once() {

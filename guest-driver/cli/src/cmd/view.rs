@@ -108,6 +108,8 @@ struct Viewer {
     verify: bool,
     card: Option<std::path::PathBuf>,
     screen: Option<Screen>,
+    /// Bytes that were copied to screens before that one.
+    copied: u64,
     shown: Option<Shown>,
     mapped: HashSet<BufferId>,
     frames: u64,
@@ -137,6 +139,7 @@ impl Viewer {
             verify: args.verify,
             card: args.card.clone(),
             screen: None,
+            copied: 0,
             shown: None,
             mapped: HashSet::new(),
             frames: 0,
@@ -365,8 +368,17 @@ impl Viewer {
         let dmabufs: Vec<_> = frame.imports().map(dmabuf).collect();
         let image = image::from_metadata(image);
         let memory = Mapped(mappings.to_vec());
-        if let Some(screen) = &mut self.screen {
-            return Ok(screen.show(&dmabufs, &image, &memory)?);
+        match &mut self.screen {
+            Some(screen) if screen.fits(&image) => {
+                return Ok(screen.show(&dmabufs, &image, &memory)?);
+            }
+            // Of a camera that was started in another way. A card is controlled by one file only.
+            Some(screen) => {
+                self.copied = self.copied.saturating_add(screen.copied());
+                self.release()?;
+                self.screen = None;
+            }
+            None => {}
         }
         let opened = Screen::open(self.card.as_deref(), &dmabufs, &image, &memory);
         let (screen, shown) =
@@ -471,7 +483,11 @@ impl Viewer {
             windows_used_peak: self.windows_peak,
             on_screen: self.shown.as_ref().map(|shown| shown.record.frame),
             screen: self.screen.as_ref().map(|screen| screen.name().to_owned()),
-            screen_bytes_copied: self.screen.as_ref().map_or(0, Screen::copied),
+            screen_bytes_copied: self
+                .screen
+                .iter()
+                .map(Screen::copied)
+                .fold(self.copied, u64::saturating_add),
             seconds,
             ended,
         }

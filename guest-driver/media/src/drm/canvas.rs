@@ -21,7 +21,6 @@ pub(super) struct Canvas {
     buffer: DumbBuffer,
     pub(super) framebuffer: framebuffer::Handle,
     size: Size,
-    fourcc: Fourcc,
     pixel: usize,
     /// Bytes copied into it so far.
     pub(super) copied: u64,
@@ -69,20 +68,19 @@ impl Canvas {
             buffer,
             framebuffer,
             size,
-            fourcc,
             pixel: pixel.into(),
             copied: 0,
         })
     }
 
     /// Copies a picture into the middle, scaled down if it is too large. The rest
-    /// stays black, as long as all pictures have the same size.
+    /// stays black, as long as all pictures have the same size. They have the pixel format that it
+    /// was made for.
     pub(super) fn paint(&mut self, source: &dyn Memory, image: &Image) -> Result<()> {
         let plane = image
             .planes
             .first()
-            .filter(|_| image.fourcc == self.fourcc)
-            .ok_or_else(|| Error::new("its pixel format is not that of the frames before"))?;
+            .ok_or_else(|| Error::new("it has no plane"))?;
         let picture = (image.width, image.height);
         let shown = fit(picture, self.size);
         let place = Place {

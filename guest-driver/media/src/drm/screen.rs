@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! One screen for pictures of one size, chosen by what works
+//! One screen for pictures of one kind, chosen by what works
 
+use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
@@ -10,7 +11,8 @@ use super::Memory;
 use super::canvas::Canvas;
 use super::card::{Head, Imported, Size, fit, misfit, size_of};
 use crate::error::{Error, Result};
-use crate::image::Image;
+use crate::fourcc::Fourcc;
+use crate::image::{Image, LINEAR};
 
 /// A picture that is on the screen, with what keeps it there
 #[derive(Debug)]
@@ -21,14 +23,43 @@ pub enum Shown {
     Copy,
 }
 
+/// What a screen is chosen by
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    size: Size,
+    fourcc: Fourcc,
+    modifier: u64,
+}
+
+impl Kind {
+    fn of(image: &Image) -> Self {
+        Self {
+            size: (image.width, image.height),
+            fourcc: image.fourcc,
+            modifier: image.modifier,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ((width, height), fourcc) = (self.size, self.fourcc);
+        write!(f, "{width}x{height} {fourcc}")?;
+        match self.modifier {
+            LINEAR => Ok(()),
+            modifier => write!(f, " of modifier {modifier:#x}"),
+        }
+    }
+}
+
 /// A screen that we control: its card reads the pictures' dma-bufs or, where no card of this
 /// machine does that, a copy
 #[derive(Debug)]
 pub struct Screen {
     head: Head,
     mode: Mode,
-    /// The size of the pictures that it was chosen for.
-    picture: Size,
+    /// The pictures that it was chosen for.
+    kind: Kind,
     canvas: Option<Canvas>,
     /// Why a copy is shown.
     why: Option<String>,
@@ -57,7 +88,7 @@ impl Screen {
                     let screen = Self {
                         head: heads.swap_remove(index),
                         mode,
-                        picture: (image.width, image.height),
+                        kind: Kind::of(image),
                         canvas: None,
                         why: None,
                     };
@@ -102,7 +133,7 @@ impl Screen {
                     let screen = Self {
                         head: heads.swap_remove(index),
                         mode,
-                        picture,
+                        kind: Kind::of(image),
                         canvas: Some(canvas),
                         why: Some(why),
                     };
@@ -117,7 +148,15 @@ impl Screen {
         )))
     }
 
-    /// Shows the next picture.
+    /// Whether what works for the pictures before may be taken to work for this one, too: it has
+    /// their size, pixel format and modifier. For another one a screen is opened anew, when this
+    /// one and what it [shows](Shown) are dropped.
+    #[must_use]
+    pub fn fits(&self, image: &Image) -> bool {
+        self.kind == Kind::of(image)
+    }
+
+    /// Shows the next picture, which [fits](Self::fits).
     pub fn show(
         &mut self,
         dmabufs: &[BorrowedFd<'_>],
@@ -125,11 +164,10 @@ impl Screen {
         memory: &dyn Memory,
     ) -> Result<Shown> {
         check(image)?;
-        let picture = (image.width, image.height);
-        if picture != self.picture {
+        if !self.fits(image) {
+            let (kind, before) = (Kind::of(image), self.kind);
             return Err(Error::new(format!(
-                "it is {}x{}, the frames before were {}x{}",
-                picture.0, picture.1, self.picture.0, self.picture.1
+                "it is {kind}, the frames before were {before}"
             )));
         }
         match &mut self.canvas {
@@ -167,7 +205,7 @@ impl Screen {
     /// Of these, those that a picture takes.
     #[must_use]
     pub fn shown_size(&self) -> (u32, u32) {
-        fit(self.picture, self.size())
+        fit(self.kind.size, self.size())
     }
 
     /// Why its card reads a copy; `None`: it reads the dma-bufs.
@@ -196,4 +234,31 @@ fn copy(head: &Head, mode: Mode, image: &Image, memory: &dyn Memory) -> Result<C
     canvas.paint(memory, image)?;
     head.show(mode, Some(canvas.framebuffer))?;
     Ok(canvas)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_of_a_kind_have_their_size_their_pixel_format_and_their_modifier() {
+        let image = |width, height, fourcc, modifier| Image {
+            fourcc: Fourcc::new(fourcc),
+            width,
+            height,
+            modifier,
+            planes: Vec::new(),
+        };
+        let first = Kind::of(&image(640, 480, b"XR24", LINEAR));
+        assert_eq!(first, Kind::of(&image(640, 480, b"XR24", LINEAR)));
+        assert_eq!(first.to_string(), "640x480 XR24");
+        for (other, name) in [
+            (image(480, 640, b"XR24", LINEAR), "480x640 XR24"),
+            (image(640, 480, b"RG16", LINEAR), "640x480 RG16"),
+            (image(640, 480, b"XR24", 7), "640x480 XR24 of modifier 0x7"),
+        ] {
+            assert_ne!(first, Kind::of(&other));
+            assert_eq!(Kind::of(&other).to_string(), name);
+        }
+    }
 }
