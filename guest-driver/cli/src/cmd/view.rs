@@ -77,9 +77,10 @@ fn no_hash() -> Failure {
     Failure::new("its camera says no hash; `bufshare capture --verify` does")
 }
 
-/// The buffer does not exist any more.
-fn is_gone(failure: &Failure) -> bool {
-    matches!(failure.status(), Some(Status::NotFound | Status::Revoked))
+/// A frame failed because a buffer of it does not exist any more. What is not of the library, as
+/// the screen's card, has no word for that.
+fn is_gone(failure: &Failure, is_revoked: impl FnOnce() -> bool) -> bool {
+    matches!(failure.status(), Some(Status::NotFound | Status::Revoked)) || is_revoked()
 }
 
 /// How many bytes of each of these are the frame's: those that its record says, else all.
@@ -269,17 +270,33 @@ impl Viewer {
 
     /// Looks at a frame. One whose memory goes meanwhile, as its camera's program ends, is none.
     fn frame(&mut self, consumer: &Consumer, frame: Frame) -> Result<bool> {
-        let number = frame.number();
-        match self.show(consumer, frame) {
-            Err(failure) if is_gone(&failure) => Ok(false),
-            Err(failure) => Err(failure.about(format!("frame {number}"))),
-            Ok(()) => Ok(true),
+        let is_revoked = || frame.imports().any(|import| import.buffer.is_revoked());
+        let about = |failure: Failure| failure.about(format!("frame {}", frame.number()));
+        let (picture, taken, record) = match self.show(consumer, &frame) {
+            Err(failure) if is_gone(&failure, is_revoked) => return Ok(false),
+            shown => shown.map_err(about)?,
+        };
+        // The one before is off the screen now.
+        self.release()?;
+        self.shown = Some(Shown {
+            picture,
+            frame,
+            taken,
+            record,
+        });
+        if !self.display {
+            self.release()?;
         }
+        Ok(true)
     }
 
-    /// Checks a frame if that is asked for, puts it on the screen, answers, and lets the one
-    /// before go.
-    fn show(&mut self, consumer: &Consumer, frame: Frame) -> Result<()> {
+    /// Checks a frame if that is asked for, puts it on the screen, and answers. Returns what keeps
+    /// it there, when it was taken, and what is to be said of it.
+    fn show(
+        &mut self,
+        consumer: &Consumer,
+        frame: &Frame,
+    ) -> Result<(Option<drm::Shown>, Instant, Viewed)> {
         let taken = Instant::now();
         let start = taken;
         let count = frame.imports().len();
@@ -314,7 +331,7 @@ impl Viewer {
 
         let start = Instant::now();
         let picture = match self.display {
-            true => Some(self.put_on_screen(&frame, &mappings)?),
+            true => Some(self.put_on_screen(frame, &mappings)?),
             false => None,
         };
         let show_us = picture.is_some().then(|| micros(start.elapsed()));
@@ -326,6 +343,10 @@ impl Viewer {
         }
 
         let first = self.mapped.insert(id);
+        if first {
+            let used = consumer.device().info()?.windows_used;
+            self.windows_peak = self.windows_peak.max(used);
+        }
         let record = Viewed {
             frame: frame.number(),
             id: id.to_string(),
@@ -344,22 +365,7 @@ impl Viewer {
         };
         self.buffers.insert(id);
         self.count(frame.record(), &record, &bytes, first);
-        // The one before is off the screen now.
-        self.release()?;
-        self.shown = Some(Shown {
-            picture,
-            frame,
-            taken,
-            record,
-        });
-        if !self.display {
-            self.release()?;
-        }
-        if first {
-            let used = consumer.device().info()?.windows_used;
-            self.windows_peak = self.windows_peak.max(used);
-        }
-        Ok(())
+        Ok((picture, taken, record))
     }
 
     fn put_on_screen(&mut self, frame: &Frame, mappings: &[&Mapping]) -> Result<drm::Shown> {
@@ -496,4 +502,18 @@ impl Viewer {
 
 fn dmabuf(import: &Import) -> std::os::fd::BorrowedFd<'_> {
     import.buffer.as_fd()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_card_says_of_memory_that_is_gone_is_no_error() {
+        let gone = std::io::Error::from_raw_os_error(libc::ENODEV);
+        let failure = bufshare_media::Error::io("bochs-drm refuses the dma-buf", gone).into();
+        assert!(is_gone(&failure, || true));
+        assert!(!is_gone(&failure, || false));
+        assert!(is_gone(&Failure::revoked("the camera has ended"), || false));
+    }
 }
