@@ -455,18 +455,44 @@ fn a_camera_without_end_is_ended_by_a_signal_and_a_held_view_stays_without_input
         let screen = record(&viewed, "screen")?;
         ensure!(member(screen, "screen").is_some_and(|name| name.contains("card0")), "{screen}");
         counted(record(&viewed, "view_summary")?, &[("frames", 3), ("mismatches", 0)])?;
+        view.signal(libc::SIGTERM)?;
+        channel::succeeded("view", to_its_end(view)?)?;
         camera.signal(libc::SIGTERM)?;
         let captured = records(&channel::succeeded("capture", to_its_end(camera)?)?)?;
         let summary = record(&captured, "capture_summary")?;
         ensure!(member(summary, "ended") == Some("stopped"), "{summary}");
-        view.signal(libc::SIGTERM)?;
-        channel::succeeded("view", to_its_end(view)?)?;
         let missing = format!("{VIEW} --card /dev/dri/card9");
         let camera = vms.a.spawn(&words(&endless(CAPTURE)))?;
         let ran = vms.b.run(&words(&missing), LIMIT)?;
         camera.signal(libc::SIGTERM)?;
         to_its_end(camera)?;
         refused(&ran, &["/dev/dri/card9"])
+    });
+}
+
+/// It keeps one frame, and does not go on to those of the next camera.
+#[test]
+fn a_held_view_ends_when_its_frame_is_revoked() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        vms.b.load(CARD, "")?;
+        let camera = vms.a.spawn(&words(ENDLESS))?;
+        let mut view = vms
+            .b
+            .spawn(&words(&format!("{VIEW} --hold --ignore-stdin")))?;
+        let summary = until_record(&mut view, "view_summary")?;
+        ensure!(
+            summary.get("on_screen").is_some_and(Value::is_u64),
+            "{summary}"
+        );
+        stops(camera, 3)?;
+        let viewed = to_its_end(view)?;
+        refused(&viewed, &["was revoked", "\"status\":\"REVOKED\""])?;
+        // It was on the screen, and is not any more.
+        let last = records(&viewed.stdout)?;
+        let last = record(&last, "viewed")?;
+        ensure!(last.get("frame") == summary.get("on_screen"), "{last}");
+        Ok(())
     });
 }
 

@@ -452,10 +452,14 @@ impl Viewer {
         }
     }
 
-    /// Keeps the last frame until a stop is requested, or until its buffer is revoked. Others are
-    /// given back unseen: the camera goes on.
+    /// Keeps the last frame until a stop is requested; it is an error if its buffer is revoked.
+    /// Others are given back unseen: the camera goes on.
     fn hold(&mut self, consumer: &mut Consumer, stop: &mut Stop) -> Result<()> {
+        let held = self.shown.as_ref().map(|shown| shown.frame.number());
         while !stop.requested() {
+            if let Some(frame) = held.filter(|_| self.shown.is_none()) {
+                return Err(Failure::revoked(format!("frame {frame} was revoked")));
+            }
             match consumer.next_event(Some(Duration::ZERO))? {
                 Some(ConsumerEvent::Frame(frame)) => drop(frame),
                 Some(event) => {
