@@ -341,6 +341,21 @@ fn a_multi_planar_camera_fills_a_memory_for_each_plane_and_the_other_vm_has_them
     });
 }
 
+/// They take more windows than the library lets a stream take where nothing is said.
+#[test]
+fn a_stream_of_many_buffers_of_several_planes_is_viewed() {
+    VMS.with(|vms| {
+        load_camera(vms, &format!("{VIVID} multiplanar=2"))?;
+        let line = format!("{CAPTURE} --buffers 12 --format YUV420M --size 320x180");
+        let captured = works(vms, &line)?;
+        let exported = captured
+            .iter()
+            .filter(|one| member(one, "type") == Some("exported"));
+        ensure!(exported.count() == 36, "{captured:?}");
+        Ok(())
+    });
+}
+
 /// Neither by a card nor as a copy, and nobody waits for another frame.
 #[test]
 fn a_frame_that_no_screen_can_show_ends_the_view_with_the_reason() {

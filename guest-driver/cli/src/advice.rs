@@ -11,21 +11,34 @@ const MANY_HANDLES: &str =
     "Follow fewer buffers and streams by one program, or raise its limit of open files (ulimit -n)";
 const NO_ACCESS: &str = "Run it as root, or as a member of the group bufshare, to which the udev rule of the guest driver gives /dev/bufshare";
 
+/// The camera's buffers are allocated in few pieces already.
+const MANY_WINDOWS: &str = "End other imports of this machine, have the stream made of fewer or smaller buffers (`bufshare capture` with --buffers or --size), or ask the host's operator for more windows (max-windows)";
+
 /// A sentence, or nothing if there is nothing to say.
 pub(crate) fn on(error: &Error) -> &'static str {
-    match error.status {
+    let errno = Errno::from_io_error(&error.errno);
+    on_operation(error.op, error.status, errno).unwrap_or_else(|| match error.status {
         Some(status) => on_status(status),
-        None => Errno::from_io_error(&error.errno).map_or("", |errno| match errno {
-            Errno::MFILE if matches!(error.op, Operation::Consume | Operation::Join) => {
-                MANY_HANDLES
-            }
-            Errno::OPNOTSUPP if error.op == Operation::HandOver => OLD,
-            Errno::ACCESS if error.op == Operation::Export => READ_ONLY,
-            Errno::PERM if error.op == Operation::Export => IMPORTED,
-            Errno::ACCESS | Errno::PERM if error.op == Operation::Open => NO_ACCESS,
-            _ => on_errno(errno),
-        }),
-    }
+        None => errno.map_or("", on_errno),
+    })
+}
+
+/// What is to be said of that operation alone.
+fn on_operation(
+    op: Operation,
+    status: Option<Status>,
+    errno: Option<Errno>,
+) -> Option<&'static str> {
+    Some(match (op, status, errno) {
+        (Operation::Consume, Some(Status::TooFragmented | Status::NoWindow), _)
+        | (Operation::Consume, None, Some(Errno::DQUOT)) => MANY_WINDOWS,
+        (Operation::Consume | Operation::Join, None, Some(Errno::MFILE)) => MANY_HANDLES,
+        (Operation::HandOver, None, Some(Errno::OPNOTSUPP)) => OLD,
+        (Operation::Export, None, Some(Errno::ACCESS)) => READ_ONLY,
+        (Operation::Export, None, Some(Errno::PERM)) => IMPORTED,
+        (Operation::Open, None, Some(Errno::ACCESS | Errno::PERM)) => NO_ACCESS,
+        _ => return None,
+    })
 }
 
 fn on_status(status: Status) -> &'static str {
@@ -130,6 +143,29 @@ mod tests {
         for errno in limits.into_iter().chain([Errno::IO, Errno::REMOTEIO]) {
             assert!(!on_errno(errno).is_empty(), "{errno}");
         }
+    }
+
+    #[test]
+    fn a_stream_that_takes_too_much_is_no_matter_of_exports_nor_of_how_it_is_allocated() {
+        let of = |status, errno| on_operation(Operation::Consume, status, Some(errno));
+        for advice in [
+            of(None, Errno::DQUOT),
+            of(Some(Status::TooFragmented), Errno::TOOBIG),
+            of(Some(Status::NoWindow), Errno::NOSPC),
+        ] {
+            let advice = advice.unwrap();
+            assert!(advice.contains("--buffers"), "{advice}");
+            for word in ["exports", "pin_limit_mb", "bufshare alloc"] {
+                assert!(!advice.contains(word), "{advice}");
+            }
+        }
+        // Of a buffer that a command imports by itself.
+        let status = Some(Status::TooFragmented);
+        assert_eq!(
+            on_operation(Operation::Import, status, Some(Errno::TOOBIG)),
+            None
+        );
+        assert!(on_errno(Errno::DQUOT).contains("pin_limit_mb"));
     }
 
     #[test]

@@ -35,7 +35,10 @@ pub(crate) fn run(session: &Session, args: &View) -> Result<()> {
     let name = stream_name(&args.name)?;
     let device = session.open_for_frames()?;
     let camera = find_peer(&device.peers()?, &args.from)?.id;
-    let options = ConsumerOptions::new().rejoin(true);
+    // The library keeps some back for other streams: this program has one.
+    let options = ConsumerOptions::new()
+        .rejoin(true)
+        .max_windows(device.info()?.max_windows);
     // A reply is written into the frame.
     let options = options.write_if_granted(args.verify);
     let mut consumer = Consumer::of_peer(device, camera, name, &options);
