@@ -13,6 +13,8 @@ const NO_ACCESS: &str = "Run it as root, or as a member of the group bufshare, t
 
 /// The camera's buffers are allocated in few pieces already.
 const MANY_WINDOWS: &str = "End other imports of this machine, have the stream made of fewer or smaller buffers (`bufshare capture` with --buffers or --size), or ask the host's operator for more windows (max-windows)";
+const STREAM_READ_ONLY: &str =
+    "Have the stream's machine grant rw (`bufshare capture --to PEER:rw`)";
 
 /// A sentence, or nothing if there is nothing to say.
 pub(crate) fn on(error: &Error) -> &'static str {
@@ -32,6 +34,7 @@ fn on_operation(
     Some(match (op, status, errno) {
         (Operation::Consume, Some(Status::TooFragmented | Status::NoWindow), _)
         | (Operation::Consume, None, Some(Errno::DQUOT)) => MANY_WINDOWS,
+        (Operation::Consume, Some(Status::RoNotEnforced), _) => STREAM_READ_ONLY,
         (Operation::Consume | Operation::Join, None, Some(Errno::MFILE)) => MANY_HANDLES,
         (Operation::HandOver, None, Some(Errno::OPNOTSUPP)) => OLD,
         (Operation::Export, None, Some(Errno::ACCESS)) => READ_ONLY,
@@ -166,6 +169,16 @@ mod tests {
             None
         );
         assert!(on_errno(Errno::DQUOT).contains("pin_limit_mb"));
+    }
+
+    /// `bufshare view` has no such option.
+    #[test]
+    fn a_stream_that_cannot_be_only_read_is_no_matter_of_rights_that_are_typed() {
+        let status = Some(Status::RoNotEnforced);
+        let of = |op| on_operation(op, status, Some(Errno::ACCESS));
+        assert_eq!(of(Operation::Consume), Some(STREAM_READ_ONLY));
+        assert_eq!(of(Operation::Import), None);
+        assert!(!STREAM_READ_ONLY.contains("--rights"));
     }
 
     #[test]

@@ -37,7 +37,8 @@ OUTPUT
 READ-ONLY ACCESS
   A VMM that does not enforce read-only mappings cannot import for reading alone.
   QEMU is one; where `bufshare info` prints ro_enforced, the VMM enforces them. On
-  the others, a command without explicit rights uses rw, and warns.
+  the others, a command without explicit rights uses rw, and warns. `view`, which
+  has no option for them, does not warn.
 
 EXAMPLES
   List the machines, and what may be shared with each:
