@@ -944,6 +944,25 @@ fn a_camera_that_is_started_again_with_another_size_is_shown_on() {
     });
 }
 
+#[test]
+fn a_view_of_more_frames_than_there_are_says_that_the_stream_ended() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let view = VIEW.replace("--frames 3", "--frames 5");
+        let timeout = wait::scaled(Duration::from_secs(10)).as_secs();
+        let line = format!("{view} --no-display --timeout {timeout}");
+        let (captured, viewed) = both(vms, CAPTURE, &line)?;
+        channel::succeeded("capture", captured)?;
+        refused(&viewed, &["of \\\"camera\\\" ended after 3 of 5 frames"])?;
+        let viewed = records(&viewed.stdout)?;
+        let ended = viewed
+            .iter()
+            .filter(|one| member(one, "state") == Some("ended"));
+        ensure!(ended.count() == 1, "{viewed:?}");
+        Ok(())
+    });
+}
+
 /// Each is a stream with a name of its own.
 #[test]
 fn two_cameras_of_one_vm_are_viewed_at_once() {

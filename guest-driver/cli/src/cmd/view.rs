@@ -86,6 +86,20 @@ fn is_gone(failure: &Failure, is_revoked: impl FnOnce() -> bool) -> bool {
     matches!(failure.status(), Some(Status::NotFound | Status::Revoked)) || is_revoked()
 }
 
+/// Why no frame came in so many seconds. The stream may have ended, after so many frames of so
+/// many that were wanted.
+fn lack(from: &str, name: &Name, ended: Option<(u64, u64)>, seconds: f64) -> String {
+    let stream = format!("the stream \"{name}\" of \"{from}\"");
+    match ended {
+        Some((seen, wanted)) => format!(
+            "{stream} ended after {seen} of {wanted} frames, and no other came within {seconds} s"
+        ),
+        None => format!(
+            "no new frame of {stream} within {seconds} s; does `bufshare capture` run there?"
+        ),
+    }
+}
+
 /// How many bytes of each of these are the frame's: those that its record says, else all.
 fn sizes(record: &FrameRecord, mappings: &[&Mapping]) -> Vec<usize> {
     let used = record.bytes_used.iter().zip(mappings);
@@ -195,12 +209,9 @@ impl Viewer {
     }
 
     fn no_frame(&self, args: &View) -> Failure {
-        let (from, name) = (&args.from, &self.name);
+        let ended = self.last_seen.then_some((self.frames, args.frames));
         let seconds = args.timeout.as_secs_f64();
-        Failure::timeout(format!(
-            "no new frame of the stream \"{name}\" of \"{from}\" within {seconds} s; does \
-             `bufshare capture` run there?"
-        ))
+        Failure::timeout(lack(&args.from, &self.name, ended, seconds))
     }
 
     fn enough(&self, frames: u64) -> bool {
@@ -264,6 +275,7 @@ impl Viewer {
         self.output.print(&Record::Stream(record))
     }
 
+    /// Says once that no frame comes any more: the last one says so, and then the stream's record.
     fn ended(&mut self, ended: bool, stream: BufferId) -> Result<()> {
         if ended && !std::mem::replace(&mut self.last_seen, true) {
             self.say("ended", stream)?;
@@ -279,6 +291,8 @@ impl Viewer {
             Err(failure) if is_gone(&failure, is_revoked) => return Ok(false),
             shown => shown.map_err(about)?,
         };
+        let stream = consumer.stream().unwrap_or(BufferId::ZERO);
+        self.ended(frame.record().flags & FRAME_LAST != 0, stream)?;
         // The one before is off the screen now.
         self.release()?;
         self.shown = Some(Shown {
@@ -406,7 +420,6 @@ impl Viewer {
             self.missed = self.missed.saturating_add(between);
         }
         self.before = Some((said.epoch, said.sequence));
-        self.last_seen |= said.flags & FRAME_LAST != 0;
         self.frames = self.frames.saturating_add(1);
         let bytes = bytes.iter().map(|bytes| *bytes as u64);
         self.bytes = bytes.fold(self.bytes, u64::saturating_add);
@@ -514,6 +527,19 @@ fn dmabuf(import: &Import) -> std::os::fd::BorrowedFd<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_that_has_ended_is_said_to_be_the_reason_that_no_frame_comes() {
+        let name = Name::new("front").unwrap();
+        assert_eq!(
+            lack("car", &name, Some((3, 5)), 1.5),
+            "the stream \"front\" of \"car\" ended after 3 of 5 frames, and no other came \
+             within 1.5 s"
+        );
+        let runs = lack("car", &name, None, 1.5);
+        let why = "no new frame of the stream \"front\" of \"car\" within 1.5 s; does";
+        assert!(runs.starts_with(why), "{runs}");
+    }
 
     #[test]
     fn what_a_card_says_of_memory_that_is_gone_is_no_error() {
