@@ -588,11 +588,11 @@ struct Viewer {
 impl Viewer {
     /// Joins the camera's stream of so many buffers, and waits for so many frames.
     fn of(vms: &TwoVms, buffers: usize, frames: usize) -> Result<Self> {
-        Self::on(&vms.b, buffers, frames)
+        Self::on(&vms.b, (buffers, buffers), frames)
     }
 
-    /// The same on this VM.
-    fn on(vm: &Vm, buffers: usize, frames: usize) -> Result<Self> {
+    /// The same on this VM, which imports so many of the buffers.
+    fn on(vm: &Vm, (buffers, imported): (usize, usize), frames: usize) -> Result<Self> {
         let mut client = vm.client()?;
         let found = wait::until("a stream with its buffers", LIMIT, || {
             let listed = client.list()?;
@@ -605,7 +605,8 @@ impl Viewer {
         })?;
         let (stream, parts) = found;
         client.join(&stream)?;
-        let consumers = parts.iter().map(|id| client.consume(id));
+        let parts = parts.iter().take(imported);
+        let consumers = parts.map(|id| client.consume(id));
         let mut viewer = Self {
             consumers: consumers.collect::<Result<_>>()?,
             client,
@@ -641,6 +642,21 @@ impl Viewer {
     }
 }
 
+/// Else it would get none, and the camera be given up.
+#[test]
+fn a_viewer_that_imports_some_buffers_only_gets_the_frames_in_these() {
+    VMS.with(|vms| {
+        load_camera(vms, VIVID)?;
+        let camera = vms.a.spawn(&words(&plain(ENDLESS)))?;
+        let mut viewer = Viewer::on(&vms.b, (4, 2), 1)?;
+        for _ in 0..3 {
+            viewer.answer(0)?;
+            viewer.wait_frame()?;
+        }
+        stops(camera, 4).map(drop)
+    });
+}
+
 /// The other one has all frames that it is given and returns none; a screen keeps its frame until
 /// the next one is on it.
 #[test]
@@ -661,7 +677,7 @@ fn a_screen_goes_on_while_a_viewer_on_another_vm_hangs() {
             let ran = vms.a.run(&words(&refused_line), LIMIT)?;
             refused(&ran, &["--buffers: for 2 machines at least 4"])?;
             let camera = vms.a.spawn(&words(line))?;
-            let hung = Viewer::on(vms.more.first().context("no third VM")?, 4, 2)?;
+            let hung = Viewer::on(vms.more.first().context("no third VM")?, (4, 4), 2)?;
             let viewed = vms
                 .b
                 .run(&words(&VIEW.replace("--frames 3", "--frames 6")), LIMIT)?;

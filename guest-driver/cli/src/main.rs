@@ -3,6 +3,7 @@
 
 mod advice;
 mod args;
+mod audience;
 mod camera;
 mod cmd;
 mod content;

@@ -15,6 +15,7 @@ use bufshare::{
 use bufshare_media::v4l2::Filled;
 
 use crate::args::Capture;
+use crate::audience::{Attached, Audience};
 use crate::camera::Camera;
 use crate::content;
 use crate::durations::Durations;
@@ -114,8 +115,7 @@ struct Rotation {
     extents: Vec<u32>,
     viewers: Vec<u64>,
     name: Name,
-    /// Somebody views, as far as is known.
-    watched: bool,
+    audience: Audience,
     verify: bool,
     replies: bool,
     wanted: u64,
@@ -159,7 +159,7 @@ impl Rotation {
             extents: Vec::new(),
             viewers: access.iter().map(|line| line.peer).collect(),
             name,
-            watched: false,
+            audience: Audience::default(),
             verify: args.verify,
             replies: args.verify && { writers }.any(|line| line.rights.contains(Rights::WRITE)),
             wanted: args.frames,
@@ -268,7 +268,7 @@ impl Rotation {
     /// Until something may be late.
     fn left(&self) -> Duration {
         if self.waits_for_camera() {
-            match self.watched {
+            match self.audience.is_there() {
                 true => self.camera_limit.left(),
                 false => self.camera_limit.left().min(self.viewer_limit.left()),
             }
@@ -284,7 +284,7 @@ impl Rotation {
             return Some(Failure::timeout(self.supply.lack(seconds)));
         }
         // A viewer may keep a frame until the next one comes.
-        if (self.watched && self.waits_for_camera()) || !self.viewer_limit.passed() {
+        if (self.audience.is_there() && self.waits_for_camera()) || !self.viewer_limit.passed() {
             return None;
         }
         Some(Failure::timeout(match self.out.keys().next() {
@@ -315,20 +315,28 @@ impl Rotation {
         self.push(slot, filled)
     }
 
-    /// Whether somebody views. One that has joined has yet to import the buffers, all of which it
-    /// then has: nothing says so but the host, which is asked until it does.
+    /// Whether somebody views, of which the host is asked until it is so.
     fn is_watched(&mut self, slot: &Slot) -> Result<bool> {
-        if self.watched {
+        if self.audience.is_there() {
             return Ok(true);
         }
-        let device = self.producer.device();
-        let mut watched = self.producer.consumers()? > 0;
-        let all = self.filling.values().chain([slot]);
-        for export in all.flat_map(Slot::exports) {
-            watched = watched && device.query(export.id())?.attachments > 0;
+        let consumers = self.producer.consumers()?;
+        let (mut buffers, mut of) = (0_usize, 0_usize);
+        if consumers > 0 {
+            let device = self.producer.device();
+            let all = self.filling.values().chain([slot]);
+            for export in all.flat_map(Slot::exports) {
+                let is_attached = device.query(export.id())?.attachments > 0;
+                buffers = buffers.saturating_add(is_attached.into());
+                of = of.saturating_add(1);
+            }
         }
-        self.watched = watched;
-        Ok(watched)
+        let said = Attached {
+            consumers,
+            buffers,
+            of,
+        };
+        Ok(self.audience.look(said, Instant::now()))
     }
 
     fn push(&mut self, slot: Slot, filled: &Filled) -> Result<()> {
@@ -409,7 +417,7 @@ impl Rotation {
         match event {
             ProducerEvent::Returned { slot, frame, .. } => self.returned(slot, frame, at)?,
             ProducerEvent::Left { peer, .. } => {
-                self.watched = false;
+                self.audience.forget();
                 let left = StreamRecord::new("left", self.producer.id(), &self.name, Some(peer));
                 self.output.print(&Record::Stream(left))?;
             }
@@ -419,7 +427,7 @@ impl Rotation {
             ProducerEvent::Ended => return Err(Failure::revoked("the host revoked the stream")),
             ProducerEvent::Other(event) => match event.kind {
                 // Somebody may have left.
-                EventKind::Overflow => self.watched = false,
+                EventKind::Overflow => self.audience.forget(),
                 EventKind::PeerUp | EventKind::PeerDown if self.viewers.contains(&event.peer) => {
                     self.output
                         .print(&Record::Event(EventRecord::from(&event)))?
