@@ -36,7 +36,7 @@ impl Supply {
         self.gaps
     }
 
-    /// Buffers that the driver marked as broken.
+    /// Buffers that the driver marked as broken, or of which it said what cannot be.
     pub(crate) fn broken(&self) -> u64 {
         self.broken
     }
@@ -47,7 +47,8 @@ impl Supply {
             0 => format!("the camera gave no frame within {seconds} s"),
             broken => format!(
                 "the camera gave no whole frame within {seconds} s: its driver marked the last \
-                 {broken} as broken; are its cable, size and format right?"
+                 {broken} as broken, or gave them with sizes that cannot be; are its cable, size \
+                 and format right?"
             ),
         }
     }
@@ -78,7 +79,8 @@ mod tests {
         assert!(!supply.gave(&filled(2, true)));
         assert_eq!(supply.broken(), 2);
         let lack = supply.lack(2.5);
-        let why = "no whole frame within 2.5 s: its driver marked the last 2 as broken";
+        let why = "no whole frame within 2.5 s: its driver marked the last 2 as broken, or gave \
+                   them with sizes that cannot be;";
         assert!(lack.contains(why), "{lack}");
         assert!(supply.gave(&filled(3, false)));
         assert_eq!(supply.lack(1.0), "the camera gave no frame within 1 s");
