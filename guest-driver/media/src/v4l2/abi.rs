@@ -18,10 +18,18 @@ const BUF_TYPE_VIDEO_CAPTURE_MPLANE: u32 = 9;
 const BUF_TYPE_VIDEO_OUTPUT_MPLANE: u32 = 10;
 /// Where in its memory a picture is written.
 pub(super) const SEL_TGT_COMPOSE: u32 = 0x0100;
+pub(super) const FIELD_ANY: u32 = 0;
 pub(super) const FIELD_NONE: u32 = 1;
+pub(super) const FIELD_TOP: u32 = 2;
+pub(super) const FIELD_BOTTOM: u32 = 3;
 pub(super) const FIELD_INTERLACED: u32 = 4;
+pub(super) const FIELD_SEQ_TB: u32 = 5;
+pub(super) const FIELD_SEQ_BT: u32 = 6;
+pub(super) const FIELD_ALTERNATE: u32 = 7;
 pub(super) const FIELD_INTERLACED_TB: u32 = 8;
 pub(super) const FIELD_INTERLACED_BT: u32 = 9;
+/// The video standards of 525 lines.
+pub(super) const STD_525_60: u32 = 0xf900;
 pub(super) const FRMSIZE_TYPE_DISCRETE: u32 = 1;
 pub(super) const CAP_VIDEO_CAPTURE: u32 = 0x0000_0001;
 pub(super) const CAP_VIDEO_OUTPUT: u32 = 0x0000_0002;
@@ -355,6 +363,8 @@ pub(super) const G_SELECTION: Call<Selection> =
 // SAFETY: struct v4l2_streamparm, plain data.
 pub(super) const S_PARM: Call<StreamParameters> =
     unsafe { Call::new(opcode::read_write::<StreamParameters>(GROUP, 22)) };
+// SAFETY: a v4l2_std_id, which is a number of 64 bits.
+pub(super) const G_STD: Call<u64> = unsafe { Call::new(opcode::read::<u64>(GROUP, 23)) };
 // SAFETY: struct v4l2_control, plain data.
 pub(super) const S_CTRL: Call<Control> =
     unsafe { Call::new(opcode::read_write::<Control>(GROUP, 28)) };
@@ -693,6 +703,7 @@ mod tests {
                 ("VIDIOC_STREAMOFF", STREAMOFF.opcode() as usize),
                 ("VIDIOC_G_SELECTION", G_SELECTION.opcode() as usize),
                 ("VIDIOC_S_PARM", S_PARM.opcode() as usize),
+                ("VIDIOC_G_STD", G_STD.opcode() as usize),
                 ("VIDIOC_S_CTRL", S_CTRL.opcode() as usize),
                 ("VIDIOC_QUERYCTRL", QUERYCTRL.opcode() as usize),
                 ("VIDIOC_S_INPUT", S_INPUT.opcode() as usize),
@@ -739,7 +750,14 @@ mod tests {
                     BUF_TYPE_VIDEO_OUTPUT_MPLANE as usize,
                 ),
                 ("V4L2_SEL_TGT_COMPOSE", SEL_TGT_COMPOSE as usize),
+                ("V4L2_FIELD_ANY", FIELD_ANY as usize),
                 ("V4L2_FIELD_NONE", FIELD_NONE as usize),
+                ("V4L2_FIELD_TOP", FIELD_TOP as usize),
+                ("V4L2_FIELD_BOTTOM", FIELD_BOTTOM as usize),
+                ("V4L2_FIELD_SEQ_TB", FIELD_SEQ_TB as usize),
+                ("V4L2_FIELD_SEQ_BT", FIELD_SEQ_BT as usize),
+                ("V4L2_FIELD_ALTERNATE", FIELD_ALTERNATE as usize),
+                ("V4L2_STD_525_60", STD_525_60 as usize),
                 ("V4L2_FRMSIZE_TYPE_DISCRETE", FRMSIZE_TYPE_DISCRETE as usize),
                 ("V4L2_CAP_VIDEO_CAPTURE", CAP_VIDEO_CAPTURE as usize),
                 ("V4L2_CAP_VIDEO_OUTPUT", CAP_VIDEO_OUTPUT as usize),

@@ -79,7 +79,7 @@ pub struct Filled {
 /// Which field of a picture came first
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldOrder {
-    /// The one of the first line, or the driver does not say.
+    /// The one of the first line, or nobody says.
     TopFirst,
     /// The one of the second line.
     BottomFirst,
@@ -164,6 +164,8 @@ pub struct Queue {
     memory: Memory,
     /// Memories of a picture in the present format.
     planes: usize,
+    /// Of pictures whose driver leaves that to the video standard.
+    interlaced: FieldOrder,
     running: bool,
 }
 
@@ -193,6 +195,7 @@ impl Queue {
             kind,
             memory: Memory::DmaBuf,
             planes: 1,
+            interlaced: FieldOrder::TopFirst,
             running: false,
         })
     }
@@ -255,7 +258,7 @@ impl Queue {
 
     /// Asks for a format; the driver may answer with another one, also of another size.
     /// [`Unsupported`](io::ErrorKind::Unsupported): its pictures have more than [`MAX_PLANES`]
-    /// memories.
+    /// memories, or are neither progressive nor interlaced.
     pub fn set_format(&mut self, width: u32, height: u32, format: Fourcc) -> io::Result<Format> {
         let format = if self.kind.multi_planar {
             let pix = abi::PixFormatMplane {
@@ -267,6 +270,7 @@ impl Queue {
             };
             let mut value = abi::MultiFormat::new(self.kind, pix);
             abi::S_FMT_MULTI.run(&*self, &mut value)?;
+            check_field(value.fmt.pix.field)?;
             of_multi(&value.fmt.pix)?
         } else {
             let pix = abi::PixFormat {
@@ -278,6 +282,7 @@ impl Queue {
             };
             let mut value = abi::SingleFormat::new(self.kind, pix);
             abi::S_FMT.run(&*self, &mut value)?;
+            check_field(value.fmt.pix.field)?;
             of_single(&value.fmt.pix)
         };
         self.planes = format.planes.len();
@@ -411,7 +416,8 @@ impl Queue {
             time_is_start: exchange.flags & abi::BUF_FLAG_TSTAMP_SRC_MASK
                 == abi::BUF_FLAG_TSTAMP_SRC_SOE,
             field_order: match exchange.field {
-                abi::FIELD_INTERLACED | abi::FIELD_INTERLACED_TB => Some(FieldOrder::TopFirst),
+                abi::FIELD_INTERLACED => Some(self.interlaced),
+                abi::FIELD_INTERLACED_TB => Some(FieldOrder::TopFirst),
                 abi::FIELD_INTERLACED_BT => Some(FieldOrder::BottomFirst),
                 _ => None,
             },
@@ -423,7 +429,17 @@ impl Queue {
     pub fn start(&mut self) -> io::Result<()> {
         abi::STREAMON.run(&*self, &mut self.kind.number())?;
         self.running = true;
+        // It stays as it is while the driver runs.
+        self.interlaced = by_standard(self.standard());
         Ok(())
+    }
+
+    /// The video standard. `None`: the driver has none, as that of a webcam, or not of the
+    /// present input.
+    fn standard(&self) -> Option<u64> {
+        let mut standard = 0;
+        abi::G_STD.run(self, &mut standard).ok()?;
+        Some(standard)
     }
 
     /// Stops that, if it runs: the driver has no buffer any more, and none is to be dequeued.
@@ -512,6 +528,38 @@ fn time(exchange: &abi::Exchange) -> Option<i64> {
     }
     let seconds = exchange.seconds.checked_mul(1_000_000_000)?;
     seconds.checked_add(exchange.microseconds.checked_mul(1000)?)
+}
+
+/// V4L2_FIELD_INTERLACED leaves the order to the standard.
+fn by_standard(standard: Option<u64>) -> FieldOrder {
+    match standard {
+        Some(standard) if standard & u64::from(abi::STD_525_60) != 0 => FieldOrder::BottomFirst,
+        _ => FieldOrder::TopFirst,
+    }
+}
+
+/// A buffer holds a whole picture, line by line.
+fn check_field(field: u32) -> io::Result<()> {
+    let name = match field {
+        abi::FIELD_ANY
+        | abi::FIELD_NONE
+        | abi::FIELD_INTERLACED
+        | abi::FIELD_INTERLACED_TB
+        | abi::FIELD_INTERLACED_BT => return Ok(()),
+        abi::FIELD_TOP => "top",
+        abi::FIELD_BOTTOM => "bottom",
+        abi::FIELD_SEQ_TB => "sequential, top first",
+        abi::FIELD_SEQ_BT => "sequential, bottom first",
+        abi::FIELD_ALTERNATE => "alternate",
+        _ => "unknown",
+    };
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!(
+            "it gives single fields of a picture, or one behind the other ({name}); only \
+             progressive and interlaced pictures are supported"
+        ),
+    ))
 }
 
 /// Which queue of a device with these capabilities is of that side, or why it has none.
@@ -628,6 +676,31 @@ mod tests {
         ] {
             assert_eq!(written(left, top, width, height), None);
         }
+    }
+
+    #[test]
+    fn the_video_standard_says_which_field_comes_first_where_the_driver_does_not() {
+        // Of a webcam, and PAL-B.
+        for standard in [None, Some(1)] {
+            assert_eq!(by_standard(standard), FieldOrder::TopFirst);
+        }
+        // NTSC-M, PAL-M and PAL-60.
+        for standard in [0x1000, 0x100, 0x800] {
+            assert_eq!(by_standard(Some(standard)), FieldOrder::BottomFirst);
+        }
+    }
+
+    #[test]
+    fn a_buffer_has_a_whole_picture_line_by_line_or_the_format_is_refused() {
+        for field in [0, 1, 4, 8, 9] {
+            assert!(check_field(field).is_ok(), "{field}");
+        }
+        for field in [2, 3, 5, 6, 7, 10, u32::MAX] {
+            let error = check_field(field).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported, "{field}");
+        }
+        let why = check_field(abi::FIELD_ALTERNATE).unwrap_err().to_string();
+        assert!(why.contains("(alternate)"), "{why}");
     }
 
     #[test]
