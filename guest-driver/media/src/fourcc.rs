@@ -214,6 +214,21 @@ pub fn pixel_bytes(drm: Fourcc) -> Option<u8> {
     }
 }
 
+/// Of V4L2's formats without a DRM name here, those of brightness and colour differences.
+const OTHER_YCBCR: &[&[u8; 4]] = &[
+    b"YVYU", b"VYUY", b"NV21", b"NM21", b"NV61", b"NM61", b"NV24", b"NV42", b"YV12", b"YM21",
+    b"422P", b"MJPG", b"JPEG",
+];
+
+/// Whether the pixels of a V4L2 format are Y'CbCr, as far as is known.
+pub(crate) fn is_ycbcr(v4l2: Fourcc) -> bool {
+    match Layout::of(v4l2) {
+        // All others of these are red, green and blue, or grey.
+        Some(layout) => pixel_bytes(layout.drm).is_none(),
+        None => OTHER_YCBCR.iter().any(|code| Fourcc::new(code) == v4l2),
+    }
+}
+
 /// Which cards show pictures of a format
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShownBy {
@@ -302,6 +317,16 @@ mod tests {
         for text in ["", "H.264", "h 64", "é24"] {
             let error = text.parse::<PixelFormat>().unwrap_err();
             assert!(error.contains("XRGB8888"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn formats_of_brightness_and_colour_differences_are_known() {
+        for code in [b"YUYV", b"NV12", b"NM16", b"YM12", b"NV21", b"MJPG"] {
+            assert!(is_ycbcr(Fourcc::new(code)), "{}", Fourcc::new(code));
+        }
+        for code in [b"XR24", b"BGR4", b"RGB3", b"RGBP", b"GREY", b"BA81"] {
+            assert!(!is_ycbcr(Fourcc::new(code)), "{}", Fourcc::new(code));
         }
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the colours of a picture are, by the numbers of ITU-T H.273 instead of V4L2's
 
+use crate::fourcc::{Fourcc, is_ycbcr};
+
 /// Of a picture, by ITU-T H.273; 0 where the driver does not say, or where that has no number
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Colour {
@@ -8,7 +10,7 @@ pub struct Colour {
     pub primaries: u8,
     /// `TransferCharacteristics`.
     pub transfer: u8,
-    /// `MatrixCoefficients`, if the driver says them itself.
+    /// `MatrixCoefficients` of Y'CbCr, if the driver says them itself.
     pub matrix: u8,
     /// 1: limited, 2: full, if the driver says it itself.
     pub range: u8,
@@ -56,8 +58,15 @@ mod quantization {
 
 impl Colour {
     /// Of V4L2's four numbers. What follows of the colour space alone is said, as V4L2 defines
-    /// it; what depends on the pixel format, too, is not.
-    pub(super) fn of(space: u32, transfer: u32, encoding: u32, quantization: u32) -> Self {
+    /// it; what depends on the pixel format, too, is not. Drivers say an encoding also of formats
+    /// that have none.
+    pub(super) fn of(
+        format: Fourcc,
+        space: u32,
+        transfer: u32,
+        encoding: u32,
+        quantization: u32,
+    ) -> Self {
         Self {
             primaries: match space {
                 space::REC709 | space::JPEG | space::SRGB => 1,
@@ -87,6 +96,7 @@ impl Colour {
                 _ => 0,
             },
             matrix: match encoding {
+                _ if !is_ycbcr(format) => 0,
                 encoding::REC709 | encoding::XV709 => 1,
                 encoding::BT601 | encoding::XV601 => 6,
                 encoding::SMPTE240M => 7,
@@ -156,17 +166,25 @@ mod tests {
             } = colour;
             [primaries, transfer, matrix, range]
         };
-        assert_eq!(all(Colour::of(space::SRGB, 0, 0, 0)), [1, 13, 0, 0]);
-        assert_eq!(
-            all(Colour::of(
-                space::BT2020,
-                function::SMPTE2084,
-                encoding::BT2020,
-                quantization::LIM_RANGE
-            )),
-            [9, 16, 9, 1]
+        let of = |space, transfer, encoding, quantization| {
+            let format = Fourcc::new(b"NV12");
+            all(Colour::of(format, space, transfer, encoding, quantization))
+        };
+        assert_eq!(of(space::SRGB, 0, 0, 0), [1, 13, 0, 0]);
+        let said = (
+            function::SMPTE2084,
+            encoding::BT2020,
+            quantization::LIM_RANGE,
         );
-        assert_eq!(all(Colour::of(0, 0, 0, 0)), [0; 4]);
-        assert_eq!(all(Colour::of(u32::MAX, 99, 99, 99)), [0; 4]);
+        assert_eq!(of(space::BT2020, said.0, said.1, said.2), [9, 16, 9, 1]);
+        assert_eq!(of(0, 0, 0, 0), [0; 4]);
+        assert_eq!(of(u32::MAX, 99, 99, 99), [0; 4]);
+    }
+
+    #[test]
+    fn red_green_and_blue_have_no_matrix() {
+        let matrix = |format| Colour::of(Fourcc::new(format), 0, 0, encoding::REC709, 0).matrix;
+        assert_eq!([matrix(b"YUYV"), matrix(b"MJPG")], [1, 1]);
+        assert_eq!([matrix(b"XR24"), matrix(b"BA81")], [0, 0]);
     }
 }

@@ -599,7 +599,13 @@ fn of_single(pix: &abi::PixFormat) -> Format {
             stride: pix.bytesperline,
             size: pix.sizeimage,
         }],
-        colour: Colour::of(pix.colorspace, pix.transfer, pix.encoding, pix.quantization),
+        colour: Colour::of(
+            Fourcc(pix.pixelformat),
+            pix.colorspace,
+            pix.transfer,
+            pix.encoding,
+            pix.quantization,
+        ),
     }
 }
 
@@ -622,6 +628,7 @@ fn of_multi(pix: &abi::PixFormatMplane) -> io::Result<Format> {
         fourcc: Fourcc(pix.pixelformat),
         planes: planes.collect(),
         colour: Colour::of(
+            Fourcc(pix.pixelformat),
             pix.colorspace,
             pix.transfer.into(),
             pix.encoding.into(),
