@@ -118,8 +118,7 @@ static u32 bufshare_news_read_locked(const struct bufshare_news *news, void *to)
 	if (news->type == VIRTIO_BUFSHARE_EVT_PUSHED)
 		return bufshare_pushed_read_locked(container_of(news, struct bufshare_handle,
 								news), to);
-	bufshare_returned_read_locked(container_of(news, struct bufshare_exp, news), to);
-	return sizeof(struct bufshare_event);
+	return bufshare_returned_read_locked(container_of(news, struct bufshare_exp, news), to);
 }
 
 static void bufshare_news_consume_locked(struct bufshare_news *news)

@@ -739,6 +739,7 @@ struct bufshare_export_said {
  * @charged: foreign backing: it counts for the limit of pinned memory; likewise
  * @frame: where the frame is whose first buffer this is; bufshare_device.lock
  * @number: of that frame, unless IDLE or SENT; likewise
+ * @arrival: when the driver learned that it was returned; likewise
  * @pusher: the file that pushed it, and reads that it was returned, or NULL: it was closed,
  *	or there is no frame; likewise
  * @by_pusher: on bufshare_file.pushed; likewise
@@ -779,6 +780,7 @@ struct bufshare_exp {
 	bool charged;
 	enum bufshare_export_frame frame;
 	u64 number;
+	u64 arrival;
 	struct bufshare_file *pusher;
 	struct list_head by_pusher;
 	struct list_head by_push;
@@ -1332,7 +1334,7 @@ int bufshare_ioc_return(struct bufshare_file *bf, struct bufshare_return *arg);
 void bufshare_exp_forget_frame_locked(struct bufshare_exp *exp);
 void bufshare_file_forget_pushed(struct bufshare_file *bf);
 bool bufshare_returned_locked(struct bufshare_exp *exp, const struct bufshare_event *ev);
-void bufshare_returned_read_locked(const struct bufshare_exp *exp, struct bufshare_event *ev);
+u32 bufshare_returned_read_locked(const struct bufshare_exp *exp, void *to);
 int bufshare_ioc_push(struct bufshare_file *bf, struct bufshare_push *arg);
 
 /* bufshare_ioctl.c */

@@ -90,6 +90,7 @@ bool bufshare_returned_locked(struct bufshare_exp *exp, const struct bufshare_ev
 	if (exp->pusher) {
 		exp->frame = BUFSHARE_FRAME_RETURNED;
 		exp->number = ev->value;
+		exp->arrival = ktime_get_ns();
 		bufshare_report_locked(exp->pusher, &exp->news, ev->type, ev->seq);
 	} else {
 		bufshare_exp_forget_frame_locked(exp);
@@ -100,18 +101,27 @@ bool bufshare_returned_locked(struct bufshare_exp *exp, const struct bufshare_ev
 /**
  * bufshare_returned_read_locked() - the return of a frame as its producer reads it
  * @exp: the first export of it; its device's lock is held
- * @ev: where to put it
+ * @to: where to put it
+ *
+ * Return: bytes of it.
  */
-void bufshare_returned_read_locked(const struct bufshare_exp *exp, struct bufshare_event *ev)
+u32 bufshare_returned_read_locked(const struct bufshare_exp *exp, void *to)
 {
-	memset(ev, 0, sizeof(*ev));
-	ev->type = exp->news.type;
-	ev->length = sizeof(*ev);
-	ev->seq = exp->news.seq;
-	ev->peer = exp->bd->caps.peer_id;
-	memcpy(&ev->id, &exp->id, sizeof(ev->id));
-	ev->generation = exp->generation;
-	ev->value = exp->number;
+	struct bufshare_returned returned = {
+		.event = {
+			.type = exp->news.type,
+			.length = sizeof(returned),
+			.seq = exp->news.seq,
+			.peer = exp->bd->caps.peer_id,
+			.generation = exp->generation,
+			.value = exp->number,
+		},
+		.arrival = exp->arrival,
+	};
+
+	memcpy(&returned.event.id, &exp->id, sizeof(returned.event.id));
+	memcpy(to, &returned, sizeof(returned));
+	return sizeof(returned);
 }
 
 /* What the answer to a PUSH says of one of its frames, whether or not somebody waits for it. */

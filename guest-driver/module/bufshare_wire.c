@@ -70,6 +70,7 @@ static_assert(sizeof(struct bufshare_access) == BUFSHARE_ACCESS_SIZE_VER0);
 static_assert(sizeof(struct bufshare_push) == BUFSHARE_PUSH_SIZE_VER0);
 static_assert(sizeof(struct bufshare_return) == BUFSHARE_RETURN_SIZE_VER0);
 static_assert(sizeof(struct bufshare_pushed) == 144);
+static_assert(sizeof(struct bufshare_returned) == 80);
 
 static_assert(VIRTIO_BUFSHARE_READ == BUFSHARE_READ && VIRTIO_BUFSHARE_WRITE == BUFSHARE_WRITE);
 static_assert(VIRTIO_BUFSHARE_MAX_ENTRY == BUFSHARE_MAX_ENTRY);

@@ -798,6 +798,18 @@ struct bufshare_pushed {
 	__u64 arrival;
 };
 
+/**
+ * struct bufshare_returned - what read() returns of a BUFSHARE_EVT_RETURNED
+ * @event: as of other events; @id is the first of the frame's buffers, @value its number
+ * @arrival: when the driver learned of it, ns of this VM's CLOCK_MONOTONIC
+ *
+ * Who reads with less room, or from an older driver, gets the event alone.
+ */
+struct bufshare_returned {
+	struct bufshare_event event;
+	__u64 arrival;
+};
+
 #define BUFSHARE_IOC_MAGIC	0xBE
 #define BUFSHARE_IOC_INFO	_IOWR(BUFSHARE_IOC_MAGIC, 0x00, struct bufshare_info)
 #define BUFSHARE_IOC_PEERS	_IOWR(BUFSHARE_IOC_MAGIC, 0x01, struct bufshare_table)

@@ -334,6 +334,16 @@ layout_struct! {
     }
 }
 
+layout_struct! {
+    /// What `read()` gives of an event RETURNED
+    Returned = "bufshare_returned" {
+        /// As of other events.
+        event: Event,
+        /// When the driver learned of it, nanoseconds of this VM's `CLOCK_MONOTONIC`.
+        arrival: u64,
+    }
+}
+
 /// The letter of our requests.
 pub const MAGIC: u32 = 0xBE;
 

@@ -106,6 +106,7 @@ pub const LAYOUT: &[Struct] = &[
     ioctl::ReturnFrame::LAYOUT,
     ioctl::Return::LAYOUT,
     ioctl::Pushed::LAYOUT,
+    ioctl::Returned::LAYOUT,
     ioctl::MetaIo::LAYOUT,
     ioctl::Query::LAYOUT,
     ioctl::Quiesce::LAYOUT,

@@ -363,6 +363,7 @@ struct bufshare_producer_event {
 	uint32_t reserved;
 	uint64_t frame;		/* RETURNED */
 	uint64_t peer;		/* LEFT */
+	uint64_t arrival;	/* RETURNED: when this VM's driver learned of it, ns of CLOCK_MONOTONIC */
 };
 
 /* Returns 1, or 0 if it was nothing in time. Asks nobody. -ENODEV: the device is gone. */

@@ -293,10 +293,17 @@ extern "C" fn bufshare_producer_next_event(
             reserved: 0,
             frame: 0,
             peer: 0,
+            arrival: 0,
         };
         match event {
-            bufshare::ProducerEvent::Returned { slot, frame, .. } => {
+            bufshare::ProducerEvent::Returned {
+                slot,
+                frame,
+                arrival,
+                ..
+            } => {
                 (raw.kind, raw.slot, raw.frame) = (PRODUCER_RETURNED, slot, frame);
+                raw.arrival = arrival;
             }
             bufshare::ProducerEvent::Left { peer, .. } => {
                 (raw.kind, raw.peer) = (PRODUCER_LEFT, peer);

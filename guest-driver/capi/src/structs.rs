@@ -221,13 +221,14 @@ structs! {
         blob: *const c_void,
         epoch: u64,
     }
-    ProducerEvent = "bufshare_producer_event" to peer {
+    ProducerEvent = "bufshare_producer_event" to arrival {
         size: u32,
         kind: u32,
         slot: u32,
         reserved: u32,
         frame: u64,
         peer: u64,
+        arrival: u64,
     }
     ConsumerOptions = "bufshare_consumer_options" to reserved {
         size: u32,

@@ -5,6 +5,7 @@ mod advice;
 mod args;
 mod audience;
 mod camera;
+mod clock;
 mod cmd;
 mod content;
 mod durations;

@@ -424,7 +424,7 @@ pub(crate) struct Viewed {
     pub(crate) hash_us: Option<f64>,
     /// Import into the card and switching to it.
     pub(crate) show_us: Option<f64>,
-    /// From when the program was given it until its return began; None while it is on the screen.
+    /// From when the driver learned of it until its return began; None while it is on the screen.
     pub(crate) hold_us: Option<f64>,
     /// What RETURN took.
     pub(crate) release_us: Option<f64>,

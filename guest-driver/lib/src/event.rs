@@ -4,6 +4,7 @@
 use std::fmt;
 
 use bufshare_protocol::event::{EventKind as Wire, SIZE};
+use bufshare_protocol::ioctl as abi;
 use bufshare_protocol::wire;
 
 use crate::numbered::numbered;
@@ -90,6 +91,9 @@ pub struct Event {
     pub value: u64,
     /// The frame of a [`Pushed`](EventKind::Pushed).
     pub frame: Option<Box<PushedFrame>>,
+    /// When this VM's driver learned of a [`Returned`](EventKind::Returned), nanoseconds of
+    /// `CLOCK_MONOTONIC`; 0 of others, and from a driver that does not say.
+    pub arrival: u64,
 }
 
 impl Event {
@@ -106,6 +110,7 @@ impl Event {
             generation: 0,
             value: 0,
             frame: None,
+            arrival: 0,
         }
     }
 
@@ -127,6 +132,11 @@ impl Event {
             EventKind::Pushed => Some(Box::new(PushedFrame::parse(bytes)?)),
             _ => None,
         };
+        let arrival = match kind {
+            // An older driver has none.
+            EventKind::Returned => bytes.get(ARRIVAL..).and_then(<[u8]>::first_chunk),
+            _ => None,
+        };
         Some(Self {
             kind,
             seq: raw.seq,
@@ -136,15 +146,17 @@ impl Event {
             generation: raw.generation,
             value: raw.value,
             frame,
+            arrival: arrival.copied().map_or(0, u64::from_ne_bytes),
         })
     }
 }
 
+/// Where that is in what is read.
+const ARRIVAL: usize = core::mem::offset_of!(abi::Returned, arrival);
+
 #[cfg(test)]
 mod tests {
     use core::mem::offset_of;
-
-    use bufshare_protocol::ioctl as abi;
 
     use super::*;
 
@@ -197,6 +209,22 @@ mod tests {
         assert_eq!(Event::frame_of_bytes(&bytes), Some((4, 6)));
         sent.kind = Wire::Returned;
         assert_eq!(Event::frame_of_bytes(&sent.to_bytes()), None);
+    }
+
+    #[test]
+    fn a_returned_frame_says_when_if_its_driver_does() {
+        let mut bytes = [0; abi::Returned::SIZE];
+        for (kind, size, arrival) in [
+            (Wire::Returned, abi::Returned::SIZE, 4711),
+            (Wire::Returned, abi::Returned::SIZE - 1, 0),
+            (Wire::Returned, SIZE, 0),
+            (Wire::Released, abi::Returned::SIZE, 0),
+        ] {
+            bytes[..4].copy_from_slice(&kind.to_wire().to_le_bytes());
+            bytes[ARRIVAL..].copy_from_slice(&4711_u64.to_ne_bytes());
+            let event = Event::from_bytes(&bytes[..size]).unwrap();
+            assert_eq!(event.arrival, arrival, "{kind:?} of {size}");
+        }
     }
 
     #[test]

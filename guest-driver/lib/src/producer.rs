@@ -140,6 +140,9 @@ pub enum ProducerEvent {
         slot: u32,
         /// Of the frame.
         frame: u64,
+        /// When this VM's driver learned of it, nanoseconds of `CLOCK_MONOTONIC`; 0 from one that
+        /// does not say.
+        arrival: u64,
     },
     /// No program of that VM is joined any more. That does not mean that its frames are back: each
     /// comes back by [`Returned`](Self::Returned) when the VM returns it or ends its import of the

@@ -180,9 +180,11 @@ impl<T, R> Slots<T, R> {
         let buffer = self.buffers.get(&event.id).copied();
         match (event.kind, buffer) {
             (EventKind::Returned, Some((slot, 0))) => {
-                let frame = event.value;
-                self.ready
-                    .push_back(ProducerEvent::Returned { slot, frame });
+                self.ready.push_back(ProducerEvent::Returned {
+                    slot,
+                    frame: event.value,
+                    arrival: event.arrival,
+                });
                 self.return_frame(slot);
             }
             (EventKind::Revoked, Some((number, index))) => {
@@ -329,7 +331,11 @@ mod tests {
     }
 
     const fn returned(slot: u32, frame: u64) -> ProducerEvent {
-        ProducerEvent::Returned { slot, frame }
+        ProducerEvent::Returned {
+            slot,
+            frame,
+            arrival: 0,
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use bufshare_media::v4l2::Filled;
 use crate::args::Capture;
 use crate::audience::{Attached, Audience};
 use crate::camera::Camera;
+use crate::clock;
 use crate::content;
 use crate::durations::Durations;
 use crate::failure::{Failure, Result};
@@ -90,7 +91,8 @@ fn options(camera: &Camera, name: Name, access: &[Access], args: &Capture) -> Pr
 /// A frame that viewers have.
 struct Out {
     sequence: u32,
-    since: Instant,
+    /// By the [clock](clock::now).
+    since: u64,
     hash: Option<u64>,
     reply: Option<Wanted>,
 }
@@ -347,7 +349,7 @@ impl Rotation {
         let bytes = record.bytes_used.iter().map(|bytes| u64::from(*bytes));
         let bytes: u64 = bytes.sum();
         let (hash, reply) = self.describe(&slot, filled)?;
-        let since = Instant::now();
+        let since = clock::now();
         let frame = self.producer.push(slot, record).map_err(|error| {
             Failure::from(error).about(format!("frame {}", self.pushed.saturating_add(1)))
         })?;
@@ -408,14 +410,19 @@ impl Rotation {
             let Some(event) = self.producer.next_event(Some(Duration::ZERO))? else {
                 break;
             };
-            self.event(event, Instant::now())?;
+            self.event(event)?;
         }
         Ok(())
     }
 
-    fn event(&mut self, event: ProducerEvent, at: Instant) -> Result<()> {
+    fn event(&mut self, event: ProducerEvent) -> Result<()> {
         match event {
-            ProducerEvent::Returned { slot, frame, .. } => self.returned(slot, frame, at)?,
+            ProducerEvent::Returned {
+                slot,
+                frame,
+                arrival,
+                ..
+            } => self.returned(slot, frame, arrival)?,
             ProducerEvent::Left { peer, .. } => {
                 self.audience.forget();
                 let left = StreamRecord::new("left", self.producer.id(), &self.name, Some(peer));
@@ -440,7 +447,7 @@ impl Rotation {
     }
 
     /// Looks at the reply in a buffer that came back, and has it filled again.
-    fn returned(&mut self, number: u32, frame: u64, at: Instant) -> Result<()> {
+    fn returned(&mut self, number: u32, frame: u64, arrival: u64) -> Result<()> {
         let Some(out) = self.out.remove(&frame) else {
             return Ok(());
         };
@@ -449,7 +456,9 @@ impl Rotation {
             return Ok(());
         };
         self.viewer_limit.restart();
-        let round_trip_us = micros(at.saturating_duration_since(out.since));
+        // Of a driver that does not say.
+        let arrival = if arrival == 0 { clock::now() } else { arrival };
+        let round_trip_us = micros(clock::between(out.since, arrival));
         self.round_trips.push(round_trip_us);
         let reply_ok = match &out.reply {
             None => None,

@@ -12,6 +12,7 @@ use bufshare::{
 use bufshare_media::drm::{self, Screen};
 
 use crate::args::View;
+use crate::clock;
 use crate::cmd::capture::Deadline;
 use crate::content;
 use crate::durations::Durations;
@@ -114,7 +115,6 @@ fn sizes(record: &FrameRecord, mappings: &[&Mapping]) -> Vec<usize> {
 struct Shown {
     picture: Option<drm::Shown>,
     frame: Frame,
-    taken: Instant,
     record: Viewed,
 }
 
@@ -287,7 +287,7 @@ impl Viewer {
     fn frame(&mut self, consumer: &Consumer, frame: Frame) -> Result<bool> {
         let is_revoked = || frame.imports().any(|import| import.buffer.is_revoked());
         let about = |failure: Failure| failure.about(format!("frame {}", frame.number()));
-        let (picture, taken, record) = match self.show(consumer, &frame) {
+        let (picture, record) = match self.show(consumer, &frame) {
             Err(failure) if is_gone(&failure, is_revoked) => return Ok(false),
             shown => shown.map_err(about)?,
         };
@@ -298,7 +298,6 @@ impl Viewer {
         self.shown = Some(Shown {
             picture,
             frame,
-            taken,
             record,
         });
         if !self.display {
@@ -308,14 +307,9 @@ impl Viewer {
     }
 
     /// Checks a frame if that is asked for, puts it on the screen, and answers. Returns what keeps
-    /// it there, when it was taken, and what is to be said of it.
-    fn show(
-        &mut self,
-        consumer: &Consumer,
-        frame: &Frame,
-    ) -> Result<(Option<drm::Shown>, Instant, Viewed)> {
-        let taken = Instant::now();
-        let start = taken;
+    /// it there, and what is to be said of it.
+    fn show(&mut self, consumer: &Consumer, frame: &Frame) -> Result<(Option<drm::Shown>, Viewed)> {
+        let start = Instant::now();
         let count = frame.imports().len();
         let mappings = (0..count).map(|index| frame.mapping(index));
         let mappings = mappings.collect::<std::result::Result<Vec<_>, _>>()?;
@@ -382,7 +376,7 @@ impl Viewer {
         };
         self.buffers.insert(id);
         self.count(frame.record(), &record, &bytes, first);
-        Ok((picture, taken, record))
+        Ok((picture, record))
     }
 
     fn put_on_screen(&mut self, frame: &Frame, mappings: &[&Mapping]) -> Result<drm::Shown> {
@@ -444,11 +438,10 @@ impl Viewer {
         let Shown {
             picture,
             frame,
-            taken,
             mut record,
         } = shown;
         drop(picture);
-        let hold = micros(taken.elapsed());
+        let hold = micros(clock::between(frame.arrival(), clock::now()));
         let release = Instant::now();
         match frame.give_back() {
             // Its camera has ended, or ended it.
