@@ -765,11 +765,11 @@ fn a_frame_that_comes_back_with_another_reply_is_wrong() {
         let mut viewer = Viewer::of(vms, 4, 1)?;
         // Neither what is there nor what is wanted.
         let (place, _) = *viewer.frames.first().context("no frame")?;
-        let id = &viewer.client.list()?;
-        let parts = id.iter().filter(|one| one.stream.is_some());
-        let id = parts.map(|one| one.id.clone()).nth(place);
-        let (_, _, blob) = viewer.client.get_meta(&id.context("no buffer")?)?;
-        let wanted = *blob.get(24).context("no reply is wanted")?;
+        let buf = viewer.consumers.get(place).context("no consumer")?.buf;
+        let map = viewer.client.map(buf)?;
+        let said = viewer.client.peek(map, buf.size - VERIFICATION, 32)?;
+        viewer.client.close(map.number)?;
+        let wanted = *said.context("it is gone")?.get(24).context("no byte")?;
         viewer.answer(if wanted == 1 { 2 } else { 1 })?;
         let captured = to_its_end(camera)?;
         refused(&captured, &["1 of 1 frames came back with a wrong reply"])?;
@@ -780,7 +780,10 @@ fn a_frame_that_comes_back_with_another_reply_is_wrong() {
     });
 }
 
-/// What `capture --verify` says of a frame, without a reply.
+/// So far before the end of a frame's first buffer there is what `capture --verify` says of it.
+const VERIFICATION: u64 = 64;
+
+/// That, without a reply.
 fn verification(hash: u64) -> Vec<u8> {
     bytes(32, &[(0, b"BSVF\x01\0\x20\0"), (8, &hash.to_le_bytes())])
 }
@@ -791,7 +794,15 @@ fn a_frame_that_is_not_what_the_camera_says_is_a_mismatch() {
         let mut a = vms.a.client()?;
         let stream = a.create("camera", 1)?;
         let part = a.part(&stream, 4096)?;
-        a.set_meta(&part, "camera", &verification(0))?;
+        let mut b = vms.b.client()?;
+        let import = b.import(&part.id)?;
+        let map = b.map(import.buf)?;
+        b.poke(map, 4096 - VERIFICATION, &verification(0))?;
+        b.close(map.number)?;
+        b.close(import.buf.number)?;
+        wait::until("the buffer to be imported by nobody", LIMIT, || {
+            Ok((a.query(&part.id)?.attachments == 0).then_some(()))
+        })?;
         let line = "/bin/bufshare --json view --from camera --frames 1 --verify --no-display";
         let view = vms.b.spawn(&words(line))?;
         wait::until("the viewer to import the buffer", LIMIT, || {

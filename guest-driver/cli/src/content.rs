@@ -126,12 +126,18 @@ pub(crate) fn each_chunk(
 
 /// One byte. That its buffer is revoked meanwhile is an error.
 pub(crate) fn byte_at(mapping: &Mapping, offset: usize) -> Result<u8> {
-    let access = mapping.begin(Rights::READ)?;
     let mut byte = [0];
-    access.read_at_checked(offset, &mut byte)?;
-    access.finish()?;
+    read_at(mapping, offset, &mut byte)?;
     let [byte] = byte;
     Ok(byte)
+}
+
+/// Reads bytes. That their buffer is revoked meanwhile is an error.
+pub(crate) fn read_at(mapping: &Mapping, offset: usize, bytes: &mut [u8]) -> Result<()> {
+    let access = mapping.begin(Rights::READ)?;
+    access.read_at_checked(offset, bytes)?;
+    access.finish()?;
+    Ok(())
 }
 
 /// Writes bytes. That their buffer is revoked meanwhile is an error.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What `capture --verify` says of a frame's content to `view --verify`: the blob of the metadata
-//! of the frame's first buffer.
+//! What `capture --verify` says of a frame's content to `view --verify`: in the last [`ROOM`] bytes
+//! of the frame's first buffer, behind the picture. So it is handed over with that, and nobody
+//! has to ask for it.
 //!
 //! | offset | type | |
 //! |---|---|---|
@@ -13,7 +14,7 @@
 //! | 25 | u8 | 1: a reply is wanted |
 //! | 26 | 6 bytes | zero |
 //!
-//! Little endian. The reply byte is written by the viewer when it has shown the frame; that it
+//! Little endian. The last byte of the buffer is the reply byte, which is written by the viewer when it has shown the frame; that it
 //! arrives proves that the way back works, too. It differs from what is in its place before.
 
 use bufshare::Mapping;
@@ -21,6 +22,8 @@ use bufshare::Mapping;
 use crate::content;
 use crate::failure::Result;
 
+/// Bytes that a frame's first buffer has for it and the reply byte.
+pub(crate) const ROOM: usize = 64;
 /// Length of the structure.
 const SIZE: usize = 32;
 const MAGIC: [u8; 4] = *b"BSVF";
@@ -41,8 +44,22 @@ pub(crate) struct Verification {
 }
 
 impl Verification {
+    /// Puts it into a frame's first buffer.
+    pub(crate) fn write(&self, first: &Mapping) -> Result<()> {
+        content::write_at(first, first.len().saturating_sub(ROOM), &self.encode())
+    }
+
+    /// What another machine has put there. `None`: nothing that makes sense.
+    pub(crate) fn read(first: &Mapping) -> Result<Option<Self>> {
+        let mut bytes = [0; SIZE];
+        if let Some(offset) = first.len().checked_sub(ROOM) {
+            content::read_at(first, offset, &mut bytes)?;
+        }
+        Ok(Self::decode(&bytes, first.len()))
+    }
+
     /// The bytes to send.
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    fn encode(&self) -> Vec<u8> {
         let reply = self.reply.unwrap_or(ReplyByte {
             offset: 0,
             value: 0,
@@ -61,7 +78,7 @@ impl Verification {
 
     /// Reads what another machine sent. `None`: nothing of this version, or a reply that is not
     /// within a buffer of `size` bytes.
-    pub(crate) fn decode(blob: &[u8], size: usize) -> Option<Self> {
+    fn decode(blob: &[u8], size: usize) -> Option<Self> {
         if blob.len() != SIZE
             || !blob.starts_with(&MAGIC)
             || u16::from_le_bytes(bytes(blob, 4)?) != VERSION

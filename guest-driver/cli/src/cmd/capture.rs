@@ -31,7 +31,7 @@ use crate::rotation;
 use crate::session::{Session, stream_name};
 use crate::stop::{Input, Stop, ended};
 use crate::supply::Supply;
-use crate::verify::{ReplyByte, Verification, reply_byte};
+use crate::verify::{self, ReplyByte, Verification, reply_byte};
 
 /// How long an event may take from the driver to us.
 const LAST_LOOK: Duration = Duration::from_millis(500);
@@ -75,9 +75,9 @@ pub(crate) fn run(session: &Session, args: &Capture) -> Result<()> {
 /// A stream with a slot for each of the camera's buffers.
 fn options(camera: &Camera, name: Name, access: &[Access], args: &Capture) -> ProducerOptions {
     let mut sizes = camera.sizes();
-    // The reply is behind the frame's bytes, which others may hash yet.
+    // Verification and reply are behind the frame's bytes, which others may hash yet.
     if let Some(first) = sizes.first_mut().filter(|_| args.verify) {
-        *first = first.saturating_add(1);
+        *first = first.saturating_add(verify::ROOM as u64);
     }
     let mut options = ProducerOptions::new(name)
         .image(image::to_metadata(&camera.image))
@@ -348,7 +348,14 @@ impl Rotation {
         }
         let bytes = record.bytes_used.iter().map(|bytes| u64::from(*bytes));
         let bytes: u64 = bytes.sum();
-        let (hash, reply) = self.describe(&slot, filled)?;
+        self.describe(&slot, filled)?;
+        let (hash, reply) = match self.verify {
+            true => {
+                let (hash, reply) = self.verification(&slot, filled)?;
+                (Some(hash), reply)
+            }
+            false => (None, None),
+        };
         let since = clock::now();
         let frame = self.producer.push(slot, record).map_err(|error| {
             Failure::from(error).about(format!("frame {}", self.pushed.saturating_add(1)))
@@ -368,39 +375,38 @@ impl Rotation {
         Ok(())
     }
 
-    /// Has the metadata of a frame's first buffer say what the record does not: where it is not as
-    /// the frame before there, and its verification. Returns that.
-    fn describe(&mut self, slot: &Slot, filled: &Filled) -> Result<(Option<u64>, Option<Wanted>)> {
+    /// Has the metadata of a frame's first buffer say where it is, if that is not as the frame
+    /// before there.
+    fn describe(&mut self, slot: &Slot, filled: &Filled) -> Result<()> {
         let image = self.camera.image_of(filled)?;
-        let mut meta = Meta::new().name(self.name).image(image.clone());
-        let (mut hash, mut wanted) = (None, None);
-        if self.verify {
-            let mappings = (0..slot.buffers().len()).map(|index| slot.mapping(index));
-            let mappings = mappings.collect::<std::result::Result<Vec<_>, _>>()?;
-            let bytes = self.camera.frame_bytes(filled);
-            let bytes = bytes.iter().map(|bytes| *bytes as usize);
-            let digest = content::xxh3({ mappings.iter().copied() }.zip(bytes))?;
-            if let Some(first) = mappings.first().filter(|_| self.replies) {
-                let reply = reply_byte(first, self.pushed.saturating_add(1))?;
-                let before = content::byte_at(first, place(reply))?;
-                wanted = Some(Wanted { reply, before });
-            }
-            hash = Some(digest);
-            let reply = wanted.as_ref().map(|wanted| wanted.reply);
-            meta = meta.blob(
-                Verification {
-                    hash: digest,
-                    reply,
-                }
-                .encode(),
-            );
-        }
-        let said = self.images.insert(slot.number(), image);
-        if self.verify || said != meta.image {
+        let meta = Meta::new().name(self.name).image(image.clone());
+        if self.images.insert(slot.number(), image) != meta.image {
             let first = slot.exports().next();
             let first: &Export = first.ok_or_else(|| Failure::new("a slot has no buffer"))?;
             self.producer.device().set_meta(first, &meta)?;
         }
+        Ok(())
+    }
+
+    /// Says in the frame what viewers are to find in it.
+    fn verification(&self, slot: &Slot, filled: &Filled) -> Result<(u64, Option<Wanted>)> {
+        let mappings = (0..slot.buffers().len()).map(|index| slot.mapping(index));
+        let mappings = mappings.collect::<std::result::Result<Vec<_>, _>>()?;
+        let bytes = self.camera.frame_bytes(filled);
+        let bytes = bytes.iter().map(|bytes| *bytes as usize);
+        let hash = content::xxh3({ mappings.iter().copied() }.zip(bytes))?;
+        let first = mappings.first().copied();
+        let first = first.ok_or_else(|| Failure::new("a slot has no buffer"))?;
+        let wanted = match self.replies {
+            true => {
+                let reply = reply_byte(first, self.pushed.saturating_add(1))?;
+                let before = content::byte_at(first, place(reply))?;
+                Some(Wanted { reply, before })
+            }
+            false => None,
+        };
+        let reply = wanted.as_ref().map(|wanted| wanted.reply);
+        Verification { hash, reply }.write(first)?;
         Ok((hash, wanted))
     }
 

@@ -327,10 +327,10 @@ impl Viewer {
         let bytes = sizes(frame.record(), &mappings);
 
         let start = Instant::now();
-        let said = self
-            .verify
-            .then(|| Verification::decode(frame.blob(), memory.len()).ok_or_else(no_hash));
-        let said = said.transpose()?;
+        let said = match self.verify {
+            true => Some(Verification::read(memory)?.ok_or_else(no_hash)?),
+            false => None,
+        };
         let seen = match said {
             None => None,
             Some(said) => {
